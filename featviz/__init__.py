@@ -1,0 +1,81 @@
+"""featviz: look inside an image classifier.
+
+    import featviz
+    model = featviz.load("alexnet-mini")
+    featviz.maximize(model, "conv5", units=[3, 12]).save("run/conv5")
+
+Names are imported when first used, so that `import featviz` needs neither torch nor a second.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+# public name -> the module that has it
+_HOMES = {
+    "UserError": "featviz.errors",
+    "activation_maps": "featviz.maps",
+    "activations": "featviz.models.layers",
+    "attack": "featviz.adversarial.attacks",
+    "attribute": "featviz.attribution",
+    "audit": "featviz.adversarial.audit",
+    "build_atlas": "featviz.atlas.build",
+    "build_gallery": "featviz.gallery.build",
+    "build_index": "featviz.neighbors",
+    "embed": "featviz.embedding.extract",
+    "evaluate": "featviz.training",
+    "find_neighbors": "featviz.neighbors",
+    "kernel_sheet": "featviz.kernels",
+    "load": "featviz.models.load",
+    "maximize": "featviz.maximization.optimize",
+    "open_pictures": "featviz.datasets",
+    "open_store": "featviz.embedding.store",
+    "patch_times_kernel": "featviz.maps",
+    "read_image": "featviz.images",
+    "read_square": "featviz.images",
+    "sample_pictures": "featviz.samples",
+    "summarize": "featviz.models.summary",
+    "train": "featviz.training",
+}
+
+__all__ = sorted([*_HOMES, "__version__"])  # noqa: PLE0605 - a list of strings, sorted
+
+if TYPE_CHECKING:
+    from featviz.adversarial.attacks import attack as attack
+    from featviz.adversarial.audit import audit as audit
+    from featviz.atlas.build import build_atlas as build_atlas
+    from featviz.attribution import attribute as attribute
+    from featviz.datasets import open_pictures as open_pictures
+    from featviz.embedding.extract import embed as embed
+    from featviz.embedding.store import open_store as open_store
+    from featviz.errors import UserError as UserError
+    from featviz.gallery.build import build_gallery as build_gallery
+    from featviz.images import read_image as read_image
+    from featviz.images import read_square as read_square
+    from featviz.kernels import kernel_sheet as kernel_sheet
+    from featviz.maps import activation_maps as activation_maps
+    from featviz.maps import patch_times_kernel as patch_times_kernel
+    from featviz.maximization.optimize import maximize as maximize
+    from featviz.models.layers import activations as activations
+    from featviz.models.load import load as load
+    from featviz.models.summary import summarize as summarize
+    from featviz.neighbors import build_index as build_index
+    from featviz.neighbors import find_neighbors as find_neighbors
+    from featviz.samples import sample_pictures as sample_pictures
+    from featviz.training import evaluate as evaluate
+    from featviz.training import train as train
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        value = getattr(importlib.import_module(_HOMES[name]), name)
+        globals()[name] = value
+        return value
+    raise AttributeError(f"module 'featviz' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,7 @@
+"""`featviz attribute`."""
+
+from __future__ import annotations
+
+
+def attribute() -> None:
+    """In preparation."""

@@ -1,0 +1,7 @@
+"""`featviz audit`."""
+
+from __future__ import annotations
+
+
+def audit() -> None:
+    """In preparation."""

@@ -1,0 +1,7 @@
+"""`featviz eval`."""
+
+from __future__ import annotations
+
+
+def eval() -> None:
+    """In preparation."""

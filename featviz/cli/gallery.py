@@ -1,0 +1,7 @@
+"""`featviz gallery`."""
+
+from __future__ import annotations
+
+
+def gallery() -> None:
+    """In preparation."""

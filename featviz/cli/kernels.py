@@ -1,0 +1,7 @@
+"""`featviz kernels`."""
+
+from __future__ import annotations
+
+
+def kernels() -> None:
+    """In preparation."""

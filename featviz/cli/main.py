@@ -1,0 +1,97 @@
+"""The command `featviz`: its commands, its exit codes.
+
+0 done; 1 an error of featviz or of the machine; 2 a user's mistake, in one line; 130 stopped by
+Ctrl-C, with what is finished kept.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from featviz import __version__
+from featviz.cli import (
+    atlas,
+    attack,
+    attribute,
+    audit,
+    demo,
+    embed,
+    eval,
+    gallery,
+    kernels,
+    layers,
+    maps,
+    maximize,
+    neighbors,
+    train,
+)
+from featviz.errors import UserError
+
+app = typer.Typer(
+    name="featviz",
+    epilog="Start with: featviz demo",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+for module in (
+    demo, layers, kernels, maps, maximize, embed, neighbors, atlas, attribute, attack, audit,
+    train, eval, gallery,
+):  # fmt: skip
+    name = module.__name__.rpartition(".")[2]
+    app.command(name)(getattr(module, name))
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print(f"featviz {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="The version.")
+    ] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show tracebacks of errors (anywhere on the line).")
+    ] = False,
+) -> None:
+    """Look inside an image classifier: kernels, maps, synthetic images, the fc7 space, attacks."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and leave with its exit code."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in words
+    try:
+        app([word for word in words if word != "--debug"], prog_name="featviz")
+    except UserError as error:
+        if debug:
+            raise
+        print(f"featviz: {error}", file=sys.stderr)
+        sys.exit(2)
+    except BrokenPipeError:  # `featviz layers | head`
+        sys.stderr.close()
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print("featviz: stopped; what was finished is kept", file=sys.stderr)
+        sys.exit(130)
+    except Exception as error:
+        if debug:
+            raise
+        kind = type(error).__name__
+        first = (str(error).splitlines() or [""])[0]
+        print(f"featviz: {kind}: {first} (--debug shows where)", file=sys.stderr)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,7 @@
+"""`featviz maps`."""
+
+from __future__ import annotations
+
+
+def maps() -> None:
+    """In preparation."""

@@ -1,0 +1,7 @@
+"""`featviz maximize`."""
+
+from __future__ import annotations
+
+
+def maximize() -> None:
+    """In preparation."""

@@ -1,0 +1,7 @@
+"""`featviz neighbors`."""
+
+from __future__ import annotations
+
+
+def neighbors() -> None:
+    """In preparation."""

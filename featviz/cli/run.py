@@ -1,0 +1,72 @@
+"""What every command does around its one call: open, show progress, save, print."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from featviz.results import Result
+
+Progress = Callable[[int, int, str], None]
+"""progress(done, total, text): how far a long job is; the one meaning everywhere"""
+
+
+@contextmanager
+def progress_bar(quiet: bool) -> Iterator[Progress | None]:
+    """A bar on standard error, or None when it is no terminal or nobody wants it."""
+    if quiet or not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed:.0f}/{task.total:.0f}"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("", total=None)
+
+        def show(done: int, total: int, text: str) -> None:
+            bar.update(task, completed=done, total=total, description=text)
+
+        yield show
+
+
+def check_out(out: Path | None, default: str, overwrite: bool) -> Path:
+    """The folder to write, checked before the work is done. Raises UserError."""
+    from featviz.results import check_target
+
+    folder = out if out is not None else Path("run") / default
+    check_target(folder, overwrite=overwrite)
+    return folder
+
+
+def finish(
+    result: Result, folder: Path, *, overwrite: bool, as_json: bool, quiet: bool = False
+) -> None:
+    """Save the result and print it: a short text, or its result.json with the folder's path."""
+    from featviz.results import read_result, show_number
+
+    result.save(folder, overwrite=overwrite)
+    document = read_result(folder)
+    if as_json:
+        print(json.dumps({"folder": str(folder)} | document, ensure_ascii=False, indent=1))
+        return
+    print(result.title)
+    numbers = result.numbers()
+    width = max((len(name) for name in numbers), default=0)
+    for name, number in numbers.items():
+        meaning = f"  {number.meaning}" if number.meaning else ""
+        print(f"  {name:<{width}}  {show_number(number)}{meaning}")
+    print(folder)
+    if not quiet:
+        for warning in document["warnings"]:
+            print(f"featviz: note: {warning}", file=sys.stderr)

@@ -1,0 +1,268 @@
+"""What each module sees of the picture: receptive field, stride, shape and multiply-adds.
+
+One forward pass of one picture is watched at the level of torch's own operations, so functional
+layers, branches and reused modules are counted as they are. Per axis a feature map has a size s,
+a stride j and a start o (the first input pixel under position 0); a window of k with stride t,
+padding p and dilation d turns them into s + d(k-1)j, jt, o - pj (Araujo et al. 2019, Distill,
+"Computing receptive fields of convolutional neural networks", eqs. 2 and 5).
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+
+@dataclass(frozen=True)
+class ReceptiveField:
+    """The input pixels that can change one position of a layer, as (vertical, horizontal)."""
+
+    size: tuple[int, int]
+    """pixels"""
+    stride: tuple[int, int]
+    """pixels from one position to the next"""
+    offset: tuple[int, int]
+    """first pixel of position (0, 0); negative where it lies in the padding"""
+
+    def box(self, y: int, x: int) -> tuple[int, int, int, int]:
+        """(top, left, bottom, right) of position (y, x), half open, not cut at the border."""
+        top = self.offset[0] + y * self.stride[0]
+        left = self.offset[1] + x * self.stride[1]
+        return top, left, top + self.size[0], left + self.size[1]
+
+
+@dataclass(frozen=True)
+class ModuleRecord:
+    """One module as one forward pass met it."""
+
+    path: str
+    kind: str
+    shape: tuple[int, ...]
+    """of its output, without the batch"""
+    calls: int
+    """how often it ran in one pass; what is recorded is its last run"""
+    parameters: int
+    macs: int
+    """multiply-adds of all its runs, children included, for one picture"""
+    receptive_field: ReceptiveField | None
+    """None where the geometry is not a grid of windows (`whole` tells which)"""
+    whole: bool
+    """it sees the whole picture (fully connected or globally pooled)"""
+    leaf: bool
+
+
+# What a tensor sees: a field, "whole", or None for unknown; absent for what is not from the input.
+_Sight = ReceptiveField | str | None
+
+_POINTWISE = {
+    "abs", "add", "add_", "alias", "clamp", "clone", "cat", "cudnn_batch_norm", "detach", "div",
+    "dropout", "elu", "exp", "gelu", "hardsigmoid", "hardsigmoid_", "hardswish", "hardswish_",
+    "hardtanh", "hardtanh_", "leaky_relu", "leaky_relu_", "mul", "mul_", "native_batch_norm",
+    "native_dropout", "neg", "pow", "relu", "relu_", "rsqrt", "sigmoid", "sigmoid_", "silu",
+    "silu_", "softplus", "sqrt", "sub", "tanh", "_native_batch_norm_legit_no_training",
+    "_to_copy", "rsub", "select", "slice", "split", "chunk", "unbind", "split_with_sizes",
+}  # fmt: skip
+_RESHAPES = {"view", "_unsafe_view", "reshape", "unsqueeze", "squeeze", "transpose", "permute"}
+_WINDOWS = {
+    "avg_pool2d": 1, "max_pool2d_with_indices": 1, "avg_pool3d": 1, "max_pool2d": 1,
+    "mkldnn_max_pool2d": 1,
+}  # fmt: skip
+
+
+class _Watch(TorchDispatchMode):
+    """Follow what each tensor sees, and count multiply-adds."""
+
+    def __init__(self, picture: Tensor):
+        super().__init__()
+        self.sights: dict[int, tuple[Tensor, _Sight]] = {}
+        self.macs = 0
+        self.mark(picture, ReceptiveField((1, 1), (1, 1), (0, 0)))
+
+    def mark(self, tensor: Tensor, sight: _Sight) -> None:
+        # The tensor is kept alive, so its id names it alone.
+        self.sights[id(tensor)] = (tensor, sight)
+
+    def seen(self, tensor: Tensor) -> _Sight:
+        return self.sights[id(tensor)][1]
+
+    def knows(self, tensor: object) -> bool:
+        return id(tensor) in self.sights
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        out = func(*args, **(kwargs or {}))
+        name = func.overloadpacket.__name__
+        inputs = [t for t in _tensors(args) if self.knows(t)]
+        outputs = [t for t in _tensors([out]) if t.dim() > 0]
+        if outputs:
+            self.macs += _macs(name, args, outputs[0])
+        if inputs and outputs:
+            sight = _follow(name, args, inputs, [self.seen(t) for t in inputs], outputs[0])
+            for tensor in outputs:
+                self.mark(tensor, sight)
+        return out
+
+
+def _tensors(values: Iterable[Any]) -> list[Tensor]:
+    found: list[Tensor] = []
+    for value in values:
+        if isinstance(value, Tensor):
+            found.append(value)
+        elif isinstance(value, list | tuple):
+            found += _tensors(value)
+    return found
+
+
+def _macs(name: str, args: Sequence[Any], out: Tensor) -> int:
+    if name in {"convolution", "_convolution", "cudnn_convolution", "mkldnn_convolution"}:
+        return out.numel() * int(math.prod(args[1].shape[1:]))
+    if name == "addmm":
+        return out.numel() * int(args[1].shape[-1])
+    if name in {"mm", "bmm"}:
+        return out.numel() * int(args[0].shape[-1])
+    if name == "linear":
+        return out.numel() * int(args[1].shape[-1])
+    return 0
+
+
+def _follow(
+    name: str, args: Sequence[Any], inputs: list[Tensor], sights: list[_Sight], out: Tensor
+) -> _Sight:
+    if any(s is None for s in sights):
+        return None
+    if "whole" in sights:
+        return "whole"
+    first = sights[0]
+    assert isinstance(first, ReceptiveField)
+    if name in {"convolution", "_convolution", "cudnn_convolution", "mkldnn_convolution"}:
+        if args[6]:  # transposed
+            return None
+        kernel = args[1].shape[2:]
+        return _window(first, kernel, args[3], args[4], args[5])
+    if name in _WINDOWS:
+        kernel, *rest = args[1:]
+        stride = rest[0] if rest and rest[0] else kernel
+        padding = rest[1] if len(rest) > 1 else [0]
+        dilation = rest[2] if name.startswith("max") and len(rest) > 2 else [1]
+        return _window(first, kernel, stride, padding, dilation)
+    if name in {"_adaptive_avg_pool2d", "adaptive_max_pool2d", "_adaptive_avg_pool3d"}:
+        before, after = inputs[0].shape[-2:], out.shape[-2:]
+        if tuple(after) == (1, 1):
+            return "whole"
+        if any(b % a for b, a in zip(before, after, strict=True)):
+            return None
+        kernel = [b // a for b, a in zip(before, after, strict=True)]
+        return _window(first, kernel, kernel, [0], [1])
+    if name == "constant_pad_nd":
+        padding = [*args[1], 0, 0, 0, 0][:4]
+        offset = tuple(
+            o - p * j
+            for o, p, j in zip(first.offset, (padding[2], padding[0]), first.stride, strict=True)
+        )
+        return replace(first, offset=offset)
+    if name in {"mean", "sum"} and out.shape[-2:] != inputs[0].shape[-2:]:
+        return "whole"
+    if name in _RESHAPES:
+        if out.dim() >= 3 and out.shape[-2:] == inputs[0].shape[-2:]:
+            return first
+        # Flattened for a fully connected layer; anything else leaves the grid for the unknown.
+        return "whole" if out.dim() == 2 else None
+    if name in _POINTWISE and out.dim() >= 3:
+        return _union([s for s in sights if isinstance(s, ReceptiveField)])
+    return None
+
+
+def _window(
+    field: ReceptiveField,
+    kernel: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+) -> ReceptiveField:
+    def pair(values: Sequence[int]) -> tuple[int, int]:
+        values = list(values)[-2:]
+        return (values[0], values[-1])
+
+    axes = zip(
+        field.size, field.stride, field.offset,
+        pair(kernel), pair(stride), pair(padding), pair(dilation),
+        strict=True,
+    )  # fmt: skip
+    new = [(s + d * (k - 1) * j, j * t, o - p * j) for s, j, o, k, t, p, d in axes]
+    size, steps, offset = zip(*new, strict=True)
+    return ReceptiveField(size, steps, offset)
+
+
+def _union(fields: list[ReceptiveField]) -> ReceptiveField | None:
+    stride = fields[0].stride
+    if any(f.stride != stride for f in fields):
+        return None
+    start = [min(f.offset[i] for f in fields) for i in (0, 1)]
+    end = [max(f.offset[i] + f.size[i] for f in fields) for i in (0, 1)]
+    return ReceptiveField((end[0] - start[0], end[1] - start[1]), stride, (start[0], start[1]))
+
+
+def record_modules(net: nn.Module, picture: Tensor) -> dict[str, ModuleRecord]:
+    """Run `net` once on one picture (1, 3, H, W) and describe each module that ran, by path.
+
+    Order: as the modules finished. The net is left as it was.
+    """
+    watch = _Watch(picture)
+    finished: dict[str, tuple[Tensor, int]] = {}
+    calls: Counter[str] = Counter()
+    macs: Counter[str] = Counter()
+    began: dict[str, int] = {}
+    handles = []
+
+    def before(path: str) -> Any:
+        def hook(module: nn.Module, inputs: Any) -> None:
+            began[path] = watch.macs
+
+        return hook
+
+    def after(path: str) -> Any:
+        def hook(module: nn.Module, inputs: Any, output: Any) -> None:
+            tensors = _tensors([output if not isinstance(output, dict) else list(output.values())])
+            calls[path] += 1
+            macs[path] += watch.macs - began[path]
+            if tensors:
+                finished.pop(path, None)  # the last run counts, in its place
+                finished[path] = (tensors[0], len(finished))
+
+        return hook
+
+    modules = dict(net.named_modules())
+    for path, module in modules.items():
+        handles.append(module.register_forward_pre_hook(before(path)))
+        handles.append(module.register_forward_hook(after(path)))
+    try:
+        with torch.no_grad(), watch:
+            net(picture)
+    finally:
+        for handle in handles:
+            handle.remove()
+
+    records: dict[str, ModuleRecord] = {}
+    for path, (tensor, _) in finished.items():
+        sight = watch.seen(tensor) if watch.knows(tensor) else None
+        module = modules[path]
+        records[path] = ModuleRecord(
+            path=path,
+            kind=type(module).__name__,
+            shape=tuple(tensor.shape[1:]),
+            calls=calls[path],
+            parameters=sum(p.numel() for p in module.parameters()),
+            macs=macs[path],
+            receptive_field=sight if isinstance(sight, ReceptiveField) else None,
+            whole=sight == "whole",
+            leaf=not any(True for _ in module.children()),
+        )
+    return records

@@ -1,0 +1,151 @@
+"""`summarize(model)`: the table of its layers."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from featviz import plots, results
+from featviz.models.layers import Layer
+from featviz.models.load import Model
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_COLUMNS = ("layer", "module", "kind", "shape", "parameters", "multiply-adds", "field", "stride")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary(results.Result):
+    """The layers of a model, in the order in which one picture meets them."""
+
+    kind: ClassVar[str] = "layers"
+
+    model_name: str
+    layers: tuple[Layer, ...]
+    parameters: int
+    macs: int
+
+    @property
+    def title(self) -> str:
+        return f"Layers of {self.model_name}"
+
+    def numbers(self) -> dict[str, results.Number]:
+        return {
+            "parameters": results.Number(self.parameters, "", "weights and biases"),
+            "multiply-adds": results.Number(self.macs, "", "of one picture's forward pass"),
+        }
+
+    def rows(self) -> list[tuple[str, ...]]:
+        """One line a layer, as text."""
+        return [
+            (
+                layer.name,
+                layer.path or "(the net)",
+                layer.kind,
+                " x ".join(map(str, layer.shape)),
+                f"{layer.parameters:,}",
+                f"{layer.macs:,}",
+                _pair(layer.receptive_field.size) if layer.receptive_field else _rest(layer),
+                _pair(layer.receptive_field.stride) if layer.receptive_field else "-",
+            )
+            for layer in self.layers
+        ]
+
+    def to_text(self) -> str:
+        """The table for a terminal."""
+        rows = [_COLUMNS, *self.rows()]
+        widths = [max(len(row[i]) for row in rows) for i in range(len(_COLUMNS))]
+        left = 4  # the first columns are words, the rest figures
+        lines = [
+            "  ".join(
+                cell.ljust(w) if i < left else cell.rjust(w)
+                for i, (cell, w) in enumerate(zip(row, widths, strict=True))
+            ).rstrip()
+            for row in rows
+        ]
+        total = f"{self.parameters:,} parameters, {self.macs:,} multiply-adds a picture"
+        return "\n".join([*lines, total])
+
+    def to_json(self) -> str:
+        """The table as one JSON document."""
+        document = {
+            "model": self.origin.model,
+            "parameters": self.parameters,
+            "macs": self.macs,
+            "layers": [
+                {
+                    "name": layer.name,
+                    "path": layer.path,
+                    "kind": layer.kind,
+                    "shape": layer.shape,
+                    "units": layer.units,
+                    "parameters": layer.parameters,
+                    "macs": layer.macs,
+                    "receptive_field": field and {
+                        "size": field.size, "stride": field.stride, "offset": field.offset,
+                    },
+                    "whole": layer.whole,
+                }
+                for layer in self.layers
+                for field in [layer.receptive_field]
+            ],
+        }  # fmt: skip
+        return json.dumps(document, indent=1)
+
+    def write(self, folder: results.Folder) -> None:
+        folder.table("layers.csv", _COLUMNS, self.rows(), caption="Every layer, in order.")
+        folder.figure(
+            "layers.svg", self.plot(),
+            caption="Receptive field and multiply-adds of each layer; layers that see the whole "
+            "picture have no bar on the left.",
+            alt="Bar charts of receptive field and multiply-adds by layer",
+        )  # fmt: skip
+
+    def plot(self) -> Figure:
+        shown = [la for la in self.layers if la.parameters and la.path]
+        figure = plots.new_figure(7, 0.8 + 0.28 * len(shown))
+        fields, work = figure.subplots(1, 2, sharey=True)
+        names = [la.name for la in shown]
+        sizes = [la.receptive_field.size[0] if la.receptive_field else 0 for la in shown]
+        for ax, values, label in (
+            (fields, sizes, "receptive field (pixels)"),
+            (work, [la.macs / 1e6 for la in shown], "multiply-adds (millions)"),
+        ):
+            bars = ax.barh(names, values, color=plots.BLUE, height=0.6)
+            ax.bar_label(bars, fmt="%.4g", fontsize=7, padding=2)
+            plots.lines(ax, xlabel=label, ylabel="")
+            ax.margins(x=0.15)
+        fields.invert_yaxis()
+        return figure
+
+
+def _pair(values: tuple[int, int]) -> str:
+    return str(values[0]) if values[0] == values[1] else f"{values[0]} x {values[1]}"
+
+
+def _rest(layer: Layer) -> str:
+    return "whole" if layer.whole else "-"
+
+
+def summarize(model: Model, *, all_modules: bool = False) -> Summary:
+    """The layers of a model with their geometry and cost.
+
+    all_modules: every module, also containers; default: named layers, or the leaves of a model
+        without names of its own.
+    """
+    started = time.perf_counter()
+    named = [la for la in model.layers.values() if la.name in model.aliases]
+    has_children = {path.rpartition(".")[0] for path, _ in model.net.named_modules() if path}
+    leaves = [la for la in model.layers.values() if la.path not in has_children or not la.path]
+    chosen = list(model.layers.values()) if all_modules else named if len(named) > 1 else leaves
+    root = next(la for la in model.layers.values() if la.path in ("", model.aliases.get("logits")))
+    return Summary(
+        origin=results.origin(model, parameters={"all_modules": all_modules}, started=started),
+        model_name=model.name,
+        layers=tuple(chosen),
+        parameters=sum(p.numel() for p in model.net.parameters()),
+        macs=max(la.macs for la in model.layers.values()) if root else 0,
+    )

@@ -1,0 +1,393 @@
+"""Results and the folders they are saved in.
+
+Every analysis returns a frozen dataclass that inherits `Result`; `save(folder)` writes its
+pictures, plots, arrays and tables with one `result.json` (the contract of docs/result-folder.md).
+A folder is made beside its place and renamed, so a folder that exists is whole.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import csv
+import errno
+import html
+import io
+import json
+import math
+import platform
+import shutil
+import tempfile
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from featviz.errors import UserError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from matplotlib.figure import Figure
+    from PIL.Image import Image
+    from torch import Tensor
+
+    from featviz.datasets import Pictures
+    from featviz.models.load import Model
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Number:
+    """A measured value with its unit and what it means, in words."""
+
+    value: float | int | str | None
+    unit: str = ""
+    meaning: str = ""
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What a result was made from: enough to make it again."""
+
+    model: Mapping[str, Any] | None
+    """name, sha256, input_size, classes"""
+    data: Mapping[str, Any] | None
+    """name, count, sha256 of the list"""
+    parameters: Mapping[str, Any]
+    """every argument, resolved"""
+    seed: int | None
+    device: str
+    seconds: float
+    created: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
+
+
+def origin(
+    model: Model | None,
+    *,
+    parameters: Mapping[str, Any],
+    started: float,
+    data: Pictures | None = None,
+    seed: int | None = None,
+) -> Origin:
+    """Record where a result comes from; `started` is `time.perf_counter()` of its beginning."""
+    return Origin(
+        model=model.record() if model is not None else None,
+        data={"name": data.name, "count": len(data), "sha256": data.sha256} if data else None,
+        parameters=dict(parameters),
+        seed=seed,
+        device=_device_name(model),
+        seconds=round(time.perf_counter() - started, 3),
+    )
+
+
+def _device_name(model: Model | None) -> str:
+    if model is not None and model.device.type == "cuda":
+        import torch
+
+        return torch.cuda.get_device_name(model.device)
+    return f"cpu ({platform.machine()})"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """What every analysis returns. A kind of result says how it is titled, written and plotted."""
+
+    kind: ClassVar[str]
+    """the command that makes it: "kernels", "maps" ..."""
+
+    origin: Origin
+    warnings: tuple[str, ...] = ()
+    """doubts about this result, in words; they are shown wherever the result is"""
+
+    @property
+    def title(self) -> str:
+        """A heading for people: "Kernels of conv1 in alexnet"."""
+        raise NotImplementedError
+
+    def numbers(self) -> dict[str, Number]:
+        """The result in figures, most important first."""
+        raise NotImplementedError
+
+    def write(self, folder: Folder) -> None:
+        """Put figures, tables and arrays into the folder (numbers are written by `save`)."""
+        raise NotImplementedError
+
+    def plot(self) -> Figure:
+        """The result as one matplotlib figure."""
+        raise NotImplementedError
+
+    def save(self, folder: str | Path, *, overwrite: bool = False) -> Path:
+        """Write the result folder and return its path.
+
+        Raises UserError if the folder exists (unless `overwrite`) or cannot be written.
+        """
+        with writing(folder, overwrite=overwrite) as target:
+            self.write(target)
+            target.finish(self)
+        return Path(folder)
+
+    def _repr_html_(self) -> str:
+        rows = "".join(
+            f"<tr><td>{html.escape(name)}</td><td>{html.escape(show_number(n))}</td>"
+            f"<td>{html.escape(n.meaning)}</td></tr>"
+            for name, n in self.numbers().items()
+        )
+        doubts = "".join(f"<p>⚠ {html.escape(w)}</p>" for w in self.warnings)
+        picture = base64.b64encode(figure_bytes(self.plot(), "png")).decode()
+        return (
+            f"<h4>{html.escape(self.title)}</h4>"
+            f'<img style="max-width:100%" alt="{html.escape(self.title)}" '
+            f'src="data:image/png;base64,{picture}">'
+            f"<table>{rows}</table>{doubts}"
+        )
+
+
+def show_number(number: Number) -> str:
+    """A number as people read it: 0.441 fraction becomes "44.1%"."""
+    value = number.value
+    if value is None:
+        return "-"
+    if isinstance(value, str):
+        return value
+    if number.unit == "fraction":
+        return f"{100 * value:.1f}%"
+    text = f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
+    return f"{text} {number.unit}".rstrip()
+
+
+def figure_bytes(figure: Figure, kind: str) -> bytes:
+    """A matplotlib figure as the bytes of a "png", "svg" or "pdf" file, the same every time."""
+    buffer = io.BytesIO()
+    metadata = {"png": {"Software": None}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}
+    import matplotlib
+
+    with matplotlib.rc_context({"svg.hashsalt": "featviz", "svg.fonttype": "none"}):
+        figure.savefig(buffer, format=kind, metadata=metadata[kind])
+    return buffer.getvalue()
+
+
+class Folder:
+    """A result folder that is being written; `Result.write` fills it."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.figures: list[dict[str, Any]] = []
+        self.tables: list[dict[str, Any]] = []
+        self.arrays_: list[dict[str, Any]] = []
+        self.warnings: list[str] = []
+
+    def figure(
+        self,
+        file: str,
+        picture: Tensor | Image | Figure | bytes | None,
+        *,
+        caption: str,
+        alt: str,
+        units: Sequence[str] = (),
+        pixelated: bool = False,
+    ) -> None:
+        """Save a picture and list it for the gallery.
+
+        picture: (3, H, W) in [0, 1], a pillow image, a matplotlib figure, the file's bytes, or
+            None when the file has been written already
+        caption: what is seen and how values are scaled; alt: the same for who cannot see it
+        units: which units it belongs to, as "conv5:12", so that their pages can show it
+        pixelated: enlarge without smoothing (activations, kernels, small pictures)
+        """
+        from matplotlib.figure import Figure as MatplotlibFigure
+        from PIL.Image import Image
+
+        from featviz import images
+
+        path = self.path / file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if isinstance(picture, bytes):
+            path.write_bytes(picture)
+        elif isinstance(picture, MatplotlibFigure):
+            path.write_bytes(figure_bytes(picture, path.suffix[1:]))
+        elif isinstance(picture, Image):
+            picture.save(path)
+        elif picture is not None:
+            images.write_png(picture, path)
+        elif not path.is_file():
+            raise ValueError(f"{file} was to be there already")
+        self.figures.append(
+            {
+                "file": file,
+                "caption": caption,
+                "alt": alt,
+                "units": list(units),
+                "pixelated": pixelated,
+            }
+        )
+
+    def table(
+        self, file: str, columns: Sequence[str], rows: Iterable[Sequence[Any]], *, caption: str
+    ) -> None:
+        """Save a CSV with a heading line and list it."""
+        with (self.path / file).open("w", newline="", encoding="utf-8") as out:
+            writer = csv.writer(out, lineterminator="\n")
+            writer.writerow(columns)
+            writer.writerows(rows)
+        self.tables.append({"file": file, "caption": caption, "columns": list(columns)})
+
+    def arrays(self, file: str, arrays: Mapping[str, np.ndarray], *, caption: str) -> None:
+        """Save numpy arrays as one .npz and list it."""
+        import numpy as np
+
+        np.savez_compressed(self.path / file, **arrays)  # type: ignore[arg-type]
+        self.arrays_.append({"file": file, "caption": caption, "names": sorted(arrays)})
+
+    def warn(self, text: str) -> None:
+        """State a doubt beside those of the result itself."""
+        self.warnings.append(text)
+
+    def finish(self, result: Result) -> None:
+        """Write result.json, last of all."""
+        made = result.origin
+        document = {
+            "schema": SCHEMA,
+            "kind": result.kind,
+            "title": result.title,
+            "model": made.model,
+            "data": made.data,
+            "parameters": made.parameters,
+            "seed": made.seed,
+            "versions": versions() | {"device": made.device},
+            "created": made.created,
+            "seconds": made.seconds,
+            "numbers": {name: asdict(n) for name, n in result.numbers().items()},
+            "figures": self.figures,
+            "tables": self.tables,
+            "arrays": self.arrays_,
+            "warnings": [*result.warnings, *self.warnings],
+        }
+        write_json(self.path / "result.json", document)
+
+
+def versions() -> dict[str, str]:
+    """Versions of featviz, torch and Python."""
+    import torch
+
+    from featviz import __version__
+
+    return {
+        "featviz": __version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def write_json(path: Path, document: Any) -> None:
+    """Save a document as JSON that any reader takes: no NaN (null instead), paths as text."""
+    text = json.dumps(_plain(document), indent=1, ensure_ascii=False, allow_nan=False)
+    path.write_text(text + "\n", encoding="utf-8")
+
+
+def _plain(value: Any) -> Any:
+    if value is None or isinstance(value, str | bool | int):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_plain(v) for v in value]
+    if isinstance(value, Path):
+        return str(value)
+    if hasattr(value, "tolist"):  # numpy and torch numbers and arrays
+        return _plain(value.tolist())
+    raise TypeError(f"{type(value).__name__} cannot stand in a result.json")
+
+
+def read_result(folder: str | Path) -> dict[str, Any]:
+    """The result.json of a folder.
+
+    Raises UserError if it is absent, damaged or of another schema.
+    """
+    path = Path(folder) / "result.json"
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{folder} is no result folder: it has no result.json") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read ({error}); make the result again") from None
+    if not isinstance(document, dict) or document.get("schema") != SCHEMA:
+        found = document.get("schema") if isinstance(document, dict) else None
+        raise UserError(f"{path} has schema {found}, this featviz reads {SCHEMA}")
+    return document
+
+
+def list_results(folder: str | Path) -> list[Path]:
+    """The result folders in a folder (itself included), sorted by name."""
+    root = Path(folder)
+    if not root.is_dir():
+        raise UserError(f"{root}: no such folder")
+    return sorted(p.parent for p in root.rglob("result.json") if ".partial" not in str(p))
+
+
+@contextlib.contextmanager
+def writing(folder: str | Path, *, overwrite: bool = False) -> Iterator[Folder]:
+    """Make a folder whole or not at all: yields a temporary one, renamed at the end.
+
+    Raises UserError if the target exists without `overwrite`, is not a result folder (featviz
+    deletes nothing that it did not make), or cannot be written (no right, no space).
+    """
+    target = Path(folder)
+    check_target(target, overwrite=overwrite)
+    temporary: Path | None = None
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+        temporary.chmod(0o755)
+        yield Folder(temporary)
+        _replace(temporary, target)
+    except OSError as error:
+        raise cannot_write(target, error) from None
+    finally:
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def check_target(folder: str | Path, *, overwrite: bool) -> None:
+    """Raise the UserError that `writing` would raise, before any long work is done."""
+    target = Path(folder)
+    if not target.exists():
+        return
+    if not target.is_dir():
+        raise UserError(f"{target} is a file; --out takes a folder")
+    if not any(target.iterdir()):
+        return
+    if not (target / "result.json").is_file():
+        raise UserError(f"{target} is not empty and not a result folder; choose another --out")
+    if not overwrite:
+        raise UserError(f"{target} exists; add --overwrite or choose another --out")
+
+
+def _replace(temporary: Path, target: Path) -> None:
+    if not target.exists():
+        temporary.rename(target)
+        return
+    old = Path(tempfile.mkdtemp(prefix=f".{target.name}.old.", dir=target.parent))
+    target.rename(old / "was")
+    try:
+        temporary.rename(target)
+    except OSError:
+        (old / "was").rename(target)
+        raise
+    finally:
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def cannot_write(target: Path, error: OSError) -> UserError:
+    """The one line for a place that cannot be written."""
+    if error.errno == errno.ENOSPC:
+        why, way_out = "no space left on the disk", "free some or choose another --out"
+    elif error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:
+        why, way_out = "not allowed to write there", "choose another --out"
+    else:
+        why, way_out = error.strerror or str(error), "choose another --out"
+    return UserError(f"cannot write {target}: {why}; {way_out}")
