@@ -183,9 +183,8 @@ def activations(model: Model, pictures: Tensor, layers: Sequence[str]) -> dict[s
     The pass stops at the deepest of them. Gradients flow to the pictures if they require them.
     Raises UserError for an unknown layer.
     """
-    with tap(model, layers, stop=True) as taken:
-        with suppress(_Reached):
-            model(pictures)
+    with tap(model, layers, stop=True) as taken, suppress(_Reached):
+        model(pictures)
     return dict(taken)
 
 

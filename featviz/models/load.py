@@ -219,7 +219,9 @@ def load(
         if name not in names:
             raise UserError(f"unknown model {name!r}{nearest(name, names)} (or timm/NAME)")
     file, class_names = _open_weights(name, weights, classes)
-    with torch.random.fork_rng(devices=[]):
+    # Our own nets take a file's tensors as they are, so none need be drawn at random first.
+    drawn = torch.device("meta" if file is not None and name in OWN else "cpu")
+    with torch.random.fork_rng(devices=[]), drawn:
         torch.manual_seed(seed)
         net, options = _build(name, file)
     if file is not None:

@@ -158,7 +158,8 @@ def fill(net: nn.Module, file: WeightsFile, path: str | Path, name: str) -> bool
     if bad:
         raise UserError(f"{path} holds NaN or infinite weights ({', '.join(bad[:_SHOWN])})")
     # Whatever the file's precision (fp16, bf16), the net computes in float32.
-    net.load_state_dict({k: t.to(wanted[k].dtype) for k, t in tensors.items()}, strict=False)
+    cast = {key: tensor.to(wanted[key].dtype) for key, tensor in tensors.items()}
+    net.load_state_dict(cast, strict=False, assign=any(t.is_meta for t in wanted.values()))
     return not trunk_only
 
 
