@@ -1,0 +1,67 @@
+# make demo   the whole tour with the bundled model; ends with the gallery's path
+# make test   ruff, mypy and all tests
+# Both make .venv first. PYTHON=python3.12 picks another interpreter.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# faiss-cpu and faiss-gpu install the same folder: one or the other.
+FAISS := $(shell nvidia-smi >/dev/null 2>&1 && echo gpu || echo cpu)
+INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
+
+.PHONY: demo test lint types pytest format gallery benchmarks peers clean
+
+demo: $(VENV)/.installed
+	$(BIN)/featviz demo --overwrite
+
+test: lint types pytest
+
+lint: $(VENV)/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.installed-dev
+	$(BIN)/mypy
+
+pytest: $(VENV)/.installed-dev
+	$(BIN)/pytest
+
+format: $(VENV)/.installed-dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# The committed site, from the bundled model and our own pictures.
+gallery: $(VENV)/.installed
+	$(BIN)/python recipes/make_gallery.py
+
+benchmarks: $(VENV)/.installed-dev
+	for file in benchmarks/*.py; do $(BIN)/python $$file --quick || exit 1; done
+
+# Other libraries to measure against, in an environment of their own.
+peers: $(VENV)/.installed
+	$(PYTHON) -m venv .peers
+	.peers/bin/pip install --quiet -c constraints.txt torch==2.13.0
+	.peers/bin/pip install --quiet -c constraints.txt -e '.[$(FAISS)]'
+	.peers/bin/pip install --quiet --no-deps torch-lucent==0.1.8 kornia==0.4.1 adv-lib==0.2.8
+
+$(VENV)/bin/pip:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "featviz needs Python 3.11 or newer; set PYTHON=..."; exit 2; }
+	@$(PYTHON) -m venv $(VENV) \
+		|| { rm -rf $(VENV); echo "no venv here; on Debian: apt-get install python3-venv"; exit 2; }
+
+# torch comes first and pinned, so that nothing else asks for its newest CUDA build.
+$(VENV)/.torch: $(VENV)/bin/pip constraints.txt
+	$(INSTALL) torch==2.13.0
+	@touch $@
+
+$(VENV)/.installed: $(VENV)/.torch pyproject.toml
+	$(INSTALL) -e '.[$(FAISS)]'
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	$(INSTALL) -e '.[$(FAISS),timm,dev]'
+	@touch $@
+
+clean:
+	rm -rf $(VENV) .peers run build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache

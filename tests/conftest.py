@@ -1,0 +1,66 @@
+"""What all tests share: real data where it lies, tiny models, pictures from seeds."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+# Two cores are enough for tests, and more threads change the last bits of some sums.
+torch.set_num_threads(2)
+
+
+def _shared_data() -> Path | None:
+    given = os.environ.get("FEATVIZ_SHARED_DATA")
+    folder = Path(given) if given else Path(__file__).parents[2] / "shared" / "data"
+    return folder if (folder / "alexnet_trunk.safetensors").is_file() else None
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Real weights and photographs that are not part of the project.
+
+    They lie in shared/data beside the checkout, or where FEATVIZ_SHARED_DATA says.
+    """
+    folder = _shared_data()
+    if folder is None:
+        pytest.skip("real weights and photographs are not here (FEATVIZ_SHARED_DATA)")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def real_alexnet(shared_data: Path, tmp_path_factory: pytest.TempPathFactory):
+    """The complete AlexNet of shared/data: torchvision's trunk under a head of 200 classes."""
+    import subprocess
+    import sys
+
+    import featviz
+
+    out = tmp_path_factory.mktemp("weights") / "alexnet.safetensors"
+    command = [sys.executable, shared_data / "unpack.py", "alexnet", out]
+    subprocess.run(command, check=True, capture_output=True)
+    return featviz.load("alexnet", weights=out, device="cpu")
+
+
+@pytest.fixture(scope="session")
+def mini():
+    """The bundled model."""
+    import featviz
+
+    return featviz.load("alexnet-mini", device="cpu")
+
+
+@pytest.fixture
+def generator() -> torch.Generator:
+    """Random numbers from a fixed seed."""
+    return torch.Generator().manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def untouched_random_state():
+    """No featviz function may advance torch's global random state."""
+    before = torch.random.get_rng_state()
+    yield
+    torch.random.set_rng_state(before)
