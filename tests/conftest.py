@@ -56,11 +56,3 @@ def mini():
 def generator() -> torch.Generator:
     """Random numbers from a fixed seed."""
     return torch.Generator().manual_seed(0)
-
-
-@pytest.fixture(autouse=True)
-def untouched_random_state():
-    """No featviz function may advance torch's global random state."""
-    before = torch.random.get_rng_state()
-    yield
-    torch.random.set_rng_state(before)
