@@ -202,3 +202,15 @@ def contact_sheet(
         left = gap + (i % columns) * (width + gap)
         sheet[:, top : top + height, left : left + width] = image
     return sheet
+
+
+def around_grey(values: Tensor, limit: Tensor | float | None = None) -> Tensor:
+    """Signed values as pictures: 0 is grey (0.5), `limit` is 1 and -limit is 0.
+
+    values: (..., 3, H, W); limit: default is the largest absolute value of each (3, H, W) alone,
+    or one number for all. Returns the same shape, in [0, 1].
+    """
+    if limit is None:
+        limit = values.abs().amax(dim=(-3, -2, -1), keepdim=True)
+    scale = torch.as_tensor(limit, dtype=values.dtype, device=values.device)
+    return (0.5 + 0.5 * values / scale.clamp(min=torch.finfo(values.dtype).tiny)).clamp(0, 1)

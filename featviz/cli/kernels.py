@@ -2,6 +2,49 @@
 
 from __future__ import annotations
 
+from typing import Annotated
 
-def kernels() -> None:
-    """In preparation."""
+import typer
+
+from featviz.cli import options
+
+
+def kernels(
+    layer: Annotated[
+        str | None,
+        typer.Option(
+            "--layer",
+            "-l",
+            help="A convolution; default: the first. Deeper ones go through the layers below.",
+        ),
+    ] = None,
+    units: Annotated[
+        str | None, typer.Option("--units", "-u", help="0-7, 3,12 or all (the default).")
+    ] = None,
+    shared_scale: Annotated[
+        bool,
+        typer.Option("--shared-scale", help="One scale for all, so that faint ones look faint."),
+    ] = False,
+    model: options.ModelName = "alexnet-mini",
+    weights: options.Weights = None,
+    classes: options.Classes = None,
+    device: options.Device = "auto",
+    out: options.Out = None,
+    overwrite: options.Overwrite = False,
+    as_json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Show a convolution's kernels: edges by orientation, colours by hue, noise named as noise.
+
+    Example: featviz kernels --layer conv1
+    """  # fmt: skip
+    from featviz.cli.run import check_out, finish, progress_bar
+    from featviz.kernels import find_convolution, kernel_sheet
+    from featviz.models.load import load
+
+    net = load(model, weights=weights, classes=classes, device=device)
+    name = find_convolution(net, layer).name
+    folder = check_out(out, f"kernels-{name}", overwrite)
+    with progress_bar(quiet) as progress:
+        result = kernel_sheet(net, name, units=units, shared_scale=shared_scale, progress=progress)
+    finish(result, folder, overwrite=overwrite, as_json=as_json, quiet=quiet)
