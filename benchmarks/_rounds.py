@@ -1,4 +1,4 @@
-"""How every benchmark measures and reports: interleaved rounds, medians, one JSON line at the end."""
+"""How benchmarks measure and report: interleaved rounds, medians, one JSON line at the end."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -34,7 +34,6 @@ from featviz.errors import UserError
 app = typer.Typer(
     name="featviz",
     epilog="Start with: featviz demo",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -69,10 +68,15 @@ def options(
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and leave with its exit code."""
-    words = list(sys.argv[1:] if arguments is None else arguments)
+    words = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
     debug = "--debug" in words
     try:
-        app([word for word in words if word != "--debug"], prog_name="featviz")
+        code = app(
+            [word for word in words if word != "--debug"],
+            prog_name="featviz",
+            standalone_mode=False,
+        )
+        sys.exit(code if isinstance(code, int) else 0)
     except UserError as error:
         if debug:
             raise
@@ -81,16 +85,28 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except BrokenPipeError:  # `featviz layers | head`
         sys.stderr.close()
         sys.exit(1)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, typer.Abort):
         print("featviz: stopped; what was finished is kept", file=sys.stderr)
         sys.exit(130)
     except Exception as error:
+        # A wrong option or command; the class is typer's own and has no public name.
+        if hasattr(error, "format_message"):
+            _refuse(error)
         if debug:
             raise
         kind = type(error).__name__
         first = (str(error).splitlines() or [""])[0]
         print(f"featviz: {kind}: {first} (--debug shows where)", file=sys.stderr)
         sys.exit(1)
+
+
+def _refuse(error: Any) -> NoReturn:
+    """A usage error as one line, like every other mistake."""
+    context = getattr(error, "ctx", None)
+    message = " ".join(error.format_message().split()).rstrip(".")
+    path = context.command_path if context is not None else "featviz"
+    print(f"featviz: {message} ({path} --help shows what there is)", file=sys.stderr)
+    sys.exit(2)
 
 
 if __name__ == "__main__":
