@@ -284,6 +284,8 @@ class Query:
     """its row, where it is one of the store"""
     file: Path | None = None
     """its file, where it came from one"""
+    members: tuple[int, ...] = ()
+    """the rows whose mean it is, where it is one"""
 
 
 @dataclass(frozen=True)
@@ -426,7 +428,8 @@ class Neighbors(results.Result):
             query = self.queries[number]
             top = line * 1.38
             name = self._name(query.label) or query.name
-            self._draw(figure, (0.0, top), self._query_picture(query), name, "query", None)
+            head = query.name if query.members else "query"
+            self._draw(figure, (0.0, top), self._query_picture(query), name, head, None)
             for rank in range(columns):
                 row = int(self.rows[number, rank])
                 label = self.labels[row]
@@ -463,14 +466,14 @@ class Neighbors(results.Result):
             ax.add_patch(Rectangle((x, y), 1, 1, fill=False, edgecolor=edge, linewidth=width))
         else:
             ax.add_patch(Rectangle((x, y), 1, 1, facecolor="#f2f2f2", edgecolor="#bbbbbb"))
-            ax.text(x + 0.5, y + 0.5, "mean", ha="center", va="center", color="#666666")
+            ax.text(x + 0.5, y + 0.5, "vector", ha="center", va="center", color="#666666")
         if same is not None:
             ax.plot(
                 x + 0.045, y + 1.10, "o", markersize=4.5, markeredgewidth=0.9,
                 color=plots.GREEN if same else "#888888",
                 markerfacecolor=plots.GREEN if same else "white",
             )  # fmt: skip
-        bold = "bold" if text == "query" else "normal"
+        bold = "bold" if x == 0 else "normal"
         shift = 0.11 if same is not None else 0.0
         ax.text(x + shift, y + 1.10, text, fontsize=7, va="center", color=plots.INK, weight=bold)
         ax.text(x, y + 1.24, _shorten(name), fontsize=6.2, va="center", color="#555555")
@@ -479,6 +482,13 @@ class Neighbors(results.Result):
         assert self.store is not None
         if query.row is not None:
             return _thumbnail(self.store, query.row)
+        if query.members:  # four of them stand for their mean
+            step = max(1, len(query.members) // 4)
+            some = query.members[::step][:4]
+            return images.contact_sheet(
+                torch.stack([self.store.pictures.read(row, _THUMBNAIL // 2) for row in some]),
+                columns=2,
+            )
         return images.read_square(query.file, _THUMBNAIL) if query.file is not None else None
 
     def _name(self, label: str) -> str:
@@ -633,7 +643,7 @@ def _read_queries(
         elif text.startswith("class:"):
             label = _find_class(text.removeprefix("class:"), labels, store)
             members = [row for row, other in enumerate(labels) if other == label]
-            asked.append(Query(f"mean of {len(members)}", label))
+            asked.append(Query(f"mean of {len(members)}", label, members=tuple(members)))
             vectors.append(index.take(members).mean(0, keepdim=True))
         else:
             asked.append(Query(Path(text).name, file=Path(text)))

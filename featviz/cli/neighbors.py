@@ -2,6 +2,92 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Annotated, Literal
 
-def neighbors() -> None:
-    """In preparation."""
+import typer
+
+from featviz.cli import options
+from featviz.cli.embed import BatchSize, ClassNames, LayerName
+
+StoreFolder = Annotated[
+    Path | None,
+    typer.Option(
+        "--store", "-s", metavar="FOLDER",
+        help="A store made by featviz embed; default: embed --data now, in memory.",
+    ),
+]  # fmt: skip
+
+
+def neighbors(
+    store: StoreFolder = None,
+    query: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--query",
+            metavar="ROW|FILE|class:NAME",
+            help="What to look up: rows (12 or 3,40), a picture file, or class:NAME (the mean of "
+            "a class); may be repeated. Default: 8 rows, spread evenly.",
+        ),
+    ] = None,
+    k: Annotated[int, typer.Option("--k", "-k", min=1, help="Neighbours of each query.")] = 10,
+    metric: Annotated[
+        Literal["cosine", "l2"], typer.Option("--metric", help="How distance is measured.")
+    ] = "cosine",
+    data: options.Data = None,
+    layer: LayerName = None,
+    class_names: ClassNames = None,
+    batch_size: BatchSize = 64,
+    model: options.ModelName = "alexnet-mini",
+    weights: options.Weights = None,
+    classes: options.Classes = None,
+    device: options.Device = "auto",
+    seed: options.Seed = 0,
+    out: options.Out = None,
+    overwrite: options.Overwrite = False,
+    as_json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Find the pictures nearest to a picture, a row or a class in a layer's space.
+
+    Measures over the whole data set how often neighbours are of the same class.
+
+    Example: featviz neighbors --query 3 --query class:goldfish
+    """
+    from featviz.cli.embed import open_data, read_class_names
+    from featviz.cli.run import check_out, finish, progress_bar
+    from featviz.embedding.extract import default_layer, embed
+    from featviz.embedding.store import open_store
+    from featviz.models.load import load
+    from featviz.neighbors import find_neighbors
+
+    asked = [part for text in query or [] for part in split_rows(text)]
+    needs_model = any(not text.isdigit() and not text.startswith("class:") for text in asked)
+    net = None
+    if store is None or needs_model:
+        net = load(model, weights=weights, classes=classes, device=device)
+    if store is not None:
+        space = open_store(store, data=data)
+        folder = check_out(out, f"neighbors-{space.layer}", overwrite)
+    else:
+        assert net is not None
+        place = net.layer(layer or default_layer(net)).name
+        folder = check_out(out, f"neighbors-{place}", overwrite)
+    with progress_bar(quiet) as progress:
+        if store is None:
+            assert net is not None
+            space = embed(
+                net, open_data(data), place, class_names=read_class_names(class_names),
+                batch_size=batch_size, progress=progress,
+            )  # fmt: skip
+        result = find_neighbors(
+            space, asked or None, k=k, metric=metric, model=net, seed=seed,
+            progress=progress,
+        )  # fmt: skip
+    finish(result, folder, overwrite=overwrite, as_json=as_json, quiet=quiet)
+
+
+def split_rows(text: str) -> list[str]:
+    """ "3,40" is two rows; anything else is one query."""
+    parts = [part.strip() for part in text.split(",")]
+    return parts if all(part.isdigit() for part in parts) else [text]

@@ -53,9 +53,14 @@ def finish(
     result: Result, folder: Path, *, overwrite: bool, as_json: bool, quiet: bool = False
 ) -> None:
     """Save the result and print it: a short text, or its result.json with the folder's path."""
+    result.save(folder, overwrite=overwrite)
+    report(result, folder, as_json=as_json, quiet=quiet)
+
+
+def report(result: Result, folder: Path, *, as_json: bool, quiet: bool = False) -> None:
+    """Print a result that is saved in `folder`."""
     from featviz.results import read_result, show_number
 
-    result.save(folder, overwrite=overwrite)
     document = read_result(folder)
     if as_json:
         print(json.dumps({"folder": str(folder)} | document, ensure_ascii=False, indent=1))

@@ -189,8 +189,8 @@ class Store(results.Result):
             "skipped": results.Number(len(self.skipped), "", "pictures that could not be read"),
         }
         if self.pace is not None:
-            meaning = "rows a second, decoding included"
-            shown["pace"] = results.Number(round(self.pace, 1), "1/s", meaning)
+            meaning = "decoding included"
+            shown["pace"] = results.Number(round(self.pace, 1), "rows/s", meaning)
         return shown
 
     def write(self, folder: results.Folder) -> None:
