@@ -331,19 +331,30 @@ def list_results(folder: str | Path) -> list[Path]:
 
 @contextlib.contextmanager
 def writing(folder: str | Path, *, overwrite: bool = False) -> Iterator[Folder]:
-    """Make a folder whole or not at all: yields a temporary one, renamed at the end.
+    """Make a result folder whole or not at all.
 
     Raises UserError if the target exists without `overwrite`, is not a result folder (featviz
     deletes nothing that it did not make), or cannot be written (no right, no space).
     """
+    check_target(folder, overwrite=overwrite)
+    with whole(folder) as temporary:
+        yield Folder(temporary)
+
+
+@contextlib.contextmanager
+def whole(folder: str | Path) -> Iterator[Path]:
+    """A temporary folder beside the target, renamed to it at the end; on an error nothing is left.
+
+    What stands at the target is replaced: ask first whether it may be. Raises UserError if it
+    cannot be written.
+    """
     target = Path(folder)
-    check_target(target, overwrite=overwrite)
     temporary: Path | None = None
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
         temporary.chmod(0o755)
-        yield Folder(temporary)
+        yield temporary
         _replace(temporary, target)
     except OSError as error:
         raise cannot_write(target, error) from None

@@ -2,6 +2,54 @@
 
 from __future__ import annotations
 
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
 
-def gallery() -> None:
-    """In preparation."""
+import typer
+
+from featviz.cli import options
+
+
+def gallery(
+    run: Annotated[
+        Path, typer.Argument(metavar="RUN", help="Folder with result folders, at any depth.")
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            "-o",
+            metavar="SITE",
+            help="Folder of the site; a gallery that is there is replaced. Default: RUN/gallery.",
+        ),
+    ] = None,
+    title: Annotated[
+        str | None, typer.Option("--title", help='Heading; default: "Inside" and the model.')
+    ] = None,
+    with_arrays: Annotated[
+        bool, typer.Option("--with-arrays", help="Copy arrays (.npz) too; they may be large.")
+    ] = False,
+    as_json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Make a static site from result folders; it opens from the disk, without a server.
+
+    Example: featviz kernels --out run/kernels && featviz gallery run
+    """  # fmt: skip
+    from featviz.gallery.build import build_gallery
+    from featviz.gallery.entries import MARK
+
+    site = build_gallery(run, out, title=title, with_arrays=with_arrays)
+    about = json.loads((site / MARK).read_text(encoding="utf-8"))
+    if as_json:
+        print(json.dumps({"folder": str(site)} | about, ensure_ascii=False, indent=1))
+    else:
+        print(f"{about['title']}: {len(about['results'])} results, {len(about['units'])} units")
+        print(site / "index.html")
+    for folder in about["left_out"]:
+        print(f"featviz: left out {folder['folder']}: {folder['reason']}", file=sys.stderr)
+    for result in about["results"]:
+        for problem in result["problems"]:
+            print(f"featviz: note: {result['folder']}: {problem}", file=sys.stderr)

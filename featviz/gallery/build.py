@@ -1,0 +1,260 @@
+"""`build_gallery(folder)`: a static site from result folders.
+
+Reads result.json and the files that it lists, imports no analysis and no torch, and makes the same
+bytes from the same results. The site needs no server: it opens from the disk.
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from featviz import __version__, results
+from featviz.errors import UserError
+from featviz.gallery.commands import command_line
+from featviz.gallery.entries import MARK, Entry, Figure, one_line, read_entries
+from featviz.gallery.site import Exhibit, Site, UnitPage, layer_key, plan_site
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+TABLE_ROWS = 12
+"""rows of a table on a page; the whole table is one link away"""
+
+_MONTHS = (
+    "January", "February", "March", "April", "May", "June", "July", "August", "September",
+    "October", "November", "December",
+)  # fmt: skip
+"""strftime's depend on the reader's locale, and the site must not"""
+
+_HERE = Path(__file__).parent
+
+
+def build_gallery(
+    folder: str | Path,
+    out: str | Path | None = None,
+    *,
+    title: str | None = None,
+    with_arrays: bool = False,
+) -> Path:
+    """Write a static site of all results in a folder and return its path.
+
+    folder: holds result folders, at any depth
+    out: the site; default: `gallery` inside the folder. A gallery that stands there is replaced,
+        any other folder with something in it is refused
+    title: the heading; default: "Inside" and the model's name
+    with_arrays: copy arrays (.npz) into the site too; they may be large
+
+    A damaged result is left out, and named on the overview and in the site's `gallery.json`.
+    Raises UserError if there is nothing to show or the site cannot be written.
+
+        featviz.build_gallery("run")   # run/gallery/index.html
+    """
+    root = Path(folder)
+    target = Path(out) if out is not None else root / "gallery"
+    check_site(target)
+    entries, left_out = read_entries(root)
+    if not entries:
+        raise UserError(_nothing(root, [f"{u.name}: {u.reason}" for u in left_out]))
+    site = plan_site(entries, left_out, title)
+    with results.whole(target) as temporary:
+        for exhibit in site.exhibits:
+            _copy_files(exhibit, temporary / "results" / exhibit.slug, with_arrays)
+        shutil.copytree(_HERE / "static", temporary / "static", copy_function=shutil.copyfile)
+        _write_pages(site, temporary, with_arrays)
+        results.write_json(temporary / MARK, _document(site))
+    return target
+
+
+def check_site(target: Path) -> None:
+    """Raise UserError unless the target is free, empty or a gallery."""
+    if not target.exists():
+        return
+    if not target.is_dir():
+        raise UserError(f"{target} is a file; --out takes a folder")
+    if any(target.iterdir()) and not (target / MARK).is_file():
+        raise UserError(f"{target} is not empty and not a gallery; choose another --out")
+
+
+def _nothing(root: Path, reasons: Sequence[str]) -> str:
+    if reasons:
+        return f"{root} has no result that can be shown ({'; '.join(reasons)})"
+    return f"{root} has no results; make some first, as with: featviz kernels --out {root}/kernels"
+
+
+def _document(site: Site) -> dict[str, Any]:
+    """What the gallery says of itself, for scripts."""
+    return {
+        "schema": 1,
+        "kind": "gallery",
+        "title": site.title,
+        "featviz": __version__,
+        "results": [
+            {
+                "folder": e.entry.name,
+                "kind": e.entry.kind,
+                "title": e.entry.title,
+                "page": e.page,
+                "problems": e.entry.problems,
+            }
+            for e in site.exhibits
+        ],
+        "units": [{"unit": u.name, "page": u.page} for u in site.units],
+        "left_out": [{"folder": u.name, "reason": u.reason} for u in site.left_out],
+    }
+
+
+def _copy_files(exhibit: Exhibit, target: Path, with_arrays: bool) -> None:
+    entry = exhibit.entry
+    files = {"result.json"}
+    files |= {figure.file for figure in entry.figures}
+    files |= {table.file for table in entry.tables}
+    files |= {page.file for page in entry.pages}
+    files |= set(entry.companions)
+    if with_arrays:
+        files |= {array.file for array in entry.arrays}
+    for file in sorted(files):
+        (target / file).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(entry.folder / file, target / file)
+
+
+def _write_pages(site: Site, target: Path, with_arrays: bool) -> None:
+    environment = _environment()
+    everywhere = {
+        "site": site,
+        "version": __version__,
+        "with_arrays": with_arrays,
+        "pages": {unit.name: unit.page for unit in site.units},
+        "table_rows": TABLE_ROWS,
+    }
+
+    def write(template: str, page: str, **words: Any) -> None:
+        path = target / page
+        path.parent.mkdir(parents=True, exist_ok=True)
+        root = "../" * page.count("/")
+        text = environment.get_template(template).render(everywhere | words | {"root": root})
+        path.write_text(text, encoding="utf-8")
+
+    write("overview.html", "index.html")
+    for exhibit, before, after in _with_neighbours(site.exhibits):
+        command = command_line(exhibit.entry)
+        write(
+            "result.html", exhibit.page,
+            exhibit=exhibit, entry=exhibit.entry, before=before, after=after, command=command,
+        )  # fmt: skip
+    if site.units:
+        write("units.html", "units/index.html")
+    for unit, before, after in _with_neighbours(site.units):
+        write(
+            "unit.html", unit.page,
+            unit=unit, before=before, after=after, same=_same_channel(site, unit),
+            near=_near(site, unit),
+        )  # fmt: skip
+
+
+def _with_neighbours(items: Sequence[Any]) -> Iterable[tuple[Any, Any | None, Any | None]]:
+    return zip(items, [None, *items[:-1]], [*items[1:], None], strict=True)
+
+
+def _same_channel(site: Site, unit: UnitPage) -> list[UnitPage]:
+    """The unit's channel before or after the ReLU, or pooled: conv5:12, relu5:12, pool5:12."""
+    key = layer_key(unit.layer)
+    if key[0] != 0:
+        return []
+    return [
+        u for u in site.units
+        if u.label == unit.label and u.layer != unit.layer and layer_key(u.layer)[:2] == key[:2]
+    ]  # fmt: skip
+
+
+def _near(site: Site, unit: UnitPage, reach: int = 4) -> list[UnitPage]:
+    """The units beside it in its layer, itself included."""
+    layer = dict(site.layers)[unit.layer]
+    at = layer.index(unit)
+    start = max(0, min(at - reach, len(layer) - 2 * reach - 1))
+    return layer[start : start + 2 * reach + 1]
+
+
+def _environment() -> Environment:
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(_HERE / "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters |= {
+        "number": results.show_number,
+        "line": one_line,
+        "link": quote,
+        "size": show_size,
+        "time": show_seconds,
+        "moment": show_time,
+    }
+    environment.globals |= {"display_width": display_width, "made_by": made_by}
+    return environment
+
+
+def show_size(size: int) -> str:
+    """Bytes for people: 1.4 MB."""
+    if size < 1000:
+        return f"{size} bytes"
+    if size < 1_000_000:
+        return f"{size / 1000:.0f} kB"
+    return f"{size / 1_000_000:.1f} MB"
+
+
+def show_seconds(seconds: float) -> str:
+    """A duration for people: 12.3 s, 4 min 5 s, 2 h 10 min."""
+    if seconds < 60:
+        return f"{seconds:.3g} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
+    return f"{minutes // 60} h {minutes % 60} min"
+
+
+def show_time(created: str) -> str:
+    """A moment for people: 21 November 2026, 16:40 UTC; as it stands if it is no ISO date."""
+    try:
+        moment = datetime.fromisoformat(created)
+    except ValueError:
+        return created
+    zone = f" {moment.tzname()}" if moment.tzinfo else ""
+    return f"{moment.day} {_MONTHS[moment.month - 1]} {moment.year}, {moment:%H:%M}{zone}"
+
+
+def made_by(entry: Entry) -> str:
+    """The versions on one line."""
+    names = {"featviz": "featviz", "torch": "torch", "python": "Python"}
+    known = [f"{names[k]} {v}" for k, v in entry.versions.items() if k in names and v]
+    device = entry.versions.get("device")
+    return ", ".join(known) + (f", on {device}" if device else "")
+
+
+def display_width(figure: Figure, widest: int = 1080, tallest: int = 1000) -> int | None:
+    """How wide a figure is set, in CSS pixels (pages narrow it further where they must).
+
+    Small pictures are enlarged, pixelated ones by whole numbers; nothing grows past `widest`, nor
+    past `tallest` in height.
+    """
+    width, height = figure.width, figure.height
+    if not width or not height:
+        return None
+    if figure.pixelated:
+        shown = width * max(1, math.ceil(320 / width) if width < 320 else 720 // width)
+    elif figure.file.lower().endswith(".svg"):
+        shown = round(1.3 * width)
+    elif width < 200 and not figure.plot:
+        shown = 2 * width
+    else:
+        shown = width
+    return max(1, min(shown, widest, round(tallest * width / height)))

@@ -1,0 +1,183 @@
+"""What the gallery says of each kind of result: its chapter, and a paragraph for beginners.
+
+A kind that stands in no group here still gets a card and a page, in the last group.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Kind:
+    """How one kind of result is introduced."""
+
+    label: str
+    """over the title, as in "Maximised pictures" """
+    words: str
+    """what is seen, in plain words: the first paragraph of the page"""
+    of_unit: str
+    """the same for the part of the result that shows one unit"""
+
+
+@dataclass(frozen=True)
+class Group:
+    """A chapter of the overview."""
+
+    title: str
+    lead: str
+    kinds: tuple[str, ...]
+
+
+GROUPS = (
+    Group(
+        "The model",
+        "What it is made of, how it learned, and how often it is right.",
+        ("layers", "train", "eval"),
+    ),
+    Group(
+        "What it looks for",
+        "The patterns its units answer to, from edges in the first layer to whole things in the "
+        "last.",
+        ("kernels", "maximize"),
+    ),
+    Group(
+        "What it sees",
+        "One photograph goes in: what the units answer, and which pixels counted.",
+        ("maps", "attribute"),
+    ),
+    Group(
+        "How it sorts pictures",
+        "Near its end the network turns each picture into a list of numbers; alike pictures get "
+        "alike lists.",
+        ("embed", "neighbors", "atlas"),
+    ),
+    Group(
+        "Where it breaks",
+        "Changes that people hardly see, and answers that no longer hold.",
+        ("attack", "audit"),
+    ),
+)
+OTHER = Group("Further results", "Kinds of results that this gallery has no chapter for.", ())
+
+KINDS = {
+    "layers": Kind(
+        "Layers",
+        "A network like this is a chain of layers; each takes the numbers of the one before it "
+        "and makes new ones. Here they are in order, with the shape of what comes out, how many "
+        "weights were learned, and the receptive field: how large a square of the picture one of "
+        "the layer's neurons can see. The first layers see a few pixels, so they can only find "
+        "edges and colours; the last see nearly everything, so they can find things.",
+        "The unit's layer.",
+    ),
+    "train": Kind(
+        "Training",
+        "A network starts with random weights. It is shown pictures together with their right "
+        "names, over and over, and after each small batch its weights move a little so that the "
+        "mistake would have been smaller. The loss is the size of that mistake. The line of the "
+        "validation pictures is the one that counts, since the network never learns from those. "
+        "Where the first kernels are shown at several moments, watch noise turn into edges and "
+        "colours: nobody told them to.",
+        "The unit while the network was trained.",
+    ),
+    "eval": Kind(
+        "Accuracy",
+        "How often is the network right on pictures that it did not learn from? Top-1 counts an "
+        "answer as right when the likeliest class is the right one, top-5 when the right one is "
+        "among the five likeliest. An interval beside a number says how far chance alone could "
+        "have moved it, given so many pictures.",
+        "The unit in the measurement of accuracy.",
+    ),
+    "kernels": Kind(
+        "Kernels",
+        "The first layer looks at the picture through small windows. Each kernel is a pattern of "
+        "weights laid over such a window, and its unit answers strongly where the picture "
+        "resembles the pattern. As these weights sit right on the pixels, they can be shown as "
+        "small pictures. Striped kernels find edges of one direction and fineness, two-coloured "
+        "blobs find borders between colours; a flat grey one finds little. Deeper kernels no "
+        "longer sit on pixels and are shown through the layers below them.",
+        "The unit's kernel: the pattern of weights that it lays over the picture.",
+    ),
+    "maximize": Kind(
+        "Maximised pictures",
+        "What would this unit most like to see? We start from noise and change the picture step "
+        "by step so that the unit answers more strongly. What comes out is a caricature: no "
+        "photograph looks like it, and its score lies far above any photograph's. But it shows "
+        "what the unit reacts to: stripes and textures in the middle layers, eyes, fur or wheels "
+        "in the later ones, and in the last something like an idea of a class.",
+        "A picture made from noise so that the unit answers as strongly as possible.",
+    ),
+    "maps": Kind(
+        "Activation maps",
+        "A photograph went into the network, and this is what its units answer, place by place. "
+        "Each small map belongs to one unit: bright where it found what it looks for, dark where "
+        "it did not. Maps of deeper layers are coarser, because each of their points stands for a "
+        "larger piece of the picture. Where a patch is multiplied with a kernel, the sum of the "
+        "product is the answer itself: that is all a unit of the first layer does.",
+        "Where the unit answers on a photograph: bright is strong.",
+    ),
+    "attribute": Kind(
+        "Attribution",
+        "Which parts of the picture spoke for this answer? Each method gives its own account, "
+        "from the gradient at every pixel to covering a square and looking how the answer drops. "
+        "They need not agree, and where they do one may trust them more. An attribution explains "
+        "the network, not the world: it shows what the network used, for good or bad reasons.",
+        "Attributions for the unit.",
+    ),
+    "embed": Kind(
+        "Embedding",
+        "A late layer turns each picture into a long list of numbers, 4,096 of them in AlexNet's "
+        "fc7. Pictures with alike content get alike lists, though the network was only taught "
+        "names. Here the lists of all pictures are kept on disk; the neighbours and the atlas "
+        "are made from them.",
+        "The unit as a component of the embedding.",
+    ),
+    "neighbors": Kind(
+        "Neighbours",
+        "For each picture on the left, the pictures whose lists of numbers in a late layer lie "
+        "nearest to its own. This is what the network holds for alike. The precision says how "
+        "many of the nearest have the same class; beside it stands what blind choice would reach.",
+        "The unit among the neighbours.",
+    ),
+    "atlas": Kind(
+        "Atlas",
+        "A map of many pictures at once: those that the network holds for alike lie side by side. "
+        "Thousands of numbers for each picture are squeezed into two coordinates, and that cannot "
+        "keep everything. Trust that close is alike; do not read much into the distance between "
+        "two islands, or into their size.",
+        "The unit in the atlas.",
+    ),
+    "attack": Kind(
+        "Attack",
+        "A change that people hardly see makes the network say something else. The change is "
+        "computed from the network's own gradients: each pixel moves a little in the direction "
+        "that hurts most. It is shown magnified beside the picture, because at its true size "
+        "there is almost nothing to see. That is the point.",
+        "An attack on or through the unit.",
+    ),
+    "audit": Kind(
+        "Audit",
+        "How much of the accuracy is left when every picture may be changed a little? The curve "
+        "falls as the allowed change (eps) grows: 1/255 is one step of brightness on a screen. An "
+        "attack shows what can go wrong at least; a stronger one may show more, so the curve is "
+        "a limit from above, never a promise.",
+        "The unit in the audit.",
+    ),
+}
+
+
+def kind_words(kind: str) -> Kind:
+    """The words for a kind; for an unknown one, words that say so."""
+    label = kind.replace("-", " ").replace("_", " ").strip().capitalize() or "Result"
+    unknown = Kind(
+        label,
+        "This gallery has no words for this kind of result; its figures, numbers and files "
+        "follow as they are.",
+        "What this result shows of the unit.",
+    )
+    return KINDS.get(kind, unknown)
+
+
+def group_of(kind: str) -> Group:
+    """The chapter to which a kind belongs."""
+    return next((group for group in GROUPS if kind in group.kinds), OTHER)

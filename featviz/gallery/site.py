@@ -1,0 +1,305 @@
+"""The gallery's plan: which pages there are, in which order, and what stands on each.
+
+Comes in: entries. Goes out: exhibits (one a result) and units, with names for their pages. Nothing
+here touches a file.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from urllib.parse import quote
+
+from featviz.gallery.entries import Entry, Figure, Source, Unreadable, numeric_columns
+from featviz.gallery.kinds import GROUPS, OTHER, Group, Kind, group_of, kind_words
+
+PORTRAITS = ("maximize", "kernels", "maps")
+"""kinds whose pictures stand for a unit, best first"""
+
+HERO_ORDER = ("maximize", "kernels", "atlas", "maps", "attribute", "neighbors", "attack", "train")
+
+WALL_COLUMNS = 10
+
+
+@dataclass(frozen=True)
+class Exhibit:
+    """A result with its place in the site."""
+
+    entry: Entry
+    slug: str
+    words: Kind
+    group: Group
+    place: int
+    """in the order of the story"""
+
+    @property
+    def page(self) -> str:
+        """Its page, from the top of the site."""
+        return f"results/{self.slug}.html"
+
+    def href(self, file: str) -> str:
+        """A file of the result as a link from the top of the site."""
+        return quote(f"results/{self.slug}/{file}")
+
+    @property
+    def plates(self) -> list[Figure]:
+        """Pictures of one unit each, when they are many enough to hang in a grid."""
+        single = [f for f in self.entry.figures if len(f.units) == 1 and not f.plot]
+        return single if len(single) >= 4 else []
+
+    @property
+    def main_figures(self) -> list[Figure]:
+        """All the others."""
+        plates = {id(f) for f in self.plates}
+        return [f for f in self.entry.figures if id(f) not in plates]
+
+    @property
+    def thumbnail(self) -> Figure | None:
+        """The picture on the card."""
+        return next(iter([*self.main_figures, *self.plates]), None)
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A figure on a unit's page, with the result that it comes from."""
+
+    exhibit: Exhibit
+    figure: Figure
+
+    @property
+    def href(self) -> str:
+        return self.exhibit.href(self.figure.file)
+
+
+@dataclass(frozen=True)
+class UnitRows:
+    """What a table says of a unit."""
+
+    exhibit: Exhibit
+    caption: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+    @property
+    def numeric_columns(self) -> list[bool]:
+        """Which columns hold numbers only."""
+        return numeric_columns(len(self.columns), self.rows)
+
+
+@dataclass
+class UnitPage:
+    """One unit and all that the results know of it."""
+
+    name: str
+    layer: str
+    label: str
+    slug: str = ""
+    own: list[Shown] = field(default_factory=list)
+    """figures of this unit alone"""
+    shared: list[Shown] = field(default_factory=list)
+    """figures that name other units too"""
+    rows: list[UnitRows] = field(default_factory=list)
+
+    @property
+    def page(self) -> str:
+        """Its page, from the top of the site."""
+        return f"units/{self.slug}.html"
+
+    @property
+    def short(self) -> str:
+        """Its label without a class's synonyms: "tabby" of "tabby, tabby cat"."""
+        return self.label.partition(",")[0]
+
+    @property
+    def portrait(self) -> Shown | None:
+        """The picture that stands for the unit."""
+        pictures = [s for s in self.own if not s.figure.file.lower().endswith(".svg")]
+        return min(pictures, key=lambda s: _rank(s.exhibit.entry.kind, PORTRAITS), default=None)
+
+    @property
+    def chapters(self) -> list[UnitChapter]:
+        """What is known of it, by result, in the order of the story."""
+        found: dict[str, UnitChapter] = {}
+
+        def chapter(exhibit: Exhibit) -> UnitChapter:
+            return found.setdefault(exhibit.slug, UnitChapter(exhibit))
+
+        for shown in self.own:
+            chapter(shown.exhibit).own.append(shown)
+        for shown in self.shared:
+            chapter(shown.exhibit).shared.append(shown)
+        for rows in self.rows:
+            chapter(rows.exhibit).tables.append(rows)
+        return sorted(found.values(), key=lambda c: c.exhibit.place)
+
+
+@dataclass
+class UnitChapter:
+    """What one result says of a unit."""
+
+    exhibit: Exhibit
+    own: list[Shown] = field(default_factory=list)
+    shared: list[Shown] = field(default_factory=list)
+    tables: list[UnitRows] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Site:
+    """Everything that the pages show."""
+
+    title: str
+    exhibits: tuple[Exhibit, ...]
+    units: tuple[UnitPage, ...]
+    left_out: tuple[Unreadable, ...]
+
+    @property
+    def chapters(self) -> list[tuple[Group, list[Exhibit]]]:
+        """The groups that have results, in the order of the story."""
+        pairs = [(g, [e for e in self.exhibits if e.group is g]) for g in (*GROUPS, OTHER)]
+        return [(group, exhibits) for group, exhibits in pairs if exhibits]
+
+    @property
+    def layers(self) -> list[tuple[str, list[UnitPage]]]:
+        """Units by layer, first layer first."""
+        found: dict[str, list[UnitPage]] = {}
+        for unit in self.units:
+            found.setdefault(unit.layer, []).append(unit)
+        return list(found.items())
+
+    @property
+    def wall(self) -> list[tuple[str, list[UnitPage]]]:
+        """The overview's wall: a row of portraits for each layer, shallow to deep."""
+        rows = []
+        for layer, units in self.layers:
+            hung = [u for u in units if u.portrait and _hangs(u.portrait)]
+            if len(hung) >= 4:
+                rows.append((layer, _spread(hung, WALL_COLUMNS)))
+        return rows
+
+    @property
+    def hero(self) -> Shown | None:
+        """One good figure for an overview without a wall."""
+        candidates = [Shown(e, f) for e in self.exhibits for f in e.main_figures]
+        return min(
+            candidates,
+            key=lambda s: (_rank(s.exhibit.entry.kind, HERO_ORDER), s.figure.plot),
+            default=None,
+        )
+
+    @property
+    def models(self) -> list[Source]:
+        """The models that the results were made from, most used first."""
+        return _most_used(e.entry.model for e in self.exhibits)
+
+    @property
+    def data(self) -> list[Source]:
+        """The data sets, most used first."""
+        return _most_used(e.entry.data for e in self.exhibits)
+
+
+def _hangs(shown: Shown) -> bool:
+    """Whether a portrait is a square picture made of the unit itself, not of one photograph."""
+    figure = shown.figure
+    known = figure.width and figure.height
+    square = known and 0.8 <= (figure.width or 1) / (figure.height or 1) <= 1.25
+    return bool(square) and shown.exhibit.entry.kind in PORTRAITS[:2]
+
+
+def _spread(units: Sequence[UnitPage], most: int) -> list[UnitPage]:
+    if len(units) <= most:
+        return list(units)
+    return [units[i * len(units) // most] for i in range(most)]
+
+
+def _most_used(sources: Iterable[Source | None]) -> list[Source]:
+    return [source for source, _ in Counter(filter(None, sources)).most_common()]
+
+
+def _rank(kind: str, order: Sequence[str]) -> int:
+    return order.index(kind) if kind in order else len(order)
+
+
+def plan_site(
+    entries: Sequence[Entry], left_out: Sequence[Unreadable], title: str | None = None
+) -> Site:
+    """Put the results in order, name their pages and gather what they say of each unit."""
+    story = [kind for group in GROUPS for kind in group.kinds]
+    ordered = sorted(entries, key=lambda e: (_rank(e.kind, story), e.kind, natural(e.name)))
+    slugs = _Slugs()
+    exhibits = tuple(
+        Exhibit(e, slugs.take(e.name), kind_words(e.kind), group_of(e.kind), place)
+        for place, e in enumerate(ordered)
+    )
+    site = Site("", exhibits, tuple(_units(exhibits)), tuple(left_out))
+    return Site(title or _title(site), exhibits, site.units, site.left_out)
+
+
+def _title(site: Site) -> str:
+    names = list(dict.fromkeys(m.name for m in site.models))
+    if not names:
+        return "A look inside"
+    if len(names) <= 3:
+        return "Inside " + " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
+    return f"Inside {names[0]} and {len(names) - 1} other models"
+
+
+def _units(exhibits: Sequence[Exhibit]) -> list[UnitPage]:
+    found: dict[str, UnitPage] = {}
+    for exhibit in exhibits:
+        for figure in exhibit.entry.figures:
+            for name in figure.units:
+                layer, _, label = name.partition(":")
+                unit = found.setdefault(name, UnitPage(name, layer, label))
+                alone = len(figure.units) == 1
+                (unit.own if alone else unit.shared).append(Shown(exhibit, figure))
+    slugs = _Slugs()
+    units = sorted(found.values(), key=lambda u: (layer_key(u.layer), natural(u.label), u.name))
+    for unit in units:
+        unit.slug = slugs.take(unit.name)
+        unit.rows = list(_rows(exhibits, unit.name))
+    return units
+
+
+def _rows(exhibits: Sequence[Exhibit], unit: str) -> Iterable[UnitRows]:
+    for exhibit in exhibits:
+        for table in exhibit.entry.tables:
+            rows = list(table.rows_of(unit))
+            if rows:
+                columns = tuple(name for name, _ in rows[0])
+                cells = tuple(tuple(cell for _, cell in row) for row in rows)
+                yield UnitRows(exhibit, table.caption, columns, cells)
+
+
+class _Slugs:
+    """Names for pages: plain letters and figures, each given once."""
+
+    def __init__(self) -> None:
+        self.taken: set[str] = {"index"}
+
+    def take(self, text: str) -> str:
+        base = re.sub(r"[^a-z0-9_]+", "-", text.lower()).strip("-")[:80] or "unnamed"
+        slug, number = base, 1
+        while slug in self.taken:
+            number += 1
+            slug = f"{base}-{number}"
+        self.taken.add(slug)
+        return slug
+
+
+_PARTS = {"conv": 0, "fc": 0, "relu": 1, "norm": 2, "pool": 3}
+
+
+def layer_key(layer: str) -> tuple[object, ...]:
+    """Sorts layers as a picture meets them: conv1, relu1, pool1, conv2 ... fc7, relu7, logits."""
+    match = re.fullmatch(r"(conv|fc|relu|norm|pool)(\d+)", layer)
+    if match:
+        return (0, int(match[2]), _PARTS[match[1]], ())
+    return (2 if layer == "logits" else 1, 0, 0, natural(layer))
+
+
+def natural(text: str) -> tuple[tuple[int, int, str], ...]:
+    """A sorting key in which 9 comes before 10."""
+    parts = re.findall(r"\d+|\D+", text)
+    return tuple((0, int(p), "") if p.isdecimal() else (1, 0, p) for p in parts)
