@@ -1,0 +1,54 @@
+"""Every command has help with an example that works as pasted, and prints JSON that parses."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+
+import pytest
+
+from featviz.cli import main as command_line
+
+COMMANDS = {c.name: c.callback for c in command_line.app.registered_commands}
+
+
+def run(capsys, *words: str) -> tuple[int, str, str]:
+    with pytest.raises(SystemExit) as left:
+        command_line.main(words)
+    said = capsys.readouterr()
+    return (left.value.code or 0), said.out, said.err
+
+
+def example(command: str) -> list[str]:
+    """The words of the command line that the help of a command gives as its example."""
+    text = " ".join((COMMANDS[command].__doc__ or "").split())
+    match = re.search(rf"Example: featviz ({command}\b[^.]*(?:\.\S[^.]*)*)", text)
+    assert match is not None, f"{command} has no example"
+    return shlex.split(match[1])
+
+
+def test_the_commands_are_those_of_the_design():
+    assert set(COMMANDS) == {
+        "demo", "layers", "kernels", "maps", "maximize", "embed", "neighbors", "atlas",
+        "attribute", "attack", "audit", "train", "eval", "gallery",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_option_of_every_command_is_explained(command, capsys):
+    code, out, _ = run(capsys, command, "--help")
+    assert code == 0
+    assert "Example: featviz" in out
+    # An option line with nothing behind its name has no help.
+    assert not re.findall(r"^\s+(?:-\w, )?--[\w-]+(?: [A-Z|]+)?$\n(?=\s+-)", out, re.MULTILINE)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", ["layers", "kernels", "maps", "neighbors", "attribute"])
+def test_the_example_works_as_pasted_and_json_parses(command, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, out, err = run(capsys, *example(command), "--json")
+    assert code == 0, err
+    document = json.loads(out)
+    assert document["model"]["sha256"]
