@@ -22,7 +22,7 @@ def gallery(
             "--out",
             "-o",
             metavar="SITE",
-            help="Folder of the site; a gallery that is there is replaced. Default: RUN/gallery.",
+            help="Folder of the site; default: RUN/gallery.",
         ),
     ] = None,
     title: Annotated[
@@ -30,6 +30,9 @@ def gallery(
     ] = None,
     with_arrays: Annotated[
         bool, typer.Option("--with-arrays", help="Copy arrays (.npz) too; they may be large.")
+    ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace an existing gallery.")
     ] = False,
     as_json: options.Json = False,
     quiet: options.Quiet = False,
@@ -41,7 +44,7 @@ def gallery(
     from featviz.gallery.build import build_gallery
     from featviz.gallery.entries import MARK
 
-    site = build_gallery(run, out, title=title, with_arrays=with_arrays)
+    site = build_gallery(run, out, title=title, with_arrays=with_arrays, overwrite=overwrite)
     about = json.loads((site / MARK).read_text(encoding="utf-8"))
     if as_json:
         print(json.dumps({"folder": str(site)} | about, ensure_ascii=False, indent=1))

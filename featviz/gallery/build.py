@@ -17,7 +17,7 @@ from urllib.parse import quote
 from featviz import __version__, results
 from featviz.errors import UserError
 from featviz.gallery.commands import command_line
-from featviz.gallery.entries import MARK, Entry, Figure, one_line, read_entries
+from featviz.gallery.entries import MARK, Entry, Figure, one_line, read_entries, short_cell
 from featviz.gallery.site import Exhibit, Site, UnitPage, layer_key, plan_site
 
 if TYPE_CHECKING:
@@ -41,14 +41,15 @@ def build_gallery(
     *,
     title: str | None = None,
     with_arrays: bool = False,
+    overwrite: bool = False,
 ) -> Path:
     """Write a static site of all results in a folder and return its path.
 
     folder: holds result folders, at any depth
-    out: the site; default: `gallery` inside the folder. A gallery that stands there is replaced,
-        any other folder with something in it is refused
+    out: the site; default: `gallery` inside the folder
     title: the heading; default: "Inside" and the model's name
     with_arrays: copy arrays (.npz) into the site too; they may be large
+    overwrite: replace a gallery that stands there; what is no gallery is never replaced
 
     A damaged result is left out, and named on the overview and in the site's `gallery.json`.
     Raises UserError if there is nothing to show or the site cannot be written.
@@ -57,7 +58,7 @@ def build_gallery(
     """
     root = Path(folder)
     target = Path(out) if out is not None else root / "gallery"
-    check_site(target)
+    check_site(target, overwrite=overwrite)
     entries, left_out = read_entries(root)
     if not entries:
         raise UserError(_nothing(root, [f"{u.name}: {u.reason}" for u in left_out]))
@@ -71,14 +72,18 @@ def build_gallery(
     return target
 
 
-def check_site(target: Path) -> None:
-    """Raise UserError unless the target is free, empty or a gallery."""
+def check_site(target: Path, *, overwrite: bool) -> None:
+    """Raise UserError unless the target is free, empty, or a gallery that may be replaced."""
     if not target.exists():
         return
     if not target.is_dir():
         raise UserError(f"{target} is a file; --out takes a folder")
-    if any(target.iterdir()) and not (target / MARK).is_file():
+    if not any(target.iterdir()):
+        return
+    if not (target / MARK).is_file():
         raise UserError(f"{target} is not empty and not a gallery; choose another --out")
+    if not overwrite:
+        raise UserError(f"{target} exists; add --overwrite or choose another --out")
 
 
 def _nothing(root: Path, reasons: Sequence[str]) -> str:
@@ -194,6 +199,7 @@ def _environment() -> Environment:
     environment.filters |= {
         "number": results.show_number,
         "line": one_line,
+        "cell": short_cell,
         "link": quote,
         "size": show_size,
         "time": show_seconds,
@@ -250,7 +256,8 @@ def display_width(figure: Figure, widest: int = 1080, tallest: int = 1000) -> in
     if not width or not height:
         return None
     if figure.pixelated:
-        shown = width * max(1, math.ceil(320 / width) if width < 320 else 720 // width)
+        room = 320 if len(figure.units) == 1 else 640
+        shown = width * max(1, math.ceil(room / width) if width < 320 else room // width)
     elif figure.file.lower().endswith(".svg"):
         shown = round(1.3 * width)
     elif width < 200 and not figure.plot:

@@ -53,6 +53,19 @@ class Figure:
     plot: bool
     """drawn on white, so that it needs a light ground"""
 
+    @property
+    def caption_parts(self) -> tuple[str, str]:
+        """What a small picture under its unit's name needs, and the rest for its large view.
+
+        "Kernel of conv1:3: stripes at 90 degrees. Scaled by ..." gives "stripes at 90 degrees."
+        """
+        first, stop, rest = self.caption.partition(". ")
+        if len(self.units) == 1:
+            _, named, told = first.partition(self.units[0])
+            told = told.lstrip(":,; ")
+            first = told if named and len(told) > 3 else first
+        return first + stop.strip(), rest
+
 
 @dataclass(frozen=True)
 class Table:
@@ -68,23 +81,23 @@ class Table:
         """Which columns hold numbers only, so that they are set flush right."""
         return numeric_columns(len(self.columns), self.rows)
 
-    def rows_of(self, unit: str) -> Iterator[tuple[tuple[str, str], ...]]:
+    def rows_of(self, unit: str, layer: str) -> Iterator[tuple[tuple[str, str], ...]]:
         """The rows about a unit, as (column, cell) without the columns that name it.
 
-        The unit stands in a column "unit" as "conv5:12", or in two columns "layer" and "unit".
+        The unit stands in a column "unit": as "conv5:12", or as 12 where a column "layer" or else
+        the result's own `layer` says the rest.
         """
         if "unit" not in self.columns:
             return
         at = self.columns.index("unit")
-        layer = self.columns.index("layer") if "layer" in self.columns else None
-        naming = {at, layer}
+        layer_at = self.columns.index("layer") if "layer" in self.columns else None
         for row in self.rows:
             if len(row) != len(self.columns):
                 continue
-            named = row[at] if ":" in row[at] or layer is None else f"{row[layer]}:{row[at]}"
-            if unit_name(named) == unit:
+            within = layer if layer_at is None else row[layer_at]
+            if unit_name(row[at] if ":" in row[at] else f"{within}:{row[at]}") == unit:
                 pairs = zip(self.columns, row, strict=True)
-                yield tuple(pair for i, pair in enumerate(pairs) if i not in naming)
+                yield tuple(pair for i, pair in enumerate(pairs) if i not in (at, layer_at))
 
 
 @dataclass(frozen=True)
@@ -389,6 +402,13 @@ def _clean(text: str) -> str:
     """Text that a UTF-8 page can hold: no lone surrogates, no control characters."""
     whole = text.encode("utf-8", "replace").decode("utf-8")
     return "".join(c if c >= " " or c in "\t\n" else "\N{REPLACEMENT CHARACTER}" for c in whole)
+
+
+def short_cell(cell: str) -> str:
+    """A cell of a table with no more figures than anyone reads: 0.0662913 becomes 0.06629."""
+    if len(cell) > 6 and "." in cell and _is_number(cell) and "," not in cell:
+        return f"{float(cell):.4g}" if not cell.endswith("%") else cell
+    return cell
 
 
 def numeric_columns(count: int, rows: Sequence[Sequence[str]]) -> list[bool]:

@@ -44,7 +44,7 @@ GROUPS = (
     Group(
         "What it sees",
         "One photograph goes in: what the units answer, and which pixels counted.",
-        ("maps", "attribute"),
+        ("maps", "patch", "attribute"),
     ),
     Group(
         "How it sorts pictures",
@@ -112,9 +112,18 @@ KINDS = {
         "A photograph went into the network, and this is what its units answer, place by place. "
         "Each small map belongs to one unit: bright where it found what it looks for, dark where "
         "it did not. Maps of deeper layers are coarser, because each of their points stands for a "
-        "larger piece of the picture. Where a patch is multiplied with a kernel, the sum of the "
-        "product is the answer itself: that is all a unit of the first layer does.",
+        "larger piece of the picture.",
         "Where the unit answers on a photograph: bright is strong.",
+    ),
+    "patch": Kind(
+        "Patch times kernel",
+        "Why does this unit answer so strongly just here? Cut out the patch of the picture that "
+        "the neuron looks at, lay the kernel over it and multiply them, number by number. Where "
+        "both are positive or both negative the product is positive and speaks for the answer. "
+        "Add it all up, with the bias, and the answer itself comes out: that sum is all "
+        "that a unit does. Above the first layer the patch is cut not from the picture but from "
+        "the maps of the layer below.",
+        "One of its answers taken apart: the patch, the kernel, their product.",
     ),
     "attribute": Kind(
         "Attribution",

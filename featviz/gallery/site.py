@@ -264,8 +264,9 @@ def _units(exhibits: Sequence[Exhibit]) -> list[UnitPage]:
 
 def _rows(exhibits: Sequence[Exhibit], unit: str) -> Iterable[UnitRows]:
     for exhibit in exhibits:
+        layer = exhibit.entry.parameters.get("layer")
         for table in exhibit.entry.tables:
-            rows = list(table.rows_of(unit))
+            rows = list(table.rows_of(unit, str(layer)))
             if rows:
                 columns = tuple(name for name, _ in rows[0])
                 cells = tuple(tuple(cell for _, cell in row) for row in rows)
