@@ -38,6 +38,7 @@ _HOMES = {
     "read_square": "featviz.images",
     "sample_pictures": "featviz.samples",
     "summarize": "featviz.models.summary",
+    "top_patches": "featviz.examples",
     "train": "featviz.training",
 }
 
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
     from featviz.embedding.extract import embed as embed
     from featviz.embedding.store import open_store as open_store
     from featviz.errors import UserError as UserError
+    from featviz.examples import top_patches as top_patches
     from featviz.gallery.build import build_gallery as build_gallery
     from featviz.images import read_image as read_image
     from featviz.images import read_square as read_square

@@ -214,3 +214,14 @@ def around_grey(values: Tensor, limit: Tensor | float | None = None) -> Tensor:
         limit = values.abs().amax(dim=(-3, -2, -1), keepdim=True)
     scale = torch.as_tensor(limit, dtype=values.dtype, device=values.device)
     return (0.5 + 0.5 * values / scale.clamp(min=torch.finfo(values.dtype).tiny)).clamp(0, 1)
+
+
+def crop_box(picture: Tensor, box: tuple[int, int, int, int], grey: float = 0.5) -> Tensor:
+    """The pixels of (top, left, bottom, right) from (3, H, W), grey where it leaves the picture."""
+    top, left, bottom, right = box
+    _, height, width = picture.shape
+    crop = picture.new_full((3, bottom - top, right - left), grey)
+    t, le, b, r = max(top, 0), max(left, 0), min(bottom, height), min(right, width)
+    if t < b and le < r:
+        crop[:, t - top : b - top, le - left : r - left] = picture[:, t:b, le:r]
+    return crop

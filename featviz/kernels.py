@@ -20,6 +20,7 @@ from torch.overrides import TorchFunctionMode
 
 from featviz import images, plots, results
 from featviz.errors import UserError, nearest
+from featviz.models.first import carried_kernels, first_convolution, first_kernels, leaves
 from featviz.models.layers import Layer, activations, parse_units
 from featviz.models.load import Model
 
@@ -404,29 +405,19 @@ def kernel_sheet(
 
 def find_convolution(model: Model, layer: str | None) -> Layer:
     """A convolution by name, or the model's first one. Raises UserError where there is none."""
-    modules = dict(model.net.named_modules())
-    places = [la for la in model.layers.values() if isinstance(modules[la.path], nn.Conv2d)]
-    if layer is None:
-        if not places:
-            raise UserError(f"{model.name} has no convolution, so there are no kernels to show")
-        return places[0]
-    place = model.layer(layer)
-    if not isinstance(modules[place.path], nn.Conv2d):
-        names = [p.name for p in places]
-        hint = nearest(place.name, names) or f"; take one of {', '.join(names[:8])}"
+    places = [name for name, m in leaves(model) if isinstance(m, nn.Conv2d)]
+    if not places:
+        raise UserError(f"{model.name} has no convolution, so there are no kernels to show")
+    place = model.layer(places[0] if layer is None else layer)
+    if place.name not in places:
+        hint = nearest(place.name, places) or f"; take one of {', '.join(places[:8])}"
         raise UserError(f"{place.name} is a {place.kind}, kernels belong to convolutions{hint}")
     return place
 
 
 def _own_weights(model: Model, place: Layer) -> Tensor | None:
     """(N, 3, k, k) in red, green, blue of a convolution that sees the picture itself, else None."""
-    convolution = model.net.get_submodule(place.path)
-    assert isinstance(convolution, nn.Conv2d)
-    first = find_convolution(model, None).name == place.name
-    if not first or convolution.weight.shape[1] != 3:
-        return None
-    weights = convolution.weight.detach().cpu().float()
-    return (weights.flip(1) if model.blue_first else weights).clone()
+    return first_kernels(model) if place.name == first_convolution(model) else None
 
 
 def _mosaics(model: Model, place: Layer, units: Sequence[int]) -> Tensor | None:
@@ -435,17 +426,9 @@ def _mosaics(model: Model, place: Layer, units: Sequence[int]) -> Tensor | None:
     None unless only ReLUs, pools and normalisation stand between the picture's own convolution
     and this one, so that channels keep their meaning.
     """
-    modules = dict(model.net.named_modules())
-    passed = [modules[la.path] for la in model.layers.values()]
-    passed = [m for m in passed if not any(True for _ in m.children())]
-    here = modules[place.path]
-    convolutions = [m for m in passed if isinstance(m, nn.Conv2d)]
-    if len(convolutions) < 2 or convolutions[1] is not here:
-        return None
-    first = _own_weights(model, find_convolution(model, None))
-    between = passed[passed.index(convolutions[0]) + 1 : passed.index(here)]
-    harmless = (nn.ReLU, nn.MaxPool2d, nn.AvgPool2d, nn.LocalResponseNorm, nn.Dropout)
-    if first is None or not all(isinstance(m, harmless) for m in between):
+    here = model.net.get_submodule(place.path)
+    first = carried_kernels(model, place.name, into=True)
+    if first is None:
         return None
     assert isinstance(here, nn.Conv2d)
     w = here.weight.detach().cpu().float()[list(units)]  # (N, C / groups, k, k)

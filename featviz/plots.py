@@ -6,7 +6,7 @@ No global state: figures are built with `matplotlib.figure.Figure` and styled he
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -78,3 +78,69 @@ def image_grid(
         ax = figure.add_subplot(rows, columns, i + 1)
         show_image(ax, images[i], titles[i] if titles else "", pixelated=pixelated)
     return figure
+
+
+class Page:
+    """A figure on which axes and words are placed in inches from the left and the top."""
+
+    def __init__(self, width: float, height: float):
+        self.width, self.height = width, height
+        self.figure = new_figure(width, height)
+        self.figure.set_layout_engine("none")
+
+    def axes(self, x: float, y: float, width: float, height: float) -> Axes:
+        """Empty axes whose upper left corner is at (x, y)."""
+        return self.figure.add_axes(
+            (
+                x / self.width,
+                1 - (y + height) / self.height,
+                width / self.width,
+                height / self.height,
+            )
+        )
+
+    def text(self, x: float, y: float, words: str, **style: Any) -> None:
+        """Words at (x, y), centred on it from top to bottom."""
+        style = {"fontsize": 9.0, "color": INK, "va": "center", **style}
+        self.figure.text(x / self.width, 1 - y / self.height, words, **style)
+
+    def colour_bar(self, mappable: Any, x: float, y: float, height: float) -> Axes:
+        """A narrow colour bar with its upper left corner at (x, y)."""
+        ax = self.axes(x, y, 0.09, height)
+        self.figure.colorbar(mappable, cax=ax)
+        ax.tick_params(labelsize=6.5, length=2, pad=2)
+        return ax
+
+
+def frame(ax: Axes, colour: str = "#bbbbbb", width: float = 0.6) -> None:
+    """A thin frame round axes."""
+    for spine in ax.spines.values():
+        spine.set_visible(True)
+        spine.set_color(colour)
+        spine.set_linewidth(width)
+
+
+def mark_box(
+    ax: Axes, box: tuple[int, int, int, int], picture: Tensor, colour: str = ORANGE
+) -> None:
+    """A frame round the pixels (top, left, bottom, right) of a shown picture, cut at its border."""
+    from matplotlib.patches import Rectangle
+
+    height, width = picture.shape[-2:]
+    top, left, bottom, right = box
+    top, left, bottom, right = max(top, 0), max(left, 0), min(bottom, height), min(right, width)
+    ax.add_patch(
+        Rectangle(
+            (left - 0.5, top - 0.5),
+            right - left,
+            bottom - top,
+            fill=False,
+            linewidth=1.6,
+            edgecolor=colour,
+        )
+    )
+
+
+def signed_text(value: float, form: str = "+.2f") -> str:
+    """A number with its sign, the minus as long as the plus."""
+    return f"{value:{form}}".replace("-", "\N{MINUS SIGN}")

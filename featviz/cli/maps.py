@@ -2,6 +2,98 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Annotated
 
-def maps() -> None:
-    """In preparation."""
+import typer
+
+from featviz.cli import options
+
+
+def maps(
+    picture: Annotated[
+        Path | None,
+        typer.Argument(help="A picture; default: a bundled photograph.", metavar="[PICTURE]"),
+    ] = None,
+    layer: Annotated[
+        str | None, typer.Option("--layer", "-l", help="Whose maps; default: the first layer.")
+    ] = None,
+    units: Annotated[
+        str | None,
+        typer.Option("--units", "-u", help="0-7, 3,12 or all; default: the strongest 12."),
+    ] = None,
+    unit: Annotated[
+        str | None,
+        typer.Option(
+            "--unit",
+            metavar="UNIT",
+            help="Instead: patch times kernel of conv1:12, at its strongest position or at "
+            "conv1:12@20,30.",
+        ),
+    ] = None,
+    top: Annotated[
+        int | None,
+        typer.Option(
+            "--top",
+            min=1,
+            help="Instead: the patches of --data that move each unit most, so many (9).",
+        ),
+    ] = None,
+    data: options.Data = None,
+    model: options.ModelName = "alexnet-mini",
+    weights: options.Weights = None,
+    classes: options.Classes = None,
+    device: options.Device = "auto",
+    out: options.Out = None,
+    overwrite: options.Overwrite = False,
+    as_json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Show where a picture moves units, why one position does, or which patches move them most.
+
+    Examples: featviz maps --layer conv1 (maps of a photograph);
+    featviz maps --unit conv1:12 (why its strongest position answers);
+    featviz maps --layer conv5 --units 0-7 --top 9 (the patches of a data set)
+    """  # fmt: skip
+    from featviz.cli.run import check_out, finish, progress_bar
+    from featviz.errors import UserError
+    from featviz.models.first import first_convolution
+    from featviz.models.load import load
+    from featviz.results import Result
+
+    examples = top is not None or data is not None
+    if examples and (picture is not None or unit is not None):
+        raise UserError("--top and --data search a data set; leave PICTURE and --unit out")
+    if unit is not None and (layer is not None or units is not None):
+        raise UserError(f"--unit {unit} names its layer; leave --layer and --units out")
+    net = load(model, weights=weights, classes=classes, device=device)
+    place = layer or first_convolution(net)
+    if place is None:
+        raise UserError(f"{model} has no convolution; name a layer with --layer")
+    result: Result
+    if examples:
+        from featviz.datasets import open_pictures
+        from featviz.examples import top_patches
+        from featviz.samples import sample_pictures
+
+        folder = check_out(out, f"examples-{_word(place)}", overwrite)
+        pictures = open_pictures(data) if data is not None else sample_pictures()
+        with progress_bar(quiet) as progress:
+            result = top_patches(net, pictures, place, units=units, k=top or 9, progress=progress)
+    else:
+        from featviz.maps import activation_maps, patch_times_kernel
+        from featviz.samples import photograph_path
+
+        shown = picture or photograph_path("china")
+        if unit is not None:
+            folder = check_out(out, f"patch-{_word(unit)}", overwrite)
+            result = patch_times_kernel(net, shown, unit)
+        else:
+            folder = check_out(out, f"maps-{_word(place)}", overwrite)
+            result = activation_maps(net, shown, place, units=units)
+    finish(result, folder, overwrite=overwrite, as_json=as_json, quiet=quiet)
+
+
+def _word(name: str) -> str:
+    """A name as part of a folder's name."""
+    return "".join(c if c.isalnum() or c in "._" else "-" for c in name)
