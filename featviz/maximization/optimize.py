@@ -1,0 +1,427 @@
+"""`maximize`: pictures that a unit, a neuron, a class or a direction answers to most.
+
+Free parameters make a picture (`parametrizations`), it is moved a little (`transforms`), the model
+reads it up to the layer in question, an objective scores it (`objectives`), and Adam follows the
+gradient back (`ascent`). Around that loop stand, here, the choice of settings for a layer, the
+numbers beside each picture (`judge`) and the doubts in words.
+
+Each picture depends on the seed, the layer and its own target alone, whatever is made beside it;
+on the CPU to the last bit.
+
+Erhan et al. 2009, "Visualizing higher-layer features of a deep network"; Yosinski et al. 2015,
+"Understanding neural networks through deep visualization"; Olah, Mordvintsev and Schubert 2017,
+"Feature Visualization" (Distill).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from featviz import results
+from featviz.errors import UserError
+from featviz.maximization import judge, objectives
+from featviz.maximization.ascent import BLOCK, Climb, Settings, ascend, joined, plan
+from featviz.maximization.objectives import Objective
+from featviz.maximization.parametrizations import Fourier, Pixels
+from featviz.maximization.result import Maximized
+from featviz.maximization.transforms import Transforms
+from featviz.models.layers import Layer, Unit, activations, parse_units
+
+if TYPE_CHECKING:
+    from featviz.datasets import Pictures
+    from featviz.models.load import Model
+
+Progress = Callable[[int, int, str], None]
+
+
+class Stopped(KeyboardInterrupt):
+    """Ctrl-C during `maximize`; `result` holds what was finished, or None."""
+
+    def __init__(self, result: Maximized | None):
+        super().__init__("stopped")
+        self.result = result
+
+
+def maximize(
+    model: Model,
+    layer: str,
+    *,
+    units: str | Sequence[int | str] = "all",
+    objective: str = "auto",
+    steps: int = 256,
+    seed: int = 0,
+    size: int | None = None,
+    natural: Pictures | Tensor | None = None,
+    film: int = 0,
+    batch_size: int | None = None,
+    precision: str = "auto",
+    progress: Progress | None = None,
+    **options: Any,
+) -> Maximized:
+    """Pictures that maximise units of a layer: `.images` (N, 3, H, W) and `.scores` (N,).
+
+    layer: an alias or module path; of a ReLU the value before it is maximised
+    units: "all", "3,12", "0-15", classes by name, neurons as "12@6,6", or a sequence of these
+    objective: "centre" is the mean over the positions in the middle of the map and draws one thing;
+        "channel" is the mean over all positions and draws a texture; "auto" takes "centre" for
+        layers that see much of the picture and "channel" for those that see little
+    steps: of the ascent; 128 is enough for a first look, 512 for print
+    size: side of the pictures in pixels; default: what the layer's receptive field asks for,
+        never above the model's input
+    natural: pictures whose highest scores the scores are compared with
+    film: how many stages of the ascent to keep for each picture
+    batch_size: most pictures at a time, default 16; less needs less memory
+    precision: of the model during the ascent, "fp32", "bf16" or "auto": bf16 on CPUs that
+        compute with it, else fp32; scores are of fp32 always
+    options: see `Settings` (`rate`, `smooth`, `calm`, `even`, `transforms`, `parametrization` ...)
+
+    Raises UserError for an unknown layer, unit, objective or option; `Stopped` on Ctrl-C.
+
+        featviz.maximize(model, "conv5", units=[3, 12]).save("run/conv5")
+    """
+    started = time.perf_counter()
+    place = model.layer(layer)
+    found = parse_units(model, layer, units)
+    if objective not in {"auto", "centre", "channel"}:
+        raise UserError(f"unknown objective {objective!r}; take auto, centre or channel")
+    if any(unit.position for unit in found) and not all(unit.position for unit in found):
+        raise UserError("give a position to every unit or to none (conv5:12@6,6 or conv5:12)")
+    indices = [unit.index for unit in found]
+    whole_map = bool(found[0].position)
+    side = size or (model.input_size if whole_map else canvas(model, place))
+    if objective == "auto":
+        objective = "centre" if _draws_parts(model, place) else "channel"
+    if whole_map:
+        goal = objectives.neuron(place.name, indices, [u.position for u in found if u.position])
+    elif objective == "centre" and place.spatial:
+        goal = objectives.centre(place.name, indices)
+    else:
+        goal = objectives.channel(place.name, indices)
+    return _maximize(
+        model, place, goal,
+        names=[str(unit) for unit in found],
+        titles=[model.unit_name(unit) for unit in found],
+        keys=[f"{place.path}/{unit.index}/{unit.position}" for unit in found],
+        units=tuple(found),
+        steps=steps, seed=seed, side=side, natural=natural, film=film, batch_size=batch_size,
+        precision=precision, progress=progress, options=options, started=started,
+        parameters={"layer": place.name, "units": [str(u) for u in found], "objective": goal.text},
+    )  # fmt: skip
+
+
+def maximize_directions(
+    model: Model,
+    layer: str,
+    directions: Tensor,
+    *,
+    names: Sequence[str] | None = None,
+    power: float = 2.0,
+    width: int | None = None,
+    steps: int = 256,
+    seed: int = 0,
+    size: int | None = None,
+    batch_size: int | None = None,
+    precision: str = "auto",
+    progress: Progress | None = None,
+    **options: Any,
+) -> Maximized:
+    """Pictures that drive a layer along the given directions of its channels (N, C).
+
+    The score is dot * max(.1, cosine)^power, mean over the map (or over `width` x `width`
+    positions in its middle); see `objectives.direction`. A picture depends on its direction and the
+    seed alone. `names` are for captions; default: the row numbers.
+
+    Raises UserError if a direction has the wrong length, is zero or not finite.
+    """
+    started = time.perf_counter()
+    place = model.layer(layer)
+    _check_directions(place, directions)
+    aims = directions.detach().cpu().float()
+    labels = list(names) if names is not None else [f"direction {i}" for i in range(len(aims))]
+    return _maximize(
+        model, place, objectives.direction(place.name, aims, power=power, width=width),
+        names=labels, titles=labels,
+        keys=[f"{place.path}/{row.numpy().tobytes().hex()}" for row in aims],
+        units=(),
+        steps=steps, seed=seed, side=size or canvas(model, place), natural=None, film=0,
+        batch_size=batch_size, precision=precision, progress=progress, options=options,
+        started=started,
+        parameters={"layer": place.name, "directions": len(aims), "power": power, "width": width},
+    )  # fmt: skip
+
+
+def canvas(model: Model, layer: Layer) -> int:
+    """The side of the picture that a layer's units are drawn on, in pixels.
+
+    Room for two receptive fields where they are small, for one and a stride where they are large;
+    a multiple of 8, and never more than the model's input.
+    """
+    field = layer.receptive_field
+    if field is None or layer.whole:
+        return model.input_size
+    seen, stride = max(field.size), max(field.stride)
+    side = max(seen + stride, min(2 * seen, max(64, model.input_size // 2)))
+    return min(model.input_size, max(16, 8 * round(side / 8)))
+
+
+def transforms_for(layer: Layer, side: int) -> Transforms:
+    """How far pictures of a layer are moved: at least its stride, but not out of sight.
+
+    Shifts span a period of the layer's lattice (twice the stride in all, 32 pixels for an AlexNet
+    at conv3 to conv5); units that see the whole picture are shifted by a tenth of it.
+    """
+    field = layer.receptive_field
+    stride = max(field.stride) if field is not None and not layer.whole else side / 14
+    small = field is not None and max(field.size) < 16
+    turn = 0.0 if small else 15.0
+    return Transforms(shift=min(stride, side / 8), rotate=turn, scale=0.0 if small else 0.2)
+
+
+def _draws_parts(model: Model, layer: Layer) -> bool:
+    field = layer.receptive_field
+    return field is not None and max(field.size) >= 0.5 * model.input_size
+
+
+def _check_directions(layer: Layer, directions: Tensor) -> None:
+    if directions.dim() != 2 or directions.shape[1] != layer.units:
+        raise UserError(
+            f"directions of shape {tuple(directions.shape)} for {layer.name}, which has "
+            f"{layer.units} channels; give (N, {layer.units})"
+        )
+    if not torch.isfinite(directions).all() or (directions.norm(dim=1) == 0).any():
+        raise UserError("a direction is zero or not finite; leave it out")
+
+
+def _maximize(
+    model: Model,
+    layer: Layer,
+    goal: Objective,
+    *,
+    names: Sequence[str],
+    titles: Sequence[str],
+    keys: Sequence[str],
+    units: tuple[Unit, ...],
+    steps: int,
+    seed: int,
+    side: int,
+    natural: Pictures | Tensor | None,
+    film: int,
+    batch_size: int | None,
+    precision: str,
+    progress: Progress | None,
+    options: dict[str, Any],
+    started: float,
+    parameters: dict[str, Any],
+) -> Maximized:
+    if steps < 1 or side < 8 or film < 0 or (batch_size is not None and batch_size < 1):
+        raise UserError(
+            f"steps {steps}, size {side}, film {film}, batch_size {batch_size}: steps and "
+            "batch_size are 1 or more, size 8 or more, film 0 or more"
+        )
+    settings = _settings(model, layer, steps, side, precision, options)
+    seeds = [_seed(seed, key) for key in keys]
+    blocks: list[list[int]] = []
+    climbs: list[Climb] = []
+    stopped = False
+
+    def report(step: int) -> None:
+        if progress is not None:
+            finished = sum(len(set(block)) for block in blocks[:-1]) * steps
+            progress(
+                finished + step * len(set(blocks[-1])),
+                len(keys) * steps,
+                f"maximising {layer.name}",
+            )
+
+    with _untouched(model), _before_relu(model, layer, goal):
+        try:
+            for block in plan(model, goal, seeds, settings, batch_size or BLOCK):
+                blocks.append(block)
+                own = [seeds[i] for i in block]
+                climbs.append(ascend(model, goal, block, own, settings, film=film, progress=report))
+        except KeyboardInterrupt:
+            if not climbs:
+                raise Stopped(None) from None
+            stopped = True
+        order, climb = joined(blocks, climbs)
+        judged = _judged(model, goal, order, climb.pictures)
+        if natural is not None and units:
+            best = judge.natural_best(model, layer, [units[i].index for i in order], goal, natural)
+            judged["natural"] = best
+    shown = [names[i] for i in order]
+    result = Maximized(
+        origin=results.origin(
+            model, seed=seed, started=started,
+            data=natural if not isinstance(natural, Tensor) else None,
+            parameters=parameters | {"size": side, "steps": steps} | _plain(settings),
+        ),
+        warnings=_warnings(shown, climb, judged, missing=len(keys) - len(order)),
+        model_name=model.name,
+        layer=layer.name,
+        objective=goal.text,
+        units=tuple(units[i] for i in order) if units else (),
+        names=tuple(shown),
+        titles=tuple(titles[i] for i in order),
+        images=climb.pictures,
+        scores=judged.pop("clean"),
+        judged=judged,
+        trace=climb.trace,
+        best_steps=climb.best_steps,
+        alive=climb.alive & (climb.broken < 0),
+        frames=climb.frames,
+    )  # fmt: skip
+    if stopped:
+        raise Stopped(result)
+    return result
+
+
+def _settings(
+    model: Model, layer: Layer, steps: int, side: int, precision: str, options: dict[str, Any]
+) -> Settings:
+    known = {"rate", "smooth", "calm", "even", "reach", "checks", "transforms", "parametrization"}
+    unknown = sorted(set(options) - known)
+    if unknown:
+        raise UserError(f"unknown option {unknown[0]!r}; there are {', '.join(sorted(known))}")
+    if precision not in {"auto", "fp32", "bf16"}:
+        raise UserError(f"unknown precision {precision!r}; take auto, fp32 or bf16")
+    if precision == "auto":
+        precision = "bf16" if model.device.type == "cpu" and cpu_computes_bf16() else "fp32"
+    settings = Settings(
+        steps=steps,
+        parametrization=Fourier(side, side),
+        transforms=transforms_for(layer, side),
+        reach=max(2, side // 10),
+        precision=precision,
+    )
+    if options.get("parametrization") == "pixels":
+        options = options | {"parametrization": Pixels(side, side)}
+    return replace(settings, **options)
+
+
+def cpu_computes_bf16() -> bool:
+    """Whether the CPU has instructions for bf16, so that it is faster than fp32."""
+    ask = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
+    return bool(ask and ask())
+
+
+def _seed(seed: int, key: str) -> int:
+    digest = hashlib.sha256(f"{seed}/{key}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
+def _plain(settings: Settings) -> dict[str, Any]:
+    form = settings.parametrization
+    return asdict(settings) | {
+        "parametrization": {"name": type(form).__name__} | asdict(form)  # type: ignore[call-overload]
+    }
+
+
+@contextmanager
+def _untouched(model: Model) -> Iterator[None]:
+    """Eval mode and no gradients to weights within the block; afterwards all as it was."""
+    modes = {module: module.training for module in model.modules()}
+    wanted = {parameter: parameter.requires_grad for parameter in model.parameters()}
+    try:
+        model.eval().requires_grad_(False)
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+        for parameter, grad in wanted.items():
+            parameter.requires_grad_(grad)
+
+
+@contextmanager
+def _before_relu(model: Model, layer: Layer, goal: Objective) -> Iterator[None]:
+    """Let taps of a ReLU read what goes into it: a silent unit still has a gradient there."""
+    if layer.kind not in {"ReLU", "ReLU6"} or goal.layers != (layer.name,):
+        yield
+        return
+    module = model.net.get_submodule(layer.path)
+    entered: list[Tensor] = []
+
+    def keep(module: torch.nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        entered[:] = [inputs[0]]
+        return (inputs[0].clone(),)  # an in-place ReLU must not reach what is kept
+
+    def give(module: torch.nn.Module, inputs: Any, output: Tensor) -> Tensor:
+        return entered.pop()
+
+    handles = [module.register_forward_pre_hook(keep), module.register_forward_hook(give)]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _judged(
+    model: Model, goal: Objective, order: Sequence[int], pictures: Tensor
+) -> dict[str, Tensor]:
+    """The numbers of `judge` for each picture, (N,) each, by name."""
+    rows = []
+    with torch.no_grad():
+        # One picture at a time: rounding may depend on the size of the batch.
+        for target, picture in zip(order, pictures, strict=True):
+
+            def score(views: Tensor, target: int = target) -> Tensor:
+                return goal(activations(model, views, goal.layers), [target] * len(views))
+
+            rows.append((score(picture[None])[0], judge.held_out(score, picture[None])[0]))
+    period = judge.first_stride(model)
+    return {
+        "clean": torch.stack([clean for clean, _ in rows]).cpu(),
+        "held out": torch.stack([held for _, held in rows]).cpu(),
+        "slope": judge.slope(pictures),
+        "high share": judge.high_share(pictures),
+        "lattice": judge.lattice(pictures, period),
+    }
+
+
+def _warnings(
+    names: Sequence[str], climb: Climb, judged: dict[str, Tensor], missing: int
+) -> tuple[str, ...]:
+    """The doubts about these pictures, in words."""
+    texts = []
+    rows = list(zip(names, climb.alive.tolist(), climb.broken.tolist(), strict=True))
+    silent = [name for name, alive, broken in rows if not alive and broken < 0]
+    if silent:
+        texts.append(
+            f"no gradient reaches {_listed(silent)}: dead, or blocked by ReLUs before it; "
+            "its picture is the start and shows nothing"
+        )
+    broken = [(name, step) for name, _, step in rows if step >= 0]
+    if broken:
+        name, step = broken[0]
+        texts.append(
+            f"the score of {_listed([n for n, _ in broken])} was no number from step {step} on "
+            f"({name}); its picture is that of the step before"
+        )
+    kept = zip(judged["clean"].tolist(), judged["held out"].tolist(), strict=True)
+    fragile = [
+        name
+        for (name, alive, _), (clean, held) in zip(rows, kept, strict=True)
+        if alive and clean > 0 and held < clean / 4
+    ]
+    if fragile:
+        texts.append(
+            f"{_listed(fragile)} keeps under a quarter of its score when the picture is shifted "
+            "and softened: its fine detail is what scores, not its shapes"
+        )
+    if missing:
+        texts.append(f"stopped early: {missing} of {missing + len(names)} pictures were not made")
+    return tuple(texts)
+
+
+def _listed(names: Sequence[str]) -> str:
+    """ "conv5:1, conv5:2 and 7 more" """
+    shown = ", ".join(names[:8])
+    return f"{shown} and {len(names) - 8} more" if len(names) > 8 else shown
