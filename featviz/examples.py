@@ -32,6 +32,9 @@ Progress = Callable[[int, int, str], None]
 PATCH_PIXELS = 112
 """Patches of larger receptive fields are kept shrunk to this side."""
 
+OUTSIDE = 0.82
+"""Grey of what lies outside the picture, light enough not to be taken for part of it."""
+
 PERCENTILE = 99.9
 _KEPT = 50_000  # largest values kept a unit, from which the percentile is read
 
@@ -70,7 +73,7 @@ class TopPatches(results.Result):
     largest: Tensor
     """(U,): largest activation in the whole data set"""
     percentile: Tensor
-    """(U,): what one position in a thousand exceeds"""
+    """(U,): what one position in a thousand exceeds; NaN where there are fewer than that"""
     active: Tensor
     """(U,): share of the pictures in which the unit exceeds 0 somewhere"""
     count: int
@@ -138,7 +141,7 @@ class TopPatches(results.Result):
             "units.csv", ("unit", "name", "largest", "percentile_99_9", "active"),
             [
                 (unit, self.names[i], f"{float(self.largest[i]):.6g}",
-                 f"{float(self.percentile[i]):.6g}", f"{float(self.active[i]):.4f}")
+                 _known(self.percentile[i]), f"{float(self.active[i]):.4f}")
                 for i, unit in enumerate(self.units)
             ],
             caption="Each unit on natural pictures: its largest activation, what one position in "
@@ -165,10 +168,11 @@ class TopPatches(results.Result):
         for row in range(shown):
             y = top + row * step
             page.text(left - 0.12, y + cell / 2 - 0.08, self.names[row], ha="right", weight="bold")
-            page.text(
-                left - 0.12, y + cell / 2 + 0.1, f"1 in 1000: {float(self.percentile[row]):.3g}",
-                fontsize=7, ha="right", color="#555555",
-            )  # fmt: skip
+            if not bool(self.percentile[row].isnan()):
+                page.text(
+                    left - 0.12, y + cell / 2 + 0.1, fontsize=7, ha="right", color="#555555",
+                    words=f"1 in 1000: {float(self.percentile[row]):.3g}",
+                )  # fmt: skip
             for i, (place, picture) in enumerate(
                 zip(self.places[row], self.pictures(row), strict=True)
             ):
@@ -249,7 +253,7 @@ def top_patches(
         for unit, n in best.entries(values):
             y, x = divmod(int(where[n, unit]), maps.shape[-1]) if maps.dim() == 4 else (0, 0)
             box = field.box(y, x) if field else (0, 0, *size)
-            patch = images.crop_box(batch.images[n], box)
+            patch = images.crop_box(batch.images[n], box, OUTSIDE)
             if patch.shape[-2:] != shape:
                 patch = F.interpolate(
                     patch[None], shape, mode="bilinear", antialias=True, align_corners=False
@@ -349,10 +353,16 @@ class _Best:
 def _percentile(tail: Tensor, count: int, share: float) -> Tensor:
     """(U,): the value that `share` of `count` values exceed, interpolated as numpy does.
 
-    tail: (U, T): the largest values, in descending order
+    tail: (U, T): the largest values, in descending order. NaN where `count` is too small for it.
     """
+    if count * share < 1:
+        return tail.new_full((len(tail),), math.nan)
     from_top = share * (count - 1)
     low = math.floor(from_top)
     high = min(low + 1, tail.shape[1] - 1)
     weight = from_top - low
     return tail[:, low] * (1 - weight) + tail[:, high] * weight
+
+
+def _known(value: Tensor) -> str:
+    return "" if bool(value.isnan()) else f"{float(value):.6g}"

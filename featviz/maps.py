@@ -518,7 +518,8 @@ def patch_times_kernel(
 ) -> PatchTimesKernel:
     """Why one unit of a convolution answers as it does at one position: patch * kernel, summed.
 
-    unit: "conv1:12", or with its position "conv1:12@20,30"
+    unit: "conv1:12", with its position "conv1:12@20,30", or a layer alone ("conv1"), which takes
+        the unit that answers this picture most strongly
     position: (row, column) in the unit's map; default: its strongest one in this picture
 
     The sum is computed in float64 from the convolution's input and weights and held against the
@@ -543,7 +544,7 @@ def patch_times_kernel(
     shown = open_picture(model, picture)
     batch = shown[None].to(model.device)
     given, source, maps = _input_of(model, convolution, place, batch)
-    named, position = _locate(model, unit, position, maps.shape[1:])
+    named, position = _locate(model, unit, position, maps)
     own_map = maps[named.index].cpu()
     if position is None:
         best = int(own_map.argmax())
@@ -598,11 +599,15 @@ def patch_times_kernel(
 
 
 def _locate(
-    model: Model, text: str, position: tuple[int, int] | None, shape: Sequence[int]
+    model: Model, text: str, position: tuple[int, int] | None, maps: Tensor
 ) -> tuple[Unit, tuple[int, int] | None]:
-    """The unit, and the position of its text or of the argument, checked against the map."""
-    unit = parse_unit(model, text.partition("@")[0])
-    if "@" in text:
+    """The unit, and the position of its text or of the argument, checked against maps (C, h, w)."""
+    shape = maps.shape[1:]
+    name, at, _ = text.partition("@")
+    if ":" not in name and not at:
+        name = f"{name}:{int(maps.flatten(1).max(1).values.argmax())}"
+    unit = parse_unit(model, name)
+    if at:
         unit_at = text.partition("@")[2].split(",")
         if len(unit_at) != 2 or not all(part.strip().isdigit() for part in unit_at):
             raise UserError(f"{text!r}: a position is written @row,column, as in conv1:12@20,30")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -25,6 +26,15 @@ def kernels(
         bool,
         typer.Option("--shared-scale", help="One scale for all, so that faint ones look faint."),
     ] = False,
+    growth: Annotated[
+        Path | None,
+        typer.Option(
+            "--growth",
+            metavar="FILE",
+            help="Instead: how the first kernels grew, from a training checkpoint "
+            "or a file of snapshots; 'bundled' for those of alexnet-mini.",
+        ),
+    ] = None,
     model: options.ModelName = "alexnet-mini",
     weights: options.Weights = None,
     classes: options.Classes = None,
@@ -39,9 +49,14 @@ def kernels(
     Example: featviz kernels --layer conv1
     """  # fmt: skip
     from featviz.cli.run import check_out, finish, progress_bar
-    from featviz.kernels import find_convolution, kernel_sheet
+    from featviz.kernels import find_convolution, kernel_growth, kernel_sheet
     from featviz.models.load import load
 
+    if growth is not None:
+        folder = check_out(out, "growth", overwrite)
+        grown = kernel_growth(None if str(growth) == "bundled" else growth)
+        finish(grown, folder, overwrite=overwrite, as_json=as_json, quiet=quiet)
+        return
     net = load(model, weights=weights, classes=classes, device=device)
     name = find_convolution(net, layer).name
     folder = check_out(out, f"kernels-{name}", overwrite)
