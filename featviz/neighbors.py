@@ -98,7 +98,7 @@ class Index:
         queries: Tensor,
         k: int,
         *,
-        exclude: Sequence[int] | Tensor | None = None,
+        exclude: Sequence[int] | Tensor | NDArray[Any] | None = None,
         progress: Callable[[int, int, str], None] | None = None,
     ) -> tuple[Tensor, Tensor]:
         """The k nearest rows of each query (Q, dim).
