@@ -2,6 +2,60 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Annotated
 
-def attack() -> None:
-    """In preparation."""
+import typer
+
+from featviz.cli import options
+
+
+def attack(
+    pictures: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="[PICTURE]...", help="Picture files; default: a bundled one."),
+    ] = None,
+    eps: Annotated[
+        str, typer.Option("--eps", help="How far pixels may move: 8/255 or .03; in L2 a length.")
+    ] = "8/255",
+    norm: Annotated[str, typer.Option("--norm", help="linf or l2.")] = "linf",
+    target: Annotated[
+        str | None,
+        typer.Option("--target", "-t", help="Class to reach (name or index); default: any other."),
+    ] = None,
+    method: Annotated[str, typer.Option("--method", help="pgd, or fgsm for one step.")] = "pgd",
+    steps: Annotated[int, typer.Option("--steps", help="Gradient steps at most, of pgd.")] = 40,
+    restarts: Annotated[int, typer.Option("--restarts", help="Walks at most, of pgd.")] = 1,
+    model: options.ModelName = "alexnet-mini",
+    weights: options.Weights = None,
+    classes: options.Classes = None,
+    device: options.Device = "auto",
+    seed: options.Seed = 0,
+    out: options.Out = None,
+    overwrite: options.Overwrite = False,
+    as_json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Change a picture so little that one hardly sees it, and so that the model errs.
+
+    The adversarial PNG in the result folder is judged as it was saved.
+
+    Example: featviz attack --eps 8/255 --target teapot
+    """
+    radius = options.parse_eps(eps)
+
+    from featviz.adversarial.attacks import attack as run
+    from featviz.cli.given import open_given
+    from featviz.cli.run import check_out, finish, progress_bar
+    from featviz.models.load import load
+
+    stem = pictures[0].stem if pictures else "sample"
+    folder = check_out(out, f"attack-{stem}", overwrite)
+    net = load(model, weights=weights, classes=classes, device=device)
+    names, batch = open_given(pictures, net)
+    with progress_bar(quiet) as progress:
+        result = run(
+            net, batch, norm=norm.lower(), eps=radius, method=method.lower(), target=target,
+            steps=steps, restarts=restarts, seed=seed, names=names, progress=progress,
+        )  # fmt: skip
+    finish(result, folder, overwrite=overwrite, as_json=as_json, quiet=quiet)

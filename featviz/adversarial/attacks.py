@@ -1,0 +1,598 @@
+"""Adversarial pictures: `fgsm` and `pgd` for tensors, `attack` for a few pictures with a figure.
+
+    Goodfellow et al., "Explaining and Harnessing Adversarial Examples", 2015 (arXiv:1412.6572)
+    Madry et al., "Towards Deep Learning Models Resistant to Adversarial Attacks", 2018
+        (arXiv:1706.06083)
+
+A model is anything that takes pictures (N, 3, H, W) in [0, 1] and gives logits (N, classes). What
+comes back is inside the ball and inside [0, 1] exactly. A picture leaves the batch as soon as it
+is fooled; one that is wrong by itself has distance 0 and costs one forward pass. Success is judged
+twice: as computed in float32, and again on the picture rounded to 8 bits as a file holds it.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from featviz import images, plots, results
+from featviz.adversarial import balls
+from featviz.adversarial.balls import NORM_NAMES, eps_text
+from featviz.adversarial.search import (
+    Classifier,
+    Job,
+    Outcome,
+    Settings,
+    classify,
+    default_slots,
+    search,
+)
+from featviz.errors import UserError, nearest
+from featviz.models.frozen import frozen
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from featviz.models.load import Model
+
+METHODS = ("pgd", "fgsm")
+Progress = Callable[[int, int, str], None]
+
+
+@dataclass(frozen=True)
+class Found:
+    """What an attack made of each picture, in the order given."""
+
+    adversarial: Tensor
+    """(N, 3, H, W): the picture that fools; without success the one that came nearest to it"""
+    success: Tensor
+    """(N,) bool: the model is wrong on `adversarial` (with a target: it answers the target)"""
+    success_8bit: Tensor
+    """(N,) bool: the same, judged on the picture rounded to 8 bits"""
+    already: Tensor
+    """(N,) bool: so without any change; such a picture is returned as it was"""
+    clean: Tensor
+    """(N,) the class of each picture before"""
+    predicted: Tensor
+    """(N,) the class of `adversarial`"""
+    l2: Tensor
+    """(N,) float64: L2 norm of the change"""
+    linf: Tensor
+    """(N,) float64: its largest component"""
+    steps: Tensor
+    """(N,) gradient steps up to `adversarial`"""
+    forwards: Tensor
+    """(N,) passes spent on the picture, the one that judges 8 bits included"""
+    backwards: Tensor
+    zero_gradients: Tensor
+    """(N,) steps at which the gradient was 0 everywhere"""
+
+
+def fgsm(
+    model: Classifier,
+    pictures: Tensor,
+    labels: Tensor,
+    *,
+    eps: float | Tensor,
+    norm: str = "linf",
+    targeted: bool = False,
+    eight_bit: bool = False,
+    margin: float = 0.0,
+    slots: int | None = None,
+    progress: Progress | None = None,
+) -> Found:
+    """One step of size eps along the gradient (its sign in L-infinity, its direction in L2).
+
+    Arguments as for `pgd`. Goodfellow et al. 2015, section 4.
+    """
+    settings = Settings(
+        norm=norm, steps=1, step_size=1.0, random_start=False, targeted=targeted,
+        eight_bit=eight_bit, margin=margin,
+    )  # fmt: skip
+    return _run(model, pictures, labels, eps, settings, 0, slots, progress)
+
+
+def pgd(
+    model: Classifier,
+    pictures: Tensor,
+    labels: Tensor,
+    *,
+    eps: float | Tensor,
+    norm: str = "linf",
+    steps: int = 40,
+    step_size: float | None = None,
+    restarts: int = 1,
+    random_start: bool = True,
+    targeted: bool = False,
+    eight_bit: bool = False,
+    margin: float = 0.0,
+    seed: int = 0,
+    slots: int | None = None,
+    progress: Progress | None = None,
+) -> Found:
+    """Projected gradient ascent of the cross-entropy within a ball round each picture.
+
+    model: pictures in [0, 1] to logits; a module is used in eval mode and left as it was
+    pictures: (N, 3, H, W) in [0, 1]; labels: (N,) the true classes, or the classes to reach
+    eps: radius of the ball, one number or (N,) numbers; norm: "linf" or "l2"
+    steps: gradient steps of a restart. More find more, up to a plateau; the audit says when not
+    step_size: in units of eps; default 2.5 / steps, so that the walk can cross the ball
+    restarts: walks per picture; it stops at the first success
+    random_start: begin at a random point of the ball (drawn from the picture's own values, the
+        seed and the number of the restart); otherwise the first walk begins at the picture
+    targeted: reach the labels instead of leaving them
+    eight_bit: look at pictures only as 8 bits hold them, so that what is found can be saved;
+        the pictures themselves are rounded first, and eps is counted in whole levels of 1/255
+    margin: how far the wrong logit must be ahead; above 0 the answer survives the last-bit
+        differences between batch sizes and devices
+    slots: how many pictures the model sees at once (default 16, on CUDA 128). At equal slots a
+        result does not depend on the order, the number or the content of the other pictures
+
+    The projection in L2 is that on the ball within the box; the common "rescale, then clip" is
+    not. Raises UserError for arguments out of range.
+    """
+    settings = Settings(norm, steps, step_size, restarts, random_start, targeted, eight_bit, margin)
+    return _run(model, pictures, labels, eps, settings, seed, slots, progress)
+
+
+def _run(
+    model: Classifier,
+    pictures: Tensor,
+    labels: Tensor,
+    eps: float | Tensor,
+    settings: Settings,
+    seed: int,
+    slots: int | None,
+    progress: Progress | None,
+) -> Found:
+    pictures = check_pictures(pictures)
+    check_settings(settings)
+    count = len(pictures)
+    radii = check_eps(eps, settings.norm, count)
+    if labels.shape != (count,) or labels.is_floating_point():
+        raise UserError(
+            f"labels must be {count} whole numbers, one a picture; "
+            f"got shape {tuple(labels.shape)} of {labels.dtype}"
+        )
+    if settings.eight_bit:
+        pictures = images.quantise(pictures)
+    slots = check_slots(slots, pictures.device)
+    jobs = [
+        Job(pictures[i], int(labels[i]), float(radii[i]), balls.picture_key(pictures[i], seed), i)
+        for i in range(count)
+    ]
+    outcomes: dict[int, Outcome] = {}
+
+    def done(job: Job, outcome: Outcome) -> None:
+        outcomes[job.tag] = outcome
+        if progress is not None:
+            progress(len(outcomes), count, "attacking")
+
+    with frozen(model):
+        search(model, jobs, settings, slots=slots, done=done)
+        return _gather(model, pictures, labels, outcomes, settings, slots)
+
+
+def _gather(
+    model: Classifier,
+    pictures: Tensor,
+    labels: Tensor,
+    outcomes: dict[int, Outcome],
+    settings: Settings,
+    slots: int,
+) -> Found:
+    found = [outcomes[i] for i in range(len(pictures))]
+    adversarial = torch.stack([o.picture for o in found])
+
+    def gathered(name: str, dtype: torch.dtype = torch.long) -> Tensor:
+        return torch.tensor([getattr(o, name) for o in found], dtype=dtype)
+
+    success, forwards = gathered("success", torch.bool), gathered("forwards")
+    success_8bit = success.clone()
+    rounded = images.quantise(adversarial).to(adversarial.dtype)
+    changed = (rounded != adversarial).flatten(1).any(1).cpu() & success
+    if changed.any():
+        rows = changed.nonzero()[:, 0]
+        classes = classify(model, rounded[rows.to(rounded.device)], slots=slots).argmax(1).cpu()
+        wanted = labels.cpu()[rows]
+        success_8bit[rows] = classes == wanted if settings.targeted else classes != wanted
+        forwards[rows] += 1
+    return Found(
+        adversarial=adversarial,
+        success=success,
+        success_8bit=success_8bit,
+        already=gathered("already", torch.bool),
+        clean=gathered("clean"),
+        predicted=gathered("predicted"),
+        l2=balls.l2_distance(pictures, adversarial).cpu(),
+        linf=balls.linf_distance(pictures, adversarial).cpu(),
+        steps=gathered("steps"),
+        forwards=forwards,
+        backwards=gathered("backwards"),
+        zero_gradients=gathered("zero_gradients"),
+    )
+
+
+def check_pictures(pictures: Tensor) -> Tensor:
+    """The pictures as a plain contiguous tensor without history. Raises UserError."""
+    if pictures.dim() != 4 or pictures.shape[1] != 3 or not pictures.is_floating_point():
+        raise UserError(
+            "an attack takes float pictures of shape (N, 3, H, W), "
+            f"got {tuple(pictures.shape)} of {pictures.dtype}"
+        )
+    if not len(pictures):
+        raise UserError("there is no picture to attack")
+    with torch.inference_mode(False):
+        plain = pictures.detach().clone(memory_format=torch.contiguous_format)
+    if not bool(((plain >= 0) & (plain <= 1)).all()):  # NaN fails both
+        low, high = float(plain.min()), float(plain.max())
+        raise UserError(
+            f"pictures must lie in [0, 1], these reach from {low:.3g} to {high:.3g}; "
+            "give them as read (the model normalises by itself)"
+        )
+    return plain
+
+
+def check_eps(eps: float | Tensor, norm: str, count: int) -> Tensor:
+    """One radius a picture, (N,) in float64. Raises UserError."""
+    radii = torch.as_tensor(eps, dtype=torch.float64).cpu()
+    if radii.shape not in {(), (count,)}:
+        raise UserError(f"eps must be one number or {count}, got shape {tuple(radii.shape)}")
+    bad = [float(e) for e in radii.reshape(-1) if not 0 <= e < float("inf")]
+    if bad:
+        raise UserError(f"eps {bad[0]:g} is out of range; it is a distance, 0 or more")
+    largest = float(radii.max())
+    if norm == "linf" and largest > 1:
+        raise UserError(
+            f"eps {largest:g} is more than the whole range of a pixel (0 to 1); "
+            f"for {largest:g} levels of 255 write {largest:g}/255"
+        )
+    return radii.expand(count)
+
+
+def check_settings(settings: Settings) -> None:
+    """Raise UserError for a setting that makes no sense."""
+    if settings.norm not in balls.NORMS:
+        raise UserError(
+            f"unknown norm {settings.norm!r}{nearest(settings.norm, balls.NORMS)} "
+            f"(there are {' and '.join(balls.NORMS)})"
+        )
+    if settings.steps < 1 or settings.restarts < 1:
+        raise UserError("steps and restarts must be 1 or more")
+    if settings.step_size is not None and not 0 < settings.step_size < float("inf"):
+        raise UserError(f"step_size {settings.step_size:g} must be above 0, in units of eps")
+
+
+def check_slots(slots: int | None, device: torch.device) -> int:
+    """How many pictures the model sees at once. Raises UserError."""
+    if slots is not None and slots < 1:
+        raise UserError(f"slots is {slots}; the model must see 1 picture or more at once")
+    return slots or default_slots(device)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attacked(results.Result):
+    """A few pictures, what was added to them, and what the model says before and after."""
+
+    kind: ClassVar[str] = "attack"
+
+    model_name: str
+    classes: tuple[str, ...]
+    """short names, for the figures"""
+    names: tuple[str, ...]
+    originals: Tensor
+    """(N, 3, H, W)"""
+    found: Found
+    labels: Tensor
+    """(N,) the class each picture was to leave"""
+    target: int | None
+    method: str
+    norm: str
+    eps: float
+    before: Tensor
+    """(N, classes) probabilities of the originals"""
+    after: Tensor
+    """(N, classes) probabilities of the adversarial pictures"""
+
+    @property
+    def title(self) -> str:
+        ball = f"{NORM_NAMES[self.norm]}, eps {eps_text(self.eps, self.norm)}"
+        if self.target is None:
+            return f"{self.method.upper()} on {self.model_name} ({ball})"
+        goal = self.classes[self.target]
+        return f"{self.method.upper()} towards {goal} on {self.model_name} ({ball})"
+
+    def numbers(self) -> dict[str, results.Number]:
+        found, n = self.found, len(self.names)
+        tried = ~found.already
+        hit = found.success & tried
+        goal = "a wrong answer" if self.target is None else "the target"
+        first = {
+            "fooled": results.Number(
+                int(hit.sum()), f"of {int(tried.sum())}",
+                f"pictures brought to {goal}; {int(found.already.sum())} of {n} were there already",
+            ),
+            "fooled as saved": results.Number(
+                int((found.success_8bit & tried).sum()), f"of {int(tried.sum())}",
+                "the same after rounding to 8 bits",
+            ),
+        }  # fmt: skip
+        if hit.any():
+            first |= {
+                "L∞ distance": results.Number(
+                    float(found.linf[hit].median()) * 255, "/255", "median of the fooled pictures"
+                ),
+                "L2 distance": results.Number(
+                    float(found.l2[hit].median()), "", "median of the fooled pictures"
+                ),
+                "steps": results.Number(
+                    float(found.steps[hit].double().median()), "", "gradient steps, median"
+                ),
+            }
+        return first | {
+            "forward passes": results.Number(int(found.forwards.sum()), "", "of single pictures"),
+            "backward passes": results.Number(int(found.backwards.sum()), "", "of single pictures"),
+        }
+
+    def perturbation(self, i: int) -> tuple[Tensor, float]:
+        """The change of picture i shown round mid-grey, (3, H, W), and the factor that shows it."""
+        change = self.found.adversarial[i] - self.originals[i]
+        return shown_perturbation(change)
+
+    def write(self, folder: results.Folder) -> None:
+        for i, name in enumerate(self.names):
+            number = f"{i + 1:02d}"
+            what = self._change_in_words(i)
+            factor = self.perturbation(i)[1]
+            folder.figure(
+                f"attack-{number}.png", self.plot_one(i),
+                caption=f"{name}: {what} Middle: the change times {factor:,.0f} round mid-grey. "
+                "Right: probabilities before and after.",
+                alt=f"Original, perturbation and adversarial picture of {name}; {what}",
+            )  # fmt: skip
+        for i, name in enumerate(self.names):
+            number = f"{i + 1:02d}"
+            folder.figure(
+                f"pictures/{number}-original.png", self.originals[i],
+                caption=f"{name} as the model sees it: {self._answer(self.before[i])}.",
+                alt=f"{name}, original",
+            )  # fmt: skip
+            folder.figure(
+                f"pictures/{number}-adversarial.png", self.found.adversarial[i],
+                caption=f"{name}, adversarial, saved without loss: {self._answer(self.after[i])}.",
+                alt=f"{name}, adversarial",
+            )  # fmt: skip
+        found = self.found
+        folder.table(
+            "attack.csv",
+            ("picture", "label", "before", "after", "success", "success_8bit", "already",
+             "linf", "l2", "steps", "forwards", "backwards"),
+            (
+                (self.names[i], self.classes[int(self.labels[i])],
+                 self.classes[int(found.clean[i])], self.classes[int(found.predicted[i])],
+                 int(found.success[i]), int(found.success_8bit[i]), int(found.already[i]),
+                 float(found.linf[i]), float(found.l2[i]), int(found.steps[i]),
+                 int(found.forwards[i]), int(found.backwards[i]))
+                for i in range(len(self.names))
+            ),
+            caption="One row a picture; linf and l2 are the size of the change in [0, 1] units.",
+        )  # fmt: skip
+
+    def _answer(self, probabilities: Tensor) -> str:
+        best = int(probabilities.argmax())
+        return f"{self.classes[best]} ({100 * float(probabilities[best]):.0f}%)"
+
+    def _change_in_words(self, i: int) -> str:
+        before, after = self._answer(self.before[i]), self._answer(self.after[i])
+        found = self.found
+        if found.already[i]:
+            return f"{before} already, nothing was changed."
+        size = f"no pixel changed by more than {255 * float(found.linf[i]):.2g}/255, " \
+               f"L2 {float(found.l2[i]):.2g}"  # fmt: skip
+        if found.success[i]:
+            return f"{before} becomes {after}; {size}."
+        return f"{before} is not fooled, the nearest try gives {after}; {size}."
+
+    def plot(self) -> Figure:
+        figure = plots.new_figure(9.6, 2.55 * len(self.names))
+        parts: Any = figure.subfigures(len(self.names), 1, squeeze=False)
+        for i in range(len(self.names)):
+            self._draw(parts[i, 0], i)
+        return figure
+
+    def plot_one(self, i: int) -> Figure:
+        """One picture's row: original, perturbation, adversarial, probabilities."""
+        figure = plots.new_figure(9.6, 2.75)
+        self._draw(figure, i)
+        return figure
+
+    def _draw(self, figure: Any, i: int) -> None:
+        axes = figure.subplots(1, 4, width_ratios=(1, 1, 1, 1.25))
+        change, factor = self.perturbation(i)
+        pixelated = self.originals.shape[-1] <= 128
+        plots.show_image(axes[0], self.originals[i], self._answer(self.before[i]),
+                         pixelated=pixelated)  # fmt: skip
+        size = eps_text(self.eps, self.norm)
+        middle = f"change × {factor:,.0f}" if factor else "no change"
+        plots.show_image(axes[1], change, middle, pixelated=pixelated)
+        plots.show_image(axes[2], self.found.adversarial[i], self._answer(self.after[i]),
+                         pixelated=pixelated)  # fmt: skip
+        for k, text in enumerate("+="):
+            axes[k].text(1.06, 0.5, text, transform=axes[k].transAxes, fontsize=13,
+                         ha="center", va="center", color=plots.INK)  # fmt: skip
+        measured = (
+            f"largest {255 * float(self.found.linf[i]):.2g}/255, L2 {float(self.found.l2[i]):.2g}"
+            f"\nallowed: {NORM_NAMES[self.norm]} {size}"
+        )
+        axes[1].set_xlabel(measured, fontsize=7, color=plots.INK, labelpad=3)
+        draw_bars(axes[3], self.before[i], self.after[i], self.classes)
+
+
+def shown_perturbation(change: Tensor) -> tuple[Tensor, float]:
+    """A change (3, H, W) round mid-grey, and the factor it was multiplied with to be seen.
+
+    The factor is a round number that brings the 99.5th percentile near full contrast; 0 means
+    that nothing changed. What exceeds the range is clipped.
+    """
+    strong = float(torch.quantile(_thinned(change.abs()), 0.995)) or float(change.abs().max())
+    if strong == 0:
+        return torch.full_like(change, 0.5), 0.0
+    exact = 0.5 / strong
+    power = 10 ** math.floor(math.log10(exact))
+    factor = max([f * power for f in (1, 2, 5) if f * power <= exact * 1.001], default=1.0)
+    factor = max(1.0, factor)
+    return (0.5 + factor * change).clamp(0, 1), factor
+
+
+def _thinned(values: Tensor) -> Tensor:
+    """At most a million of the values, evenly spread (`quantile` takes no more than 16 million)."""
+    flat = values.flatten()
+    return flat[:: max(1, len(flat) // 1_000_000)]
+
+
+def draw_bars(ax: Axes, before: Tensor, after: Tensor, classes: Sequence[str], k: int = 5) -> None:
+    """Probabilities of the classes that are among the top k before, then of those after."""
+    k = min(k, len(classes))
+    first, then = before.topk(k).indices.tolist(), after.topk(k).indices.tolist()
+    shown = list(dict.fromkeys([then[0], first[0], *then, *first]))[: k + 2]
+    shown.sort(key=lambda c: -max(float(before[c]), float(after[c])))
+    places = torch.arange(len(shown)).numpy()
+    ax.barh(places - 0.2, [100 * float(before[c]) for c in shown], 0.38, color=plots.BLUE,
+            label="before")  # fmt: skip
+    ax.barh(places + 0.2, [100 * float(after[c]) for c in shown], 0.38, color=plots.RED,
+            label="after")  # fmt: skip
+    ax.set_yticks(places, [short(classes[c]) for c in shown])
+    ax.invert_yaxis()
+    plots.lines(ax, xlabel="probability (%)", ylabel="")
+    ax.xaxis.label.set_fontsize(7)
+    ax.tick_params(labelsize=7)
+    ax.set_xlim(0, 100)
+    ax.legend(fontsize=7, frameon=False, loc="lower right")
+
+
+def short(name: str, most: int = 20) -> str:
+    """A class name that fits beside a bar."""
+    return name if len(name) <= most else name[: most - 1] + "…"
+
+
+def attack(
+    model: Model,
+    pictures: Tensor,
+    labels: Sequence[int | str] | Tensor | None = None,
+    *,
+    norm: str = "linf",
+    eps: float = 8 / 255,
+    method: str = "pgd",
+    target: int | str | None = None,
+    steps: int = 40,
+    step_size: float | None = None,
+    restarts: int = 1,
+    seed: int = 0,
+    names: Sequence[str] | None = None,
+    slots: int = 4,
+    progress: Progress | None = None,
+) -> Attacked:
+    """A few pictures changed so little that one hardly sees it, and so that the model errs.
+
+    pictures: (N, 3, H, W) or (3, H, W) in [0, 1]; they are rounded to 8 bits, as a file has them
+    labels: the classes to leave (indices or names); default: what the model says of the pictures
+    norm, eps: the change stays within this distance: "linf" (8/255: no value by more than 8 of
+        255 levels) or "l2"
+    method: "pgd" or "fgsm" (one step)
+    target: a class to be reached, instead of any other than the label
+    steps, step_size, restarts, seed, slots: as for `pgd`
+    names: what the pictures are called in figures and tables
+
+    PGD's first walk begins at the picture itself and ends at the first success, so that the change
+    is often smaller than allowed. It is found on 8-bit pictures with a logit at least 0.01 ahead:
+    saved as PNG and loaded again, it is adversarial still.
+
+    Raises UserError for arguments out of range.
+
+        result = featviz.attack(model, featviz.read_square("cat.jpg", 256, 224), target="goldfish")
+        result.save("run/cat")
+    """
+    started = time.perf_counter()
+    if method not in METHODS:
+        raise UserError(f"unknown method {method!r}{nearest(method, METHODS)}; take pgd or fgsm")
+    batch = pictures[None] if pictures.dim() == 3 else pictures
+    batch = images.quantise(check_pictures(batch)).to(model.device)
+    count = len(batch)
+    names = tuple(names) if names is not None else tuple(f"picture {i + 1}" for i in range(count))
+    check_eps(eps, norm, count)
+    slots = check_slots(slots, batch.device)
+    goal = None if target is None else model.class_index(target)
+    with frozen(model):
+        before = classify(model, batch, slots=slots)
+    own = before.argmax(1).cpu() if labels is None else class_indices(model, labels, count)
+    aim = own if goal is None else torch.full((count,), goal)
+    settings: dict[str, Any] = {
+        "eps": eps, "norm": norm, "targeted": goal is not None, "eight_bit": True,
+        "margin": 0.01, "slots": slots, "progress": progress,
+    }  # fmt: skip
+    if method == "fgsm":
+        found = fgsm(model, batch, aim, **settings)
+    else:
+        found = pgd(model, batch, aim, steps=steps, step_size=step_size, restarts=restarts,
+                    random_start=False, seed=seed, **settings)  # fmt: skip
+    with frozen(model):
+        after = classify(model, found.adversarial, slots=slots)
+    warnings = []
+    blind = int(((found.zero_gradients > 0) & ~found.success).sum())
+    if blind:
+        warnings.append(
+            f"the gradient was 0 everywhere at some step of {blind} pictures: the model hides its "
+            "gradient there, and the attack says little about its robustness"
+        )
+    if norm == "linf" and 0 < eps < 1 / 255:
+        warnings.append(
+            f"eps {eps_text(eps, norm)} is less than one level of an 8-bit picture, so nothing "
+            "can change; the audit works on unrounded pictures"
+        )
+    return Attacked(
+        origin=results.origin(
+            model,
+            parameters={
+                "pictures": list(names), "labels": own.tolist(), "norm": norm, "eps": eps,
+                "method": method, "target": goal, "steps": steps if method == "pgd" else 1,
+                "step_size": step_size, "restarts": restarts, "slots": slots,
+            },
+            started=started,
+            seed=seed,
+        ),
+        warnings=tuple(warnings),
+        model_name=model.name,
+        classes=tuple(model.class_name(c) for c in range(len(model.classes))),
+        names=names,
+        originals=batch.cpu(),
+        found=_on_cpu(found),
+        labels=own,
+        target=goal,
+        method=method,
+        norm=norm,
+        eps=eps,
+        before=before.softmax(1).cpu(),
+        after=after.softmax(1).cpu(),
+    )  # fmt: skip
+
+
+def class_indices(model: Model, labels: Sequence[int | str] | Tensor, count: int) -> Tensor:
+    """(N,) class indices from indices or names. Raises UserError."""
+    given = labels.tolist() if isinstance(labels, Tensor) else list(labels)
+    if len(given) != count:
+        raise UserError(f"{len(given)} labels for {count} pictures; give one a picture")
+    return torch.tensor([model.class_index(label) for label in given])
+
+
+def _on_cpu(found: Found) -> Found:
+    return Found(**{name: getattr(found, name).cpu() for name in found.__dataclass_fields__})
+
+
+__all__ = ["Attacked", "Found", "attack", "fgsm", "pgd"]

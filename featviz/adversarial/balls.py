@@ -1,0 +1,177 @@
+"""The sets an attack may move in: an L-infinity or L2 ball round each picture, within [0, 1].
+
+In: pictures (N, 3, H, W) and one radius eps a picture, (N,) in float64. Out: pictures that are
+inside exactly, measured in float64, and not up to a rounding error.
+
+The projection on an L2 ball within a box scales and clips at once: each component is
+clip(s * v, low, high) with the one s in (0, 1] for which the norm is eps. Scaling first and
+clipping afterwards stays inside both sets, but is not the nearest point of their intersection.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+
+import torch
+from torch import Tensor
+
+NORMS = ("linf", "l2")
+NORM_NAMES = {"linf": "L∞", "l2": "L2"}
+LEVELS = 255
+
+
+def column(values: Tensor) -> Tensor:
+    """(N,) as (N, 1, 1, 1), to be combined with pictures."""
+    return values.view(-1, 1, 1, 1)
+
+
+def linf_bounds(pictures: Tensor, eps: Tensor) -> tuple[Tensor, Tensor]:
+    """The lowest and highest allowed value of every pixel: [x - eps, x + eps] within [0, 1]."""
+    x, radius = pictures.double(), column(eps.double())
+    low, high = (x - radius).to(pictures.dtype), (x + radius).to(pictures.dtype)
+    # Rounding may have gone outwards: one step back towards the picture.
+    low = torch.where(x - low.double() > radius, torch.nextafter(low, pictures), low)
+    high = torch.where(high.double() - x > radius, torch.nextafter(high, pictures), high)
+    return low.clamp(min=0), high.clamp(max=1)
+
+
+def project_l2(delta: Tensor, low: Tensor, high: Tensor, eps: Tensor) -> Tensor:
+    """The nearest perturbation with L2 norm at most eps and low <= delta <= high.
+
+    delta, low, high: (N, ...) with low <= 0 <= high; eps: (N,). The scale s is found by active
+    sets: it grows from eps/norm, and each round fixes the components that have met their bound;
+    a handful of rounds end it.
+    """
+    v = delta.flatten(1).double()
+    lower, upper = low.flatten(1).double(), high.flatten(1).double()
+    room = torch.where(v > 0, upper, -lower)  # how far a component may go its own way
+    size = v.abs()
+    inside = torch.minimum(size, room).square().sum(1).sqrt() <= eps
+    scale = (eps / v.square().sum(1).sqrt().clamp(min=1e-300)).clamp(max=1)
+    clipped = torch.zeros_like(size, dtype=torch.bool)
+    for _ in range(100):
+        now = scale[:, None] * size >= room
+        if torch.equal(now, clipped):
+            break
+        clipped = now
+        fixed = torch.where(clipped, room, 0).square().sum(1)
+        free = torch.where(clipped, 0, size).square().sum(1)
+        left = (eps.square() - fixed).clamp(min=0)
+        scale = torch.where(free > 0, (left / free.clamp(min=1e-300)).sqrt(), scale).clamp(max=1)
+    scale = torch.where(inside, torch.ones_like(scale), scale)
+    projected = torch.clamp(scale[:, None] * v, lower, upper)
+    return projected.to(delta.dtype).view_as(delta)
+
+
+def inside_l2(pictures: Tensor, moved: Tensor, eps: Tensor) -> Tensor:
+    """`moved`, drawn towards `pictures` by what rounding put it outside the ball."""
+    moved = moved.clamp(0, 1)
+    shrink = 1.0 - 1e-7
+    while True:
+        outside = l2_distance(pictures, moved) > eps
+        if not outside.any():
+            return moved
+        nearer = pictures + shrink * (moved - pictures)
+        moved = torch.where(column(outside), nearer.clamp(0, 1), moved)
+        shrink = shrink * shrink if shrink > 1e-6 else 0.0
+
+
+def l2_distance(one: Tensor, other: Tensor) -> Tensor:
+    """(N,) in float64."""
+    return (one.double() - other.double()).flatten(1).square().sum(1).sqrt()
+
+
+def linf_distance(one: Tensor, other: Tensor) -> Tensor:
+    """(N,) in float64."""
+    return (one.double() - other.double()).flatten(1).abs().amax(1)
+
+
+def distance(one: Tensor, other: Tensor, norm: str) -> Tensor:
+    """(N,) in float64, in the norm named."""
+    return linf_distance(one, other) if norm == "linf" else l2_distance(one, other)
+
+
+def on_levels(pictures: Tensor, moved: Tensor, eps: Tensor, norm: str) -> Tensor:
+    """`moved` as 8 bits can hold it, still within eps of `pictures` (which are 8-bit themselves).
+
+    Distances are counted in levels of 1/255. In L2 plain rounding may lead outside; then fewer
+    components are rounded away from the picture, those with the smallest fraction first.
+    """
+    start = (pictures.double() * LEVELS).round()
+    change = moved.double() * LEVELS - start
+    if norm == "linf":
+        most = column((eps.double() * LEVELS + 1e-6).floor())
+        levels = change.round().clamp(min=-most, max=most)
+    else:
+        radius = eps.double() * LEVELS + 1e-6
+        # A component counts as one level more when its fraction is above the threshold.
+        low, high = torch.full_like(radius, 0.5), torch.full_like(radius, 1.0)
+        levels = _rounded(change, low)
+        if (_norm(levels) > radius).any():
+            for _ in range(12):
+                middle = (low + high) / 2
+                outside = _norm(_rounded(change, middle)) > radius
+                low = torch.where(outside, middle, low)
+                high = torch.where(outside, high, middle)
+            fits = _norm(levels) <= radius
+            levels = torch.where(column(fits), levels, _rounded(change, high))
+    return ((start + levels).clamp(0, LEVELS).to(pictures.dtype)).div_(LEVELS)
+
+
+def _rounded(change: Tensor, threshold: Tensor) -> Tensor:
+    return change.sign() * (change.abs() + 1 - column(threshold)).floor()
+
+
+def _norm(levels: Tensor) -> Tensor:
+    return levels.flatten(1).square().sum(1).sqrt()
+
+
+def picture_key(picture: Tensor, seed: int) -> int:
+    """A number made of a picture's own values and the seed.
+
+    Random starts drawn from it do not depend on the order, the batch or the neighbours.
+    """
+    values = picture.detach().cpu().contiguous().numpy().tobytes()
+    return int.from_bytes(hashlib.sha256(values + str(seed).encode()).digest()[:7], "big")
+
+
+def generator(key: int, *numbers: int) -> torch.Generator:
+    """The stream of random numbers for a picture's key and, say, the number of the restart."""
+    text = ",".join(map(str, (key, *numbers)))
+    seed = int.from_bytes(hashlib.sha256(text.encode()).digest()[:7], "big")
+    return torch.Generator().manual_seed(seed)
+
+
+def random_start(picture: Tensor, eps: float, norm: str, stream: torch.Generator) -> Tensor:
+    """A uniform point of the ball round one picture (3, H, W), brought into [0, 1]."""
+    radius = torch.tensor([eps], dtype=torch.float64, device=picture.device)
+    if norm == "linf":
+        noise = torch.rand(picture.shape, generator=stream, dtype=torch.float64) * 2 - 1
+        noise = (eps * noise).to(picture.device, picture.dtype)
+        low, high = linf_bounds(picture[None], radius)
+        return torch.clamp((picture + noise)[None], low, high)[0]
+    noise = torch.randn(picture.shape, generator=stream, dtype=torch.float64)
+    u = torch.rand((), generator=stream, dtype=torch.float64)
+    noise *= eps * u ** (1 / noise.numel()) / noise.norm()
+    moved = (picture + noise.to(picture.device, picture.dtype))[None]
+    return inside_l2(picture[None], moved, radius)[0]
+
+
+def random_noise(picture: Tensor, eps: float, norm: str, stream: torch.Generator) -> Tensor:
+    """Noise as large as the ball allows: ±eps in each component, or a direction of length eps."""
+    if norm == "linf":
+        sign = torch.randint(0, 2, picture.shape, generator=stream).mul_(2).sub_(1)
+        return (picture + eps * sign.to(picture.device, picture.dtype)).clamp(0, 1)
+    noise = torch.randn(picture.shape, generator=stream, dtype=torch.float64)
+    noise *= eps / noise.norm()
+    return (picture + noise.to(picture.device, picture.dtype)).clamp(0, 1)
+
+
+def eps_text(eps: float, norm: str) -> str:
+    """An eps as people write it: 8/255 or 0.5/255 in L-infinity, 0.25 in L2."""
+    levels = eps * LEVELS
+    round_ones = (math.isclose(k * levels, round(k * levels), abs_tol=1e-6) for k in (8, 10))
+    if norm == "linf" and eps > 0 and any(round_ones):
+        return f"{levels:.4g}/255"
+    return f"{eps:.4g}"
