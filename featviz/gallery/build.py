@@ -163,7 +163,7 @@ def _write_pages(site: Site, target: Path, with_arrays: bool) -> None:
 
 
 def _with_neighbours(items: Sequence[Any]) -> Iterable[tuple[Any, Any | None, Any | None]]:
-    return zip(items, [None, *items[:-1]], [*items[1:], None], strict=True)
+    return zip(items, (None, *items), (*items[1:], None), strict=False)
 
 
 def _same_channel(site: Site, unit: UnitPage) -> list[UnitPage]:

@@ -155,14 +155,14 @@ def read_entries(root: Path) -> tuple[list[Entry], list[Unreadable]]:
         inside = folder.relative_to(root)
         if any(part.startswith(".") for part in inside.parts) or _in_gallery(folder, root):
             continue
-        name = inside.as_posix() if inside.parts else root.resolve().name
+        name = clean(inside.as_posix() if inside.parts else root.resolve().name)
         try:
             entries.append(read_entry(folder, name))
         except UserError as error:
             reason = str(error)
             for path in (folder / "result.json", folder):
                 reason = reason.removeprefix(f"{path} ").replace(str(path), name)
-            left_out.append(Unreadable(name, _clean(reason)))
+            left_out.append(Unreadable(name, clean(reason)))
     return entries, left_out
 
 
@@ -287,9 +287,9 @@ def _tables(folder: Path, document: dict[str, Any], problems: list[str]) -> Iter
             continue
         try:
             with (folder / file).open(newline="", encoding="utf-8", errors="replace") as lines:
-                rows = [tuple(map(_clean, row)) for row in csv.reader(lines)]
+                rows = [tuple(map(clean, row)) for row in csv.reader(lines)]
         except (OSError, csv.Error) as error:
-            problems.append(f"{file} cannot be read ({_clean(str(error))})")
+            problems.append(f"{file} cannot be read ({clean(str(error))})")
             continue
         head = rows[0] if rows else ()
         yield Table(file, _text(item.get("caption")), head, tuple(rows[1:]))
@@ -376,18 +376,18 @@ def _numbers(document: dict[str, Any]) -> dict[str, Number]:
         if isinstance(value, bool | list | dict):
             value = one_line(value)
         if isinstance(value, str):
-            value = _clean(value)
+            value = clean(value)
         found[name] = Number(value, _text(fields.get("unit")), _text(fields.get("meaning")))
     return found
 
 
 def one_line(value: Any) -> str:
     """A parameter's value on one line: words as they are, all else as JSON."""
-    return _clean(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
+    return clean(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
 
 
 def _mapping(value: object) -> dict[str, Any]:
-    return {_clean(str(k)): v for k, v in value.items()} if isinstance(value, dict) else {}
+    return {clean(str(k)): v for k, v in value.items()} if isinstance(value, dict) else {}
 
 
 def _list(value: object) -> list[Any]:
@@ -395,10 +395,10 @@ def _list(value: object) -> list[Any]:
 
 
 def _text(value: object) -> str:
-    return _clean(value) if isinstance(value, str) else ""
+    return clean(value) if isinstance(value, str) else ""
 
 
-def _clean(text: str) -> str:
+def clean(text: str) -> str:
     """Text that a UTF-8 page can hold: no lone surrogates, no control characters."""
     whole = text.encode("utf-8", "replace").decode("utf-8")
     return "".join(c if c >= " " or c in "\t\n" else "\N{REPLACEMENT CHARACTER}" for c in whole)

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from urllib.parse import quote
 
-from featviz.gallery.entries import Entry, Figure, Source, Unreadable, numeric_columns
+from featviz.gallery.entries import Entry, Figure, Source, Unreadable, clean, numeric_columns
 from featviz.gallery.kinds import GROUPS, OTHER, Group, Kind, group_of, kind_words
 
 PORTRAITS = ("maximize", "kernels", "maps")
@@ -233,7 +233,7 @@ def plan_site(
         for place, e in enumerate(ordered)
     )
     site = Site("", exhibits, tuple(_units(exhibits)), tuple(left_out))
-    return Site(title or _title(site), exhibits, site.units, site.left_out)
+    return Site(clean(title or "") or _title(site), exhibits, site.units, site.left_out)
 
 
 def _title(site: Site) -> str:

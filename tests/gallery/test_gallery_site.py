@@ -1,0 +1,456 @@
+"""Laws of the gallery's pages, read back with the standard library's HTML parser."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import pytest
+from gallery_run import figure, write_result, write_run
+
+from featviz.errors import UserError
+from featviz.gallery.build import build_gallery, show_seconds, show_size, show_time
+from featviz.gallery.entries import Figure, read_entry, short_cell, unit_name
+from featviz.gallery.kinds import GROUPS, KINDS
+from featviz.gallery.site import layer_key, natural
+
+
+class Page(HTMLParser):
+    """What the tests ask of a page: its elements with their attributes, ids, and its text."""
+
+    VOID = frozenset({"meta", "link", "img", "br", "hr", "input"})
+
+    def __init__(self, path: Path):
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str]]] = []
+        self.words = ""
+        self.open: list[str] = []
+        self.feed(path.read_text(encoding="utf-8"))
+        assert self.open == [], f"{path.name}: {self.open} never closed"
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, {k: v or "" for k, v in attrs}))
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag in ("li", "p", "tr", "td", "th") and self.open[-1] != tag:
+            raise AssertionError(f"</{tag}> closes <{self.open[-1]}>")
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.words += data
+
+    def all(self, tag: str) -> list[dict[str, str]]:
+        return [attributes for name, attributes in self.elements if name == tag]
+
+
+def pages(site: Path) -> list[Path]:
+    """The pages that the gallery wrote (not those that it copied)."""
+    return [p for p in site.rglob("*.html") if len(p.relative_to(site).parts) <= 2]
+
+
+def leaves(page: Path) -> list[str]:
+    """Every address that a page refers to."""
+    return [
+        attributes[name]
+        for _, attributes in Page(page).elements
+        for name in ("href", "src")
+        if name in attributes
+    ]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_run(tmp_path_factory.mktemp("made") / "run")
+
+
+@pytest.fixture(scope="module")
+def site(run: Path) -> Path:
+    return build_gallery(run)
+
+
+def follow_addresses(site: Path) -> int:
+    """Assert that every address of every page is a file of the site; returns how many there are."""
+    count = 0
+    for page in pages(site):
+        for address in leaves(page):
+            parts = urlsplit(address)
+            assert parts.scheme + parts.netloc == "", f"{page}: {address} leads elsewhere"
+            target = (page.parent / unquote(parts.path)).resolve() if parts.path else page
+            assert target.is_file(), f"{page}: {address}"
+            assert target.is_relative_to(site.resolve()), f"{page}: {address}"
+            if parts.fragment:
+                ids = {a.get("id") for _, a in Page(target).elements}
+                assert unquote(parts.fragment) in ids, f"{page}: {address}"
+            count += 1
+    return count
+
+
+def test_every_address_leads_to_a_file_inside_the_site(site: Path):
+    assert follow_addresses(site) > 100
+
+
+def test_every_page_is_reached_from_the_overview(site: Path):
+    seen: set[Path] = set()
+    waiting = [site / "index.html"]
+    while waiting:
+        page = waiting.pop()
+        if page in seen:
+            continue
+        seen.add(page)
+        targets = [(page.parent / unquote(urlsplit(a).path)).resolve() for a in leaves(page)]
+        waiting += [
+            t for t in targets if t.suffix == ".html" and t in map(Path.resolve, pages(site))
+        ]
+    assert seen >= {p.resolve() for p in pages(site)}
+
+
+def test_every_picture_has_alt_and_waits_until_it_is_seen(site: Path):
+    pictures = [a for page in pages(site) for a in Page(page).all("img")]
+    assert len(pictures) > 10
+    assert all(a["alt"].strip() and a["loading"] == "lazy" for a in pictures)
+
+
+def test_ids_are_unique_and_pages_have_one_main_heading(site: Path):
+    for page in pages(site):
+        elements = Page(page).elements
+        ids = [a["id"] for _, a in elements if "id" in a]
+        assert len(ids) == len(set(ids)), page
+        assert [tag for tag, _ in elements].count("h1") == 1, page
+        labels = " ".join(a["aria-labelledby"] for _, a in elements if "aria-labelledby" in a)
+        assert set(labels.split()) <= set(ids), page
+
+
+def test_a_units_page_has_exactly_the_figures_that_name_it(run: Path, site: Path):
+    named: dict[str, set[str]] = {}
+    for path in run.rglob("result.json"):
+        if site in path.parents:
+            continue
+        try:
+            listed = json.loads(path.read_text()).get("figures", [])
+        except ValueError:
+            continue
+        for item in listed:
+            for unit in item["units"]:
+                named.setdefault(unit_name(unit), set()).add(item["alt"])
+    about = json.loads((site / "gallery.json").read_text())
+    assert {u["unit"] for u in about["units"]} == set(named)
+    for unit in about["units"]:
+        shown = _zoomed(site / unit["page"])
+        assert shown == named[unit["unit"]], unit
+
+
+def _zoomed(page: Path) -> set[str]:
+    elements = Page(page).elements
+    return {
+        elements[i + 1][1]["alt"]
+        for i, (tag, a) in enumerate(elements)
+        if tag == "a" and "zoom" in a.get("class", "").split()
+    }
+
+
+def test_a_results_page_has_all_its_figures_numbers_and_rows(site: Path):
+    page = Page(site / "results" / "kernels-conv1.html")
+    alts = {a["alt"] for a in page.all("img")}
+    assert alts == {"Alt of sheet.png", *(f"Alt of units/conv1-{i}.png" for i in (0, 1, 2, 10))}
+    assert "43.8%" in page.words
+    assert "with a direction" in page.words
+    assert "Two kernels are faint." in page.words
+    assert "0.0625" in page.words
+    assert [a["class"] for a in page.all("img") if "sheet" in a["src"]] == ["pixelated"]
+
+
+def test_rows_of_tables_stand_on_the_units_page(site: Path):
+    page = Page(site / "units" / "conv1-10.html")
+    assert "0.0625" in page.words
+    assert "0.125" not in page.words
+
+
+def test_units_are_in_the_order_of_layers_and_numbers(site: Path):
+    about = json.loads((site / "gallery.json").read_text())
+    assert [u["unit"] for u in about["units"]] == [
+        "conv1:0", "conv1:1", "conv1:2", "conv1:10", "conv5:3", "logits:tabby, tabby cat",
+    ]  # fmt: skip
+    links = Page(site / "units" / "conv1-2.html").all("link")
+    turns = {a["rel"]: a["href"] for a in links if a["rel"] in ("prev", "next")}
+    assert turns == {"prev": "../units/conv1-1.html", "next": "../units/conv1-10.html"}
+
+
+def test_layers_sort_as_a_picture_meets_them():
+    order = ["conv1", "relu1", "pool1", "conv2", "conv5", "pool5", "fc6", "relu6", "fc7",
+             "features.2", "features.10", "logits"]  # fmt: skip
+    assert sorted(set(order), key=layer_key) == order
+    assert sorted(["10", "9", "tabby 2", "tabby 10"], key=natural) == [
+        "9", "10", "tabby 2", "tabby 10",
+    ]  # fmt: skip
+
+
+def test_a_page_of_a_result_is_framed_and_its_files_come_along(site: Path):
+    frames = Page(site / "results" / "atlas.html").all("iframe")
+    assert [a["src"] for a in frames] == ["../results/atlas/atlas.html"]
+    assert (site / "results" / "atlas" / "tiles" / "0.js").is_file()
+
+
+def test_an_unknown_kind_has_a_card_and_a_page(site: Path):
+    assert "Of no known kind" in Page(site / "index.html").words
+    assert "no words for this kind" in Page(site / "results" / "strange.html").words
+
+
+def test_damaged_and_foreign_folders_are_named_with_a_reason(site: Path):
+    words = Page(site / "index.html").words
+    assert "Left out: 2 folders" in words
+    left_out = json.loads((site / "gallery.json").read_text())["left_out"]
+    reasons = {item["folder"]: item["reason"] for item in left_out}
+    assert re.match(r"cannot be read \(Expecting value.*make the result again", reasons["damaged"])
+    assert reasons["foreign"].endswith("this featviz reads 1")
+    assert all(item["reason"] in words for item in left_out)
+
+
+def test_nothing_tells_where_the_run_lay(run: Path, site: Path):
+    for path in site.rglob("*"):
+        if path.is_file():
+            assert str(run).encode() not in path.read_bytes(), path
+
+
+def test_the_same_results_give_the_same_bytes(run: Path, tmp_path: Path):
+    elsewhere = tmp_path / "moved"
+    shutil.copytree(run, elsewhere)
+    first, second = build_gallery(run, tmp_path / "a"), build_gallery(elsewhere, tmp_path / "b")
+    files = sorted(p.relative_to(first) for p in first.rglob("*") if p.is_file())
+    assert files == sorted(p.relative_to(second) for p in second.rglob("*") if p.is_file())
+    for file in files:
+        assert (first / file).read_bytes() == (second / file).read_bytes(), file
+
+
+def test_a_gallery_inside_the_run_is_not_taken_for_results(run: Path, site: Path, tmp_path: Path):
+    assert site.parent == run
+    again = build_gallery(run, tmp_path / "again")
+    assert (again / "gallery.json").read_bytes() == (site / "gallery.json").read_bytes()
+
+
+def test_arrays_are_copied_only_when_asked(run: Path, tmp_path: Path):
+    file = Path("results") / "deep-maximize-conv5" / "images.npz"
+    without = build_gallery(run, tmp_path / "without")
+    assert not (without / file).exists()
+    page = "results/deep-maximize-conv5.html"
+    assert "images.npz" in Page(without / page).words
+    assert not [a for a in leaves(without / page) if a.endswith(".npz")]
+    with_arrays = build_gallery(run, tmp_path / "with", with_arrays=True)
+    assert (with_arrays / file).read_bytes() == b"not looked into"
+    assert [a for a in leaves(with_arrays / page) if a.endswith(".npz")]
+
+
+HOSTILE = '"><script>alert(1)</script><img src=x onerror=alert(2)>\udc80\x00 & {{ 7 * 7 }}'
+
+
+def test_texts_are_shown_and_not_obeyed(tmp_path: Path):
+    hostile = write_result(
+        tmp_path / "run" / "a <b> & #1?.% 'c'",
+        kind=HOSTILE,
+        title=HOSTILE,
+        numbers={HOSTILE: {"value": HOSTILE, "unit": HOSTILE, "meaning": HOSTILE}},
+        figures=[
+            figure('f <i> "#?%41.png', (f"conv1:{HOSTILE}",), caption=HOSTILE, alt=HOSTILE),
+            figure("javascript:alert(1).png"),
+        ],
+        tables=[{"file": "t.csv", "caption": HOSTILE, "columns": ["unit"]}],
+        warnings=[HOSTILE, 7, None],
+        parameters={HOSTILE: HOSTILE, "deep": {"list": [HOSTILE]}},
+        model={"name": HOSTILE, "sha256": HOSTILE, "input_size": HOSTILE, "classes": [1]},
+        data=HOSTILE,
+        versions={"featviz": HOSTILE},
+        created=HOSTILE,
+    )
+    cell = HOSTILE.replace("\udc80", "").replace('"', '""')
+    (hostile / "t.csv").write_text(f'unit\n"{cell}"\n')
+    site = build_gallery(tmp_path / "run", title=HOSTILE)
+    scripts = {"", "static/gallery.js", "../static/gallery.js"}
+    for page in pages(site):
+        read = Page(page)
+        assert {a.get("src", "") for a in read.all("script")} <= scripts
+        assert not [a for _, a in read.elements if any(name.startswith("on") for name in a)]
+        assert "<script>alert(1)</script>" in read.words
+        assert "49" not in read.words
+    assert follow_addresses(site) > 10
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("../secret.png", "outside the result folder"),
+        ("sub/../../secret.png", "outside the result folder"),
+        ("link.png", "outside the result folder"),
+        ("..\\secret.png", "outside the result folder"),
+        ("arrays.npz", "no gif, htm, html"),
+        ("gone.png", "is missing"),
+        ("text.png", "no picture that can be read"),
+        ("plain.svg", "no picture that can be read"),
+        (17, "without a name"),
+    ],
+)
+def test_files_that_lead_out_or_are_no_pictures_are_refused(tmp_path: Path, name: object, why: str):
+    folder = write_result(tmp_path / "run" / "kernels")
+    write_result(tmp_path, figures=[figure("secret.png")])
+    (tmp_path / "result.json").unlink()
+    (folder / "link.png").symlink_to(tmp_path / "secret.png")
+    (folder / "text.png").write_text("no picture")
+    (folder / "plain.svg").write_text("<p>no picture</p>")
+    (folder / "arrays.npz").write_bytes(b"")
+    document = {"schema": 1, "kind": "kernels", "title": "K", "figures": [{"file": name}]}
+    (folder / "result.json").write_text(json.dumps(document))
+    site = build_gallery(tmp_path / "run")
+    page = Page(site / "results" / "kernels.html")
+    assert page.all("img") == []
+    assert re.search(f"Not shown here: .*{why}", page.words)
+    assert not [p for p in site.rglob("*") if p.name in ("secret.png", "link.png", "arrays.npz")]
+
+
+def test_an_absolute_name_is_refused(tmp_path: Path):
+    folder = write_result(tmp_path / "run" / "kernels", figures=[figure("a.png")])
+    document = json.loads((folder / "result.json").read_text())
+    document["figures"][0]["file"] = str(folder / "a.png")
+    (folder / "result.json").write_text(json.dumps(document))
+    entry = read_entry(folder, "kernels")
+    assert entry.figures == ()
+    assert "outside the result folder" in entry.problems[0]
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"figures": 5, "tables": "x", "arrays": {"a": 1}, "warnings": 3},
+        {"figures": [1, None, "x"], "numbers": [1], "parameters": 2, "versions": []},
+        {"kind": None, "title": 5, "seconds": "long", "created": 3, "seed": "x"},
+        {"numbers": {"a": 1, "b": None, "c": {"value": [1, 2]}, "d": {}, "e": {"value": True}}},
+        {"model": {"name": 3}, "data": {"name": "d", "count": "many"}},
+    ],
+)
+def test_fields_of_the_wrong_type_spoil_nothing_else(tmp_path: Path, fields: dict[str, object]):
+    folder = tmp_path / "run" / "odd"
+    folder.mkdir(parents=True)
+    (folder / "result.json").write_text(json.dumps({"schema": 1} | fields))
+    assert (build_gallery(tmp_path / "run") / "results" / "odd.html").is_file()
+
+
+def test_pages_with_the_same_name_do_not_overwrite_each_other(tmp_path: Path):
+    for folder in ("a/b", "a-b", "A b"):
+        write_result(tmp_path / "run" / folder, title=f"Of {folder}")
+    units = ("conv1:a b", "conv1:a-b", "conv1:a/b")
+    write_result(
+        tmp_path / "run" / "u", figures=[figure(f"{i}.png", (u,)) for i, u in enumerate(units)]
+    )
+    site = build_gallery(tmp_path / "run")
+    about = json.loads((site / "gallery.json").read_text())
+    assert len({r["page"] for r in about["results"]}) == 4
+    for result in about["results"]:
+        assert result["title"] in Page(site / result["page"]).words
+    assert len({u["page"] for u in about["units"]}) == 3
+
+
+def test_only_a_gallery_is_replaced_and_only_when_asked(tmp_path: Path):
+    run = tmp_path / "run"
+    write_result(run / "kernels")
+    site = build_gallery(run, tmp_path / "site")
+    (site / "stale.html").write_text("old")
+    with pytest.raises(UserError, match="exists; add --overwrite"):
+        build_gallery(run, site)
+    assert (site / "stale.html").exists()
+    build_gallery(run, site, overwrite=True)
+    assert not (site / "stale.html").exists()
+    for overwrite in (False, True):
+        with pytest.raises(UserError, match="not empty and not a gallery"):
+            build_gallery(run, run, overwrite=overwrite)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="is a file"):
+        build_gallery(run, tmp_path / "file")
+    (tmp_path / "empty").mkdir()
+    assert (build_gallery(run, tmp_path / "empty") / "index.html").is_file()
+    assert not [p for p in tmp_path.iterdir() if p.name.startswith(".")]
+
+
+def test_nothing_to_show_is_said_in_one_line(tmp_path: Path):
+    with pytest.raises(UserError, match="no such folder"):
+        build_gallery(tmp_path / "nowhere")
+    (tmp_path / "run").mkdir()
+    with pytest.raises(UserError, match="has no results; make some first"):
+        build_gallery(tmp_path / "run")
+    (tmp_path / "run" / "bad").mkdir()
+    (tmp_path / "run" / "bad" / "result.json").write_text("{")
+    with pytest.raises(UserError, match=r"no result that can be shown \(bad: cannot be read"):
+        build_gallery(tmp_path / "run")
+    assert not (tmp_path / "run" / "gallery").exists()
+
+
+def test_a_failed_build_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    run = tmp_path / "run"
+    write_result(run / "kernels")
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("featviz.gallery.build._write_pages", full)
+    with pytest.raises(UserError, match="no space left on the disk"):
+        build_gallery(run, tmp_path / "site")
+    assert [p.name for p in tmp_path.iterdir()] == ["run"]
+
+
+def test_a_single_result_folder_is_a_run_of_one(tmp_path: Path):
+    write_result(tmp_path / "kernels", figures=[figure("a.png")])
+    site = build_gallery(tmp_path / "kernels", tmp_path / "site")
+    assert (site / "results" / "kernels.html").is_file()
+
+
+def test_building_imports_no_torch(tmp_path: Path):
+    write_result(tmp_path / "run" / "kernels", figures=[figure("a.png")])
+    code = (
+        "import sys; from featviz.gallery.build import build_gallery; "
+        f"build_gallery({str(tmp_path / 'run')!r}); "
+        "sys.exit('torch' in sys.modules or 'matplotlib' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_every_kind_has_a_chapter_and_every_chapter_words():
+    assert {kind for group in GROUPS for kind in group.kinds} == set(KINDS)
+
+
+def test_numbers_are_said_for_people():
+    assert [show_size(n) for n in (999, 1_500, 2_340_000)] == ["999 bytes", "2 kB", "2.3 MB"]
+    assert [show_seconds(s) for s in (1.234, 65, 7800)] == ["1.23 s", "1 min 5 s", "2 h 10 min"]
+    assert show_time("2026-03-01T09:05:00+00:00") == "1 March 2026, 09:05 UTC"
+    assert show_time("yesterday") == "yesterday"
+    assert [short_cell(c) for c in ("0.0662913", "12345678", "n01.jpg", "-1.25")] == [
+        "0.06629", "12345678", "n01.jpg", "-1.25",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("given", "name"),
+    [
+        ("conv5:12", "conv5:12"),
+        (" conv5:12@6,6 ", "conv5:12"),
+        ("logits:tabby, tabby cat", "logits:tabby, tabby cat"),
+        ("conv5", ""),
+        (":3", ""),
+        ("conv5:", ""),
+        ("", ""),
+    ],
+)
+def test_units_are_named_without_their_position(given: str, name: str):
+    assert unit_name(given) == name
+
+
+def test_a_small_pictures_caption_says_what_its_label_does_not():
+    def parts(caption: str) -> tuple[str, str]:
+        return Figure("a.png", caption, "a", ("conv1:3",), False, 1, 1, False).caption_parts
+
+    assert parts("Kernel of conv1:3: stripes. Scaled by 2.") == ("stripes.", "Scaled by 2.")
+    assert parts("Just one sentence.") == ("Just one sentence.", "")
+    assert parts("Of conv1:3") == ("Of conv1:3", "")
