@@ -229,6 +229,8 @@ def top_patches(
     per_picture = math.prod(place.shape[1:])
     share = 1 - PERCENTILE / 100
     every = math.ceil(len(pictures) * per_picture * share / _KEPT)
+    # As many of the largest values as the percentile of all pictures will lie between.
+    most = math.floor(math.ceil(len(pictures) / every) * per_picture * share) + 2
     tail = torch.empty(len(rows), 0)
     active = torch.zeros(len(rows))
     count = sampled = 0
@@ -246,7 +248,6 @@ def top_patches(
         taken = flat[-count % every :: every]
         sampled += len(taken)
         count += len(maps)
-        most = math.floor(sampled * per_picture * share) + 2  # what the percentile lies between
         tail = torch.cat([tail, taken.transpose(0, 1).flatten(1)], dim=1)
         tail = tail.topk(min(most, tail.shape[1]), dim=1).values
 

@@ -312,7 +312,8 @@ def _spread(values: Tensor, field: ReceptiveField | None, height: int, width: in
             index = (middles * positions / pixels).long()
         else:
             first = field.offset[axis] + field.size[axis] / 2
-            index = ((middles - first) / field.stride[axis]).round().long()
+            # Not round(), which gives ties to even positions and so cells of unequal widths.
+            index = ((middles - first) / field.stride[axis] + 0.5).floor().long()
         axes.append(index.clamp(0, positions - 1))
         inside.append((index >= 0) & (index < positions))
     spread = values[axes[0][:, None], axes[1]]
