@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-# Two cores are enough for tests, and more threads change the last bits of some sums.
-torch.set_num_threads(2)
+# Two cores are enough for tests.
+torch.set_num_threads(min(2, torch.get_num_threads()))
 
 
 def _shared_data() -> Path | None:

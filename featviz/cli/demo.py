@@ -2,6 +2,70 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
-def demo() -> None:
-    """In preparation."""
+import typer
+
+from featviz.cli import options
+
+if TYPE_CHECKING:
+    from featviz.tour import Taken
+
+
+def demo(
+    model: options.ModelName = "alexnet-mini",
+    weights: options.Weights = None,
+    classes: options.Classes = None,
+    data: options.Data = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Fewer units, steps and pictures: a minute at most.")
+    ] = False,
+    device: options.Device = "auto",
+    seed: options.Seed = 0,
+    out: options.Out = None,
+    overwrite: options.Overwrite = False,
+    as_json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Take the whole tour: every analysis once, and a gallery of all results.
+
+    Offline, with the bundled model and pictures, or with your own. Results that are in --out
+    already, made from the same model, data and seed, are kept; so a tour that was stopped goes on.
+
+    Example: featviz demo --quick --out run/tour
+    """
+    from featviz.cli.run import open_data, progress_bar
+    from featviz.models.load import load
+    from featviz.tour import take_tour
+
+    folder = out if out is not None else Path("run")
+    net = load(model, weights=weights, classes=classes, device=device, seed=seed)
+    pictures = open_data(data)
+    tell = None if quiet or as_json else _announce
+    with progress_bar(quiet) as progress:
+        tour = take_tour(
+            net, pictures, folder, quick=quick, seed=seed, overwrite=overwrite,
+            progress=progress, announce=tell,
+        )  # fmt: skip
+    if as_json:
+        steps = [
+            {"folder": str(t.folder), "seconds": t.seconds, "kept": t.kept, "refused": t.refused}
+            for t in tour.taken
+        ]
+        document = {"gallery": str(tour.gallery), "seconds": tour.seconds, "steps": steps}
+        print(json.dumps(document, indent=1))
+        return
+    made = sum(1 for t in tour.taken if not t.refused)
+    print(f"{made} results in {tour.seconds:.0f} s; open this in a browser:")
+    print((tour.gallery / "index.html").resolve())
+
+
+def _announce(taken: Taken) -> None:
+    if taken.refused:
+        print(f"  {taken.folder.name:<20} left out: {taken.refused}", flush=True)
+    elif taken.kept:
+        print(f"  {taken.folder.name:<20} kept", flush=True)
+    else:
+        print(f"  {taken.folder.name:<20} {taken.seconds:5.1f} s", flush=True)

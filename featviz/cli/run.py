@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from featviz.datasets import Pictures
     from featviz.results import Result
 
 Progress = Callable[[int, int, str], None]
@@ -38,6 +39,14 @@ def progress_bar(quiet: bool) -> Iterator[Progress | None]:
             bar.update(task, completed=done, total=total, description=text)
 
         yield show
+
+
+def open_data(data: Path | None) -> Pictures:
+    """The pictures of --data, or the bundled ones."""
+    from featviz.datasets import open_pictures
+    from featviz.samples import sample_pictures
+
+    return sample_pictures() if data is None else open_pictures(data)
 
 
 def check_out(out: Path | None, default: str, overwrite: bool) -> Path:

@@ -1,0 +1,47 @@
+"""The committed gallery: the tour with the bundled model and our own pictures, as a site.
+
+    python recipes/make_gallery.py [--out gallery] [--work FOLDER]
+
+The results are made in --work (default: a temporary folder), the site replaces --out. It holds only
+pictures that the project made or may redistribute, and stays under 10 MB.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from pathlib import Path
+
+import featviz
+from featviz.gallery.build import build_gallery
+from featviz.tour import Taken, take_tour
+
+LIMIT = 10_000_000  # bytes
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, default=Path(__file__).parents[1] / "gallery")
+    parser.add_argument("--work", type=Path, help="keep the results here, and go on from them")
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as scratch:
+        work = given.work or Path(scratch) / "tour"
+        tour = take_tour(
+            featviz.load("alexnet-mini", device="cpu"), featviz.sample_pictures(), work,
+            announce=tell,
+        )  # fmt: skip
+        build_gallery(work, given.out, overwrite=True)
+    size = sum(p.stat().st_size for p in given.out.rglob("*") if p.is_file())
+    print(f"{given.out}: {size / 1e6:.1f} MB, made in {tour.seconds:.0f} s")
+    if size > LIMIT:
+        sys.exit(f"the gallery has {size / 1e6:.1f} MB, more than {LIMIT / 1e6:.0f}")
+
+
+def tell(taken: Taken) -> None:
+    state = taken.refused or ("kept" if taken.kept else f"{taken.seconds:.1f} s")
+    print(f"  {taken.folder.name:<20} {state}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

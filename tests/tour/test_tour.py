@@ -1,0 +1,69 @@
+"""The tour: every step makes its result, a stopped tour goes on, a foreign result is made again."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from featviz import results
+from featviz.samples import sample_pictures
+from featviz.tour import take_tour
+
+KINDS = {
+    "layers", "growth", "eval", "kernels", "maximize", "examples", "maps", "patch", "embed",
+    "neighbors", "atlas", "attribute", "attack", "audit",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def quick_tour(mini, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tour") / "run"
+    return take_tour(mini, sample_pictures(4), folder, quick=True)
+
+
+@pytest.mark.slow
+def test_every_analysis_makes_its_result(quick_tour):
+    assert {t.folder.name.partition("-")[0] for t in quick_tour.taken} == KINDS
+    assert [t.refused for t in quick_tour.taken if t.refused] == []
+    assert (quick_tour.gallery / "index.html").is_file()
+
+
+@pytest.mark.slow
+def test_every_result_is_whole_and_names_its_model(quick_tour, mini):
+    for taken in quick_tour.taken:
+        document = results.read_result(taken.folder)
+        if document["model"] is not None:
+            assert document["model"]["sha256"] == mini.sha256
+        for figure in document["figures"]:
+            assert figure["alt"], figure
+            assert figure["caption"], figure
+            assert (taken.folder / figure["file"]).is_file()
+        for table in document["tables"]:
+            assert (taken.folder / table["file"]).is_file()
+
+
+@pytest.mark.slow
+def test_units_of_one_layer_meet_on_one_page(quick_tour):
+    seen: dict[str, set[str]] = {}
+    for taken in quick_tour.taken:
+        for figure in results.read_result(taken.folder)["figures"]:
+            for unit in figure["units"]:
+                seen.setdefault(unit, set()).add(taken.folder.name.partition("-")[0])
+    assert any({"maximize", "examples", "maps"} <= kinds for kinds in seen.values()), seen
+
+
+@pytest.mark.slow
+def test_a_second_tour_keeps_what_is_there_and_makes_what_is_not(quick_tour, mini):
+    folder = quick_tour.taken[0].folder.parent
+    gone, foreign = folder / "kernels-conv1", folder / "layers" / "result.json"
+    for path in sorted(gone.rglob("*"), reverse=True):
+        path.rmdir() if path.is_dir() else path.unlink()
+    gone.rmdir()
+    document = json.loads(foreign.read_text())
+    document["model"]["sha256"] = "0" * 64
+    foreign.write_text(json.dumps(document))
+    again = take_tour(mini, sample_pictures(4), folder, quick=True)
+    made = {Path(t.folder).name for t in again.taken if not t.kept}
+    assert made == {"kernels-conv1", "layers"}
