@@ -44,13 +44,14 @@ def open_rgb(source: str | Path | BinaryIO, name: str | None = None) -> Image.Im
     name = name or str(source)
     try:
         with _opening, warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image = Image.open(source)
-        if image.width * image.height > MAX_PIXELS:
-            raise BadPicture(_too_large(name, image.width, image.height))
-        image.load()
-        image = ImageOps.exif_transpose(image)
-        return _to_rgb(image)
+            # Large pictures and odd tags; what cannot be read raises all the same.
+            warnings.simplefilter("ignore")
+            opened = Image.open(source)
+        with opened:  # a refused picture's file must not stay open
+            if opened.width * opened.height > MAX_PIXELS:
+                raise BadPicture(_too_large(name, opened.width, opened.height))
+            opened.load()
+            return _to_rgb(ImageOps.exif_transpose(opened))
     except FileNotFoundError:
         raise BadPicture(f"{name}: no such file; check the path") from None
     except IsADirectoryError:

@@ -1,0 +1,85 @@
+"""Pictures as tensors: 8 bits and back, sheets, films, boxes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from featviz import images
+
+
+def test_png_keeps_eight_bits_exactly(tmp_path: Path, generator: torch.Generator) -> None:
+    picture = torch.rand(3, 9, 7, generator=generator)
+    images.write_png(picture, tmp_path / "a.png")
+    found = images.read_image(tmp_path / "a.png")
+    assert torch.equal(found, images.quantise(picture))
+    assert float((found - picture).abs().max()) <= 0.5 / 255 + 1e-6
+    images.write_png(found, tmp_path / "b.png")
+    assert torch.equal(images.read_image(tmp_path / "b.png"), found)
+
+
+def test_values_outside_are_clipped_and_halves_rounded() -> None:
+    values = torch.tensor([-1.0, 0.0, 0.4999 / 255, 0.5001 / 255, 1.0, 7.0])
+    assert images.to_uint8(values).tolist() == [0, 0, 0, 1, 255, 255]
+
+
+def test_all_256_values_survive() -> None:
+    values = torch.arange(256).float() / 255
+    assert images.to_uint8(values).tolist() == list(range(256))
+    assert torch.equal(images.quantise(values), values)
+
+
+def test_contact_sheet_puts_each_picture_in_its_place(generator: torch.Generator) -> None:
+    pictures = torch.rand(5, 3, 4, 6, generator=generator)
+    sheet = images.contact_sheet(pictures, columns=3, gap=2, background=0.25)
+    assert sheet.shape == (3, 2 * 6 + 2, 3 * 8 + 2)
+    for i, picture in enumerate(pictures):
+        top, left = 2 + i // 3 * 6, 2 + i % 3 * 8
+        assert torch.equal(sheet[:, top : top + 4, left : left + 6], picture)
+    rest = sheet.sum() - pictures.sum()
+    assert float(rest) == pytest.approx(0.25 * 3 * (14 * 26 - 5 * 24), rel=1e-5)
+
+
+def test_enlarge_repeats_pixels() -> None:
+    picture = torch.arange(12.0).view(3, 2, 2)
+    big = images.enlarge(picture, 3)
+    assert big.shape == (3, 6, 6)
+    assert torch.equal(big[:, 1::3, 2::3], picture)
+    assert torch.equal(big[:, ::3, ::3], picture)
+
+
+def test_grey_is_zero_and_the_largest_weight_is_full(generator: torch.Generator) -> None:
+    values = torch.randn(4, 3, 5, 5, generator=generator)
+    pictures = images.around_grey(values)
+    for picture, value in zip(pictures, values, strict=True):
+        assert torch.allclose((picture - 0.5) * 2 * value.abs().max(), value, atol=1e-6)
+    shared = images.around_grey(values, float(values.abs().max()))
+    assert float((shared - 0.5).abs().max()) == pytest.approx(0.5)
+    assert torch.equal(images.around_grey(torch.zeros(3, 2, 2)), torch.full((3, 2, 2), 0.5))
+
+
+def test_crop_box_is_grey_outside(generator: torch.Generator) -> None:
+    picture = torch.rand(3, 10, 8, generator=generator)
+    crop = images.crop_box(picture, (-2, 5, 3, 12), grey=0.7)
+    assert crop.shape == (3, 5, 7)
+    assert torch.equal(crop[:, 2:, :3], picture[:, :3, 5:])
+    assert bool((crop[:, :2] == 0.7).all())
+    assert bool((crop[:, :, 3:] == 0.7).all())
+    assert bool((images.crop_box(picture, (20, 20, 22, 25)) == 0.5).all())
+
+
+def test_film_has_every_frame_and_rests_on_the_last(tmp_path: Path) -> None:
+    frames = [torch.full((3, 8, 8), value) for value in (0.0, 0.5, 1.0)]
+    images.write_film(frames, tmp_path / "a.gif", seconds_per_frame=0.1)
+    with Image.open(tmp_path / "a.gif") as film:
+        assert film.n_frames == 3
+        assert film.info["loop"] == 0
+        durations = []
+        for i in range(3):
+            film.seek(i)
+            durations.append(film.info["duration"])
+            assert film.convert("RGB").getpixel((4, 4)) == (round(255 * i / 2 + 0.01),) * 3
+    assert durations == [100, 100, 400]
