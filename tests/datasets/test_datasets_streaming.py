@@ -1,0 +1,159 @@
+"""Data sets: what is listed, in which order, and that broken pictures are skipped and named."""
+
+from __future__ import annotations
+
+import tarfile
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from featviz import images
+from featviz.datasets import Pictures, Skipped, batches, open_pictures, read_all
+from featviz.errors import UserError
+from featviz.models.load import Model
+
+
+def grey(value: int, side: int = 8) -> Tensor:
+    return torch.full((3, side, side), value / 255)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Two class folders whose grey values tell the pictures apart, with two broken files."""
+    for value, name in (
+        (1, "cat/a.png"), (2, "cat/b.png"), (3, "cat/c.PNG"), (4, "dog/a.png"), (5, "dog/z.png"),
+    ):  # fmt: skip
+        path = tmp_path / "data" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        images.to_pillow(grey(value)).save(path, format="PNG")
+    (tmp_path / "data" / "cat" / "bad.jpg").write_text("no picture")
+    (tmp_path / "data" / "dog" / "cut.png").write_bytes(
+        (tmp_path / "data" / "dog" / "a.png").read_bytes()[:40]
+    )
+    (tmp_path / "data" / "notes.md").write_text("not listed")
+    (tmp_path / "data" / "cat" / ".hidden.png").write_text("not listed")
+    return tmp_path / "data"
+
+
+ORDER = ("cat/a.png", "cat/b.png", "cat/bad.jpg", "cat/c.PNG", "dog/a.png", "dog/cut.png",
+         "dog/z.png")  # fmt: skip
+GOOD = {0: 1, 1: 2, 3: 3, 4: 4, 6: 5}  # row to grey value
+
+
+def test_a_folder_is_listed_by_path_with_its_classes(folder: Path) -> None:
+    pictures = open_pictures(folder)
+    assert pictures.paths == ORDER
+    assert pictures.folders == ("cat",) * 4 + ("dog",) * 3
+    assert pictures.classes == ("cat", "dog")
+    assert pictures.name == "data"
+
+
+@pytest.mark.parametrize("workers", [1, 2, 7])
+@pytest.mark.parametrize("batch_size", [1, 2, 100])
+def test_batches_come_in_order_without_what_is_broken(
+    folder: Path, batch_size: int, workers: int
+) -> None:
+    skipped: list[Skipped] = []
+    found: dict[int, int] = {}
+    sizes = []
+    for batch in batches(
+        open_pictures(folder), resize=8, batch_size=batch_size, workers=workers, skipped=skipped
+    ):
+        assert batch.images.shape == (len(batch.rows), 3, 8, 8)
+        sizes.append(len(batch.rows))
+        for row, image in zip(batch.rows, batch.images, strict=True):
+            found[row] = round(float(image.mean()) * 255)
+    assert found == GOOD
+    assert list(found) == sorted(found)
+    assert all(size == batch_size for size in sizes[:-1])
+    assert [(s.row, s.path) for s in skipped] == [(2, "cat/bad.jpg"), (5, "dog/cut.png")]
+    assert "is not a picture" in skipped[0].reason
+
+
+def test_slow_pictures_do_not_lose_their_place() -> None:
+    class Slow(Pictures):
+        def read(self, row: int, resize: int, crop: int | None = None) -> Tensor:
+            time.sleep(0.02 if row % 3 == 0 else 0)
+            return grey(row, resize)
+
+    pictures = Slow(Path("slow"), tuple(map(str, range(30))), ("",) * 30)
+    rows = [row for batch in batches(pictures, resize=2, batch_size=4, workers=5)
+            for row in batch.rows]  # fmt: skip
+    assert rows == list(range(30))
+
+
+def test_a_list_holds_paths_and_classes(folder: Path) -> None:
+    (folder.parent / "data" / "some.txt").write_text("dog/z.png\tpoodle\n\ncat/a.png\tcat\n")
+    pictures = open_pictures(folder / "some.txt")
+    assert pictures.paths == ("dog/z.png", "cat/a.png")
+    assert pictures.folders == ("poodle", "cat")
+    _, batch, _ = read_all(pictures, resize=8)
+    assert (batch.mean((1, 2, 3)) * 255).round().tolist() == [5, 1]
+
+
+def test_a_tar_gives_what_its_folder_gives(folder: Path) -> None:
+    archive = folder.parent / "data.tar"
+    with tarfile.open(archive, "w") as tar:
+        for name in ORDER:
+            tar.add(folder / name, arcname=name)
+    listed, from_folder = open_pictures(archive), open_pictures(folder)
+    assert (listed.paths, listed.folders) == (from_folder.paths, from_folder.folders)
+    assert listed.sha256 == from_folder.sha256
+    kept, batch, skipped = read_all(listed, resize=8)
+    assert kept.paths == tuple(ORDER[row] for row in GOOD)
+    assert (batch.mean((1, 2, 3)) * 255).round().tolist() == list(GOOD.values())
+    assert [s.path for s in skipped] == ["cat/bad.jpg", "dog/cut.png"]
+
+
+def test_one_file_is_a_data_set(folder: Path) -> None:
+    pictures = open_pictures(folder / "cat" / "b.png")
+    assert (pictures.paths, pictures.folders) == (("b.png",), ("",))
+    assert round(float(pictures.read(0, 8).mean()) * 255) == 2
+
+
+def test_what_holds_nothing_is_named(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match=r"empty holds no pictures \(\.bmp, "):
+        open_pictures(tmp_path / "empty")
+    with pytest.raises(UserError, match="no such file or folder; --data takes a folder"):
+        open_pictures(tmp_path / "absent")
+    (tmp_path / "x.tar").write_text("no tar")
+    with pytest.raises(UserError, match=r"x\.tar is not a tar that can be read"):
+        open_pictures(tmp_path / "x.tar")
+    broken = open_pictures(folder).select([2, 5])
+    with pytest.raises(UserError, match=r"none of the 2 pictures of .*data could be read"):
+        list(batches(broken, resize=8))
+    with pytest.raises(UserError, match=r"none of the 2 pictures of .*data could be read"):
+        read_all(broken, resize=8)
+
+
+def test_start_goes_on_where_a_run_stopped(folder: Path) -> None:
+    rows = [b.rows for b in batches(open_pictures(folder), resize=8, batch_size=2, start=3)]
+    assert rows == [(3, 4), (6,)]
+
+
+def test_the_hash_follows_names_classes_and_order(folder: Path) -> None:
+    pictures = open_pictures(folder)
+    assert pictures.sha256 == open_pictures(folder).sha256
+    assert pictures.select([1, 0]).sha256 != pictures.select([0, 1]).sha256
+    renamed = Pictures(pictures.root, pictures.paths, ("x",) * len(pictures))
+    assert renamed.sha256 != pictures.sha256
+
+
+def test_spread_takes_rows_evenly(folder: Path) -> None:
+    pictures = open_pictures(folder)
+    assert pictures.spread(3).paths == (ORDER[0], ORDER[2], ORDER[4])
+    assert pictures.spread(99) is pictures
+
+
+def test_labels_go_by_synset_or_name() -> None:
+    model = Model(
+        nn.Sequential(nn.Flatten(), nn.Linear(12, 3)), name="m", input_size=2,
+        classes=[("n01", "tabby, tabby cat"), ("n02", "bus"), ("n03", "Sealyham terrier")],
+    )  # fmt: skip
+    folders = ("n02", "tabby_cat", "sealyham terrier", "unknown", "")
+    pictures = Pictures(Path("x"), tuple("abcde"), folders)
+    assert pictures.labels(model) == (1, 0, 2, None, None)
