@@ -33,7 +33,7 @@ Icons = Literal["sample", "synthetic", "both"]
 MOST = 4000
 """pictures on one map; of larger stores an even sample is shown"""
 NEIGHBORS = 10
-ROOM = 2.2
+ROOM = 2.8
 """places of the map's lattice for each picture: enough that islands keep their shape"""
 
 

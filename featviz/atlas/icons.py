@@ -74,7 +74,9 @@ def whiten(directions: Tensor, vectors: Tensor, *, ridge: float = 1.0) -> Tensor
     else:
         moment = x.T @ x / count
         solved = torch.linalg.solve(moment + added * torch.eye(dim).double(), d.T).T
-    return (solved / solved.norm(dim=1, keepdim=True).clamp_min(1e-30)).float()
+    lengths = solved.norm(dim=1, keepdim=True).clamp_min(1e-30)
+    unit: Tensor = (solved / lengths).float()
+    return unit
 
 
 def synthetic_icons(

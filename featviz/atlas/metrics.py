@@ -39,8 +39,13 @@ class MapQuality:
     """share of rows whose class wins the vote of their k nearest in the space"""
     class_map: float | None
     """the same on the map"""
-    per_row: Tensor
-    """recall of each row, (N,)"""
+    kept: Tensor
+    """(N, k) bool: which of a row's neighbours in the space, nearest first, are so on the map"""
+
+    @property
+    def per_row(self) -> Tensor:
+        """Recall of each row, (N,) float64."""
+        return self.kept.double().mean(1)
 
 
 def judge_map(
@@ -53,25 +58,25 @@ def judge_map(
     flat = build_index(xy.float(), metric="l2")
     _, near = index.search(index.take(everything), k, exclude=everything)
     _, shown = flat.search(xy.float(), k, exclude=everything)
-    per_row = recall(near, shown)
+    kept = found_again(near, shown)
     some = np.unique(np.linspace(0, count - 1, min(count, MOST_RANKED)).astype(int))
     trust, continuity = _trust_both_ways(index, xy, some, k)
     return MapQuality(
         k=k,
-        recall=float(per_row.mean()),
+        recall=float(kept.double().mean()),
         recall_chance=k / (count - 1),
         trustworthiness=trust,
         continuity=continuity,
         ranked=len(some),
         class_space=class_accuracy(near, labels) if labels else None,
         class_map=class_accuracy(shown, labels) if labels else None,
-        per_row=per_row,
+        kept=kept,
     )
 
 
-def recall(wanted: Tensor, found: Tensor) -> Tensor:
-    """For each row the share of `wanted` (N, k) that is in `found` (N, m), as (N,) float64."""
-    return (wanted[:, :, None] == found[:, None, :]).any(2).double().mean(1)
+def found_again(wanted: Tensor, found: Tensor) -> Tensor:
+    """For each row which of `wanted` (N, k) is among `found` (N, m), as (N, k) bool."""
+    return (wanted[:, :, None] == found[:, None, :]).any(2)
 
 
 def _trust_both_ways(index: Index, xy: Tensor, rows: np.ndarray, k: int) -> tuple[float, float]:
