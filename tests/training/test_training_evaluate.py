@@ -1,0 +1,123 @@
+"""Accuracy with intervals: counted by hand, against closed forms, on broken and strange data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from featviz.errors import UserError
+from featviz.models.load import Model
+from featviz.results import read_result
+from featviz.training import evaluate, wilson
+
+GREYS = ("n00000001", "black"), ("n00000002", "dark, dim"), ("n00000003", "grey"), (
+    "n00000004", "light"), ("n00000005", "bright"), ("n00000006", "white")  # fmt: skip
+
+
+class ByBrightness(nn.Module):
+    """Logits that fall with the distance between the mean brightness and i / 5."""
+
+    def __init__(self):
+        super().__init__()
+        self.logits = nn.Linear(1, 6)
+        with torch.no_grad():  # -(x - c)^2 up to a constant: 2 c x - c^2
+            c = torch.arange(6) / 5
+            self.logits.weight.copy_(2 * c[:, None])
+            self.logits.bias.copy_(-(c**2))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.logits(x.mean((1, 2, 3))[:, None])
+
+
+@pytest.fixture
+def model() -> Model:
+    return Model(
+        ByBrightness(), name="brightness", input_size=8, aliases={"logits": "logits"},
+        classes=list(GREYS),
+    )  # fmt: skip
+
+
+def paint(path: Path, level: float) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (10, 8), (round(255 * level),) * 3).save(path)
+
+
+@pytest.fixture
+def data(tmp_path) -> Path:
+    """10 pictures: 4 of dark (3 right, one taken for black), 6 of white (2 right, 4 taken for
+    black, for which white is the sixth of six guesses)."""
+    folder = tmp_path / "data"
+    for i, level in enumerate([0.2, 0.2, 0.25, 0.0]):
+        paint(folder / "n00000002" / f"{i}.png", level)
+    for i, level in enumerate([1.0, 0.95, 0.0, 0.0, 0.02, 0.0]):
+        paint(folder / "white" / f"{i}.png", level)
+    return folder
+
+
+def test_top1_and_top5_are_those_counted_by_hand(model, data):
+    result = evaluate(model, data)
+    assert (result.top1.hits, result.top1.count) == (5, 10)
+    assert (result.top5.hits, result.top5.count) == (6, 10)
+    once, within = result.per_class[1]
+    assert (once.hits, once.count, within.hits) == (3, 4, 4)
+    once, within = result.per_class[5]
+    assert (once.hits, once.count, within.hits) == (2, 6, 2)
+    assert result.mistaken_for(5) == (0, 4)
+    assert result.mistaken_for(3) is None
+    assert result.warnings == ()
+
+
+def test_the_answer_does_not_depend_on_the_batch(model, data):
+    results = [evaluate(model, data, batch_size=n) for n in (1, 3, 64)]
+    for other in results[1:]:
+        assert torch.equal(other.predictions, results[0].predictions)
+
+
+def test_wilsons_interval_equals_its_textbook_values():
+    # Newcombe 1998, table I: 81/263, 15/148, 0/20, 1/29.
+    for hits, count, low, high in [
+        (81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0.0, 0.1611),
+        (1, 29, 0.0061, 0.1718),
+    ]:  # fmt: skip
+        assert wilson(hits, count) == pytest.approx((low, high), abs=5e-5)
+
+
+def test_the_interval_solves_the_equation_it_comes_from():
+    """Wilson's bounds are where |p_hat - p| is z standard errors of p itself."""
+    for hits, count in [(3, 10), (440, 1000), (2405, 5000)]:
+        for bound in wilson(hits, count):
+            error = (bound * (1 - bound) / count) ** 0.5
+            assert abs(hits / count - bound) == pytest.approx(1.959964 * error)
+        low, high = wilson(count - hits, count)
+        assert (1 - high, 1 - low) == pytest.approx(wilson(hits, count))
+
+
+def test_broken_pictures_and_strange_folders_do_not_count_and_are_named(model, data):
+    (data / "white" / "broken.png").write_bytes(b"no picture")
+    paint(data / "zebra" / "1.png", 0.5)
+    result = evaluate(model, data)
+    assert (result.top1.hits, result.top1.count) == (5, 10)
+    assert any("1 pictures do not count" in w and "zebra" in w for w in result.warnings)
+    assert any("1 pictures could not be read" in w for w in result.warnings)
+
+
+def test_data_without_a_known_class_is_refused(model, tmp_path):
+    paint(tmp_path / "zebra" / "1.png", 0.5)
+    with pytest.raises(
+        UserError, match=r"no folder of .* named after a class of brightness.*zebra"
+    ):
+        evaluate(model, tmp_path)
+
+
+def test_the_result_folder_says_what_was_counted(model, data, tmp_path):
+    folder = evaluate(model, data).save(tmp_path / "out")
+    numbers = read_result(folder)["numbers"]
+    assert numbers["top-1"]["value"] == 0.5
+    assert "5 of 10" in numbers["top-1"]["meaning"]
+    lines = (folder / "classes.csv").read_text().splitlines()
+    assert lines[1].startswith('"dark, dim",4,0.75,')
+    assert lines[2] == "white,6,0.3333,0.0968,0.7,0.3333,black,4"

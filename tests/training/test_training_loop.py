@@ -1,0 +1,360 @@
+"""The training loop: resumed runs, learning, teachers, data that is broken, losses that explode."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from featviz import training
+from featviz.datasets import Pictures
+from featviz.errors import UserError
+from featviz.models.alexnet import with_batch_norm
+from featviz.training import Augmentation, Examples, read_examples, train
+
+STILL = Augmentation(area=(1.0, 1.0), aspect=0.0, brightness=0.0, flip=False)
+
+
+class Tiny(nn.Module):
+    """Two layers for pictures of 12 pixels, with dropout: enough to see every kind of state."""
+
+    input_size = 12
+
+    def __init__(self, classes: int = 3):
+        super().__init__()
+        self.features = nn.Sequential(nn.Conv2d(3, 6, 3, stride=2), nn.ReLU())
+        self.classifier = nn.Sequential(
+            nn.AdaptiveAvgPool2d(3), nn.Flatten(), nn.Dropout(0.2), nn.Linear(54, classes)
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.classifier(self.features(x))
+
+
+def tiny_net(seed: int = 0, classes: int = 3) -> nn.Module:
+    torch.manual_seed(seed)
+    return with_batch_norm(Tiny(classes))
+
+
+def examples(count: int = 30, classes: int = 3, size: int = 12, seed: int = 0) -> Examples:
+    """Noise with a colour that tells the class."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.arange(count) % classes
+    pictures = torch.randint(0, 120, (count, 3, size, size), generator=generator)
+    pictures[torch.arange(count), labels] += 100
+    names = tuple(f"class{i}" for i in range(classes))
+    listed = Pictures(
+        Path("made"), tuple(map(str, range(count))), tuple(names[i] for i in labels.tolist())
+    )
+    return Examples(listed, labels, names, size, size, pictures.to(torch.uint8))
+
+
+def weights(net: nn.Module) -> dict[str, torch.Tensor]:
+    return {name: t.clone() for name, t in net.state_dict().items()}
+
+
+def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+SHORT = {"epochs": 3, "batch_size": 10, "lr": 0.05, "precision": "float32", "device": "cpu"}
+
+
+class Killed(Exception):
+    pass
+
+
+def killed_in_epoch(epoch: int):
+    """A progress callback that stops the run as a kill would, in the middle of an epoch."""
+
+    def progress(done: int, total: int, text: str) -> None:
+        if done > 3 * (epoch - 1):
+            raise Killed
+
+    return progress
+
+
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+def test_a_killed_run_resumes_to_the_same_bytes(tmp_path, precision):
+    options = SHORT | {
+        "precision": precision,
+        "snapshot_steps": (0, 2, 5),
+        "validation": examples(9),
+    }
+    straight, stopped = tiny_net(), tiny_net()
+    whole = train(straight, examples(), **options)
+    with pytest.raises(Killed):
+        train(stopped, examples(), out=tmp_path, progress=killed_in_epoch(2), **options)
+    resumed_net = tiny_net(seed=99)  # everything must come from the checkpoint
+    resumed = train(resumed_net, examples(), out=tmp_path, **options)
+    assert same(weights(straight), weights(resumed_net))
+    assert torch.equal(whole.kernels, resumed.kernels)
+    assert resumed.kernel_steps == whole.kernel_steps == (0, 2, 5, 9)
+    assert [e.loss for e in resumed.epochs] == [e.loss for e in whole.epochs]
+    assert [e.top1 for e in resumed.epochs] == [e.top1 for e in whole.epochs]
+
+
+def test_a_finished_run_is_not_trained_again(tmp_path):
+    net = tiny_net()
+    train(net, examples(), out=tmp_path, **SHORT)
+    after = weights(net)
+    steps = []
+    train(net, examples(), out=tmp_path, progress=lambda *a: steps.append(a), **SHORT)
+    assert same(weights(net), after)
+    assert steps == []
+
+
+def test_the_seed_decides_and_the_callers_random_numbers_do_not():
+    nets = [tiny_net() for _ in range(3)]
+    for i, (net, seed) in enumerate(zip(nets, (0, 0, 1), strict=True)):
+        torch.manual_seed(i)
+        train(net, examples(), seed=seed, **SHORT)
+    assert same(weights(nets[0]), weights(nets[1]))
+    assert not same(weights(nets[0]), weights(nets[2]))
+    net = tiny_net()
+    torch.manual_seed(5)
+    wanted = torch.rand(3)
+    torch.manual_seed(5)
+    train(net, examples(), **SHORT)
+    assert torch.equal(torch.rand(3), wanted)
+
+
+def test_it_learns_what_can_be_learned_and_nothing_from_shuffled_labels():
+    true, wrong = examples(90), examples(90)
+    shuffled = torch.randperm(90, generator=torch.Generator().manual_seed(1))
+    wrong.labels = wrong.labels[shuffled]
+    options = SHORT | {"epochs": 8, "validation": examples(60, seed=7), "augmentation": STILL}
+    assert train(tiny_net(), true, **options).epochs[-1].top1 > 0.95
+    assert train(tiny_net(), wrong, **options).epochs[-1].top1 < 0.6
+
+
+def test_one_step_is_nesterovs_step_of_the_written_loss():
+    """float64-free oracle: autograd on the plain formula, then v = g + wd w; w -= lr (g + m v)."""
+    data = examples(8)
+    net = Tiny(3).eval()
+    net.classifier[2] = nn.Identity()  # no dropout, so that the step has no luck in it
+    oracle = Tiny(3).eval()
+    oracle.classifier[2] = nn.Identity()
+    oracle.load_state_dict(net.state_dict())
+    teacher = torch.randn(8, 3, generator=torch.Generator().manual_seed(3))
+    train(
+        net, data, epochs=1, batch_size=8, lr=0.1, momentum=0.9, weight_decay=0.01, warmup=0.0,
+        label_smoothing=0.2, teacher_logits=teacher, teacher_weight=0.6, temperature=3.0,
+        augmentation=STILL, precision="float32", device="cpu", schedule="constant",
+    )  # fmt: skip
+    logits = oracle(data.decoded.float() / 255)
+    target = 0.8 * nn.functional.one_hot(data.labels, 3) + 0.2 / 3
+    hard = -(target * logits.log_softmax(1)).sum(1).mean()
+    p, q = (teacher / 3).softmax(1), (logits / 3).softmax(1)
+    soft = 9 * (p * (p.log() - q.log())).sum(1).mean()
+    (0.4 * hard + 0.6 * soft).backward()
+    for mine, theirs in zip(net.parameters(), oracle.parameters(), strict=True):
+        decay = 0.01 if theirs.dim() > 1 else 0.0
+        g = theirs.grad + decay * theirs.detach()
+        wanted = theirs.detach() - 0.1 * (g + 0.9 * g)
+        torch.testing.assert_close(mine.detach(), wanted, rtol=1e-4, atol=1e-6)
+
+
+def test_several_workers_take_the_step_of_the_whole_batch():
+    """Without batch normalisation and dropout the parts' gradients add up to the batch's."""
+    nets = []
+    for workers in (1, 3):
+        torch.manual_seed(0)
+        net = Tiny(3)
+        net.classifier[2] = nn.Identity()
+        before = torch.get_num_threads()
+        train(net, examples(), workers=workers, **SHORT)
+        assert torch.get_num_threads() == before
+        nets.append(net)
+    for one, three in zip(nets[0].parameters(), nets[1].parameters(), strict=True):
+        torch.testing.assert_close(one, three, rtol=1e-4, atol=1e-6)
+
+
+def test_snapshots_are_the_kernels_before_their_steps_and_at_the_end():
+    net = tiny_net()
+    first = training.folded_weight(net.features[0])
+    result = train(net, examples(), snapshot_steps=(0, 4), **SHORT)
+    assert result.kernels.shape == (3, 6, 3, 3, 3)
+    assert result.kernel_steps == (0, 4, 9)
+    assert torch.equal(result.kernels[0], first)
+    last = result.model.net.features[0].weight
+    torch.testing.assert_close(result.kernels[2], last)
+    assert not torch.allclose(result.kernels[1], result.kernels[2])
+
+
+def test_the_rate_warms_up_and_follows_the_schedule():
+    result = train(tiny_net(), examples(100), **SHORT | {"epochs": 10, "warmup": 0.2, "lr": 1e-3})
+    rates = [e.lr for e in result.epochs]
+    assert rates[1] == pytest.approx(1e-3)  # 20 of 100 steps
+    for epoch in (5, 9):
+        t = (10 * epoch - 1 - 20) / 80
+        assert rates[epoch - 1] == pytest.approx(1e-3 * (1 + math.cos(math.pi * t)) / 2)
+    assert training.hold_then_decay(0.5)(0.4) == 1
+    assert training.hold_then_decay(0.5)(0.75) == pytest.approx(0.5)
+    for schedule in training.SCHEDULES.values():
+        assert schedule(0.0) == 1
+    assert training.cosine(1.0) == pytest.approx(0) == training.linear(1.0)
+
+
+def test_sizes_change_with_the_epoch():
+    seen = []
+    net = tiny_net()
+    net.register_forward_pre_hook(lambda m, inputs: seen.append(inputs[0].shape[-1]))
+    train(net, examples(10), sizes={0: 8, 2: 12}, **SHORT)
+    assert seen[:3] == [8, 8, 12]  # what follows is the finished model's own look at itself
+
+
+def test_other_settings_are_refused_but_more_epochs_are_not(tmp_path):
+    train(tiny_net(), examples(), out=tmp_path, **SHORT)
+    with pytest.raises(UserError, match=r"other settings \(lr 0.05 there, 0.1 now\)"):
+        train(tiny_net(), examples(), out=tmp_path, **SHORT | {"lr": 0.1})
+    with pytest.raises(UserError, match="holds another net"):
+        train(Tiny(3), examples(), out=tmp_path, **SHORT)
+    longer = train(tiny_net(), examples(), out=tmp_path, **SHORT | {"epochs": 4})
+    assert [e.epoch for e in longer.epochs] == [1, 2, 3, 4]
+    anew = train(tiny_net(), examples(), out=tmp_path, resume=False, **SHORT | {"lr": 0.1})
+    assert len(anew.epochs) == 3
+
+
+def test_a_damaged_checkpoint_is_named(tmp_path):
+    train(tiny_net(), examples(), out=tmp_path, **SHORT)
+    file = tmp_path / "checkpoint.safetensors"
+    file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(UserError, match=r"checkpoint\.safetensors is damaged"):
+        train(tiny_net(), examples(), out=tmp_path, **SHORT)
+
+
+def test_the_checkpoint_is_whole_even_when_writing_the_next_one_fails(tmp_path, monkeypatch):
+    train(tiny_net(), examples(), out=tmp_path, **SHORT | {"epochs": 1})
+    before = (tmp_path / "checkpoint.safetensors").read_bytes()
+
+    def full(tensors, path, metadata):
+        Path(path).write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(training, "save_file", full)
+    with pytest.raises(UserError, match="No space left"):
+        train(tiny_net(), examples(), out=tmp_path, **SHORT)
+    assert [p.name for p in tmp_path.iterdir()] == ["checkpoint.safetensors"]
+    assert (tmp_path / "checkpoint.safetensors").read_bytes() == before
+
+
+def test_a_loss_that_is_no_number_stops_the_run_by_name(tmp_path):
+    train(tiny_net(), examples(), out=tmp_path, **SHORT | {"epochs": 1})
+    net = tiny_net()
+    net.register_forward_hook(lambda m, i, o: o * math.nan)
+    with pytest.raises(UserError, match=r"no number in epoch 2 .* still has epoch 1"):
+        train(net, examples(), out=tmp_path, **SHORT)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"schedule": "cosin"}, "unknown schedule 'cosin'; did you mean cosine"),
+        ({"precision": "fp8"}, "unknown precision 'fp8'"),
+        ({"epochs": 0}, "epochs 0"),
+        ({"teacher_logits": torch.zeros(29, 3)}, r"teacher's logits are \(29, 3\)"),
+    ],
+)
+def test_mistakes_are_named_before_the_first_step(change, message):
+    with pytest.raises(UserError, match=message):
+        train(tiny_net(), examples(), **SHORT | change)
+
+
+def test_a_net_for_another_number_of_classes_is_refused():
+    with pytest.raises(UserError, match="3 classes, the net gives 4 logits"):
+        train(tiny_net(classes=4), examples(), **SHORT)
+
+
+# Pictures on disk
+
+
+def write_classes(folder: Path, size: int = 12, each: int = 10) -> None:
+    data = examples(3 * each, size=size)
+    for i, (picture, label) in enumerate(zip(data.decoded, data.labels.tolist(), strict=True)):
+        place = folder / data.classes[label]
+        place.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(picture.permute(1, 2, 0).numpy()).save(place / f"{i:03d}.png")
+
+
+def test_pictures_are_read_in_order_with_the_labels_of_their_folders(tmp_path):
+    write_classes(tmp_path)
+    read = read_examples(tmp_path, 12)
+    assert read.classes == ("class0", "class1", "class2")
+    assert read.labels.tolist() == [0] * 10 + [1] * 10 + [2] * 10
+    assert torch.equal(read.decoded[10:20], examples().decoded[1::3])
+
+
+def test_streamed_pictures_train_to_the_same_bytes_as_pictures_in_memory(tmp_path):
+    write_classes(tmp_path)
+    nets = [tiny_net(), tiny_net()]
+    for net, limit in zip(nets, (1 << 30, 100), strict=True):
+        read = read_examples(tmp_path, 12, memory_limit=limit)
+        assert (read.decoded is None) == (limit == 100)
+        train(net, read, **SHORT)
+    assert same(weights(nets[0]), weights(nets[1]))
+
+
+@pytest.mark.parametrize("limit", [1 << 30, 100], ids=["memory", "streamed"])
+def test_broken_pictures_are_left_out_counted_and_named(tmp_path, limit):
+    write_classes(tmp_path)
+    (tmp_path / "class1" / "broken.png").write_bytes(b"no picture")
+    read = read_examples(tmp_path, 12, memory_limit=limit)
+    result = train(tiny_net(), read, **SHORT | {"epochs": 4})
+    assert [s.path for s in read.skipped] == ["class1/broken.png"]
+    assert any("1 training pictures could not be read" in w for w in result.warnings)
+    assert math.isfinite(result.epochs[-1].loss)
+    if limit > 100:
+        assert len(read) == 30
+
+
+def test_pictures_without_classes_are_refused(tmp_path):
+    Image.new("RGB", (12, 12)).save(tmp_path / "a.png")
+    with pytest.raises(UserError, match="class"):
+        read_examples(tmp_path, 12, classes=("x",))
+
+
+def test_data_without_one_readable_picture_is_refused(tmp_path):
+    (tmp_path / "x").mkdir()
+    (tmp_path / "x" / "a.png").write_bytes(b"")
+    with pytest.raises(UserError, match="none of the 1 pictures"):
+        read_examples(tmp_path, 12)
+
+
+def test_a_result_folder_holds_weights_that_load_and_compute_the_same(tmp_path):
+    import featviz
+    from featviz.models.alexnet import AlexNetMini
+    from featviz.results import read_result
+
+    torch.manual_seed(0)
+    net = with_batch_norm(AlexNetMini(3))
+    data = examples(24, size=64)
+    result = train(
+        net, data, validation=examples(6, size=64, seed=1), epochs=1, batch_size=12,
+        snapshot_steps=(0,), class_names={"class1": "green things"}, device="cpu",
+        precision="float32",
+    )  # fmt: skip
+    folder = result.save(tmp_path / "run")
+    document = read_result(folder)
+    assert document["kind"] == "train"
+    assert document["numbers"]["top-1"]["value"] == result.epochs[-1].top1
+    assert "schedule" in document["parameters"]
+    json.dumps(document, allow_nan=False)
+    loaded = featviz.load("alexnet-mini", weights=folder / "weights.safetensors", device="cpu")
+    assert loaded.classes == ("class0", "green things", "class2")
+    x = torch.rand(2, 3, 64, 64)
+    assert torch.equal(loaded(x), result.model(x))
+    normal = (x - torch.tensor(AlexNetMini.mean).view(3, 1, 1)) / torch.tensor(
+        AlexNetMini.std
+    ).view(3, 1, 1)
+    with torch.no_grad():
+        torch.testing.assert_close(loaded(x), net(normal), rtol=1e-4, atol=1e-4)
+    kernels = np.asarray(result.kernels)
+    assert kernels.shape == (2, 64, 3, 9, 9)
+    assert (folder / "kernels.gif").is_file()
