@@ -25,6 +25,9 @@ ARRAYS = frozenset({".npz", ".npy", ".safetensors"})
 WITH_PAGES = PICTURES | PAGES | {".js", ".css", ".json", ".csv", ".bin", ".woff2"}
 """what an HTML page of a result may lean on; copied with it"""
 
+NAMING = frozenset({"unit", "picture", "name"})
+"""columns of tables in which a unit may be named"""
+
 MARK = "gallery.json"
 """the file that makes a folder a gallery, and no place to look for results"""
 
@@ -63,7 +66,10 @@ class Figure:
         if len(self.units) == 1:
             _, named, told = first.partition(self.units[0])
             told = told.lstrip(":,; ")
-            first = told if named and len(told) > 3 else first
+            if named and not told.rstrip(".") and rest:  # "conv5:3. Score 36.5."
+                first, stop, rest = rest.partition(". ")
+            elif named and len(told) > 3:
+                first = told
         return first + stop.strip(), rest
 
 
@@ -82,22 +88,29 @@ class Table:
         return numeric_columns(len(self.columns), self.rows)
 
     def rows_of(self, unit: str, layer: str) -> Iterator[tuple[tuple[str, str], ...]]:
-        """The rows about a unit, as (column, cell) without the columns that name it.
+        """The rows about a unit, as (column, cell) without the cells that name it.
 
-        The unit stands in a column "unit": as "conv5:12", or as 12 where a column "layer" or else
-        the result's own `layer` says the rest.
+        The unit stands in a column "unit", "picture" or "name": as "conv5:12", or in "unit" as 12
+        where a column "layer" or else the result's own `layer` says the rest.
         """
-        if "unit" not in self.columns:
+        naming = [i for i, column in enumerate(self.columns) if column in NAMING]
+        if not naming:
             return
-        at = self.columns.index("unit")
         layer_at = self.columns.index("layer") if "layer" in self.columns else None
         for row in self.rows:
             if len(row) != len(self.columns):
                 continue
             within = layer if layer_at is None else row[layer_at]
-            if unit_name(row[at] if ":" in row[at] else f"{within}:{row[at]}") == unit:
-                pairs = zip(self.columns, row, strict=True)
-                yield tuple(pair for i, pair in enumerate(pairs) if i not in (at, layer_at))
+            names = [
+                unit_name(f"{within}:{cell}" if column == "unit" and ":" not in cell else cell)
+                for column, cell in zip(self.columns, row, strict=True)
+            ]
+            if any(names[i] == unit for i in naming):
+                yield tuple(
+                    (column, cell)
+                    for i, (column, cell) in enumerate(zip(self.columns, row, strict=True))
+                    if names[i] != unit and i != layer_at
+                )
 
 
 @dataclass(frozen=True)

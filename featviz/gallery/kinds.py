@@ -33,13 +33,13 @@ GROUPS = (
     Group(
         "The model",
         "What it is made of, how it learned, and how often it is right.",
-        ("layers", "train", "eval"),
+        ("layers", "growth", "train", "eval"),
     ),
     Group(
         "What it looks for",
         "The patterns its units answer to, from edges in the first layer to whole things in the "
         "last.",
-        ("kernels", "maximize"),
+        ("kernels", "maximize", "examples"),
     ),
     Group(
         "What it sees",
@@ -75,10 +75,16 @@ KINDS = {
         "A network starts with random weights. It is shown pictures together with their right "
         "names, over and over, and after each small batch its weights move a little so that the "
         "mistake would have been smaller. The loss is the size of that mistake. The line of the "
-        "validation pictures is the one that counts, since the network never learns from those. "
-        "Where the first kernels are shown at several moments, watch noise turn into edges and "
-        "colours: nobody told them to.",
+        "validation pictures is the one that counts, since the network never learns from those.",
         "The unit while the network was trained.",
+    ),
+    "growth": Kind(
+        "How kernels grow",
+        "Before training, the kernels of the first layer are noise. As the network sees more "
+        "pictures, each of them settles on something: a stripe of one direction, a border "
+        "between two colours. Nobody told it to look for edges; they turned out to be useful, as "
+        "they did for the first cells of our own sight. Time runs from left to right.",
+        "Its kernel while the network was trained: from noise, on the left, to what it is.",
     ),
     "eval": Kind(
         "Accuracy",
@@ -106,6 +112,15 @@ KINDS = {
         "what the unit reacts to: stripes and textures in the middle layers, eyes, fur or wheels "
         "in the later ones, and in the last something like an idea of a class.",
         "A picture made from noise so that the unit answers as strongly as possible.",
+    ),
+    "examples": Kind(
+        "Strongest patches",
+        "Which pieces of real pictures move a unit most? Every picture of a collection went "
+        "through the network, and for each unit the places where it answered most strongly are "
+        "cut out, each as large as the unit can see. Look for what the pieces in a row share; "
+        "that is what the unit looks for. Compare them with the maximised picture of the same "
+        "unit: it should exaggerate what they have in common.",
+        "The pieces of real pictures that move the unit most.",
     ),
     "maps": Kind(
         "Activation maps",

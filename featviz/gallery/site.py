@@ -15,7 +15,7 @@ from urllib.parse import quote
 from featviz.gallery.entries import Entry, Figure, Source, Unreadable, clean, numeric_columns
 from featviz.gallery.kinds import GROUPS, OTHER, Group, Kind, group_of, kind_words
 
-PORTRAITS = ("maximize", "kernels", "maps")
+PORTRAITS = ("maximize", "kernels", "examples", "maps")
 """kinds whose pictures stand for a unit, best first"""
 
 HERO_ORDER = ("maximize", "kernels", "atlas", "maps", "attribute", "neighbors", "attack", "train")
@@ -46,8 +46,17 @@ class Exhibit:
     @property
     def plates(self) -> list[Figure]:
         """Pictures of one unit each, when they are many enough to hang in a grid."""
-        single = [f for f in self.entry.figures if len(f.units) == 1 and not f.plot]
+        single = [
+            f for f in self.entry.figures
+            if len(f.units) == 1 and not f.file.lower().endswith(".svg")
+        ]  # fmt: skip
         return single if len(single) >= 4 else []
+
+    @property
+    def wide_plates(self) -> bool:
+        """Whether they are strips, which need a wide column."""
+        shapes = [(f.width or 1) / (f.height or 1) for f in self.plates]
+        return bool(shapes) and sorted(shapes)[len(shapes) // 2] > 2
 
     @property
     def main_figures(self) -> list[Figure]:
@@ -59,6 +68,15 @@ class Exhibit:
     def thumbnail(self) -> Figure | None:
         """The picture on the card."""
         return next(iter([*self.main_figures, *self.plates]), None)
+
+    @property
+    def whole_thumbnail(self) -> bool:
+        """Whether the card must show all of it: plots, but not tall sheets of pictures."""
+        figure = self.thumbnail
+        if figure is None or not figure.plot or figure.pixelated:
+            return False
+        wide = (figure.width or 1) > 1.6 * (figure.height or 1)
+        return wide or figure.file.lower().endswith(".svg")
 
 
 @dataclass(frozen=True)
@@ -108,9 +126,21 @@ class UnitPage:
         return f"units/{self.slug}.html"
 
     @property
+    def nickname(self) -> str:
+        """A class's name, where a table tells it: "goldfish" for "logits:1"."""
+        if self.layer != "logits":
+            return ""
+        told = [
+            row[at] for rows in self.rows for row in rows.rows
+            for at, column in enumerate(rows.columns)
+            if column in ("title", "name", "class") and row[at]
+        ]  # fmt: skip
+        return told[0].partition(",")[0] if told else ""
+
+    @property
     def short(self) -> str:
-        """Its label without a class's synonyms: "tabby" of "tabby, tabby cat"."""
-        return self.label.partition(",")[0]
+        """What stands under its tile: "12", or for a class "tabby" of "tabby, tabby cat"."""
+        return self.nickname or self.label.partition(",")[0]
 
     @property
     def portrait(self) -> Shown | None:
