@@ -31,6 +31,9 @@ from featviz.cli import (
 )
 from featviz.errors import UserError
 
+INTERRUPTED = 130
+"""exit code after Ctrl-C, as shells have it: 128 + SIGINT"""
+
 app = typer.Typer(
     name="featviz",
     epilog="Start with: featviz demo",
@@ -76,6 +79,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             prog_name="featviz",
             standalone_mode=False,
         )
+        if code == INTERRUPTED:  # typer has turned Ctrl-C into its exit code
+            raise KeyboardInterrupt
         sys.exit(code if isinstance(code, int) else 0)
     except UserError as error:
         if debug:
@@ -87,7 +92,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(1)
     except (KeyboardInterrupt, typer.Abort):
         print("featviz: stopped; what was finished is kept", file=sys.stderr)
-        sys.exit(130)
+        sys.exit(INTERRUPTED)
     except Exception as error:
         # A wrong option or command; the class is typer's own and has no public name.
         if hasattr(error, "format_message"):

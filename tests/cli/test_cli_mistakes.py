@@ -47,7 +47,7 @@ def test_an_unknown_model_has_the_nearest_names(refused):
 def test_an_unknown_layer_has_the_nearest_names(refused):
     line = refused("kernels", "--layer", "conv9")
     assert "has no layer 'conv9'" in line
-    assert "conv1" in line
+    assert "did you mean conv5" in line
 
 
 def test_a_unit_out_of_range_names_the_range(refused):
