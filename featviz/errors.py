@@ -24,7 +24,7 @@ class BadPicture(UserError):
 
 
 def nearest(name: str, names: Iterable[str], most: int = 3) -> str:
-    """A hint that ends an error's line, "; did you mean conv5, conv4?", or "" if nothing is near."""
+    """A hint that ends an error's line: "; did you mean conv5?", or "" if nothing is near."""
     by_folded = {known.casefold(): known for known in names}
     close = difflib.get_close_matches(name.casefold(), by_folded, n=most, cutoff=0.5)
     return f"; did you mean {', '.join(by_folded[c] for c in close)}?" if close else ""

@@ -141,8 +141,9 @@ class _Guide:
         yield Step("layers", lambda _: summarize(model))
         if bundled(model.name).with_suffix(".kernels.safetensors").is_file():
             yield Step("growth-conv1", lambda p: kernel_growth())
-        if self.labelled is not None:
-            yield Step("eval", lambda p: evaluate(model, self.labelled, progress=p))
+        labelled = self.labelled
+        if labelled is not None and not model.headless:
+            yield Step("eval", lambda p: evaluate(model, labelled, progress=p))
         first, *deeper = self.convolutions
         yield Step(f"kernels-{_file(first)}", lambda p: kernel_sheet(model, first.name, progress=p))
         if deeper and not quick:

@@ -130,9 +130,10 @@ def _macs(name: str, args: Sequence[Any], out: Tensor) -> int:
         return out.numel() * int(args[0].shape[-1])
     if name.startswith("_scaled_dot_product"):
         heads, keys = args[0], args[1]  # (N, heads, T, D), (N, heads, S, D)
-        return 2 * heads.numel() * int(keys.shape[-2])
+        return 2 * int(heads.numel()) * int(keys.shape[-2])
     if name == "_native_multi_head_attention":
-        tokens, width = args[0].numel() // args[3], int(args[3])
+        width = int(args[3])
+        tokens = int(args[0].numel()) // width
         return 4 * tokens * width**2 + 2 * tokens * int(args[0].shape[1]) * width
     if name == "linear":
         return out.numel() * int(args[1].shape[-1])
