@@ -47,8 +47,8 @@ def atlas(
     Example: featviz atlas --icons sample --out run/atlas
     """
     from featviz.atlas.build import build_atlas
-    from featviz.cli.embed import open_data, read_class_names
-    from featviz.cli.run import check_out, finish, progress_bar
+    from featviz.cli.embed import read_class_names
+    from featviz.cli.run import check_out, finish, open_data, progress_bar
     from featviz.embedding.extract import default_layer, embed
     from featviz.embedding.store import open_store
     from featviz.models.load import load

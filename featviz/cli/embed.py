@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from featviz.cli import options
-
-if TYPE_CHECKING:
-    from featviz.datasets import Pictures
 
 LayerName = Annotated[
     str | None,
@@ -51,7 +48,7 @@ def embed(
 
     Example: featviz embed --layer relu7 --out run/embed-relu7
     """
-    from featviz.cli.run import check_out, progress_bar, report
+    from featviz.cli.run import check_out, open_data, progress_bar, report
     from featviz.embedding.extract import default_layer
     from featviz.embedding.extract import embed as run
     from featviz.models.load import load
@@ -65,14 +62,6 @@ def embed(
             batch_size=batch_size, overwrite=overwrite, progress=progress,
         )  # fmt: skip
     report(store, folder, as_json=as_json, quiet=quiet)
-
-
-def open_data(data: Path | None) -> Pictures:
-    """The pictures of --data, or the bundled ones."""
-    from featviz.datasets import open_pictures
-    from featviz.samples import sample_pictures
-
-    return sample_pictures() if data is None else open_pictures(data)
 
 
 def read_class_names(path: Path | None) -> Mapping[str, str]:

@@ -55,7 +55,7 @@ def maps(
     featviz maps --unit conv1:12 (why its strongest position answers);
     featviz maps --layer conv5 --units 0-7 --top 9 (the patches of a data set)
     """  # fmt: skip
-    from featviz.cli.run import check_out, finish, progress_bar
+    from featviz.cli.run import check_out, finish, open_data, progress_bar
     from featviz.errors import UserError
     from featviz.models.first import first_convolution
     from featviz.models.load import load
@@ -72,12 +72,10 @@ def maps(
         raise UserError(f"{model} has no convolution; name a layer with --layer")
     result: Result
     if examples:
-        from featviz.datasets import open_pictures
         from featviz.examples import top_patches
-        from featviz.samples import sample_pictures
 
         folder = check_out(out, f"examples-{_word(place)}", overwrite)
-        pictures = open_pictures(data) if data is not None else sample_pictures()
+        pictures = open_data(data)
         with progress_bar(quiet) as progress:
             result = top_patches(net, pictures, place, units=units, k=top or 9, progress=progress)
     else:

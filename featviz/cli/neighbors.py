@@ -54,8 +54,8 @@ def neighbors(
 
     Example: featviz neighbors --query 3 --query class:goldfish
     """
-    from featviz.cli.embed import open_data, read_class_names
-    from featviz.cli.run import check_out, finish, progress_bar
+    from featviz.cli.embed import read_class_names
+    from featviz.cli.run import check_out, finish, open_data, progress_bar
     from featviz.embedding.extract import default_layer, embed
     from featviz.embedding.store import open_store
     from featviz.models.load import load
