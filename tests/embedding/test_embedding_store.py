@@ -1,0 +1,322 @@
+"""Stores: what goes in comes out, a run that was stopped ends with the same bytes."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from featviz import images
+from featviz.datasets import open_pictures
+from featviz.embedding import extract
+from featviz.embedding.extract import default_layer, embed, embed_batch
+from featviz.embedding.store import open_store
+from featviz.errors import UserError
+from featviz.models.load import Model
+
+SIDE = 16
+
+
+class Small(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3, stride=2)
+        self.relu = nn.ReLU()
+        self.flat = nn.Flatten()
+        self.fc = nn.Linear(4 * 7 * 7, 6)
+        self.act = nn.ReLU()
+        self.head = nn.Linear(6, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.act(self.fc(self.flat(self.relu(self.conv(x))))))
+
+
+@pytest.fixture(scope="module")
+def model() -> Model:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        net = Small()
+    aliases = {
+        "conv1": "conv", "relu1": "relu", "fc7": "fc", "relu7": "act", "logits": "head",
+    }  # fmt: skip
+    classes = [("", "cat"), ("", "dog"), ("", "owl")]
+    return Model(net, name="small", input_size=SIDE, aliases=aliases, classes=classes)
+
+
+@pytest.fixture
+def data(tmp_path: Path, generator: torch.Generator) -> Path:
+    """13 pictures of three classes, of which two are broken."""
+    folder = tmp_path / "data"
+    for number in range(13):
+        place = folder / ("cat", "dog", "owl")[number % 3]
+        place.mkdir(parents=True, exist_ok=True)
+        size = (3, SIDE + number, SIDE + 2)
+        images.write_png(torch.rand(size, generator=generator), place / f"{number:02}.png")
+    (folder / "dog" / "04.png").write_bytes(b"no picture")
+    whole = (folder / "owl" / "02.png").read_bytes()
+    (folder / "owl" / "02.png").write_bytes(whole[: len(whole) // 2])
+    return folder
+
+
+FOUR_ROWS = 4 * 6 * 2
+"""bytes of a shard of four rows of relu7"""
+
+
+def oracle(model: Model, data: Path, layer: str) -> torch.Tensor:
+    """One picture at a time, through the net itself."""
+    rows = []
+    for row in range(13):
+        pictures = open_pictures(data)
+        if pictures.paths[row] in {"dog/04.png", "owl/02.png"}:
+            continue
+        x = pictures.read(row, SIDE)[None]
+        net = model.net
+        with torch.no_grad():
+            maps = net.relu(net.conv(x))
+            hidden = net.fc(net.flat(maps))
+        values = {"relu1": maps.mean((2, 3)), "fc7": hidden, "relu7": hidden.relu()}[layer]
+        rows.append(values[0])
+    return torch.stack(rows)
+
+
+@pytest.mark.parametrize("layer", ["relu1", "fc7", "relu7"])
+def test_rows_are_the_activations_of_the_pictures_in_order(
+    model: Model, data: Path, layer: str
+) -> None:
+    store = embed(model, data, layer, batch_size=3)
+    expected = oracle(model, data, layer)
+    # float16 keeps 11 bits
+    torch.testing.assert_close(store.matrix(), expected, rtol=1e-3, atol=1e-4)
+    assert [Path(p).stem for p in store.pictures.paths][:3] == ["00", "03", "06"]
+    assert store.pooled == (layer == "relu1")
+
+
+def test_the_space_behind_the_relu_is_the_default_and_the_other_is_pointed_out(
+    model: Model, data: Path
+) -> None:
+    assert embed(model, data).layer == "relu7"
+    assert not embed(model, data).warnings[1:]
+    warning = embed(model, data, "fc7").warnings[0]
+    assert "before its ReLU" in warning
+    assert "relu7" in warning
+
+
+def test_a_model_without_names_is_read_before_its_classes(model: Model) -> None:
+    bare = Model(model.net, name="bare", input_size=SIDE)
+    assert default_layer(bare) == "act"
+
+
+def test_disk_and_memory_hold_the_same_numbers(model: Model, data: Path, tmp_path: Path) -> None:
+    kept = embed(model, data, out=tmp_path / "s", batch_size=2, shard_bytes=FOUR_ROWS)
+    here = embed(model, data, batch_size=2, shard_bytes=FOUR_ROWS)
+    again = open_store(tmp_path / "s")
+    for store in (kept, again):
+        assert torch.equal(store.matrix(), here.matrix())
+        assert store.labels == here.labels
+        assert store.sizes == here.sizes
+        assert store.skipped == here.skipped
+        assert store.class_name(0) == "cat"
+    here.save(tmp_path / "t")
+    assert torch.equal(open_store(tmp_path / "t").matrix(), here.matrix())
+    assert torch.equal(again.take([7, 0, 7]), here.matrix()[[7, 0, 7]])
+    assert torch.equal(torch.cat(list(again.blocks(3))), here.matrix())
+
+
+def test_broken_pictures_are_skipped_counted_and_listed(
+    model: Model, data: Path, tmp_path: Path
+) -> None:
+    store = embed(model, data, out=tmp_path / "s", shard_bytes=FOUR_ROWS)
+    assert len(store) == 11
+    assert {left.path for left in store.skipped} == {"dog/04.png", "owl/02.png"}
+    assert store.numbers()["skipped"].value == 2
+    with (tmp_path / "s" / "skipped.csv").open() as file:
+        lines = list(csv.reader(file))
+    assert lines[0] == ["path", "reason"]
+    assert {line[0] for line in lines[1:]} == {"dog/04.png", "owl/02.png"}
+    with (tmp_path / "s" / "ids.csv").open() as file:
+        ids = list(csv.DictReader(file))
+    assert [int(line["row"]) for line in ids] == list(range(11))
+    assert ids[1] == {
+        "row": "1", "path": "cat/03.png", "class": "cat", "width": "18", "height": "19",
+    }  # fmt: skip
+
+
+def test_a_folder_is_a_store_and_a_result(model: Model, data: Path, tmp_path: Path) -> None:
+    embed(model, data, out=tmp_path / "s", shard_bytes=FOUR_ROWS)
+    manifest = json.loads((tmp_path / "s" / "manifest.json").read_text())
+    assert manifest["rows"] == 11
+    assert manifest["dim"] == 6
+    assert manifest["dtype"] == "float16"
+    assert manifest["model"]["sha256"] == model.sha256
+    assert [shard["file"] for shard in manifest["shards"]] == [
+        f"shard-{i:05}.npy" for i in range(4)
+    ]
+    result = json.loads((tmp_path / "s" / "result.json").read_text())
+    assert result["kind"] == "embed"
+    assert result["numbers"]["rows"]["value"] == 11
+    assert 0 < result["numbers"]["zeros"]["value"] < 1
+    assert not (tmp_path / "s.partial").exists()
+
+
+def test_numbers_agree_with_the_matrix(model: Model, data: Path) -> None:
+    store = embed(model, data)
+    matrix = store.matrix().double().numpy()
+    numbers = store.numbers()
+    assert numbers["zeros"].value == pytest.approx((matrix == 0).mean())
+    assert numbers["mean norm"].value == pytest.approx(np.linalg.norm(matrix, axis=1).mean())
+    assert numbers["silent units"].value == ((matrix > 0).sum(0) == 0).sum()
+
+
+class Killed(BaseException):
+    """What stops a run between two shards."""
+
+
+@pytest.mark.parametrize("after", [1, 2, 3])
+def test_a_run_that_was_stopped_ends_with_the_same_bytes(
+    model: Model, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: int
+) -> None:
+    options = {"batch_size": 3, "shard_bytes": FOUR_ROWS}
+    embed(model, data, out=tmp_path / "whole", **options)
+    original = extract._write_finished
+    written = []
+
+    def stop_behind(*arguments):
+        shard = original(*arguments)
+        written.append(shard)
+        if len(written) == after:
+            raise Killed
+        return shard
+
+    monkeypatch.setattr(extract, "_write_finished", stop_behind)
+    with pytest.raises(Killed):
+        embed(model, data, out=tmp_path / "cut", **options)
+    assert not (tmp_path / "cut").exists()
+    monkeypatch.setattr(extract, "_write_finished", original)
+    # A shard that was being written, and one that was damaged since, are made again.
+    (tmp_path / "cut.partial" / ".shard-00003.npy").write_bytes(b"half")
+    with (tmp_path / "cut.partial" / "shard-00000.npy").open("r+b") as file:
+        file.seek(-1, 2)
+        file.write(b"\xff")
+    forwards = []
+    embed(
+        model, data, out=tmp_path / "cut", progress=lambda *now: forwards.append(now), **options
+    )
+    first, second = tmp_path / "whole", tmp_path / "cut"
+    names = {p.name for p in first.iterdir()}
+    assert names == {p.name for p in second.iterdir()}
+    for name in names - {"result.json"}:  # that one holds the time
+        assert (first / name).read_bytes() == (second / name).read_bytes(), name
+
+
+def test_finished_shards_are_not_made_again(
+    model: Model, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    embed(model, data, out=tmp_path / "s", shard_bytes=FOUR_ROWS)
+    runs = []
+    original = extract._Job.run
+    monkeypatch.setattr(
+        extract._Job, "run", lambda job, span: runs.append(span) or original(job, span)
+    )
+    with monkeypatch.context() as broken:
+        broken.setattr(extract.Store, "save", lambda *a, **k: (_ for _ in ()).throw(Killed))
+        with pytest.raises(Killed):
+            embed(model, data, out=tmp_path / "t", shard_bytes=FOUR_ROWS)
+    assert len(runs) == 4
+    embed(model, data, out=tmp_path / "t", shard_bytes=FOUR_ROWS)
+    assert len(runs) == 4
+    # Another layer is another job: nothing is taken over.
+    (tmp_path / "u.partial").mkdir()
+    shutil.copy(tmp_path / "s" / "shard-00000.npy", tmp_path / "u.partial")
+    (tmp_path / "u.partial" / "job.json").write_text("{}")
+    embed(model, data, "fc7", out=tmp_path / "u", shard_bytes=FOUR_ROWS)
+    assert len(runs) == 8
+
+
+def test_every_missing_or_damaged_shard_is_named(model: Model, data: Path, tmp_path: Path) -> None:
+    embed(model, data, out=tmp_path / "s", shard_bytes=FOUR_ROWS)
+    (tmp_path / "s" / "shard-00001.npy").unlink()
+    file = tmp_path / "s" / "shard-00002.npy"
+    file.write_bytes(file.read_bytes()[:-1] + b"\x01")
+    with pytest.raises(
+        UserError, match=r"shard-00001.npy is missing, shard-00002.npy is damaged; embed again"
+    ):
+        open_store(tmp_path / "s")
+    file.write_bytes(file.read_bytes()[:-8])
+    with pytest.raises(UserError, match=r"shard-00002.npy is damaged"):
+        open_store(tmp_path / "s", verify=False)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda s: (s / "manifest.json").unlink(), "is no store"),
+        (lambda s: (s / "manifest.json").write_text("{"), "cannot be read"),
+        (lambda s: (s / "manifest.json").write_text('{"schema": 9}'), "schema 9"),
+        (lambda s: (s / "manifest.json").write_text('{"schema": 1}'), "is damaged"),
+        (lambda s: (s / "ids.csv").unlink(), "ids.csv is missing"),
+        (lambda s: (s / "ids.csv").write_text("row,path\n0,x\n"), "is damaged"),
+        (lambda s: (s / "ids.csv").write_text("row,path,class,width,height\n"), "lists 0 rows"),
+    ],
+)
+def test_damage_is_said_in_one_line(
+    model: Model, data: Path, tmp_path: Path, damage, message: str
+) -> None:
+    embed(model, data, out=tmp_path / "s")
+    damage(tmp_path / "s")
+    with pytest.raises(UserError, match=message):
+        open_store(tmp_path / "s")
+
+
+def test_bad_arguments_are_refused_before_the_work(
+    model: Model, data: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match="no layer 'relu9'; did you mean relu7"):
+        embed(model, data, "relu9")
+    embed(model, data, out=tmp_path / "s")
+    with pytest.raises(UserError, match="--overwrite"):
+        embed(model, data, out=tmp_path / "s")
+    with pytest.raises(UserError, match="batch_size 0"):
+        embed(model, data, batch_size=0)
+    (tmp_path / "x.partial").mkdir()
+    (tmp_path / "x.partial" / "mine.txt").write_text("keep me")
+    with pytest.raises(UserError, match="in the way"):
+        embed(model, data, out=tmp_path / "x")
+    assert (tmp_path / "x.partial" / "mine.txt").exists()
+    for broken in data.rglob("*.png"):
+        broken.write_bytes(b"")
+    with pytest.raises(UserError, match="none of the 13 pictures"):
+        embed(model, data, shard_bytes=FOUR_ROWS)
+
+
+def test_values_beyond_float16_are_an_error_not_infinity(model: Model) -> None:
+    net = Small()
+    net.load_state_dict(model.net.state_dict())
+    net.fc.weight.data *= 1e7
+    loud = Model(net, name="loud", input_size=SIDE, aliases={"relu7": "act"})
+    with pytest.raises(UserError, match="more than float16 holds"):
+        embed(loud, torch.ones(1, 3, SIDE, SIDE))
+
+
+def test_tensors_are_embedded_as_they_are(model: Model, generator: torch.Generator) -> None:
+    pictures = torch.rand(5, 3, SIDE, SIDE, generator=generator)
+    store = embed(model, pictures, labels=list("abcab"), batch_size=5)
+    assert torch.equal(store.matrix(), embed_batch(model, pictures, "relu7"))
+    assert store.labels == ("a", "b", "c", "a", "b")
+    assert store.pictures.open(3).size == (SIDE, SIDE)
+    with pytest.raises(UserError, match="2 labels for 5 pictures"):
+        embed(model, pictures, labels=["a", "b"])
+
+
+def test_samples_are_found_again(mini: Model, tmp_path: Path) -> None:
+    from featviz.samples import sample_pictures
+
+    some = sample_pictures(2)
+    embed(mini, some, out=tmp_path / "s")
+    store = open_store(tmp_path / "s")
+    assert store.pictures.open(0).tobytes() == some.open(0).tobytes()
