@@ -204,9 +204,7 @@ def test_a_run_that_was_stopped_ends_with_the_same_bytes(
         file.seek(-1, 2)
         file.write(b"\xff")
     forwards = []
-    embed(
-        model, data, out=tmp_path / "cut", progress=lambda *now: forwards.append(now), **options
-    )
+    embed(model, data, out=tmp_path / "cut", progress=lambda *now: forwards.append(now), **options)
     first, second = tmp_path / "whole", tmp_path / "cut"
     names = {p.name for p in first.iterdir()}
     assert names == {p.name for p in second.iterdir()}
