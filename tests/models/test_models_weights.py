@@ -1,0 +1,290 @@
+"""Loading: weights of many origins, wrong ones named whole, code in files never run."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+import featviz
+from featviz.errors import UserError
+from featviz.models import weights as weight_files
+from featviz.models.alexnet import AlexNet2012, AlexNetMini
+
+
+@pytest.fixture(scope="module")
+def mini_state() -> dict[str, Tensor]:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return AlexNetMini(num_classes=5).state_dict()
+
+
+@pytest.fixture(scope="module")
+def mini_file(mini_state: dict[str, Tensor], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("weights") / "mini.safetensors"
+    save_file(mini_state, path)
+    return path
+
+
+def picture() -> Tensor:
+    return torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(4))
+
+
+def reference(state: dict[str, Tensor]) -> Tensor:
+    net = AlexNetMini(num_classes=5).eval()
+    net.load_state_dict(state)
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (AlexNetMini.mean, AlexNetMini.std))
+    with torch.no_grad():
+        return net((picture() - mean) / std)
+
+
+def test_a_loaded_model_is_the_net_behind_its_normalisation(
+    mini_file: Path, mini_state: dict[str, Tensor]
+) -> None:
+    model = featviz.load("alexnet-mini", weights=mini_file)
+    assert len(model.classes) == 5
+    assert not model.training
+    assert not any(p.requires_grad for p in model.parameters())
+    assert torch.allclose(model(picture()), reference(mini_state), atol=1e-6)
+
+
+@pytest.mark.parametrize("wrapper", ["plain", "state_dict", "module.", "_orig_mod."])
+def test_torch_files_are_read_also_when_wrapped(
+    wrapper: str, mini_state: dict[str, Tensor], tmp_path: Path
+) -> None:
+    content: Any = mini_state
+    if wrapper == "state_dict":
+        content = {"epoch": 3, "state_dict": mini_state}
+    elif wrapper != "plain":
+        content = {wrapper + name: t for name, t in mini_state.items()}
+    torch.save(content, tmp_path / "w.pth")
+    model = featviz.load("alexnet-mini", weights=tmp_path / "w.pth")
+    assert torch.allclose(model(picture()), reference(mini_state), atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_weights_compute_in_float32(
+    dtype: torch.dtype, mini_state: dict[str, Tensor], tmp_path: Path
+) -> None:
+    halved = {name: t.to(dtype) for name, t in mini_state.items()}
+    save_file(halved, tmp_path / "w.safetensors")
+    model = featviz.load("alexnet-mini", weights=tmp_path / "w.safetensors")
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+    expected = reference({name: t.float() for name, t in halved.items()})
+    assert torch.allclose(model(picture()), expected, atol=1e-6)
+
+
+def test_sha256_is_that_of_the_weights_not_of_the_file(
+    mini_file: Path, mini_state: dict[str, Tensor], tmp_path: Path
+) -> None:
+    torch.save(mini_state, tmp_path / "w.pth")
+    one = featviz.load("alexnet-mini", weights=mini_file).sha256
+    assert one == featviz.load("alexnet-mini", weights=tmp_path / "w.pth").sha256
+    changed = {name: t.clone() for name, t in mini_state.items()}
+    changed["features.0.bias"][3] += 1e-4
+    save_file(changed, tmp_path / "c.safetensors")
+    assert one != featviz.load("alexnet-mini", weights=tmp_path / "c.safetensors").sha256
+
+
+def test_a_pickle_that_would_run_code_is_refused_and_does_not_run(tmp_path: Path) -> None:
+    trace = tmp_path / "it ran"
+
+    class Evil:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return os.system, (f"touch '{trace}'",)
+
+    torch.save({"features.0.weight": Evil()}, tmp_path / "zip.pth")
+    (tmp_path / "plain.pth").write_bytes(pickle.dumps(Evil()))
+    for name in ("zip.pth", "plain.pth"):
+        with pytest.raises(UserError, match="is refused: reading it could run code that it holds"):
+            featviz.load("alexnet-mini", weights=tmp_path / name)
+    assert not trace.exists()
+    # The file is what it claims to be: read without care it does run.
+    pickle.loads((tmp_path / "plain.pth").read_bytes())
+    assert trace.exists()
+
+
+@pytest.mark.parametrize("keep", [0, 7, 40, 5000])
+@pytest.mark.parametrize("kind", ["safetensors", "pth"])
+def test_files_cut_short_are_named(
+    kind: str, keep: int, mini_file: Path, mini_state: dict[str, Tensor], tmp_path: Path
+) -> None:
+    path = tmp_path / f"w.{kind}"
+    if kind == "pth":
+        torch.save(mini_state, path)
+        path.write_bytes(path.read_bytes()[:keep])
+    else:
+        path.write_bytes(mini_file.read_bytes()[:keep])
+    with pytest.raises(UserError, match=rf"w\.{kind} is .*(cut short|damaged|refused)"):
+        featviz.load("alexnet-mini", weights=path)
+
+
+def test_files_that_hold_no_weights_are_named(tmp_path: Path) -> None:
+    (tmp_path / "notes.pth").write_text("dear diary")
+    with pytest.raises(UserError, match=r"notes\.pth is"):
+        featviz.load("alexnet-mini", weights=tmp_path / "notes.pth")
+    torch.save([1, 2, 3], tmp_path / "list.pth")
+    with pytest.raises(UserError, match=r"list\.pth holds no tensors by name; save a model's"):
+        featviz.load("alexnet-mini", weights=tmp_path / "list.pth")
+    with pytest.raises(UserError, match=r"absent\.pth: no such file; --weights takes"):
+        featviz.load("alexnet-mini", weights=tmp_path / "absent.pth")
+
+
+def test_every_mismatch_of_another_architecture_is_named(tmp_path: Path) -> None:
+    state = {
+        "features.0.weight": torch.zeros(64, 3, 9, 9),
+        "features.0.bias": torch.zeros(63),
+        "features.3.weight": torch.zeros(128, 64, 3, 3),
+        "layer9.weight": torch.zeros(2),
+    }
+    save_file(state, tmp_path / "w.safetensors")
+    with pytest.raises(UserError) as caught:
+        featviz.load("alexnet-mini", weights=tmp_path / "w.safetensors")
+    text = str(caught.value)
+    assert "\n" not in text
+    assert "features.0.bias is 63, not 64" in text
+    assert "features.3.weight is 128x64x3x3, not 128x64x5x5" in text
+    assert "and " in text
+    # 2 misshapen, 13 missing (of 16 tensors 3 are there), 1 unknown; 6 are written out.
+    assert "and 10 more" in text
+    assert "give weights of this architecture, or another --model" in text
+
+
+def test_weights_that_are_no_numbers_are_refused(
+    mini_state: dict[str, Tensor], tmp_path: Path
+) -> None:
+    broken = {name: t.clone() for name, t in mini_state.items()}
+    broken["features.3.bias"][0] = float("nan")
+    save_file(broken, tmp_path / "w.safetensors")
+    with pytest.raises(UserError, match=r"NaN or infinite weights \(features\.3\.bias\)"):
+        featviz.load("alexnet-mini", weights=tmp_path / "w.safetensors")
+
+
+def test_caffe_names_are_mapped_and_its_colour_order_kept() -> None:
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):
+        state = AlexNet2012().state_dict()
+    ours = {path: caffe for caffe, path in weight_files.CAFFE_LAYERS.items()}
+    in_caffe = {
+        f"{ours[name.rpartition('.')[0]]}.{name.rpartition('.')[2]}": t for name, t in state.items()
+    }
+    assert set(in_caffe) == {
+        f"{layer}.{kind}"
+        for layer in ("conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7", "fc8")
+        for kind in ("weight", "bias")
+    }
+    renamed = weight_files.rename(in_caffe, state)
+    assert {name: t.shape for name, t in renamed.items()} == {n: t.shape for n, t in state.items()}
+    assert all(renamed[name] is state[name] for name in state)
+
+
+def test_caffes_model_is_given_blue_first_in_0_to_255_minus_its_mean() -> None:
+    model = featviz.load("alexnet-2012")
+    red = torch.zeros(1, 3, 227, 227)
+    red[:, 0] = 1
+    given = model.normalize(red)[0, :, 0, 0]
+    assert given.tolist() == pytest.approx([0 - 104.007, 0 - 116.669, 255 - 122.679], abs=1e-3)
+
+
+def test_a_trunk_without_a_head_has_features_and_says_so_of_logits(
+    mini_state: dict[str, Tensor], tmp_path: Path
+) -> None:
+    trunk = {name: t for name, t in mini_state.items() if name.startswith("features.")}
+    save_file(trunk, tmp_path / "trunk.safetensors")
+    model = featviz.load("alexnet-mini", weights=tmp_path / "trunk.safetensors")
+    complete = AlexNetMini(num_classes=5).eval()
+    complete.load_state_dict(mini_state)
+    found = featviz.activations(model, picture(), ["pool5"])["pool5"]
+    assert torch.allclose(found, complete.features(model.normalize(picture())), atol=1e-6)
+    line = "are a trunk without a head: it has features but no logits"
+    with pytest.raises(UserError, match=line):
+        model(picture())
+    with pytest.raises(UserError, match=line):
+        model.layer("logits")
+    with pytest.raises(UserError, match=line):
+        model.unit("logits:1")
+
+
+def test_unknown_models_have_their_nearest_names() -> None:
+    with pytest.raises(UserError, match=r"unknown model 'alexnet-miny'; did you mean alexnet-mini"):
+        featviz.load("alexnet-miny")
+    with pytest.raises(UserError, match=r"unknown model 'resnet19'; did you mean resnet1"):
+        featviz.load("resnet19")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA")
+def test_cuda_without_cuda_is_one_line() -> None:
+    with pytest.raises(UserError, match="--device cuda: torch sees no CUDA device here; use auto"):
+        featviz.load("alexnet-mini", device="cuda")
+
+
+def test_unknown_devices_are_one_line() -> None:
+    with pytest.raises(UserError, match="unknown device 'gpu'; take auto, cpu or cuda"):
+        featviz.load("alexnet-mini", device="gpu")
+    with pytest.raises(UserError, match="--device meta is not supported"):
+        featviz.load("alexnet-mini", device="meta")
+
+
+def test_class_names_come_from_where_they_are_given(
+    mini_state: dict[str, Tensor], tmp_path: Path
+) -> None:
+    path = tmp_path / "w.safetensors"
+    save_file(mini_state, path)
+    assert featviz.load("alexnet-mini", weights=path).classes[4] == "class 4"
+    (tmp_path / "w.classes.txt").write_text("".join(f"n{i}\tbeside {i}\n" for i in range(5)))
+    beside = featviz.load("alexnet-mini", weights=path)
+    assert (beside.classes[1], beside.synsets[1]) == ("beside 1", "n1")
+    names = json.dumps([[f"s{i}", f"inside {i}"] for i in range(5)])
+    save_file(mini_state, path, metadata={"classes": names})
+    assert featviz.load("alexnet-mini", weights=path).classes[2] == "inside 2"
+    (tmp_path / "given.txt").write_text("a\nb\nc\nd, long name\ne\n")
+    given = featviz.load("alexnet-mini", weights=path, classes=tmp_path / "given.txt")
+    assert given.class_name(3) == "d"
+    assert given.class_index("long name") == 3
+    (tmp_path / "few.txt").write_text("a\nb\n")
+    with pytest.raises(UserError, match="2 class names for a model of 5 classes; give --classes"):
+        featviz.load("alexnet-mini", weights=path, classes=tmp_path / "few.txt")
+    with pytest.raises(UserError, match="--classes takes a text file"):
+        featviz.load("alexnet-mini", weights=path, classes=tmp_path / "absent.txt")
+
+
+def test_random_weights_come_from_the_seed_and_leave_random_state_alone() -> None:
+    state = torch.random.get_rng_state()
+    one, same, other = (featviz.load("squeezenet1_1", seed=s) for s in (1, 1, 2))
+    assert torch.equal(state, torch.random.get_rng_state())
+    assert one.sha256 == same.sha256 != other.sha256
+
+
+def in_a_fresh_interpreter(code: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_our_alexnet_is_torchvisions_with_the_same_weights() -> None:
+    difference = in_a_fresh_interpreter(
+        "import torch, featviz\n"
+        "from featviz.models import zoo\n"
+        "torch.manual_seed(0)\n"
+        "theirs, preparation = zoo.build('alexnet')\n"
+        "theirs.eval()\n"
+        "model = featviz.load('alexnet')\n"
+        "print(model.net.load_state_dict(theirs.state_dict()))\n"
+        "assert preparation.input_size == 224 and preparation.resize == 256 == model.resize\n"
+        "x = torch.rand(2, 3, 224, 224)\n"
+        "mean, std = (torch.tensor(v).view(3, 1, 1)\n"
+        "             for v in (preparation.mean, preparation.std))\n"
+        "with torch.no_grad():\n"
+        "    print(float((theirs((x - mean) / std) - model(x)).abs().max()))\n"
+    )
+    assert difference.splitlines() == ["<All keys matched successfully>", "0.0"]
