@@ -55,14 +55,18 @@ class Settings:
     transforms: Transforms
     rate: float = 0.1
     """of Adam at the start; it falls along half a cosine to a tenth"""
-    smooth: float = 10.0
+    smooth: float = 8.0
     """restraint of ripples: weight of what a 3x3 mean removes, against a gradient of strength 1"""
-    calm: float = 0.0
+    calm: float = 0.02
     """restraint of contrast: weight of the distance from grey"""
+    plain: float = 0.2
+    """restraint of colour: weight of the distance from the grey of the same brightness"""
     even: float = 0.9
     """0: one strength for the whole picture; towards 1: the same strength everywhere in it"""
     reach: int = 16
     """pixels to each side over which the gradient's strength is measured for that"""
+    coarse: float = 0.35
+    """share of the steps in which detail is let in, from coarse to fine: shapes come first"""
     precision: str = "fp32"
     """of the model during the ascent: "fp32" or "bf16"; scores are always of fp32"""
     checks: int = 4
@@ -96,6 +100,7 @@ def ascend(
     seeds: Sequence[int],
     settings: Settings,
     *,
+    besides: Objective | None = None,
     film: int = 0,
     stop_after: int | None = None,
     progress: Callable[[int], None] | None = None,
@@ -103,7 +108,8 @@ def ascend(
     """Climb `goal` for some of its targets at once, each from its own seed: the one loop.
 
     The inner function of `maximize`, for whoever puts an objective together; it expects a model in
-    eval mode whose weights need no gradients. `stop_after` ends a long climb early, as it stands.
+    eval mode whose weights need no gradients. `besides` is climbed with the goal, but not counted
+    in any score. `stop_after` ends a long climb early, as it stands.
     """
     form, moved = settings.parametrization, settings.transforms
     generators = [Generator().manual_seed(seed) for seed in seeds]
@@ -126,7 +132,8 @@ def ascend(
     best = pictures
     frames = [images.to_uint8(pictures)] if film else []
 
-    with _reading(model, goal.layers, settings.precision) as read:
+    layers = goal.layers if besides is None else (goal + besides).layers
+    with _reading(model, layers, settings.precision) as read:
         for step in range(last):
             parameters = parameters.detach().requires_grad_(True)
             picture = form.picture(parameters)
@@ -135,19 +142,24 @@ def ascend(
             if moved.noise:
                 draws = [torch.randn(x.shape[1:], generator=g) for g in generators]
                 seen = seen + moved.noise * torch.stack(draws).to(device)
-            scores = goal(read(seen), targets)  # (N,)
-            (gradient,) = torch.autograd.grad(scores.sum(), x)
+            seen_by_model = read(seen)
+            scores = goal(seen_by_model, targets)  # (N,)
+            climbed = scores if besides is None else scores + besides(seen_by_model, targets)
+            (gradient,) = torch.autograd.grad(climbed.sum(), x)
             whole = scores.isfinite() & _each(gradient, lambda g: g.isfinite().all())
             moving = _each(gradient, lambda g: g.any())
             steered = _steered(gradient, x.detach(), settings)
             (slope,) = torch.autograd.grad(picture, parameters, steered)
 
-            # Adam (Kingma and Ba 2015), upwards; every picture on its own.
-            mean = 0.9 * mean + 0.1 * slope
-            square = 0.999 * square + 0.001 * slope * slope
+            # Adam (Kingma and Ba 2015), upwards, with a short memory: the gradient of a moved
+            # picture turns from step to step. Every picture on its own.
+            mean = 0.5 * mean + 0.5 * slope
+            square = 0.99 * square + 0.01 * slope * slope
             fall = 0.1 + 0.45 * (1 + math.cos(math.pi * step / settings.steps))
-            rate = settings.rate * fall / (1 - 0.9 ** (step + 1))
-            change = rate * mean / ((square / (1 - 0.999 ** (step + 1))).sqrt() + 1e-12)
+            rate = settings.rate * fall / (1 - 0.5 ** (step + 1))
+            change = rate * mean / ((square / (1 - 0.99 ** (step + 1))).sqrt() + 1e-12)
+            if step + 1 < settings.coarse * settings.steps:
+                change = change * form.detail((step + 1) / (settings.coarse * settings.steps))
 
             trace[:, step] = scores.detach()
             broken = torch.where((broken < 0) & ~whole, step, broken)
@@ -246,6 +258,8 @@ def _steered(gradient: Tensor, pictures: Tensor, settings: Settings) -> Tensor:
         steered = steered - settings.smooth * (ripples - soften(ripples))
     if settings.calm:
         steered = steered - settings.calm * (pictures - 0.5)
+    if settings.plain:
+        steered = steered - settings.plain * (pictures - pictures.mean(1, keepdim=True))
     return steered
 
 
@@ -264,7 +278,12 @@ def _neighbourhood(values: Tensor, reach: int) -> Tensor:
 
 
 def plan(
-    model: Model, goal: Objective, seeds: Sequence[int], settings: Settings, most: int
+    model: Model,
+    goal: Objective,
+    seeds: Sequence[int],
+    settings: Settings,
+    most: int,
+    besides: Objective | None = None,
 ) -> Iterator[list[int]]:
     """The blocks to climb in, as lists of targets; a repeated target fills a slot, nothing more.
 
@@ -280,9 +299,8 @@ def plan(
         return
 
     def climb(block: list[int]) -> Tensor:
-        return ascend(
-            model, goal, block, [seeds[i] for i in block], settings, stop_after=2
-        ).parameters  # fmt: skip
+        own = [seeds[i] for i in block]
+        return ascend(model, goal, block, own, settings, besides=besides, stop_after=2).parameters
 
     def filled(block: list[int]) -> list[int]:
         return [block[i % len(block)] for i in range(_SLOTS)]

@@ -19,7 +19,7 @@ import hashlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -40,6 +40,11 @@ if TYPE_CHECKING:
     from featviz.models.load import Model
 
 Progress = Callable[[int, int, str], None]
+
+
+# Beside the middle of a map its mean is climbed, with this weight, so that the surroundings of a
+# part are of the unit's making too. It is not counted in the score.
+_SURROUNDINGS = 0.5
 
 
 class Stopped(KeyboardInterrupt):
@@ -98,15 +103,18 @@ def maximize(
     whole_map = bool(found[0].position)
     side = size or (model.input_size if whole_map else canvas(model, place))
     if objective == "auto":
-        objective = "centre" if _draws_parts(model, place) else "channel"
+        objective = "centre" if _draws_one_thing(model, place) else "channel"
+    besides = None
     if whole_map:
         goal = objectives.neuron(place.name, indices, [u.position for u in found if u.position])
     elif objective == "centre" and place.spatial:
         goal = objectives.centre(place.name, indices)
+        if not _is_kernel(place):
+            besides = _SURROUNDINGS * objectives.channel(place.name, indices)
     else:
         goal = objectives.channel(place.name, indices)
     return _maximize(
-        model, place, goal,
+        model, place, goal, besides,
         names=[str(unit) for unit in found],
         titles=[model.unit_name(unit) for unit in found],
         keys=[f"{place.path}/{unit.index}/{unit.position}" for unit in found],
@@ -147,7 +155,7 @@ def maximize_directions(
     aims = directions.detach().cpu().float()
     labels = list(names) if names is not None else [f"direction {i}" for i in range(len(aims))]
     return _maximize(
-        model, place, objectives.direction(place.name, aims, power=power, width=width),
+        model, place, objectives.direction(place.name, aims, power=power, width=width), None,
         names=labels, titles=labels,
         keys=[f"{place.path}/{row.numpy().tobytes().hex()}" for row in aims],
         units=(),
@@ -161,33 +169,46 @@ def maximize_directions(
 def canvas(model: Model, layer: Layer) -> int:
     """The side of the picture that a layer's units are drawn on, in pixels.
 
-    Room for two receptive fields where they are small, for one and a stride where they are large;
-    a multiple of 8, and never more than the model's input.
+    For a first layer's kernel the kernel and what centres one position on it; otherwise room for
+    several receptive fields where they are small, for one and a stride where they are large, a
+    multiple of 8. Never more than the model's input.
     """
     field = layer.receptive_field
     if field is None or layer.whole:
         return model.input_size
-    seen, stride = max(field.size), max(field.stride)
-    side = max(seen + stride, min(2 * seen, max(64, model.input_size // 2)))
-    return min(model.input_size, max(16, 8 * round(side / 8)))
+    seen, stride, start = max(field.size), max(field.stride), max(field.offset)
+    if _is_kernel(layer):
+        side, position = 0, 0
+        while side < max(seen, 8):  # position p is in the middle of seen + 2 (start + p stride)
+            side = seen + 2 * (start + position * stride)
+            position += 1
+        return min(model.input_size, side)
+    side = max(seen + stride, min(4 * seen, max(64, model.input_size // 2)))
+    return min(model.input_size, 8 * round(side / 8))
 
 
 def transforms_for(layer: Layer, side: int) -> Transforms:
     """How far pictures of a layer are moved: at least its stride, but not out of sight.
 
     Shifts span a period of the layer's lattice (twice the stride in all, 32 pixels for an AlexNet
-    at conv3 to conv5); units that see the whole picture are shifted by a tenth of it.
+    at conv3 to conv5); units that see the whole picture are shifted by a fourteenth of it. Kernels
+    of a first layer are not moved: for a linear unit that only blurs the answer.
     """
+    if _is_kernel(layer):
+        return Transforms()
     field = layer.receptive_field
     stride = max(field.stride) if field is not None and not layer.whole else side / 14
-    small = field is not None and max(field.size) < 16
-    turn = 0.0 if small else 15.0
-    return Transforms(shift=min(stride, side / 8), rotate=turn, scale=0.0 if small else 0.2)
+    return Transforms(shift=min(stride, side / 8), rotate=15.0, scale=0.2)
 
 
-def _draws_parts(model: Model, layer: Layer) -> bool:
+def _is_kernel(layer: Layer) -> bool:
+    """Whether the layer sees so little that a unit's picture is a kernel, not a texture."""
+    return layer.receptive_field is not None and max(layer.receptive_field.size) < 16
+
+
+def _draws_one_thing(model: Model, layer: Layer) -> bool:
     field = layer.receptive_field
-    return field is not None and max(field.size) >= 0.5 * model.input_size
+    return field is not None and (_is_kernel(layer) or max(field.size) >= 0.5 * model.input_size)
 
 
 def _check_directions(layer: Layer, directions: Tensor) -> None:
@@ -204,6 +225,7 @@ def _maximize(
     model: Model,
     layer: Layer,
     goal: Objective,
+    besides: Objective | None,
     *,
     names: Sequence[str],
     titles: Sequence[str],
@@ -243,10 +265,13 @@ def _maximize(
 
     with _untouched(model), _before_relu(model, layer, goal):
         try:
-            for block in plan(model, goal, seeds, settings, batch_size or BLOCK):
+            for block in plan(model, goal, seeds, settings, batch_size or BLOCK, besides):
                 blocks.append(block)
                 own = [seeds[i] for i in block]
-                climbs.append(ascend(model, goal, block, own, settings, film=film, progress=report))
+                climb = ascend(
+                    model, goal, block, own, settings, besides=besides, film=film, progress=report
+                )
+                climbs.append(climb)
         except KeyboardInterrupt:
             if not climbs:
                 raise Stopped(None) from None
@@ -286,7 +311,7 @@ def _maximize(
 def _settings(
     model: Model, layer: Layer, steps: int, side: int, precision: str, options: dict[str, Any]
 ) -> Settings:
-    known = {"rate", "smooth", "calm", "even", "reach", "checks", "transforms", "parametrization"}
+    known = {field.name for field in fields(Settings)} - {"steps", "precision"}
     unknown = sorted(set(options) - known)
     if unknown:
         raise UserError(f"unknown option {unknown[0]!r}; there are {', '.join(sorted(known))}")
@@ -294,13 +319,19 @@ def _settings(
         raise UserError(f"unknown precision {precision!r}; take auto, fp32 or bf16")
     if precision == "auto":
         precision = "bf16" if model.device.type == "cpu" and cpu_computes_bf16() else "fp32"
+    # A ripple is measured against the first stride, which decides how fine a model looks: 8 for an
+    # AlexNet's 4 pixels, 2 for 2 pixels.
     settings = Settings(
         steps=steps,
         parametrization=Fourier(side, side),
         transforms=transforms_for(layer, side),
-        reach=max(2, side // 10),
+        smooth=judge.first_stride(model) ** 2 / 2,
+        reach=max(2, side // 7),
         precision=precision,
     )
+    if _is_kernel(layer):
+        # A linear unit needs no prior, only a bound: the answer is its kernel.
+        settings = replace(settings, smooth=0.0, plain=0.0, even=0.0, coarse=0.0, calm=4.0)
     if options.get("parametrization") == "pixels":
         options = options | {"parametrization": Pixels(side, side)}
     return replace(settings, **options)

@@ -1,10 +1,11 @@
 """From free parameters to pictures: pixels, or Fourier coefficients, in decorrelated colours.
 
-A parametrisation is a small frozen dataclass with three functions:
+A parametrisation is a small frozen dataclass with four functions:
 
     start(generators)    (N, ...)      free parameters of N pictures, each from its own generator
     picture(parameters)  (N, 3, H, W)  what they show, in [0, 1]
     fit(pictures)        (N, ...)      parameters that show the given pictures
+    detail(share)        (...)         which parameters may move when a share of the detail may
 
 Gradient ascent takes equal steps in all parameters, so the parametrisation decides what is cheap.
 Photographs have amplitudes that fall as 1/f and colours that vary mostly in brightness; scaling
@@ -46,6 +47,8 @@ class Parametrization(Protocol):
 
     def fit(self, pictures: Tensor) -> Tensor: ...
 
+    def detail(self, share: float) -> Tensor: ...
+
 
 def to_rgb(axes: Tensor) -> Tensor:
     """Pictures (N, 3, H, W) in [0, 1] from unbounded values on the three decorrelated axes."""
@@ -83,6 +86,9 @@ class Pixels:
         _check_size(pictures, self.height, self.width)
         return from_rgb(pictures)
 
+    def detail(self, share: float) -> Tensor:
+        return torch.ones(())  # pixels are neither coarse nor fine
+
 
 @dataclass(frozen=True)
 class Fourier:
@@ -100,13 +106,16 @@ class Fourier:
     decay: float = 1.0
     spread: float = 0.01
 
-    def scale(self) -> Tensor:
-        """The factor of each coefficient, (H, W // 2 + 1)."""
+    def frequencies(self) -> Tensor:
+        """Of each coefficient, in cycles a pixel, float64, (H, W // 2 + 1)."""
         y = torch.fft.fftfreq(self.height, dtype=torch.float64)[:, None]
         x = torch.fft.rfftfreq(self.width, dtype=torch.float64)[None, :]
+        return torch.hypot(y, x)
+
+    def scale(self) -> Tensor:
+        """The factor of each coefficient, (H, W // 2 + 1)."""
         lowest = 1 / max(self.height, self.width)
-        scale = torch.hypot(y, x).clamp(min=lowest) ** -self.decay
-        return (scale / 4).float()
+        return (self.frequencies().clamp(min=lowest) ** -self.decay / 4).float()
 
     def start(self, generators: Sequence[Generator]) -> Tensor:
         shape = (3, self.height, self.width // 2 + 1, 2)
@@ -121,6 +130,13 @@ class Fourier:
         _check_size(pictures, self.height, self.width)
         spectrum = torch.fft.rfft2(from_rgb(pictures), norm="ortho")
         return torch.view_as_real(spectrum / self.scale().to(pictures.device))
+
+    def detail(self, share: float) -> Tensor:
+        """1 up to a frequency that grows from 4 periods a side to the finest, else 0."""
+        lowest = 4 / max(self.height, self.width)
+        highest = lowest * (0.75 / lowest) ** share
+        moving: Tensor = self.frequencies() <= highest
+        return moving.float()[:, :, None]
 
 
 def _check_size(pictures: Tensor, height: int, width: int) -> None:

@@ -1,0 +1,383 @@
+"""The ascent: closed forms, independence of company, and a model left as it was."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import featviz
+from featviz.maximization import ascent, optimize
+from featviz.maximization.transforms import Transforms
+from featviz.models.layers import activations
+from featviz.models.load import Model
+
+STILL = {"transforms": Transforms()}
+QUICK = {"steps": 6, "precision": "fp32"}
+
+
+def small_model(*layers: nn.Module, input_size: int = 32, **options: object) -> Model:
+    """A model of random weights; `Flatten` and so on are the caller's business."""
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        for layer in layers:
+            if hasattr(layer, "reset_parameters"):
+                layer.reset_parameters()
+    return Model(
+        nn.Sequential(*layers), name="small", input_size=input_size, mean=(0.5,) * 3,
+        std=(0.25,) * 3, **options,
+    )  # fmt: skip
+
+
+def convolutional(*, inplace: bool = False) -> Model:
+    return small_model(
+        nn.Conv2d(3, 6, 5, stride=2), nn.ReLU(inplace=inplace),
+        nn.Conv2d(6, 8, 3), nn.ReLU(inplace=inplace),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5),
+        aliases={"conv1": "0", "relu1": "1", "conv2": "2", "relu2": "3"},
+    )  # fmt: skip
+
+
+# What comes out
+
+
+@pytest.mark.parametrize("form", ["fourier", "pixels"])
+def test_the_best_picture_for_a_linear_unit_is_its_kernel(form: str) -> None:
+    """The score is <w, x> and calm/2 |x - 1/2|^2 is taken away: the optimum is 1/2 + w / calm."""
+    model = small_model(nn.Conv2d(3, 4, 9), nn.Flatten(), input_size=9, aliases={"conv1": "0"})
+    options = {"parametrization": "pixels"} if form == "pixels" else {}
+    result = featviz.maximize(
+        model, "conv1", units="all", size=9, steps=200, precision="fp32",
+        even=0.0, smooth=0.0, plain=0.0, coarse=0.0, calm=12.0, **STILL, **options,
+    )  # fmt: skip
+    weights = model.net[0].weight
+    for picture, kernel in zip(result.images, weights, strict=True):
+        assert torch.corrcoef(torch.stack([(picture - 0.5).ravel(), kernel.ravel()]))[0, 1] > 0.99
+
+
+def test_scores_are_those_of_the_saved_pictures(tmp_path: Path) -> None:
+    model = convolutional()
+    result = featviz.maximize(model, "conv2", units=[0, 7], objective="channel", **QUICK)
+    result.save(tmp_path / "out")
+    for i, unit in enumerate((0, 7)):
+        saved = featviz.read_image(tmp_path / "out" / "units" / f"conv2-{unit}.png")
+        assert torch.equal(saved, result.images[i])
+        value = activations(model, saved[None], ["conv2"])["conv2"][0, unit].mean()
+        assert result.scores[i].item() == pytest.approx(value.item(), rel=1e-5)
+
+
+def test_the_ascent_beats_every_one_of_many_random_pictures() -> None:
+    model = convolutional()
+    result = featviz.maximize(model, "logits", units=[1], steps=40, precision="fp32")
+    random = torch.rand(256, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        assert result.scores[0] > model(random)[:, 1].max()
+    assert result.trace[0, -5:].mean() > result.trace[0, :5].mean()
+
+
+def test_a_neuron_is_drawn_where_it_looks() -> None:
+    model = convolutional()
+    result = featviz.maximize(model, "conv2", units=["3@0,0"], steps=20, smooth=0.0, **STILL)
+    change = (result.images[0] - 0.5).abs().amax(0)
+    assert result.images.shape[-1] == model.input_size
+    field = model.layer("conv2").receptive_field
+    assert field is not None
+    seen = field.size[0]
+    assert change[:seen, :seen].mean() > 2 * change[seen + 4 :, seen + 4 :].mean()
+
+
+def test_classes_are_named_and_positions_need_maps() -> None:
+    model = convolutional()
+    with pytest.raises(featviz.UserError, match="position"):
+        featviz.maximize(model, "logits", units=["1@0,0"], **QUICK)
+    with pytest.raises(featviz.UserError, match="every unit or to none"):
+        featviz.maximize(model, "conv2", units=["1", "1@0,0"], **QUICK)
+
+
+# Company, seeds, bits
+
+
+@pytest.fixture(params=["fp32", "bf16"])
+def precision(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.mark.parametrize("layer", ["conv1", "conv2", "logits"])
+def test_a_picture_does_not_depend_on_its_company(layer: str, precision: str) -> None:
+    model = convolutional()
+
+    def made(units: list[int], **options: int) -> dict[int, torch.Tensor]:
+        result = featviz.maximize(
+            model, layer, units=units, steps=5, precision=precision, **options
+        )
+        return dict(zip(units, result.images, strict=True))
+
+    alone = made([2])[2]
+    for company in ([2, 0], [4, 3, 2, 1, 0], [1, 2, 3]):
+        assert torch.equal(made(company)[2], alone)
+    for size in (1, 2, 3):
+        assert torch.equal(made([0, 1, 2, 3, 4], batch_size=size)[2], alone)
+
+
+def test_odd_sizes_do_not_depend_on_company_either(precision: str) -> None:
+    """At odd sizes vectors of the processor straddle pictures, which is where bits get lost."""
+    model = convolutional()
+    options = {"steps": 5, "size": 23, "precision": precision}
+    alone = featviz.maximize(model, "conv2", units=[5], **options)
+    among = featviz.maximize(model, "conv2", units=[0, 3, 5, 6, 7], **options)
+    assert torch.equal(alone.images[0], among.images[2])
+    assert torch.equal(alone.scores[0], among.scores[2])
+
+
+def test_disagreeing_slots_end_in_one_picture_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = convolutional()
+    climbed: list[int] = []
+    true_ascend = ascent.ascend
+
+    def uneven(model, goal, targets, *args, **options):
+        climb = true_ascend(model, goal, targets, *args, **options)
+        climbed.append(len(targets))
+        climb.parameters += torch.arange(len(targets)).view(-1, 1, 1, 1, 1)
+        return climb
+
+    monkeypatch.setattr(ascent, "ascend", uneven)
+    settings = optimize._settings(model, model.layer("conv2"), 4, 24, "fp32", {})
+    goal = featviz.maximization.objectives.channel("conv2", [0, 1, 2])
+    assert list(ascent.plan(model, goal, [1, 2, 3], settings, 16)) == [[0], [1], [2]]
+
+
+def test_the_same_seed_gives_the_same_bytes_and_another_does_not() -> None:
+    model = convolutional()
+    one, two = (featviz.maximize(model, "conv2", units=[1], **QUICK) for _ in range(2))
+    assert torch.equal(one.images, two.images)
+    assert torch.equal(one.trace, two.trace)
+    other = featviz.maximize(model, "conv2", units=[1], seed=1, **QUICK)
+    assert not torch.equal(one.images, other.images)
+
+
+def test_the_global_random_state_is_untouched() -> None:
+    model = convolutional()
+    state = torch.get_rng_state()
+    featviz.maximize(model, "conv2", units=[1], **QUICK)
+    assert torch.equal(state, torch.get_rng_state())
+
+
+# Dead, broken, in place
+
+
+def test_a_dead_unit_is_named() -> None:
+    model = convolutional()
+    with torch.no_grad():
+        model.net[2].weight[4] = 0
+    result = featviz.maximize(model, "conv2", units=[3, 4, 5], **QUICK)
+    assert result.alive.tolist() == [True, False, True]
+    assert len(result.warnings) == 1
+    assert result.warnings[0].startswith("no gradient reaches conv2:4: dead")
+
+
+def test_a_unit_blocked_by_its_relu_is_drawn_all_the_same() -> None:
+    """Far below zero a ReLU gives no gradient; what goes into it does."""
+    model = convolutional()
+    with torch.no_grad():
+        model.net[2].bias[4] = -50
+    result = featviz.maximize(model, "relu2", units=[4], **QUICK)
+    assert result.alive.all()
+    assert result.scores[0] < 0  # the value before the ReLU
+    twin = featviz.maximize(model, "conv2", units=[4], objective="channel", **QUICK)
+    assert torch.isclose(result.scores[0], twin.scores[0], atol=5)
+
+
+def test_in_place_relus_do_not_reach_what_is_read() -> None:
+    plain = featviz.maximize(convolutional(), "conv2", units="all", **QUICK)
+    inplace = featviz.maximize(convolutional(inplace=True), "conv2", units="all", **QUICK)
+    assert torch.equal(plain.images, inplace.images)
+    assert torch.equal(plain.scores, inplace.scores)
+    before = featviz.maximize(convolutional(), "relu2", units=[0, 1], **QUICK)
+    before_inplace = featviz.maximize(convolutional(inplace=True), "relu2", units=[0, 1], **QUICK)
+    assert torch.equal(before.scores, before_inplace.scores)
+
+
+class Explodes(nn.Module):
+    """Gives no numbers for pictures brighter than grey at their first pixel."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.where(x.abs().amax((1, 2, 3), keepdim=True) > 0.5, torch.nan, 1.0) * x
+
+
+def test_a_score_that_is_no_number_is_named_with_its_step() -> None:
+    model = small_model(Explodes(), nn.Conv2d(3, 2, 3), aliases={"conv1": "1"}, headless=True)
+    result = featviz.maximize(model, "conv1", units=[0], steps=40, precision="fp32")
+    assert not result.alive.any()
+    assert "was no number from step" in result.warnings[0]
+    assert result.images.isfinite().all()
+
+
+# Manners
+
+
+def test_the_model_is_left_as_it_was_also_after_an_error() -> None:
+    class Fails(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            if x.requires_grad:
+                raise RuntimeError("inside the model")
+            return x
+
+    model = small_model(nn.Conv2d(3, 4, 3), nn.ReLU(), Fails(), nn.Conv2d(4, 4, 3), headless=True)
+    model.net[0].train()
+    model.net[0].weight.requires_grad_(True)
+
+    def state() -> list[object]:
+        modules = list(model.modules())
+        return [
+            [m.training for m in modules],
+            [p.requires_grad for p in model.parameters()],
+            [len(m._forward_hooks) + len(m._forward_pre_hooks) for m in modules],
+            [p.grad for p in model.parameters()],
+            [p.dtype for p in model.parameters()],
+        ]
+
+    before = state()
+    with pytest.raises(RuntimeError, match="inside the model"):
+        featviz.maximize(model, "3", units=[0], **QUICK)
+    assert state() == before
+    for precision in ("fp32", "bf16"):
+        featviz.maximize(model, "1", units=[0], steps=2, precision=precision)
+        assert state() == before
+
+
+def test_progress_counts_up_to_its_total() -> None:
+    seen: list[tuple[int, int]] = []
+    featviz.maximize(
+        convolutional(), "conv2", units=[0, 1, 2], batch_size=2, steps=3,
+        progress=lambda done, total, text: seen.append((done, total)),
+    )  # fmt: skip
+    assert seen[-1] == (9, 9)
+    assert [done for done, _ in seen] == sorted(done for done, _ in seen)
+
+
+def test_ctrl_c_keeps_what_is_finished() -> None:
+    def interrupt(done: int, total: int, text: str) -> None:
+        if done >= 9:
+            raise KeyboardInterrupt
+
+    model = convolutional()
+    with pytest.raises(optimize.Stopped) as stopped:
+        featviz.maximize(
+            model, "conv2", units="all", batch_size=2, steps=3, progress=interrupt
+        )  # fmt: skip
+    result = stopped.value.result
+    assert result is not None
+    assert result.names == ("conv2:0", "conv2:1")
+    assert "6 of 8 pictures were not made" in result.warnings[-1]
+    whole = featviz.maximize(model, "conv2", units=[0, 1], steps=3)
+    assert torch.equal(result.images, whole.images)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"objective": "center"}, "take auto, centre or channel"),
+        ({"precision": "fp8"}, "take auto, fp32 or bf16"),
+        ({"steps": 0}, "steps and"),
+        ({"size": 4}, "size 8 or more"),
+        ({"units": "99"}, "units 0 to 7"),
+        ({"ratee": 1}, "unknown option 'ratee'"),
+    ],
+)
+def test_mistakes_are_named(change: dict, message: str) -> None:
+    with pytest.raises(featviz.UserError, match=message):
+        featviz.maximize(convolutional(), "conv2", **({"units": [0], "steps": 2} | change))
+
+
+# Directions
+
+
+def test_the_direction_of_one_channel_is_that_channel() -> None:
+    model = convolutional()
+    aims = torch.eye(8)[[2, 5]]
+    made = optimize.maximize_directions(model, "conv2", aims, power=0.0, steps=20)
+    units = featviz.maximize(model, "conv2", units=[2, 5], objective="channel", steps=20)
+    # The same score from another start.
+    assert torch.allclose(made.scores, units.scores, rtol=0.2)
+
+
+def test_a_direction_does_not_depend_on_its_row_or_company() -> None:
+    model = convolutional()
+    aims = torch.randn(3, 8, generator=torch.Generator().manual_seed(0))
+    together = optimize.maximize_directions(model, "conv2", aims, steps=4)
+    alone = optimize.maximize_directions(model, "conv2", aims[2:], steps=4)
+    assert torch.equal(together.images[2], alone.images[0])
+
+
+@pytest.mark.parametrize(
+    ("aims", "message"),
+    [
+        (torch.ones(2, 7), r"give \(N, 8\)"),
+        (torch.zeros(1, 8), "zero or not finite"),
+        (torch.full((1, 8), torch.nan), "zero or not finite"),
+    ],
+)
+def test_impossible_directions_are_refused(aims: torch.Tensor, message: str) -> None:
+    with pytest.raises(featviz.UserError, match=message):
+        optimize.maximize_directions(convolutional(), "conv2", aims, steps=2)
+
+
+# The folder
+
+
+def test_the_folder_holds_all_and_reads_back(tmp_path: Path) -> None:
+    model = convolutional()
+    natural = torch.rand(5, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    result = featviz.maximize(model, "conv2", units=[1, 6], film=3, natural=natural, **QUICK)
+    folder = result.save(tmp_path / "out")
+    document = json.loads((folder / "result.json").read_text())
+    assert document["kind"] == "maximize"
+    assert document["parameters"]["units"] == ["conv2:1", "conv2:6"]
+    listed = {figure["file"]: figure for figure in document["figures"]}
+    assert listed["units/conv2-6.png"]["units"] == ["conv2:6"]
+    assert {"sheet.png", "ascent.svg", "films/conv2-1.gif"} <= set(listed)
+    for file in listed:
+        assert (folder / file).stat().st_size > 0
+    import numpy as np
+
+    arrays = np.load(folder / "maximized.npz")
+    assert arrays["images"] / 255 == pytest.approx(result.images.numpy())
+    assert arrays["trace"].shape == (2, 6)
+    lines = (folder / "scores.csv").read_text().splitlines()
+    assert len(lines) == 3
+    assert lines[1].startswith("conv2:1,conv2:1,")
+    assert result.frames.shape[:2] == (2, 3)
+    assert "<img" in result._repr_html_()
+
+
+def test_natural_scores_are_read_as_the_objective_reads_them() -> None:
+    model = convolutional()
+    natural = torch.rand(5, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    maps = activations(model, natural, ["conv2"])["conv2"]
+    options = {"units": [1, 6], "natural": natural, **QUICK}
+    mean = featviz.maximize(model, "conv2", objective="channel", **options)
+    expected = maps[:, [1, 6]].mean((2, 3)).amax(0)
+    assert torch.allclose(mean.judged["natural"], expected, atol=1e-5)
+    middle = featviz.maximize(model, "conv2", objective="centre", **options)
+    windows = maps[:, [1, 6]].unfold(2, 2, 1).unfold(3, 2, 1).mean((4, 5))
+    assert torch.allclose(middle.judged["natural"], windows.amax((0, 2, 3)), atol=1e-5)
+
+
+# Other nets
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "layer"),
+    [("vgg11", "features.3"), ("squeezenet1_1", "features.3"), ("resnet18", "layer1"),
+     ("resnet18", "layer1.0.relu"), ("resnet18", "logits")],
+)  # fmt: skip
+def test_other_nets_are_climbed(name: str, layer: str) -> None:
+    model = featviz.load(name, device="cpu")
+    options = {} if layer == "logits" else {"size": 48}
+    result = featviz.maximize(model, layer, units=[0, 1], steps=4, **options)
+    assert result.alive.any()
+    assert result.images.isfinite().all()
