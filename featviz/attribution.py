@@ -81,7 +81,7 @@ class Attributed(results.Result):
     """(N, classes)"""
     maps: Mapping[str, Tensor]
     """method -> (N, H, W)"""
-    layer: str
+    layer: str | None
     """where Grad-CAM looked"""
     baseline: str
     completeness: Tensor | None
@@ -98,6 +98,23 @@ class Attributed(results.Result):
         what = {self.classes[t] for t in self.targets}
         whose = f"for {what.pop()} " if len(what) == 1 else ""
         return f"What {self.model_name} looks at {whose}in {self._count()}"
+
+    def _reading(self) -> str:
+        """How the maps are to be read, for the caption."""
+        parts = ["Colours end at the 99.5th percentile of the absolute values."]
+        if SIGNED & set(self.maps):
+            parts.append(
+                "Signed maps are red where the picture speaks for the class and blue where it "
+                "speaks against it; white is zero."
+            )
+        if "grad_cam" in self.maps:
+            parts.append(f"Grad-CAM looks at {self.layer}.")
+        parts.append(f"Baseline, and cover of what is deleted: {self.baseline}.")
+        parts.append(
+            "Below each map: the class's probability once the map's strongest fifth is deleted, "
+            "and once the same area elsewhere is."
+        )
+        return " ".join(parts)
 
     def _count(self) -> str:
         return self.names[0] if len(self.names) == 1 else f"{len(self.names)} pictures"
@@ -134,12 +151,7 @@ class Attributed(results.Result):
             target = self.classes[self.targets[i]]
             folder.figure(
                 f"attribution-{i + 1:02d}.png", self.plot_one(i),
-                caption=f"{name}, explained: {target}. Colours end at the 99.5th percentile of "
-                "the absolute values; signed maps are red where the picture speaks for the class "
-                f"and blue where against it, white is zero. Grad-CAM at {self.layer}; baseline of "
-                f"integrated gradients and cover of occlusion: {self.baseline}. Below each map: "
-                "the class's probability once the map's strongest fifth is deleted, and once the "
-                "same area is deleted in random places.",
+                caption=f"{name}, explained: {target}. {self._reading()}",
                 alt=f"{name} with attribution maps for {target}",
                 units=[f"logits:{self.targets[i]}"],
             )  # fmt: skip
@@ -169,7 +181,7 @@ class Attributed(results.Result):
     def plot(self) -> Figure:
         if len(self.names) == 1:
             return self.plot_one(0)
-        figure = plots.new_figure(self._width(), 4.7 * len(self.names))
+        figure = plots.new_figure(self._width(), 4.35 * len(self.names))
         parts: Any = figure.subfigures(len(self.names), 1)
         for i, part in enumerate(parts):
             self._draw(part, i)
@@ -177,7 +189,7 @@ class Attributed(results.Result):
 
     def plot_one(self, i: int) -> Figure:
         """One picture: overlays above, maps with their scales below, predictions beside."""
-        figure = plots.new_figure(self._width(), 4.7)
+        figure = plots.new_figure(self._width(), 4.35)
         self._draw(figure, i)
         return figure
 
@@ -276,9 +288,13 @@ def attribute(
     count, side = len(batch), batch.shape[-1]
     methods = check_methods(methods)
     names = tuple(names) if names is not None else tuple(f"picture {i + 1}" for i in range(count))
-    place = grad_cam_layer(model) if layer is None else model.layer(layer).name
-    if "grad_cam" in methods and len(model.layer(place).shape) != 3:
-        raise UserError(f"Grad-CAM needs a layer with maps; {place} has none, take a convolution")
+    place = None if layer is None else model.layer(layer).name
+    if "grad_cam" in methods:
+        place = place or grad_cam_layer(model)
+        if len(model.layer(place).shape) != 3:
+            raise UserError(
+                f"Grad-CAM needs a layer with maps, {place} has none; take a convolution"
+            )
     if not (0 < window <= 1 and 0 < stride <= 1):
         raise UserError("window and stride are fractions of the picture's side, above 0 to 1")
     if steps < 1 or batch_size < 1:
@@ -312,6 +328,7 @@ def attribute(
                     errors.append(delta)
                     relative.append(abs(delta) / abs(gain) if gain else math.inf * (delta != 0))
                 elif method == "grad_cam":
+                    assert place is not None
                     values = _grad_cam(model, x, c, place)
                 else:
                     values = _occlusion(model, x, c, cover, width, hop, batch_size)

@@ -123,7 +123,8 @@ def pgd(
     pictures: (N, 3, H, W) in [0, 1]; labels: (N,) the true classes, or the classes to reach
     eps: radius of the ball, one number or (N,) numbers; norm: "linf" or "l2"
     steps: gradient steps of a restart. More find more, up to a plateau; the audit says when not
-    step_size: in units of eps; default 2.5 / steps, so that the walk can cross the ball
+    step_size: in units of eps; default 2.5 / steps in L-infinity (the walk can cross the ball) and
+        5 / steps in L2 (it can turn from any direction to any other)
     restarts: walks per picture; it stops at the first success
     random_start: begin at a random point of the ball (drawn from the picture's own values, the
         seed and the number of the restart); otherwise the first walk begins at the picture

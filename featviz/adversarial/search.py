@@ -77,7 +77,7 @@ class Settings:
     norm: str = "linf"
     steps: int = 40
     step_size: float | None = None
-    """in units of eps; None is 2.5 / steps"""
+    """in units of eps; None is 2.5 / steps in L-infinity, 5 / steps in L2"""
     restarts: int = 1
     random_start: bool = True
     targeted: bool = False
@@ -129,7 +129,10 @@ def search(
     eps = torch.zeros(slots, dtype=torch.float64, device=like.device)
     labels = torch.zeros(slots, dtype=torch.long, device=like.device)
     seats: list[_Slot | None] = [None] * slots
-    fraction = settings.step_size if settings.step_size is not None else 2.5 / settings.steps
+    # In L-infinity 2.5 eps cross the ball. On the L2 sphere all steps together, of length L in
+    # units of eps, turn tan(angle / 2) down by exp(-L): 2.5 would leave 9 degrees of 90, 5 none.
+    length = 2.5 if settings.norm == "linf" else 5.0
+    fraction = settings.step_size if settings.step_size is not None else length / settings.steps
 
     def sit(c: int, job: Job) -> None:
         seats[c] = _Slot(job, checking=not job.known_right)

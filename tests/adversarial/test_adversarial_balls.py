@@ -1,0 +1,117 @@
+"""The balls: exact bounds, the projection against an oracle, 8-bit levels, random starts."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from featviz.adversarial import balls
+
+EPS = (1e-6, 0.5 / 255, 1 / 255, 0.03, 8 / 255, 0.3, 1.0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("eps", EPS)
+def test_linf_bounds_hold_exactly_and_are_tight(generator, eps, dtype):
+    x = torch.rand(4, 3, 8, 8, generator=generator, dtype=torch.float64).to(dtype)
+    radii = torch.full((4,), eps, dtype=torch.float64)
+    low, high = balls.linf_bounds(x, radii)
+    assert bool((x.double() - low.double() <= eps).all())
+    assert bool((high.double() - x.double() <= eps).all())
+    assert bool((low >= 0).all() and (high <= 1).all() and (low <= x).all() and (x <= high).all())
+    ulp = torch.finfo(dtype).eps
+    assert float((torch.minimum(x + eps, torch.ones_like(x)) - high).max()) <= 2 * ulp
+
+
+def bisected(v, low, high, eps):
+    """The projection, found by bisection: an independent way to the same point."""
+    if v.clamp(low, high).norm() <= eps:
+        return v.clamp(low, high)
+    small, large = 0.0, 1.0
+    for _ in range(200):
+        middle = (small + large) / 2
+        if (middle * v).clamp(low, high).norm() > eps:
+            large = middle
+        else:
+            small = middle
+    return (small * v).clamp(low, high)
+
+
+def test_the_l2_projection_is_that_on_ball_and_box(generator):
+    x = torch.rand(24, 60, generator=generator, dtype=torch.float64)
+    x[:, ::7] = 0.0  # components without room on one side
+    v = torch.randn(24, 60, generator=generator, dtype=torch.float64)
+    v *= torch.logspace(-2, 2, 24, dtype=torch.float64)[:, None]
+    eps = 0.05 + 4 * torch.rand(24, generator=generator, dtype=torch.float64)
+    projected = balls.project_l2(v, -x, 1 - x, eps)
+    for i in range(24):
+        expected = bisected(v[i], -x[i], 1 - x[i], float(eps[i]))
+        torch.testing.assert_close(projected[i], expected, rtol=1e-9, atol=1e-12)
+    assert bool((projected.norm(dim=1) <= eps * (1 + 1e-12)).all())
+    again = balls.project_l2(projected, -x, 1 - x, eps)
+    torch.testing.assert_close(again, projected, rtol=1e-12, atol=1e-15)
+    # Nearest point of a convex set: no other member lies in the direction of v.
+    others = balls.project_l2(
+        torch.randn(24, 60, generator=generator, dtype=torch.float64), -x, 1 - x, eps
+    )
+    assert bool((((v - projected) * (others - projected)).sum(1) <= 1e-9).all())
+
+
+def test_scaling_and_then_clipping_is_not_the_projection(generator):
+    x = torch.zeros(1, 10, dtype=torch.float64)
+    v = torch.ones(1, 10, dtype=torch.float64)
+    v[0, :5] = -1.0  # no room below 0
+    eps = torch.ones(1, dtype=torch.float64)
+    projected = balls.project_l2(v, -x, 1 - x, eps)
+    clipped = (v / v.norm()).clamp(0, 1)
+    assert float(projected.norm()) == pytest.approx(1.0)
+    assert float(clipped.norm()) < 0.8
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_levels_are_whole_and_stay_in_the_ball(generator, norm):
+    x = torch.randint(0, 256, (6, 3, 9, 9), generator=generator).float() / 255
+    eps = torch.tensor([0.2, 1.0, 1.5, 3.0, 8.0, 40.0], dtype=torch.float64) / 255
+    if norm == "l2":
+        eps = eps * 10
+    moved = (x + 0.1 * torch.randn(x.shape, generator=generator)).clamp(0, 1)
+    if norm == "l2":
+        moved = x + balls.project_l2(moved - x, -x, 1 - x, eps)
+    levels = balls.on_levels(x, moved, eps, norm) * 255
+    assert float((levels - levels.round()).abs().max()) < 1e-4  # float32 of k/255 times 255
+    change = (levels.round() - (x * 255).round()).double()
+    if norm == "linf":
+        assert bool((change.flatten(1).abs().amax(1) <= (255 * eps + 1e-6).floor()).all())
+        assert change[1].abs().max() == 1
+        assert not change[0].any()
+    else:
+        assert bool((change.flatten(1).norm(dim=1) <= 255 * eps + 1e-5).all())
+        assert bool((change.flatten(1).norm(dim=1) >= 0.5 * 255 * eps)[2:].all())
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_a_random_start_is_inside_and_belongs_to_the_picture_and_the_seed(generator, norm):
+    pictures = torch.rand(2, 3, 8, 8, generator=generator)
+    keys = [balls.picture_key(p, 0) for p in pictures]
+    assert keys[0] != keys[1]
+    assert keys[0] != balls.picture_key(pictures[0], 1)
+    channels_last = pictures.contiguous(memory_format=torch.channels_last)
+    assert balls.picture_key(channels_last[0], 0) == keys[0]
+
+    def start(restart):
+        return balls.random_start(pictures[0], 0.1, norm, balls.generator(keys[0], restart))
+
+    assert torch.equal(start(0), start(0))
+    assert not torch.equal(start(0), start(1))
+    size = float(balls.distance(pictures[:1], start(0)[None], norm))
+    assert 0 < size <= 0.1
+    assert bool((start(0) >= 0).all() and (start(0) <= 1).all())
+
+
+@pytest.mark.parametrize(
+    ("eps", "norm", "text"),
+    [(8 / 255, "linf", "8/255"), (0.5 / 255, "linf", "0.5/255"), (0.125 / 255, "linf", "0.125/255"),
+     (0.03, "linf", "0.03"), (0.5, "l2", "0.5"), (0.0, "linf", "0")],
+)  # fmt: skip
+def test_an_eps_reads_as_people_write_it(eps, norm, text):
+    assert balls.eps_text(eps, norm) == text
