@@ -960,9 +960,9 @@ class EvalResult(results.Result):
     def write(self, folder: results.Folder) -> None:
         folder.figure(
             "classes.svg", self.plot(),
-            caption="Left: how many classes reach which top-1. Right: the classes that are right "
-            "most and least often, with Wilson's 95% interval.",
-            alt="Histogram of accuracy by class, and the best and worst classes",
+            caption="Left: top-1 of every class, best first. Right: the classes right most often "
+            "and least often. Both with Wilson's 95% interval.",
+            alt="Falling curve of accuracy by class, and the best and worst classes by name",
         )  # fmt: skip
         folder.table(
             "classes.csv",
@@ -982,25 +982,33 @@ class EvalResult(results.Result):
 
     def plot(self) -> Figure:
         ranked = sorted(self.per_class.items(), key=lambda item: -item[1][0].share)
-        if len(ranked) > 16:
-            ranked = ranked[:8] + ranked[-8:]
-        figure = plots.new_figure(8, 0.9 + 0.2 * max(8, len(ranked)))
+        many = len(ranked) > 16
+        named = ranked[:8] + ranked[-8:] if many else ranked
+        figure = plots.new_figure(8.5, 1.0 + 0.2 * max(8, len(named)))
         left, right = figure.subplots(1, 2)
-        shares = [100 * once.share for once, _ in self.per_class.values()]
-        left.hist(shares, bins=20, range=(0, 100), color=plots.BLUE)
-        left.axvline(100 * self.top1.share, color=plots.ORANGE, linewidth=1.6)
-        plots.lines(left, xlabel="top-1 of a class (%); orange: all", ylabel="classes")
-        left.yaxis.get_major_locator().set_params(integer=True)
-        for row, (_, (once, _)) in enumerate(ranked):
+        places = range(1, len(ranked) + 1)
+        bounds = [once.interval for _, (once, _) in ranked]
+        left.fill_between(
+            places, [100 * low for low, _ in bounds], [100 * high for _, high in bounds],
+            color=plots.SKY, alpha=0.35, linewidth=0, step="mid", label="95% interval",
+        )  # fmt: skip
+        shares = [100 * once.share for _, (once, _) in ranked]
+        left.step(places, shares, where="mid", color=plots.BLUE, linewidth=1.6, label="a class")
+        left.axhline(100 * self.top1.share, color=plots.ORANGE, linewidth=1.6, label="all pictures")
+        left.set_ylim(0, 100)
+        left.legend(fontsize=8, frameon=False)
+        plots.lines(left, xlabel="classes, best first", ylabel="top-1 (%)")
+        # Best and worst stand apart where classes between them are left out.
+        heights = [row + (1 if many and row >= 8 else 0) for row in range(len(named))]
+        for height, (_, (once, _)) in zip(heights, named, strict=True):
             low, high = once.interval
-            right.plot([100 * low, 100 * high], [row, row], color=plots.SKY, linewidth=2)
-            right.plot(100 * once.share, row, "o", color=plots.BLUE, markersize=4)
-        right.set_yticks(
-            range(len(ranked)), [self.classes[label].partition(",")[0] for label, _ in ranked]
-        )
-        right.set_xlim(0, 100)
-        right.invert_yaxis()
+            right.plot([100 * low, 100 * high], [height, height], color=plots.SKY, linewidth=2)
+            right.plot(100 * once.share, height, "o", color=plots.BLUE, markersize=4)
+        words = [self.classes[label].partition(",")[0] for label, _ in named]
         plots.lines(right, xlabel="top-1 (%)", ylabel="")
+        right.set_yticks(heights, words, fontsize=8)
+        right.set_xlim(-2, 102)
+        right.invert_yaxis()
         return figure
 
 
