@@ -91,6 +91,8 @@ def lay_out(
         return Layout(unfolded, unfolded, "principal components", 0.0, (0, 0), None, seed)
     capped = min(perplexity, (count - 1) / 3)
     initial = start / max(float(start[:, 0].std()), 1e-30) * START_SPREAD
+    # t-SNE makes much of the last bit, and linear algebra does not promise it: round it away.
+    initial = initial.float().double()
     run = _open_tsne if chosen == "openTSNE" else _scikit_learn
     found, divergence = run(
         index, vectors, initial.numpy(), capped, iterations, exaggeration, seed, progress

@@ -1,0 +1,212 @@
+"""The whole atlas: from a store to a folder, with icons of both kinds."""
+
+from __future__ import annotations
+
+import csv
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from featviz.atlas import build
+from featviz.atlas.build import Atlas, build_atlas
+from featviz.atlas.icons import before_relu, cell_means, synthetic_icons
+from featviz.atlas.viewer.page import describe, render_page
+from featviz.embedding.extract import embed
+from featviz.errors import UserError
+from featviz.models.load import Model
+from featviz.results import read_result
+
+QUICK = (30, 40)
+
+
+class Small(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 5, stride=3)
+        self.relu = nn.ReLU()
+        self.flat = nn.Flatten()
+        self.fc = nn.Linear(8 * 4 * 4, 12)
+        self.act = nn.ReLU()
+        self.head = nn.Linear(12, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.act(self.fc(self.flat(self.relu(self.conv(x))))))
+
+
+@pytest.fixture(scope="module")
+def model() -> Model:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        net = Small()
+    aliases = {"conv1": "conv", "fc7": "fc", "relu7": "act", "logits": "head"}
+    return Model(net, name="small", input_size=16, aliases=aliases, mean=(0.5,) * 3)
+
+
+@pytest.fixture(scope="module")
+def pictures() -> torch.Tensor:
+    """Forty flat pictures of four colours, with noise."""
+    generator = torch.Generator().manual_seed(0)
+    colours = torch.tensor([[0.9, 0.1, 0.1], [0.1, 0.8, 0.2], [0.1, 0.2, 0.9], [0.9, 0.9, 0.2]])
+    flat = colours.repeat_interleave(10, 0)[:, :, None, None].expand(-1, -1, 16, 16)
+    return (flat + 0.08 * torch.randn(40, 3, 16, 16, generator=generator)).clamp(0, 1)
+
+
+LABELS = [name for name in ("red", "green", "blue", "<b>yellow</b>") for _ in range(10)]
+
+
+@pytest.fixture(scope="module")
+def atlas(model: Model, pictures: torch.Tensor) -> Atlas:
+    store = embed(model, pictures, labels=LABELS)
+    return build_atlas(
+        model, store, icons="both", icon_side=4, icon_steps=8, perplexity=8, iterations=QUICK
+    )
+
+
+def test_the_atlas_knows_what_it_shows(atlas: Atlas) -> None:
+    assert atlas.rows == tuple(range(40))
+    assert [level.grid.side for level in atlas.levels] == [4, 8]
+    assert not (atlas.neighbors == torch.arange(40)[:, None]).any()
+    assert atlas.quality.class_space == 1
+    assert (torch.diff(atlas.distances, dim=1) >= 0).all()
+    for level in atlas.levels:
+        for cell, sample in zip(level.grid.cells, level.samples, strict=True):
+            assert sample in cell.members
+    made = [level.synthetic for level in atlas.levels]
+    assert made[1] is None
+    assert made[0] is not None
+    assert len(made[0].images) == len(atlas.levels[0].grid.cells)
+    assert made[0].cosines.abs().max() <= 1 + 1e-6
+
+
+def test_synthetic_icons_point_where_their_cell_does(model: Model, pictures: torch.Tensor) -> None:
+    store = embed(model, pictures, labels=LABELS)
+    means = store.matrix().view(4, 10, -1).mean(1)
+    made = synthetic_icons(model, store.layer, means, steps=24)
+    found = nn.functional.normalize(
+        embed(model, made.images, "relu7", batch_size=4).matrix(), dim=1
+    )
+    cosines = found @ nn.functional.normalize(means, dim=1).T
+    torch.testing.assert_close(cosines.diag().double(), made.cosines, atol=2e-3, rtol=0)
+    # each is nearer to its own mean than grey pictures are, and nearest to its own of the four
+    grey = (
+        nn.functional.normalize(embed(model, torch.full((1, 3, 16, 16), 0.5)).matrix(), dim=1)
+        @ nn.functional.normalize(means, dim=1).T
+    )
+    assert (cosines.diag() > grey[0]).all()
+    assert cosines.argmax(0).tolist() == [0, 1, 2, 3]
+
+
+def test_the_layer_before_a_relu_is_maximised(model: Model) -> None:
+    assert before_relu(model, "relu7") == "fc7"
+    assert before_relu(model, "fc7") == "fc7"
+    assert before_relu(model, "conv1") == "conv1"
+
+
+def test_the_folder_holds_pages_prints_and_tables(atlas: Atlas, tmp_path: Path) -> None:
+    atlas.save(tmp_path / "a")
+    document = read_result(tmp_path / "a")
+    assert document["kind"] == "atlas"
+    files = {figure["file"] for figure in document["figures"]}
+    assert files == {"atlas.png", "mosaic.png", "cells-4.png"}
+    assert document["numbers"]["recall@10"]["value"] == pytest.approx(atlas.quality.recall)
+    assert 0 <= document["numbers"]["icons' cosine"]["value"] <= 1
+    arrays = np.load(tmp_path / "a" / "layout.npz")
+    assert np.array_equal(arrays["xy"], atlas.layout.xy.numpy())
+    with (tmp_path / "a" / "layout.csv").open() as file:
+        lines = list(csv.DictReader(file))
+    assert len(lines) == 40
+    assert float(lines[7]["x"]) == pytest.approx(float(atlas.layout.xy[7, 0]), abs=1e-5)
+    with (tmp_path / "a" / "cells.csv").open() as file:
+        cells = list(csv.DictReader(file))
+    assert sum(int(cell["pictures"]) for cell in cells) == 40 * len(atlas.levels)
+    assert "<svg" not in atlas._repr_html_()
+
+
+def test_the_mosaic_shows_every_picture_once(atlas: Atlas) -> None:
+    places, columns, rows = atlas.mosaic
+    sheet = atlas.mosaic_picture(width=columns * 17)
+    size = min(17, atlas.thumbnails.shape[-1])
+    assert sheet.shape == (3, rows * size + 1, columns * size + 1)
+    for row, (column, line) in enumerate(places.tolist()):
+        here = sheet[
+            :, line * size + 2 : (line + 1) * size - 1, column * size + 2 : (column + 1) * size - 1
+        ]
+        colour = atlas.thumbnails[row].float().mean((1, 2)) / 255
+        torch.testing.assert_close(here.mean((1, 2)), colour, atol=0.03, rtol=0)
+
+
+def test_the_page_needs_nothing_else_and_escapes_names(atlas: Atlas) -> None:
+    page = render_page(atlas)
+    assert "<b>yellow</b>" not in page
+    for forbidden in ("http://", "https://", "fetch(", 'type="module"', "import(", "@import"):
+        assert forbidden not in page, forbidden
+    start = page.index('id="data">') + len('id="data">')
+    document = json.loads(page[start : page.index("</script>", start)])
+    assert "<b>yellow</b>" in document["names"]
+    assert document == json.loads(json.dumps(describe(atlas)))
+    assert [document["names"][i] for i in document["name"]] == LABELS
+
+
+def test_the_same_seed_gives_the_same_page(model: Model, pictures: torch.Tensor) -> None:
+    store = embed(model, pictures, labels=LABELS)
+    pages = [
+        render_page(build_atlas(None, store, perplexity=8, iterations=QUICK)) for _ in range(2)
+    ]
+    assert pages[0] == pages[1]
+
+
+def test_large_stores_are_sampled_and_say_so(model: Model, pictures: torch.Tensor) -> None:
+    store = embed(model, pictures, labels=LABELS)
+    some = build_atlas(None, store, most=20, iterations=QUICK)
+    assert some.rows == tuple(range(0, 40, 2))
+    assert "an even sample of 20 of 40" in some.warnings[0]
+    assert torch.equal(
+        some.neighbors, build_atlas(None, store, most=20, iterations=QUICK).neighbors
+    )
+    means = cell_means(store.take(some.rows), some.levels[0].grid)
+    assert len(means) == len(some.levels[0].grid.cells)
+
+
+def test_pictures_that_went_away_are_grey_or_an_error(
+    mini: Model, tmp_path: Path, generator: torch.Generator
+) -> None:
+    from featviz import images
+
+    folder = tmp_path / "data"
+    folder.mkdir()
+    for number in range(9):
+        images.write_png(torch.rand(3, 64, 64, generator=generator), folder / f"{number}.png")
+    store = embed(mini, folder, out=tmp_path / "s")
+    (folder / "4.png").unlink()
+    atlas = build_atlas(None, store, iterations=QUICK)
+    assert "1 pictures could not be read" in atlas.warnings[0]
+    assert (atlas.thumbnails[4] == 200).all()
+    moved = folder.rename(tmp_path / "moved")
+    with pytest.raises(UserError, match="give --data"):
+        build_atlas(None, store, iterations=QUICK)
+    from featviz.embedding.store import open_store
+
+    build_atlas(None, open_store(tmp_path / "s", data=moved), iterations=QUICK)
+
+
+def test_mistakes_are_said_in_one_line(
+    model: Model, pictures: torch.Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = embed(model, pictures)
+    with pytest.raises(UserError, match="unknown icons 'dots'"):
+        build_atlas(model, store, icons="dots")  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="synthetic icons are made by the model"):
+        build_atlas(None, store, icons="both")
+    other = Model(Small(), name="small", input_size=16)
+    with pytest.raises(UserError, match="other weights"):
+        build_atlas(other, store, icons="both")
+    with pytest.raises(UserError, match="39 pictures for a store of 40 rows"):
+        build_atlas(None, store, store.pictures.select(range(39)))
+    monkeypatch.setattr(build, "lay_out", None)
+    with pytest.raises(UserError, match="unknown icons"):  # before any work
+        build_atlas(model, replace(store), icons="")  # type: ignore[arg-type]
