@@ -95,6 +95,12 @@ class _Watch(TorchDispatchMode):
     def knows(self, tensor: object) -> bool:
         return id(tensor) in self.sights
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        # Otherwise torch wraps the method below and imports its compiler at the first operation,
+        # which takes longer than everything else that loading a model does.
+        return False
+
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:

@@ -288,3 +288,13 @@ def test_our_alexnet_is_torchvisions_with_the_same_weights() -> None:
         "    print(float((theirs((x - mean) / std) - model(x)).abs().max()))\n"
     )
     assert difference.splitlines() == ["<All keys matched successfully>", "0.0"]
+
+
+def test_loading_imports_neither_torchs_compiler_nor_torchvision() -> None:
+    found = in_a_fresh_interpreter(
+        "import sys, featviz\n"
+        "model = featviz.load('alexnet')\n"
+        "assert model.layer('conv5').receptive_field.size == (163, 163)\n"
+        "print([m for m in ('torch._dynamo', 'torchvision', 'matplotlib') if m in sys.modules])\n"
+    )
+    assert found == "[]"
