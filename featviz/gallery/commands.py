@@ -9,6 +9,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import PurePath
 from typing import Any
 
 from featviz.gallery.entries import Entry
@@ -127,8 +128,8 @@ def command_line(entry: Entry) -> Command | None:
             options.append(option)
         else:
             options += [option, _written(value, given.get("layer"))]
-    if any(word.startswith("tensor (") for word in arguments):
-        return None  # a picture that was handed over in Python
+    if not all(PurePath(word).suffix for word in arguments):
+        return None  # a picture that was no file: handed over in Python, or bundled
     notes = []
     places = bool(arguments)
     if recipe.of_model and entry.model is not None and entry.model.name != BUNDLED_MODEL:

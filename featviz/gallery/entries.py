@@ -121,6 +121,8 @@ class Source:
     facts: str
     """ "224 pixels, 200 classes" or "900 pictures" """
     sha256: str
+    count: int = 0
+    """of pictures"""
 
 
 @dataclass(frozen=True)
@@ -378,7 +380,9 @@ def _source(record: object, **counted: str) -> Source | None:
         f"{fields[key]:,} {noun}" for key, noun in counted.items()
         if isinstance(fields.get(key), int) and fields[key]
     ]  # fmt: skip
-    return Source(name, ", ".join(facts), _text(fields.get("sha256"))) if name else None
+    count = fields.get("count")
+    size = count if isinstance(count, int) else 0
+    return Source(name, ", ".join(facts), _text(fields.get("sha256")), size) if name else None
 
 
 def _numbers(document: dict[str, Any]) -> dict[str, Number]:

@@ -145,7 +145,7 @@ class UnitPage:
     @property
     def portrait(self) -> Shown | None:
         """The picture that stands for the unit."""
-        pictures = [s for s in self.own if not s.figure.file.lower().endswith(".svg")]
+        pictures = [s for s in self.own if _fits_a_tile(s)]
         return min(pictures, key=lambda s: _rank(s.exhibit.entry.kind, PORTRAITS), default=None)
 
     @property
@@ -225,8 +225,23 @@ class Site:
 
     @property
     def data(self) -> list[Source]:
-        """The data sets, most used first."""
-        return _most_used(e.entry.data for e in self.exhibits)
+        """The data sets, most used first; of parts of one set the largest."""
+        sources = _most_used(e.entry.data for e in self.exhibits)
+        largest = {s.name: s for s in sorted(sources, key=lambda s: s.count)}
+        return [largest[name] for name in dict.fromkeys(s.name for s in sources)]
+
+
+def _most_used(sources: Iterable[Source | None]) -> list[Source]:
+    return [source for source, _ in Counter(filter(None, sources)).most_common()]
+
+
+def _fits_a_tile(shown: Shown) -> bool:
+    """Whether a figure stands for its unit when it is cut to a small square."""
+    figure = shown.figure
+    if figure.file.lower().endswith(".svg"):
+        return False
+    shape = (figure.width or 1) / (figure.height or 1)
+    return shown.exhibit.entry.kind in PORTRAITS or 0.7 <= shape <= 1.4
 
 
 def _hangs(shown: Shown) -> bool:
@@ -241,10 +256,6 @@ def _spread(units: Sequence[UnitPage], most: int) -> list[UnitPage]:
     if len(units) <= most:
         return list(units)
     return [units[i * len(units) // most] for i in range(most)]
-
-
-def _most_used(sources: Iterable[Source | None]) -> list[Source]:
-    return [source for source, _ in Counter(filter(None, sources)).most_common()]
 
 
 def _rank(kind: str, order: Sequence[str]) -> int:
@@ -297,9 +308,10 @@ def _rows(exhibits: Sequence[Exhibit], unit: str) -> Iterable[UnitRows]:
         layer = exhibit.entry.parameters.get("layer")
         for table in exhibit.entry.tables:
             rows = list(table.rows_of(unit, str(layer)))
-            if rows:
-                columns = tuple(name for name, _ in rows[0])
-                cells = tuple(tuple(cell for _, cell in row) for row in rows)
+            told = [i for i in range(len(rows[0]) if rows else 0) if any(row[i][1] for row in rows)]
+            if told:
+                columns = tuple(rows[0][i][0] for i in told)
+                cells = tuple(tuple(row[i][1] for i in told) for row in rows)
                 yield UnitRows(exhibit, table.caption, columns, cells)
 
 

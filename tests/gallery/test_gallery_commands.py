@@ -97,14 +97,17 @@ def test_the_audits_grids_are_written_as_its_options_take_them(
 
 
 def test_hostile_words_stay_one_word_of_the_shell(tmp_path: Path):
-    line = told(tmp_path / "r", "maps", parameters={"picture": "a; rm -rf $HOME", "layer": "`id`"})
+    line = told(
+        tmp_path / "r", "maps", parameters={"picture": "a; rm -rf $HOME.png", "layer": "`id`"}
+    )
     assert shlex.split(line.line) == [
-        "featviz", "maps", "a; rm -rf $HOME", "--layer", "`id`",
+        "featviz", "maps", "a; rm -rf $HOME.png", "--layer", "`id`",
     ]  # fmt: skip
 
 
-def test_a_picture_that_was_no_file_has_no_line(tmp_path: Path):
-    folder = write_result(tmp_path / "r", kind="maps", parameters={"picture": "tensor (3, 64, 64)"})
+@pytest.mark.parametrize("picture", ["tensor (3, 64, 64)", "school bus/15"])
+def test_a_picture_that_was_no_file_has_no_line(tmp_path: Path, picture: str):
+    folder = write_result(tmp_path / "r", kind="maps", parameters={"picture": picture})
     assert command_line(read_entry(folder, "r")) is None
 
 
