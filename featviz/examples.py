@@ -32,9 +32,6 @@ Progress = Callable[[int, int, str], None]
 PATCH_PIXELS = 112
 """Patches of larger receptive fields are kept shrunk to this side."""
 
-OUTSIDE = 0.82
-"""Grey of what lies outside the picture, light enough not to be taken for part of it."""
-
 PERCENTILE = 99.9
 _KEPT = 50_000  # largest values kept a unit, from which the percentile is read
 
@@ -254,7 +251,7 @@ def top_patches(
         for unit, n in best.entries(values):
             y, x = divmod(int(where[n, unit]), maps.shape[-1]) if maps.dim() == 4 else (0, 0)
             box = field.box(y, x) if field else (0, 0, *size)
-            patch = images.crop_box(batch.images[n], box, OUTSIDE)
+            patch = images.crop_box(batch.images[n], box)
             if patch.shape[-2:] != shape:
                 patch = F.interpolate(
                     patch[None], shape, mode="bilinear", antialias=True, align_corners=False

@@ -217,7 +217,11 @@ def around_grey(values: Tensor, limit: Tensor | float | None = None) -> Tensor:
     return (0.5 + 0.5 * values / scale.clamp(min=torch.finfo(values.dtype).tiny)).clamp(0, 1)
 
 
-def crop_box(picture: Tensor, box: tuple[int, int, int, int], grey: float = 0.5) -> Tensor:
+OUTSIDE = 0.82
+"""Grey of what lies outside a picture, light enough not to be taken for part of it."""
+
+
+def crop_box(picture: Tensor, box: tuple[int, int, int, int], grey: float = OUTSIDE) -> Tensor:
     """The pixels of (top, left, bottom, right) from (3, H, W), grey where it leaves the picture."""
     top, left, bottom, right = box
     _, height, width = picture.shape

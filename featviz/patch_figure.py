@@ -72,7 +72,7 @@ def _in_colours(r: PatchTimesKernel) -> Figure:
         xs,
         ("the patch", "the kernel", "patch × kernel, colours added up"),
         (
-            "hatched: padding, which is 0 after normalisation"
+            "hatched: padding, 0 when normalised"
             if bool(r.outside.any())
             else f"{r.patch.shape[2]} × {r.patch.shape[1]} pixels of the picture",
             "grey is 0",
@@ -180,10 +180,11 @@ def _signed(
     if outside is not None:
         _hatch(ax, outside)
     if values.numel() <= MOST_DIGITS:
+        form = ".2f" if limit < 10 else ".1f"
         for row, line in enumerate(values.tolist()):
             for column, value in enumerate(line):
                 ax.text(
-                    column, row, signed_text(value, ".2f"), ha="center", va="center",
+                    column, row, signed_text(value, form), ha="center", va="center",
                     fontsize=min(9.0, 6.5 * side), color=_ink(value, limit),
                 )  # fmt: skip
     return image

@@ -142,5 +142,6 @@ def mark_box(
 
 
 def signed_text(value: float, form: str = "+.2f") -> str:
-    """A number with its sign, the minus as long as the plus."""
-    return f"{value:{form}}".replace("-", "\N{MINUS SIGN}")
+    """A number with its sign, the minus as long as the plus, and never a zero below zero."""
+    sign = "+" if form.startswith("+") else ""
+    return f"{value:{sign}z{form.removeprefix('+')}}".replace("-", "\N{MINUS SIGN}")

@@ -68,7 +68,7 @@ def test_crop_box_is_grey_outside(generator: torch.Generator) -> None:
     assert torch.equal(crop[:, 2:, :3], picture[:, :3, 5:])
     assert bool((crop[:, :2] == 0.7).all())
     assert bool((crop[:, :, 3:] == 0.7).all())
-    assert bool((images.crop_box(picture, (20, 20, 22, 25)) == 0.5).all())
+    assert bool((images.crop_box(picture, (20, 20, 22, 25)) == images.OUTSIDE).all())
 
 
 def test_film_has_every_frame_and_rests_on_the_last(tmp_path: Path) -> None:
@@ -83,3 +83,13 @@ def test_film_has_every_frame_and_rests_on_the_last(tmp_path: Path) -> None:
             durations.append(film.info["duration"])
             assert film.convert("RGB").getpixel((4, 4)) == (round(255 * i / 2 + 0.01),) * 3
     assert durations == [100, 100, 400]
+
+
+def test_signed_numbers_have_long_minuses_and_no_negative_zero() -> None:
+    from featviz.plots import signed_text
+
+    assert signed_text(1.234) == "+1.23"
+    assert signed_text(-1.234) == "\N{MINUS SIGN}1.23"
+    assert signed_text(-0.001) == "+0.00"
+    assert signed_text(-0.001, ".2f") == "0.00"
+    assert signed_text(-12345.6, ".5g") == "\N{MINUS SIGN}12346"

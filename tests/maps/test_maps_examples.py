@@ -14,7 +14,7 @@ import featviz
 from featviz import images, results
 from featviz.datasets import open_pictures, read_all
 from featviz.errors import UserError
-from featviz.examples import OUTSIDE, top_patches
+from featviz.examples import top_patches
 from featviz.models.load import Model
 
 COUNT = 23
@@ -72,7 +72,7 @@ def test_patches_are_those_of_a_search_of_everything(
             y, x = divmod(int(peaks.indices[n]), 8)
             assert place.position == (y, x)
             assert place.box == field.box(y, x)
-            crop = images.crop_box(batch[n], place.box, OUTSIDE)
+            crop = images.crop_box(batch[n], place.box)
             assert torch.allclose(patch, crop, atol=0.5 / 255 + 1e-6)
         values = maps[:, u].flatten().numpy()
         assert float(r.largest[u]) == pytest.approx(float(values.max()), abs=1e-5)
