@@ -91,7 +91,7 @@ class Index:
 
     def take(self, rows: Sequence[int] | NDArray[np.int64]) -> Tensor:
         """Some of the rows as they were added, (len(rows), dim) float32."""
-        return torch.from_numpy(self._data[0][np.asarray(rows)].astype(np.float32))
+        return torch.from_numpy(self._data[0][np.asarray(rows)]).float()
 
     def search(
         self,
@@ -171,7 +171,7 @@ class Index:
         data, norms = self._data
         found = np.empty(candidates.shape)
         for i, (query, rows) in enumerate(zip(xq.astype(np.float64), candidates, strict=True)):
-            near = data[rows].astype(np.float64)
+            near = torch.from_numpy(data[rows]).double().numpy()  # numpy widens float16 slowly
             if self.metric == "l2":
                 found[i] = np.sqrt(((near - query) ** 2).sum(1))
             else:
@@ -237,7 +237,7 @@ def _torch_search(
     best = torch.empty(len(xq), 0)
     where = torch.empty(len(xq), 0, dtype=torch.int64)
     for start in range(0, len(rows), 16384):
-        block = rows[start : start + 16384].astype(np.float32)
+        block = torch.from_numpy(rows[start : start + 16384]).float().numpy()
         if metric == "cosine":
             score = queries @ torch.from_numpy(_for_search(block, metric)).T
         else:

@@ -92,7 +92,10 @@ def synthetic_icons(
 ) -> SyntheticIcons:
     """Pictures whose activations point where the cells' means (D, dim) point.
 
-    data: the rows of the store, to whiten the directions with; None leaves them as they are
+    data: the rows of the store, to whiten the directions with; None leaves them as they are. The
+        means of all cells have much in common; unwhitened icons come nearer to them (alexnet-mini:
+        cosine .88 against .78) but look all alike
+    ridge: see `whiten`
 
     Behind a ReLU a silent unit has no gradient, so the layer before it is maximised.
     """

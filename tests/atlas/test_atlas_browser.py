@@ -181,9 +181,9 @@ def test_zoom_drag_and_touch_move_the_map(made) -> None:
             canvas, place["x"], place["y"],
         )  # fmt: skip
         assert state(browser)["scale"] > 1.5 * before
-        # what is under the pointer stays there
+        # what is under the pointer stays there; events come at whole pixels
         now = browser.execute_script("return atlas.screenOf(3)")
-        assert (now["x"], now["y"]) == pytest.approx((place["x"], place["y"]), abs=0.01)
+        assert (now["x"], now["y"]) == pytest.approx((place["x"], place["y"]), abs=1)
         ActionChains(browser).drag_and_drop_by_offset(canvas, 120, 40).perform()
         moved = browser.execute_script("return atlas.screenOf(3)")
         assert moved["x"] - now["x"] == pytest.approx(120, abs=2)
