@@ -47,6 +47,10 @@ Progress = Callable[[int, int, str], None]
 _SURROUNDINGS = 0.5
 
 
+# Pictures smaller than this hold no shapes that could survive a shift by 6 pixels.
+_SHAPES = 32
+
+
 class Stopped(KeyboardInterrupt):
     """Ctrl-C during `maximize`; `result` holds what was finished, or None."""
 
@@ -248,7 +252,7 @@ def _maximize(
             f"steps {steps}, size {side}, film {film}, batch_size {batch_size}: steps and "
             "batch_size are 1 or more, size 8 or more, film 0 or more"
         )
-    settings = _settings(model, layer, steps, side, precision, options)
+    settings = settings_for(model, layer, steps, side, precision, options)
     seeds = [_seed(seed, key) for key in keys]
     blocks: list[list[int]] = []
     climbs: list[Climb] = []
@@ -308,9 +312,13 @@ def _maximize(
     return result
 
 
-def _settings(
+def settings_for(
     model: Model, layer: Layer, steps: int, side: int, precision: str, options: dict[str, Any]
 ) -> Settings:
+    """The settings of a layer: what its geometry asks for, and the options given.
+
+    Raises UserError for an unknown option or precision.
+    """
     known = {field.name for field in fields(Settings)} - {"steps", "precision"}
     unknown = sorted(set(options) - known)
     if unknown:
@@ -319,13 +327,13 @@ def _settings(
         raise UserError(f"unknown precision {precision!r}; take auto, fp32 or bf16")
     if precision == "auto":
         precision = "bf16" if model.device.type == "cpu" and cpu_computes_bf16() else "fp32"
-    # A ripple is measured against the first stride, which decides how fine a model looks: 8 for an
-    # AlexNet's 4 pixels, 2 for 2 pixels.
+    # How fine a model looks is set by its first stride, and so is what counts as a ripple: 8 for
+    # the 4 pixels of an AlexNet, 4 for 2 pixels.
     settings = Settings(
         steps=steps,
         parametrization=Fourier(side, side),
         transforms=transforms_for(layer, side),
-        smooth=judge.first_stride(model) ** 2 / 2,
+        smooth=2.0 * judge.first_stride(model),
         reach=max(2, side // 7),
         precision=precision,
     )
@@ -440,7 +448,7 @@ def _warnings(
     fragile = [
         name
         for (name, alive, _), (clean, held) in zip(rows, kept, strict=True)
-        if alive and clean > 0 and held < clean / 4
+        if alive and clean > 0 and held < clean / 4 and climb.pictures.shape[-1] >= _SHAPES
     ]
     if fragile:
         texts.append(

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Protocol
 
 import torch
@@ -52,11 +53,10 @@ class Parametrization(Protocol):
 
 def to_rgb(axes: Tensor) -> Tensor:
     """Pictures (N, 3, H, W) in [0, 1] from unbounded values on the three decorrelated axes."""
-    m = COLOURS.to(axes.device, axes.dtype)
+    m = COLOURS.tolist()
+    one, two, three = axes.unbind(1)
     # Written out: a matrix product would round by the number of pictures in the batch.
-    red, green, blue = (
-        axes[:, 0] * m[c, 0] + axes[:, 1] * m[c, 1] + axes[:, 2] * m[c, 2] for c in range(3)
-    )
+    red, green, blue = (one * m[c][0] + two * m[c][1] + three * m[c][2] for c in range(3))
     return torch.stack([red, green, blue], 1).sigmoid()
 
 
@@ -106,16 +106,9 @@ class Fourier:
     decay: float = 1.0
     spread: float = 0.01
 
-    def frequencies(self) -> Tensor:
-        """Of each coefficient, in cycles a pixel, float64, (H, W // 2 + 1)."""
-        y = torch.fft.fftfreq(self.height, dtype=torch.float64)[:, None]
-        x = torch.fft.rfftfreq(self.width, dtype=torch.float64)[None, :]
-        return torch.hypot(y, x)
-
     def scale(self) -> Tensor:
         """The factor of each coefficient, (H, W // 2 + 1)."""
-        lowest = 1 / max(self.height, self.width)
-        return (self.frequencies().clamp(min=lowest) ** -self.decay / 4).float()
+        return _scale(self.height, self.width, self.decay)
 
     def start(self, generators: Sequence[Generator]) -> Tensor:
         shape = (3, self.height, self.width // 2 + 1, 2)
@@ -135,8 +128,22 @@ class Fourier:
         """1 up to a frequency that grows from 4 periods a side to the finest, else 0."""
         lowest = 4 / max(self.height, self.width)
         highest = lowest * (0.75 / lowest) ** share
-        moving: Tensor = self.frequencies() <= highest
+        moving: Tensor = _frequencies(self.height, self.width) <= highest
         return moving.float()[:, :, None]
+
+
+@lru_cache(maxsize=32)
+def _frequencies(height: int, width: int) -> Tensor:
+    """Of each coefficient, in cycles a pixel, float64, (H, W // 2 + 1)."""
+    y = torch.fft.fftfreq(height, dtype=torch.float64)[:, None]
+    x = torch.fft.rfftfreq(width, dtype=torch.float64)[None, :]
+    return torch.hypot(y, x)
+
+
+@lru_cache(maxsize=32)
+def _scale(height: int, width: int, decay: float) -> Tensor:
+    lowest = 1 / max(height, width)
+    return (_frequencies(height, width).clamp(min=lowest) ** -decay / 4).float()
 
 
 def _check_size(pictures: Tensor, height: int, width: int) -> None:

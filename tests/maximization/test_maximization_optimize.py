@@ -144,7 +144,7 @@ def test_disagreeing_slots_end_in_one_picture_at_a_time(monkeypatch: pytest.Monk
         return climb
 
     monkeypatch.setattr(ascent, "ascend", uneven)
-    settings = optimize._settings(model, model.layer("conv2"), 4, 24, "fp32", {})
+    settings = optimize.settings_for(model, model.layer("conv2"), 4, 24, "fp32", {})
     goal = featviz.maximization.objectives.channel("conv2", [0, 1, 2])
     assert list(ascent.plan(model, goal, [1, 2, 3], settings, 16)) == [[0], [1], [2]]
 
