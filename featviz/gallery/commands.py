@@ -97,7 +97,17 @@ RECIPES = {
 }  # fmt: skip
 
 _SAID_ELSEWHERE = frozenset(
-    {"seed", "out", "pictures", "position", "slots", "shard_bytes", "store"}
+    {
+        "seed",
+        "out",
+        "pictures",
+        "position",
+        "slots",
+        "batch_size",
+        "shard_bytes",
+        "store",
+        "backend",
+    }
 )
 """parameters that the line carries by other means, or that change nothing in the result"""
 

@@ -48,7 +48,7 @@ def wait(browser: Chrome, script: str) -> None:
     """Until a script returns something true."""
     from selenium.webdriver.support.ui import WebDriverWait
 
-    WebDriverWait(browser, 10).until(lambda b: b.execute_script(f"return {script}"), script)
+    WebDriverWait(browser, 30).until(lambda b: b.execute_script(f"return {script}"), script)
 
 
 def at(browser: Chrome) -> str:
@@ -76,6 +76,7 @@ return width <= arguments[0] ? [] : [...document.querySelectorAll("body *")]
 """
 
 
+@pytest.mark.slow
 def test_all_pages_open_whole_without_complaint_on_any_screen(browser: Chrome, site: Path):
     browser.get((site / "index.html").as_uri())
     waiting, seen = [browser.current_url], set[str]()
