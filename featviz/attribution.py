@@ -221,8 +221,10 @@ class Attributed(results.Result):
             shown = below.imshow(values.numpy(), cmap=colours, vmin=low, vmax=end,
                                  interpolation="nearest")  # fmt: skip
             plots.bare(below)
-            bar = figure.colorbar(shown, ax=below, orientation="horizontal", shrink=0.86, pad=0.02,
-                                  aspect=28, extend="both" if signed else "max")  # fmt: skip
+            bar = figure.colorbar(
+                shown, cax=below.inset_axes((0.02, -0.1, 0.96, 0.045)), orientation="horizontal",
+                extend="both" if signed else "max",
+            )  # fmt: skip
             bar.ax.tick_params(labelsize=6.5)
             bar.ax.locator_params(nbins=5)
             left = 100 * float(self.deletion[method][i])
@@ -292,9 +294,7 @@ def attribute(
     if "grad_cam" in methods:
         place = place or grad_cam_layer(model)
         if len(model.layer(place).shape) != 3:
-            raise UserError(
-                f"Grad-CAM needs a layer with maps, {place} has none; take a convolution"
-            )
+            raise UserError(f"Grad-CAM needs maps and {place} has none; take a convolution")
     if not (0 < window <= 1 and 0 < stride <= 1):
         raise UserError("window and stride are fractions of the picture's side, above 0 to 1")
     if steps < 1 or batch_size < 1:

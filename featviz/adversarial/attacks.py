@@ -557,6 +557,12 @@ def attack(
             f"eps {eps_text(eps, norm)} is less than one level of an 8-bit picture, so nothing "
             "can change; the audit works on unrounded pictures"
         )
+    missed = int((~found.success).sum())
+    if missed:
+        more = "more --steps, --restarts or a larger --eps may do it" if method == "pgd" else (
+            "pgd takes more steps"
+        )  # fmt: skip
+        warnings.append(f"{missed} of {count} pictures were not brought there; {more}")
     return Attacked(
         origin=results.origin(
             model,

@@ -40,7 +40,7 @@ def attack(
 
     The adversarial PNG in the result folder is judged as it was saved.
 
-    Example: featviz attack --eps 8/255 --target teapot
+    Example: featviz attack --eps 8/255 --norm linf
     """
     radius = options.parse_eps(eps)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import math
 
 import pytest
@@ -118,7 +119,7 @@ def test_a_linear_model_gives_its_exact_curve(generator):
             for p, m in zip(pictures, margins, strict=True)
         ]
         middles = sorted(exact)
-        grid = [(a + b) / 2 for a, b in zip(middles, middles[1:], strict=False) if b > 1.03 * a]
+        grid = [(a + b) / 2 for a, b in itertools.pairwise(middles) if b > 1.03 * a]
         found = audit(model, pictures, zeros, norms=[norm], eps=grid, steps=80)
         for eps in grid:
             assert found.norms[0].right(None, eps) == sum(d > eps for d in exact)

@@ -162,7 +162,7 @@ def test_a_map_of_zeros_is_said_to_be_one(pictures):
         ({"target": "kind 7"}, "no class 'kind 7'"),
         ({"target": [0, 1]}, "2 targets for 3 pictures"),
         ({"layer": "conv9"}, "no layer 'conv9'"),
-        ({"layer": "7", "methods": ["grad_cam"]}, "needs a layer with maps"),
+        ({"layer": "7", "methods": ["grad_cam"]}, "Grad-CAM needs maps and 7 has none"),
         ({"baseline": "blakc"}, "unknown baseline 'blakc'; did you mean black"),
         ({"baseline": 2.0}, "out of range"),
         ({"window": 0.0}, "fractions"),
