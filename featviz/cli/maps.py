@@ -13,7 +13,7 @@ from featviz.cli import options
 def maps(
     picture: Annotated[
         Path | None,
-        typer.Argument(help="A picture; default: a bundled photograph.", metavar="[PICTURE]"),
+        typer.Argument(help="A picture; default: a bundled photograph.", metavar="PICTURE"),
     ] = None,
     layer: Annotated[
         str | None, typer.Option("--layer", "-l", help="Whose maps; default: the first layer.")
@@ -51,9 +51,9 @@ def maps(
 ) -> None:
     """Show where a picture moves units, why one position does, or which patches move them most.
 
-    Examples: featviz maps --layer conv1 (maps of a photograph);
-    featviz maps --unit conv1:12 (why its strongest position answers);
-    featviz maps --layer conv5 --units 0-7 --top 9 (the patches of a data set)
+    Example: featviz maps --layer conv1. With --unit conv1:12 it works out why that unit answers
+    at its strongest position; with --layer conv5 --units 0-7 --top 9 it finds the patches of a
+    data set that move these units most.
     """  # fmt: skip
     from featviz.cli.run import check_out, finish, open_data, progress_bar
     from featviz.errors import UserError
