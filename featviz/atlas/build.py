@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 Icons = Literal["sample", "synthetic", "both"]
 
-MOST = 4000
+MOST = 2500
 """pictures on one map; of larger stores an even sample is shown"""
 NEIGHBORS = 10
 ROOM = 2.8
