@@ -117,6 +117,8 @@ def maximize(
             besides = _SURROUNDINGS * objectives.channel(place.name, indices)
     else:
         goal = objectives.channel(place.name, indices)
+        if not place.spatial:
+            goal = replace(goal, text=place.name)  # one value: there is no mean to speak of
     return _maximize(
         model, place, goal, besides,
         names=[str(unit) for unit in found],

@@ -1,0 +1,72 @@
+"""`featviz maximize` from the words of the command line to the folder."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from featviz.cli.main import main
+from featviz.maximization import optimize
+
+
+def run(*words: str) -> int:
+    with pytest.raises(SystemExit) as left:
+        main(["maximize", *words])
+    return int(left.value.code or 0)
+
+
+def test_classes_by_name_and_a_film(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "out"
+    words = ["--layer", "logits", "--units", "tabby,goldfish", "--steps", "2", "--film"]
+    assert run(*words, "--out", str(out), "--json", "--quiet") == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["kind"] == "maximize"
+    assert document["parameters"]["layer"] == "logits"
+    tabby, goldfish = document["parameters"]["units"]
+    for unit in (tabby, goldfish):
+        stem = unit.replace(":", "-")
+        assert (out / "units" / f"{stem}.png").is_file()
+        assert (out / "films" / f"{stem}.gif").is_file()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--layer", "conv9"], "conv5"),
+        (["--layer", "conv5", "--units", "9999"], "out of range"),
+        (["--layer", "logits", "--units", "goldfsh"], "did you mean goldfish"),
+        (["--objective", "best"], "take auto, centre or channel"),
+        (["--precision", "int8"], "take auto, fp32 or bf16"),
+        (["--data", "no/such/folder"], "no/such/folder"),
+    ],
+)
+def test_a_mistake_is_one_line_and_leaves_nothing(
+    words: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    assert run(*words, "--steps", "2", "--out", str(out)) == 2
+    said = capsys.readouterr().err.strip()
+    assert message in said
+    assert "\n" not in said
+    assert not out.exists()
+
+
+def test_ctrl_c_saves_what_is_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    true_maximize = optimize.maximize
+
+    def interrupted(*args, **options):
+        def stop(done: int, total: int, text: str) -> None:
+            if done > 2:
+                raise KeyboardInterrupt
+
+        return true_maximize(*args, **(options | {"progress": stop}))
+
+    monkeypatch.setattr(optimize, "maximize", interrupted)
+    out = tmp_path / "out"
+    words = ["--layer", "conv2", "--units", "0-2", "--batch-size", "1", "--steps", "2"]
+    assert run(*words, "--out", str(out), "--quiet") == 130
+    document = json.loads((out / "result.json").read_text())
+    assert [f["file"] for f in document["figures"] if f["units"]] == ["units/conv2-0.png"]
+    assert "2 of 3 pictures were not made" in document["warnings"][0]
