@@ -334,7 +334,7 @@ class _Guide:
 
     def _audit(self, progress: Progress | None) -> results.Result:
         return audit(
-            self.model, self.pictures, count=16 if self.quick else 100, seed=self.seed,
+            self.model, self.pictures, count=12 if self.quick else 40, seed=self.seed,
             progress=progress,
         )  # fmt: skip
 
