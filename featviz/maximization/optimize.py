@@ -16,7 +16,6 @@ Erhan et al. 2009, "Visualizing higher-layer features of a deep network"; Yosins
 from __future__ import annotations
 
 import hashlib
-import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -82,8 +81,7 @@ def maximize(
     units: "all", "3,12", "0-15", classes by name, neurons as "12@6,6", or a sequence of these
     objective: "centre" is the mean over the positions in the middle of the map and draws one thing;
         "channel" is the mean over all positions and draws a texture; "auto" takes "centre" for
-        layers that see much of the picture, and for those that see little the mean over all
-        positions that see no padding
+        layers that see much of the picture and "channel" for those that see little
     steps: of the ascent; 128 is enough for a first look, 512 for print
     size: side of the pictures in pixels; default: what the layer's receptive field asks for,
         never above the model's input
@@ -108,10 +106,8 @@ def maximize(
     indices = [unit.index for unit in found]
     whole_map = bool(found[0].position)
     side = size or (model.input_size if whole_map else canvas(model, place))
-    inner = None
     if objective == "auto":
         objective = "centre" if _draws_one_thing(model, place) else "channel"
-        inner = _inner_width(place, side) if objective == "channel" else None
     besides = None
     if whole_map:
         goal = objectives.neuron(place.name, indices, [u.position for u in found if u.position])
@@ -119,8 +115,6 @@ def maximize(
         goal = objectives.centre(place.name, indices)
         if not _is_kernel(place):
             besides = _SURROUNDINGS * objectives.channel(place.name, indices)
-    elif inner is not None:
-        goal = objectives.centre(place.name, indices, inner)
     else:
         goal = objectives.channel(place.name, indices)
         if not place.spatial:
@@ -221,20 +215,6 @@ def _is_kernel(layer: Layer) -> bool:
 def _draws_one_thing(model: Model, layer: Layer) -> bool:
     field = layer.receptive_field
     return field is not None and (_is_kernel(layer) or max(field.size) >= 0.5 * model.input_size)
-
-
-def _inner_width(layer: Layer, side: int) -> int | None:
-    """How many positions a side of the map see no padding, on a canvas; None if nearly all do.
-
-    A texture is drawn for these alone: at its border a unit answers to the edge of the picture.
-    """
-    field = layer.receptive_field
-    if field is None or layer.whole or not layer.spatial:
-        return None
-    seen, stride, start = max(field.size), max(field.stride), min(field.offset)
-    count = (side - seen - 2 * start) // stride + 1
-    inner = count - 2 * math.ceil(-start / stride)
-    return inner if start < 0 and inner >= 3 else None
 
 
 def _check_directions(layer: Layer, directions: Tensor) -> None:
