@@ -12,7 +12,6 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
 
 from featviz import __version__, results
 from featviz.errors import UserError
@@ -200,7 +199,6 @@ def _environment() -> Environment:
         "number": results.show_number,
         "line": one_line,
         "cell": short_cell,
-        "link": quote,
         "size": show_size,
         "time": show_seconds,
         "moment": show_time,

@@ -114,6 +114,8 @@ class UnitPage:
     layer: str
     label: str
     slug: str = ""
+    layer_slug: str = ""
+    """where its layer begins on the page of all units"""
     own: list[Shown] = field(default_factory=list)
     """figures of this unit alone"""
     shared: list[Shown] = field(default_factory=list)
@@ -295,10 +297,12 @@ def _units(exhibits: Sequence[Exhibit]) -> list[UnitPage]:
                 unit = found.setdefault(name, UnitPage(name, layer, label))
                 alone = len(figure.units) == 1
                 (unit.own if alone else unit.shared).append(Shown(exhibit, figure))
-    slugs = _Slugs()
+    slugs, layer_slugs = _Slugs(), _Slugs()
     units = sorted(found.values(), key=lambda u: (layer_key(u.layer), natural(u.label), u.name))
+    layers = {layer: layer_slugs.take(layer) for layer in dict.fromkeys(u.layer for u in units)}
     for unit in units:
         unit.slug = slugs.take(unit.name)
+        unit.layer_slug = layers[unit.layer]
         unit.rows = list(_rows(exhibits, unit.name))
     return units
 

@@ -258,7 +258,7 @@ def test_texts_are_shown_and_not_obeyed(tmp_path: Path):
         numbers={HOSTILE: {"value": HOSTILE, "unit": HOSTILE, "meaning": HOSTILE}},
         figures=[
             figure('f <i> "#?%41.png', (f"conv1:{HOSTILE}",), caption=HOSTILE, alt=HOSTILE),
-            figure("javascript:alert(1).png"),
+            figure("javascript:alert(1).png", ('a b#<i>"&.1:7', "a b#<i>&.1:8")),
         ],
         tables=[{"file": "t.csv", "caption": HOSTILE, "columns": ["unit"]}],
         warnings=[HOSTILE, 7, None],
