@@ -398,9 +398,7 @@ def train(
         raw, kept = examples.take(rows)
         if not len(kept):
             return torch.zeros((), device=place)
-        if len(kept) < len(rows):
-            draws = draws[torch.isin(rows, kept)]
-        x = augment(raw.to(place), size, augmentation, draws)
+        x = augment(raw.to(place), size, augmentation, draws[: len(kept)])
         x = ((x - shift) / scale).contiguous(memory_format=torch.channels_last)
         labels = examples.labels[kept].to(place)
         with torch.autocast(place.type, torch.bfloat16, enabled=bf16):

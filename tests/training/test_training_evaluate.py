@@ -48,20 +48,23 @@ def paint(path: Path, level: float) -> None:
 
 @pytest.fixture
 def data(tmp_path) -> Path:
-    """10 pictures: 4 of dark (3 right, one taken for black), 6 of white (2 right, 4 taken for
-    black, for which white is the sixth of six guesses)."""
+    """12 pictures: 4 of dark (3 right, one taken for black), 6 of white (2 right, 4 taken for
+    black, for which white is the sixth of six guesses), and 2 of bright, taken for black too: the
+    right answer is the fifth."""
     folder = tmp_path / "data"
     for i, level in enumerate([0.2, 0.2, 0.25, 0.0]):
         paint(folder / "n00000002" / f"{i}.png", level)
     for i, level in enumerate([1.0, 0.95, 0.0, 0.0, 0.02, 0.0]):
         paint(folder / "white" / f"{i}.png", level)
+    for i in range(2):
+        paint(folder / "n00000005" / f"{i}.png", 0.0)
     return folder
 
 
 def test_top1_and_top5_are_those_counted_by_hand(model, data):
     result = evaluate(model, data)
-    assert (result.top1.hits, result.top1.count) == (5, 10)
-    assert (result.top5.hits, result.top5.count) == (6, 10)
+    assert (result.top1.hits, result.top1.count) == (5, 12)
+    assert (result.top5.hits, result.top5.count) == (8, 12)
     once, within = result.per_class[1]
     assert (once.hits, once.count, within.hits) == (3, 4, 4)
     once, within = result.per_class[5]
@@ -75,6 +78,7 @@ def test_the_answer_does_not_depend_on_the_batch(model, data):
     results = [evaluate(model, data, batch_size=n) for n in (1, 3, 64)]
     for other in results[1:]:
         assert torch.equal(other.predictions, results[0].predictions)
+        assert torch.equal(other.labels, results[0].labels)
 
 
 def test_wilsons_interval_equals_its_textbook_values():
@@ -100,7 +104,7 @@ def test_broken_pictures_and_strange_folders_do_not_count_and_are_named(model, d
     (data / "white" / "broken.png").write_bytes(b"no picture")
     paint(data / "zebra" / "1.png", 0.5)
     result = evaluate(model, data)
-    assert (result.top1.hits, result.top1.count) == (5, 10)
+    assert (result.top1.hits, result.top1.count) == (5, 12)
     assert any("1 pictures do not count" in w and "zebra" in w for w in result.warnings)
     assert any("1 pictures could not be read" in w for w in result.warnings)
 
@@ -116,8 +120,8 @@ def test_data_without_a_known_class_is_refused(model, tmp_path):
 def test_the_result_folder_says_what_was_counted(model, data, tmp_path):
     folder = evaluate(model, data).save(tmp_path / "out")
     numbers = read_result(folder)["numbers"]
-    assert numbers["top-1"]["value"] == 0.5
-    assert "5 of 10" in numbers["top-1"]["meaning"]
+    assert numbers["top-1"]["value"] == pytest.approx(5 / 12)
+    assert "5 of 12" in numbers["top-1"]["meaning"]
     lines = (folder / "classes.csv").read_text().splitlines()
     assert lines[1].startswith('"dark, dim",4,0.75,')
-    assert lines[2] == "white,6,0.3333,0.0968,0.7,0.3333,black,4"
+    assert lines[3] == "white,6,0.3333,0.0968,0.7,0.3333,black,4"

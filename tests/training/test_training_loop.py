@@ -100,6 +100,30 @@ def test_a_killed_run_resumes_to_the_same_bytes(tmp_path, precision):
     assert [e.top1 for e in resumed.epochs] == [e.top1 for e in whole.epochs]
 
 
+def test_a_checkpoint_is_replaced_not_written_over(tmp_path):
+    """Who has the old file open still reads the old file: the new one came by renaming."""
+    train(tiny_net(), examples(), out=tmp_path, **SHORT | {"epochs": 1})
+    file = tmp_path / "checkpoint.safetensors"
+    before = file.read_bytes()
+    with file.open("rb") as old:
+        train(tiny_net(), examples(), out=tmp_path, **SHORT)
+        assert old.read() == before
+    assert file.read_bytes() != before
+
+
+def test_every_epoch_has_its_own_order_and_every_picture_once():
+    seen = []
+    net = tiny_net()
+    net.register_forward_pre_hook(lambda m, inputs: seen.append(inputs[0].clone()))
+    data = examples(30)
+    train(net, data, augmentation=STILL, **SHORT)
+    epochs = [torch.cat(seen[i : i + 3]) for i in (0, 3, 6)]
+    assert not torch.allclose(epochs[0], epochs[1])
+    for shown in epochs:
+        for picture in data.decoded.float() / 255:
+            assert int((shown - picture).abs().amax((1, 2, 3)).lt(1e-5).sum()) == 1
+
+
 def test_a_finished_run_is_not_trained_again(tmp_path):
     net = tiny_net()
     train(net, examples(), out=tmp_path, **SHORT)
