@@ -155,7 +155,8 @@ def show_number(number: Number) -> str:
     if number.unit == "fraction":
         return f"{100 * value:.1f}%"
     text = f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
-    return f"{text} {number.unit}".rstrip()
+    gap = "" if number.unit.startswith("/") else " "  # 8/255, but 5.1 pixels
+    return f"{text}{gap}{number.unit}".rstrip()
 
 
 def figure_bytes(figure: Figure, kind: str) -> bytes:

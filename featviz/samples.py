@@ -13,6 +13,7 @@ import math
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -38,9 +39,7 @@ class SamplePictures(Pictures):
     def open(self, row: int) -> Image.Image:
         """Sample `row` as an RGB pillow image."""
         kind, _, number = self.paths[row].partition("/")
-        if kind in PHOTOGRAPHS:
-            return _crop(kind, int(number))
-        return draw(kind, int(number))
+        return _make(kind, int(number)).copy()
 
 
 def sample_pictures(per_kind: int = 16) -> SamplePictures:
@@ -65,6 +64,11 @@ def photograph_path(name: str) -> Path:
 
 
 PHOTOGRAPHS = ("china", "flower")
+
+
+@lru_cache(maxsize=1024)  # 80 kB each; analyses come back to the same pictures
+def _make(kind: str, number: int) -> Image.Image:
+    return _crop(kind, number) if kind in PHOTOGRAPHS else draw(kind, number)
 
 
 def _crop(name: str, number: int) -> Image.Image:

@@ -8,7 +8,7 @@ and seed, is kept, so a tour that was stopped goes on where it was.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -76,12 +76,14 @@ def take_tour(
     *,
     quick: bool = False,
     seed: int = 0,
+    class_names: Mapping[str, str] | None = None,
     overwrite: bool = False,
     progress: Progress | None = None,
     announce: Callable[[Taken], None] | None = None,
 ) -> Tour:
     """Run every analysis on a model and a data set and build the gallery.
 
+    class_names: how people call the class folders that the model does not know
     quick: fewer units, steps and pictures; seconds instead of minutes
     overwrite: make every result again, also those that are there
     announce: called after each step
@@ -90,7 +92,7 @@ def take_tour(
     """
     started = time.perf_counter()
     folder = Path(out)
-    guide = _Guide(model, pictures, folder, quick=quick, seed=seed, progress=progress)
+    guide = _Guide(model, pictures, folder, quick, seed, class_names or {}, progress)
     taken = []
     for step in guide.steps():
         taken.append(_take(step, guide, overwrite=overwrite, progress=progress))
@@ -114,26 +116,17 @@ def _take(step: Step, guide: _Guide, *, overwrite: bool, progress: Progress | No
     return Taken(target, time.perf_counter() - began, kept=False)
 
 
+@dataclass
 class _Guide:
     """What the steps share: which layers, units and pictures to show, and the fc7 space."""
 
-    def __init__(
-        self,
-        model: Model,
-        pictures: Pictures,
-        folder: Path,
-        *,
-        quick: bool,
-        seed: int,
-        progress: Progress | None,
-    ):
-        self.model = model
-        self.pictures = pictures
-        self.folder = folder
-        self.quick = quick
-        self.seed = seed
-        self.progress = progress
-        self.ascent = 32 if quick else 256
+    model: Model
+    pictures: Pictures
+    folder: Path
+    quick: bool
+    seed: int
+    class_names: Mapping[str, str]
+    progress: Progress | None
 
     def steps(self) -> Iterator[Step]:
         """The story: the model, what it looks for, what it sees, its space, where it breaks."""
@@ -145,10 +138,12 @@ class _Guide:
         if labelled is not None and not model.headless:
             yield Step("eval", lambda p: evaluate(model, labelled, progress=p))
         first, *deeper = self.convolutions
-        yield Step(f"kernels-{_file(first)}", lambda p: kernel_sheet(model, first.name, progress=p))
+        yield Step(
+            f"kernels-{_file(first.name)}", lambda p: kernel_sheet(model, first.name, progress=p)
+        )
         if deeper and not quick:
             yield Step(
-                f"kernels-{_file(deeper[0])}",
+                f"kernels-{_file(deeper[0].name)}",
                 lambda p: kernel_sheet(
                     model, deeper[0].name, units=self.units(deeper[0]), progress=p
                 ),
@@ -167,9 +162,11 @@ class _Guide:
                     steps=self.ascent,
                 ),
             )  # fmt: skip
-        for layer in [first, *deeper[-1:]]:
-            yield self._examples(layer)
+        for layer in [first, *deeper[-1:]] if quick else self.convolutions:
+            yield self._examples(layer.name, self.units(layer))
             yield self._maps(layer)
+        if not model.headless and not quick:
+            yield self._examples("logits", self.shown_classes)
         yield Step("patch-times-kernel", lambda _: self._patch_times_kernel(first))
         yield Step("embed", lambda _: self.space)
         yield Step("neighbors", self._neighbors)
@@ -178,6 +175,11 @@ class _Guide:
             yield Step("attribute", self._attribute)
             yield Step("attack", self._attack)
             yield Step("audit", self._audit)
+
+    @property
+    def ascent(self) -> int:
+        """Steps of an image's optimisation."""
+        return 32 if self.quick else 192
 
     def made(self, target: Path) -> bool:
         """Whether a folder holds a result from this model, seed and (if it used any) data."""
@@ -270,11 +272,11 @@ class _Guide:
     def space(self) -> Store:
         """The fc7 space, made once for three results."""
         pictures = self.pictures.spread(64 if self.quick else 5000)
-        return embed(self.model, pictures, progress=self.progress)
+        return embed(self.model, pictures, class_names=self.class_names, progress=self.progress)
 
     def _maximize(self, layer: Layer) -> Step:
         return Step(
-            f"maximize-{_file(layer)}",
+            f"maximize-{_file(layer.name)}",
             lambda p: maximize(
                 self.model, layer.name, units=self.units(layer), natural=self.natural,
                 seed=self.seed, progress=p, steps=self.ascent,
@@ -286,18 +288,16 @@ class _Guide:
         """The pictures with whose scores the synthetic images' are compared."""
         return self.pictures.spread(32 if self.quick else 200)
 
-    def _examples(self, layer: Layer) -> Step:
+    def _examples(self, layer: str, units: list[int]) -> Step:
         some = self.pictures.spread(64 if self.quick else 2000)
         return Step(
             f"examples-{_file(layer)}",
-            lambda p: top_patches(
-                self.model, some, layer.name, units=self.units(layer), progress=p
-            ),
+            lambda p: top_patches(self.model, some, layer, units=units, progress=p),
         )
 
     def _maps(self, layer: Layer) -> Step:
         return Step(
-            f"maps-{_file(layer)}",
+            f"maps-{_file(layer.name)}",
             lambda _: activation_maps(
                 self.model, self.picture(), layer.name, units=self.units(layer)
             ),
@@ -321,7 +321,7 @@ class _Guide:
     def _atlas(self, progress: Progress | None) -> results.Result:
         return build_atlas(
             self.model, self.space, seed=self.seed, progress=progress,
-            icons="sample" if self.quick else "both",
+            icons="sample" if self.quick else "both", icon_side=4, icon_steps=64,
         )  # fmt: skip
 
     def _attribute(self, progress: Progress | None) -> results.Result:
@@ -339,6 +339,6 @@ class _Guide:
         )  # fmt: skip
 
 
-def _file(layer: Layer) -> str:
+def _file(layer: str) -> str:
     """A layer's name as part of a folder's name."""
-    return layer.name.replace("/", "-").replace(".", "-")
+    return layer.replace("/", "-").replace(".", "-")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from featviz.cli import options
+from featviz.cli.embed import ClassNames
 
 if TYPE_CHECKING:
     from featviz.tour import Taken
@@ -19,6 +20,7 @@ def demo(
     weights: options.Weights = None,
     classes: options.Classes = None,
     data: options.Data = None,
+    class_names: ClassNames = None,
     quick: Annotated[
         bool, typer.Option("--quick", help="Fewer units, steps and pictures: a minute at most.")
     ] = False,
@@ -36,18 +38,19 @@ def demo(
 
     Example: featviz demo --quick --out run/tour
     """
+    from featviz.cli.embed import read_class_names
     from featviz.cli.run import open_data, progress_bar
     from featviz.models.load import load
     from featviz.tour import take_tour
 
     folder = out if out is not None else Path("run")
     net = load(model, weights=weights, classes=classes, device=device, seed=seed)
-    pictures = open_data(data)
+    pictures, names = open_data(data), read_class_names(class_names)
     tell = None if quiet or as_json else _announce
     with progress_bar(quiet) as progress:
         tour = take_tour(
-            net, pictures, folder, quick=quick, seed=seed, overwrite=overwrite,
-            progress=progress, announce=tell,
+            net, pictures, folder, quick=quick, seed=seed, class_names=names,
+            overwrite=overwrite, progress=progress, announce=tell,
         )  # fmt: skip
     if as_json:
         steps = [
