@@ -103,7 +103,7 @@ class TopPatches(results.Result):
 
     def write(self, folder: results.Folder) -> None:
         folder.figure(
-            "examples.png", self.plot(),
+            "examples.jpg", self.plot(),
             caption=f"For each unit of {self.layer} the {self._what} of {self.count:,} pictures "
             "that move it most, one a picture, strongest first, with their activations. Grey lies "
             "outside the picture.",
@@ -116,7 +116,7 @@ class TopPatches(results.Result):
             values = ", ".join(f"{place.value:.3g}" for place in self.places[row])
             sheet = images.contact_sheet(images.enlarge(self.pictures(row), factor), gap=3)
             folder.figure(
-                f"units/{self.layer.replace('/', '-')}-{unit}.png", sheet,
+                f"units/{self.layer.replace('/', '-')}-{unit}.jpg", sheet,
                 caption=f"The {self._what} of {self.count:,} pictures that move {name} most, one a "
                 f"picture, in reading order: {values}.",
                 alt=f"{len(self.places[row])} patches that strongly activate {name}",

@@ -381,7 +381,7 @@ class Neighbors(results.Result):
                     break
                 names = ", ".join(self.queries[i].name for i in part)
                 folder.figure(
-                    f"sheet-{start // _SHEET_ROWS}.png", sheet,
+                    f"sheet-{start // _SHEET_ROWS}.jpg", sheet,
                     caption="At the left the query, then its neighbours, nearest first, with "
                     f"{_UNIT[self.metric]}. Filled green dot and frame: of the query's class; "
                     "open dot: of another class.",

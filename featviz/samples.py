@@ -99,7 +99,7 @@ def draw(kind: str, number: int) -> Image.Image:
     angle = rng.uniform(0, 2 * math.pi)
     y, x = np.mgrid[-1 : 1 : SIZE * 1j, -1 : 1 : SIZE * 1j]
     light = 1 + 0.12 * (x * math.cos(angle) + y * math.sin(angle))
-    grain = rng.normal(0, 3.0, (SIZE, SIZE, 1))
+    grain = rng.normal(0, 1.5, (SIZE, SIZE, 1))
     return Image.fromarray((pixels * light[..., None] + grain).clip(0, 255).astype(np.uint8))
 
 

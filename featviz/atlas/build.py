@@ -126,14 +126,14 @@ class Atlas(results.Result):
         (folder.path / "atlas.html").write_text(render_page(self), encoding="utf-8")
         method = self.layout.method
         folder.figure(
-            "atlas.png", self.map_picture(),
+            "atlas.jpg", self.map_picture(),
             caption=f"Every picture once, on the free place of a lattice nearest to where {method} "
             "puts it. Near pictures are alike to the network; distances between islands mean "
             "little. atlas.html is the same to walk through.",
             alt="Map of small photographs in islands of similar content",
         )  # fmt: skip
         folder.figure(
-            "mosaic.png", self.mosaic_picture(),
+            "mosaic.jpg", self.mosaic_picture(),
             caption="The same map pressed into a rectangle without gaps, every picture once.",
             alt="Dense mosaic of small photographs, similar ones side by side",
         )  # fmt: skip
@@ -146,7 +146,7 @@ class Atlas(results.Result):
                 "of each square. Right: the picture made to have that mean"
             )
             folder.figure(
-                f"cells-{side}.png", self.cells_picture(level),
+                f"cells-{side}.jpg", self.cells_picture(level),
                 caption=f"{caption} (mean cosine {level.synthetic.cosines.mean():.2f}).",
                 alt="Two grids side by side, photographs and synthetic icons of the same cells",
             )  # fmt: skip

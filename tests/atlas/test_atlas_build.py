@@ -112,7 +112,7 @@ def test_the_folder_holds_pages_prints_and_tables(atlas: Atlas, tmp_path: Path) 
     document = read_result(tmp_path / "a")
     assert document["kind"] == "atlas"
     files = {figure["file"] for figure in document["figures"]}
-    assert files == {"atlas.png", "mosaic.png", "cells-4.png"}
+    assert files == {"atlas.jpg", "mosaic.jpg", "cells-4.jpg"}
     assert document["numbers"]["recall@10"]["value"] == pytest.approx(atlas.quality.recall)
     assert 0 <= document["numbers"]["icons' cosine"]["value"] <= 1
     arrays = np.load(tmp_path / "a" / "layout.npz")

@@ -241,7 +241,7 @@ def test_results_are_saved_with_pictures_and_tables(mini, tmp_path) -> None:
     document = read_result(tmp_path / "n")
     assert document["kind"] == "neighbors"
     assert document["model"]["sha256"] == mini.sha256
-    assert (tmp_path / "n" / "sheet-0.png").stat().st_size > 10_000
+    assert (tmp_path / "n" / "sheet-0.jpg").stat().st_size > 10_000
     lines = (tmp_path / "n" / "neighbors.csv").read_text().splitlines()
     assert len(lines) == 1 + 3 * 4
     assert document["numbers"]["precision@1"]["value"] == result.quality.precision[1]
