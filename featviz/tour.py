@@ -154,12 +154,8 @@ class _Guide:
             yield Step(
                 "maximize-logits",
                 lambda p: maximize(
-                    model,
-                    "logits",
-                    units=self.shown_classes,
-                    seed=seed,
-                    progress=p,
-                    steps=self.ascent,
+                    model, "logits", units=self.shown_classes, natural=self.natural,
+                    steps=self.ascent, seed=seed, progress=p,
                 ),
             )  # fmt: skip
         for layer in [first, *deeper[-1:]] if quick else self.convolutions:
