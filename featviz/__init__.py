@@ -28,9 +28,11 @@ _HOMES = {
     "embed": "featviz.embedding.extract",
     "evaluate": "featviz.training",
     "find_neighbors": "featviz.neighbors",
+    "kernel_growth": "featviz.growth",
     "kernel_sheet": "featviz.kernels",
     "load": "featviz.models.load",
     "maximize": "featviz.maximization.optimize",
+    "maximize_directions": "featviz.maximization.optimize",
     "open_pictures": "featviz.datasets",
     "open_store": "featviz.embedding.store",
     "patch_times_kernel": "featviz.maps",
@@ -55,12 +57,14 @@ if TYPE_CHECKING:
     from featviz.errors import UserError as UserError
     from featviz.examples import top_patches as top_patches
     from featviz.gallery.build import build_gallery as build_gallery
+    from featviz.growth import kernel_growth as kernel_growth
     from featviz.images import read_image as read_image
     from featviz.images import read_square as read_square
     from featviz.kernels import kernel_sheet as kernel_sheet
     from featviz.maps import activation_maps as activation_maps
     from featviz.maps import patch_times_kernel as patch_times_kernel
     from featviz.maximization.optimize import maximize as maximize
+    from featviz.maximization.optimize import maximize_directions as maximize_directions
     from featviz.models.layers import activations as activations
     from featviz.models.load import load as load
     from featviz.models.summary import summarize as summarize

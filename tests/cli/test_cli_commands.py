@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+from pathlib import Path
 
 import pytest
 
@@ -33,6 +34,11 @@ def test_the_commands_are_those_of_the_design():
         "demo", "layers", "kernels", "maps", "maximize", "embed", "neighbors", "atlas",
         "attribute", "attack", "audit", "train", "eval", "gallery",
     }  # fmt: skip
+
+
+def test_every_command_stands_in_the_readme():
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    assert [c for c in COMMANDS if f"`featviz {c}`" not in readme] == []
 
 
 @pytest.mark.parametrize("command", COMMANDS)
