@@ -3,7 +3,8 @@
     python recipes/make_gallery.py [--out gallery] [--work FOLDER]
 
 The results are made in --work (default: a temporary folder), the site replaces --out. It holds only
-pictures that the project made or may redistribute, and stays under 10 MB.
+pictures that the project made or may redistribute, and stays under 10 MB. The picture at the top of
+the README is made from the same results: a row a layer, conv1 to conv5 and the classes.
 """
 
 from __future__ import annotations
@@ -13,16 +14,19 @@ import sys
 import tempfile
 from pathlib import Path
 
+from make_hero import write_hero
+
 import featviz
 from featviz.gallery.build import build_gallery
 from featviz.tour import Taken, take_tour
 
 LIMIT = 10_000_000  # bytes
+ROOT = Path(__file__).parents[1]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, default=Path(__file__).parents[1] / "gallery")
+    parser.add_argument("--out", type=Path, default=ROOT / "gallery")
     parser.add_argument("--work", type=Path, help="keep the results here, and go on from them")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
@@ -32,6 +36,7 @@ def main() -> None:
             announce=tell,
         )  # fmt: skip
         build_gallery(work, given.out, overwrite=True)
+        write_hero(work, ROOT / "docs" / "hero.png")
     size = sum(p.stat().st_size for p in given.out.rglob("*") if p.is_file())
     print(f"{given.out}: {size / 1e6:.1f} MB, made in {tour.seconds:.0f} s")
     if size > LIMIT:
