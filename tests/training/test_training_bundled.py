@@ -1,0 +1,59 @@
+"""The bundled alexnet-mini: what its file says of itself holds."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from featviz.growth import kernel_growth
+from featviz.models.load import bundled
+from featviz.models.weights import parse_classes, read_weights
+from featviz.training import evaluate, wilson
+
+
+@pytest.fixture(scope="module")
+def file():
+    return read_weights(bundled("alexnet-mini"))
+
+
+def test_the_file_is_small_and_says_what_it_is(file, mini):
+    path = bundled("alexnet-mini")
+    assert path.stat().st_size <= 8_000_000
+    assert {t.dtype for t in file.tensors.values()} == {torch.float16}
+    facts = file.metadata
+    assert facts["architecture"] == "alexnet-mini"
+    assert int(facts["input_size"]) == mini.input_size
+    for name, buffer in (("mean", mini.mean), ("std", mini.std)):
+        assert json.loads(facts[name]) == pytest.approx(buffer.flatten().tolist(), abs=1e-6)
+    beside = parse_classes(path.with_suffix(".classes.txt").read_text(encoding="utf-8"))
+    assert [tuple(pair) for pair in json.loads(facts["classes"])] == beside
+    assert len(beside) == 200
+    card = path.with_suffix(".md").read_text(encoding="utf-8")
+    assert f"**{float(facts['top1']):.1%}**" in card
+    assert f"**{float(facts['top5']):.1%}**" in card
+
+
+def test_the_kernels_that_grew_are_those_of_the_model(mini):
+    growth = kernel_growth()
+    assert growth.steps[0] == 0
+    assert sorted(set(growth.steps)) == list(growth.steps)
+    assert torch.equal(growth.kernels[-1], mini.net.features[0].weight)
+    assert growth.top1[-1] == pytest.approx(0.5, abs=0.01)
+
+
+@pytest.mark.slow
+def test_the_accuracy_it_states_is_reached(file, mini, shared_data, tmp_path):
+    """5 validation pictures a class: the stated share must lie in the interval of these."""
+    command = [sys.executable, shared_data / "unpack.py", "tiny", tmp_path]
+    subprocess.run(
+        [*command, "--split", "val", "--per-class", "5"], check=True, capture_output=True
+    )
+    result = evaluate(mini, tmp_path / "val")
+    for share, stated in ((result.top1, "top1"), (result.top5, "top5")):
+        assert share.count == 1000
+        low, high = wilson(share.hits, share.count, z=3.3)  # one chance in a thousand
+        assert low < float(file.metadata[stated]) < high
