@@ -109,18 +109,17 @@ class TopPatches(results.Result):
             "outside the picture.",
             alt=f"Top patches of {len(self.units)} units of {self.layer}",
         )  # fmt: skip
-        side = self.patches.shape[-1]
-        factor = max(1, round(PATCH_PIXELS / side))
         for row, (unit, name) in enumerate(zip(self.units, self.names, strict=True)):
             tag = f"{self.layer}:{unit}"
             values = ", ".join(f"{place.value:.3g}" for place in self.places[row])
-            sheet = images.contact_sheet(images.enlarge(self.pictures(row), factor), gap=3)
+            sheet = images.contact_sheet(self.pictures(row), gap=2)
             folder.figure(
                 f"units/{self.layer.replace('/', '-')}-{unit}.jpg", sheet,
                 caption=f"The {self._what} of {self.count:,} pictures that move {name} most, one a "
                 f"picture, in reading order: {values}.",
                 alt=f"{len(self.places[row])} patches that strongly activate {name}",
                 units=[tag],
+                pixelated=self.patches.shape[-1] < 24,
             )  # fmt: skip
         folder.table(
             "examples.csv",

@@ -119,7 +119,7 @@ class KernelGrowth(results.Result):
     def _frame(self, moment: int) -> Tensor:
         """One picture of the film: all kernels, and below a bar as long as the time gone by."""
         sheet = images.contact_sheet(self.pictures(moment), gap=1)
-        sheet = images.enlarge(sheet, max(1, 440 // sheet.shape[-1]))
+        sheet = images.enlarge(sheet, max(1, 240 // sheet.shape[-1]))
         bar = sheet.new_full((3, 8, sheet.shape[-1]), 0.88)
         gone = round(sheet.shape[-1] * moment / max(1, len(self.steps) - 1))
         bar[:, :, :gone] = torch.tensor([0.0, 0.447, 0.698])[:, None, None]

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from featviz.models.load import Model
 
 SCHEMA = 1
+JPEG_DPI = 108  # of sheets of photographs; plots have 144
 
 
 @dataclass(frozen=True)
@@ -179,6 +180,7 @@ def _jpeg(picture: Tensor | Image | Figure | bytes | None) -> bytes:
 
     buffer = io.BytesIO()
     if isinstance(picture, Figure):
+        picture.set_dpi(JPEG_DPI)
         image = Image.open(io.BytesIO(figure_bytes(picture, "png"))).convert("RGB")
     elif isinstance(picture, Image.Image):
         image = picture.convert("RGB")
@@ -186,7 +188,7 @@ def _jpeg(picture: Tensor | Image | Figure | bytes | None) -> bytes:
         assert picture is not None
         assert not isinstance(picture, bytes)
         image = images.to_pillow(picture)
-    image.save(buffer, format="JPEG", quality=85, optimize=True)
+    image.save(buffer, format="JPEG", quality=80, optimize=True)
     return buffer.getvalue()
 
 

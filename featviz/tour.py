@@ -75,6 +75,7 @@ def take_tour(
     out: str | Path,
     *,
     quick: bool = False,
+    units: int = 12,
     seed: int = 0,
     class_names: Mapping[str, str] | None = None,
     overwrite: bool = False,
@@ -85,6 +86,7 @@ def take_tour(
 
     class_names: how people call the class folders that the model does not know
     quick: fewer units, steps and pictures; seconds instead of minutes
+    units: how many of each layer are shown, the first ones
     overwrite: make every result again, also those that are there
     announce: called after each step
 
@@ -92,7 +94,9 @@ def take_tour(
     """
     started = time.perf_counter()
     folder = Path(out)
-    guide = _Guide(model, pictures, folder, quick, seed, class_names or {}, progress)
+    guide = _Guide(
+        model, pictures, folder, quick, 4 if quick else units, seed, class_names or {}, progress
+    )
     taken = []
     for step in guide.steps():
         taken.append(_take(step, guide, overwrite=overwrite, progress=progress))
@@ -124,6 +128,7 @@ class _Guide:
     pictures: Pictures
     folder: Path
     quick: bool
+    shown: int
     seed: int
     class_names: Mapping[str, str]
     progress: Progress | None
@@ -160,6 +165,8 @@ class _Guide:
             )  # fmt: skip
         for layer in [first, *deeper[-1:]] if quick else self.convolutions:
             yield self._examples(layer.name, self.units(layer))
+        middle = deeper[(len(deeper) - 1) // 2 : -1][:1]
+        for layer in [first, *([] if quick else middle), *deeper[-1:]]:
             yield self._maps(layer)
         if not model.headless and not quick:
             yield self._examples("logits", self.shown_classes)
@@ -209,7 +216,7 @@ class _Guide:
 
     def units(self, layer: Layer) -> list[int]:
         """The units that the tour shows of a layer: the first ones, so that none is picked out."""
-        return list(range(min(layer.units, 4 if self.quick else 12)))
+        return list(range(min(layer.units, self.shown)))
 
     @cached_property
     def labels(self) -> tuple[int | None, ...]:
@@ -226,7 +233,7 @@ class _Guide:
         """Classes that occur in the data, spread over them; without labels the first ones."""
         known = sorted({label for label in self.labels if label is not None})
         known = known or list(range(len(self.model.classes)))
-        count = min(len(known), 4 if self.quick else 12)
+        count = min(len(known), self.shown)
         return [known[i * len(known) // count] for i in range(count)]
 
     @cached_property

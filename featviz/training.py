@@ -328,7 +328,8 @@ def train(
         On a processor that has other work too this is several times faster than torch's own
         threads, which wait for each other within every operation. 1 leaves it to torch
     resume: go on from the checkpoint in `out`. On a CPU the weights come out bit for bit as
-        without the stop. `epochs` may differ from the first time, all other settings not
+        without the stop (dropout with `workers` above 1 excepted: threads draw in any order).
+        `epochs` may differ from the first time, all other settings not
     name: what the model is to be called; default: "alexnet-mini" for an AlexNetMini, and so on
     class_names: a name for people for each folder ({"n01443537": "goldfish"})
     progress: called with (steps done, all steps, text)

@@ -32,11 +32,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         work = given.work or Path(scratch) / "tour"
         tour = take_tour(
-            featviz.load("alexnet-mini", device="cpu"), featviz.sample_pictures(), work,
-            announce=tell,
+            featviz.load("alexnet-mini", device="cpu"), featviz.sample_pictures(8), work,
+            units=8, announce=tell,
         )  # fmt: skip
         build_gallery(work, given.out, overwrite=True)
-        write_hero(work, ROOT / "docs" / "hero.png")
+        write_hero(work, ROOT / "docs" / "hero.png", columns=8)
     size = sum(p.stat().st_size for p in given.out.rglob("*") if p.is_file())
     print(f"{given.out}: {size / 1e6:.1f} MB, made in {tour.seconds:.0f} s")
     if size > LIMIT:

@@ -206,11 +206,11 @@ class Atlas(results.Result):
                 )  # fmt: skip
         return lines
 
-    def map_picture(self, width: int = 2400) -> Tensor:
+    def map_picture(self, width: int = 2000) -> Tensor:
         """Every picture at its place in the lattice, on white, (3, H, W)."""
         return self._lay_down(self.lattice[0], width=width)
 
-    def mosaic_picture(self, width: int = 2400) -> Tensor:
+    def mosaic_picture(self, width: int = 1600) -> Tensor:
         """Every picture at its place in the mosaic, (3, H, W)."""
         return self._lay_down(self.mosaic[0], width=width)
 

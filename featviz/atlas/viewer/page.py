@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 SHEET = 2048
 """pixels a side of a sheet; every browser can draw that"""
-QUALITY = 82
+QUALITY = 76
 
 
 def render_page(atlas: Atlas) -> str:
