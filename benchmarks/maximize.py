@@ -9,13 +9,11 @@ transforms, no step. Rounds alternate. One image-step is one step of one picture
 
 from __future__ import annotations
 
-import argparse
-import json
 import platform
 import statistics
-import time
 from collections.abc import Callable
 
+import _rounds
 import torch
 
 import featviz
@@ -24,16 +22,12 @@ from featviz.models.load import Model
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="ends within a minute on two cores")
-    parser.add_argument("--model", default="alexnet-mini")
-    parser.add_argument("--weights", default=None)
-    parser.add_argument("--layer", default="conv5")
-    parser.add_argument("--units", type=int, default=8)
-    parser.add_argument("--precision", default="auto", choices=("auto", "fp32", "bf16"))
-    given = parser.parse_args()
+    given = _rounds.arguments(
+        __doc__.splitlines()[0],
+        model="alexnet-mini", weights="", layer="conv5", units=8, precision="auto",
+    )  # fmt: skip
     rounds, steps = (3, 4) if given.quick else (9, 16)
-    model = featviz.load(given.model, weights=given.weights)
+    model = featviz.load(given.model, weights=given.weights or None)
     layer = model.layer(given.layer)
     side = optimize.canvas(model, layer)
     settings = optimize.settings_for(model, layer, 256, side, given.precision, {})
@@ -44,43 +38,29 @@ def main() -> None:
         ),
         "bare torch": lambda: bare(model, layer.name, given.units, side, steps, settings.precision),
     }
-    speeds: dict[str, list[float]] = {what: [] for what in loops}
-    for one_round in range(rounds + 1):
-        for what, loop in loops.items():
-            started = time.perf_counter()
+
+    def timed(loop: Callable[[], object]) -> Callable[[], object]:
+        def work() -> None:
             loop()
             if model.device.type == "cuda":
                 torch.cuda.synchronize()
-            if one_round:  # the first is for warming up
-                speeds[what].append(given.units * steps / (time.perf_counter() - started))
+
+        return work
+
+    seconds = _rounds.measure({what: timed(loop) for what, loop in loops.items()}, rounds)
     where = f"{given.model}, {layer.name}, {side} pixels, {given.units} at a time"
+    work = given.units * steps
     rows = [
-        {
-            "what": f"{what} ({where}, {settings.precision})",
-            "unit": "image-steps/s",
-            "median": round(statistics.median(values), 2),
-            "min": round(min(values), 2),
-            "max": round(max(values), 2),
-            "rounds": len(values),
-        }
-        for what, values in speeds.items()
-    ]
-    for row in rows:
-        print(f"{row['what']}: {row['median']} {row['unit']} ({row['min']} to {row['max']})")
-    ratio = statistics.median(
-        a / b for a, b in zip(speeds["featviz"], speeds["bare torch"], strict=True)
-    )
-    device = platform.machine() if model.device.type == "cpu" else torch.cuda.get_device_name()
-    print(
-        json.dumps(
-            {
-                "benchmark": "maximize",
-                "device": f"{device}, {torch.get_num_threads()} threads",
-                "rows": rows,
-                "ratios": {"featviz/bare": round(ratio, 3)},
-            }
+        _rounds.row(
+            f"{what} ({where}, {settings.precision})", "image-steps/s", [work / s for s in values]
         )
-    )
+        for what, values in seconds.items()
+    ]
+    pairs = zip(seconds["bare torch"], seconds["featviz"], strict=True)
+    ratio = statistics.median(bare_seconds / ours for bare_seconds, ours in pairs)
+    device = platform.machine() if model.device.type == "cpu" else torch.cuda.get_device_name()
+    device = f"{device}, {torch.get_num_threads()} threads"
+    _rounds.report("maximize", rows, {"featviz/bare": ratio}, device)
 
 
 def bare(model: Model, layer: str, units: int, side: int, steps: int, precision: str) -> None:

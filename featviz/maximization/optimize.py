@@ -33,6 +33,7 @@ from featviz.maximization.objectives import Objective
 from featviz.maximization.parametrizations import Fourier, Pixels
 from featviz.maximization.result import Maximized
 from featviz.maximization.transforms import Transforms
+from featviz.models.frozen import frozen
 from featviz.models.layers import Layer, Unit, activations, parse_units
 
 if TYPE_CHECKING:
@@ -269,7 +270,7 @@ def _maximize(
                 f"maximising {layer.name}",
             )
 
-    with _untouched(model), _before_relu(model, layer, goal):
+    with frozen(model), _before_relu(model, layer, goal):
         try:
             for block in plan(model, goal, seeds, settings, batch_size or BLOCK, besides):
                 blocks.append(block)
@@ -363,21 +364,6 @@ def _plain(settings: Settings) -> dict[str, Any]:
     return asdict(settings) | {
         "parametrization": {"name": type(form).__name__} | asdict(form)  # type: ignore[call-overload]
     }
-
-
-@contextmanager
-def _untouched(model: Model) -> Iterator[None]:
-    """Eval mode and no gradients to weights within the block; afterwards all as it was."""
-    modes = {module: module.training for module in model.modules()}
-    wanted = {parameter: parameter.requires_grad for parameter in model.parameters()}
-    try:
-        model.eval().requires_grad_(False)
-        yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
-        for parameter, grad in wanted.items():
-            parameter.requires_grad_(grad)
 
 
 @contextmanager
