@@ -1,0 +1,42 @@
+"""The README's Python runs as it stands there, and its links lead somewhere."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.slow
+def test_the_example_makes_what_it_says(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code = re.search(r"```python\n(.*?)```", README, re.DOTALL)
+    assert code is not None
+    names: dict[str, object] = {}
+    exec(compile(code[1], "README.md", "exec"), names)  # the test is that this text runs
+    assert (tmp_path / "run" / "maximize-conv5" / "result.json").is_file()
+    assert (tmp_path / "run" / "gallery" / "index.html").is_file()
+    assert (tmp_path / "fish.png").stat().st_size > 10_000
+    assert names["result"].images.shape[:2] == (2, 3)
+
+
+def test_every_link_leads_to_a_file():
+    targets = re.findall(r"\]\(([^)#]+)\)", README)
+    assert len(targets) > 8
+    missing = [t for t in targets if "://" not in t and not (ROOT / t).exists()]
+    assert missing == []
+
+
+def test_every_documented_command_line_has_known_options():
+    from typer.main import get_command
+
+    from featviz.cli.main import app
+
+    commands = get_command(app).commands
+    for name, options in re.findall(r"featviz ([a-z]+)((?: --?[\w-]+(?: [^-`\s]\S*)?)+)", README):
+        known = {option for parameter in commands[name].params for option in parameter.opts}
+        assert set(re.findall(r"--[\w-]+", options)) <= known | {"--help"}
