@@ -240,8 +240,11 @@ class _Guide:
     def rows_to_show(self) -> list[int]:
         """Pictures to look at closely: of up to 200, the right answers the model is surest of.
 
-        At most one a class; without labels simply the surest.
+        At most one a class; without labels simply the surest, without a head just eight of them.
         """
+        if self.model.headless:
+            count = len(self.pictures)
+            return [i * count // 8 for i in range(min(8, count))]
         some = (self.labelled or self.pictures).spread(64 if self.quick else 200)
         labels = some.labels(self.model)
         sure: list[tuple[float, int, int]] = []

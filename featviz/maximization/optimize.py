@@ -28,7 +28,7 @@ from torch import Tensor
 from featviz import results
 from featviz.errors import UserError
 from featviz.maximization import judge, objectives
-from featviz.maximization.ascent import BLOCK, Climb, Settings, ascend, joined, plan
+from featviz.maximization.ascent import BLOCK, Climb, Settings, ascend, joined, plan, reading
 from featviz.maximization.objectives import Objective
 from featviz.maximization.parametrizations import Fourier, Pixels
 from featviz.maximization.result import Maximized
@@ -329,7 +329,8 @@ def settings_for(
     if precision not in {"auto", "fp32", "bf16"}:
         raise UserError(f"unknown precision {precision!r}; take auto, fp32 or bf16")
     if precision == "auto":
-        precision = "bf16" if model.device.type == "cpu" and cpu_computes_bf16() else "fp32"
+        fast = model.device.type == "cpu" and cpu_computes_bf16()
+        precision = "bf16" if fast and _has_bf16_kernels(model, layer, side) else "fp32"
     # How fine a model looks is set by its first stride, and so is what counts as a ripple: 8 for
     # the 4 pixels of an AlexNet, 4 for 2 pixels.
     settings = Settings(
@@ -346,6 +347,19 @@ def settings_for(
     if options.get("parametrization") == "pixels":
         options = options | {"parametrization": Pixels(side, side)}
     return replace(settings, **options)
+
+
+def _has_bf16_kernels(model: Model, layer: Layer, side: int) -> bool:
+    """Whether every operation up to the layer exists in bf16 (local response norm's does not)."""
+    picture = torch.zeros(1, 3, side, side, requires_grad=True)
+    try:
+        with reading(model, (layer.name,), "bf16") as read:
+            torch.autograd.grad(read(picture)[layer.name].sum(), picture)
+    except (NotImplementedError, RuntimeError) as error:
+        if "not implemented" in str(error):
+            return False
+        raise
+    return True
 
 
 def cpu_computes_bf16() -> bool:

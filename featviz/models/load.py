@@ -60,7 +60,8 @@ class Model(nn.Module):
         self.headless = headless
         self.aliases = dict(aliases or {})
         if headless:
-            self.aliases.pop("logits", None)
+            there = dict(net.named_modules())
+            self.aliases = {a: p for a, p in self.aliases.items() if p in there and a != "logits"}
         else:
             self.aliases.setdefault("logits", "")
         self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)

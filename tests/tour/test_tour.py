@@ -67,3 +67,14 @@ def test_a_second_tour_keeps_what_is_there_and_makes_what_is_not(quick_tour, min
     again = take_tour(mini, sample_pictures(4), folder, quick=True)
     made = {Path(t.folder).name for t in again.taken if not t.kept}
     assert made == {"kernels-conv1", "layers"}
+
+
+@pytest.mark.slow
+def test_a_trunk_without_a_head_takes_the_tour_without_its_answers(shared_data, tmp_path):
+    import featviz
+
+    trunk = featviz.load("alexnet", weights=shared_data / "alexnet_trunk.safetensors")
+    tour = take_tour(trunk, sample_pictures(2), tmp_path / "run", quick=True)
+    assert [t.refused for t in tour.taken if t.refused] == []
+    kinds = {t.folder.name.partition("-")[0] for t in tour.taken}
+    assert kinds == KINDS - {"growth", "eval", "attribute", "attack", "audit"}
