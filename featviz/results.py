@@ -423,7 +423,8 @@ def _replace(temporary: Path, target: Path) -> None:
 
 def cannot_write(target: Path, error: OSError) -> UserError:
     """The one line for a place that cannot be written."""
-    if error.errno == errno.ENOSPC:
+    # numpy reports a short write without an error number.
+    if error.errno == errno.ENOSPC or "requested and" in str(error):
         why, way_out = "no space left on the disk", "free some or choose another --out"
     elif error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:
         why, way_out = "not allowed to write there", "choose another --out"

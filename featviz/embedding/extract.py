@@ -355,6 +355,8 @@ def _write_finished(partial: Path, number: int, kept: _Kept, rows: NDArray[np.fl
         results.write_json(beside, {"shard": shard._asdict(), "kept": kept._asdict()})
         beside.replace(partial / f"shard-{number:05}.json")
     except OSError as error:
+        if not any(partial.glob("shard-*.json")):  # nothing finished, nothing to go on from
+            shutil.rmtree(partial, ignore_errors=True)
         raise results.cannot_write(partial, error) from None
     return shard
 

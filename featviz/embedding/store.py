@@ -262,10 +262,13 @@ def shard_rows(dim: int, limit: int = SHARD_BYTES) -> int:
 def write_shard(path: Path, rows: NDArray[np.float16]) -> Shard:
     """Write one shard whole: beside its place, then renamed. Returns its entry."""
     beside = path.with_name(f".{path.name}")
-    with beside.open("wb") as out:
-        np.save(out, rows)
-    digest = hash_file(beside)
-    beside.replace(path)
+    try:
+        with beside.open("wb") as out:
+            np.save(out, rows)
+        digest = hash_file(beside)
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
     return Shard(path.name, len(rows), digest)
 
 

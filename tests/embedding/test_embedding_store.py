@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import nn
 
+import featviz
 from featviz import images
 from featviz.datasets import open_pictures
 from featviz.embedding import extract
@@ -318,3 +319,15 @@ def test_samples_are_found_again(mini: Model, tmp_path: Path) -> None:
     embed(mini, some, out=tmp_path / "s")
     store = open_store(tmp_path / "s")
     assert store.pictures.open(0).tobytes() == some.open(0).tobytes()
+
+
+def test_a_full_disk_is_named_and_leaves_no_half_written_store(tmp_path, monkeypatch):
+    def full(out, rows):
+        out.write(b"some of it")
+        raise OSError("4096 requested and 10 written")  # what numpy says of a short write
+
+    monkeypatch.setattr("featviz.embedding.store.np.save", full)
+    model, data = featviz.load("alexnet-mini"), featviz.sample_pictures(1)
+    with pytest.raises(UserError, match="no space left on the disk"):
+        embed(model, data.select([0, 1]), "conv1", out=tmp_path / "store")
+    assert list(tmp_path.iterdir()) == []
