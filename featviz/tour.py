@@ -230,11 +230,16 @@ class _Guide:
 
     @cached_property
     def shown_classes(self) -> list[int]:
-        """Classes that occur in the data, spread over them; without labels the first ones."""
+        """Those of the pictures looked at closely, then others that occur, spread over the data.
+
+        Without labels the first classes.
+        """
         known = sorted({label for label in self.labels if label is not None})
         known = known or list(range(len(self.model.classes)))
         count = min(len(known), self.shown)
-        return [known[i * len(known) // count] for i in range(count)]
+        spread = [known[i * len(known) // count] for i in range(count)]
+        close = [label for row in self.rows_to_show[:2] if (label := self.labels[row]) is not None]
+        return sorted(list(dict.fromkeys([*close, *spread]))[:count])
 
     @cached_property
     def rows_to_show(self) -> list[int]:
