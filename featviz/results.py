@@ -19,6 +19,7 @@ import platform
 import shutil
 import tempfile
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -93,7 +94,7 @@ def _device_name(model: Model | None) -> str:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Result:
+class Result(ABC):
     """What every analysis returns. A kind of result says how it is titled, written and plotted."""
 
     kind: ClassVar[str]
@@ -104,21 +105,21 @@ class Result:
     """doubts about this result, in words; they are shown wherever the result is"""
 
     @property
+    @abstractmethod
     def title(self) -> str:
         """A heading for people: "Kernels of conv1 in alexnet"."""
-        raise NotImplementedError
 
+    @abstractmethod
     def numbers(self) -> dict[str, Number]:
         """The result in figures, most important first."""
-        raise NotImplementedError
 
+    @abstractmethod
     def write(self, folder: Folder) -> None:
         """Put figures, tables and arrays into the folder (numbers are written by `save`)."""
-        raise NotImplementedError
 
+    @abstractmethod
     def plot(self) -> Figure:
         """The result as one matplotlib figure."""
-        raise NotImplementedError
 
     def save(self, folder: str | Path, *, overwrite: bool = False) -> Path:
         """Write the result folder and return its path.
