@@ -3,7 +3,7 @@
     python recipes/make_hero.py RUN OUT.png [--columns 12] [--side 96]
 
 RUN is what `featviz demo --out RUN` left. A row a layer, conv1 (its kernels) to conv5 and the
-classes; the first units of each, none picked out.
+classes; the first that the tour shows of each, none picked out.
 """
 
 from __future__ import annotations
