@@ -5,26 +5,44 @@ objective belongs to row `i` of what is maximised. Scores are gathered picture b
 averaged over the batch, so neither its size nor a neighbour changes a gradient.
 
     goal = channel("conv5", [3, 12])            # two pictures, one unit each
-    goal = goal - 0.5 * channel("conv4", [7, 7])
+    goal = goal - 0.5 * channel("conv4", [7, 7]) - 0.1 * total_variation()
     scores = goal(activations)                  # (2,)
 
-Names of layers are where the value is read: `conv5` of an AlexNet is the convolution's output
-before its ReLU, so a unit that is silent at first still has a gradient to follow.
+Three kinds, by what they need for each target:
+
+    a unit        channel, centre, neuron, logit, direction
+    a reference   caricature, distance, style_distance: the activations of a picture to compare with
+    nothing       deepdream, total_variation, l1, l2, diversity, alignment: fit any other objective
+
+Each value is what its name says. Of a distance or a variation less is better, so it is subtracted.
+`diversity` and `alignment` are the only two that compare pictures: rows of one group, which the
+loop keeps together, and no others.
+
+Names of layers are where the value is read, as it leaves that module: `conv5` of an AlexNet is the
+convolution's output before its ReLU, so a unit that is silent at first still has a gradient to
+follow; `relu5` is the same after it. `PICTURE` is the picture itself, before transforms.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
+from math import lcm
 from typing import TYPE_CHECKING
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from featviz.errors import UserError
+from featviz.errors import UserError, nearest
 
 if TYPE_CHECKING:
     from featviz.models.load import Model
+
+PICTURE = "picture"
+"""the name under which objectives find the picture itself, (N, 3, H, W) in [0, 1]"""
 
 Score = Callable[[Mapping[str, Tensor], Sequence[int]], Tensor]
 """score(activations by layer, targets): the score of each picture, aimed at its target"""
@@ -35,43 +53,49 @@ class Objective:
     """A score per picture. `+`, `-` and `*` make new objectives and change nothing."""
 
     layers: tuple[str, ...]
-    """which activations it reads"""
-    count: int
-    """how many targets it has"""
+    """which activations it reads; may hold PICTURE"""
+    count: int | None
+    """how many targets it has; None: any number, it is the same for all"""
     text: str
     score: Score
     width: int | None = None
     """how many positions a side of the map it looks at, where it does not look at all of them"""
+    group: int = 1
+    """targets k * group to k * group + group - 1 are compared with one another, so they must be
+    climbed together; 1: every picture is on its own"""
+    addends: tuple[Objective, ...] = ()
+    """of a sum its parts, so that long sums stay flat"""
 
     def __call__(
         self, activations: Mapping[str, Tensor], targets: Sequence[int] | None = None
     ) -> Tensor:
         """Scores (N,) of activations (N, ...); `targets` default to 0 ... N-1."""
-        return self.score(activations, range(self.count) if targets is None else targets)
+        if targets is None:
+            rows = len(activations[self.layers[0]]) if self.count is None else self.count
+            targets = range(rows)
+        return self.score(activations, targets)
 
     def __add__(self, other: Objective) -> Objective:
         if not isinstance(other, Objective):
             return NotImplemented
-        if other.count != self.count:
-            raise UserError(
-                f"cannot add objectives of {self.count} and {other.count} targets; "
-                "give both one target for each picture"
-            )
-        one, two = self.score, other.score
-        return Objective(
-            layers=tuple(dict.fromkeys(self.layers + other.layers)),
-            count=self.count,
-            text=f"{self.text} + {other.text}",
-            score=lambda acts, targets: one(acts, targets) + two(acts, targets),
-        )
+        return _joined((*(self.addends or (self,)), *(other.addends or (other,))))
 
-    def __mul__(self, factor: float) -> Objective:
+    def __radd__(self, other: object) -> Objective:
+        return self if other == 0 else NotImplemented  # so that sum() works
+
+    def __mul__(self, factor: float | Objective) -> Objective:
+        if isinstance(factor, Objective):
+            return _multiplied(self, factor)
+        if not isinstance(factor, int | float):
+            return NotImplemented
         score = self.score
-        return Objective(
-            layers=self.layers,
-            count=self.count,
-            text=f"{factor:g} * ({self.text})",
+        inside = f"({self.text})" if self.addends else self.text
+        return replace(
+            self,
+            text=f"{factor:g} * {inside}",
             score=lambda acts, targets: factor * score(acts, targets),
+            width=None,
+            addends=(),
         )
 
     __rmul__ = __mul__
@@ -85,9 +109,80 @@ class Objective:
         return self + other * -1.0
 
 
-def channel(layer: str, units: Sequence[int]) -> Objective:
-    """The mean of a unit over all positions; its value where the layer has no positions."""
-    return _read(layer, units, "mean of", lambda one: one.mean())
+def _joined(parts: tuple[Objective, ...]) -> Objective:
+    def score(acts: Mapping[str, Tensor], targets: Sequence[int]) -> Tensor:
+        total = parts[0].score(acts, targets)
+        for part in parts[1:]:
+            total = total + part.score(acts, targets)
+        return total
+
+    text = parts[0].text
+    for part in parts[1:]:
+        minus = re.match(r"-(1 \* )?", part.text)
+        text += f" - {part.text[minus.end() :]}" if minus else f" + {part.text}"
+    return Objective(
+        layers=_layers(parts),
+        count=_count(parts),
+        text=text,
+        score=score,
+        group=lcm(*(part.group for part in parts)),
+        addends=parts,
+    )
+
+
+def _multiplied(one: Objective, two: Objective) -> Objective:
+    return Objective(
+        layers=_layers((one, two)),
+        count=_count((one, two)),
+        text=" * ".join(f"({part.text})" if part.addends else part.text for part in (one, two)),
+        score=lambda acts, targets: one.score(acts, targets) * two.score(acts, targets),
+        group=lcm(one.group, two.group),
+    )
+
+
+def _layers(parts: Sequence[Objective]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(name for part in parts for name in part.layers))
+
+
+def _count(parts: Sequence[Objective]) -> int | None:
+    counts = sorted({part.count for part in parts if part.count is not None})
+    if len(counts) > 1:
+        raise UserError(
+            f"cannot join objectives of {counts[0]} and {counts[1]} targets; "
+            "give both one target for each picture"
+        )
+    return counts[0] if counts else None
+
+
+# Objectives with a unit for each target.
+
+
+def channel(
+    layer: str, units: Sequence[int], *, over: str = "mean", tokens: str | int = "all"
+) -> Objective:
+    """The mean of a unit over all positions; its value where the layer has no positions.
+
+    over: "mean", or "max" for the highest position alone
+    tokens: of a transformer's layer (N, tokens, C), which are positions: "all", "class" (the
+        first), "patches" (all but the first) or the number of one
+    """
+    units, reduce = tuple(units), _REDUCE.get(over)
+    if reduce is None:
+        raise UserError(f"unknown reduction {over!r}; take {' or '.join(_REDUCE)}")
+    if isinstance(tokens, str) and tokens not in _TOKENS:
+        raise UserError(
+            f"unknown tokens {tokens!r}; take {', '.join(_TOKENS)} or the number of one"
+        )
+
+    def score(acts: Mapping[str, Tensor], targets: Sequence[int]) -> Tensor:
+        values = acts[layer]
+        if values.dim() == 3:
+            values = _chosen(values, tokens)
+        return reduce(_gathered(values, units, targets))
+
+    of = "" if tokens == "all" else f" at token {tokens}" if isinstance(tokens, int) else ""
+    of = f" at the {tokens} token{'s' * (tokens == 'patches')}" if tokens in _TOKENS[1:] else of
+    return Objective((layer,), len(units), f"{over} of {layer}{of}", score)
 
 
 def centre(layer: str, units: Sequence[int], width: int = 2) -> Objective:
@@ -95,24 +190,32 @@ def centre(layer: str, units: Sequence[int], width: int = 2) -> Objective:
 
     In a map of odd size an even width is made one smaller, so that the middle stays the middle.
     """
-    goal = _read(layer, units, "middle of", lambda one: _middle(one, width).mean())
-    return replace(goal, width=width)
+    units = tuple(units)
+
+    def score(acts: Mapping[str, Tensor], targets: Sequence[int]) -> Tensor:
+        return _mean(_middle(_gathered(acts[layer], units, targets), width))
+
+    return Objective((layer,), len(units), f"middle of {layer}", score, width=width)
 
 
 def neuron(layer: str, units: Sequence[int], positions: Sequence[tuple[int, int]]) -> Objective:
     """A unit at one (row, column) of its map."""
-    spots = list(positions)
+    units, rows, columns = tuple(units), *map(tuple, zip(*positions, strict=True))
 
     def score(acts: Mapping[str, Tensor], targets: Sequence[int]) -> Tensor:
         values = acts[layer]
-        return torch.stack([values[(i, units[t], *spots[t])] for i, t in enumerate(targets)])
+        return values[
+            _index(tuple(range(len(targets))), values.device),
+            *(_index(_of(which, targets), values.device) for which in (units, rows, columns)),
+        ]
 
     return Objective((layer,), len(units), f"one position of {layer}", score, width=1)
 
 
 def logit(model: Model, classes: Sequence[int | str]) -> Objective:
     """The logit of a class, given by index, synset or name. Raises UserError for unknown ones."""
-    return channel("logits", [model.class_index(name) for name in classes])
+    goal = channel("logits", [model.class_index(name) for name in classes])
+    return replace(goal, text="logits")
 
 
 def direction(
@@ -128,41 +231,341 @@ def direction(
     negative values from being a reward (Carter et al. 2019, "Activation Atlas", Distill).
     """
     unit = directions.detach() / directions.detach().norm(dim=1, keepdim=True).clamp(min=1e-12)
+    aims = _held(unit)
 
     def score(acts: Mapping[str, Tensor], targets: Sequence[int]) -> Tensor:
-        rows = []
-        for i, t in enumerate(targets):
-            values = _positions(acts[layer][i], width)  # (C, P)
-            aim = unit[t].to(values.device, values.dtype)
-            dot = (values * aim[:, None]).sum(0)
-            cos = dot / values.norm(dim=0).clamp(min=1e-6)
-            rows.append((dot * cos.clamp(min=0.1) ** power).mean())
-        return torch.stack(rows)
+        values = _positions(acts[layer], width)  # (N, C, P)
+        dot = (values * aims(targets, values)[:, :, None]).sum(1)  # (N, P)
+        cos = dot / values.norm(dim=1).clamp(min=1e-6)
+        return _mean(dot * cos.clamp(min=0.1) ** power)
 
     return Objective((layer,), len(directions), f"directions in {layer}", score)
 
 
-def _read(
-    layer: str, units: Sequence[int], text: str, reduce: Callable[[Tensor], Tensor]
-) -> Objective:
-    units = list(units)
+# Objectives with a reference for each target: activations (K, ...) of a picture at the same layer.
+
+
+def caricature(layer: str, references: Tensor, *, power: float = 1.0) -> Objective:
+    """How far the whole activation goes along that of another picture: dot * max(.1, cosine)^power.
+
+    references: (K, ...) activations at the layer, one target each; their length does not count, so
+        the score is in units of activation
+    power: more keeps closer to the reference, 0 exaggerates what is strong in it
+
+    Olah, Mordvintsev and Schubert 2017 call the result a caricature; Mahendran and Vedaldi 2016,
+    "Visualizing deep convolutional neural networks using natural pre-images".
+    """
+    wanted = references.detach().clone()
+    unit = _held(wanted / _shaped(_total(wanted.square()).sqrt().clamp(min=1e-12), wanted))
 
     def score(acts: Mapping[str, Tensor], targets: Sequence[int]) -> Tensor:
         values = acts[layer]
-        # Reduced picture by picture: the sum over a batch may round by the batch's size.
-        return torch.stack([reduce(_unit(values[i], units[t])) for i, t in enumerate(targets)])
+        dot = _total(values * unit(targets, values))
+        if not power:
+            return dot
+        cos = dot / _total(values.square()).clamp(min=1e-12).sqrt()
+        return dot * cos.clamp(min=0.1) ** power
 
-    return Objective((layer,), len(units), f"{text} {layer}".strip(), score)
+    return Objective((layer,), len(references), f"caricature in {layer}", score)
 
 
-def _unit(values: Tensor, unit: int) -> Tensor:
-    """One unit of one picture's activation (C, H, W), (C,) or (tokens, C)."""
-    return values[:, unit] if values.dim() == 2 else values[unit]
+def distance(layer: str, references: Tensor) -> Objective:
+    """The squared distance to another picture's activation, as a share of its squared length.
+
+    references: (K, ...) activations at the layer, one target each. 0 is the same activation, 1 as
+    far away as silence. Mahendran and Vedaldi 2015, "Understanding deep image representations by
+    inverting them", equation 2.
+    """
+    wanted = references.detach().clone()
+    rows, lengths = _held(wanted), _held(_total(wanted.square()).clamp(min=1e-12))
+
+    def score(acts: Mapping[str, Tensor], targets: Sequence[int]) -> Tensor:
+        values = acts[layer]
+        apart = _total((values - rows(targets, values)).square())
+        return apart / lengths(targets, values)
+
+    return Objective((layer,), len(references), f"distance in {layer}", score)
+
+
+def style_distance(layer: str, references: Tensor, *, power: int = 1) -> Objective:
+    """How unlike the textures are: mean |difference|^power of the Gram matrices of channels.
+
+    references: (K, C, H, W) activations at the layer, one target each; H and W may differ from
+        those of the pictures, as a Gram matrix is a mean over positions
+    power: 1 as in Lucid (optvis/style.py), 2 as in Gatys, Ecker and Bethge 2016
+    """
+    wanted = _held(_grams(references.detach()))
+
+    def score(acts: Mapping[str, Tensor], targets: Sequence[int]) -> Tensor:
+        values = acts[layer]
+        apart = (_grams(values) - wanted(targets, values)).abs()
+        return _mean(apart if power == 1 else apart**power)
+
+    return Objective((layer,), len(references), f"style distance in {layer}", score)
+
+
+# Objectives that are the same for every target.
+
+
+def deepdream(layer: str) -> Objective:
+    """The mean square of all units at all positions: more of whatever is there."""
+    return Objective(
+        (layer,), None, f"deepdream of {layer}", lambda acts, targets: _mean(acts[layer].square())
+    )
+
+
+def total_variation(layer: str = PICTURE, *, beta: float = 1.0) -> Objective:
+    """The mean of (dy^2 + dx^2)^(beta / 2) over pixels and channels; dy, dx to the next pixel.
+
+    A cost: subtract it. beta 1 keeps edges, 2 is smoother (Mahendran and Vedaldi 2015, equation 4).
+    """
+
+    def score(acts: Mapping[str, Tensor], targets: Sequence[int]) -> Tensor:
+        values = acts[layer]
+        down = values[..., 1:, :-1] - values[..., :-1, :-1]
+        right = values[..., :-1, 1:] - values[..., :-1, :-1]
+        # The small number keeps the root's gradient finite on plain areas.
+        return _mean((down.square() + right.square() + 1e-8) ** (beta / 2))
+
+    return Objective((layer,), None, f"total variation of {layer}", score)
+
+
+def l1(layer: str = PICTURE, *, around: float = 0.0) -> Objective:
+    """The mean distance |value - around|. A cost: subtract it; 0.5 is a picture's middle grey."""
+    return Objective(
+        (layer,), None, f"L1 of {layer}", lambda acts, targets: _mean((acts[layer] - around).abs())
+    )
+
+
+def l2(layer: str = PICTURE, *, around: float = 0.0) -> Objective:
+    """The root of the mean square of value - around. A cost: subtract it."""
+
+    def score(acts: Mapping[str, Tensor], targets: Sequence[int]) -> Tensor:
+        return (_mean((acts[layer] - around).square()) + 1e-12).sqrt()
+
+    return Objective((layer,), None, f"L2 of {layer}", score)
+
+
+# Objectives that compare the pictures of a group.
+
+
+def diversity(layer: str, group: int) -> Objective:
+    """How unlike a picture's texture is to those of its group: 1 - mean cosine of Gram matrices.
+
+    group: so many consecutive targets are compared, each with all others; 0 is all alike, 1
+    nothing in common, for activations after a ReLU. Add it with a weight to draw the different
+    faces of a unit: give the unit `group` times.
+
+    Olah, Mordvintsev and Schubert 2017, "Diversity"; here a mean over pairs instead of a sum, so
+    that a weight means the same for any size of group.
+    """
+    _check_group(group)
+
+    def score(acts: Mapping[str, Tensor], targets: Sequence[int]) -> Tensor:
+        values = acts[layer]
+        _check_whole(targets, group)
+        grams = _grams(values).flatten(1)
+        grams = grams / grams.norm(dim=1, keepdim=True).clamp(min=1e-12)
+        scores = []
+        for start in range(0, len(targets), group):
+            own = grams[start : start + group]
+            total = own.sum(0)
+            # the sum of a picture's cosines with all, less the 1 with itself
+            others = torch.stack([(one * total).sum() - one.square().sum() for one in own])
+            scores.append(1 - others / (group - 1))
+        return torch.cat(scores)
+
+    return Objective((layer,), None, f"diversity in {layer}", score, group=group)
+
+
+def alignment(layer: str, group: int, *, reach: int = 4, decay: float = 2.0) -> Objective:
+    """How alike a picture is to its neighbours in its group, position by position: at most 0.
+
+    group: so many consecutive targets are a series, such as the steps between two units
+    reach: neighbours up to so many steps away count
+    decay: each step further away counts so many times less
+
+    Minus the mean squared difference of activations, over both sides. Add it with a weight to keep
+    things in place along the series (Lucid's `alignment`; there the batch is the series).
+    """
+    _check_group(group)
+
+    def score(acts: Mapping[str, Tensor], targets: Sequence[int]) -> Tensor:
+        values = acts[layer]
+        _check_whole(targets, group)
+        scores = []
+        for start in range(0, len(targets), group):
+            own = values[start : start + group]
+            total = own.new_zeros(group)
+            for d in range(1, min(reach, group - 1) + 1):
+                apart = _mean((own[d:] - own[:-d]).square()) / decay**d
+                total = total - F.pad(apart, (d, 0)) - F.pad(apart, (0, d))
+            scores.append(total / 2)
+        return torch.cat(scores)
+
+    return Objective((layer,), None, f"alignment in {layer}", score, group=group)
+
+
+def _check_group(group: int) -> None:
+    if group < 2:
+        raise UserError(f"a group of {group} has nothing to compare; take 2 or more")
+
+
+def _check_whole(targets: Sequence[int], group: int) -> None:
+    whole = len(targets) % group == 0 and all(
+        t // group == targets[i - i % group] // group for i, t in enumerate(targets)
+    )
+    if not whole:
+        raise ValueError(f"targets {list(targets)} are not whole groups of {group}")
+
+
+# A text for the command line.
+
+_NUMBER = r"\d+(?:\.\d*)?(?:e[+-]?\d+)?|\.\d+"
+_TERM = re.compile(
+    rf"(?:(?P<factor>{_NUMBER})\s*\*\s*)?(?:(?P<name>\w+)\((?P<inside>.*)\)|(?P<unit>.+))"
+)
+_OF_UNITS = ("mean", "max", "centre")
+_OF_LAYERS: dict[str, Callable[[str], Objective]] = {
+    "deepdream": deepdream,
+    "total_variation": total_variation,
+    "l1": l1,
+    "l2": l2,
+}
+
+
+def parse_objective(model: Model, text: str) -> Objective:
+    """The objective of one picture that a text such as "conv5:12 - 0.5*conv4:7" describes.
+
+    Terms are joined by " + " and " - " with spaces round them, each with a factor in front if
+    wanted: `3 * `. A term is a unit ("conv5:12", "logits:tabby"; its mean over the map), a neuron
+    ("conv5:12@6,6"), `max(conv5:12)`, `centre(conv5:12)`, `deepdream(conv4)`, or
+    `total_variation(picture)`, `l1(picture)`, `l2(picture)`.
+
+    Raises UserError for anything else.
+    """
+    words = re.split(r"\s([+-])\s", f" + {text.strip()}")
+    if text.strip().startswith("-"):
+        words = re.split(r"\s([+-])\s", f" - {text.strip()[1:].strip()}")
+    total: Objective | None = None
+    for sign, term in zip(words[1::2], words[2::2], strict=True):
+        part = _parse_term(model, term.strip(), text)
+        if total is None:
+            total = part if sign == "+" else -part
+        else:
+            total = total + part if sign == "+" else total - part
+    assert total is not None
+    return replace(total, text=text.strip())
+
+
+def _parse_term(model: Model, term: str, text: str) -> Objective:
+    from featviz.models.layers import parse_unit
+
+    match = _TERM.fullmatch(term)
+    if match is None:
+        raise UserError(
+            f"{text!r} is no objective: a term is empty; write for example conv5:12 - 0.5*conv4:7"
+        )
+    name, inside = match["name"], (match["inside"] or "").strip()
+    if name in _OF_LAYERS:
+        goal = _OF_LAYERS[name](inside if inside == PICTURE else model.layer(inside).name)
+    elif name is not None and name not in _OF_UNITS:
+        known = (*_OF_UNITS, *_OF_LAYERS)
+        raise UserError(
+            f"{name!r} in {text!r} is no objective{nearest(name, known)} (there are "
+            f"{', '.join(known)})"
+        )
+    else:
+        unit = parse_unit(model, inside if name else match["unit"].strip())
+        if unit.position is not None:
+            goal = neuron(unit.layer, [unit.index], [unit.position])
+        elif name == "centre":
+            goal = centre(unit.layer, [unit.index])
+        else:
+            goal = channel(unit.layer, [unit.index], over=name or "mean")
+    return goal if match["factor"] is None else float(match["factor"]) * goal
+
+
+# Reading activations. Every reduction below gives a picture the same bits in a batch of any size:
+# rows of the innermost dimension are summed one by one, never a whole batch at once (a test holds
+# this against each picture alone).
+
+
+def _gathered(values: Tensor, units: tuple[int, ...], targets: Sequence[int]) -> Tensor:
+    """Each picture's own unit: (N, H, W) of (N, C, H, W), (N,) of (N, C), (N, T) of (N, T, C)."""
+    rows = _index(tuple(range(len(targets))), values.device)
+    which = _index(_of(units, targets), values.device)
+    return values[rows, :, which] if values.dim() == 3 else values[rows, which]
+
+
+def _of(items: tuple[int, ...], targets: Sequence[int]) -> tuple[int, ...]:
+    return tuple(items[t] for t in targets)
+
+
+@lru_cache(maxsize=256)
+def _index(items: tuple[int, ...], device: torch.device) -> Tensor:
+    """Kept, so that a step of the loop sends nothing to the device."""
+    with torch.inference_mode(False):  # what is kept must serve autograd later
+        return torch.tensor(items, device=device)
+
+
+def _held(items: Tensor) -> Callable[[Sequence[int], Tensor], Tensor]:
+    """Rows of a constant by target, where and as the activations are; moved there once."""
+    places: dict[tuple[torch.device, torch.dtype], Tensor] = {}
+
+    def rows(targets: Sequence[int], like: Tensor) -> Tensor:
+        place = (like.device, like.dtype)
+        if place not in places:
+            places[place] = items.to(*place)
+        return places[place][_index(tuple(targets), like.device)]
+
+    return rows
+
+
+def _shaped(values: Tensor, like: Tensor) -> Tensor:
+    """(N,) as (N, 1, ...), to be multiplied with (N, ...)."""
+    return values.view(-1, *[1] * (like.dim() - 1))
+
+
+def _mean(values: Tensor) -> Tensor:
+    """The mean of each picture's values, (N,)."""
+    values = values.contiguous()
+    while values.dim() > 1:
+        values = values.mean(-1)
+    return values
+
+
+def _total(values: Tensor) -> Tensor:
+    """The sum of each picture's values, (N,)."""
+    values = values.contiguous()
+    while values.dim() > 1:
+        values = values.sum(-1)
+    return values
+
+
+def _highest(values: Tensor) -> Tensor:
+    return values.flatten(1).amax(1) if values.dim() > 1 else values
+
+
+_REDUCE: dict[str, Callable[[Tensor], Tensor]] = {"mean": _mean, "max": _highest}
+_TOKENS = ("all", "class", "patches")
+
+
+def _chosen(values: Tensor, tokens: str | int) -> Tensor:
+    """The tokens of (N, T, C) that count as positions."""
+    if tokens == "all":
+        return values
+    if tokens == "patches":
+        return values[:, 1:]
+    token = 0 if tokens == "class" else int(tokens)
+    if not 0 <= token < values.shape[1]:
+        raise UserError(f"there is no token {token}; the layer has 0 to {values.shape[1] - 1}")
+    return values[:, token : token + 1]
 
 
 def _middle(values: Tensor, width: int) -> Tensor:
-    """The middle positions of (..., H, W); values without positions as they are."""
-    if values.dim() < 2:
+    """The middle positions of (N, ..., H, W); values without a map as they are."""
+    if values.dim() < 3:
         return values
     for axis in (-2, -1):
         size = values.shape[axis]
@@ -172,9 +575,16 @@ def _middle(values: Tensor, width: int) -> Tensor:
 
 
 def _positions(values: Tensor, width: int | None) -> Tensor:
-    """One picture's activation as (C, positions)."""
-    if values.dim() == 1:
-        return values[:, None]
+    """Activations as (N, C, positions), contiguous."""
     if values.dim() == 2:
-        return values.T
-    return (values if width is None else _middle(values, width)).flatten(1)
+        return values[:, :, None]
+    if values.dim() == 3:
+        return values.transpose(1, 2).contiguous()
+    return (values if width is None else _middle(values, width)).flatten(2).contiguous()
+
+
+def _grams(values: Tensor) -> Tensor:
+    """The mean over positions of products of channels, (N, C, C), of each picture on its own."""
+    rows = _positions(values, None)
+    # A copy of each, as a product of matrices may round by where in memory they begin.
+    return torch.stack([(one := row.clone()) @ one.T / row.shape[1] for row in rows])

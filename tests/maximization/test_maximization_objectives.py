@@ -7,6 +7,7 @@ import torch
 
 import featviz
 from featviz.maximization import objectives as obj
+from featviz.models.load import Model
 
 
 @pytest.fixture
@@ -15,6 +16,9 @@ def acts(generator: torch.Generator) -> dict[str, torch.Tensor]:
         "maps": torch.randn(3, 4, 5, 6, generator=generator),
         "vector": torch.randn(3, 7, generator=generator),
         "tokens": torch.randn(3, 9, 4, generator=generator),
+        # as large as the first layer of a VGG: one picture alone is enough for two threads
+        "wide": torch.randn(3, 2, 190, 190, generator=generator),
+        "picture": torch.rand(3, 3, 8, 9, generator=generator),
     }
 
 
@@ -22,7 +26,24 @@ def family() -> dict[str, obj.Objective]:
     """Every kind of objective, three targets each; one list of laws runs over all of them."""
     aims = torch.randn(3, 4, generator=torch.Generator().manual_seed(5))
     long_aims = torch.randn(3, 7, generator=torch.Generator().manual_seed(6))
+    references = torch.randn(3, 4, 5, 6, generator=torch.Generator().manual_seed(7))
     return {
+        "max": obj.channel("maps", [0, 2, 3], over="max"),
+        "channel of a wide map": obj.channel("wide", [0, 1, 1]),
+        "deepdream of a wide map": obj.deepdream("wide"),
+        "class token": obj.channel("tokens", [3, 0, 1], tokens="class"),
+        "chosen token": obj.channel("tokens", [3, 0, 1], tokens=4),
+        "patches": obj.channel("tokens", [3, 0, 1], tokens="patches"),
+        "direction of tokens": obj.direction("tokens", aims),
+        "caricature": obj.caricature("maps", references, power=2),
+        "caricature of a vector": obj.caricature("vector", long_aims, power=0),
+        "distance": obj.distance("maps", references),
+        "style": obj.style_distance("maps", references),
+        "deepdream": obj.deepdream("maps"),
+        "total variation": obj.total_variation(),
+        "l1": obj.l1("vector"),
+        "l2": obj.l2(around=0.5),
+        "product": obj.channel("maps", [0, 1, 2]) * obj.deepdream("vector"),
         "channel": obj.channel("maps", [0, 2, 3]),
         "channel of a vector": obj.channel("vector", [6, 0, 1]),
         "channel of tokens": obj.channel("tokens", [3, 0, 1]),
@@ -122,3 +143,197 @@ def test_objectives_of_unlike_counts_do_not_add() -> None:
 def test_a_sum_reads_all_its_layers() -> None:
     goal = obj.channel("conv4", [0]) + obj.channel("conv5", [0]) - obj.channel("conv4", [1])
     assert goal.layers == ("conv4", "conv5")
+
+
+def test_a_thousand_objectives_are_one_flat_sum(acts: dict[str, torch.Tensor]) -> None:
+    # nested calls would end at Python's limit of a thousand
+    goal = sum(obj.channel("vector", [i % 7, 0, 0]) for i in range(2100))
+    assert goal(acts)[0].item() == pytest.approx(300 * acts["vector"][0].sum().item(), rel=1e-4)
+
+
+def test_joint_objectives_say_what_they_are() -> None:
+    one, two = obj.channel("conv5", [0]), obj.deepdream("conv4")
+    assert (one - 0.5 * two).text == "mean of conv5 - 0.5 * deepdream of conv4"
+    assert (one - two + two).text == "mean of conv5 - deepdream of conv4 + deepdream of conv4"
+    assert (2 * (one + two)).text == "2 * (mean of conv5 + deepdream of conv4)"
+    assert (one * two).text == "mean of conv5 * deepdream of conv4"
+
+
+def test_the_highest_position_and_chosen_tokens(acts: dict[str, torch.Tensor]) -> None:
+    high = max(acts["maps"][1, 2].flatten().tolist())
+    assert obj.channel("maps", [0, 2, 3], over="max")(acts)[1].item() == high
+    tokens = acts["tokens"]
+    by_name = {"class": tokens[1, 0, 2], "patches": tokens[1, 1:, 2].mean(), 4: tokens[1, 4, 2]}
+    for which, value in by_name.items():
+        score = obj.channel("tokens", [0, 2, 0], tokens=which)(acts)[1]
+        assert score.item() == pytest.approx(value.item(), abs=1e-6)
+    with pytest.raises(featviz.UserError, match="no token 9; the layer has 0 to 8"):
+        obj.channel("tokens", [0, 2, 0], tokens=9)(acts)
+    with pytest.raises(featviz.UserError, match="unknown tokens 'cls'"):
+        obj.channel("tokens", [0], tokens="cls")
+    with pytest.raises(featviz.UserError, match="unknown reduction 'median'"):
+        obj.channel("tokens", [0], over="median")
+
+
+def test_a_caricature_is_the_projection_times_the_cosine() -> None:
+    acts = {"v": torch.tensor([[3.0, 4.0], [3.0, 4.0], [-3.0, -4.0]])}
+    reference = torch.tensor([[5.0, 0.0]]).expand(3, 2)  # its length does not count
+    for power, expected in ((0, [3, 3, -3]), (1, [1.8, 1.8, -0.3]), (2, [1.08, 1.08, -0.03])):
+        scores = obj.caricature("v", reference, power=power)(acts)
+        assert scores.tolist() == pytest.approx(expected)
+
+
+def test_a_distance_is_a_share_of_the_references_square() -> None:
+    reference = torch.tensor([[3.0, 4.0]]).expand(3, 2)
+    acts = {"v": torch.tensor([[3.0, 4.0], [0.0, 0.0], [3.0, 9.0]])}
+    assert obj.distance("v", reference)(acts).tolist() == pytest.approx([0, 1, 1])
+
+
+def test_a_style_is_the_gram_matrix_whatever_the_size() -> None:
+    texture = torch.tensor([[[[1.0, 0.0], [0.0, 0.0]], [[0.0, 2.0], [0.0, 0.0]]]])  # (1, 2, 2, 2)
+    # Gram matrix over 4 positions: diag(1/4, 1)
+    same = texture.repeat(1, 1, 3, 2)
+    other = torch.ones(1, 2, 1, 1)  # Gram matrix: all ones
+    goal = obj.style_distance("v", texture)
+    assert goal({"v": same}).item() == pytest.approx(0, abs=1e-7)
+    assert goal({"v": other}).item() == pytest.approx((0.75 + 0 + 1 + 1) / 4)
+    squared = obj.style_distance("v", texture, power=2)
+    assert squared({"v": other}).item() == pytest.approx((0.75**2 + 0 + 1 + 1) / 4)
+
+
+def test_costs_of_a_picture_are_the_sums_done_by_hand() -> None:
+    x = torch.tensor([[[[0.0, 0.3], [0.4, 0.9]]]])
+    acts = {"picture": x, "v": x}
+    assert obj.total_variation()(acts).item() == pytest.approx(0.5, abs=1e-4)  # 0.3, 0.4 -> 0.5
+    assert obj.total_variation(beta=2)(acts).item() == pytest.approx(0.25, abs=1e-4)
+    assert obj.l1()(acts).item() == pytest.approx(0.4)
+    assert obj.l1(around=0.5)(acts).item() == pytest.approx((0.5 + 0.2 + 0.1 + 0.4) / 4)
+    root_mean_square = ((0 + 0.09 + 0.16 + 0.81) / 4) ** 0.5
+    assert obj.l2()(acts).item() == pytest.approx(root_mean_square)
+    assert obj.deepdream("v")(acts).item() == pytest.approx(root_mean_square**2)
+
+
+def test_costs_have_finite_gradients_on_a_plain_picture() -> None:
+    x = torch.full((1, 3, 6, 6), 0.5, requires_grad=True)
+    for goal in (obj.total_variation(), obj.l1(around=0.5), obj.l2(around=0.5)):
+        (gradient,) = torch.autograd.grad(goal({"picture": x}).sum(), x)
+        assert gradient.isfinite().all()
+
+
+def test_diversity_is_one_less_the_mean_cosine_of_gram_matrices(generator) -> None:
+    values = torch.rand(6, 3, 4, 5, generator=generator, dtype=torch.float64)
+    scores = obj.diversity("maps", 3)({"maps": values})
+    for group in (range(3), range(3, 6)):
+        for i in group:
+            cosines = []
+            for j in group:
+                one = torch.einsum("chw,dhw->cd", values[i], values[i])
+                two = torch.einsum("chw,dhw->cd", values[j], values[j])
+                if i != j:
+                    cosines.append((one * two).sum() / one.norm() / two.norm())
+            assert scores[i].item() == pytest.approx(1 - sum(cosines).item() / 2, abs=1e-12)
+
+
+def test_pictures_alike_have_no_diversity_and_disjoint_ones_all() -> None:
+    alike = torch.ones(2, 2, 3, 3)
+    assert obj.diversity("v", 2)({"v": alike}).tolist() == pytest.approx([0, 0], abs=1e-6)
+    apart = torch.zeros(2, 2, 3, 3)
+    apart[0, 0] = apart[1, 1] = 1
+    assert obj.diversity("v", 2)({"v": apart}).tolist() == pytest.approx([1, 1])
+
+
+def test_alignment_is_the_mean_squared_difference_to_neighbours() -> None:
+    values = torch.tensor([[0.0], [1.0], [3.0]])
+    # differences: 0-1: 1, 1-3: 4 at one step (halved), 0-3: 9 at two steps (quartered)
+    expected = [-(1 / 2 + 9 / 4) / 2, -(1 / 2 + 4 / 2) / 2, -(4 / 2 + 9 / 4) / 2]
+    assert obj.alignment("v", 3)({"v": values}).tolist() == pytest.approx(expected)
+    near = obj.alignment("v", 3, reach=1)({"v": values})
+    assert near.tolist() == pytest.approx([-0.25, -1.25, -1.0])
+
+
+@pytest.mark.parametrize("make", [obj.diversity, obj.alignment])
+def test_groups_couple_their_own_pictures_and_no_others(make, acts: dict) -> None:
+    values = torch.cat([acts["maps"], acts["maps"].flip(0)])[:4].requires_grad_()
+    goal = make("maps", 2)
+    scores = goal({"maps": values})
+    (gradient,) = torch.autograd.grad(scores[0], values)
+    assert gradient[1].abs().sum() > 0
+    assert gradient[2:].abs().sum() == 0
+    alone = values[2:].detach().requires_grad_()
+    second = goal({"maps": alone}, [2, 3])
+    assert torch.equal(second, scores[2:])
+    assert torch.equal(
+        torch.autograd.grad(second.sum(), alone)[0],
+        torch.autograd.grad(goal({"maps": values}).sum(), values)[0][2:],
+    )
+    assert (obj.channel("maps", [0] * 4) + goal).group == 2
+    with pytest.raises(ValueError, match=r"\[1, 2\] are not whole groups of 2"):
+        goal({"maps": values[:2]}, [1, 2])
+    with pytest.raises(featviz.UserError, match="a group of 1"):
+        make("maps", 1)
+
+
+def test_before_and_after_an_in_place_relu() -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        net = torch.nn.Sequential(
+            torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU(inplace=True), torch.nn.Conv2d(4, 2, 1)
+        )
+    head = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten())
+    model = Model(torch.nn.Sequential(net, head), name="t", input_size=8)
+    pictures = torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(3))
+    units = [0, 1, 2, 3]
+    spots = [(2, 2)] * 4
+    before, after = obj.neuron("0.0", units, spots), obj.neuron("0.1", units, spots)
+    acts = featviz.activations(model, pictures, ["0.0", "0.1"])
+    with torch.no_grad():
+        expected = net[0](model.normalize(pictures))[units, units, 2, 2]
+    assert expected.min() < 0 < expected.max()
+    assert torch.allclose(before(acts), expected, atol=1e-6)
+    assert torch.allclose(after(acts), expected.relu(), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("text", "build"),
+    [
+        ("conv5:12", lambda: obj.channel("conv5", [12])),
+        (
+            "conv5:12 - 0.5*conv4:7",
+            lambda: obj.channel("conv5", [12]) - 0.5 * obj.channel("conv4", [7]),
+        ),
+        ("-conv4:7 + 2 * conv4:8", lambda: 2 * obj.channel("conv4", [8])
+            - obj.channel("conv4", [7])),
+        ("conv5:3@1,2", lambda: obj.neuron("conv5", [3], [(1, 2)])),
+        ("max(conv5:3) + centre(conv5:4)", lambda: obj.channel("conv5", [3], over="max")
+            + obj.centre("conv5", [4])),
+        ("logits:goldfish - .1*total_variation(picture)", lambda: obj.channel("logits", [GOLDFISH])
+            - 0.1 * obj.total_variation()),
+        ("deepdream(conv3)", lambda: obj.deepdream("conv3")),
+    ],
+)  # fmt: skip
+def test_a_text_describes_an_objective(text: str, build, mini) -> None:
+    goal, expected = obj.parse_objective(mini, text), build()
+    assert goal.text == text
+    assert set(goal.layers) == set(expected.layers)
+    pictures = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    layers = [name for name in goal.layers if name != obj.PICTURE]
+    acts = {**featviz.activations(mini, pictures, layers), "picture": pictures}
+    assert torch.allclose(goal(acts, [0]), expected(acts, [0]))
+
+
+GOLDFISH = 0
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("conv5", "names no unit"),
+        ("conv5:12 + conv9:1", "no layer 'conv9'"),
+        ("maximum(conv5:1)", "'maximum' in 'maximum\\(conv5:1\\)' is no objective"),
+        ("conv5:999", "out of range"),
+        ("", "a term is empty"),
+    ],
+)
+def test_a_wrong_text_is_a_users_mistake(text: str, message: str, mini) -> None:
+    with pytest.raises(featviz.UserError, match=message):
+        obj.parse_objective(mini, text)
