@@ -1,7 +1,7 @@
-"""The one loop: `ascend` climbs an objective for several pictures at once, each on its own.
+"""The one loop: `ascend` climbs an objective for many pictures at once, each on its own.
 
 Comes in: a model, an objective, which of its targets, a seed for each, and `Settings`. Goes out: a
-`Climb`, the pictures with the history of their scores.
+`Climb`, the pictures with the history of their scores. `climbing` is the same step by step.
 
 The gradient with respect to the picture is not followed raw, but
 
@@ -10,7 +10,8 @@ The gradient with respect to the picture is not followed raw, but
     restrained  by what no photograph has: fine ripples, and contrast without bound
 
 As the evened gradient has strength 1 at every layer of every model, the restraints mean the same
-everywhere. `plan` cuts many targets into blocks so that no picture depends on its company.
+everywhere. A picture that is finished leaves its slot to the next. `ascend_all` finds out how many
+slots there may be so that no picture depends on its company, and makes do with the memory there is.
 """
 
 from __future__ import annotations
@@ -19,28 +20,33 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Generator, Tensor
+from torch import Tensor
 from torch.func import functional_call
 from torch.overrides import TorchFunctionMode
 
 from featviz import images
+from featviz.errors import UserError
 from featviz.maximization.judge import soften
 from featviz.maximization.objectives import Objective
 from featviz.maximization.parametrizations import Parametrization
+from featviz.maximization.rules import Adam, Rule
 from featviz.maximization.transforms import Transforms
 from featviz.models.layers import _Reached, tap
 
 if TYPE_CHECKING:
     from featviz.models.load import Model
 
-# Blocks of the CPU: kernels round by the number of pictures, so a block is either known to give
-# the bits of this many slots, or filled up to it.
+PICTURE = "picture"
+"""the name under which an objective reads the picture that the model sees"""
+
+# Slots of the CPU: kernels round by the number of pictures, so a number of slots is either known to
+# give the bits of this many, or not used.
 _SLOTS = 4
-# Most pictures in one block, by default.
+# Most pictures at a time, by default.
 BLOCK = 16
 # A picture without any gradient for so many steps stays without.
 _PATIENCE = 16
@@ -71,6 +77,12 @@ class Settings:
     """of the model during the ascent: "fp32" or "bf16"; scores are always of fp32"""
     checks: int = 4
     """how often, in the last half, a picture's clean score is taken to find the best"""
+    views: int = 1
+    """how many views of each picture, each moved on its own, a step takes the mean of"""
+    transparency: bool = False
+    """whether to add up, over the steps, how much each pixel mattered (Climb.transparency)"""
+    rule: Rule | None = None
+    """how a gradient changes the parameters; None is Adam at `rate`"""
 
 
 @dataclass
@@ -80,17 +92,36 @@ class Climb:
     pictures: Tensor
     """(N, 3, H, W) float32 with values of 8 bits"""
     trace: Tensor
-    """(N, steps): the score at each step, transforms and all"""
+    """(N, steps): the score at each step, transforms and all; NaN after the last"""
     best_steps: Tensor
     """(N,): after how many steps each picture was taken"""
+    clean: Tensor
+    """(N,): the score of each picture without transforms, in float32; NaN if it was not asked"""
     alive: Tensor
     """(N,): whether there ever was a gradient"""
     broken: Tensor
     """(N,): the first step with a score or gradient that is no number, or -1"""
     frames: Tensor
     """(N, F, 3, H, W) uint8: stages of the ascent"""
+    transparency: Tensor
+    """(N, H, W): the sum over the steps of |d score / d pixel|, mean over colours; or (N, 0, 0)"""
     parameters: Tensor
     """(N, ...): free parameters after the last step"""
+
+
+class Moment(NamedTuple):
+    """What `climbing` yields at each step."""
+
+    step: int
+    """counted from 0 over the whole climb"""
+    pictures: Tensor
+    """(N, 3, H, W): of those that climb at the moment, before the step"""
+    scores: Tensor
+    """(N,): of these pictures, transforms and all"""
+    rows: list[int]
+    """whose pictures these are: positions in `targets`"""
+    done: list[tuple[int, Climb]]
+    """rows that finished since the last moment, with their climbs"""
 
 
 def ascend(
@@ -101,109 +132,350 @@ def ascend(
     settings: Settings,
     *,
     besides: Objective | None = None,
+    start: Tensor | None = None,
+    group: int = 1,
+    slots: int | None = None,
     film: int = 0,
     stop_after: int | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Climb:
-    """Climb `goal` for some of its targets at once, each from its own seed: the one loop.
+    """Climb `goal` for some of its targets, each from its own seed: the one loop.
 
     The inner function of `maximize`, for whoever puts an objective together; it expects a model in
-    eval mode whose weights need no gradients. `besides` is climbed with the goal, but not counted
-    in any score. `stop_after` ends a long climb early, as it stands.
+    eval mode whose weights need no gradients.
+
+    besides: climbed with the goal, but not counted in any score
+    start: pictures (N, 3, H, W) to begin at, one a target, in place of noise
+    group: so many consecutive targets belong together (an objective may couple their pictures);
+        they climb side by side and never without one another
+    slots: most pictures at a time, default all; when one is finished the next takes its place
+    film: how many stages of each picture to keep
+    stop_after: ends a long climb early, as it stands
+    progress: called with the number of steps taken
     """
-    form, moved = settings.parametrization, settings.transforms
-    generators = [Generator().manual_seed(seed) for seed in seeds]
-    parameters = form.start(generators).to(model.device)  # (N, ...)
-    moves = torch.stack([moved.draw(settings.steps, g) for g in generators], 1)
-    moves = moves.to(model.device)  # (steps, N, 4)
+    done: dict[int, Climb] = {}
+    for moment in climbing(
+        model, goal, targets, seeds, settings, besides=besides, start=start, group=group,
+        slots=slots, film=film, stop_after=stop_after,
+    ):  # fmt: skip
+        done.update(moment.done)
+        if progress is not None:
+            progress(moment.step)
+    return together([done[row] for row in range(len(targets))])
+
+
+def climbing(
+    model: Model,
+    goal: Objective,
+    targets: Sequence[int],
+    seeds: Sequence[int],
+    settings: Settings,
+    *,
+    besides: Objective | None = None,
+    start: Tensor | None = None,
+    group: int = 1,
+    slots: int | None = None,
+    sizes: Sequence[int] = (),
+    film: int = 0,
+    stop_after: int | None = None,
+) -> Iterator[Moment]:
+    """The steps of `ascend`, one `Moment` each, for callbacks and animations.
+
+        for step, pictures, scores, *_ in climbing(model, goal, [0, 1], [7, 8], settings):
+            show(pictures)
+
+    The last moment has no pictures, only what is `done`. `sizes` are the numbers of slots that may
+    be in use at a time, where not every number may.
+    """
+    if len(targets) % group or (slots or group) % group:
+        raise ValueError(f"{len(targets)} targets in {slots} slots are no whole groups of {group}")
+    form, moved, views = settings.parametrization, settings.transforms, settings.views
+    rule, device = settings.rule or Adam(settings.rate), model.device
     last = min(settings.steps, stop_after or settings.steps)
     check_after = _checkpoints(settings.steps, settings.checks)
     film_after = {round(i * settings.steps / max(1, film - 1)) for i in range(film)}
-
-    count, device = len(targets), model.device
-    mean, square = torch.zeros_like(parameters), torch.zeros_like(parameters)
-    trace = torch.full((count, settings.steps), math.nan, device=device)
-    alive = torch.zeros(count, dtype=torch.bool, device=device)
-    broken = torch.full((count,), -1, device=device)
-    best_scores = torch.full((count,), -math.inf, device=device)
-    best_steps = torch.full((count,), last, device=device)
-    with torch.no_grad():
-        pictures = images.quantise(form.picture(parameters))
-    best = pictures
-    frames = [images.to_uint8(pictures)] if film else []
-
     layers = goal.layers if besides is None else (goal + besides).layers
+    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    company = _Slots(len(targets), slots or len(targets), sizes, _beginning(
+        generators, settings, rule, start, device
+    ))  # fmt: skip
+    frames: dict[int, list[Tensor]] = {row: [] for row in range(len(targets))}
+    done: list[tuple[int, Climb]] = []
+    step = 0
+
     with reading(model, layers, settings.precision) as read:
-        for step in range(last):
-            parameters = parameters.detach().requires_grad_(True)
+        while True:
+            state = company.state
+            parameters = state["parameters"].detach().requires_grad_(True)
             picture = form.picture(parameters)
+
+            # What is due before the step: stages of a film, clean scores, and who is finished.
+            with torch.no_grad():
+                filmed, checked = company.due(film_after), company.due(check_after)
+                leaving = company.due({last}) | company.stuck
+                if stop_after is None:
+                    checked |= leaving
+                if filmed or checked or leaving:
+                    rounded = _rounded(picture)
+                for i in filmed:
+                    frames[company.rows[i]].append(images.to_uint8(rounded[i]))
+                if checked:
+                    clean = torch.full((len(company.rows),), -math.inf, device=device)
+                    for first in sorted({i - i % group for i in checked}):
+                        own = slice(first, first + group)
+                        aims = [targets[row] for row in company.rows[own]]
+                        clean[own] = goal(read(rounded[own], exact=True), aims)
+                    company.keep_best(clean, rounded)
+                for i in sorted(leaving):
+                    stopped = rounded if stop_after is not None else None
+                    done.append((company.rows[i], company.climb(i, frames, stopped)))
+            if leaving:
+                company.refill(leaving)
+                if not any(company.live):
+                    break
+                continue
+            company.attend()
+
             x = picture.detach().requires_grad_(True)
-            seen = moved.apply(x, moves[step])
+            rows = torch.arange(len(company.rows), device=device)
+            now = torch.tensor(company.taken, device=device).clamp(max=settings.steps - 1)
+            moves = state["moves"][rows, now]  # (N, views, K)
+            seen = torch.cat([moved.apply(x, moves[:, view]) for view in range(views)])
             if moved.noise:
-                draws = [torch.randn(x.shape[1:], generator=g) for g in generators]
-                seen = seen + moved.noise * torch.stack(draws).to(device)
-            seen_by_model = read(seen)
-            scores = goal(seen_by_model, targets)  # (N,)
-            climbed = scores if besides is None else scores + besides(seen_by_model, targets)
-            (gradient,) = torch.autograd.grad(climbed.sum(), x)
-            peak = _each(gradient, lambda g: g.abs().amax())  # no number, if one is none
+                # Slots that only fill up take the noise of others: nobody looks at them.
+                draws = {
+                    row: torch.randn((views, *seen.shape[1:]), generator=generators[row])
+                    for row, live in zip(company.rows, company.live, strict=True)
+                    if live
+                }
+                any_draw = next(iter(draws.values()))
+                noise = torch.stack([draws.get(row, any_draw) for row in company.rows], 1)
+                seen = seen + moved.noise * noise.flatten(0, 1).to(device)
+            aims = [targets[row] for row in company.rows] * views
+            activations = read(seen)
+            each = goal(activations, aims)  # (views * N,), views outermost: groups stay together
+            climbed = each if besides is None else each + besides(activations, aims)
+            scores = _mean(each.detach().view(views, -1))
+            (gradient,) = torch.autograd.grad(climbed.sum() / views, x)
+            peak = gradient.abs().amax((1, 2, 3))  # no number, if one is none
             whole = scores.isfinite() & peak.isfinite()
-            steered = _steered(gradient, x.detach(), settings)
+            if settings.transparency:
+                state["transparency"] += gradient.abs().mean(1)
+            steered = _steered(gradient, x.detach(), settings) if rule.steered else gradient
             (slope,) = torch.autograd.grad(picture, parameters, steered)
 
-            # Adam (Kingma and Ba 2015), upwards, with a short memory: the gradient of a moved
-            # picture turns from step to step. Every picture on its own.
-            mean.mul_(0.5).add_(slope, alpha=0.5)
-            square.mul_(0.99).addcmul_(slope, slope, value=0.01)
-            fall = 0.1 + 0.45 * (1 + math.cos(math.pi * step / settings.steps))
-            rate = settings.rate * fall / (1 - 0.5 ** (step + 1))
-            root = square.sqrt().mul_(1 / math.sqrt(1 - 0.99 ** (step + 1))).add_(1e-12)
-            change = torch.div(mean, root, out=root).mul_(rate)
-            if step + 1 < settings.coarse * settings.steps:
-                share = (step + 1) / (settings.coarse * settings.steps)
-                change.mul_(form.detail(share).to(device))
-
-            trace[:, step] = scores.detach()
-            broken = torch.where((broken < 0) & ~whole, step, broken)
-            alive = alive | (whole & (peak > 0))
-            going = (broken < 0) & alive
             with torch.no_grad():
-                if not going.all():
-                    change[~going] = 0
-                parameters = parameters + change
-                if step + 1 in check_after or step + 1 in film_after or step + 1 == last:
-                    pictures = images.quantise(form.picture(parameters))
-                if step + 1 in film_after:
-                    frames.append(images.to_uint8(pictures))
-                if step + 1 in check_after:
-                    clean = torch.cat(
-                        [
-                            goal(read(one[None], exact=True), [target])
-                            for one, target in zip(pictures, targets, strict=True)
-                        ]
-                    )
-                    better = clean > best_scores
-                    best = torch.where(better.view(-1, 1, 1, 1), pictures, best)
-                    best_scores = torch.where(better, clean, best_scores)
-                    best_steps = torch.where(better, step + 1, best_steps)
-            if progress is not None:
-                progress(step + 1)
-    return Climb(
-        pictures=best if stop_after is None else pictures,
-        trace=trace.cpu(),
-        best_steps=best_steps.cpu(),
-        alive=alive.cpu(),
-        broken=broken.cpu(),
-        frames=torch.stack(frames, 1) if frames else torch.empty(0, dtype=torch.uint8),
-        parameters=parameters.detach(),
-    )
+                memory = {name[7:]: s for name, s in state.items() if name.startswith("memory/")}
+                taken = torch.tensor(company.taken)
+                change = rule.change(parameters, slope, memory, taken, settings.steps)
+                detail = _detail(form, company.taken, settings, change.dim())
+                if detail is not None:
+                    change = change * detail.to(device)
+                state["trace"][rows, now] = scores
+                broken = state["broken"]
+                broken = torch.where((broken < 0) & ~whole, now, broken)
+                state["broken"] = broken
+                state["alive"] |= whole & (peak > 0)
+                going = ((broken < 0) & state["alive"]).view(-1, *(1,) * (change.dim() - 1))
+                state["parameters"] = torch.where(going, parameters + change, parameters)
+            shown = [i for i, live in enumerate(company.live) if live]
+            yield Moment(
+                step, picture.detach()[shown], scores[shown], [company.rows[i] for i in shown], done
+            )
+            done = []
+            step += 1
+            company.count_step()
+    yield Moment(step, torch.empty(0), torch.empty(0), [], done)
+
+
+class _Slots:
+    """Which pictures climb at the moment, and all that belongs to each of them.
+
+    A slot whose picture is finished is given to the next that waits. When none does, the slots are
+    made fewer; where only some `sizes` may be, slots that are not `live` fill up the number.
+    """
+
+    def __init__(
+        self, count: int, most: int, sizes: Sequence[int],
+        begin: Callable[[list[int]], dict[str, Tensor]],
+    ):  # fmt: skip
+        self._begin, self._sizes = begin, sorted(sizes)
+        self._waiting = list(range(count))
+        self.rows = self._next(most)
+        """whose picture is in each slot"""
+        self.live = [True] * len(self.rows)
+        self.taken = [0] * len(self.rows)
+        """how many steps each slot's picture has behind it"""
+        self._attended = [-1] * len(self.rows)
+        self.state = begin(self.rows)
+        """tensors (slots, ...) by name"""
+        self.stuck: set[int] = set()
+        """slots whose picture cannot go on: no gradient, or no numbers"""
+        self._pack()
+
+    def _next(self, count: int) -> list[int]:
+        rows, self._waiting = self._waiting[:count], self._waiting[count:]
+        return rows
+
+    def due(self, after: set[int]) -> set[int]:
+        """The live slots whose picture has just got one of these numbers of steps behind it."""
+        return {
+            i
+            for i, (live, taken) in enumerate(zip(self.live, self.taken, strict=True))
+            if live and taken in after and self._attended[i] != taken
+        }
+
+    def attend(self) -> None:
+        """What was due has been done."""
+        self._attended = list(self.taken)
+
+    def count_step(self) -> None:
+        """All have taken a step; now and then see who has no hope."""
+        self.taken = [taken + 1 for taken in self.taken]
+        if any(t <= _PATIENCE or t % _PATIENCE == 0 for t in self.taken):
+            alive, whole = torch.stack([self.state["alive"], self.state["broken"] < 0]).tolist()
+            self.stuck = {
+                i
+                for i, taken in enumerate(self.taken)
+                if self.live[i] and (not whole[i] or (taken >= _PATIENCE and not alive[i]))
+            }
+
+    def keep_best(self, clean: Tensor, pictures: Tensor) -> None:
+        """Keep the pictures (slots, 3, H, W) whose clean scores are above the best so far."""
+        state = self.state
+        better = clean > state["best score"]
+        state["best"] = torch.where(better.view(-1, 1, 1, 1), pictures, state["best"])
+        state["best score"] = torch.where(better, clean, state["best score"])
+        taken = torch.tensor(self.taken, device=clean.device)
+        state["best step"] = torch.where(better, taken, state["best step"])
+
+    def climb(self, slot: int, frames: dict[int, list[Tensor]], stopped: Tensor | None) -> Climb:
+        """What became of a slot's picture; of one that was stopped, the picture it had come to."""
+        own = {name: value[slot : slot + 1] for name, value in self.state.items()}
+        stages = frames.pop(self.rows[slot])
+        best = own["best"] if stopped is None else stopped[slot : slot + 1]
+        return Climb(
+            pictures=best.clone(),
+            trace=own["trace"].cpu(),
+            best_steps=own["best step"].cpu(),
+            clean=torch.where(own["best score"].isfinite(), own["best score"], math.nan).cpu(),
+            alive=own["alive"].cpu(),
+            broken=own["broken"].cpu(),
+            frames=torch.stack(stages)[None] if stages else torch.empty(1, 0, dtype=torch.uint8),
+            transparency=own["transparency"].cpu(),
+            parameters=own["parameters"].detach().clone(),
+        )
+
+    def refill(self, slots: set[int]) -> None:
+        """Give these slots to those that wait, or let them go."""
+        free = sorted(slots)
+        entering = self._next(len(free))
+        fresh = self._begin(entering) if entering else {}
+        for i in free:
+            self.live[i] = False
+        for i, row in zip(free, entering, strict=False):
+            self.rows[i], self.live[i], self.taken[i], self._attended[i] = row, True, 0, -1
+        for name, value in fresh.items():
+            self.state[name] = self.state[name].clone()  # nobody's picture changes behind his back
+            self.state[name][free[: len(entering)]] = value
+        self.stuck -= slots
+        self._pack()
+
+    def _pack(self) -> None:
+        """Only as many slots as are needed and may be."""
+        keep = [i for i, live in enumerate(self.live) if live]
+        fitting = [size for size in self._sizes if size >= len(keep)]
+        size = min(fitting, default=len(keep))
+        if not keep or size == len(self.rows):
+            return
+        order = [keep[i % len(keep)] for i in range(size)]
+        self.state = {name: value[order] for name, value in self.state.items()}
+        self.rows = [self.rows[i] for i in order]
+        self.taken = [self.taken[i] for i in order]
+        self._attended = [self._attended[i] for i in order]
+        self.stuck = {new for new, old in enumerate(order) if old in self.stuck and new < len(keep)}
+        self.live = [i < len(keep) for i in range(size)]
+
+
+def _beginning(
+    generators: Sequence[torch.Generator],
+    settings: Settings,
+    rule: Rule,
+    start: Tensor | None,
+    device: torch.device,
+) -> Callable[[list[int]], dict[str, Tensor]]:
+    """A function from rows to the state in which they begin, (N, ...) by name."""
+    form, moved, steps = settings.parametrization, settings.transforms, settings.steps
+
+    def begin(rows: list[int]) -> dict[str, Tensor]:
+        if start is None:
+            parameters = form.start([generators[row] for row in rows]).to(device)
+        else:  # one at a time: a matrix product may round by their number
+            one = [form.fit(start[row : row + 1].to(device)) for row in rows]
+            parameters = torch.cat(one)
+        moves = [moved.draw(steps * settings.views, generators[row]) for row in rows]
+        with torch.no_grad():
+            picture = _rounded(form.picture(parameters))
+        count = len(rows)
+        side = picture.shape[-2:] if settings.transparency else (0, 0)
+        return {
+            "parameters": parameters,
+            "moves": torch.stack(moves).unflatten(1, (steps, settings.views)).to(device),
+            "trace": torch.full((count, steps), math.nan, device=device),
+            "alive": torch.zeros(count, dtype=torch.bool, device=device),
+            "broken": torch.full((count,), -1, device=device),
+            "best": picture,
+            "best score": torch.full((count,), -math.inf, device=device),
+            "best step": torch.zeros(count, dtype=torch.long, device=device),
+            "transparency": torch.zeros(count, *side, device=device),
+        } | {f"memory/{name}": value for name, value in rule.begin(parameters).items()}
+
+    return begin
+
+
+def _rounded(pictures: Tensor) -> Tensor:
+    """What comes back when pictures are saved with 8 bits, without leaving the device."""
+    return pictures.detach().float().mul(255).round_().clamp_(0, 255).div_(255)
+
+
+def _mean(values: Tensor) -> Tensor:
+    """The mean over the first dimension, added one by one, so that it rounds alike for any N."""
+    total = values[0]
+    for value in values[1:]:
+        total = total + value
+    return total / len(values)
+
+
+def _detail(
+    form: Parametrization, taken: Sequence[int], settings: Settings, dim: int
+) -> Tensor | None:
+    """Which parameters of each slot may move, (N, ...), or None when all may."""
+    span = settings.coarse * settings.steps
+    if all(t + 1 >= span for t in taken):
+        return None
+    shares = [min(1.0, (t + 1) / span) for t in taken]
+    masks = {share: form.detail(share) if share < 1 else None for share in set(shares)}
+    some = next(mask for mask in masks.values() if mask is not None)
+    rows = [masks[share] for share in shares]
+    stacked = torch.stack([torch.ones_like(some) if row is None else row for row in rows])
+    return stacked.view(len(rows), *(1,) * (dim - 1 - some.dim()), *some.shape)
+
+
+def together(climbs: Sequence[Climb]) -> Climb:
+    """Several climbs as one."""
+    fields = {name: torch.cat([getattr(c, name) for c in climbs]) for name in vars(climbs[0])}
+    return Climb(**fields)
 
 
 @contextmanager
 def reading(model: Model, layers: tuple[str, ...], precision: str) -> Iterator[Callable[..., Any]]:
-    """Within the block, a function from pictures to float32 activations by layer."""
+    """Within the block, a function from pictures to float32 activations by layer.
+
+    Under the name `PICTURE` it gives the pictures themselves, whether they are asked for or not.
+    """
     cast: dict[str, Tensor] = {}
-    if precision == "bf16":
+    layers = tuple(name for name in layers if name != PICTURE)
+    if precision == "bf16" and layers:
         behind = _behind(model, layers)
         state = [*model.net.named_parameters(), *model.net.named_buffers()]
         cast = {
@@ -213,6 +485,8 @@ def reading(model: Model, layers: tuple[str, ...], precision: str) -> Iterator[C
         }
 
     def read(pictures: Tensor, *, exact: bool = False) -> dict[str, Tensor]:
+        if not layers:
+            return {PICTURE: pictures}
         try:
             if cast and not exact:
                 with _SteadyRows():
@@ -221,7 +495,7 @@ def reading(model: Model, layers: tuple[str, ...], precision: str) -> Iterator[C
                 model(pictures)
         except _Reached:
             pass
-        return {name: value.float() for name, value in taken.items()}
+        return {PICTURE: pictures} | {name: value.float() for name, value in taken.items()}
 
     with tap(model, layers, stop=True) as taken:
         yield read
@@ -302,63 +576,115 @@ def _neighbourhood(values: Tensor, reach: int) -> Tensor:
     return F.interpolate(values, size, mode="bilinear", align_corners=False)
 
 
-def plan(
+def ascend_all(
     model: Model,
     goal: Objective,
+    targets: Sequence[int],
+    seeds: Sequence[int],
+    settings: Settings,
+    *,
+    besides: Objective | None = None,
+    start: Tensor | None = None,
+    group: int = 1,
+    slots: int = BLOCK,
+    film: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+) -> Iterator[tuple[int, Climb]]:
+    """`ascend` for any number of targets: yields (position in `targets`, its climb) as they finish.
+
+    No picture depends on its company, on the CPU to the last bit (`permitted`). Where memory runs
+    out half the slots are given up, and what they held begins again. progress(done, total) counts
+    steps of single pictures.
+
+    Raises UserError when there is no memory for a single picture.
+    """
+    waiting = list(range(len(targets)))
+    taken = dict.fromkeys(waiting, 0)
+    slots = max(group, slots - slots % group)
+    while waiting:
+        rows = list(waiting)
+        aims, own = [targets[row] for row in rows], [seeds[row] for row in rows]
+        begun = None if start is None else start[rows]
+        options: dict[str, Any] = {"besides": besides, "start": begun, "group": group}
+        try:
+            many, sizes = permitted(model, goal, aims, own, settings, slots, **options)
+            for moment in climbing(
+                model, goal, aims, own, settings, slots=many, sizes=sizes, film=film, **options
+            ):
+                for row, climb in moment.done:
+                    waiting.remove(rows[row])
+                    taken[rows[row]] = settings.steps
+                    yield rows[row], climb
+                for row in moment.rows:
+                    taken[rows[row]] += 1
+                if progress is not None:
+                    progress(sum(taken.values()), len(targets) * settings.steps)
+        except (MemoryError, RuntimeError) as error:
+            if not _out_of_memory(error):
+                raise
+            slots = min(slots, len(rows)) // 2 // group * group
+        if waiting and slots < group:
+            raise UserError(
+                "not enough memory for a single picture; make it smaller (size), "
+                "or take a layer that comes earlier"
+            )
+        if model.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+
+def permitted(
+    model: Model,
+    goal: Objective,
+    targets: Sequence[int],
     seeds: Sequence[int],
     settings: Settings,
     most: int,
+    *,
     besides: Objective | None = None,
-) -> Iterator[list[int]]:
-    """The blocks to climb in, as lists of targets; a repeated target fills a slot, nothing more.
+    start: Tensor | None = None,
+    group: int = 1,
+) -> tuple[int, list[int]]:
+    """How many slots to climb in, and which other numbers give the same bits.
 
-    Kernels of the CPU may round by the number of pictures. The first steps of a block are therefore
-    compared, bit by bit, with those of blocks of `_SLOTS`: where they agree the block is taken as
-    it is, where they do not its pictures climb in filled blocks of `_SLOTS`, and one at a time
-    where even the slots disagree. So a picture has the same bits in any company.
+    Kernels of the CPU may round by the number of pictures. The first steps in so many slots are
+    therefore compared, bit by bit, with those in `_SLOTS`: where they agree both may be used, where
+    they do not all climb in `_SLOTS`, and one at a time where even these disagree among themselves.
+    So a picture has the same bits in any company.
     """
-    count = len(seeds)
-    blocks = [list(range(i, min(i + most, count))) for i in range(0, count, most)]
+    count = len(targets)
+    blocks = -(-count // most)
+    many = -(-count // blocks // group) * group  # as even as they go
     if model.device.type != "cpu":
-        yield from blocks
-        return
+        return many, []
+    base = -(-_SLOTS // group) * group
 
-    def climb(block: list[int]) -> Tensor:
-        own = [seeds[i] for i in block]
-        return ascend(model, goal, block, own, settings, besides=besides, stop_after=2).parameters
+    def climb(rows: Sequence[int]) -> Tensor:
+        aims, own = [targets[row] for row in rows], [seeds[row] for row in rows]
+        begun = None if start is None else start[list(rows)]
+        return ascend(
+            model, goal, aims, own, settings,
+            besides=besides, start=begun, group=group, stop_after=2,
+        ).parameters  # fmt: skip
 
-    def filled(block: list[int]) -> list[int]:
-        return [block[i % len(block)] for i in range(_SLOTS)]
+    def filled(rows: Sequence[int]) -> list[int]:
+        return [rows[i % len(rows)] for i in range(base)]
 
-    verdicts: dict[int, int] = {}  # size of a block: the size in which its pictures climb
-    for block in blocks:
-        size, ends = len(block), min(len(block), _SLOTS)
-        if size not in verdicts:
-            front, back = filled(block[:ends]), filled(block[-ends:])
-            slots = climb(front)
-            if not torch.equal(slots, climb(front[::-1]).flip(0)):
-                verdicts[size] = 1
-            else:
-                free, last = climb(block), climb(back)
-                agree = torch.equal(free[:ends], slots[:ends])
-                agree &= torch.equal(free[-ends:], last[:ends])
-                verdicts[size] = size if agree else _SLOTS
-        step = verdicts[size]
-        parts = [block[i : i + step] for i in range(0, size, step)]
-        yield from (filled(part) if step == _SLOTS else part for part in parts)
-
-
-def joined(blocks: Sequence[list[int]], climbs: Sequence[Climb]) -> tuple[list[int], Climb]:
-    """Which targets were climbed, in order, and their climbs as one, without the fillings."""
-    order: list[int] = []
-    parts: list[Climb] = []
-    for block, climb in zip(blocks, climbs, strict=False):
-        own = list(dict.fromkeys(block))
-        order += own
-        parts.append(_first(climb, len(own)))
-    fields = {name: torch.cat([getattr(part, name) for part in parts]) for name in vars(parts[0])}
-    return order, Climb(**fields)
+    ends = min(many, base)
+    front, back = range(ends), range(many - ends, many)
+    backwards = [
+        i for first in range(base - group, -1, -group) for i in range(first, first + group)
+    ]
+    slots = climb(filled(front))
+    if not torch.equal(slots, climb([filled(front)[i] for i in backwards])[backwards]):
+        return group, [group]
+    if many == base:
+        return base, [base]
+    free, last = climb(range(many)), climb(filled(back))
+    agree = torch.equal(free[:ends], slots[:ends]) and torch.equal(free[-ends:], last[:ends])
+    return (many, sorted({base, many})) if agree else (base, [base])
 
 
-def _first(climb: Climb, count: int) -> Climb:
-    return Climb(**{name: value[:count] for name, value in vars(climb).items()})
+def _out_of_memory(error: BaseException) -> bool:
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(
+        words in str(error) for words in ("not enough memory", "out of memory", "can't allocate")
+    )

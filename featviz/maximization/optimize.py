@@ -28,7 +28,7 @@ from torch import Tensor
 from featviz import results
 from featviz.errors import UserError
 from featviz.maximization import judge, objectives
-from featviz.maximization.ascent import BLOCK, Climb, Settings, ascend, joined, plan, reading
+from featviz.maximization.ascent import BLOCK, Climb, Settings, ascend_all, reading, together
 from featviz.maximization.objectives import Objective
 from featviz.maximization.parametrizations import Fourier, Pixels
 from featviz.maximization.result import Maximized
@@ -257,33 +257,26 @@ def _maximize(
         )
     settings = settings_for(model, layer, steps, side, precision, options)
     seeds = [_seed(seed, key) for key in keys]
-    blocks: list[list[int]] = []
-    climbs: list[Climb] = []
+    climbs: dict[int, Climb] = {}
     stopped = False
 
-    def report(step: int) -> None:
+    def report(done: int, total: int) -> None:
         if progress is not None:
-            finished = sum(len(set(block)) for block in blocks[:-1]) * steps
-            progress(
-                finished + step * len(set(blocks[-1])),
-                len(keys) * steps,
-                f"maximising {layer.name}",
-            )
+            progress(done, total, f"maximising {layer.name}")
 
     with frozen(model), _before_relu(model, layer, goal):
         try:
-            for block in plan(model, goal, seeds, settings, batch_size or BLOCK, besides):
-                blocks.append(block)
-                own = [seeds[i] for i in block]
-                climb = ascend(
-                    model, goal, block, own, settings, besides=besides, film=film, progress=report
-                )
-                climbs.append(climb)
+            for row, climb in ascend_all(
+                model, goal, range(len(keys)), seeds, settings, besides=besides,
+                slots=batch_size or BLOCK, film=film, progress=report,
+            ):  # fmt: skip
+                climbs[row] = climb
         except KeyboardInterrupt:
             if not climbs:
                 raise Stopped(None) from None
             stopped = True
-        order, climb = joined(blocks, climbs)
+        order = sorted(climbs)
+        climb = together([climbs[row] for row in order])
         judged = _judged(model, goal, order, climb.pictures)
         if natural is not None and units:
             best = judge.natural_best(model, layer, [units[i].index for i in order], goal, natural)
