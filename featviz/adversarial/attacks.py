@@ -1,20 +1,10 @@
-"""Adversarial pictures: `fgsm` and `pgd` for tensors, `attack` for a few pictures with a figure.
-
-    Goodfellow et al., "Explaining and Harnessing Adversarial Examples", 2015 (arXiv:1412.6572)
-    Madry et al., "Towards Deep Learning Models Resistant to Adversarial Attacks", 2018
-        (arXiv:1706.06083)
-
-A model is anything that takes pictures (N, 3, H, W) in [0, 1] and gives logits (N, classes). What
-comes back is inside the ball and inside [0, 1] exactly. A picture leaves the batch as soon as it
-is fooled; one that is wrong by itself has distance 0 and costs one forward pass. Success is judged
-twice: as computed in float32, and again on the picture rounded to 8 bits as a file holds it.
-"""
+"""`attack`: a few pictures, what was added to them and what the model says, with a figure."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -22,17 +12,11 @@ import torch
 from torch import Tensor
 
 from featviz import images, plots, results
-from featviz.adversarial import balls
 from featviz.adversarial.balls import NORM_NAMES, eps_text
-from featviz.adversarial.search import (
-    Classifier,
-    Job,
-    Outcome,
-    Settings,
-    classify,
-    default_slots,
-    search,
-)
+from featviz.adversarial.found import Found, Progress
+from featviz.adversarial.inputs import check_eps, check_pictures, check_slots
+from featviz.adversarial.projected import check_settings, fgsm, pgd
+from featviz.adversarial.search import classify
 from featviz.errors import UserError, nearest
 from featviz.models.frozen import frozen
 
@@ -43,239 +27,6 @@ if TYPE_CHECKING:
     from featviz.models.load import Model
 
 METHODS = ("pgd", "fgsm")
-Progress = Callable[[int, int, str], None]
-
-
-@dataclass(frozen=True)
-class Found:
-    """What an attack made of each picture, in the order given."""
-
-    adversarial: Tensor
-    """(N, 3, H, W): the picture that fools; without success the one that came nearest to it"""
-    success: Tensor
-    """(N,) bool: the model is wrong on `adversarial` (with a target: it answers the target)"""
-    success_8bit: Tensor
-    """(N,) bool: the same, judged on the picture rounded to 8 bits"""
-    already: Tensor
-    """(N,) bool: so without any change; such a picture is returned as it was"""
-    clean: Tensor
-    """(N,) the class of each picture before"""
-    predicted: Tensor
-    """(N,) the class of `adversarial`"""
-    l2: Tensor
-    """(N,) float64: L2 norm of the change"""
-    linf: Tensor
-    """(N,) float64: its largest component"""
-    steps: Tensor
-    """(N,) gradient steps up to `adversarial`"""
-    forwards: Tensor
-    """(N,) passes spent on the picture, the one that judges 8 bits included"""
-    backwards: Tensor
-    zero_gradients: Tensor
-    """(N,) steps at which the gradient was 0 everywhere"""
-
-
-def fgsm(
-    model: Classifier,
-    pictures: Tensor,
-    labels: Tensor,
-    *,
-    eps: float | Tensor,
-    norm: str = "linf",
-    targeted: bool = False,
-    eight_bit: bool = False,
-    margin: float = 0.0,
-    slots: int | None = None,
-    progress: Progress | None = None,
-) -> Found:
-    """One step of size eps along the gradient (its sign in L-infinity, its direction in L2).
-
-    Arguments as for `pgd`. Goodfellow et al. 2015, section 4.
-    """
-    settings = Settings(
-        norm=norm, steps=1, step_size=1.0, random_start=False, targeted=targeted,
-        eight_bit=eight_bit, margin=margin,
-    )  # fmt: skip
-    return _run(model, pictures, labels, eps, settings, 0, slots, progress)
-
-
-def pgd(
-    model: Classifier,
-    pictures: Tensor,
-    labels: Tensor,
-    *,
-    eps: float | Tensor,
-    norm: str = "linf",
-    steps: int = 40,
-    step_size: float | None = None,
-    restarts: int = 1,
-    random_start: bool = True,
-    targeted: bool = False,
-    eight_bit: bool = False,
-    margin: float = 0.0,
-    seed: int = 0,
-    slots: int | None = None,
-    progress: Progress | None = None,
-) -> Found:
-    """Projected gradient ascent of the cross-entropy within a ball round each picture.
-
-    model: pictures in [0, 1] to logits; a module is used in eval mode and left as it was
-    pictures: (N, 3, H, W) in [0, 1]; labels: (N,) the true classes, or the classes to reach
-    eps: radius of the ball, one number or (N,) numbers; norm: "linf" or "l2"
-    steps: gradient steps of a restart. More find more, up to a plateau; the audit says when not
-    step_size: in units of eps; default 2.5 / steps in L-infinity (the walk can cross the ball) and
-        5 / steps in L2 (it can turn from any direction to any other)
-    restarts: walks per picture; it stops at the first success
-    random_start: begin at a random point of the ball (drawn from the picture's own values, the
-        seed and the number of the restart); otherwise the first walk begins at the picture
-    targeted: reach the labels instead of leaving them
-    eight_bit: look at pictures only as 8 bits hold them, so that what is found can be saved;
-        the pictures themselves are rounded first, and eps is counted in whole levels of 1/255
-    margin: how far the wrong logit must be ahead; above 0 the answer survives the last-bit
-        differences between batch sizes and devices
-    slots: how many pictures the model sees at once (default 16, on CUDA 128). At equal slots a
-        result does not depend on the order, the number or the content of the other pictures
-
-    The projection in L2 is that on the ball within the box; the common "rescale, then clip" is
-    not. Raises UserError for arguments out of range.
-    """
-    settings = Settings(norm, steps, step_size, restarts, random_start, targeted, eight_bit, margin)
-    return _run(model, pictures, labels, eps, settings, seed, slots, progress)
-
-
-def _run(
-    model: Classifier,
-    pictures: Tensor,
-    labels: Tensor,
-    eps: float | Tensor,
-    settings: Settings,
-    seed: int,
-    slots: int | None,
-    progress: Progress | None,
-) -> Found:
-    pictures = check_pictures(pictures)
-    check_settings(settings)
-    count = len(pictures)
-    radii = check_eps(eps, settings.norm, count)
-    if labels.shape != (count,) or labels.is_floating_point():
-        raise UserError(
-            f"labels must be {count} whole numbers, one a picture; "
-            f"got shape {tuple(labels.shape)} of {labels.dtype}"
-        )
-    if settings.eight_bit:
-        pictures = images.quantise(pictures)
-    slots = check_slots(slots, pictures.device)
-    jobs = [
-        Job(pictures[i], int(labels[i]), float(radii[i]), balls.picture_key(pictures[i], seed), i)
-        for i in range(count)
-    ]
-    outcomes: dict[int, Outcome] = {}
-
-    def done(job: Job, outcome: Outcome) -> None:
-        outcomes[job.tag] = outcome
-        if progress is not None:
-            progress(len(outcomes), count, "attacking")
-
-    with frozen(model):
-        search(model, jobs, settings, slots=slots, done=done)
-        return _gather(model, pictures, labels, outcomes, settings, slots)
-
-
-def _gather(
-    model: Classifier,
-    pictures: Tensor,
-    labels: Tensor,
-    outcomes: dict[int, Outcome],
-    settings: Settings,
-    slots: int,
-) -> Found:
-    found = [outcomes[i] for i in range(len(pictures))]
-    adversarial = torch.stack([o.picture for o in found])
-
-    def gathered(name: str, dtype: torch.dtype = torch.long) -> Tensor:
-        return torch.tensor([getattr(o, name) for o in found], dtype=dtype)
-
-    success, forwards = gathered("success", torch.bool), gathered("forwards")
-    success_8bit = success.clone()
-    rounded = images.quantise(adversarial).to(adversarial.dtype)
-    changed = (rounded != adversarial).flatten(1).any(1).cpu() & success
-    if changed.any():
-        rows = changed.nonzero()[:, 0]
-        classes = classify(model, rounded[rows.to(rounded.device)], slots=slots).argmax(1).cpu()
-        wanted = labels.cpu()[rows]
-        success_8bit[rows] = classes == wanted if settings.targeted else classes != wanted
-        forwards[rows] += 1
-    return Found(
-        adversarial=adversarial,
-        success=success,
-        success_8bit=success_8bit,
-        already=gathered("already", torch.bool),
-        clean=gathered("clean"),
-        predicted=gathered("predicted"),
-        l2=balls.l2_distance(pictures, adversarial).cpu(),
-        linf=balls.linf_distance(pictures, adversarial).cpu(),
-        steps=gathered("steps"),
-        forwards=forwards,
-        backwards=gathered("backwards"),
-        zero_gradients=gathered("zero_gradients"),
-    )
-
-
-def check_pictures(pictures: Tensor) -> Tensor:
-    """The pictures as a plain contiguous tensor without history. Raises UserError."""
-    if pictures.dim() != 4 or pictures.shape[1] != 3 or not pictures.is_floating_point():
-        raise UserError(
-            "an attack takes float pictures of shape (N, 3, H, W), "
-            f"got {tuple(pictures.shape)} of {pictures.dtype}"
-        )
-    if not len(pictures):
-        raise UserError("there is no picture to attack")
-    with torch.inference_mode(False):
-        plain = pictures.detach().clone(memory_format=torch.contiguous_format)
-    if not bool(((plain >= 0) & (plain <= 1)).all()):  # NaN fails both
-        low, high = float(plain.min()), float(plain.max())
-        raise UserError(
-            f"pictures must lie in [0, 1], these reach from {low:.3g} to {high:.3g}; "
-            "give them as read (the model normalises by itself)"
-        )
-    return plain
-
-
-def check_eps(eps: float | Tensor, norm: str, count: int) -> Tensor:
-    """One radius a picture, (N,) in float64. Raises UserError."""
-    radii = torch.as_tensor(eps, dtype=torch.float64).cpu()
-    if radii.shape not in {(), (count,)}:
-        raise UserError(f"eps must be one number or {count}, got shape {tuple(radii.shape)}")
-    bad = [float(e) for e in radii.reshape(-1) if not 0 <= e < float("inf")]
-    if bad:
-        raise UserError(f"eps {bad[0]:g} is out of range; it is a distance, 0 or more")
-    largest = float(radii.max())
-    if norm == "linf" and largest > 1:
-        raise UserError(
-            f"eps {largest:g} is more than the whole range of a pixel (0 to 1); "
-            f"for {largest:g} levels of 255 write {largest:g}/255"
-        )
-    return radii.expand(count)
-
-
-def check_settings(settings: Settings) -> None:
-    """Raise UserError for a setting that makes no sense."""
-    if settings.norm not in balls.NORMS:
-        raise UserError(
-            f"unknown norm {settings.norm!r}{nearest(settings.norm, balls.NORMS)} "
-            f"(there are {' and '.join(balls.NORMS)})"
-        )
-    if settings.steps < 1 or settings.restarts < 1:
-        raise UserError("steps and restarts must be 1 or more")
-    if settings.step_size is not None and not 0 < settings.step_size < float("inf"):
-        raise UserError(f"step_size {settings.step_size:g} must be above 0, in units of eps")
-
-
-def check_slots(slots: int | None, device: torch.device) -> int:
-    """How many pictures the model sees at once. Raises UserError."""
-    if slots is not None and slots < 1:
-        raise UserError(f"slots is {slots}; the model must see 1 picture or more at once")
-    return slots or default_slots(device)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -579,7 +330,7 @@ def attack(
         classes=tuple(model.class_name(c) for c in range(len(model.classes))),
         names=names,
         originals=batch.cpu(),
-        found=_on_cpu(found),
+        found=found.cpu(),
         labels=own,
         target=goal,
         method=method,
@@ -598,8 +349,14 @@ def class_indices(model: Model, labels: Sequence[int | str] | Tensor, count: int
     return torch.tensor([model.class_index(label) for label in given])
 
 
-def _on_cpu(found: Found) -> Found:
-    return Found(**{name: getattr(found, name).cpu() for name in found.__dataclass_fields__})
-
-
-__all__ = ["Attacked", "Found", "attack", "fgsm", "pgd"]
+__all__ = [
+    "Attacked",
+    "Found",
+    "attack",
+    "check_eps",
+    "check_pictures",
+    "check_settings",
+    "check_slots",
+    "fgsm",
+    "pgd",
+]

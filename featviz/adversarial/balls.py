@@ -26,6 +26,11 @@ def column(values: Tensor) -> Tensor:
     return values.view(-1, 1, 1, 1)
 
 
+def row(values: Tensor) -> Tensor:
+    """(N,) as (N, 1), to be combined with logits."""
+    return values.view(-1, 1)
+
+
 def linf_bounds(pictures: Tensor, eps: Tensor) -> tuple[Tensor, Tensor]:
     """The lowest and highest allowed value of every pixel: [x - eps, x + eps] within [0, 1]."""
     x, radius = pictures.double(), column(eps.double())
@@ -87,9 +92,20 @@ def linf_distance(one: Tensor, other: Tensor) -> Tensor:
     return (one.double() - other.double()).flatten(1).abs().amax(1)
 
 
+def l1_distance(one: Tensor, other: Tensor) -> Tensor:
+    """(N,) in float64."""
+    return (one.double() - other.double()).flatten(1).abs().sum(1)
+
+
+def l0_distance(one: Tensor, other: Tensor) -> Tensor:
+    """(N,) in float64: how many components (pixel values of one channel) differ."""
+    return (one != other).flatten(1).sum(1).double()
+
+
 def distance(one: Tensor, other: Tensor, norm: str) -> Tensor:
-    """(N,) in float64, in the norm named."""
-    return linf_distance(one, other) if norm == "linf" else l2_distance(one, other)
+    """(N,) in float64, in the norm named: linf, l2, l1 or l0."""
+    measures = {"linf": linf_distance, "l2": l2_distance, "l1": l1_distance, "l0": l0_distance}
+    return measures[norm](one, other)
 
 
 def on_levels(pictures: Tensor, moved: Tensor, eps: Tensor, norm: str) -> Tensor:

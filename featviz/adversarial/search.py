@@ -8,19 +8,20 @@ result is the same, bit for bit, whatever the order, the number and the content 
 library may choose another kernel, and other last bits, for another batch size, so results are
 compared at equal `slots`).
 
-The ascent direction is that of cross-entropy. With p = softmax(logits), the gradient of -log p_y
-at the logits is (1 - p_y) * (softmax of the others - onehot of y). The positive factor 1 - p_y
-changes neither a sign step nor a normalised step, but underflows to 0 on a confident model; it is
-left out, so that confidence does not stop the attack.
+How an attack moves is a `Walk`: the state of one walk a slot, as tensors with `slots` rows. The
+loop asks it for pictures (`propose`), shows it what the model says of them (`advance`, with a
+`Look`), and keeps for it what was found, what was spent and when. A walk has no loop of its own
+and decides nothing about leaving, but for `finished`.
 """
 
 from __future__ import annotations
 
-import math
+from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -41,12 +42,19 @@ class Job:
     label: int
     """the class to leave; with `targeted`, the class to reach"""
     eps: float
+    """radius of the ball; inf where there is none"""
     key: int
-    """of its random starts (`balls.picture_key`)"""
+    """of its random numbers (`balls.picture_key`)"""
     tag: Any = None
     """whatever the caller wants to find again"""
     known_right: bool = False
     """the clean picture has been judged already: do not spend a pass on it"""
+    aim: int = 0
+    """the class that the loss goes for, where a walk wants one; what counts is the label alone"""
+    start: Tensor | None = None
+    """(3, H, W): where to begin, for walks that can; within the ball"""
+    scale: float = 1.0
+    """what the logits are multiplied with before a loss that is not indifferent to it"""
 
 
 @dataclass(frozen=True)
@@ -54,7 +62,8 @@ class Outcome:
     """What became of a job."""
 
     picture: Tensor
-    """(3, H, W): the first picture that fooled, else the one that came nearest to it"""
+    """(3, H, W): what was found (the first that fooled, or the nearest where the walk goes on
+    after a success), else the picture that came nearest to fooling"""
     success: bool
     already: bool
     """the clean picture was wrong (or on target) by itself; nothing was done"""
@@ -62,12 +71,378 @@ class Outcome:
     """the class of the clean picture"""
     predicted: int
     """the class of `picture`"""
+    margin: float
+    """by how much the attack has won at `picture` (above 0), or has not yet"""
     steps: int
-    """gradient steps up to `picture`, over all restarts"""
+    """steps up to `picture`, over all restarts"""
+    first_step: int
+    """steps up to the first success, -1 without"""
+    made: int
+    """steps made in all"""
+    looks: int
+    """how often the model was shown a picture of the walk"""
     forwards: int
     backwards: int
     zero_gradients: int
-    """steps at which the gradient was exactly 0 everywhere"""
+    """gradients that were 0 everywhere or not finite"""
+    trace: Tensor
+    """(walk's looks x restarts,): the margin at each look, on the CPU; nan where there was none"""
+
+
+class Seats:
+    """What sits in the slots: tensors with `slots` rows, and what the host knows of each."""
+
+    def __init__(self, like: Tensor, slots: int):
+        device = like.device
+        self.slots = slots
+        self.pictures = like.new_zeros(slots, *like.shape)
+        """(slots, 3, H, W) the clean pictures"""
+        self.labels = torch.zeros(slots, dtype=torch.long, device=device)
+        self.aims = torch.zeros(slots, dtype=torch.long, device=device)
+        self.eps = torch.ones(slots, dtype=torch.float64, device=device)
+        self.scale = torch.ones(slots, dtype=torch.float64, device=device)
+        self.step = torch.zeros(slots, dtype=torch.long, device=device)
+        """steps that the present walk has made"""
+        self.jobs: list[Job | None] = [None] * slots
+        self.restarts = [0] * slots
+        """which walk of its job a slot is in"""
+
+    def job(self, row: int) -> Job:
+        """The job of an occupied slot."""
+        job = self.jobs[row]
+        assert job is not None
+        return job
+
+    def stream(self, row: int) -> torch.Generator:
+        """The random numbers of the walk in a slot: of its picture, the seed and the restart."""
+        return balls.generator(self.job(row).key, self.restarts[row])
+
+
+class Look:
+    """What the model says of the pictures proposed; gradients on demand."""
+
+    def __init__(
+        self, pictures: Tensor, logits: Tensor, raw: Tensor, active: Tensor, climbing: Sequence[int]
+    ):
+        self.pictures = pictures
+        """(slots, 3, H, W) as the model saw them; not to be written to"""
+        self.logits = logits
+        """(slots, classes) in float64"""
+        self.active = active
+        """(slots,) bool: the walks that go on from here; what becomes of other rows is ignored"""
+        self.predicted = logits.argmax(1)
+        self.margin: Tensor
+        """(slots,) float64: by how much the attack has won (above 0) or has not yet"""
+        self.hit: Tensor
+        """(slots,) bool: it has won"""
+        self.backwards = 0
+        self.zero: Tensor | None = None
+        self._raw, self._climbing = raw, climbing
+
+    def gradient(self, weights: Tensor, *, more: bool = False) -> Tensor:
+        """(slots, 3, H, W): the gradient at the pictures of the sum of weights * logits.
+
+        weights: (slots, classes). more: another gradient of this look is going to be asked for.
+        Rows that are not active, and rows whose gradient is not finite, are 0 throughout. One
+        backward pass for every active picture is counted.
+        """
+        ascent = (weights * balls.row(self.active)).to(self._raw.dtype)
+        (gradient,) = torch.autograd.grad(self._raw, self.pictures, ascent, retain_graph=more)
+        size = gradient.flatten(1).abs().amax(1)
+        usable = (size > 0) & size.isfinite()
+        missing = (~usable & self.active).long()
+        self.zero = missing if self.zero is None else self.zero + missing
+        self.backwards += 1
+        return torch.where(balls.column(usable), gradient, 0)
+
+
+class Walk(ABC):
+    """How an attack moves: one walk a slot, side by side.
+
+    All tensors have `slots` rows; a row must depend on the same row of its inputs only. Rows of
+    free slots may hold anything finite.
+    """
+
+    looks: int
+    """pictures that one walk proposes at most: its steps + 1, since the last step is looked at"""
+    norm: str = "linf"
+    starts_at_picture: bool = True
+    """the first proposal is the clean picture itself, which then need not be judged before"""
+    leaves_at_hit: bool = True
+    """the first success decides; otherwise the walk ends by itself and the nearest one counts"""
+    uses_gradient: ClassVar[bool] = True
+
+    @abstractmethod
+    def prepare(self, seats: Seats) -> None:
+        """Make the state for `seats.slots` walks. Called once, before anything else."""
+
+    @abstractmethod
+    def seat(self, rows: Tensor, seats: Seats) -> None:
+        """Begin new walks in the slots `rows` (k,): the jobs are in `seats` already."""
+
+    @abstractmethod
+    def propose(self, seats: Seats) -> Tensor:
+        """(slots, 3, H, W) to be shown to the model, within ball and box."""
+
+    @abstractmethod
+    def advance(self, look: Look, seats: Seats) -> None:
+        """Take one step from what the model says; `look.active` are the walks that go on."""
+
+    def finished(self) -> Tensor | None:
+        """(slots,) bool: walks that have nothing more to try after what was proposed last."""
+        return None
+
+
+class _Book:
+    """What was found in each slot, and what it cost."""
+
+    def __init__(self, seats: Seats, looks: int):
+        device, slots = seats.pictures.device, seats.slots
+
+        def number(value: float) -> Tensor:
+            return torch.full((slots,), value, dtype=torch.float64, device=device)
+
+        def count(value: int) -> Tensor:
+            return torch.full((slots,), value, dtype=torch.long, device=device)
+
+        self.best = torch.zeros_like(seats.pictures)
+        self.margin, self.distance = number(-torch.inf), number(torch.inf)
+        self.predicted, self.steps = count(-1), count(0)
+        self.clean, self.first, self.zero = count(-1), count(-1), count(0)
+        self.made, self.looked = count(0), count(0)  # steps and looks, over all restarts
+        self.success = torch.zeros(slots, dtype=torch.bool, device=device)
+        self.trace = number(torch.nan)[:, None].repeat(1, looks)
+        self.forwards, self.backwards = [0] * slots, [0] * slots
+
+    def open(self, rows: Tensor, pictures: Tensor) -> None:
+        self.best[rows] = pictures
+        self.margin[rows], self.distance[rows] = -torch.inf, torch.inf
+        self.success[rows] = False
+        self.trace[rows] = torch.nan
+        for counts, value in (
+            (self.predicted, -1), (self.steps, 0), (self.clean, -1), (self.first, -1),
+            (self.zero, 0), (self.made, 0), (self.looked, 0),
+        ):  # fmt: skip
+            counts[rows] = value
+        for c in rows.tolist():
+            self.forwards[c] = self.backwards[c] = 0
+
+    def enter(self, look: Look, hit: Tensor, walking: Tensor, distance: Tensor | None) -> None:
+        """Keep what a look has shown; in the slots `walking` it was a look of the walk's own."""
+        better = hit & ~self.success
+        if distance is not None:
+            better |= hit & (distance < self.distance)
+            self.distance = torch.where(better, distance, self.distance)
+        better |= ~hit & ~self.success & (look.margin > self.margin)
+        self.best = torch.where(balls.column(better), look.pictures.detach(), self.best)
+        self.margin = torch.where(better, look.margin, self.margin)
+        self.predicted = torch.where(better, look.predicted, self.predicted)
+        self.steps = torch.where(better, self.made, self.steps)
+        self.first = torch.where(hit & ~self.success, self.made, self.first)
+        self.success |= hit
+        place = self.looked.clamp(max=self.trace.shape[1] - 1)[:, None]
+        now = torch.where(walking, look.margin, self.trace.gather(1, place)[:, 0])
+        self.trace.scatter_(1, place, now[:, None])
+        self.looked += walking
+
+    def close(self, seats: Seats, rows: Sequence[int], already: Sequence[bool]) -> list[Outcome]:
+        device = self.best.device
+        at = torch.tensor(rows, device=device)
+        pictures = self.best[at]
+        traces = self.trace[at].cpu()
+        numbers = torch.stack(
+            [v[at].double() for v in (self.success, self.clean, self.predicted, self.margin,
+                                      self.steps, self.first, self.made, self.looked, self.zero)], 1
+        ).tolist()  # fmt: skip
+        return [
+            Outcome(
+                picture=seats.job(c).picture.clone() if was else pictures[i].clone(),
+                success=bool(n[0]), already=was, clean=None if n[1] < 0 else int(n[1]),
+                predicted=int(n[2]), margin=n[3], steps=int(n[4]), first_step=int(n[5]),
+                made=int(n[6]), looks=int(n[7]), forwards=self.forwards[c],
+                backwards=self.backwards[c], zero_gradients=int(n[8]), trace=traces[i],
+            )
+            for i, (c, was, n) in enumerate(zip(rows, already, numbers, strict=True))
+        ]  # fmt: skip
+
+
+def run(
+    model: Classifier,
+    jobs: Iterable[Job],
+    walk: Walk,
+    *,
+    slots: int,
+    done: Callable[[Job, Outcome], Job | None],
+    targeted: bool = False,
+    restarts: int = 1,
+    eight_bit: bool = False,
+    margin: float = 0.0,
+    precision: str = "fp32",
+) -> None:
+    """Run all jobs; `done` is told each outcome and may give a further job in its place.
+
+    targeted: the label is to be reached, not left
+    restarts: walks of a job, until one succeeds (all, where the walk does not leave at a success)
+    eight_bit: show the model what 8 bits can hold, within eps; the walk keeps its own pictures
+    margin: by how much the wrong logit must win
+    precision: "fp32", or "bf16" for a search whose outcomes the caller judges again in fp32
+
+    To be called within `frozen(model)`. Raises UserError where the logits are not finite or of
+    another shape than (slots, classes).
+    """
+    waiting = deque(jobs)
+    if not waiting:
+        return
+    seats = Seats(waiting[0].picture, slots)
+    device = seats.pictures.device
+    walk.prepare(seats)
+    book = _Book(seats, walk.looks * restarts)
+    checking = [False] * slots  # the next look is (also) the clean picture's
+    looked = [0] * slots  # looks of the present walk
+    begin: list[int] = []
+    free = list(range(slots))
+    while True:
+        fresh = [(free.pop(0), waiting.popleft()) for _ in range(min(len(free), len(waiting)))]
+        if fresh:
+            _sit(seats, book, fresh)
+            for c, job in fresh:
+                checking[c] = not job.known_right
+                if job.known_right or walk.starts_at_picture:
+                    begin.append(c)
+        if begin:
+            rows = torch.tensor(sorted(begin), device=device)
+            seats.step[rows] = 0
+            walk.seat(rows, seats)
+            for c in begin:
+                looked[c] = 0
+            begin = []
+        taken = [c for c in range(slots) if seats.jobs[c] is not None]
+        if not taken:
+            return
+
+        proposed = walk.propose(seats)
+        judged_only = [] if walk.starts_at_picture else [c for c in taken if checking[c]]
+        if judged_only:
+            proposed = torch.where(
+                balls.column(_mask(judged_only, slots, device)), seats.pictures, proposed
+            )
+        if eight_bit:
+            proposed = balls.on_levels(seats.pictures, proposed, seats.eps, walk.norm)
+        leaf = proposed.detach().requires_grad_(walk.uses_gradient)
+        raw = _forward(model, leaf, walk.uses_gradient, precision)
+        look = Look(leaf, raw.detach().double(), raw, torch.empty(0), [])
+        look.margin = _margins(look.logits, seats.labels, targeted)
+        look.hit = hit = _hits(look, seats.labels, targeted, margin)
+        if any(checking):
+            check = _mask([c for c in taken if checking[c]], slots, device)
+            by_itself = (look.predicted == seats.labels) == targeted
+            hit = torch.where(check, by_itself, hit)
+            book.clean = torch.where(check, look.predicted, book.clean)
+        held = _mask(taken, slots, device)
+        walking = _mask([c for c in taken if c not in judged_only], slots, device)
+        distance = None
+        if not walk.leaves_at_hit:
+            distance = balls.distance(seats.pictures, look.pictures.detach(), walk.norm)
+        book.enter(look, hit & held, walking, distance)
+        over = walk.finished()
+        flags = hit.long() + 2 * look.margin.isnan().long()
+        told = (flags if over is None else flags + 4 * over.long()).tolist()  # the one wait
+
+        leaving: list[int] = []
+        already: list[bool] = []
+        climbing: list[int] = []
+        for c in taken:
+            flag = told[c]
+            if flag & 2:
+                raise UserError("the model gives logits that are not finite; no attack can go on")
+            book.forwards[c] += 1
+            was_clean, checking[c] = checking[c], False
+            ended = bool(flag & 4) or looked[c] + 1 >= walk.looks
+            if was_clean and not walk.starts_at_picture:
+                if flag & 1 or seats.job(c).eps == 0:
+                    leaving.append(c)
+                    already.append(bool(flag & 1))
+                else:
+                    begin.append(c)
+                continue
+            looked[c] += 1
+            if (
+                (flag & 1 and (walk.leaves_at_hit or was_clean))
+                or seats.job(c).eps == 0
+                or (ended and seats.restarts[c] + 1 >= restarts)
+            ):
+                leaving.append(c)
+                already.append(bool(flag & 1) and was_clean)
+            elif ended:
+                seats.restarts[c] += 1
+                begin.append(c)
+            else:
+                climbing.append(c)
+        if climbing:
+            look.active = _mask(climbing, slots, device)
+            walk.advance(look, seats)
+            seats.step += look.active
+            book.made += look.active
+            if look.zero is not None:
+                book.zero += look.zero
+            for c in climbing:
+                book.backwards[c] += look.backwards
+        if leaving:
+            outcomes = book.close(seats, leaving, already)
+            ended_jobs = [seats.job(c) for c in leaving]
+            for c in leaving:
+                seats.jobs[c] = None
+            free = sorted(free + leaving)
+            further = [done(j, o) for j, o in zip(ended_jobs, outcomes, strict=True)]
+            waiting.extendleft(job for job in reversed(further) if job is not None)
+
+
+def _sit(seats: Seats, book: _Book, fresh: Sequence[tuple[int, Job]]) -> None:
+    rows = torch.tensor([c for c, _ in fresh], device=seats.pictures.device)
+    jobs = [job for _, job in fresh]
+    pictures = torch.stack([job.picture for job in jobs])
+    seats.pictures[rows] = pictures
+    for tensor, name in (
+        (seats.labels, "label"), (seats.aims, "aim"), (seats.eps, "eps"), (seats.scale, "scale")
+    ):  # fmt: skip
+        values = [getattr(job, name) for job in jobs]
+        tensor[rows] = torch.tensor(values, dtype=tensor.dtype, device=tensor.device)
+    for c, job in fresh:
+        seats.jobs[c], seats.restarts[c] = job, 0
+    book.open(rows, pictures)
+
+
+def _mask(rows: Sequence[int], slots: int, device: torch.device) -> Tensor:
+    mask = [False] * slots
+    for c in rows:
+        mask[c] = True
+    return torch.tensor(mask, device=device)
+
+
+def _forward(model: Classifier, leaf: Tensor, with_gradient: bool, precision: str) -> Tensor:
+    fast = torch.autocast(leaf.device.type, torch.bfloat16) if precision == "bf16" else None
+    with torch.set_grad_enabled(with_gradient), fast or nullcontext():
+        logits = model(leaf)
+    if logits.dim() != 2 or logits.shape[0] != len(leaf) or logits.shape[1] < 2:
+        raise UserError(
+            f"an attack needs logits of shape ({len(leaf)}, classes) with 2 classes or more, "
+            f"the model gives {tuple(logits.shape)}"
+        )
+    return logits
+
+
+def _margins(z: Tensor, labels: Tensor, targeted: bool) -> Tensor:
+    """(N,) by how much the attack has won (above 0) or not yet; nan where logits are not finite."""
+    own = z.gather(1, labels[:, None])[:, 0]
+    others = z.scatter(1, labels[:, None], -torch.inf).amax(1)
+    margin = own - others if targeted else others - own
+    return torch.where(z.isfinite().all(1), margin, torch.nan)
+
+
+def _hits(look: Look, labels: Tensor, targeted: bool, margin: float) -> Tensor:
+    if margin > 0:
+        return look.margin > margin
+    return (look.predicted == labels) == targeted
 
 
 @dataclass(frozen=True)
@@ -77,34 +452,11 @@ class Settings:
     norm: str = "linf"
     steps: int = 40
     step_size: float | None = None
-    """in units of eps; None is 2.5 / steps in L-infinity, 5 / steps in L2"""
     restarts: int = 1
     random_start: bool = True
     targeted: bool = False
     eight_bit: bool = False
     margin: float = 0.0
-    """by how much the wrong logit must win"""
-
-
-@dataclass
-class _Slot:
-    job: Job
-    checking: bool
-    step: int = 0
-    restart: int = 0
-    clean: int | None = None
-    steps: int = 0
-    forwards: int = 0
-    backwards: int = 0
-    zero_gradients: int = 0
-    best_margin: float = field(default=-float("inf"))
-    best_class: int = -1
-    best_steps: int = 0
-
-
-def default_slots(device: torch.device) -> int:
-    """How many pictures the model sees at once unless told otherwise."""
-    return 128 if device.type == "cuda" else 16
 
 
 def search(
@@ -115,182 +467,27 @@ def search(
     slots: int,
     done: Callable[[Job, Outcome], Job | None],
 ) -> None:
-    """Run all jobs; `done` is told each outcome and may give a further job in its place.
+    """PGD on all jobs, as `run` with `projected.Ascent` does it."""
+    from featviz.adversarial.projected import Ascent
 
-    To be called within `frozen(model)`.
-    """
-    waiting = deque(jobs)
-    if not waiting:
-        return
-    like = waiting[0].picture
-    x0 = like.new_zeros(slots, *like.shape)
-    x, best = x0.clone(), x0.clone()
-    low, high = x0.clone(), x0.clone()
-    eps = torch.zeros(slots, dtype=torch.float64, device=like.device)
-    labels = torch.zeros(slots, dtype=torch.long, device=like.device)
-    seats: list[_Slot | None] = [None] * slots
-    # In L-infinity 2.5 eps cross the ball. On the L2 sphere all steps together, of length L in
-    # units of eps, turn tan(angle / 2) down by exp(-L): 2.5 would leave 9 degrees of 90, 5 none.
-    length = 2.5 if settings.norm == "linf" else 5.0
-    fraction = settings.step_size if settings.step_size is not None else length / settings.steps
-
-    def sit(c: int, job: Job) -> None:
-        seats[c] = _Slot(job, checking=not job.known_right)
-        x0[c] = best[c] = x[c] = job.picture
-        eps[c], labels[c] = job.eps, job.label
-        if settings.norm == "linf":
-            low[c : c + 1], high[c : c + 1] = balls.linf_bounds(x0[c : c + 1], eps[c : c + 1])
-        else:
-            low[c], high[c] = -x0[c], 1 - x0[c]
-        if job.known_right and settings.random_start:
-            begin(c, job, 0)
-
-    def begin(c: int, job: Job, restart: int) -> None:
-        stream = balls.generator(job.key, restart)
-        x[c] = balls.random_start(x0[c], job.eps, settings.norm, stream)
-
-    while True:
-        for c in range(slots):
-            if seats[c] is None and waiting:
-                sit(c, waiting.popleft())
-        if all(seat is None for seat in seats):
-            return
-        seen = balls.on_levels(x0, x, eps, settings.norm) if settings.eight_bit else x.clone()
-        leaf = seen.requires_grad_(True)
-        logits = _forward(model, leaf)
-        predicted, margins = _judge(logits, labels, settings.targeted)
-        hits = margins > settings.margin if settings.margin > 0 else _hits(
-            predicted, labels, settings.targeted
-        )  # fmt: skip
-        climbing: list[int] = []
-        for c, seat in enumerate(seats):
-            if seat is None:
-                continue
-            seat.forwards += 1
-            job, margin, hit = seat.job, float(margins[c]), bool(hits[c])
-            if math.isnan(margin):
-                raise UserError("the model gives logits that are not finite; no attack can go on")
-            if seat.checking:
-                seat.clean = int(predicted[c])
-                hit = (seat.clean == job.label) == settings.targeted
-            if hit or margin > seat.best_margin:
-                seat.best_margin, seat.best_class = margin, int(predicted[c])
-                seat.best_steps = seat.steps
-                best[c] = seen.detach()[c]
-            over = seat.step == settings.steps
-            if hit or job.eps == 0 or (over and seat.restart + 1 == settings.restarts):
-                further = done(job, _outcome(seat, best[c], hit))
-                seats[c] = None
-                if further is not None:
-                    waiting.appendleft(further)
-            elif seat.checking and settings.random_start:
-                seat.checking = False
-                begin(c, job, 0)
-            elif over:
-                seat.restart, seat.step = seat.restart + 1, 0
-                begin(c, job, seat.restart)
-            else:
-                seat.checking = False
-                climbing.append(c)
-        if climbing:
-            rows = torch.tensor(climbing, device=like.device)
-            gradient = _gradient(logits, leaf, labels, rows, settings.targeted)
-            flat = gradient.flatten(1).abs().amax(1)
-            moved = _step(x0, x, gradient, fraction * eps, eps, low, high, settings.norm)
-            x[rows] = moved[rows]
-            for c in climbing:
-                climber = seats[c]
-                assert climber is not None
-                climber.step += 1
-                climber.steps += 1
-                climber.backwards += 1
-                climber.zero_gradients += int(flat[c] == 0)
-
-
-def _outcome(seat: _Slot, picture: Tensor, hit: bool) -> Outcome:
-    already = hit and seat.checking
-    return Outcome(
-        picture=seat.job.picture.clone() if already else picture.clone(),
-        success=hit,
-        already=already,
-        clean=seat.clean,
-        predicted=seat.best_class,
-        steps=seat.best_steps,
-        forwards=seat.forwards,
-        backwards=seat.backwards,
-        zero_gradients=seat.zero_gradients,
-    )
-
-
-def _forward(model: Classifier, leaf: Tensor) -> Tensor:
-    with torch.enable_grad():
-        logits = model(leaf)
-    if logits.dim() != 2 or logits.shape[0] != len(leaf) or logits.shape[1] < 2:
-        raise UserError(
-            f"an attack needs logits of shape ({len(leaf)}, classes) with 2 classes or more, "
-            f"the model gives {tuple(logits.shape)}"
-        )
-    return logits
-
-
-def _judge(logits: Tensor, labels: Tensor, targeted: bool) -> tuple[Tensor, Tensor]:
-    """The class of each picture and by how much the attack has won (above 0) or not yet."""
-    z = logits.detach().double()
-    own = z.gather(1, labels[:, None])[:, 0]
-    others = z.scatter(1, labels[:, None], -torch.inf).amax(1)
-    finite = z.isfinite().all(1)
-    margin = own - others if targeted else others - own
-    return z.argmax(1), torch.where(finite, margin, torch.nan)
-
-
-def _hits(predicted: Tensor, labels: Tensor, targeted: bool) -> Tensor:
-    return predicted == labels if targeted else predicted != labels
-
-
-def _gradient(logits: Tensor, leaf: Tensor, labels: Tensor, rows: Tensor, targeted: bool) -> Tensor:
-    """The direction of steepest ascent of the loss, up to a positive factor, in `rows` only."""
-    z = logits.detach().double()[rows]
-    own = torch.zeros_like(z).scatter_(1, labels[rows, None], 1.0)
-    others = z.masked_fill(own.bool(), -torch.inf).softmax(1)
-    ascent = torch.zeros_like(logits)
-    ascent[rows] = (own - others if targeted else others - own).to(logits.dtype)
-    (gradient,) = torch.autograd.grad(logits, leaf, ascent)
-    return gradient
-
-
-def _step(
-    x0: Tensor,
-    x: Tensor,
-    gradient: Tensor,
-    length: Tensor,
-    eps: Tensor,
-    low: Tensor,
-    high: Tensor,
-    norm: str,
-) -> Tensor:
-    """One step along the gradient and back into the ball; `low` and `high` as `search` has them."""
-    if norm == "linf":
-        moved = x + (balls.column(length) * gradient.sign()).to(x.dtype)
-        return torch.clamp(moved, low, high)
-    direction = unit_l2(gradient)
-    delta = (x - x0) + (balls.column(length) * direction).to(x.dtype)
-    return balls.inside_l2(x0, x0 + balls.project_l2(delta, low, high, eps), eps)
-
-
-def unit_l2(gradient: Tensor) -> Tensor:
-    """Each picture's gradient scaled to length 1 in float64; a gradient of 0 stays 0."""
-    g = gradient.double()
-    g = g / balls.column(g.flatten(1).abs().amax(1).clamp(min=1e-300))  # squares cannot underflow
-    return g / balls.column(g.flatten(1).square().sum(1).sqrt().clamp(min=1e-300))
+    walk = Ascent(settings.norm, settings.steps, settings.step_size,
+                  random_start=settings.random_start, targeted=settings.targeted)  # fmt: skip
+    run(
+        model, jobs, walk, slots=slots, done=done, targeted=settings.targeted,
+        restarts=settings.restarts, eight_bit=settings.eight_bit, margin=settings.margin,
+    )  # fmt: skip
 
 
 def steepest(pictures: Tensor, gradient: Tensor, eps: Tensor, norm: str) -> Tensor:
     """One full step of size eps along the gradient, inside the ball: the picture of FGSM."""
-    if norm == "linf":
-        low, high = balls.linf_bounds(pictures, eps)
-    else:
-        low, high = -pictures, 1 - pictures
-    return _step(pictures, pictures, gradient, eps, eps, low, high, norm)
+    from featviz.adversarial.projected import steepest as step
+
+    return step(pictures, gradient, eps, norm)
+
+
+def default_slots(device: torch.device) -> int:
+    """How many pictures the model sees at once unless told otherwise."""
+    return 128 if device.type == "cuda" else 16
 
 
 def classify(model: Classifier, pictures: Tensor, *, slots: int) -> Tensor:
@@ -298,24 +495,27 @@ def classify(model: Classifier, pictures: Tensor, *, slots: int) -> Tensor:
     parts = []
     for start in range(0, len(pictures), slots):
         batch = pictures[start : start + slots]
-        leaf = _padded(batch, slots).requires_grad_(True)
-        parts.append(_forward(model, leaf).detach()[: len(batch)])
+        parts.append(_forward(model, _padded(batch, slots), False, "fp32")[: len(batch)])
     return torch.cat(parts)
 
 
 def gradients(
     model: Classifier, pictures: Tensor, labels: Tensor, *, slots: int, targeted: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """Logits (N, classes) and the attacks' gradient (N, 3, H, W) at the pictures."""
+    """Logits (N, classes) and the gradient (N, 3, H, W) of cross-entropy's ascent."""
+    from featviz.adversarial.losses import cross_entropy
+
     logits, found = [], []
     for start in range(0, len(pictures), slots):
         batch = pictures[start : start + slots]
         leaf = _padded(batch, slots).requires_grad_(True)
-        z = _forward(model, leaf)
-        rows = torch.arange(len(batch), device=batch.device)
+        z = _forward(model, leaf, True, "fp32")
         own = labels.new_zeros(slots)
         own[: len(batch)] = labels[start : start + slots]
-        found.append(_gradient(z, leaf, own, rows, targeted)[: len(batch)])
+        _, weights = cross_entropy(z.detach(), own, targeted=targeted)
+        weights[len(batch) :] = 0
+        (gradient,) = torch.autograd.grad(z, leaf, weights.to(z.dtype))
+        found.append(gradient[: len(batch)])
         logits.append(z.detach()[: len(batch)])
     return torch.cat(logits), torch.cat(found)
 

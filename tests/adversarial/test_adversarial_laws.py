@@ -35,12 +35,18 @@ def labels(model, pictures):
     return model(pictures).argmax(1)
 
 
-def same(one, other, rows=slice(None), others=slice(None)):
-    """Whether two outcomes are equal bit for bit in everything they say."""
-    return all(
-        torch.equal(getattr(one, name)[rows], getattr(other, name)[others])
-        for name in one.__dataclass_fields__
-    )
+def same(one, other, rows=slice(None)):
+    """Whether two results are equal bit for bit in everything they say."""
+    mine = one[rows]
+    width = min(mine.trace.shape[1], other.trace.shape[1])
+    assert bool(mine.trace[:, width:].isnan().all() and other.trace[:, width:].isnan().all())
+    return torch.equal(
+        mine.trace[:, :width].nan_to_num(1e9), other.trace[:, :width].nan_to_num(1e9)
+    ) and all(
+        torch.equal(value, getattr(other, name)) if isinstance(value, torch.Tensor)
+        else value == getattr(other, name)
+        for name, value in vars(mine).items() if name != "trace"
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize(("method", "norm"), ATTACKS)

@@ -1,0 +1,294 @@
+"""`Found`: what an attack made of each picture, the same for every attack; `find` fills it in.
+
+`find` is the way from checked arguments to a result that all attacks share: which pictures are
+wrong by themselves, the search with its slots, the judgement in float32 where the search ran in
+bf16, the judgement of what 8 bits can hold, and the counts. An attack adds its `Walk`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from featviz import images
+from featviz.adversarial import balls
+from featviz.adversarial.inputs import check_eps, check_labels, check_pictures, check_slots
+from featviz.adversarial.search import Classifier, Job, Outcome, Walk, classify, run
+from featviz.errors import UserError
+from featviz.models.frozen import frozen
+
+Progress = Callable[[int, int, str], None]
+
+
+@dataclass(frozen=True)
+class Found:
+    """What an attack made of each picture, in the order given."""
+
+    attack: str
+    """its name: pgd, apgd-ce, fmn, ..."""
+    norm: str
+    """the norm it measures its changes in"""
+    adversarial: Tensor
+    """(N, 3, H, W): the picture that fools; without success the one that came nearest to it"""
+    success: Tensor
+    """(N,) bool: the model is wrong on `adversarial` (with a target: it answers the target)"""
+    success_8bit: Tensor
+    """(N,) bool: the same, judged on the picture rounded to 8 bits"""
+    already: Tensor
+    """(N,) bool: so without any change; such a picture is returned as it was"""
+    clean: Tensor
+    """(N,) the class of each picture before"""
+    predicted: Tensor
+    """(N,) the class of `adversarial`"""
+    distance: Tensor
+    """(N,) float64: the change that fools, in `norm`; 0 where none was needed, inf where none was
+    found"""
+    l2: Tensor
+    """(N,) float64: L2 norm of the change, found or tried"""
+    linf: Tensor
+    """(N,) float64: its largest component"""
+    first_step: Tensor
+    """(N,) steps up to the first success, over all restarts; -1 without success"""
+    steps: Tensor
+    """(N,) steps up to `adversarial`"""
+    forwards: Tensor
+    """(N,) passes spent on the picture, the one that judges 8 bits included"""
+    backwards: Tensor
+    zero_gradients: Tensor
+    """(N,) gradients that were 0 everywhere or not finite"""
+    trace: Tensor
+    """(N, looks) float64: how far the attack was ahead (above 0: it had won) at each look, in
+    logits; nan where there was no look"""
+
+    def __len__(self) -> int:
+        return len(self.success)
+
+    def cpu(self) -> Found:
+        """The same with every tensor on the CPU."""
+        return self._each(Tensor.cpu)
+
+    def __getitem__(self, rows: Tensor | slice) -> Found:
+        """The same for some of the pictures."""
+        return self._each(lambda tensor: tensor[rows])
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Found:
+        changed: dict[str, Any] = {
+            f.name: change(getattr(self, f.name)) for f in fields(self) if f.type == "Tensor"
+        }
+        return replace(self, **changed)
+
+
+def find(
+    model: Classifier,
+    walk: Walk,
+    pictures: Tensor,
+    labels: Tensor,
+    *,
+    attack: str,
+    eps: float | Tensor | None,
+    targeted: bool = False,
+    aims: Tensor | None = None,
+    starts: Tensor | None = None,
+    scale: Tensor | None = None,
+    clean: Tensor | None = None,
+    restarts: int = 1,
+    eight_bit: bool = False,
+    margin: float = 0.0,
+    seed: int = 0,
+    slots: int | None = None,
+    precision: str = "fp32",
+    further: Callable[[Job, Outcome], Job | None] | None = None,
+    progress: Progress | None = None,
+) -> Found:
+    """Let a walk attack pictures, and say what became of each.
+
+    pictures: (N, 3, H, W) in [0, 1]; labels: (N,) to be left, or reached with `targeted`
+    eps: radius, one or (N,); None for attacks without a ball (the walk then sees eps = inf)
+    aims, starts, scale: of each picture, for the `Job`
+    clean: (N, classes) logits of the pictures, if the caller has them: no pass is spent on them
+    restarts, eight_bit, margin: as in `search.run`; seed: of the random numbers
+    precision: "bf16" searches in bf16, judges in fp32 what was found, and searches once more in
+        fp32 for the pictures whose success did not hold
+    further: told a job that failed, may give another for the same picture (another target, say);
+        the outcomes are merged
+
+    Raises UserError for arguments out of range.
+    """
+    pictures = check_pictures(pictures)
+    count, device = len(pictures), pictures.device
+    if eps is None:
+        radii = torch.full((count,), torch.inf, dtype=torch.float64)
+    else:
+        radii = check_eps(eps, walk.norm, count)
+    labels = check_labels(labels, count)
+    if precision not in {"fp32", "bf16"}:
+        raise UserError(f"unknown precision {precision!r}; take fp32 or bf16")
+    if clean is not None and (clean.dim() != 2 or len(clean) != count):
+        raise UserError(f"clean must be the logits of {count} pictures, got {tuple(clean.shape)}")
+    if eight_bit:
+        pictures = images.quantise(pictures)
+    slots = check_slots(slots, device)
+    outcomes: dict[int, Outcome] = {}
+    decided = 0
+
+    with frozen(model):
+        spent = 0
+        if clean is None and precision == "bf16":
+            clean, spent = classify(model, pictures, slots=slots), 1
+        answers = None if clean is None else clean.argmax(1).tolist()
+        jobs = []
+        for i, label in enumerate(labels.tolist()):
+            job = Job(
+                pictures[i], label, float(radii[i]), balls.picture_key(pictures[i], seed), i,
+                known_right=clean is not None, aim=0 if aims is None else int(aims[i]),
+                start=None if starts is None else starts[i],
+                scale=1.0 if scale is None else float(scale[i]),
+            )  # fmt: skip
+            if answers is None:
+                jobs.append(job)
+            elif (answers[i] == label) == targeted or job.eps == 0:
+                outcomes[i] = _at_once(job, answers[i], (answers[i] == label) == targeted, spent)
+            else:
+                outcomes[i] = _at_once(job, answers[i], False, spent)
+                jobs.append(job)
+
+        def done(job: Job, outcome: Outcome) -> Job | None:
+            nonlocal decided
+            i = job.tag
+            outcomes[i] = merged(outcomes[i], outcome) if i in outcomes else outcome
+            more = further(job, outcome) if further is not None and not outcome.success else None
+            if more is None:
+                decided += 1
+                if progress is not None:
+                    progress(min(count - len(jobs) + decided, count), count, attack)
+            return more
+
+        settings: dict[str, Any] = {
+            "slots": slots, "done": done, "targeted": targeted, "restarts": restarts,
+            "eight_bit": eight_bit, "margin": margin,
+        }  # fmt: skip
+        run(model, jobs, walk, precision=precision, **settings)
+        if precision == "bf16":
+            again = _judged(model, labels, outcomes, targeted, margin, slots)
+            run(model, [job for job in jobs if job.tag in again], walk, **settings)
+        return gather(model, pictures, labels, outcomes, attack=attack, norm=walk.norm,
+                      targeted=targeted, slots=slots, looks=walk.looks * restarts)  # fmt: skip
+
+
+def _at_once(job: Job, answer: int, already: bool, forwards: int) -> Outcome:
+    """The outcome of a job before any walk."""
+    return Outcome(
+        picture=job.picture.clone(), success=already, already=already, clean=answer,
+        predicted=answer, margin=-torch.inf, steps=0, first_step=0 if already else -1, made=0,
+        looks=0, forwards=forwards, backwards=0, zero_gradients=0,
+        trace=torch.empty(0, dtype=torch.float64),
+    )  # fmt: skip
+
+
+def merged(first: Outcome, then: Outcome) -> Outcome:
+    """One outcome of two attempts at a picture, the second made because the first had failed."""
+    better = then if then.success or then.margin > first.margin else first
+    before = first.made if better is then else 0
+    known = first.trace[: first.looks]
+    return replace(
+        better,
+        clean=first.clean if then.clean is None else then.clean,
+        steps=better.steps + before,
+        first_step=then.first_step + first.made if then.success else -1,
+        made=first.made + then.made,
+        looks=first.looks + then.looks,
+        forwards=first.forwards + then.forwards,
+        backwards=first.backwards + then.backwards,
+        zero_gradients=first.zero_gradients + then.zero_gradients,
+        trace=torch.cat([known, then.trace]),
+    )
+
+
+def _judged(
+    model: Classifier, labels: Tensor, outcomes: dict[int, Outcome], targeted: bool,
+    margin: float, slots: int,
+) -> set[int]:  # fmt: skip
+    """Judge in fp32 what a bf16 search has found; the numbers of the pictures that stood it not."""
+    rows = [i for i, o in outcomes.items() if o.success and not o.already]
+    if not rows:
+        return set()
+    logits = classify(model, torch.stack([outcomes[i].picture for i in rows]), slots=slots).double()
+    at = labels[torch.tensor(rows)].to(logits.device)
+    own = logits.gather(1, at[:, None])[:, 0]
+    other = logits.scatter(1, at[:, None], -torch.inf).amax(1)
+    ahead = (own - other if targeted else other - own).tolist()
+    failed = set()
+    for i, answer, lead in zip(rows, logits.argmax(1).tolist(), ahead, strict=True):
+        wrong = lead > margin if margin > 0 else (answer == int(labels[i])) == targeted
+        o = outcomes[i]
+        outcomes[i] = replace(
+            o, success=wrong, predicted=answer, margin=lead, forwards=o.forwards + 1,
+            first_step=o.first_step if wrong else -1,
+        )  # fmt: skip
+        if not wrong:
+            failed.add(i)
+    return failed
+
+
+def gather(
+    model: Classifier,
+    pictures: Tensor,
+    labels: Tensor,
+    outcomes: dict[int, Outcome],
+    *,
+    attack: str,
+    norm: str,
+    targeted: bool,
+    slots: int,
+    looks: int = 0,
+) -> Found:
+    """The outcomes of pictures 0 to N - 1 as one result; what 8 bits can hold is judged here.
+
+    looks: columns of the trace at least
+    To be called within `frozen(model)`.
+    """
+    found = [outcomes[i] for i in range(len(pictures))]
+    adversarial = torch.stack([o.picture for o in found])
+
+    def gathered(name: str, dtype: torch.dtype = torch.long) -> Tensor:
+        return torch.tensor([getattr(o, name) for o in found], dtype=dtype)
+
+    success = gathered("success", torch.bool)
+    forwards = gathered("forwards")
+    success_8bit = success.clone()
+    rounded = images.quantise(adversarial).to(adversarial.dtype)
+    changed = (rounded != adversarial).flatten(1).any(1).cpu() & success
+    if changed.any():
+        rows = changed.nonzero()[:, 0]
+        classes = classify(model, rounded[rows.to(rounded.device)], slots=slots).argmax(1).cpu()
+        wanted = labels.cpu()[rows]
+        success_8bit[rows] = classes == wanted if targeted else classes != wanted
+        forwards[rows] += 1
+    distance = balls.distance(pictures, adversarial, norm).cpu()
+    longest = max(looks, *(len(o.trace) for o in found))
+    trace = torch.full((len(found), longest), torch.nan, dtype=torch.float64)
+    for i, o in enumerate(found):
+        trace[i, : len(o.trace)] = o.trace
+    return Found(
+        attack=attack,
+        norm=norm,
+        adversarial=adversarial,
+        success=success,
+        success_8bit=success_8bit,
+        already=gathered("already", torch.bool),
+        clean=gathered("clean"),
+        predicted=gathered("predicted"),
+        distance=torch.where(success, distance, torch.inf),
+        l2=balls.l2_distance(pictures, adversarial).cpu(),
+        linf=balls.linf_distance(pictures, adversarial).cpu(),
+        first_step=gathered("first_step"),
+        steps=gathered("steps"),
+        forwards=forwards,
+        backwards=gathered("backwards"),
+        zero_gradients=gathered("zero_gradients"),
+        trace=trace,
+    )

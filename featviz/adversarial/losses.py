@@ -1,0 +1,86 @@
+"""What an attack ascends: from logits to one value a picture and its gradient at the logits.
+
+Each function takes logits (N, classes), labels (N,) and perhaps a target class, and gives the
+value (N,), to be ascended, and the weights (N, classes) = d value / d logits, both in float64.
+The walk takes the weights back through the model (`search.Look.gradient`).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+_GUARD = 1e-12
+
+
+def cross_entropy(
+    logits: Tensor, labels: Tensor, *, targeted: bool = False, scale: Tensor | float = 1.0
+) -> tuple[Tensor, Tensor]:
+    """Cross-entropy of the labels, in the form that confidence does not silence.
+
+    With m = logsumexp of the other logits - z_y, the cross-entropy is log(1 + exp(m)): it grows
+    with m, so that both order the pictures alike. Its gradient is 1 - p_y times that of m. The
+    factor changes neither a sign step nor a normalised one, but underflows to 0 on a confident
+    model. So m and its gradient, softmax of the others - onehot of y, stand for it. With
+    `targeted`, the labels are to be reached and both change sign.
+
+    scale: (N,) or a number; the logits are multiplied with it first (an inverse temperature).
+    """
+    factor = torch.as_tensor(scale, dtype=torch.float64, device=logits.device)
+    z = logits.double() * factor.view(-1, 1)
+    own = torch.zeros_like(z).scatter_(1, labels[:, None], 1.0)
+    others = z.masked_fill(own.bool(), -torch.inf)
+    value = others.logsumexp(1) - z.gather(1, labels[:, None])[:, 0]
+    weights = others.softmax(1) - own
+    return (-value, -weights) if targeted else (value, weights)
+
+
+def margin(logits: Tensor, labels: Tensor, *, targeted: bool = False) -> tuple[Tensor, Tensor]:
+    """The best other logit minus the label's (`targeted`: the other way round); above 0 it errs."""
+    z = logits.double()
+    own = labels[:, None]
+    value, best = z.scatter(1, own, -torch.inf).max(1)
+    weights = torch.zeros_like(z).scatter_(1, best[:, None], 1.0).scatter_(1, own, -1.0)
+    value = value - z.gather(1, own)[:, 0]
+    return (-value, -weights) if targeted else (value, weights)
+
+
+def towards(logits: Tensor, labels: Tensor, aims: Tensor) -> tuple[Tensor, Tensor]:
+    """z_aim - z_y: the margin of one class over the label."""
+    z = logits.double()
+    value = (z.gather(1, aims[:, None]) - z.gather(1, labels[:, None]))[:, 0]
+    weights = torch.zeros_like(z).scatter_(1, aims[:, None], 1.0)
+    return value, weights.scatter_add_(1, labels[:, None], -torch.ones_like(z[:, :1]))
+
+
+def dlr(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """The difference of logits ratio: -(z_y - max other) / (z_1st - z_3rd).
+
+    Croce & Hein 2020 (arXiv:2003.01690), equation 6. Neither shift nor positive scale of the
+    logits changes it. It needs 3 classes.
+    """
+    z = logits.double()
+    ranked, order = z.topk(3, 1)
+    value, weights = margin(z, labels)
+    spread = ranked[:, 0] - ranked[:, 2]
+    size = spread + _GUARD * _unit(z)
+    slope = torch.zeros_like(z).scatter_(1, order[:, :1], 1.0).scatter_(1, order[:, 2:], -1.0)
+    return value / size, (weights - (value / size)[:, None] * slope) / size[:, None]
+
+
+def dlr_towards(logits: Tensor, labels: Tensor, aims: Tensor) -> tuple[Tensor, Tensor]:
+    """Targeted DLR: (z_aim - z_y) / (z_1st - (z_3rd + z_4th) / 2). It needs 4 classes.
+
+    Croce & Hein 2020, equation 7. Not a targeted attack: any wrong answer is a success.
+    """
+    z = logits.double()
+    ranked, order = z.topk(4, 1)
+    value, weights = towards(z, labels, aims)
+    size = ranked[:, 0] - (ranked[:, 2] + ranked[:, 3]) / 2 + _GUARD * _unit(z)
+    slope = torch.zeros_like(z).scatter_(1, order[:, :1], 1.0).scatter_(1, order[:, 2:], -0.5)
+    return value / size, (weights - (value / size)[:, None] * slope) / size[:, None]
+
+
+def _unit(z: Tensor) -> Tensor:
+    """(N,) the spread of the logits, so that the guard against 0 / 0 scales with them."""
+    return (z.amax(1) - z.amin(1)).clamp(min=1e-300)
