@@ -78,6 +78,48 @@ def tiny_model(seed: int = 0, classes: int = 5) -> Model:
     )  # fmt: skip
 
 
+class Broken(nn.Module):
+    """A net with a fault on purpose; `kind` says which."""
+
+    KINDS = (
+        "quantised", "shattered", "stochastic", "detached", "scaled", "softmax", "undefined",
+        "wants 255",
+    )  # fmt: skip
+
+    def __init__(self, net: nn.Module, kind: str):
+        super().__init__()
+        assert kind in {*self.KINDS, "healthy"}
+        self.net, self.kind = net, kind
+
+    def forward(self, x: Tensor) -> Tensor:
+        kind = self.kind
+        if kind == "quantised":
+            return self.net((x * 8).round() / 8)
+        if kind == "shattered":  # ripples too fine for any step, far steeper than the net
+            return self.net(x + 1e-4 * torch.sin(1e6 * x))
+        if kind == "stochastic":
+            return self.net(x + 0.05 * torch.randn_like(x))
+        if kind == "detached":
+            return self.net(x.detach())
+        if kind == "scaled":
+            return 1e6 * self.net(x)
+        if kind == "softmax":
+            return self.net(x).softmax(1)
+        if kind == "undefined":  # the root's slope at 0 is infinite, times 0
+            return self.net(x + (0 * x).sqrt())
+        if kind == "wants 255":
+            return self.net(x / 255)
+        return self.net(x)
+
+
+def broken_model(kind: str, seed: int = 0) -> Model:
+    """`tiny_model` with a fault."""
+    return Model(
+        Broken(tiny_net(seed), kind), name=kind, input_size=16, mean=(0.5, 0.45, 0.4),
+        std=(0.25, 0.25, 0.25), classes=[("", f"kind {i}") for i in range(5)],
+    )  # fmt: skip
+
+
 def photographs(count: int, seed: int = 1, side: int = 16) -> Tensor:
     """Smooth 8-bit pictures, (N, 3, side, side)."""
     generator = torch.Generator().manual_seed(seed)
