@@ -158,6 +158,21 @@ def quantise(images: Tensor) -> Tensor:
     return to_uint8(images).to(images.device, torch.float32).div_(255)
 
 
+def through_jpeg(images: Tensor, quality: int) -> Tensor:
+    """What comes back when the pictures (N, 3, H, W) are saved as JPEG and read again.
+
+    Pillow's own settings beside the quality (1 to 95), among them half the resolution for colour.
+    """
+    from PIL import Image
+
+    read = []
+    for image in images:
+        buffer = io.BytesIO()
+        to_pillow(image).save(buffer, format="JPEG", quality=quality)
+        read.append(from_pillow(Image.open(buffer)))
+    return torch.stack(read).to(images.device, images.dtype)
+
+
 def write_png(image: Tensor, path: str | Path) -> None:
     """Save (3, H, W) in [0, 1] as a PNG, without loss beyond the rounding to 8 bits."""
     to_pillow(image).save(path, format="PNG", optimize=False)
