@@ -32,6 +32,8 @@ class Layer:
     """the module's class: "Conv2d", "ReLU" ..."""
     shape: tuple[int, ...]
     """of the activation of one picture: (C, H, W), (C,) or (tokens, C)"""
+    channels_last: bool
+    """the module itself gives (H, W, C); featviz turns it round"""
     calls: int
     parameters: int
     macs: int
@@ -152,7 +154,8 @@ def tap(model: Model, layers: Sequence[str], *, stop: bool = False) -> Iterator[
             pending[name] -= 1
             if pending[name] > 0:
                 return None
-            taken[name] = _first_tensor(output)
+            value = _first_tensor(output)
+            taken[name] = value.permute(0, 3, 1, 2) if places[name].channels_last else value
             if stop and all(count <= 0 for count in pending.values()):
                 raise _Reached
             # Later in-place operations (ReLU(inplace=True)) must not reach what was taken.

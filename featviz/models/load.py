@@ -108,9 +108,10 @@ class Model(nn.Module):
         table = {}
         for path, r in records.items():
             name = names.get(path, path)
+            shape = (r.shape[2], *r.shape[:2]) if r.channels_last else r.shape
             table[name] = Layer(
-                name, path, r.kind, r.shape, r.calls, r.parameters, r.macs, r.receptive_field,
-                r.whole,
+                name, path, r.kind, shape, r.channels_last, r.calls, r.parameters, r.macs,
+                r.receptive_field, r.whole,
             )  # fmt: skip
         return table
 

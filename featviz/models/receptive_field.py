@@ -5,6 +5,9 @@ layers, branches and reused modules are counted as they are. Per axis a feature 
 a stride j and a start o (the first input pixel under position 0); a window of k with stride t,
 padding p and dilation d turns them into s + d(k-1)j, jt, o - pj (Araujo et al. 2019, Distill,
 "Computing receptive fields of convolutional neural networks", eqs. 2 and 5).
+
+Followed beside it is which axis of a tensor holds the channels, since some nets (ConvNeXt, Swin)
+carry maps as (N, H, W, C): a matrix product puts its channels last, a permutation moves them.
 """
 
 from __future__ import annotations
@@ -46,6 +49,8 @@ class ModuleRecord:
     kind: str
     shape: tuple[int, ...]
     """of its output, without the batch"""
+    channels_last: bool
+    """a map (H, W, C)"""
     calls: int
     """how often it ran in one pass; what is recorded is its last run"""
     parameters: int
@@ -70,6 +75,7 @@ _POINTWISE = {
     "_to_copy", "rsub", "select", "slice", "split", "chunk", "unbind", "split_with_sizes",
 }  # fmt: skip
 _RESHAPES = {"view", "_unsafe_view", "reshape", "unsqueeze", "squeeze", "transpose", "permute"}
+_PRODUCTS = {"addmm", "mm", "linear", "bmm", "matmul", "mkldnn_linear"}
 _WINDOWS = {
     "avg_pool2d": 1, "max_pool2d_with_indices": 1, "avg_pool3d": 1, "max_pool2d": 1,
     "mkldnn_max_pool2d": 1,
@@ -82,12 +88,14 @@ class _Watch(TorchDispatchMode):
     def __init__(self, picture: Tensor):
         super().__init__()
         self.sights: dict[int, tuple[Tensor, _Sight]] = {}
+        self.channels: dict[int, int | None] = {}  # the axis; None where it is not known
         self.macs = 0
-        self.mark(picture, ReceptiveField((1, 1), (1, 1), (0, 0)))
+        self.mark(picture, ReceptiveField((1, 1), (1, 1), (0, 0)), 1)
 
-    def mark(self, tensor: Tensor, sight: _Sight) -> None:
+    def mark(self, tensor: Tensor, sight: _Sight, channels: int | None) -> None:
         # The tensor is kept alive, so its id names it alone.
         self.sights[id(tensor)] = (tensor, sight)
+        self.channels[id(tensor)] = channels
 
     def seen(self, tensor: Tensor) -> _Sight:
         return self.sights[id(tensor)][1]
@@ -111,9 +119,12 @@ class _Watch(TorchDispatchMode):
         if outputs:
             self.macs += _macs(name, args, outputs[0])
         if inputs and outputs:
-            sight = _follow(name, args, inputs, [self.seen(t) for t in inputs], outputs[0])
+            axis = self.channels[id(inputs[0])]
+            sights = [self.seen(t) for t in inputs]
+            sight = _follow(name, args, inputs, sights, axis, outputs[0])
+            axis = _channels(name, args, inputs[0], axis, outputs[0])
             for tensor in outputs:
-                self.mark(tensor, sight)
+                self.mark(tensor, sight, axis)
         return out
 
 
@@ -146,8 +157,45 @@ def _macs(name: str, args: Sequence[Any], out: Tensor) -> int:
     return 0
 
 
+def _channels(
+    name: str, args: Sequence[Any], one: Tensor, axis: int | None, out: Tensor
+) -> int | None:
+    """The axis of `out` that holds the channels, which are on `axis` of the input `one`."""
+    if name in _PRODUCTS or name == "native_layer_norm":
+        return out.dim() - 1
+    if "convolution" in name or "adaptive" in name or name in _WINDOWS:
+        return 1
+    if axis is None:
+        return None
+    order = _order(name, args, one.dim())
+    if order is not None:
+        return order.index(axis)
+    if name not in _RESHAPES:
+        return axis if out.dim() == one.dim() else None
+    if axis == one.dim() - 1:  # (N H W, C) to (N, H, W, C) and back
+        return out.dim() - 1 if out.shape[-1] == one.shape[-1] else None
+    return axis if out.shape[: axis + 1] == one.shape[: axis + 1] else None
+
+
+def _order(name: str, args: Sequence[Any], count: int) -> list[int] | None:
+    """Which input axis each output axis is, if the operation permutes axes."""
+    if name == "permute":
+        return [int(i) % count for i in args[1]]
+    if name in {"transpose", "t"}:
+        one, other = (int(i) % count for i in (args[1:] if len(args) > 1 else (0, 1)))
+        order = list(range(count))
+        order[one], order[other] = order[other], order[one]
+        return order
+    return None
+
+
 def _follow(
-    name: str, args: Sequence[Any], inputs: list[Tensor], sights: list[_Sight], out: Tensor
+    name: str,
+    args: Sequence[Any],
+    inputs: list[Tensor],
+    sights: list[_Sight],
+    axis: int | None,
+    out: Tensor,
 ) -> _Sight:
     if any(s is None for s in sights):
         return None
@@ -183,8 +231,19 @@ def _follow(
         return replace(first, offset=offset)
     if name in {"mean", "sum"} and out.shape[-2:] != inputs[0].shape[-2:]:
         return "whole"
+    one = inputs[0]
+    last = axis == one.dim() - 1
+    if last and (name in _PRODUCTS or (name == "native_layer_norm" and len(args[1]) == 1)):
+        return first  # position by position
     if name in _RESHAPES:
-        if out.dim() >= 3 and out.shape[-2:] == inputs[0].shape[-2:]:
+        order = _order(name, args, one.dim())
+        if order is not None and one.dim() == 4:
+            rows_first = [i for i in order if i not in {0, axis}]
+            return first if rows_first == sorted(rows_first) else None
+        if last and out.shape[-1] == one.shape[-1]:
+            # Rows of channels for a matrix product, or back to the map they were taken from.
+            return first if {one.dim(), out.dim()} <= {2, 4} else None
+        if not last and out.dim() >= 3 and out.shape[-2:] == one.shape[-2:]:
             return first
         # Flattened for a fully connected layer; anything else leaves the grid for the unknown.
         return "whole" if out.dim() == 2 else None
@@ -271,6 +330,7 @@ def record_modules(net: nn.Module, picture: Tensor) -> dict[str, ModuleRecord]:
             path=path,
             kind=type(module).__name__,
             shape=tuple(tensor.shape[1:]),
+            channels_last=tensor.dim() == 4 and watch.channels.get(id(tensor)) == 3,
             calls=calls[path],
             parameters=sum(p.numel() for p in module.parameters()),
             macs=macs[path],

@@ -221,3 +221,42 @@ def test_multiply_adds_of_alexnet_are_those_counted_by_hand() -> None:
     assert {name: layers[name].macs for name in by_hand} == by_hand
     grouped = featviz.load("alexnet-2012").layers
     assert grouped["conv2"].macs == 256 * 27 * 27 * 48 * 5 * 5
+
+
+class LastBlock(nn.Module):
+    """A map carried as (N, H, W, C) between two convolutions, as ConvNeXt and Swin do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 5, 3, stride=2)
+        self.norm = nn.LayerNorm(5)
+        self.wider = nn.Linear(5, 7)
+        self.bend = nn.GELU()
+        self.back = nn.Conv2d(7, 4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.bend(self.wider(self.norm(self.first(x).permute(0, 2, 3, 1))))
+        return self.back(x.permute(0, 3, 1, 2)).mean((2, 3))
+
+
+def test_maps_with_channels_last_are_turned_round_and_keep_their_fields() -> None:
+    torch.manual_seed(3)
+    net = LastBlock().eval()
+    model = Model(net, name="last", input_size=21)
+    shapes = {name: layer.shape for name, layer in model.layers.items()}
+    assert shapes == {
+        "first": (5, 10, 10), "norm": (5, 10, 10), "wider": (7, 10, 10), "bend": (7, 10, 10),
+        "back": (4, 8, 8), "logits": (4,),
+    }  # fmt: skip
+    turned = [name for name, layer in model.layers.items() if layer.channels_last]
+    assert turned == ["norm", "wider", "bend"]
+    fields = {name: layer.receptive_field for name, layer in model.layers.items()}
+    assert {name: field.size[0] for name, field in fields.items() if field} == {
+        "first": 3, "norm": 3, "wider": 3, "bend": 3, "back": 7,
+    }  # fmt: skip
+    pictures = torch.rand(2, 3, 21, 21)
+    seen: list[Tensor] = []
+    handle = net.wider.register_forward_hook(lambda m, i, out: seen.append(out))
+    taken = featviz.activations(model, pictures, ["wider"])["wider"]
+    handle.remove()
+    assert torch.equal(taken, seen[0].permute(0, 3, 1, 2))
