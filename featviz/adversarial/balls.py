@@ -1,10 +1,11 @@
-"""The sets an attack may move in: an L-infinity or L2 ball round each picture, within [0, 1].
+"""The sets an attack may move in: an L-infinity, L2 or L1 ball round each picture, within [0, 1].
 
 In: pictures (N, 3, H, W) and one radius eps a picture, (N,) in float64. Out: pictures that are
 inside exactly, measured in float64, and not up to a rounding error.
 
-The projection on an L2 ball within a box scales and clips at once: each component is
-clip(s * v, low, high) with the one s in (0, 1] for which the norm is eps. Scaling first and
+The projections are those on the ball within the box. In L2 each component is clip(s * v, low,
+high) with the one s in (0, 1] for which the norm is eps; in L1 it is v drawn towards 0 by the one
+threshold t, and clipped (Croce & Hein 2021, arXiv:2103.01208). Projecting on the ball first and
 clipping afterwards stays inside both sets, but is not the nearest point of their intersection.
 """
 
@@ -16,8 +17,8 @@ import math
 import torch
 from torch import Tensor
 
-NORMS = ("linf", "l2")
-NORM_NAMES = {"linf": "L∞", "l2": "L2"}
+NORMS = ("linf", "l2", "l1")
+NORM_NAMES = {"linf": "L∞", "l2": "L2", "l1": "L1", "l0": "L0"}
 LEVELS = 255
 
 
@@ -69,12 +70,77 @@ def project_l2(delta: Tensor, low: Tensor, high: Tensor, eps: Tensor) -> Tensor:
     return projected.to(delta.dtype).view_as(delta)
 
 
-def inside_l2(pictures: Tensor, moved: Tensor, eps: Tensor) -> Tensor:
+def project_l1(delta: Tensor, low: Tensor, high: Tensor, eps: Tensor) -> Tensor:
+    """The nearest perturbation with L1 norm at most eps and low <= delta <= high.
+
+    As `project_l2`. The threshold t is the root of sum min(max(|v| - t, 0), room) = eps, which is
+    piecewise linear: Newton's method, kept between two sides, reaches it in a few rounds.
+    """
+    v = delta.flatten(1).double()
+    room = torch.where(v > 0, high.flatten(1).double(), -low.flatten(1).double())
+    size = v.abs()
+    below, above = torch.zeros_like(eps), size.amax(1)
+    threshold = below
+    for _ in range(100):
+        short = size - row(threshold)
+        excess = torch.minimum(short.clamp(min=0), room).sum(1) - eps
+        # Whoever is inside without any threshold stays there; whoever has arrived, too.
+        settled = ((excess <= 0) & (threshold == 0)) | (excess.abs() <= 1e-12 * eps)
+        if bool(settled.all()):
+            break
+        below = torch.where(excess > 0, threshold, below)
+        above = torch.where(excess > 0, above, threshold)
+        aim = threshold + excess / ((short > 0) & (short < room)).sum(1)
+        between = (aim > below) & (aim < above)  # false for nan, too
+        moved = torch.where(between, aim, (below + above) / 2)
+        threshold = torch.where(settled, threshold, moved)
+    projected = v.sign() * torch.minimum((size - row(threshold)).clamp(min=0), room)
+    return projected.to(delta.dtype).view_as(delta)
+
+
+def project(pictures: Tensor, moved: Tensor, eps: Tensor, norm: str) -> Tensor:
+    """The pictures nearest to `moved` that lie within eps of `pictures` and in [0, 1]."""
+    if norm == "linf":
+        return torch.clamp(moved, *linf_bounds(pictures, eps))
+    onto = {"l2": project_l2, "l1": project_l1}[norm]
+    delta = onto(moved - pictures, -pictures, 1 - pictures, eps)
+    return inside(pictures, pictures + delta, eps, norm)
+
+
+def farthest(pictures: Tensor, gradient: Tensor, eps: Tensor, norm: str) -> Tensor:
+    """The pictures within eps and [0, 1] that are farthest along the gradient.
+
+    They maximise the sum of gradient * (result - pictures): in L-infinity every component moves
+    by eps, in L1 the components of largest gradient move as far as the box lets them until eps is
+    spent, in L2 all move in proportion to the gradient, those that meet the box less. On a linear
+    model no other picture of the ball does better.
+    """
+    if norm == "linf":
+        low, high = linf_bounds(pictures, eps)
+        return torch.where(gradient > 0, high, torch.where(gradient < 0, low, pictures))
+    g = gradient.double()
+    g = g / column(g.flatten(1).abs().amax(1).clamp(min=1e-300))
+    if norm == "l2":
+        # Far out along the gradient, the nearest point of the set is the farthest one along it.
+        far = 1e6 * column(eps) * g / column(g.flatten(1).norm(dim=1).clamp(min=1e-300))
+        delta = project_l2(far, -pictures, 1 - pictures, eps)
+        return inside(pictures, (pictures + delta).to(pictures.dtype), eps, norm)
+    flat, x = g.flatten(1), pictures.flatten(1).double()
+    room = torch.where(flat > 0, 1 - x, torch.where(flat < 0, x, 0))
+    order = flat.abs().argsort(dim=1, descending=True, stable=True)
+    spent = room.gather(1, order).cumsum(1)
+    left = (row(eps) - (spent - room.gather(1, order))).clamp(min=0)
+    change = torch.zeros_like(room).scatter_(1, order, torch.minimum(room.gather(1, order), left))
+    moved = (x + flat.sign() * change).to(pictures.dtype).view_as(pictures)
+    return inside(pictures, moved, eps, norm)
+
+
+def inside(pictures: Tensor, moved: Tensor, eps: Tensor, norm: str) -> Tensor:
     """`moved`, drawn towards `pictures` by what rounding put it outside the ball."""
     moved = moved.clamp(0, 1)
     shrink = 1.0 - 1e-7
     while True:
-        outside = l2_distance(pictures, moved) > eps
+        outside = distance(pictures, moved, norm) > eps
         if not outside.any():
             return moved
         nearer = pictures + shrink * (moved - pictures)
@@ -108,11 +174,22 @@ def distance(one: Tensor, other: Tensor, norm: str) -> Tensor:
     return measures[norm](one, other)
 
 
+def dual_size(gradient: Tensor, norm: str) -> Tensor:
+    """(N,) float64: what a change of size 1 in the norm can gain along the gradient."""
+    flat = gradient.flatten(1).double()
+    if norm == "linf":
+        return flat.abs().sum(1)
+    largest = flat.abs().amax(1)
+    if norm == "l1":
+        return largest
+    return largest * (flat / row(largest.clamp(min=1e-300))).square().sum(1).sqrt()
+
+
 def on_levels(pictures: Tensor, moved: Tensor, eps: Tensor, norm: str) -> Tensor:
     """`moved` as 8 bits can hold it, still within eps of `pictures` (which are 8-bit themselves).
 
-    Distances are counted in levels of 1/255. In L2 plain rounding may lead outside; then fewer
-    components are rounded away from the picture, those with the smallest fraction first.
+    Distances are counted in levels of 1/255. In L2 and L1 plain rounding may lead outside; then
+    fewer components are rounded away from the picture, those with the smallest fraction first.
     """
     start = (pictures.double() * LEVELS).round()
     change = moved.double() * LEVELS - start
@@ -124,13 +201,13 @@ def on_levels(pictures: Tensor, moved: Tensor, eps: Tensor, norm: str) -> Tensor
         # A component counts as one level more when its fraction is above the threshold.
         low, high = torch.full_like(radius, 0.5), torch.full_like(radius, 1.0)
         levels = _rounded(change, low)
-        if (_norm(levels) > radius).any():
+        if (_size(levels, norm) > radius).any():
             for _ in range(12):
                 middle = (low + high) / 2
-                outside = _norm(_rounded(change, middle)) > radius
+                outside = _size(_rounded(change, middle), norm) > radius
                 low = torch.where(outside, middle, low)
                 high = torch.where(outside, high, middle)
-            fits = _norm(levels) <= radius
+            fits = _size(levels, norm) <= radius
             levels = torch.where(column(fits), levels, _rounded(change, high))
     return ((start + levels).clamp(0, LEVELS).to(pictures.dtype)).div_(LEVELS)
 
@@ -139,8 +216,9 @@ def _rounded(change: Tensor, threshold: Tensor) -> Tensor:
     return change.sign() * (change.abs() + 1 - column(threshold)).floor()
 
 
-def _norm(levels: Tensor) -> Tensor:
-    return levels.flatten(1).square().sum(1).sqrt()
+def _size(levels: Tensor, norm: str) -> Tensor:
+    flat = levels.flatten(1)
+    return flat.square().sum(1).sqrt() if norm == "l2" else flat.abs().sum(1)
 
 
 def picture_key(picture: Tensor, seed: int) -> int:
@@ -167,21 +245,37 @@ def random_start(picture: Tensor, eps: float, norm: str, stream: torch.Generator
         noise = (eps * noise).to(picture.device, picture.dtype)
         low, high = linf_bounds(picture[None], radius)
         return torch.clamp((picture + noise)[None], low, high)[0]
-    noise = torch.randn(picture.shape, generator=stream, dtype=torch.float64)
-    u = torch.rand((), generator=stream, dtype=torch.float64)
-    noise *= eps * u ** (1 / noise.numel()) / noise.norm()
+    if norm == "l2":
+        noise = torch.randn(picture.shape, generator=stream, dtype=torch.float64)
+        u = torch.rand((), generator=stream, dtype=torch.float64)
+        noise *= eps * u ** (1 / noise.numel()) / noise.norm()
+    else:  # n exponentials over the sum of n + 1 are uniform in the simplex
+        draws = torch.rand(picture.numel() + 1, generator=stream, dtype=torch.float64)
+        shares = -torch.log1p(-draws)
+        noise = (eps * shares[:-1] / shares.sum()).view(picture.shape)
+        noise *= torch.randint(0, 2, picture.shape, generator=stream).mul_(2).sub_(1)
     moved = (picture + noise.to(picture.device, picture.dtype))[None]
-    return inside_l2(picture[None], moved, radius)[0]
+    return inside(picture[None], moved, radius, norm)[0]
 
 
 def random_noise(picture: Tensor, eps: float, norm: str, stream: torch.Generator) -> Tensor:
-    """Noise as large as the ball allows: ±eps in each component, or a direction of length eps."""
+    """Noise as large as the ball allows, in [0, 1]: ±eps in each component in L-infinity, a random
+    direction of length eps in L2, and in L1 (Laplace's noise, brought to that length)."""
     if norm == "linf":
         sign = torch.randint(0, 2, picture.shape, generator=stream).mul_(2).sub_(1)
-        return (picture + eps * sign.to(picture.device, picture.dtype)).clamp(0, 1)
-    noise = torch.randn(picture.shape, generator=stream, dtype=torch.float64)
-    noise *= eps / noise.norm()
-    return (picture + noise.to(picture.device, picture.dtype)).clamp(0, 1)
+        moved = (picture + eps * sign.to(picture.device, picture.dtype))[None]
+        radius = torch.tensor([eps], dtype=torch.float64, device=picture.device)
+        return project(picture[None], moved, radius, norm)[0]
+    if norm == "l2":
+        noise = torch.randn(picture.shape, generator=stream, dtype=torch.float64)
+        noise *= eps / noise.norm()
+    else:
+        draws = torch.rand(picture.shape, generator=stream, dtype=torch.float64) - 0.5
+        noise = -draws.sign() * torch.log1p(-2 * draws.abs())
+        noise *= eps / noise.abs().sum()
+    radius = torch.tensor([eps], dtype=torch.float64, device=picture.device)
+    moved = (picture + noise.to(picture.device, picture.dtype))[None]
+    return inside(picture[None], moved, radius, norm)[0]
 
 
 def eps_text(eps: float, norm: str) -> str:

@@ -28,10 +28,14 @@ Progress = Callable[[int, int, str], None]
 class Found:
     """What an attack made of each picture, in the order given."""
 
-    attack: str
-    """its name: pgd, apgd-ce, fmn, ..."""
+    attacks: tuple[str, ...]
+    """names: pgd, apgd-ce, fmn, ...; more than one if several were tried in turn"""
+    by: Tensor
+    """(N,) which of them succeeded; -1 where none did or none was needed"""
     norm: str
     """the norm it measures its changes in"""
+    classes: int
+    """how many the model tells apart; 0 where it was never asked"""
     adversarial: Tensor
     """(N, 3, H, W): the picture that fools; without success the one that came nearest to it"""
     success: Tensor
@@ -64,6 +68,11 @@ class Found:
     """(N, looks) float64: how far the attack was ahead (above 0: it had won) at each look, in
     logits; nan where there was no look"""
 
+    @property
+    def attack(self) -> str:
+        """The name of the attack, or of all of them."""
+        return " + ".join(self.attacks)
+
     def __len__(self) -> int:
         return len(self.success)
 
@@ -82,6 +91,42 @@ class Found:
         return replace(self, **changed)
 
 
+def together(first: Found, rows: Tensor, then: Found) -> Found:
+    """One result of two attacks in turn: `then` on the pictures `rows` (k,) of `first`.
+
+    A later success takes the place of a failure, and so does a later failure that came nearer.
+    """
+    better = then.success | (_ahead(then) > _ahead(first[rows]))
+    taken = rows[better]
+    changed: dict[str, Any] = {}
+    for name in ("adversarial", "success", "success_8bit", "predicted", "distance", "l2", "linf"):
+        value = getattr(first, name).clone()
+        at = taken.to(value.device)
+        value[at] = getattr(then, name)[better.to(value.device)]
+        changed[name] = value
+    before = (~first.trace.isnan()).sum(1) - 1  # steps, near enough: looks but the first
+    for name in ("steps", "first_step"):
+        value = getattr(first, name).clone()
+        own = getattr(then, name)
+        later = torch.where(own >= 0, own + before[rows].clamp(min=0), own)
+        value[taken] = later[better]
+        changed[name] = value
+    for name in ("forwards", "backwards", "zero_gradients"):
+        changed[name] = getattr(first, name).index_add(0, rows, getattr(then, name))
+    by = first.by.clone()
+    by[rows] = torch.where(then.by >= 0, then.by + len(first.attacks), by[rows])
+    width = first.trace.shape[1]
+    trace = first.trace.new_full((len(first), width + then.trace.shape[1]), torch.nan)
+    trace[:, :width] = first.trace
+    trace[rows, width:] = then.trace
+    return replace(first, attacks=first.attacks + then.attacks, by=by, trace=trace, **changed)
+
+
+def _ahead(found: Found) -> Tensor:
+    """(N,) how near the attack came: the best margin on the way."""
+    return found.trace.nan_to_num(-torch.inf).amax(1)
+
+
 def find(
     model: Classifier,
     walk: Walk,
@@ -93,7 +138,6 @@ def find(
     targeted: bool = False,
     aims: Tensor | None = None,
     starts: Tensor | None = None,
-    scale: Tensor | None = None,
     clean: Tensor | None = None,
     restarts: int = 1,
     eight_bit: bool = False,
@@ -108,8 +152,9 @@ def find(
 
     pictures: (N, 3, H, W) in [0, 1]; labels: (N,) to be left, or reached with `targeted`
     eps: radius, one or (N,); None for attacks without a ball (the walk then sees eps = inf)
-    aims, starts, scale: of each picture, for the `Job`
-    clean: (N, classes) logits of the pictures, if the caller has them: no pass is spent on them
+    aims, starts: of each picture, for the `Job`
+    clean: (N, classes) logits of the pictures, or (N,) classes, if the caller has them: no pass is
+        spent on them then
     restarts, eight_bit, margin: as in `search.run`; seed: of the random numbers
     precision: "bf16" searches in bf16, judges in fp32 what was found, and searches once more in
         fp32 for the pictures whose success did not hold
@@ -127,8 +172,11 @@ def find(
     labels = check_labels(labels, count)
     if precision not in {"fp32", "bf16"}:
         raise UserError(f"unknown precision {precision!r}; take fp32 or bf16")
-    if clean is not None and (clean.dim() != 2 or len(clean) != count):
-        raise UserError(f"clean must be the logits of {count} pictures, got {tuple(clean.shape)}")
+    if clean is not None and (clean.dim() not in {1, 2} or len(clean) != count):
+        raise UserError(
+            f"clean must be the logits or the classes of {count} pictures, got a tensor of shape "
+            f"{tuple(clean.shape)}"
+        )
     if eight_bit:
         pictures = images.quantise(pictures)
     slots = check_slots(slots, device)
@@ -136,17 +184,20 @@ def find(
     decided = 0
 
     with frozen(model):
-        spent = 0
+        spent = classes = 0
+        if clean is not None and clean.dim() == 2:
+            classes = clean.shape[1]
         if clean is None and precision == "bf16":
             clean, spent = classify(model, pictures, slots=slots), 1
-        answers = None if clean is None else clean.argmax(1).tolist()
+        if clean is not None and clean.dim() == 2:
+            clean = clean.argmax(1)
+        answers = None if clean is None else clean.tolist()
         jobs = []
         for i, label in enumerate(labels.tolist()):
             job = Job(
                 pictures[i], label, float(radii[i]), balls.picture_key(pictures[i], seed), i,
                 known_right=clean is not None, aim=0 if aims is None else int(aims[i]),
                 start=None if starts is None else starts[i],
-                scale=1.0 if scale is None else float(scale[i]),
             )  # fmt: skip
             if answers is None:
                 jobs.append(job)
@@ -171,12 +222,13 @@ def find(
             "slots": slots, "done": done, "targeted": targeted, "restarts": restarts,
             "eight_bit": eight_bit, "margin": margin,
         }  # fmt: skip
-        run(model, jobs, walk, precision=precision, **settings)
+        classes = max(classes, run(model, jobs, walk, precision=precision, **settings))
         if precision == "bf16":
             again = _judged(model, labels, outcomes, targeted, margin, slots)
             run(model, [job for job in jobs if job.tag in again], walk, **settings)
         return gather(model, pictures, labels, outcomes, attack=attack, norm=walk.norm,
-                      targeted=targeted, slots=slots, looks=walk.looks * restarts)  # fmt: skip
+                      targeted=targeted, slots=slots, classes=classes,
+                      looks=walk.looks * restarts)  # fmt: skip
 
 
 def _at_once(job: Job, answer: int, already: bool, forwards: int) -> Outcome:
@@ -244,11 +296,12 @@ def gather(
     norm: str,
     targeted: bool,
     slots: int,
+    classes: int = 0,
     looks: int = 0,
 ) -> Found:
     """The outcomes of pictures 0 to N - 1 as one result; what 8 bits can hold is judged here.
 
-    looks: columns of the trace at least
+    classes: how many the model has; looks: columns of the trace at least
     To be called within `frozen(model)`.
     """
     found = [outcomes[i] for i in range(len(pictures))]
@@ -264,22 +317,25 @@ def gather(
     changed = (rounded != adversarial).flatten(1).any(1).cpu() & success
     if changed.any():
         rows = changed.nonzero()[:, 0]
-        classes = classify(model, rounded[rows.to(rounded.device)], slots=slots).argmax(1).cpu()
+        answers = classify(model, rounded[rows.to(rounded.device)], slots=slots).argmax(1).cpu()
         wanted = labels.cpu()[rows]
-        success_8bit[rows] = classes == wanted if targeted else classes != wanted
+        success_8bit[rows] = answers == wanted if targeted else answers != wanted
         forwards[rows] += 1
     distance = balls.distance(pictures, adversarial, norm).cpu()
     longest = max(looks, *(len(o.trace) for o in found))
     trace = torch.full((len(found), longest), torch.nan, dtype=torch.float64)
     for i, o in enumerate(found):
         trace[i, : len(o.trace)] = o.trace
+    already = gathered("already", torch.bool)
     return Found(
-        attack=attack,
+        attacks=(attack,),
+        by=torch.where(success & ~already, 0, -1),
         norm=norm,
+        classes=classes,
         adversarial=adversarial,
         success=success,
         success_8bit=success_8bit,
-        already=gathered("already", torch.bool),
+        already=already,
         clean=gathered("clean"),
         predicted=gathered("predicted"),
         distance=torch.where(success, distance, torch.inf),

@@ -35,6 +35,17 @@ def cross_entropy(
     return (-value, -weights) if targeted else (value, weights)
 
 
+def temper(logits: Tensor) -> Tensor:
+    """(N,) the factor that brings the standard deviation of a picture's logits to 2.5.
+
+    Cross-entropy looks at the scale of the logits: on very large ones it sees a single other class,
+    on very small ones all alike. With this factor it looks alike at any scale; 2.5 is about what
+    AlexNets trained on photographs have of themselves.
+    """
+    spread = logits.double().std(1)
+    return torch.where(spread > 0, 2.5 / spread, 1.0)
+
+
 def margin(logits: Tensor, labels: Tensor, *, targeted: bool = False) -> tuple[Tensor, Tensor]:
     """The best other logit minus the label's (`targeted`: the other way round); above 0 it errs."""
     z = logits.double()
@@ -53,15 +64,16 @@ def towards(logits: Tensor, labels: Tensor, aims: Tensor) -> tuple[Tensor, Tenso
     return value, weights.scatter_add_(1, labels[:, None], -torch.ones_like(z[:, :1]))
 
 
-def dlr(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+def dlr(logits: Tensor, labels: Tensor, *, targeted: bool = False) -> tuple[Tensor, Tensor]:
     """The difference of logits ratio: -(z_y - max other) / (z_1st - z_3rd).
 
     Croce & Hein 2020 (arXiv:2003.01690), equation 6. Neither shift nor positive scale of the
-    logits changes it. It needs 3 classes.
+    logits changes it. It needs 3 classes. With `targeted`, the labels are to be reached and the
+    sign changes.
     """
     z = logits.double()
     ranked, order = z.topk(3, 1)
-    value, weights = margin(z, labels)
+    value, weights = margin(z, labels, targeted=targeted)
     spread = ranked[:, 0] - ranked[:, 2]
     size = spread + _GUARD * _unit(z)
     slope = torch.zeros_like(z).scatter_(1, order[:, :1], 1.0).scatter_(1, order[:, 2:], -1.0)

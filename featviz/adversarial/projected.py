@@ -1,8 +1,12 @@
-"""Attacks that walk up a loss within a ball: `fgsm`, `pgd`, and their common walk.
+"""Attacks that walk up a loss within a ball: `fgsm`, `bim`, `pgd`, `mi_fgsm`, and their walk.
 
     Goodfellow et al., "Explaining and Harnessing Adversarial Examples", 2015 (arXiv:1412.6572)
+    Kurakin et al., "Adversarial examples in the physical world", 2017 (arXiv:1607.02533)
     Madry et al., "Towards Deep Learning Models Resistant to Adversarial Attacks", 2018
         (arXiv:1706.06083)
+    Dong et al., "Boosting Adversarial Attacks with Momentum", 2018 (arXiv:1710.06081)
+    Tramèr & Boneh, "Adversarial Training and Robustness for Multiple Perturbations", 2019
+        (arXiv:1904.13000), for the sparse steps in L1
 
 A model is anything that takes pictures (N, 3, H, W) in [0, 1] and gives logits (N, classes). What
 comes back is inside the ball and inside [0, 1] exactly. A picture leaves the batch as soon as it
@@ -18,9 +22,12 @@ from torch import Tensor
 from featviz.adversarial import balls
 from featviz.adversarial.found import Found, Progress, find
 from featviz.adversarial.inputs import check_norm
-from featviz.adversarial.losses import cross_entropy
+from featviz.adversarial.losses import cross_entropy, temper
 from featviz.adversarial.search import Classifier, Look, Seats, Settings, Walk
 from featviz.errors import UserError
+
+SPARSITY = 0.01
+"""the share of the components that a step in L1 moves"""
 
 
 def fgsm(
@@ -30,22 +37,97 @@ def fgsm(
     *,
     eps: float | Tensor,
     norm: str = "linf",
+    tempered: bool = False,
     targeted: bool = False,
     eight_bit: bool = False,
     margin: float = 0.0,
     clean: Tensor | None = None,
     slots: int | None = None,
+    precision: str = "fp32",
     progress: Progress | None = None,
 ) -> Found:
-    """One step of size eps along the gradient (its sign in L-infinity, its direction in L2).
+    """One step to the picture of the ball that is farthest along the gradient.
 
-    Arguments as for `pgd`. Goodfellow et al. 2015, section 4.
+    In L-infinity that is eps times the gradient's sign, in L2 its direction, in L1 the components
+    of largest gradient; in each the box [0, 1] is reckoned with, so that on a linear model nothing
+    of the ball does better. Goodfellow et al. 2015, section 4.
+
+    tempered: bring the logits to one scale first (`losses.temper`)
+
+    Other arguments as for `pgd`.
     """
     check_settings(Settings(norm=norm))
-    walk = Ascent(norm, 1, 1.0, random_start=False, targeted=targeted)
     return find(
-        model, walk, pictures, labels, attack="fgsm", eps=eps, targeted=targeted,
-        eight_bit=eight_bit, margin=margin, clean=clean, slots=slots, progress=progress,
+        model, Farthest(norm, targeted=targeted, tempered=tempered), pictures, labels,
+        attack="fgsm", eps=eps, targeted=targeted, eight_bit=eight_bit, margin=margin,
+        clean=clean, slots=slots, precision=precision, progress=progress,
+    )  # fmt: skip
+
+
+def bim(
+    model: Classifier,
+    pictures: Tensor,
+    labels: Tensor,
+    *,
+    eps: float | Tensor,
+    norm: str = "linf",
+    steps: int = 10,
+    step_size: float = 0.2,
+    targeted: bool = False,
+    eight_bit: bool = False,
+    margin: float = 0.0,
+    clean: Tensor | None = None,
+    slots: int | None = None,
+    precision: str = "fp32",
+    progress: Progress | None = None,
+) -> Found:
+    """FGSM iterated in small steps from the picture itself: `pgd` without a random start.
+
+    Arguments as for `pgd`. Kurakin et al. 2017, section 2.2.
+    """
+    check_settings(Settings(norm=norm, steps=steps, step_size=step_size))
+    walk = Ascent(norm, steps, step_size, random_start=False, targeted=targeted)
+    return find(
+        model, walk, pictures, labels, attack="bim", eps=eps, targeted=targeted,
+        eight_bit=eight_bit, margin=margin, clean=clean, slots=slots, precision=precision,
+        progress=progress,
+    )  # fmt: skip
+
+
+def mi_fgsm(
+    model: Classifier,
+    pictures: Tensor,
+    labels: Tensor,
+    *,
+    eps: float | Tensor,
+    norm: str = "linf",
+    steps: int = 10,
+    step_size: float | None = None,
+    decay: float = 1.0,
+    targeted: bool = False,
+    eight_bit: bool = False,
+    margin: float = 0.0,
+    clean: Tensor | None = None,
+    slots: int | None = None,
+    precision: str = "fp32",
+    progress: Progress | None = None,
+) -> Found:
+    """BIM along a running sum of gradients, each divided by its L1 norm.
+
+    decay: what remains of the sum from step to step (the paper's mu)
+    step_size: in units of eps; default 1 / steps
+
+    Other arguments as for `pgd`. Known for pictures that fool other models, too. Dong et al. 2018.
+    """
+    check_settings(Settings(norm=norm, steps=steps, step_size=step_size))
+    if not 0 <= decay < float("inf"):
+        raise UserError(f"decay {decay:g} is out of range; it is 0 or more, 1 in the paper")
+    walk = Ascent(norm, steps, step_size or 1 / steps, random_start=False, targeted=targeted,
+                  decay=decay)  # fmt: skip
+    return find(
+        model, walk, pictures, labels, attack="mi-fgsm", eps=eps, targeted=targeted,
+        eight_bit=eight_bit, margin=margin, clean=clean, slots=slots, precision=precision,
+        progress=progress,
     )  # fmt: skip
 
 
@@ -73,10 +155,11 @@ def pgd(
 
     model: pictures in [0, 1] to logits; a module is used in eval mode and left as it was
     pictures: (N, 3, H, W) in [0, 1]; labels: (N,) the true classes, or the classes to reach
-    eps: radius of the ball, one number or (N,) numbers; norm: "linf" or "l2"
+    eps: radius of the ball, one number or (N,) numbers; norm: "linf", "l2" or "l1"
     steps: gradient steps of a restart. More find more, up to a plateau; the audit says when not
-    step_size: in units of eps; default 2.5 / steps in L-infinity (the walk can cross the ball) and
-        5 / steps in L2 (it can turn from any direction to any other)
+    step_size: in units of eps; default 2.5 / steps in L-infinity (the walk can cross the ball),
+        5 / steps in L2 (it can turn from any direction to any other) and 10 / steps in L1 (where a
+        step moves the 1% of the components whose gradient is largest and that have room)
     restarts: walks per picture; it stops at the first success
     random_start: begin at a random point of the ball (drawn from the picture's own values, the
         seed and the number of the restart); otherwise the first walk begins at the picture
@@ -85,14 +168,15 @@ def pgd(
         the pictures themselves are rounded first, and eps is counted in whole levels of 1/255
     margin: how far the wrong logit must be ahead; above 0 the answer survives the last-bit
         differences between batch sizes and devices
-    clean: (N, classes) logits of the pictures, if they are known: saves the pass that judges them
+    clean: (N, classes) logits of the pictures, or (N,) classes, if they are known: saves the pass
+        that judges the pictures
     slots: how many pictures the model sees at once (default 16, on CUDA 128). At equal slots a
         result does not depend on the order, the number or the content of the other pictures
     precision: "fp32", or "bf16" to search in bf16 (faster on processors that compute in it) and
         judge in fp32
 
-    The projection in L2 is that on the ball within the box; the common "rescale, then clip" is
-    not. Raises UserError for arguments out of range.
+    The projections in L2 and L1 are those on the ball within the box; the common "rescale, then
+    clip" is not. Raises UserError for arguments out of range.
     """
     check_settings(Settings(norm=norm, steps=steps, step_size=step_size, restarts=restarts))
     walk = Ascent(norm, steps, step_size, random_start=random_start, targeted=targeted)
@@ -112,73 +196,92 @@ def check_settings(settings: Settings) -> None:
         raise UserError(f"step_size {settings.step_size:g} must be above 0, in units of eps")
 
 
-class Ascent(Walk):
-    """Steepest ascent of the cross-entropy, projected back into the ball after each step."""
+class Farthest(Walk):
+    """One step to the farthest point of the ball along the gradient."""
 
-    def __init__(
-        self, norm: str, steps: int, step_size: float | None = None, *,
-        random_start: bool = True, targeted: bool = False,
-    ):  # fmt: skip
-        # In L-infinity 2.5 eps cross the ball. On the L2 sphere all steps together, of length L
-        # in units of eps, turn tan(angle / 2) down by exp(-L): 2.5 would leave 9 degrees of 90,
-        # 5 none.
-        length = 2.5 if norm == "linf" else 5.0
-        self.norm, self.looks = norm, steps + 1
-        self.fraction = step_size if step_size is not None else length / steps
-        self.random_start, self.targeted = random_start, targeted
-        self.starts_at_picture = not random_start
+    def __init__(self, norm: str, *, targeted: bool = False, tempered: bool = False):
+        self.norm, self.looks, self.targeted, self.tempered = norm, 2, targeted, tempered
 
     def prepare(self, seats: Seats) -> None:
         self.x = torch.zeros_like(seats.pictures)
-        self.low, self.high = torch.zeros_like(self.x), torch.zeros_like(self.x)
 
     def seat(self, rows: Tensor, seats: Seats) -> None:
-        pictures, eps = seats.pictures[rows], seats.eps[rows]
-        self.low[rows], self.high[rows] = bounds(pictures, eps, self.norm)
-        for c in rows.tolist():
-            job = seats.job(c)
-            if job.start is not None and seats.restarts[c] == 0:
-                self.x[c] = job.start
-            elif self.random_start or seats.restarts[c] > 0:
-                self.x[c] = balls.random_start(job.picture, job.eps, self.norm, seats.stream(c))
-            else:
-                self.x[c] = job.picture
+        self.x[rows] = seats.pictures[rows]
 
     def propose(self, seats: Seats) -> Tensor:
         return self.x
 
     def advance(self, look: Look, seats: Seats) -> None:
-        _, weights = cross_entropy(
-            look.logits, seats.labels, targeted=self.targeted, scale=seats.scale
-        )
+        scale = temper(look.logits) if self.tempered else 1.0
+        _, weights = cross_entropy(look.logits, seats.labels, targeted=self.targeted, scale=scale)
         gradient = look.gradient(weights)
+        self.x = balls.farthest(seats.pictures, gradient, seats.eps, self.norm)
+
+
+class Ascent(Walk):
+    """Steepest ascent of the cross-entropy, projected back into the ball after each step."""
+
+    def __init__(
+        self, norm: str, steps: int, step_size: float | None = None, *,
+        random_start: bool = True, targeted: bool = False, decay: float | None = None,
+    ):  # fmt: skip
+        # In L-infinity 2.5 eps cross the ball. On the L2 sphere all steps together, of length L
+        # in units of eps, turn tan(angle / 2) down by exp(-L): 2.5 would leave 9 degrees of 90,
+        # 5 none. In L1 a step reaches a share of the components only.
+        length = {"linf": 2.5, "l2": 5.0, "l1": 10.0}[norm]
+        self.norm, self.looks = norm, steps + 1
+        self.fraction = step_size if step_size is not None else length / steps
+        self.random_start, self.targeted, self.decay = random_start, targeted, decay
+        self.starts_at_picture = not random_start
+
+    def prepare(self, seats: Seats) -> None:
+        self.x = torch.zeros_like(seats.pictures)
+        self.low, self.high = torch.zeros_like(self.x), torch.zeros_like(self.x)
+        self.momentum = torch.zeros_like(self.x)
+
+    def seat(self, rows: Tensor, seats: Seats) -> None:
+        pictures, eps = seats.pictures[rows], seats.eps[rows]
+        if self.norm == "linf":
+            self.low[rows], self.high[rows] = balls.linf_bounds(pictures, eps)
+        self.momentum[rows] = 0
+        self.x[rows] = starts(rows, seats, self.norm, random=self.random_start)
+
+    def propose(self, seats: Seats) -> Tensor:
+        return self.x
+
+    def advance(self, look: Look, seats: Seats) -> None:
+        _, weights = cross_entropy(look.logits, seats.labels, targeted=self.targeted)
+        direction = look.gradient(weights)
+        if self.decay is not None:
+            total = direction.flatten(1).abs().sum(1, dtype=torch.float64).clamp(min=1e-300)
+            direction = (direction.double() / balls.column(total)).to(direction.dtype)
+            self.momentum = direction = self.decay * self.momentum + direction
         length = self.fraction * seats.eps
-        self.x = _step(seats.pictures, self.x, gradient, length, seats.eps, self.low, self.high,
-                       self.norm)  # fmt: skip
+        if self.norm == "linf":
+            moved = self.x + balls.column(length).to(self.x.dtype) * direction.sign()
+            self.x = torch.clamp(moved, self.low, self.high)
+            return
+        step = unit_l2(direction) if self.norm == "l2" else sparse_l1(self.x, direction)
+        moved = self.x + (balls.column(length) * step).to(self.x.dtype)
+        self.x = balls.project(seats.pictures, moved, seats.eps, self.norm)
 
 
-def bounds(pictures: Tensor, eps: Tensor, norm: str) -> tuple[Tensor, Tensor]:
-    """What `_step` wants as low and high: of the picture in L-infinity, else of the change."""
-    return balls.linf_bounds(pictures, eps) if norm == "linf" else (-pictures, 1 - pictures)
+def starts(rows: Tensor, seats: Seats, norm: str, *, random: bool) -> Tensor:
+    """(k, 3, H, W): where the walks in some slots begin.
 
-
-def _step(
-    x0: Tensor,
-    x: Tensor,
-    gradient: Tensor,
-    length: Tensor,
-    eps: Tensor,
-    low: Tensor,
-    high: Tensor,
-    norm: str,
-) -> Tensor:
-    """One step along the gradient and back into the ball."""
-    if norm == "linf":
-        moved = x + balls.column(length).to(x.dtype) * gradient.sign()
-        return torch.clamp(moved, low, high)
-    direction = unit_l2(gradient)
-    delta = (x - x0) + (balls.column(length) * direction).to(x.dtype)
-    return balls.inside_l2(x0, x0 + balls.project_l2(delta, low, high, eps), eps)
+    The first walk of a job begins at its `start` where it has one; without `random` it begins at
+    the picture. All others begin at a random point of the ball.
+    """
+    found = []
+    for c in rows.tolist():
+        job, again = seats.job(c), seats.restarts[c] > 0
+        if job.start is not None and not again:
+            found.append(job.start)
+        elif random or again:
+            found.append(balls.random_start(job.picture, job.eps, norm, seats.stream(c)))
+        else:
+            found.append(job.picture)
+    return torch.stack(found)
 
 
 def unit_l2(gradient: Tensor) -> Tensor:
@@ -188,7 +291,13 @@ def unit_l2(gradient: Tensor) -> Tensor:
     return g / balls.column(g.flatten(1).square().sum(1).sqrt().clamp(min=1e-300))
 
 
-def steepest(pictures: Tensor, gradient: Tensor, eps: Tensor, norm: str) -> Tensor:
-    """One full step of size eps along the gradient, inside the ball: the picture of FGSM."""
-    low, high = bounds(pictures, eps, norm)
-    return _step(pictures, pictures, gradient, eps, eps, low, high, norm)
+def sparse_l1(x: Tensor, gradient: Tensor, share: float = SPARSITY) -> Tensor:
+    """A step of L1 length 1: the sign of the largest gradients, where the box leaves room."""
+    room = ((gradient > 0) & (x < 1)) | ((gradient < 0) & (x > 0))
+    flat = torch.where(room, gradient, 0).flatten(1)
+    count = max(1, round(share * flat.shape[1]))
+    place = flat.abs().topk(count, 1).indices
+    signs = flat.gather(1, place).sign().double()
+    signs /= signs.abs().sum(1, keepdim=True).clamp(min=1)
+    step = torch.zeros(flat.shape, dtype=torch.float64, device=flat.device)
+    return step.scatter_(1, place, signs).view_as(gradient)

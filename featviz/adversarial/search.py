@@ -53,8 +53,6 @@ class Job:
     """the class that the loss goes for, where a walk wants one; what counts is the label alone"""
     start: Tensor | None = None
     """(3, H, W): where to begin, for walks that can; within the ball"""
-    scale: float = 1.0
-    """what the logits are multiplied with before a loss that is not indifferent to it"""
 
 
 @dataclass(frozen=True)
@@ -100,12 +98,13 @@ class Seats:
         self.labels = torch.zeros(slots, dtype=torch.long, device=device)
         self.aims = torch.zeros(slots, dtype=torch.long, device=device)
         self.eps = torch.ones(slots, dtype=torch.float64, device=device)
-        self.scale = torch.ones(slots, dtype=torch.float64, device=device)
         self.step = torch.zeros(slots, dtype=torch.long, device=device)
         """steps that the present walk has made"""
         self.jobs: list[Job | None] = [None] * slots
         self.restarts = [0] * slots
         """which walk of its job a slot is in"""
+        self.walked = [0] * slots
+        """`step` as the host knows it"""
 
     def job(self, row: int) -> Job:
         """The job of an occupied slot."""
@@ -135,9 +134,11 @@ class Look:
         """(slots,) float64: by how much the attack has won (above 0) or has not yet"""
         self.hit: Tensor
         """(slots,) bool: it has won"""
+        self.climbing = climbing
+        """the same as the host knows it: their slots, ascending"""
         self.backwards = 0
         self.zero: Tensor | None = None
-        self._raw, self._climbing = raw, climbing
+        self._raw = raw
 
     def gradient(self, weights: Tensor, *, more: bool = False) -> Tensor:
         """(slots, 3, H, W): the gradient at the pictures of the sum of weights * logits.
@@ -188,6 +189,10 @@ class Walk(ABC):
     def advance(self, look: Look, seats: Seats) -> None:
         """Take one step from what the model says; `look.active` are the walks that go on."""
 
+    def scouting(self, seats: Seats) -> Tensor | None:
+        """(slots,) bool: what was proposed last lies outside the ball and cannot be a success."""
+        return None
+
     def finished(self) -> Tensor | None:
         """(slots,) bool: walks that have nothing more to try after what was proposed last."""
         return None
@@ -227,13 +232,16 @@ class _Book:
         for c in rows.tolist():
             self.forwards[c] = self.backwards[c] = 0
 
-    def enter(self, look: Look, hit: Tensor, walking: Tensor, distance: Tensor | None) -> None:
-        """Keep what a look has shown; in the slots `walking` it was a look of the walk's own."""
+    def enter(
+        self, look: Look, hit: Tensor, held: Tensor, walking: Tensor, distance: Tensor | None
+    ) -> None:
+        """Keep what a look has shown in the slots `held`; in `walking` it was the walk's own."""
+        hit = hit & held
         better = hit & ~self.success
         if distance is not None:
             better |= hit & (distance < self.distance)
             self.distance = torch.where(better, distance, self.distance)
-        better |= ~hit & ~self.success & (look.margin > self.margin)
+        better |= held & ~hit & ~self.success & (look.margin > self.margin)
         self.best = torch.where(balls.column(better), look.pictures.detach(), self.best)
         self.margin = torch.where(better, look.margin, self.margin)
         self.predicted = torch.where(better, look.predicted, self.predicted)
@@ -278,9 +286,10 @@ def run(
     eight_bit: bool = False,
     margin: float = 0.0,
     precision: str = "fp32",
-) -> None:
-    """Run all jobs; `done` is told each outcome and may give a further job in its place.
+) -> int:
+    """Run all jobs; gives back how many classes the model has (0 if there was no job).
 
+    done: is told each outcome and may give a further job in its place
     targeted: the label is to be reached, not left
     restarts: walks of a job, until one succeeds (all, where the walk does not leave at a success)
     eight_bit: show the model what 8 bits can hold, within eps; the walk keeps its own pictures
@@ -292,14 +301,14 @@ def run(
     """
     waiting = deque(jobs)
     if not waiting:
-        return
+        return 0
     seats = Seats(waiting[0].picture, slots)
     device = seats.pictures.device
     walk.prepare(seats)
     book = _Book(seats, walk.looks * restarts)
     checking = [False] * slots  # the next look is (also) the clean picture's
-    looked = [0] * slots  # looks of the present walk
     begin: list[int] = []
+    classes = 0
     free = list(range(slots))
     while True:
         fresh = [(free.pop(0), waiting.popleft()) for _ in range(min(len(free), len(waiting)))]
@@ -314,11 +323,11 @@ def run(
             seats.step[rows] = 0
             walk.seat(rows, seats)
             for c in begin:
-                looked[c] = 0
+                seats.walked[c] = 0
             begin = []
         taken = [c for c in range(slots) if seats.jobs[c] is not None]
         if not taken:
-            return
+            return classes
 
         proposed = walk.propose(seats)
         judged_only = [] if walk.starts_at_picture else [c for c in taken if checking[c]]
@@ -330,6 +339,7 @@ def run(
             proposed = balls.on_levels(seats.pictures, proposed, seats.eps, walk.norm)
         leaf = proposed.detach().requires_grad_(walk.uses_gradient)
         raw = _forward(model, leaf, walk.uses_gradient, precision)
+        classes = raw.shape[1]
         look = Look(leaf, raw.detach().double(), raw, torch.empty(0), [])
         look.margin = _margins(look.logits, seats.labels, targeted)
         look.hit = hit = _hits(look, seats.labels, targeted, margin)
@@ -339,11 +349,16 @@ def run(
             hit = torch.where(check, by_itself, hit)
             book.clean = torch.where(check, look.predicted, book.clean)
         held = _mask(taken, slots, device)
+        scouting = walk.scouting(seats)
+        if scouting is not None:
+            if judged_only:
+                scouting = scouting & ~_mask(judged_only, slots, device)
+            hit, held = hit & ~scouting, held & ~scouting
         walking = _mask([c for c in taken if c not in judged_only], slots, device)
         distance = None
         if not walk.leaves_at_hit:
             distance = balls.distance(seats.pictures, look.pictures.detach(), walk.norm)
-        book.enter(look, hit & held, walking, distance)
+        book.enter(look, hit, held, walking, distance)
         over = walk.finished()
         flags = hit.long() + 2 * look.margin.isnan().long()
         told = (flags if over is None else flags + 4 * over.long()).tolist()  # the one wait
@@ -357,7 +372,7 @@ def run(
                 raise UserError("the model gives logits that are not finite; no attack can go on")
             book.forwards[c] += 1
             was_clean, checking[c] = checking[c], False
-            ended = bool(flag & 4) or looked[c] + 1 >= walk.looks
+            ended = bool(flag & 4) or seats.walked[c] + 1 >= walk.looks
             if was_clean and not walk.starts_at_picture:
                 if flag & 1 or seats.job(c).eps == 0:
                     leaving.append(c)
@@ -365,7 +380,6 @@ def run(
                 else:
                     begin.append(c)
                 continue
-            looked[c] += 1
             if (
                 (flag & 1 and (walk.leaves_at_hit or was_clean))
                 or seats.job(c).eps == 0
@@ -379,13 +393,14 @@ def run(
             else:
                 climbing.append(c)
         if climbing:
-            look.active = _mask(climbing, slots, device)
+            look.active, look.climbing = _mask(climbing, slots, device), climbing
             walk.advance(look, seats)
             seats.step += look.active
             book.made += look.active
             if look.zero is not None:
                 book.zero += look.zero
             for c in climbing:
+                seats.walked[c] += 1
                 book.backwards[c] += look.backwards
         if leaving:
             outcomes = book.close(seats, leaving, already)
@@ -403,7 +418,7 @@ def _sit(seats: Seats, book: _Book, fresh: Sequence[tuple[int, Job]]) -> None:
     pictures = torch.stack([job.picture for job in jobs])
     seats.pictures[rows] = pictures
     for tensor, name in (
-        (seats.labels, "label"), (seats.aims, "aim"), (seats.eps, "eps"), (seats.scale, "scale")
+        (seats.labels, "label"), (seats.aims, "aim"), (seats.eps, "eps")
     ):  # fmt: skip
         values = [getattr(job, name) for job in jobs]
         tensor[rows] = torch.tensor(values, dtype=tensor.dtype, device=tensor.device)
@@ -480,9 +495,7 @@ def search(
 
 def steepest(pictures: Tensor, gradient: Tensor, eps: Tensor, norm: str) -> Tensor:
     """One full step of size eps along the gradient, inside the ball: the picture of FGSM."""
-    from featviz.adversarial.projected import steepest as step
-
-    return step(pictures, gradient, eps, norm)
+    return balls.farthest(pictures, gradient, eps, norm)
 
 
 def default_slots(device: torch.device) -> int:
@@ -499,6 +512,12 @@ def classify(model: Classifier, pictures: Tensor, *, slots: int) -> Tensor:
     return torch.cat(parts)
 
 
+def differentiable(model: Classifier, batch: Tensor, slots: int) -> tuple[Tensor, Tensor]:
+    """At most `slots` pictures, filled up to `slots`, and their logits with the graph between."""
+    leaf = _padded(batch, slots).requires_grad_(True)
+    return leaf, _forward(model, leaf, True, "fp32")
+
+
 def gradients(
     model: Classifier, pictures: Tensor, labels: Tensor, *, slots: int, targeted: bool = False
 ) -> tuple[Tensor, Tensor]:
@@ -507,16 +526,15 @@ def gradients(
 
     logits, found = [], []
     for start in range(0, len(pictures), slots):
-        batch = pictures[start : start + slots]
-        leaf = _padded(batch, slots).requires_grad_(True)
-        z = _forward(model, leaf, True, "fp32")
+        count = len(pictures[start : start + slots])
+        leaf, z = differentiable(model, pictures[start : start + slots], slots)
         own = labels.new_zeros(slots)
-        own[: len(batch)] = labels[start : start + slots]
+        own[:count] = labels[start : start + slots]
         _, weights = cross_entropy(z.detach(), own, targeted=targeted)
-        weights[len(batch) :] = 0
+        weights[count:] = 0
         (gradient,) = torch.autograd.grad(z, leaf, weights.to(z.dtype))
-        found.append(gradient[: len(batch)])
-        logits.append(z.detach()[: len(batch)])
+        found.append(gradient[:count])
+        logits.append(z.detach()[:count])
     return torch.cat(logits), torch.cat(found)
 
 

@@ -189,7 +189,7 @@ def test_wilson_intervals_are_those_of_the_formula():
         (["linf"], [-0.1], "out of range"),
         (["linf"], [8], "write 8/255"),
         (["linf"], [0.0], "no eps above 0"),
-        (["l1"], [1.0], "unknown norm 'l1'"),
+        (["l3"], [1.0], "unknown norm 'l3'"),
         ([], None, "no norm"),
     ],
 )

@@ -281,7 +281,7 @@ def test_the_amplification_is_as_stated(model, pictures):
         ({"eps": float("nan")}, "out of range"),
         ({"eps": 8.0}, r"for 8 levels of 255 write 8/255"),
         ({"eps": torch.ones(3)}, "eps must be one number or 11"),
-        ({"eps": 0.1, "norm": "l3"}, "unknown norm 'l3'.*linf and l2"),
+        ({"eps": 0.1, "norm": "l3"}, "unknown norm 'l3'.*linf, l2 and l1"),
         ({"eps": 0.1, "steps": 0}, "1 or more"),
         ({"eps": 0.1, "step_size": -1.0}, "step_size -1 must be above 0"),
         ({"eps": 0.1, "slots": 0}, "slots is 0"),
