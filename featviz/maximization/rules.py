@@ -23,6 +23,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from featviz.maximization.colours import pieces
+
 
 class Rule(Protocol):
     """What `ascend` needs of a rule."""
@@ -67,15 +69,21 @@ class Adam:
         taken: Tensor,
         steps: int,
     ) -> Tensor:
-        mean, square = memory["mean"], memory["square"]
-        mean.mul_(self.short).add_(slope, alpha=1 - self.short)
-        square.mul_(self.long).addcmul_(slope, slope, value=1 - self.long)
         step = taken.double()
         fall = 0.1 + 0.45 * (1 + torch.cos(math.pi * step / steps))
-        rate = self.rate * fall / (1 - self.short ** (step + 1))
-        spread = (1 - self.long ** (step + 1)).rsqrt()
-        root = square.sqrt().mul_(_over(spread, square)).add_(1e-12)
-        return torch.div(mean, root, out=root).mul_(_over(rate, root))
+        # What Adam divides the squares by is put into the rate, so that it costs one number.
+        spread = (1 - self.long ** (step + 1)).sqrt()
+        rate = self.rate * fall * spread / (1 - self.short ** (step + 1))
+        change = torch.empty_like(parameters)
+        for out, g, mean, square, r in zip(
+            pieces(change), pieces(slope), pieces(memory["mean"]), pieces(memory["square"]),
+            pieces(_over(rate, parameters)), strict=True,
+        ):  # fmt: skip
+            mean.lerp_(g, 1 - self.short)
+            square.mul_(self.long).addcmul_(g, g, value=1 - self.long)
+            root = torch.sqrt(square, out=out).add_(1e-12)
+            torch.div(mean, root, out=out).mul_(r)
+        return change
 
 
 @dataclass(frozen=True)
