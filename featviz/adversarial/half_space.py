@@ -1,0 +1,151 @@
+"""The nearest point of a half-space within the box: what one linearisation says of the boundary.
+
+At a point of the walk the margin f of the true class is linear to first order, with gradient g. To
+bring it down to the boundary the change d has to meet g.d <= c. `nearest` gives the smallest such
+change within low <= d <= high, exactly, in L2, L-infinity and L1; `fewest` the one with fewest
+components. All rows are solved side by side; each is a knapsack whose answer depends on one number:
+
+    L2    clip(-t g, low, high)           t by active sets: what has met its bound is fixed
+    Linf  clip(-t sign g, low, high)      t by halving an interval
+    L1    largest |g| first, each as far as it may go, the last one in part
+    L0    largest |g_i| * room_i first, each as far as it may go
+
+A walk does not trust its linearisation everywhere. In L-infinity and L1 it keeps every component
+within `trust` of where it is (sequential linear programming); in L2 it solves for the direction
+v = d - step * g in place of -g, which is the same problem with a quadratic price for moving.
+
+    Croce & Hein, "Minimally distorted Adversarial Examples with a Fast Adaptive Boundary Attack",
+        2020 (arXiv:1907.02044), for the projections within the box
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+_ROUNDS = 14
+_HALVINGS = 30
+
+
+def nearest(
+    norm: str,
+    gradient: Tensor,
+    bound: Tensor,
+    low: Tensor,
+    high: Tensor,
+    *,
+    change: Tensor | None = None,
+    trust: Tensor | None = None,
+) -> Tensor:
+    """The smallest change d with gradient.d <= bound and low <= d <= high.
+
+    gradient, low, high: (N, n) with low <= 0 <= high; bound: (N,)
+    change, trust: (N, n) the present change and (N,) how far to trust the linearisation round it:
+        in L-infinity and L1 the largest move of a component; in L2 the length of the step along
+        the gradient that is made first, in units of the change's own. Without them everywhere.
+    Where the bound is out of reach: the change that comes nearest to it.
+    """
+    if norm == "l2":
+        return _nearest_l2(gradient, bound, low, high, change, trust)
+    if change is not None and trust is not None:
+        low = torch.maximum(low, change - trust[:, None])
+        high = torch.minimum(high, change + trust[:, None])
+    if norm == "linf":
+        return _nearest_linf(gradient, bound, low, high)
+    return _nearest_l1(gradient, bound, low, high)
+
+
+def _clip(values: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    return torch.minimum(torch.maximum(values, low), high)
+
+
+def _dot(one: Tensor, other: Tensor) -> Tensor:
+    return (one * other).sum(1, dtype=torch.float64)
+
+
+def _nearest_l2(
+    g: Tensor, bound: Tensor, low: Tensor, high: Tensor, change: Tensor | None, trust: Tensor | None
+) -> Tensor:
+    size = g.norm(dim=1).clamp(min=1e-30)
+    unit = g / size[:, None]
+    c = bound / size.double()
+    direction = -unit
+    if change is not None and trust is not None:
+        length = change.norm(dim=1)
+        v = change - (trust * length)[:, None] * unit
+        direction = torch.where((length > 0)[:, None], v / length.clamp(min=1e-30)[:, None], -unit)
+    free = torch.ones_like(g, dtype=torch.bool)
+    t = torch.zeros_like(c)
+    for _ in range(_ROUNDS):
+        moved = t[:, None].to(g.dtype) * direction
+        free = (moved > low) & (moved < high) | (t == 0)[:, None]
+        held = _dot(torch.where(free, 0, _clip(moved, low, high)), unit)
+        slope = _dot(torch.where(free, direction, 0), unit)
+        t = torch.where(slope < -1e-12, (c - held) / slope.clamp(max=-1e-12), t).clamp(0, 1e12)
+    return _clip(t[:, None].to(g.dtype) * direction, low, high)
+
+
+def _nearest_linf(g: Tensor, bound: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    way = -g.sign()
+    # The size cannot be below that of the component nearest to 0 among its bounds.
+    least = _clip(torch.zeros_like(g), low, high).abs().amax(1)
+    most = torch.maximum(high, -low).amax(1)
+    for _ in range(_HALVINGS):
+        middle = (least + most) / 2
+        reached = _dot(_clip(middle[:, None] * way, low, high), g) <= bound
+        most = torch.where(reached, middle, most)
+        least = torch.where(reached, least, middle)
+    return _clip(most[:, None] * way, low, high)
+
+
+def _nearest_l1(g: Tensor, bound: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    near = _clip(torch.zeros_like(g), low, high)  # as near to no change as trust allows
+    far = torch.where(g > 0, low, high)
+    gain, price = g * (near - far), far.abs() - near.abs()
+    # A component on the wrong side of 0 gains by coming back: it costs less than nothing.
+    given = (price <= 0) & (gain > 0)
+    base = torch.where(given, far, near)
+    need = _dot(g, base) - bound
+    worth = torch.where(given, 0, gain)
+    order = torch.where(worth > 0, g.abs(), -1).argsort(dim=1, descending=True, stable=True)
+    items = worth.gather(1, order)
+    before = items.cumsum(1, dtype=torch.float64) - items
+    part = ((need[:, None] - before) / items.clamp(min=1e-30)).clamp(0, 1) * (items > 0)
+    share = torch.zeros_like(g).scatter_(1, order, part.to(g.dtype))
+    return base + share * (far - base)
+
+
+def fewest(
+    gradient: Tensor, bound: Tensor, low: Tensor, high: Tensor, *, change: Tensor, keep: Tensor
+) -> Tensor:
+    """The change of fewest components with gradient.d <= bound, each moved as far as it may.
+
+    keep: (N,) how much dearer (0: not at all) it is to change a component that `change` leaves
+        alone than one that it has changed already, so that the choice does not flicker. A
+        component that is changed, and rightly, keeps its value where that is the larger.
+    """
+    g = gradient
+    edge = torch.where(g > 0, low, high)
+    right = change * g < 0
+    value = torch.where(right & (change.abs() > edge.abs()), change, edge)
+    gain = -(g * value)
+    score = torch.where(change != 0, gain * (1 + keep[:, None]), gain)
+    order = score.argsort(dim=1, descending=True, stable=True)
+    reached = gain.gather(1, order).cumsum(1, dtype=torch.float64)
+    count = (reached < -bound[:, None]).sum(1, keepdim=True) + 1
+    place = torch.empty_like(order).scatter_(
+        1, order, torch.arange(g.shape[1], device=g.device).expand_as(order)
+    )
+    return torch.where((place < count) & (gain > 0), value, 0)
+
+
+def reach(norm: str, change: Tensor) -> Tensor:
+    """(N,) float64: the size of a change (N, n) in a norm: "l0", "l1", "l2" or "linf"."""
+    d = change.double()
+    if norm == "l0":
+        return (d != 0).sum(1).double()
+    if norm == "l1":
+        return d.abs().sum(1)
+    if norm == "l2":
+        return d.square().sum(1).sqrt()
+    return d.abs().amax(1)
