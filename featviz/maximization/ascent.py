@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -34,6 +34,7 @@ from featviz.errors import UserError
 from featviz.maximization.colours import pieces
 from featviz.maximization.objectives import PICTURE, Objective
 from featviz.maximization.parametrizations import Parametrization
+from featviz.maximization.relus import RedirectedReLUs
 from featviz.maximization.rules import Adam, Rule
 from featviz.maximization.transforms import Transforms
 from featviz.models.layers import _Reached, tap
@@ -81,6 +82,11 @@ class Settings:
     """whether to add up, over the steps, how much each pixel mattered (Climb.transparency)"""
     rule: Rule | None = None
     """how a gradient changes the parameters; None is Adam at `rate`"""
+    patience: int = 0
+    """a picture is finished early when its best clean score has not risen by `gain` over so many
+    checks; 0 takes all steps. More `checks` notice it sooner"""
+    gain: float = 0.01
+    """share of the best clean score; see `patience`"""
 
 
 @dataclass
@@ -95,8 +101,10 @@ class Climb:
     """(N,): after how many steps each picture was taken"""
     clean: Tensor
     """(N,): the score of each picture without transforms, in float32; NaN if it was not asked"""
+    steps: Tensor
+    """(N,): how many steps were taken"""
     alive: Tensor
-    """(N,): whether there ever was a gradient"""
+    """(N,): whether the unit ever had a gradient of its own, not one that ReLUs let through"""
     broken: Tensor
     """(N,): the first step with a score or gradient that is no number, or -1"""
     frames: Tensor
@@ -185,7 +193,7 @@ def climbing(
     The last moment has no pictures, only what is `done`. `sizes` are the numbers of slots that may
     be in use at a time, where not every number may.
     """
-    group = math.lcm(group, goal.group, besides.group if besides is not None else 1)
+    group = _group(group, goal, besides)
     if len(targets) % group or (slots or group) % group:
         raise ValueError(f"{len(targets)} targets in {slots} slots are no whole groups of {group}")
     form, moved, views = settings.parametrization, settings.transforms, settings.views
@@ -195,9 +203,10 @@ def climbing(
     film_after = {round(i * settings.steps / max(1, film - 1)) for i in range(film)}
     layers = goal.layers if besides is None else (goal + besides).layers
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-    company = _Slots(len(targets), slots or len(targets), sizes, _beginning(
-        generators, settings, rule, start, device
-    ))  # fmt: skip
+    company = _Slots(
+        len(targets), slots or len(targets), sizes, group, settings,
+        _beginning(generators, settings, rule, start, device),
+    )  # fmt: skip
     frames: dict[int, list[Tensor]] = {row: [] for row in range(len(targets))}
     done: list[tuple[int, Climb]] = []
     step = 0
@@ -212,46 +221,51 @@ def climbing(
             with torch.no_grad():
                 filmed, checked = company.due(film_after), company.due(check_after)
                 leaving = company.due({last}) | company.stuck
-                if stop_after is None:
-                    checked |= leaving
+                checked |= leaving
+                if stop_after is not None:
+                    checked = set()
                 if filmed or checked or leaving:
                     rounded = _rounded(picture)
-                for i in filmed:
-                    frames[company.rows[i]].append(images.to_uint8(rounded[i]))
                 if checked:
                     clean = torch.full((len(company.rows),), -math.inf, device=device)
                     for first in sorted({i - i % group for i in checked}):
-                        own = slice(first, first + group)
-                        aims = [targets[row] for row in company.rows[own]]
-                        clean[own] = goal(read(rounded[own], exact=True), aims)
-                    company.keep_best(clean, rounded)
+                        members = slice(first, first + group)
+                        aims = [targets[row] for row in company.rows[members]]
+                        clean[members] = goal(read(rounded[members], exact=True), aims)
+                    leaving |= company.keep_best(clean, rounded, checked)
+                for i in filmed | (leaving if film else set()):
+                    # A film that ends early has as many stages, the last of them again.
+                    late = sum(after > company.taken[i] for after in film_after)
+                    stages = (i in filmed) + (late if i in leaving else 0)
+                    frames[company.rows[i]] += [images.to_uint8(rounded[i])] * stages
                 for i in sorted(leaving):
                     stopped = rounded if stop_after is not None else None
                     done.append((company.rows[i], company.climb(i, frames, stopped)))
+            company.attend()
             if leaving:
                 company.refill(leaving)
                 if not any(company.live):
                     break
                 continue
-            company.attend()
 
             x = picture.detach().requires_grad_(True)
             rows = torch.arange(len(company.rows), device=device)
             now = torch.tensor(company.taken, device=device).clamp(max=settings.steps - 1)
             moves = state["moves"][rows, now]  # (N, views, K)
             seen = _joined([moved.apply(x, moves[:, view]) for view in range(views)])
-            if moved.noise:
+            if moved.noisy:
                 # Slots that only fill up take the noise of others: nobody looks at them.
                 draws = {
-                    row: torch.randn((views, *seen.shape[1:]), generator=generators[row])
+                    row: moved.draw_noise((views, *seen.shape[1:]), generators[row])
                     for row, live in zip(company.rows, company.live, strict=True)
                     if live
                 }
                 any_draw = next(iter(draws.values()))
                 noise = torch.stack([draws.get(row, any_draw) for row in company.rows], 1)
-                seen = seen + moved.noise * noise.flatten(0, 1).to(device)
+                seen = seen + noise.flatten(0, 1).to(device)
             aims = [targets[row] for row in company.rows] * views
-            activations = read(seen) | {PICTURE: _joined([x] * views)}
+            blocked = company.blocked(views, device)
+            activations = read(seen, blocked=blocked) | {PICTURE: _joined([x] * views)}
             each = goal(activations, aims)  # (views * N,), views outermost: groups stay together
             climbed = each if besides is None else each + besides(activations, aims)
             scores = _mean(each.detach().view(views, -1))
@@ -273,8 +287,13 @@ def climbing(
                 broken = state["broken"]
                 broken = torch.where((broken < 0) & ~whole, now, broken)
                 state["broken"] = broken
-                state["alive"] |= whole & (peak > 0)
-                going = (broken < 0) & state["alive"]
+                own = whole & (peak > 0)
+                state["moved"] |= own
+                if blocked is not None:
+                    own = own & ~blocked.redirected.view(views, -1).any(0)
+                state["alive"] |= own
+                state["blocked"] = whole & ~own
+                going = (broken < 0) & state["moved"]
                 if device.type != "cpu" or not going.all():  # elsewhere a question costs more
                     going = going.view(-1, *(1,) * (change.dim() - 1))
                     change = torch.where(going, change, 0)
@@ -297,11 +316,13 @@ class _Slots:
     """
 
     def __init__(
-        self, count: int, most: int, sizes: Sequence[int],
+        self, count: int, most: int, sizes: Sequence[int], group: int, settings: Settings,
         begin: Callable[[list[int]], dict[str, Tensor]],
     ):  # fmt: skip
         self._begin, self._sizes = begin, sorted(sizes)
+        self._group, self._settings = group, settings
         self._waiting = list(range(count))
+        self._bests: dict[int, list[float]] = {}
         self.rows = self._next(most)
         """whose picture is in each slot"""
         self.live = [True] * len(self.rows)
@@ -312,6 +333,7 @@ class _Slots:
         """tensors (slots, ...) by name"""
         self.stuck: set[int] = set()
         """slots whose picture cannot go on: no gradient, or no numbers"""
+        self._blocked: set[int] = set()
         self._pack()
 
     def _next(self, count: int) -> list[int]:
@@ -331,24 +353,57 @@ class _Slots:
         self._attended = list(self.taken)
 
     def count_step(self) -> None:
-        """All have taken a step; now and then see who has no hope."""
+        """All have taken a step; now and then see who has no hope, and who needs help."""
         self.taken = [taken + 1 for taken in self.taken]
         if any(t <= _PATIENCE or t % _PATIENCE == 0 for t in self.taken):
-            alive, whole = torch.stack([self.state["alive"], self.state["broken"] < 0]).tolist()
-            self.stuck = {
-                i
-                for i, taken in enumerate(self.taken)
-                if self.live[i] and (not whole[i] or (taken >= _PATIENCE and not alive[i]))
+            state = self.state
+            flags = torch.stack([state["moved"], state["broken"] >= 0, state["blocked"]]).tolist()
+            slots = [i for i, live in enumerate(self.live) if live]
+            self._blocked = {i for i in slots if flags[2][i]}
+            hopeless = {
+                i for i in slots if flags[1][i] or (self.taken[i] >= _PATIENCE and not flags[0][i])
             }
+            self.stuck = self._whole_groups(hopeless)
 
-    def keep_best(self, clean: Tensor, pictures: Tensor) -> None:
-        """Keep the pictures (slots, 3, H, W) whose clean scores are above the best so far."""
+    def _whole_groups(self, slots: set[int]) -> set[int]:
+        """Of some slots those whose groups are there with all their members."""
+        return {
+            i
+            for i in slots
+            if all(
+                k in slots for k in range(i - i % self._group, i - i % self._group + self._group)
+            )
+        }
+
+    def blocked(self, views: int, device: torch.device) -> RedirectedReLUs | None:
+        """Help for the pictures that had no gradient of their own when last seen."""
+        if not self._blocked:
+            return None
+        rows = torch.tensor([i in self._blocked for i in range(len(self.rows))], device=device)
+        return RedirectedReLUs(rows.repeat(views))
+
+    def keep_best(self, clean: Tensor, pictures: Tensor, checked: set[int]) -> set[int]:
+        """Keep the pictures (slots, 3, H, W) whose clean scores are above the best so far.
+
+        Returns the slots that are finished because nothing is gained any more.
+        """
         state = self.state
         better = clean > state["best score"]
         state["best"] = torch.where(better.view(-1, 1, 1, 1), pictures, state["best"])
         state["best score"] = torch.where(better, clean, state["best score"])
         taken = torch.tensor(self.taken, device=clean.device)
         state["best step"] = torch.where(better, taken, state["best step"])
+        patience, gain = self._settings.patience, self._settings.gain
+        if not patience:
+            return set()
+        done = set()
+        for i, best in enumerate(state["best score"].tolist()):
+            if i in checked:
+                past = self._bests.setdefault(self.rows[i], [])
+                past.append(best)
+                if len(past) > patience and best - past[-1 - patience] <= gain * abs(best):
+                    done.add(i)
+        return self._whole_groups(done)
 
     def climb(self, slot: int, frames: dict[int, list[Tensor]], stopped: Tensor | None) -> Climb:
         """What became of a slot's picture; of one that was stopped, the picture it had come to."""
@@ -360,6 +415,7 @@ class _Slots:
             trace=own["trace"].cpu(),
             best_steps=own["best step"].cpu(),
             clean=torch.where(own["best score"].isfinite(), own["best score"], math.nan).cpu(),
+            steps=torch.tensor([self.taken[slot]]),
             alive=own["alive"].cpu(),
             broken=own["broken"].cpu(),
             frames=torch.stack(stages)[None] if stages else torch.empty(1, 0, dtype=torch.uint8),
@@ -380,6 +436,7 @@ class _Slots:
             self.state[name] = self.state[name].clone()  # nobody's picture changes behind his back
             self.state[name][free[: len(entering)]] = value
         self.stuck -= slots
+        self._blocked -= slots
         self._pack()
 
     def _pack(self) -> None:
@@ -394,7 +451,8 @@ class _Slots:
         self.rows = [self.rows[i] for i in order]
         self.taken = [self.taken[i] for i in order]
         self._attended = [self._attended[i] for i in order]
-        self.stuck = {new for new, old in enumerate(order) if old in self.stuck and new < len(keep)}
+        self.stuck = {new for new, old in enumerate(keep) if old in self.stuck}
+        self._blocked = {new for new, old in enumerate(keep) if old in self._blocked}
         self.live = [i < len(keep) for i in range(size)]
 
 
@@ -424,6 +482,8 @@ def _beginning(
             "moves": torch.stack(moves).unflatten(1, (steps, settings.views)).to(device),
             "trace": torch.full((count, steps), math.nan, device=device),
             "alive": torch.zeros(count, dtype=torch.bool, device=device),
+            "moved": torch.zeros(count, dtype=torch.bool, device=device),
+            "blocked": torch.zeros(count, dtype=torch.bool, device=device),
             "broken": torch.full((count,), -1, device=device),
             "best": picture,
             "best score": torch.full((count,), -math.inf, device=device),
@@ -485,18 +545,18 @@ def reading(model: Model, layers: tuple[str, ...], precision: str) -> Iterator[C
                 value = value.detach().to(kind)
                 cast[name] = value.to(memory_format=layout) if value.dim() == 4 else value
 
-    def read(pictures: Tensor, *, exact: bool = False) -> dict[str, Tensor]:
+    def read(
+        pictures: Tensor, *, exact: bool = False, blocked: RedirectedReLUs | None = None
+    ) -> dict[str, Tensor]:
         if not layers:
             return {PICTURE: pictures}
-        try:
+        with suppress(_Reached), blocked or nullcontext():
             if cast and not exact:
                 normal = model.normalize(pictures).to(kind).contiguous(memory_format=layout)
                 with _SteadyRows():
                     functional_call(model.net, cast, (normal,))
             else:
                 model(pictures)
-        except _Reached:
-            pass
         return {PICTURE: pictures} | {name: value.float() for name, value in taken.items()}
 
     with tap(model, layers, stop=True) as taken:
@@ -544,6 +604,11 @@ class _SteadyRows(TorchFunctionMode):
 def _checkpoints(steps: int, checks: int) -> set[int]:
     """After which steps of the last half clean scores are taken; the last one always."""
     return {steps - round(i * steps / (2 * max(1, checks))) for i in range(max(1, checks))}
+
+
+def _group(group: int, goal: Objective, besides: Objective | None) -> int:
+    """How many pictures climb side by side: what is asked for, and what the objectives compare."""
+    return math.lcm(group, goal.group, besides.group if besides is not None else 1)
 
 
 def _joined(views: Sequence[Tensor]) -> Tensor:
@@ -642,6 +707,7 @@ def ascend_all(
     """
     waiting = list(range(len(targets)))
     taken = dict.fromkeys(waiting, 0)
+    group = _group(group, goal, besides)
     slots = max(group, slots - slots % group)
     while waiting:
         rows = list(waiting)
@@ -693,7 +759,7 @@ def permitted(
     they do not all climb in `_SLOTS`, and one at a time where even these disagree among themselves.
     So a picture has the same bits in any company.
     """
-    count = len(targets)
+    count, group = len(targets), _group(group, goal, besides)
     blocks = -(-count // most)
     many = -(-count // blocks // group) * group  # as even as they go
     if model.device.type != "cpu":
