@@ -20,7 +20,7 @@ loop keeps together, and no others.
 
 Names of layers are where the value is read, as it leaves that module: `conv5` of an AlexNet is the
 convolution's output before its ReLU, so a unit that is silent at first still has a gradient to
-follow; `relu5` is the same after it. `PICTURE` is the picture itself, as the model sees it.
+follow; `relu5` is the same after it. `PICTURE` is the picture itself, before transforms.
 """
 
 from __future__ import annotations

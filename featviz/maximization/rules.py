@@ -51,12 +51,16 @@ class Adam:
     rate: of the first step, in the units of the parameters
     short, long: how much of the mean of the gradients, and of their squares, is kept at each step.
         The mean is short, as the gradient of a moved picture turns from step to step.
+    least: share of the rate that is left at the end; 1 keeps it constant
+    nesterov: look a step ahead, as NAdam does (Dozat 2016), without its schedule of `short`
     """
 
     rate: float = 0.1
     short: float = 0.5
     long: float = 0.99
     steered: bool = True
+    least: float = 0.1
+    nesterov: bool = False
 
     def begin(self, parameters: Tensor) -> dict[str, Tensor]:
         return {"mean": torch.zeros_like(parameters), "square": torch.zeros_like(parameters)}
@@ -70,7 +74,7 @@ class Adam:
         steps: int,
     ) -> Tensor:
         step = taken.double()
-        fall = 0.1 + 0.45 * (1 + torch.cos(math.pi * step / steps))
+        fall = self.least + (1 - self.least) / 2 * (1 + torch.cos(math.pi * step / steps))
         # What Adam divides the squares by is put into the rate, so that it costs one number.
         spread = (1 - self.long ** (step + 1)).sqrt()
         rate = self.rate * fall * spread / (1 - self.short ** (step + 1))
@@ -82,7 +86,8 @@ class Adam:
             mean.lerp_(g, 1 - self.short)
             square.mul_(self.long).addcmul_(g, g, value=1 - self.long)
             root = torch.sqrt(square, out=out).add_(1e-12)
-            torch.div(mean, root, out=out).mul_(r)
+            ahead = mean.lerp(g, 1 - self.short) if self.nesterov else mean
+            torch.div(ahead, root, out=out).mul_(r)
         return change
 
 

@@ -4,69 +4,220 @@ What survives small shifts, turns and changes of size is what the unit looks for
 a trick of the pixel grid. Shifts over at least one stride of the layer also wash out the lattice
 that strided convolutions and pools print on a gradient.
 
-Comes in: pictures (N, 3, H, W) and draws (N, 4). Goes out: pictures of the same size. Shift, turn
-and scale are one affine map, sampled once, bilinearly, with the picture reflected at its borders.
+Comes in: pictures (N, 3, H, W) and draws (N, 5). Goes out: pictures of the same size, or of the
+`size` that was asked for. Jitter, crop, turn, scale and shift are one affine map, sampled once,
+bilinearly; blur and noise come after.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
+from featviz.errors import UserError
+
+_BORDERS = ("reflect", "grey")
+
+
+@dataclass(frozen=True)
+class Crop:
+    """A square window on the picture that is enlarged to the whole, as MACO sees its pictures.
+
+    first, last: mean side of the window, as a share of the picture, at the first and the last step
+    spread: standard deviation of the side, which is kept within 0.05 and 1
+    middle: standard deviation of the window's centre, as a share of the picture
+    inside: whether the window is kept within the picture
+    """
+
+    first: float = 0.5
+    last: float = 0.05
+    spread: float = 0.05
+    middle: float = 0.15
+    inside: bool = False
+
 
 @dataclass(frozen=True)
 class Transforms:
-    """How far a picture may be moved; zero leaves that change out.
+    """How a picture may be changed; zero leaves that change out.
 
     shift: pixels to each side, uniform and not rounded to whole pixels
-    rotate: degrees to each side, uniform
-    scale: natural logarithm of the largest enlargement; uniform from -scale to scale
+    rotate: degrees to each side, uniform; or several angles to choose from
+    scale: natural logarithm of the largest enlargement, uniform from -scale to scale; or several
+        factors to choose from
     noise: standard deviation of Gaussian noise that is added last, in [0, 1] units
+    jitter: shifts before the turn and the scale: pixels to each side of each, uniform, summed
+    crop: a window that is enlarged to the whole picture, before anything else
+    uniform: half the width of uniform noise that is added to the Gaussian
+    blur: largest standard deviation, in pixels, of a Gaussian blur; uniform from 0
+    border: what lies outside the picture: "reflect", itself in a mirror, or "grey", a plain 0.5
+    size: side of what the model sees; default: the picture's own height and width
     """
 
     shift: float = 0.0
-    rotate: float = 0.0
-    scale: float = 0.0
+    rotate: float | tuple[float, ...] = 0.0
+    scale: float | tuple[float, ...] = 0.0
     noise: float = 0.0
+    jitter: tuple[float, ...] = ()
+    crop: Crop | None = None
+    uniform: float = 0.0
+    blur: float = 0.0
+    border: str = "reflect"
+    size: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.border not in _BORDERS:
+            raise UserError(f"unknown border {self.border!r}; take {' or '.join(_BORDERS)}")
 
     @property
     def still(self) -> bool:
         """Whether the geometry is left alone."""
-        return not (self.shift or self.rotate or self.scale)
+        moving = self.shift or self.rotate or self.scale or any(self.jitter)
+        return not moving and self.crop is None and self.size is None
+
+    @property
+    def noisy(self) -> bool:
+        """Whether there is noise to draw."""
+        return bool(self.noise or self.uniform)
 
     def draw(self, count: int, generator: Generator) -> Tensor:
-        """`count` moves (count, 4): shift down and right (pixels), angle (radians), log scale."""
-        reach = torch.tensor([self.shift, self.shift, math.radians(self.rotate), self.scale])
-        return (2 * torch.rand(count, 4, generator=generator) - 1) * reach
+        """`count` changes (count, 5), from the first step to the last.
+
+        Shift down and right (pixels of the picture; for a crop shares of it), angle (radians), log
+        scale, and standard deviation of the blur (pixels).
+        """
+        reach = torch.tensor([self.shift, self.shift, 1.0, 1.0, self.blur])
+        moves = (2 * torch.rand(count, 5, generator=generator) - 1) * reach
+        moves[:, 4] = (moves[:, 4] + self.blur) / 2
+        moves[:, 2] = _spread(moves[:, 2], self.rotate).deg2rad()
+        moves[:, 3] = (
+            _spread(moves[:, 3], self.scale).log()
+            if isinstance(self.scale, tuple)
+            else moves[:, 3] * self.scale
+        )
+        before = torch.zeros(count, 2)
+        for width in self.jitter:
+            before += width * (2 * torch.rand(count, 2, generator=generator) - 1)
+        if self.jitter:
+            moves[:, :2] += _turned(before, moves[:, 2], moves[:, 3])
+        if self.crop is not None:
+            moves = self._cropped(moves, generator)
+        return moves
+
+    def _cropped(self, moves: Tensor, generator: Generator) -> Tensor:
+        """`moves` of what a window shows; its place is a share, until a picture's size is known."""
+        assert self.crop is not None
+        if self.shift or self.jitter or self.rotate:
+            raise UserError("a crop moves the picture already; leave out shift, jitter and rotate")
+        normal = torch.randn(len(moves), 3, generator=generator)
+        progress = torch.linspace(0, 1, len(moves)) if len(moves) > 1 else torch.zeros(1)
+        side = self.crop.first + (self.crop.last - self.crop.first) * progress
+        side = (side + self.crop.spread * normal[:, 2]).clamp(0.05, 1)
+        middle = self.crop.middle * normal[:, :2]  # from the picture's centre
+        if self.crop.inside:
+            room = ((1 - side) / 2)[:, None]
+            middle = torch.minimum(torch.maximum(middle, -room), room)
+        log_scale = moves[:, 3] - side.log()
+        shift = -middle * log_scale.exp()[:, None]
+        return torch.cat([shift, moves[:, 2:3], log_scale[:, None], moves[:, 4:]], 1)
+
+    def draw_noise(self, shape: tuple[int, ...], generator: Generator) -> Tensor:
+        """Noise of the given shape, to be added to what `apply` gives."""
+        drawn = self.noise * torch.randn(shape, generator=generator)
+        if self.uniform:
+            drawn += self.uniform * (2 * torch.rand(shape, generator=generator) - 1)
+        return drawn
 
     def apply(self, pictures: Tensor, moves: Tensor) -> Tensor:
-        """Move each picture by its own row of `moves` (N, 4); noise is not part of this."""
-        return pictures if self.still else move(pictures, moves)
+        """Change each picture by its own row of `moves` (N, 5); noise is not part of this."""
+        if not self.still:
+            if self.crop is not None:  # from shares to pixels
+                sides = pictures.new_tensor([*pictures.shape[-2:], 1, 1, 1])
+                moves = moves.to(pictures.device) * sides
+            pictures = move(pictures, moves[:, :4], border=self.border, size=self.size)
+        return blurred(pictures, moves[:, 4], self.blur) if self.blur else pictures
 
 
-def move(pictures: Tensor, moves: Tensor) -> Tensor:
-    """Shift, turn and scale pictures (N, 3, H, W) about their centre by `moves` (N, 4).
+def _spread(unit: Tensor, reach: float | tuple[float, ...]) -> Tensor:
+    """Uniform numbers from -1 to 1 as numbers up to `reach`, or as one of several choices."""
+    if not isinstance(reach, tuple):
+        return unit * reach
+    choice = ((unit + 1) / 2 * len(reach)).long().clamp(0, len(reach) - 1)
+    return torch.tensor(reach)[choice]
+
+
+def _turned(shifts: Tensor, angle: Tensor, log_scale: Tensor) -> Tensor:
+    """Where shifts (N, 2), down and right, come to lie after a clockwise turn and a scale."""
+    down, right = shifts.unbind(1)
+    cos, sin = angle.cos() * log_scale.exp(), angle.sin() * log_scale.exp()
+    return torch.stack([cos * down + sin * right, cos * right - sin * down], 1)
+
+
+def move(
+    pictures: Tensor, moves: Tensor, *, border: str = "reflect", size: int | None = None
+) -> Tensor:
+    """Turn, scale and shift pictures (N, 3, H, W) about their centre by `moves` (N, 4).
 
     A positive shift moves the content down and right, a positive angle turns it clockwise, a
-    positive log scale enlarges it. Pictures are reflected at their borders.
+    positive log scale enlarges it, in this order: turn and scale first, then the shift. `border`
+    says what is seen outside. With `size` the result is (N, 3, size, size), and the whole picture
+    fills it before it is moved.
     """
     height, width = pictures.shape[-2:]
-    down, right, angle, log_scale = moves.to(pictures.device).unbind(1)
-    cos, sin = angle.cos() * (-log_scale).exp(), angle.sin() * (-log_scale).exp()
+    down, right, angle, log_scale = moves.to(pictures.device, pictures.dtype).unbind(1)
+    tall, wide = (height, width) if size is None else (size, size)
     # Where each pixel of the result comes from, in pixels from the centre: first undo the shift,
     # then the turn and the scale.
-    y = torch.arange(height, device=pictures.device, dtype=pictures.dtype) - (height - 1) / 2
-    x = torch.arange(width, device=pictures.device, dtype=pictures.dtype) - (width - 1) / 2
-    y = (y[None] - down[:, None])[:, :, None]  # (N, H, 1)
-    x = (x[None] - right[:, None])[:, None, :]  # (N, 1, W)
-    cos, sin = cos[:, None, None], sin[:, None, None]
-    from_x = (cos * x + sin * y) * (2 / width)
-    from_y = (cos * y - sin * x) * (2 / height)
-    grid = torch.stack([from_x, from_y], -1)  # (N, H, W, 2) in grid_sample's [-1, 1]
-    return F.grid_sample(
-        pictures, grid, mode="bilinear", padding_mode="reflection", align_corners=False
+    y = _centred(tall, height, pictures.dtype, pictures.device) - down[:, None]  # (N, H)
+    x = _centred(wide, width, pictures.dtype, pictures.device) - right[:, None]  # (N, W)
+    cos, sin = angle.cos() * (-log_scale).exp(), angle.sin() * (-log_scale).exp()
+    cos, sin = cos[:, None], sin[:, None]
+    # In grid_sample's units, where the picture spans [-1, 1].
+    grid = pictures.new_empty(len(pictures), tall, wide, 2)
+    torch.add(
+        (cos * x * (2 / width))[:, None], (sin * y * (2 / width))[:, :, None], out=grid[..., 0]
     )
+    torch.add(
+        (-sin * x * (2 / height))[:, None], (cos * y * (2 / height))[:, :, None], out=grid[..., 1]
+    )
+    if border == "reflect":
+        return F.grid_sample(
+            pictures, grid, mode="bilinear", padding_mode="reflection", align_corners=False
+        )
+    seen = F.grid_sample(
+        pictures - 0.5, grid, mode="bilinear", padding_mode="zeros", align_corners=False
+    )
+    return seen + 0.5
+
+
+@lru_cache(maxsize=64)
+def _centred(count: int, span: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """`count` pixels that share `span` pixels, as distances from the centre, (1, count)."""
+    with torch.inference_mode(False):
+        at = torch.arange(count, dtype=dtype, device=device) - (count - 1) / 2
+        return (at * (span / count))[None]
+
+
+def blurred(pictures: Tensor, sigmas: Tensor, most: float) -> Tensor:
+    """Pictures (N, 3, H, W), each under a Gaussian of its own sigma (N,) in pixels, reflected.
+
+    The kernel reaches over 3 times the `most` that a sigma may be; a sigma of 0 changes nothing.
+    """
+    reach = min(max(1, math.ceil(3 * most)), min(pictures.shape[-2:]) - 1)
+    at = torch.arange(-reach, reach + 1, device=pictures.device, dtype=pictures.dtype)
+    sigmas = sigmas.to(pictures.device, pictures.dtype)[:, None].clamp(min=1e-3)
+    weights = (-0.5 * (at / sigmas) ** 2).exp()
+    weights = (weights / weights.sum(1, keepdim=True))[:, :, None, None, None]
+    for axis in (-1, -2):
+        edges = (reach, reach, 0, 0) if axis == -1 else (0, 0, reach, reach)
+        wide, side = F.pad(pictures, edges, mode="reflect"), pictures.shape[axis]
+        # Summed tap by tap: a convolution may round by the number of pictures.
+        taps = [wide.narrow(axis, i, side) * weights[:, i] for i in range(len(at))]
+        pictures = taps[0]
+        for tap in taps[1:]:
+            pictures = pictures + tap
+    return pictures

@@ -7,9 +7,11 @@ import math
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from scipy import ndimage
 
-from featviz.maximization.transforms import Transforms, move
+import featviz
+from featviz.maximization.transforms import Crop, Transforms, move
 
 
 def picture(height: int = 20, width: int = 26, seed: int = 0) -> torch.Tensor:
@@ -19,7 +21,7 @@ def picture(height: int = 20, width: int = 26, seed: int = 0) -> torch.Tensor:
 def test_no_reach_changes_nothing() -> None:
     x = picture()
     assert Transforms().still
-    assert Transforms().apply(x, torch.zeros(1, 4)) is x
+    assert Transforms().apply(x, torch.zeros(1, 5)) is x
 
 
 def test_a_move_by_nothing_changes_nothing_but_rounding() -> None:
@@ -76,13 +78,137 @@ def test_every_picture_has_its_own_move() -> None:
 
 
 def test_draws_stay_within_reach_and_fill_it() -> None:
-    draws = Transforms(shift=16, rotate=15, scale=0.2).draw(4000, torch.Generator().manual_seed(0))
+    moved = Transforms(shift=16, rotate=15, scale=0.2, blur=2)
+    draws = moved.draw(4000, torch.Generator().manual_seed(0))
     reach = torch.tensor([16, 16, math.radians(15), 0.2])
-    assert (draws.abs() <= reach).all()
-    assert (draws.abs().amax(0) > 0.99 * reach).all()
-    assert (draws.mean(0).abs() < 0.05 * reach).all()
+    assert (draws[:, :4].abs() <= reach).all()
+    assert (draws[:, :4].abs().amax(0) > 0.99 * reach).all()
+    assert (draws[:, :4].mean(0).abs() < 0.05 * reach).all()
+    assert 0 <= draws[:, 4].min() < 0.01
+    assert 1.99 < draws[:, 4].max() <= 2
 
 
 def test_the_same_seed_draws_the_same() -> None:
     one, two = (Transforms(shift=4).draw(9, torch.Generator().manual_seed(3)) for _ in range(2))
     assert torch.equal(one, two)
+
+
+def test_choices_come_up_alike() -> None:
+    moved = Transforms(rotate=(-5.0, 0.0, 0.0, 9.0), scale=(0.5, 2.0))
+    draws = moved.draw(8000, torch.Generator().manual_seed(0))
+    degrees = draws[:, 2].rad2deg().round().tolist()
+    counts = {angle: degrees.count(angle) for angle in (-5, 0, 9)}
+    assert sum(counts.values()) == 8000
+    # a fifth of a percent of chance for each bound: 3 standard deviations of a binomial
+    for angle, share in ((-5, 0.25), (0, 0.5), (9, 0.25)):
+        assert abs(counts[angle] - 8000 * share) < 3 * math.sqrt(8000 * share * (1 - share))
+    assert sorted({round(v, 5) for v in draws[:, 3].exp().tolist()}) == [0.5, 2.0]
+
+
+def test_a_jitter_is_turned_and_enlarged_with_the_picture() -> None:
+    plain = Transforms(jitter=(4.0,)).draw(500, torch.Generator().manual_seed(1))
+    turned = Transforms(jitter=(4.0,), rotate=(90.0,), scale=(2.0,))
+    draws = turned.draw(500, torch.Generator().manual_seed(1))
+    # a clockwise quarter turn brings what lies to the right below: down = 2 right, right = -2 down
+    assert torch.allclose(draws[:, 0], 2 * plain[:, 1], atol=1e-5)
+    assert torch.allclose(draws[:, 1], -2 * plain[:, 0], atol=1e-5)
+    assert 7.9 < draws[:, :2].abs().max() <= 8
+    twice = Transforms(jitter=(4.0, 4.0)).draw(4000, torch.Generator().manual_seed(1))
+    assert twice[:, 0].abs().max() > 7
+    assert twice[:, 0].std().item() == pytest.approx(math.sqrt(2 * 16 / 3), rel=0.05)
+
+
+def test_a_crop_shows_the_window_that_was_drawn() -> None:
+    # a window of half the side, its centre where drawn: each pixel of it becomes 2 x 2
+    x = picture(16, 16)
+    moved = Transforms(crop=Crop(first=0.5, last=0.5, spread=0.0, middle=0.0))
+    seen = moved.apply(x, moved.draw(1, torch.Generator()))
+    expected = F.interpolate(x[..., 3:13, 3:13], scale_factor=2, mode="bilinear")[..., 2:-2, 2:-2]
+    assert (seen - expected).abs().max() < 1e-5
+
+
+def test_crops_are_drawn_as_published() -> None:
+    moved = Transforms(crop=Crop(first=0.5, last=0.2, spread=0.05, middle=0.15))
+    draws = moved.draw(20000, torch.Generator().manual_seed(0))
+    side = (-draws[:, 3]).exp()
+    middle = -draws[:, :2] * side[:, None]
+    assert side[:2000].mean().item() == pytest.approx(0.485, abs=0.005)
+    assert side[-2000:].mean().item() == pytest.approx(0.215, abs=0.005)
+    assert (side - torch.linspace(0.5, 0.2, 20000)).std().item() == pytest.approx(0.05, rel=0.03)
+    assert middle.std(0).tolist() == pytest.approx([0.15, 0.15], rel=0.03)
+    inside = Transforms(crop=Crop(inside=True)).draw(5000, torch.Generator().manual_seed(0))
+    side = (-inside[:, 3]).exp()
+    middle = -inside[:, :2] * side[:, None]
+    assert (middle.abs() + side[:, None] / 2).max() <= 0.5 + 1e-5
+
+
+def test_a_window_of_an_oblong_picture_has_its_shape() -> None:
+    x = picture(12, 24)
+    moved = Transforms(crop=Crop(first=1.0, last=1.0, spread=0.0, middle=0.0), size=24)
+    seen = moved.apply(x, moved.draw(1, torch.Generator()))
+    expected = F.interpolate(x, (24, 24), mode="bilinear")
+    assert seen.shape == (1, 3, 24, 24)
+    assert (seen - expected).abs().max() < 1e-5
+
+
+def test_a_crop_takes_no_shift_beside_it() -> None:
+    with pytest.raises(featviz.UserError, match="leave out shift, jitter and rotate"):
+        Transforms(crop=Crop(), shift=2.0).draw(1, torch.Generator())
+
+
+def test_outside_of_a_picture_lies_its_mirror_image_or_grey() -> None:
+    x = torch.full((1, 3, 12, 12), 0.9)
+    moves = torch.tensor([[0.0, 4.0, 0.0, 0.0, 0.0]])
+    assert Transforms(shift=4).apply(x, moves).min() > 0.89
+    grey = Transforms(shift=4, border="grey").apply(x, moves)
+    assert (grey[..., :3] - 0.5).abs().max() < 1e-6
+    assert (grey[..., 4:] - 0.9).abs().max() < 1e-5
+    with pytest.raises(featviz.UserError, match="unknown border 'black'"):
+        Transforms(border="black")
+
+
+@pytest.mark.parametrize("size", [(20, 26), (9, 7)])
+def test_a_blur_agrees_with_scipy(size: tuple[int, int]) -> None:
+    x = picture(*size).expand(2, -1, -1, -1)
+    seen = Transforms(blur=1.5).apply(x, torch.tensor([[0.0] * 4 + [1.2], [0.0] * 5]))
+    reach = min(5, min(size) - 1)
+    theirs = ndimage.gaussian_filter(
+        x[0].double().numpy(), (0, 1.2, 1.2), mode="mirror", radius=(0, reach, reach)
+    )
+    assert np.abs(seen[0].numpy() - theirs).max() < 1e-6
+    assert (seen[1] - x[1]).abs().max() < 1e-6
+
+
+def test_noise_is_as_strong_as_told() -> None:
+    drawn = Transforms(noise=0.08).draw_noise((200, 200), torch.Generator().manual_seed(0))
+    assert drawn.std().item() == pytest.approx(0.08, rel=0.02)
+    both = Transforms(noise=0.08, uniform=0.04).draw_noise((200, 200), torch.Generator())
+    assert both.std().item() == pytest.approx(math.sqrt(0.08**2 + 0.04**2 / 3), rel=0.02)
+    flat = Transforms(uniform=0.04).draw_noise((200, 200), torch.Generator())
+    assert 0.039 < flat.abs().max() <= 0.04
+    assert not Transforms(shift=3).noisy
+
+
+ALL = Transforms(shift=2, rotate=9, scale=0.2, blur=1, jitter=(1.0, 2.0), border="grey", size=17)
+
+
+@pytest.mark.parametrize("size", [(20, 26), (21, 15)])
+def test_the_company_changes_no_bit(size: tuple[int, int]) -> None:
+    x = torch.cat([picture(*size, seed=i) for i in range(3)])
+    moves = torch.cat([ALL.draw(1, torch.Generator().manual_seed(i)) for i in range(3)])
+
+    def both(rows: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
+        own = x[rows].clone().requires_grad_()
+        seen = ALL.apply(own, moves[rows])
+        return seen.detach(), torch.autograd.grad(seen.square().sum(), own)[0]
+
+    together, slopes = both([2, 1, 0])
+    alone, slope = both([1])
+    assert torch.equal(together[1], alone[0])
+    assert torch.equal(slopes[1], slope[0])
+
+
+def test_slopes_are_those_of_finite_differences() -> None:
+    x = picture(6, 7).double().requires_grad_()
+    moves = ALL.draw(1, torch.Generator().manual_seed(5))
+    assert torch.autograd.gradcheck(lambda p: ALL.apply(p, moves), (x,))
