@@ -25,6 +25,8 @@ _HOMES = {
     "build_atlas": "featviz.atlas.build",
     "build_gallery": "featviz.gallery.build",
     "build_index": "featviz.neighbors",
+    "corrupt": "featviz.adversarial.corruptions",
+    "corruption_table": "featviz.adversarial.corruptions",
     "embed": "featviz.embedding.extract",
     "evaluate": "featviz.training",
     "find_neighbors": "featviz.neighbors",
@@ -35,13 +37,17 @@ _HOMES = {
     "maximize_directions": "featviz.maximization.optimize",
     "open_pictures": "featviz.datasets",
     "open_store": "featviz.embedding.store",
+    "patch": "featviz.adversarial.patch",
     "patch_times_kernel": "featviz.maps",
     "read_image": "featviz.images",
     "read_square": "featviz.images",
     "sample_pictures": "featviz.samples",
+    "spatial": "featviz.adversarial.spatial",
     "summarize": "featviz.models.summary",
     "top_patches": "featviz.examples",
     "train": "featviz.training",
+    "transfer_matrix": "featviz.adversarial.transfer",
+    "universal": "featviz.adversarial.universal",
 }
 
 __all__ = sorted([*_HOMES, "__version__"])  # noqa: PLE0605 - a list of strings, sorted
@@ -49,6 +55,12 @@ __all__ = sorted([*_HOMES, "__version__"])  # noqa: PLE0605 - a list of strings,
 if TYPE_CHECKING:
     from featviz.adversarial.attacks import attack as attack
     from featviz.adversarial.audit import audit as audit
+    from featviz.adversarial.corruptions import corrupt as corrupt
+    from featviz.adversarial.corruptions import corruption_table as corruption_table
+    from featviz.adversarial.patch import patch as patch
+    from featviz.adversarial.spatial import spatial as spatial
+    from featviz.adversarial.transfer import transfer_matrix as transfer_matrix
+    from featviz.adversarial.universal import universal as universal
     from featviz.atlas.build import build_atlas as build_atlas
     from featviz.attribution import attribute as attribute
     from featviz.datasets import open_pictures as open_pictures

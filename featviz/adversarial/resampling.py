@@ -73,5 +73,7 @@ def magnified(pictures: Tensor, factor: float) -> Tensor:
     line = first + step * torch.arange(
         trim, trim + side, dtype=torch.float64, device=pictures.device
     )
-    y, x = line[:, None].expand(side, side), line[None, :].expand(side, side)
-    return bilinear(pictures, y, x, border="edge")
+    low = line.floor().long()
+    high, share = (low + 1).clamp(max=side - 1), (line - low).to(pictures.dtype)
+    rows = pictures[:, :, low] * (1 - share[:, None]) + pictures[:, :, high] * share[:, None]
+    return rows[..., low] * (1 - share) + rows[..., high] * share

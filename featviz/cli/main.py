@@ -18,6 +18,7 @@ from featviz.cli import (
     attack,
     attribute,
     audit,
+    corrupt,
     demo,
     embed,
     eval,
@@ -28,6 +29,7 @@ from featviz.cli import (
     maximize,
     neighbors,
     train,
+    universal,
 )
 from featviz.errors import UserError
 
@@ -45,7 +47,7 @@ app = typer.Typer(
 
 for module in (
     demo, layers, kernels, maps, maximize, embed, neighbors, atlas, attribute, attack, audit,
-    train, eval, gallery,
+    corrupt, universal, train, eval, gallery,
 ):  # fmt: skip
     name = module.__name__.rpartition(".")[2]
     app.command(name)(getattr(module, name))

@@ -55,7 +55,7 @@ GROUPS = (
     Group(
         "Where it breaks",
         "Changes that people hardly see, and answers that no longer hold.",
-        ("attack", "audit"),
+        ("attack", "audit", "universal", "adversarial-patch", "corruptions"),
     ),
 )
 OTHER = Group("Further results", "Kinds of results that this gallery has no chapter for.", ())
@@ -186,6 +186,30 @@ KINDS = {
         "attack shows what can go wrong at least; a stronger one may show more, so the curve is "
         "a limit from above, never a promise.",
         "The unit in the audit.",
+    ),
+    "universal": Kind(
+        "Universal perturbation",
+        "One and the same change, added to any photograph, and the network errs on most of them. "
+        "It was made from some pictures and is judged on others that it has never met. Its "
+        "structure matters: shuffle its pixels and it does no more than noise. The answers it "
+        "leads to are few; the network has favourite mistakes.",
+        "The unit's class as an answer to the perturbation.",
+    ),
+    "adversarial-patch": Kind(
+        "Adversarial patch",
+        "A sticker that the network cannot look away from. Wherever it lies in the picture, at "
+        "whatever angle, it speaks louder than all the rest, and the answer follows it. Unlike "
+        "the other attacks it is no secret: everybody sees it. A patch of noise of the same size "
+        "shows how much of this is mere covering.",
+        "The unit's class as an answer to the patch.",
+    ),
+    "corruptions": Kind(
+        "Corruptions",
+        "Nobody attacks here; the pictures are only as bad as pictures often are: noisy, out of "
+        "focus, snowed over, compressed too much. Each corruption comes in five severities. "
+        "People read most of them without effort, so the loss shows what the network leans on: "
+        "often fine texture, which noise and blur destroy first.",
+        "The unit's class under corruptions.",
     ),
 }
 

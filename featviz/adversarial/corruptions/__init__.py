@@ -22,6 +22,7 @@ from featviz.adversarial.corruptions.constants import (
     SEVERITIES,
     settings,
 )
+from featviz.adversarial.corruptions.table import Corruptions, corruption_table
 from featviz.adversarial.corruptions.yardstick import ALEXNET_ERRORS, mean_corruption_error
 
 __all__ = [
@@ -30,7 +31,9 @@ __all__ = [
     "EXTRA",
     "FAMILIES",
     "SEVERITIES",
+    "Corruptions",
     "corrupt",
+    "corruption_table",
     "mean_corruption_error",
     "settings",
 ]

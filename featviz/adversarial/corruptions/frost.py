@@ -8,6 +8,7 @@ frost, but they are NOT the benchmark's: numbers under "frost" compare with each
 from __future__ import annotations
 
 import math
+import random
 from functools import lru_cache
 
 import torch
@@ -28,7 +29,7 @@ def ice(streams: Streams, side: int) -> Tensor:
     drawn = draws.integers(streams, (3,), 0, 2**31 - 1)
     pieces = []
     for plate, top, left in drawn.tolist():
-        whole = plates()[plate % PLATES]
+        whole = grown(plate % PLATES)
         y, x = top % (SIDE - _PIECE + 1), left % (SIDE - _PIECE + 1)
         piece = whole[:, y : y + _PIECE, x : x + _PIECE][None]
         if side != _PIECE:
@@ -39,15 +40,12 @@ def ice(streams: Streams, side: int) -> Tensor:
     return torch.stack(pieces).clamp(0, 1)
 
 
-@lru_cache(maxsize=1)
-def plates() -> Tensor:
-    """(5, 3, SIDE, SIDE) float32 in [0, 1], always the same."""
-    return torch.stack([_plate(1000 + i) for i in range(PLATES)])
-
-
-def _plate(seed: int) -> Tensor:
+@lru_cache(maxsize=PLATES)
+def grown(number: int) -> Tensor:
+    """Plate 0 to 4, (3, SIDE, SIDE) float32 in [0, 1]: always the same."""
+    seed = 1000 + number
     generator = torch.Generator().manual_seed(seed)
-    needles = _needles(generator)
+    needles = _needles(random.Random(seed))
     bright = _drawn(needles)
     haze = torch.zeros(SIDE, SIDE)
     for cells, weight in ((4, 0.45), (9, 0.3), (40, 0.12), (160, 0.13)):
@@ -70,12 +68,10 @@ def _plate(seed: int) -> Tensor:
     return (light * (tint + (1 - tint) * light)).clamp(0, 1)
 
 
-def _needles(generator: torch.Generator) -> Tensor:
+def _needles(draw: random.Random) -> Tensor:
     """(K, 5): y, x, angle, length and brightness of straight needles, stems and side branches."""
 
-    def between(low: float, high: float) -> float:
-        return low + (high - low) * float(torch.rand((), generator=generator))
-
+    between = draw.uniform
     found: list[tuple[float, float, float, float, float]] = []
     # Feathers lean together, for the glass is coldest on one side.
     lean = between(0, 2 * math.pi)
@@ -107,7 +103,7 @@ def _needles(generator: torch.Generator) -> Tensor:
 def _drawn(needles: Tensor) -> Tensor:
     """(SIDE, SIDE): the needles as fine lines that fade towards their tips."""
     y, x, angle, length, brightness = needles[:, :, None].unbind(1)
-    at = torch.linspace(0, 1, 110)[None, :]
+    at = torch.linspace(0, 1, 48)[None, :]
     down, right = y + at * length * angle.sin(), x + at * length * angle.cos()
     # A point's light goes to its four pixels; points lie closer on short needles, so each weighs
     # what it stands for.
