@@ -1,32 +1,28 @@
-"""Numbers beside a maximised picture, so that nobody has to trust the picture alone.
+"""The scores and ranks of a maximised picture, so that nobody has to trust the picture alone.
 
-clean score        of the picture as it is saved (8 bits), without transforms, in float32
-held-out score     mean over fixed shifts of 4 to 6 pixels behind a 3x3 mean, which the ascent has
-                   not seen: how much of the score is more than a pixel pattern
-slope              of log amplitude against log frequency; photographs have about -1.2
-high share         share of the spectrum's energy above 1/4 cycle a pixel; photographs about 8%
-lattice            energy at the multiples of 1/stride cycle a pixel (the first strided layer's)
-                   over that of their neighbourhood, median; 1 is no lattice
-of natural         clean score over the highest that given photographs reach
+clean score     of the picture as it is saved (8 bits), without transforms, in float32
+held-out score  mean over fixed shifts of 4 to 6 pixels, the border reflected, each behind a 3x3
+                mean. A photograph of the thing would hardly mind. The ascent has shifts of its own,
+                but nothing in it blurs what the model sees, so detail of one or two pixels that
+                scores by itself is found out
+rank            of the unit among all units of its layer on this picture: 1 is the highest
+transfer rank   of the class among those of another model
 
-The spectra are of brightness and colour together, under a Hann window, the mean taken away.
+`panel` puts them beside what photographs reach; `spectrum` and `path` have the other numbers.
 """
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from featviz.models.layers import Layer, activations
+from featviz.maximization.spectrum import lattice_periods
 
 if TYPE_CHECKING:
-    from featviz.datasets import Pictures
-    from featviz.maximization.objectives import Objective
     from featviz.models.load import Model
 
 HELD_OUT_SHIFTS = ((-6, 0), (6, 0), (0, -6), (0, 6), (-4, 4), (4, -4))
@@ -67,120 +63,43 @@ def soften(pictures: Tensor) -> Tensor:
     return (rows[..., :-2, :] + rows[..., 1:-1, :]).add_(rows[..., 2:, :]).mul_(1 / 9)
 
 
-def spectrum(pictures: Tensor) -> Tensor:
-    """Energy at each frequency of pictures (N, 3, H, W), colours summed: (N, H, W)."""
-    height, width = pictures.shape[-2:]
-    window = torch.hann_window(height, periodic=False, dtype=torch.float64)[:, None]
-    window = window * torch.hann_window(width, periodic=False, dtype=torch.float64)
-    x = pictures.detach().cpu().double()
-    x = (x - x.mean((-2, -1), keepdim=True)) * window
-    energy: Tensor = torch.fft.fft2(x).abs().square()
-    return energy.sum(1)
-
-
-def frequencies(height: int, width: int) -> Tensor:
-    """The distance of each coefficient from the mean, in cycles a pixel, (H, W)."""
-    y = torch.fft.fftfreq(height, dtype=torch.float64)[:, None]
-    x = torch.fft.fftfreq(width, dtype=torch.float64)[None, :]
-    return torch.hypot(y, x)
-
-
-def slope(pictures: Tensor) -> Tensor:
-    """The exponent s of amplitude ~ f^s, (N,), fitted from 2 periods a side to 1/2 cycle."""
-    height, width = pictures.shape[-2:]
-    f = frequencies(height, width)
-    rings = torch.logspace(
-        torch.log10(torch.tensor(2 / min(height, width))).item(), -0.30103, 13, dtype=torch.float64
-    )
-    energy = spectrum(pictures)
-    points, values = [], []
-    for low, high in itertools.pairwise(rings):
-        ring = (f >= low) & (f < high)
-        if ring.any():
-            points.append(f[ring].log().mean())
-            values.append(energy[:, ring].mean(1).clamp(min=1e-30).log() / 2)
-    if len(points) < 3:
-        return torch.full((len(pictures),), float("nan"))
-    x = torch.stack(points)
-    y = torch.stack(values, 1)
-    x = x - x.mean()
-    return ((y * x).sum(1) / x.square().sum()).float()
-
-
-def high_share(pictures: Tensor, above: float = 0.25) -> Tensor:
-    """The share of energy above `above` cycles a pixel, (N,) in [0, 1]; 0 for a plain picture."""
-    energy = spectrum(pictures)
-    f = frequencies(*pictures.shape[-2:])
-    total = energy[:, f > 0].sum(1).clamp(min=1e-30)
-    return (energy[:, f > above].sum(1) / total).float()
-
-
-def lattice(pictures: Tensor, period: int) -> Tensor:
-    """Energy at the multiples of 1/period over that of their neighbourhood, (N,), median.
-
-    NaN where the picture is too small to tell a peak from its neighbours.
-    """
-    height, width = pictures.shape[-2:]
-    if period < 2 or min(height, width) < 8 * period:
-        return torch.full((len(pictures),), float("nan"))
-    energy = spectrum(pictures)
-    ratios = []
-    for i in range(period):
-        for j in range(period):
-            if i == j == 0:
-                continue
-            y, x = round(i * height / period), round(j * width / period)
-            near = _patch(energy, y, x, 1)  # the Hann window spreads a peak over 3
-            around = (_patch(energy, y, x, 3) * 49 - near * 9) / 40
-            ratios.append(near / around.clamp(min=1e-30))
-    return torch.stack(ratios, 1).median(1).values.float()
-
-
-def _patch(energy: Tensor, y: int, x: int, reach: int) -> Tensor:
-    """The mean energy within `reach` coefficients of (y, x), round the edges, (N,)."""
-    steps = torch.arange(-reach, reach + 1)
-    rows, columns = (y + steps) % energy.shape[1], (x + steps) % energy.shape[2]
-    return energy[:, rows][:, :, columns].mean((1, 2))
-
-
 def first_stride(model: Model) -> int:
-    """The stride of the first layer that has one: the period of the lattice to look for."""
-    fields = (layer.receptive_field for layer in model.layers.values())
-    strides = [max(field.stride) for field in fields if field is not None]
-    return min((stride for stride in strides if stride > 1), default=1)
+    """The step in which a model reads its input: 4 pixels for an AlexNet, 1 where there is none."""
+    return next(iter(lattice_periods(model)), 1)
 
 
-def natural_best(
-    model: Model, layer: Layer, units: Sequence[int], goal: Objective, pictures: Pictures | Tensor
-) -> Tensor:
-    """The highest score of each unit on given pictures, (N,): what the world offers it.
+def rank_among(scores: Tensor, unit: int) -> int:
+    """The place of a unit among scores (C,), from the top: 1 if none is higher."""
+    return 1 + int((scores > scores[unit]).sum())
 
-    The maps are read as the objective reads them: its mean over the whole map, or for objectives
-    that look at the middle only, their mean over so many positions anywhere in the map.
+
+def standardised(scores: Tensor, mean: Tensor, sd: Tensor) -> Tensor:
+    """Scores (C,) in standard deviations above their means on photographs.
+
+    A unit that never changes there has no such measure: its score counts as it is above its mean,
+    in units of the layer's middle deviation.
     """
-    best = torch.full((len(units),), float("-inf"))
-    for batch in _batches(model, pictures):
-        values = activations(model, batch.to(model.device), [layer.name])[layer.name].float().cpu()
-        if values.dim() == 3:  # tokens
-            values = values.mean(1)
-        if values.dim() == 4:
-            values = values[:, list(units)]
-            if goal.width is None:
-                values = values.mean((2, 3))
-            else:
-                width = min(goal.width, *values.shape[2:])
-                values = F.avg_pool2d(values, width, 1).amax((2, 3))
-        else:
-            values = values[:, list(units)]
-        best = torch.maximum(best, values.amax(0))
-    return best
+    middle = sd[sd > 0].median() if bool((sd > 0).any()) else sd.new_ones(())
+    return (scores - mean) / torch.where(sd > 1e-3 * middle, sd, middle)
 
 
-def _batches(model: Model, pictures: Pictures | Tensor) -> Iterator[Tensor]:
-    if isinstance(pictures, Tensor):
-        yield from pictures.split(32)
-        return
-    from featviz.datasets import batches
+def same_class(model: Model, index: int, other: Model) -> int | None:
+    """The class of another model that means the same: by synset, else by full name, else by a
+    part of it ("tabby" of "tabby, tabby cat"); None if it has none."""
+    synset, name = model.synsets[index], model.classes[index]
+    spellings = [synset, name, *(part.strip() for part in name.split(","))]
+    found = (other.find_class(spelling) for spelling in spellings if spelling)
+    return next((match for match in found if match is not None), None)
 
-    for batch in batches(pictures, resize=model.resize, crop=model.input_size, batch_size=32):
-        yield batch.images
+
+def transfer_rank(picture: Tensor, other: Model, index: int) -> int:
+    """The place of class `index` among all classes of another model, for a picture (3, H, W).
+
+    The picture is resized (bilinear, antialiased) where the model was made for another size.
+    """
+    x = picture[None].to(other.device)
+    size = (other.input_size, other.input_size)
+    if tuple(x.shape[-2:]) != size:
+        x = F.interpolate(x, size, mode="bilinear", antialias=True, align_corners=False)
+    with torch.no_grad():
+        return rank_among(other(x)[0], index)

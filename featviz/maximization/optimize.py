@@ -27,14 +27,15 @@ from torch import Tensor
 
 from featviz import results
 from featviz.errors import UserError
-from featviz.maximization import judge, objectives
+from featviz.maximization import judge, objectives, panel
 from featviz.maximization.ascent import BLOCK, Climb, Settings, ascend_all, reading, together
+from featviz.maximization.flags import gathered
 from featviz.maximization.objectives import Objective
 from featviz.maximization.parametrizations import Fourier, Pixels
 from featviz.maximization.result import Maximized
 from featviz.maximization.transforms import Transforms
 from featviz.models.frozen import frozen
-from featviz.models.layers import Layer, Unit, activations, parse_units
+from featviz.models.layers import Layer, Unit, parse_units
 
 if TYPE_CHECKING:
     from featviz.datasets import Pictures
@@ -46,10 +47,6 @@ Progress = Callable[[int, int, str], None]
 # Beside the middle of a map its mean is climbed, with this weight, so that the surroundings of a
 # part are of the unit's making too. It is not counted in the score.
 _SURROUNDINGS = 0.5
-
-
-# Pictures smaller than this hold no shapes that could survive a shift by 6 pixels.
-_SHAPES = 32
 
 
 class Stopped(KeyboardInterrupt):
@@ -277,10 +274,11 @@ def _maximize(
             stopped = True
         order = sorted(climbs)
         climb = together([climbs[row] for row in order])
-        judged = _judged(model, goal, order, climb.pictures)
-        if natural is not None and units:
-            best = judge.natural_best(model, layer, [units[i].index for i in order], goal, natural)
-            judged["natural"] = best
+        judged = panel.judge(
+            model, layer, goal, order, climb.pictures, alive=climb.alive, natural=natural,
+            units=[units[i] for i in order] if units else (),
+            seconds=(time.perf_counter() - started) / len(order), progress=progress,
+        )  # fmt: skip
     shown = [names[i] for i in order]
     result = Maximized(
         origin=results.origin(
@@ -288,7 +286,11 @@ def _maximize(
             data=natural if not isinstance(natural, Tensor) else None,
             parameters=parameters | {"size": side, "steps": steps} | _plain(settings),
         ),
-        warnings=_warnings(shown, climb, judged, missing=len(keys) - len(order)),
+        warnings=(
+            *_warnings(shown, climb, missing=len(keys) - len(order)),
+            *gathered(shown, judged.flags),
+            *judged.notes,
+        ),
         model_name=model.name,
         layer=layer.name,
         objective=goal.text,
@@ -296,8 +298,8 @@ def _maximize(
         names=tuple(shown),
         titles=tuple(titles[i] for i in order),
         images=climb.pictures,
-        scores=judged.pop("clean"),
-        judged=judged,
+        scores=judged.scores,
+        panel=judged,
         trace=climb.trace,
         best_steps=climb.best_steps,
         alive=climb.alive & (climb.broken < 0),
@@ -397,31 +399,8 @@ def _before_relu(model: Model, layer: Layer, goal: Objective) -> Iterator[None]:
             handle.remove()
 
 
-def _judged(
-    model: Model, goal: Objective, order: Sequence[int], pictures: Tensor
-) -> dict[str, Tensor]:
-    """The numbers of `judge` for each picture, (N,) each, by name."""
-    rows = []
-    with torch.no_grad():
-        # One picture at a time: rounding may depend on the size of the batch.
-        for target, picture in zip(order, pictures, strict=True):
-
-            def score(views: Tensor, target: int = target) -> Tensor:
-                return goal(activations(model, views, goal.layers), [target] * len(views))
-
-            rows.append((score(picture[None])[0], judge.held_out(score, picture[None])[0]))
-    period = judge.first_stride(model)
-    return {
-        "clean": torch.stack([clean for clean, _ in rows]).cpu(),
-        "held out": torch.stack([held for _, held in rows]).cpu(),
-        "slope": judge.slope(pictures),
-        "high share": judge.high_share(pictures),
-        "lattice": judge.lattice(pictures, period),
-    }
-
-
 def _warnings(
-    names: Sequence[str], climb: Climb, judged: dict[str, Tensor], missing: int
+    names: Sequence[str], climb: Climb, missing: int
 ) -> tuple[str, ...]:
     """The doubts about these pictures, in words."""
     texts = []
@@ -438,17 +417,6 @@ def _warnings(
         texts.append(
             f"the score of {_listed([n for n, _ in broken])} was no number from step {step} on "
             f"({name}); its picture is that of the step before"
-        )
-    kept = zip(judged["clean"].tolist(), judged["held out"].tolist(), strict=True)
-    fragile = [
-        name
-        for (name, alive, _), (clean, held) in zip(rows, kept, strict=True)
-        if alive and clean > 0 and held < clean / 4 and climb.pictures.shape[-1] >= _SHAPES
-    ]
-    if fragile:
-        texts.append(
-            f"{_listed(fragile)} keeps under a quarter of its score when the picture is shifted "
-            "and softened: its fine detail is what scores, not its shapes"
         )
     if missing:
         texts.append(f"stopped early: {missing} of {missing + len(names)} pictures were not made")

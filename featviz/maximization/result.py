@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 from torch import Tensor
 
-from featviz import images, plots, results
+from featviz import films, images, plots, results
+from featviz.maximization.panel import Panel, meaning_of
 from featviz.models.layers import Unit
 
 if TYPE_CHECKING:
@@ -18,17 +19,6 @@ if TYPE_CHECKING:
 
 # Pictures smaller than this are enlarged for display, every pixel to a block.
 _SHOWN = 128
-
-_MEANINGS = {
-    "held out": ("", "score after shifts the ascent has not seen, behind a 3x3 mean"),
-    "slope": ("", "of log amplitude against log frequency; photographs have about -1.2"),
-    "high share": ("fraction", "energy above 1/4 cycle a pixel; photographs have about 8%"),
-    "lattice": (
-        "",
-        "energy at the frequencies of the first stride over their neighbours'; 1: none",
-    ),
-    "natural": ("", "the highest score of the given pictures"),
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,8 +40,8 @@ class Maximized(results.Result):
     """(N, 3, H, W) float32 in [0, 1], rounded to 8 bits: what a PNG holds"""
     scores: Tensor
     """(N,): the objective of `images` without transforms, in float32"""
-    judged: dict[str, Tensor]
-    """(N,) each: "held out", "slope", "high share", "lattice" and perhaps "natural" (see judge)"""
+    panel: Panel
+    """the numbers beside each picture, and the reasons to doubt it"""
     trace: Tensor
     """(N, steps): the score at each step, with the transforms of that step"""
     best_steps: Tensor
@@ -60,6 +50,13 @@ class Maximized(results.Result):
     """(N,): False where there never was a gradient, or the score was no number"""
     frames: Tensor
     """(N, F, 3, H, W) uint8: stages of the ascent; empty without `film`"""
+    film: str = "gif"
+    """how the stages are saved: "gif", or "mp4" for both"""
+
+    @property
+    def judged(self) -> dict[str, Tensor]:
+        """(N,) each: the panel's numbers by name."""
+        return self.panel.numbers
 
     @property
     def title(self) -> str:
@@ -77,13 +74,8 @@ class Maximized(results.Result):
             ),
         }
         for name, values in self.judged.items():
-            unit, meaning = _MEANINGS[name]
+            unit, meaning = meaning_of(name)
             out[name] = results.Number(_median(values), unit, f"median; {meaning}")
-        if "natural" in self.judged:
-            ratio = self.scores / self.judged["natural"].clamp(min=1e-6)
-            out["of natural"] = results.Number(
-                _median(ratio), "", "median of score over the given pictures' highest"
-            )
         out["seconds a picture"] = results.Number(
             round(self.origin.seconds / len(self.names), 3), "s", "everything included"
         )
@@ -124,18 +116,11 @@ class Maximized(results.Result):
                 units=units, pixelated=self._factor() > 1,
             )  # fmt: skip
             if self.frames.numel():
-                path = folder.path / "films" / f"{stem}.gif"
-                path.parent.mkdir(exist_ok=True)
-                factor = self._factor()
-                images.write_film(
-                    [images.enlarge(f.float() / 255, factor) for f in self.frames[i]], path
-                )
-                folder.figure(
-                    f"films/{stem}.gif", None,
+                films.put(
+                    folder, f"films/{stem}", self.frames[i], kind=self.film,
                     caption=f"{self.titles[i]} from noise to its picture, in "
                     f"{self.frames.shape[1]} stages of {self.trace.shape[1]} steps.",
-                    alt=f"Film of the ascent for {self.titles[i]}",
-                    units=units, pixelated=factor > 1,
+                    alt=f"Film of the ascent for {self.titles[i]}", units=units,
                 )  # fmt: skip
         folder.figure(
             "ascent.svg", self._ascent(),

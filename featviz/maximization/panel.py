@@ -1,0 +1,441 @@
+"""The honest panel: the numbers beside each maximised picture, and the reasons to doubt it.
+
+Comes in: pictures, with the objective that made them; photographs, another model and the scores of
+other tries where there are any. Goes out: a `Panel`. What each number means is in `MEANINGS`; how
+it is got, in `judge` (scores, ranks), `natural` (photographs), `path` (natural-path similarity) and
+`spectrum` (slope, share of fine detail, lattice); when it raises a flag, in `flags`.
+
+Photographs are read once for all units of a layer. Each picture's numbers depend on it alone, not
+on which others are judged with it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from featviz.maximization import judge as scoring
+from featviz.maximization import natural as photographs
+from featviz.maximization import path as paths
+from featviz.maximization import spectrum
+from featviz.maximization.flags import SLOPE, Flag, flags_of
+from featviz.maximization.natural import Album, Box, Natural, Reading
+from featviz.maximization.objectives import PICTURE, Objective
+from featviz.maximization.path import Path
+from featviz.models.layers import Layer, Unit, activations
+
+if TYPE_CHECKING:
+    from featviz.datasets import Pictures
+    from featviz.models.load import Model
+
+MEANINGS: dict[str, tuple[str, str]] = {
+    "held out": ("", "score after shifts, behind a 3x3 mean: what is left without pixel detail"),
+    "natural": ("", "the highest score of the given photographs"),
+    "of natural": ("times", "score over the photographs' highest"),
+    "natural 99.9": ("", "what one score of photographs in a thousand exceeds"),
+    "of natural 99.9": ("times", "score over that"),
+    "rank": ("", "place of the unit among all units of its layer on its own picture; 1 is the top"),
+    "transfer rank": ("", "place of the same class in the other model's answer to the picture"),
+    "path": (
+        "",
+        "natural-path similarity right before the unit: 1 is like another photograph of the unit, "
+        "0 no nearer than photographs of other units",
+    ),
+    "path low": ("", "lower end of its 95% interval, over photographs"),
+    "path high": ("", "upper end of it"),
+    "path own": ("", "rank correlation with the unit's photographs right before the unit"),
+    "path others": ("", "rank correlation with other units' photographs there"),
+    "path lead": ("fraction", "bootstrap draws in which the first of the two is the higher"),
+    "slope": ("", "of log amplitude against log frequency; photographs have about -1.25"),
+    "high share": ("fraction", "energy above 1/4 cycle a pixel; photographs have about 5%"),
+    "spread": ("fraction", "standard deviation of the tries' scores over their median"),
+    "seconds": ("s", "to make the picture"),
+}
+
+SHOWN = 6
+"""photographs kept beside a picture"""
+_PATCH = 160  # pixels a side, at most, in which they are kept
+_FEWEST = 4  # photographs of a unit from which paths can be compared
+_STRANGERS = 24  # photographs of other units, one each
+_SPECTRA = 64  # photographs whose spectra are taken
+_NOISES = 8
+
+
+def meaning_of(name: str) -> tuple[str, str]:
+    """The unit and the meaning of a number, in words."""
+    if name.startswith("lattice "):
+        period = name.removeprefix("lattice ")
+        return "", f"energy at a grid of {period} pixels over that of its neighbours; 1: no grid"
+    return MEANINGS[name]
+
+
+@dataclass(frozen=True)
+class Photographs:
+    """The photographs that a unit answers to most, cut out where it does."""
+
+    pictures: tuple[Tensor, ...]
+    """(3, H, W) uint8 each, strongest first"""
+    boxes: tuple[Box | None, ...]
+    """what was scored, in pixels of the cut as it was before it was shrunk; None: all of it"""
+    sides: tuple[int, ...]
+    """of the cut, before it was shrunk"""
+    values: tuple[float, ...]
+    """their scores"""
+
+
+@dataclass(frozen=True)
+class Panel:
+    """What was measured of N pictures."""
+
+    scores: Tensor
+    """(N,): clean, of the 8-bit pictures"""
+    numbers: dict[str, Tensor]
+    """(N,) each, NaN where it could not be measured; see `MEANINGS`"""
+    flags: tuple[tuple[Flag, ...], ...]
+    """of each picture"""
+    box: Box | None = None
+    """what the objective reads of each picture, in its pixels; None: all of it"""
+    photographs: tuple[Photographs, ...] = ()
+    """of each picture; empty where none were given"""
+    path: Path | None = None
+    natural_slope: tuple[float, float] = SLOPE
+    """mean and standard deviation over photographs"""
+    count: int = 0
+    """photographs that were read"""
+    notes: tuple[str, ...] = field(default=())
+    """what could not be measured, and why"""
+
+
+def judge(
+    model: Model,
+    layer: Layer,
+    goal: Objective,
+    targets: Sequence[int],
+    pictures: Tensor,
+    *,
+    units: Sequence[Unit] = (),
+    natural: Pictures | Tensor | None = None,
+    other: Model | None = None,
+    tries: Tensor | None = None,
+    alive: Tensor | None = None,
+    seconds: float | None = None,
+    progress: Callable[[int, int, str], None] | None = None,
+) -> Panel:
+    """Measure pictures (N, 3, H, W) that were made for some targets of an objective.
+
+    targets: (N,): which target of `goal` each picture was made for
+    units: (N,): the unit of each; without them (directions, sums) there are no ranks and no path
+    natural: photographs, of the model's size if they are a tensor
+    other: another classifier, for transfer ranks of classes
+    tries: (N, T): clean scores of all tries of each picture, NaN where there were fewer
+    alive: (N,): False where no gradient ever reached the picture
+    seconds: that making one picture took
+
+    The model is to be frozen, and is left as it is.
+    """
+    pictures = pictures.detach()
+    side = int(pictures.shape[-1])
+    scores, held, values = _scored(model, layer, goal, targets, pictures)
+    numbers: dict[str, Tensor] = {"held out": held}
+    notes: list[str] = []
+    reading = _reading(goal, values, units, scores)
+    columns = [unit.index for unit in units] if reading is not None else list(targets)
+
+    world: Natural | None = None
+    if natural is not None:
+        world = photographs.survey(
+            model, layer, goal, reading, natural, columns=sorted(set(columns)), progress=progress
+        )
+        for name, reached in (("natural", world.highest), ("natural 99.9", world.percentile)):
+            numbers[name] = reached[columns]
+            ratio = scores / reached[columns]
+            numbers[f"of {name}"] = torch.where(reached[columns] > 0, ratio, math.nan)
+        if world.skipped:
+            notes.append(f"{len(world.skipped)} photographs could not be read and are left out")
+
+    if reading is not None:
+        numbers["rank"] = _ranks(layer, reading, values, units, world)
+    if other is not None:
+        numbers["transfer rank"], said = _transfer(model, layer, units, pictures, other)
+        notes += said
+
+    shown: tuple[Photographs, ...] = ()
+    path = None
+    if world is not None and natural is not None:
+        album = Album(model, natural)
+        shown = tuple(_shown(layer, reading, world, album, column, side) for column in columns)
+        if reading is not None:
+            path, said = _path(model, layer, reading, world, album, columns, pictures)
+            notes += said
+    if path is not None:
+        at = len(path.layers) - 2
+        for name, table in (
+            ("path", path.similarity), ("path low", path.low), ("path high", path.high),
+            ("path own", path.own), ("path others", path.others), ("path lead", path.lead),
+        ):  # fmt: skip
+            numbers[name] = table[:, at]
+
+    energy = spectrum.spectrum(pictures)
+    numbers["slope"] = spectrum.slope(energy)
+    numbers["high share"] = spectrum.high_share(energy)
+    periods = spectrum.lattice_periods(model, layer)
+    for period in periods:
+        smaller = [p for p in periods if p < period]
+        grid = spectrum.lattice(energy, period, smaller)
+        if grid.isfinite().any():
+            numbers[f"lattice {period}"] = grid
+    slope = _natural_slope(model, natural, side) if natural is not None else SLOPE
+
+    if tries is not None and tries.shape[1] > 1:
+        numbers["spread"] = spread(tries)
+    if seconds is not None:
+        numbers["seconds"] = torch.full((len(pictures),), seconds)
+    box = None
+    if reading is not None:
+        box = photographs.field_box(layer, reading, _middle(reading, values[0], units[0]))
+    going = alive if alive is not None else torch.ones(len(pictures), dtype=torch.bool)
+    flags = tuple(
+        flags_of(
+            {name: float(column[i]) for name, column in numbers.items()},
+            score=float(scores[i]),
+            alive=bool(going[i]),
+            rectified=reading is not None and _rectified(model, layer),
+            side=side,
+            units=layer.units,
+            photographs=world.count if world is not None else 0,
+            natural_slope=slope,
+            ranked=world is not None or layer.name == "logits",
+            before=path.layers[-2] if path is not None else "",
+        )
+        for i in range(len(pictures))
+    )
+    return Panel(
+        scores=scores,
+        numbers=numbers,
+        flags=flags,
+        box=box,
+        photographs=shown,
+        path=path,
+        natural_slope=slope,
+        count=world.count if world is not None else 0,
+        notes=tuple(dict.fromkeys(notes)),
+    )
+
+
+def spread(tries: Tensor) -> Tensor:
+    """Standard deviation over median of the scores of tries (N, T): (N,), NaN for one try."""
+    rows = []
+    for row in tries.double():
+        told = row[row.isfinite()]
+        if len(told) < 2:
+            rows.append(math.nan)
+        else:
+            middle = torch.quantile(told, 0.5)
+            rows.append(float(told.std() / middle.abs().clamp(min=1e-12)))
+    return torch.tensor(rows)
+
+
+def _scored(
+    model: Model, layer: Layer, goal: Objective, targets: Sequence[int], pictures: Tensor
+) -> tuple[Tensor, Tensor, list[Tensor]]:
+    """Clean and held-out scores (N,), and the layer's values (1, ...) on each picture."""
+    layers = tuple(name for name in goal.layers if name != PICTURE)
+    rows, values = [], []
+    with torch.no_grad():
+        # One picture at a time: rounding may depend on the size of the batch.
+        for target, picture in zip(targets, pictures.to(model.device), strict=True):
+
+            def score(views: Tensor, target: int = target) -> Tensor:
+                acts = activations(model, views, layers) | {PICTURE: views}
+                return goal(acts, [target] * len(views))
+
+            acts = activations(model, picture[None], [*dict.fromkeys([*layers, layer.name])])
+            clean = goal(acts | {PICTURE: picture[None]}, [target])[0]
+            rows.append((clean, scoring.held_out(score, picture[None])[0]))
+            values.append(acts[layer.name].float().cpu())
+    clean, held = (torch.stack(column).float().cpu() for column in zip(*rows, strict=True))
+    return clean, held, values
+
+
+def _reading(
+    goal: Objective, values: Sequence[Tensor], units: Sequence[Unit], scores: Tensor
+) -> Reading | None:
+    """How the objective reads all its units, if it reads units at all."""
+    if not units:
+        return None
+    found = {
+        photographs.find_reading(goal, value, unit, float(score))
+        for value, unit, score in zip(values, units, scores, strict=True)
+    }
+    return found.pop() if len(found) == 1 else None
+
+
+def _ranks(
+    layer: Layer,
+    reading: Reading,
+    values: Sequence[Tensor],
+    units: Sequence[Unit],
+    world: Natural | None,
+) -> Tensor:
+    """(N,): of each unit on its own picture, in its layer.
+
+    Logits compete as they are. Units of other layers have scales of their own, so where there are
+    photographs each is measured in standard deviations above its mean on them.
+    """
+    ranks = []
+    for value, unit in zip(values, units, strict=True):
+        scores = reading.own(value, unit)
+        if world is not None and layer.name != "logits":
+            scores = scoring.standardised(scores, world.mean, world.sd)
+        ranks.append(float(scoring.rank_among(scores, unit.index)))
+    return torch.tensor(ranks)
+
+
+def _transfer(
+    model: Model, layer: Layer, units: Sequence[Unit], pictures: Tensor, other: Model
+) -> tuple[Tensor, list[str]]:
+    ranks = torch.full((len(pictures),), math.nan)
+    if layer.name != "logits" or not units:
+        return ranks, [
+            f"units of {layer.name} have no counterpart in {other.name}: transfer ranks are of "
+            "classes only"
+        ]
+    missing = []
+    for i, unit in enumerate(units):
+        match = scoring.same_class(model, unit.index, other)
+        if match is None:
+            missing.append(model.class_name(unit.index))
+        else:
+            ranks[i] = scoring.transfer_rank(pictures[i], other, match)
+    if not missing:
+        return ranks, []
+    more = f" and {len(missing) - 8} more" if len(missing) > 8 else ""
+    return ranks, [f"{other.name} has no class {', '.join(missing[:8])}{more}: no transfer rank"]
+
+
+def _shown(
+    layer: Layer, reading: Reading | None, world: Natural, album: Album, column: int, side: int
+) -> Photographs:
+    pictures, boxes, sides, values = [], [], [], []
+    for cut, box, value in _cuts(layer, reading, world, album, column, side, SHOWN):
+        sides.append(cut.shape[-1])
+        pictures.append(_small(cut))
+        boxes.append(box)
+        values.append(value)
+    return Photographs(tuple(pictures), tuple(boxes), tuple(sides), tuple(values))
+
+
+def _cuts(
+    layer: Layer,
+    reading: Reading | None,
+    world: Natural,
+    album: Album,
+    column: int,
+    side: int,
+    count: int,
+) -> list[tuple[Tensor, Box | None, float]]:
+    """The `count` strongest photographs of a column: the cut, the box in it, the score."""
+    found = []
+    for at in range(min(count, world.values.shape[1])):
+        spot = world.spots[column, at]
+        box = photographs.field_box(layer, reading, (int(spot[0]), int(spot[1])))
+        cut, inside = photographs.cut_round(album.read(int(world.rows[column, at])), box, side)
+        found.append((cut, inside, float(world.values[column, at])))
+    return found
+
+
+def _small(picture: Tensor) -> Tensor:
+    from featviz import images
+
+    if picture.shape[-1] > _PATCH:
+        picture = torch.nn.functional.interpolate(
+            picture[None], (_PATCH, _PATCH), mode="bilinear", antialias=True, align_corners=False
+        )[0]
+    return images.to_uint8(picture)
+
+
+def _path(
+    model: Model,
+    layer: Layer,
+    reading: Reading,
+    world: Natural,
+    album: Album,
+    columns: Sequence[int],
+    pictures: Tensor,
+) -> tuple[Path | None, list[str]]:
+    """How like photographs the pictures go through the net, or why that cannot be said."""
+    layers = paths.path_layers(model, layer)
+    if len(layers) < 2:
+        return None, [f"no layer lies before {layer.name}: there is no path to compare"]
+    count = min(photographs.TOP, world.count // 4)
+    if count < _FEWEST:
+        return None, [
+            f"{world.count} photographs are too few to compare paths with; give at least "
+            f"{4 * _FEWEST}"
+        ]
+    side = int(pictures.shape[-1])
+
+    def profiles(column: int, most: int) -> list[Tensor]:
+        cuts = [cut for cut, _, _ in _cuts(layer, reading, world, album, column, side, most)]
+        return paths.profiles(model, torch.stack(cuts), layers)
+
+    many = layer.units
+    spread_out = sorted({i * many // _STRANGERS for i in range(_STRANGERS)})
+    stranger = {column: profiles(column, 1) for column in spread_out}
+    some = [
+        _cuts(layer, reading, world, album, column, side, 1)[0][0]
+        for column in spread_out[:: max(1, len(spread_out) // _NOISES)]
+    ]
+    noise = paths.profiles(model, paths.noise_like(torch.stack(some)), layers)
+    own, strangers = [], []
+    for column in columns:
+        own.append(profiles(column, count))
+        rest = [stranger[c] for c in spread_out if c != column]
+        strangers.append([torch.cat(parts) for parts in zip(*rest, strict=True)])
+    mine = [paths.profiles(model, picture[None], layers) for picture in pictures]
+    own_pictures = [torch.cat(parts) for parts in zip(*mine, strict=True)]
+    return paths.compare(own_pictures, own, strangers, noise, layers), []
+
+
+def _natural_slope(model: Model, natural: Pictures | Tensor, side: int) -> tuple[float, float]:
+    """Mean and standard deviation of the slopes of photographs, cut to the pictures' size."""
+    count = min(_SPECTRA, len(natural))
+    rows = [i * len(natural) // count for i in range(count)]
+    some = natural[rows] if isinstance(natural, Tensor) else natural.select(rows)
+    slopes = []
+    for _, batch in photographs._streamed(model, some, []):
+        height, width = batch.shape[-2:]
+        down, right = min(side, height), min(side, width)
+        top, left = (height - down) // 2, (width - right) // 2
+        cut = batch[..., top : top + down, left : left + right]
+        slopes.append(spectrum.slope(spectrum.spectrum(cut)))
+    told = torch.cat(slopes).double()
+    told = told[told.isfinite()]
+    if len(told) < 16:
+        return SLOPE
+    return float(told.mean()), float(told.std())
+
+
+def _middle(reading: Reading, values: Tensor, unit: Unit) -> tuple[int, int]:
+    """Where the objective's window begins on a picture's own map."""
+    if unit.position is not None:
+        return unit.position
+    if not reading.anywhere:
+        return 0, 0
+    height, width = values.shape[2:]
+    return (height - reading.width) // 2, (width - reading.width) // 2
+
+
+def _rectified(model: Model, layer: Layer) -> bool:
+    """Whether negative values of the layer go no further."""
+    kinds = {"ReLU", "ReLU6"}
+    if layer.kind in kinds:
+        return True
+    places = list(model.layers.values())
+    after = places[[place.name for place in places].index(layer.name) + 1 :]
+    return bool(after) and after[0].kind in kinds
