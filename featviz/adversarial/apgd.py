@@ -19,7 +19,7 @@ a row of zeros, so that the first step always counts as a rise).
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -113,30 +113,46 @@ def apgd_targeted(
     labels = check_labels(labels, len(pictures)).to(pictures.device)
     slots = check_slots(slots, pictures.device)
     with frozen(model):
-        among = 2 * targets
-        order = linear_estimate(model, pictures, labels, norm=norm, among=among, slots=slots)
-    aims = order.classes[:, :targets].tolist()
-    walk = Auto(norm, steps, "dlr-towards")
-    tried = [0] * len(pictures)
-
-    def further(job: Job, outcome: Outcome) -> Job | None:
-        tried[job.tag] += 1
-        k = tried[job.tag]
-        if k >= len(aims[job.tag]):
-            return None
-        return replace(job, aim=aims[job.tag][k], key=job.key + k, known_right=True)
-
-    found = find(
-        model, walk, pictures, labels, attack="apgd-t", eps=eps, aims=order.classes[:, 0],
-        eight_bit=eight_bit, margin=margin, clean=order.logits if clean is None else clean,
-        seed=seed, slots=slots, precision=precision, further=further, progress=progress,
+        near = linear_estimate(model, pictures, labels, norm=norm, among=2 * targets, slots=slots)
+    found, _ = towards_each(
+        model, pictures, labels, near.classes[:, :targets], eps=eps, norm=norm, steps=steps,
+        eight_bit=eight_bit, margin=margin, clean=near.logits if clean is None else clean,
+        seed=seed, slots=slots, precision=precision, progress=progress,
     )  # fmt: skip
     spent = (~found.already).long()
     return replace(
         found,
         forwards=found.forwards + spent,
-        backwards=found.backwards + min(among, order.classes.shape[1]) * spent,
+        backwards=found.backwards + near.classes.shape[1] * spent,
     )
+
+
+def towards_each(
+    model: Classifier, pictures: Tensor, labels: Tensor, aims: Tensor, **options: Any
+) -> tuple[Found, Tensor]:
+    """Targeted APGD towards classes in turn until a picture falls, and how near each one came.
+
+    aims: (N, T) classes, the first to be tried first; options: those of `apgd_targeted`
+
+    Returns the result and (N, T) float64: the best margin of each walk, -inf for those not made.
+    """
+    walk = Auto(options.pop("norm"), options.pop("steps"), "dlr-towards")
+    given = aims.tolist()
+    reached = torch.full(aims.shape, -torch.inf, dtype=torch.float64)
+    at = [0] * len(pictures)
+
+    def further(job: Job, outcome: Outcome) -> Job | None:
+        i = job.tag
+        reached[i, at[i]] = outcome.margin
+        at[i] += 1
+        if at[i] == len(given[i]):
+            return None
+        return replace(job, aim=given[i][at[i]], key=job.key + 1, known_right=True)
+
+    found = find(
+        model, walk, pictures, labels, attack="apgd-t", aims=aims[:, 0], further=further, **options
+    )
+    return found, reached
 
 
 class Phase(NamedTuple):

@@ -20,6 +20,7 @@ from featviz.adversarial.inputs import check_eps, check_labels, check_pictures, 
 from featviz.adversarial.search import Classifier, Job, Outcome, Walk, classify, run
 from featviz.errors import UserError
 from featviz.models.frozen import frozen
+from featviz.models.precision import gains_by_bf16, lowered
 
 Progress = Callable[[int, int, str], None]
 
@@ -91,35 +92,36 @@ class Found:
         return replace(self, **changed)
 
 
-def together(first: Found, rows: Tensor, then: Found) -> Found:
-    """One result of two attacks in turn: `then` on the pictures `rows` (k,) of `first`.
+def together(first: Found, rows: Tensor, then: Found, name: str) -> Found:
+    """One result of two attacks in turn: `then`, called `name`, on the pictures `rows` (k,).
 
     A later success takes the place of a failure, and so does a later failure that came nearer.
     """
     better = then.success | (_ahead(then) > _ahead(first[rows]))
     taken = rows[better]
     changed: dict[str, Any] = {}
-    for name in ("adversarial", "success", "success_8bit", "predicted", "distance", "l2", "linf"):
-        value = getattr(first, name).clone()
+    for field in ("adversarial", "success", "success_8bit", "predicted", "distance", "l2", "linf"):
+        value = getattr(first, field).clone()
         at = taken.to(value.device)
-        value[at] = getattr(then, name)[better.to(value.device)]
-        changed[name] = value
+        value[at] = getattr(then, field)[better.to(value.device)]
+        changed[field] = value
     before = (~first.trace.isnan()).sum(1) - 1  # steps, near enough: looks but the first
-    for name in ("steps", "first_step"):
-        value = getattr(first, name).clone()
-        own = getattr(then, name)
+    for field in ("steps", "first_step"):
+        value = getattr(first, field).clone()
+        own = getattr(then, field)
         later = torch.where(own >= 0, own + before[rows].clamp(min=0), own)
         value[taken] = later[better]
-        changed[name] = value
-    for name in ("forwards", "backwards", "zero_gradients"):
-        changed[name] = getattr(first, name).index_add(0, rows, getattr(then, name))
+        changed[field] = value
+    for field in ("forwards", "backwards", "zero_gradients"):
+        changed[field] = getattr(first, field).index_add(0, rows, getattr(then, field))
     by = first.by.clone()
-    by[rows] = torch.where(then.by >= 0, then.by + len(first.attacks), by[rows])
+    attacks = first.attacks if name in first.attacks else (*first.attacks, name)
+    by[rows] = torch.where(then.by >= 0, attacks.index(name), by[rows])
     width = first.trace.shape[1]
     trace = first.trace.new_full((len(first), width + then.trace.shape[1]), torch.nan)
     trace[:, :width] = first.trace
     trace[rows, width:] = then.trace
-    return replace(first, attacks=first.attacks + then.attacks, by=by, trace=trace, **changed)
+    return replace(first, attacks=attacks, by=by, trace=trace, **changed)
 
 
 def _ahead(found: Found) -> Tensor:
@@ -157,7 +159,7 @@ def find(
         spent on them then
     restarts, eight_bit, margin: as in `search.run`; seed: of the random numbers
     precision: "bf16" searches in bf16, judges in fp32 what was found, and searches once more in
-        fp32 for the pictures whose success did not hold
+        fp32 for the pictures whose success did not hold; "auto" does so where it is faster
     further: told a job that failed, may give another for the same picture (another target, say);
         the outcomes are merged
 
@@ -170,8 +172,8 @@ def find(
     else:
         radii = check_eps(eps, walk.norm, count)
     labels = check_labels(labels, count)
-    if precision not in {"fp32", "bf16"}:
-        raise UserError(f"unknown precision {precision!r}; take fp32 or bf16")
+    if precision not in {"auto", "fp32", "bf16"}:
+        raise UserError(f"unknown precision {precision!r}; take auto, fp32 or bf16")
     if clean is not None and (clean.dim() not in {1, 2} or len(clean) != count):
         raise UserError(
             f"clean must be the logits or the classes of {count} pictures, got a tensor of shape "
@@ -181,12 +183,15 @@ def find(
         pictures = images.quantise(pictures)
     slots = check_slots(slots, device)
     outcomes: dict[int, Outcome] = {}
+    latest: dict[int, Job] = {}
     decided = 0
 
     with frozen(model):
         spent = classes = 0
         if clean is not None and clean.dim() == 2:
             classes = clean.shape[1]
+        if precision == "auto":
+            precision = "bf16" if gains_by_bf16(model, pictures) else "fp32"
         if clean is None and precision == "bf16":
             clean, spent = classify(model, pictures, slots=slots), 1
         if clean is not None and clean.dim() == 2:
@@ -210,22 +215,26 @@ def find(
         def done(job: Job, outcome: Outcome) -> Job | None:
             nonlocal decided
             i = job.tag
+            latest[i] = job
             outcomes[i] = merged(outcomes[i], outcome) if i in outcomes else outcome
             more = further(job, outcome) if further is not None and not outcome.success else None
             if more is None:
                 decided += 1
                 if progress is not None:
-                    progress(min(count - len(jobs) + decided, count), count, attack)
+                    progress(min(count - len(searched) + decided, count), count, attack)
             return more
 
         settings: dict[str, Any] = {
             "slots": slots, "done": done, "targeted": targeted, "restarts": restarts,
             "eight_bit": eight_bit, "margin": margin,
         }  # fmt: skip
-        classes = max(classes, run(model, jobs, walk, precision=precision, **settings))
-        if precision == "bf16":
+        searched = jobs
+        if precision == "bf16" and jobs:
+            with lowered(model, pictures) as fast:
+                classes = max(classes, run(fast, jobs, walk, **settings))
             again = _judged(model, labels, outcomes, targeted, margin, slots)
-            run(model, [job for job in jobs if job.tag in again], walk, **settings)
+            jobs = [latest[i] for i in again]
+        classes = max(classes, run(model, jobs, walk, **settings))
         return gather(model, pictures, labels, outcomes, attack=attack, norm=walk.norm,
                       targeted=targeted, slots=slots, classes=classes,
                       looks=walk.looks * restarts)  # fmt: skip
@@ -263,27 +272,28 @@ def merged(first: Outcome, then: Outcome) -> Outcome:
 def _judged(
     model: Classifier, labels: Tensor, outcomes: dict[int, Outcome], targeted: bool,
     margin: float, slots: int,
-) -> set[int]:  # fmt: skip
+) -> list[int]:  # fmt: skip
     """Judge in fp32 what a bf16 search has found; the numbers of the pictures that stood it not."""
     rows = [i for i, o in outcomes.items() if o.success and not o.already]
     if not rows:
-        return set()
+        return []
     logits = classify(model, torch.stack([outcomes[i].picture for i in rows]), slots=slots).double()
     at = labels[torch.tensor(rows)].to(logits.device)
     own = logits.gather(1, at[:, None])[:, 0]
     other = logits.scatter(1, at[:, None], -torch.inf).amax(1)
     ahead = (own - other if targeted else other - own).tolist()
-    failed = set()
+    failed = []
     for i, answer, lead in zip(rows, logits.argmax(1).tolist(), ahead, strict=True):
         wrong = lead > margin if margin > 0 else (answer == int(labels[i])) == targeted
         o = outcomes[i]
         outcomes[i] = replace(
             o, success=wrong, predicted=answer, margin=lead, forwards=o.forwards + 1,
             first_step=o.first_step if wrong else -1,
+            trace=o.trace if wrong else torch.where(o.trace > lead, lead, o.trace),
         )  # fmt: skip
         if not wrong:
-            failed.add(i)
-    return failed
+            failed.append(i)
+    return sorted(failed)
 
 
 def gather(

@@ -170,10 +170,10 @@ def pgd(
         differences between batch sizes and devices
     clean: (N, classes) logits of the pictures, or (N,) classes, if they are known: saves the pass
         that judges the pictures
-    slots: how many pictures the model sees at once (default 16, on CUDA 128). At equal slots a
+    slots: how many pictures the model sees at once (default 8, on CUDA 128). At equal slots a
         result does not depend on the order, the number or the content of the other pictures
-    precision: "fp32", or "bf16" to search in bf16 (faster on processors that compute in it) and
-        judge in fp32
+    precision: "fp32", "bf16" to search in bf16 and judge in fp32, or "auto" to do so on processors
+        that are faster at it
 
     The projections in L2 and L1 are those on the ball within the box; the common "rescale, then
     clip" is not. Raises UserError for arguments out of range.

@@ -19,7 +19,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -285,7 +284,6 @@ def run(
     restarts: int = 1,
     eight_bit: bool = False,
     margin: float = 0.0,
-    precision: str = "fp32",
 ) -> int:
     """Run all jobs; gives back how many classes the model has (0 if there was no job).
 
@@ -294,7 +292,6 @@ def run(
     restarts: walks of a job, until one succeeds (all, where the walk does not leave at a success)
     eight_bit: show the model what 8 bits can hold, within eps; the walk keeps its own pictures
     margin: by how much the wrong logit must win
-    precision: "fp32", or "bf16" for a search whose outcomes the caller judges again in fp32
 
     To be called within `frozen(model)`. Raises UserError where the logits are not finite or of
     another shape than (slots, classes).
@@ -338,7 +335,7 @@ def run(
         if eight_bit:
             proposed = balls.on_levels(seats.pictures, proposed, seats.eps, walk.norm)
         leaf = proposed.detach().requires_grad_(walk.uses_gradient)
-        raw = _forward(model, leaf, walk.uses_gradient, precision)
+        raw = _forward(model, leaf, walk.uses_gradient)
         classes = raw.shape[1]
         look = Look(leaf, raw.detach().double(), raw, torch.empty(0), [])
         look.margin = _margins(look.logits, seats.labels, targeted)
@@ -434,9 +431,8 @@ def _mask(rows: Sequence[int], slots: int, device: torch.device) -> Tensor:
     return torch.tensor(mask, device=device)
 
 
-def _forward(model: Classifier, leaf: Tensor, with_gradient: bool, precision: str) -> Tensor:
-    fast = torch.autocast(leaf.device.type, torch.bfloat16) if precision == "bf16" else None
-    with torch.set_grad_enabled(with_gradient), fast or nullcontext():
+def _forward(model: Classifier, leaf: Tensor, with_gradient: bool) -> Tensor:
+    with torch.set_grad_enabled(with_gradient):
         logits = model(leaf)
     if logits.dim() != 2 or logits.shape[0] != len(leaf) or logits.shape[1] < 2:
         raise UserError(
@@ -500,7 +496,7 @@ def steepest(pictures: Tensor, gradient: Tensor, eps: Tensor, norm: str) -> Tens
 
 def default_slots(device: torch.device) -> int:
     """How many pictures the model sees at once unless told otherwise."""
-    return 128 if device.type == "cuda" else 16
+    return 128 if device.type == "cuda" else 8
 
 
 def classify(model: Classifier, pictures: Tensor, *, slots: int) -> Tensor:
@@ -508,14 +504,14 @@ def classify(model: Classifier, pictures: Tensor, *, slots: int) -> Tensor:
     parts = []
     for start in range(0, len(pictures), slots):
         batch = pictures[start : start + slots]
-        parts.append(_forward(model, _padded(batch, slots), False, "fp32")[: len(batch)])
+        parts.append(_forward(model, _padded(batch, slots), False)[: len(batch)])
     return torch.cat(parts)
 
 
 def differentiable(model: Classifier, batch: Tensor, slots: int) -> tuple[Tensor, Tensor]:
     """At most `slots` pictures, filled up to `slots`, and their logits with the graph between."""
     leaf = _padded(batch, slots).requires_grad_(True)
-    return leaf, _forward(model, leaf, True, "fp32")
+    return leaf, _forward(model, leaf, True)
 
 
 def gradients(

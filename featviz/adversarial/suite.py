@@ -1,29 +1,41 @@
 """`suite`: attacks in turn, each on what the earlier ones left standing, the cheap ones first.
 
 FGSM, then a few steps of APGD from there, decide most pictures of an undefended model at the cost
-of a few passes. What stands meets APGD with cross-entropy, APGD with DLR, targeted APGD towards the
-nearest classes, and at last Square, which asks for no gradient. These are the kinds of attack of
-AutoAttack (Croce & Hein 2020, arXiv:2003.01690), without FAB; there every picture pays the full
-walk of the first. No stage depends on the scale of the logits.
+of a few passes. What stands meets APGD with cross-entropy, APGD with DLR, and short walks of
+targeted APGD towards the nearest classes. The best margin so far then says how near the picture
+is to falling: those that are near get long walks towards the classes that came nearest, the
+others are left to a few queries of Square, which asks for no gradient.
+
+These are the kinds of attack of AutoAttack (Croce & Hein 2020, arXiv:2003.01690), without FAB;
+there every picture pays the full walk of the first, and every one that stands that of all. No
+stage depends on the scale of the logits.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from featviz.adversarial.apgd import apgd, apgd_targeted
+from featviz.adversarial.apgd import apgd, towards_each
+from featviz.adversarial.estimate import linear_estimate
 from featviz.adversarial.found import Found, Progress, together
-from featviz.adversarial.inputs import check_eps, check_labels, check_norm, check_pictures
+from featviz.adversarial.inputs import (
+    check_eps,
+    check_labels,
+    check_norm,
+    check_pictures,
+    check_slots,
+)
 from featviz.adversarial.projected import fgsm
 from featviz.adversarial.search import Classifier
 from featviz.adversarial.square import SQUARE_NORMS, square
 from featviz.errors import UserError
+from featviz.models.frozen import frozen
 
-FEW = 10
-"""steps of the first APGD, which begins where FGSM ended"""
+NEAR = 0.3
+"""A picture is near to falling if no more than this share of its clean margin is left."""
 
 
 def suite(
@@ -33,23 +45,27 @@ def suite(
     *,
     eps: float | Tensor,
     norm: str = "linf",
-    steps: int = 50,
+    steps: int = 100,
     targets: int = 9,
-    queries: int = 500,
+    queries: int = 1000,
     eight_bit: bool = False,
     margin: float = 0.0,
     clean: Tensor | None = None,
     seed: int = 0,
     slots: int | None = None,
+    precision: str = "auto",
     progress: Progress | None = None,
 ) -> Found:
     """The strongest that featviz does within a fixed ball: what stands here is worth reporting.
 
-    steps: of each walk of APGD; targets: walks of the targeted one at most; queries: of Square, 0
-        to leave it out (it knows no L1). Other arguments as for `pgd`
+    steps: of the long walks of APGD. The first walk has a tenth, those with cross-entropy and DLR
+        have 4/10, the short targeted ones 15/100
+    targets: classes that the targeted walks go for
+    queries: of Square where a picture is near to falling, a tenth elsewhere; 0 leaves it out (it
+        knows no L1)
 
-    `Found.by` says which attack brought a picture down. Raises UserError for arguments out of
-    range.
+    Other arguments as for `pgd`. `Found.by` says which attack brought a picture down. Raises
+    UserError for arguments out of range.
     """
     check_norm(norm)
     if steps < 1 or targets < 0 or queries < 0:
@@ -58,38 +74,86 @@ def suite(
     count = len(pictures)
     labels = check_labels(labels, count).to(pictures.device)
     radii = check_eps(eps, norm, count)
+    slots = check_slots(slots, pictures.device)
     shared: dict[str, Any] = {
         "norm": norm, "eight_bit": eight_bit, "margin": margin, "slots": slots,
     }  # fmt: skip
     found = fgsm(model, pictures, labels, eps=radii, tempered=True, clean=clean, **shared)
-    shared["seed"] = seed
-    for attack, options in _stages(found.classes, norm, steps, targets, queries):
+    shared |= {"seed": seed, "precision": precision}
+
+    def told(text: str) -> None:
         if progress is not None:
-            progress(int(found.success.sum()), count, "attacking")
-        rows = (~found.success & (radii > 0)).nonzero()[:, 0]
-        if not len(rows):
-            break
+            progress(int(found.success.sum()), count, text)
+
+    def standing() -> Tensor:
+        return (~found.success & (radii > 0)).nonzero()[:, 0]
+
+    def given(rows: Tensor) -> dict[str, Any]:
         at = rows.to(pictures.device)
-        if attack is apgd and options["steps"] == FEW:
-            options["starts"] = found.adversarial[at]
-        later = attack(
-            model, pictures[at], labels[at], eps=radii[rows], clean=found.clean[rows],
-            **options, **shared,
-        )  # fmt: skip
-        found = together(found, rows, later)
-    if progress is not None:
-        progress(count, count, "attacking")
+        return {
+            "pictures": pictures[at], "labels": labels[at], "eps": radii[rows],
+            "clean": found.clean[rows],
+        }  # fmt: skip
+
+    def add(rows: Tensor, later: Found, name: str) -> None:
+        nonlocal found
+        found = together(found, rows, later, name)
+
+    few, some, short = max(1, steps // 10), max(1, 4 * steps // 10), max(1, 15 * steps // 100)
+    several = "dlr" if found.classes >= 3 else "margin"
+    for name, length, options in (
+        ("apgd-ce short", few, {"loss": "ce", "starts": True}),
+        ("apgd-ce", some, {"loss": "ce"}),
+        ("apgd-dlr" if several == "dlr" else "apgd-margin", some, {"loss": several}),
+    ):
+        rows = standing()
+        if not len(rows):
+            return found
+        told(name)
+        own: dict[str, Any] = dict(options)
+        if "starts" in own:
+            own["starts"] = found.adversarial[rows.to(pictures.device)]
+        add(rows, apgd(model, steps=length, tempered=True, **own, **shared, **given(rows)), name)
+
+    rows = standing()
+    aimed = found.classes >= 4 and targets > 0
+    if len(rows) and aimed:
+        told("apgd-t short")
+        at = rows.to(pictures.device)
+        with frozen(model):
+            near = linear_estimate(
+                model, pictures[at], labels[at], norm=norm, among=2 * targets, slots=slots
+            )
+        aims = near.classes[:, :targets]
+        later, reached = towards_each(model, aims=aims, steps=short, **shared, **given(rows))
+        found.forwards[rows] += 1
+        found.backwards[rows] += near.classes.shape[1]
+        add(rows, later, "apgd-t short")
+        promising = _near(found, rows)
+        keep = promising & ~later.success
+        if keep.any():
+            told("apgd-t")
+            order = reached[keep].argsort(dim=1, descending=True, stable=True)
+            best = aims[keep.to(aims.device)].gather(1, order.to(aims.device))
+            # Few pictures are left: fewer slots stay empty, and each pass counts in full.
+            exact = shared | {"precision": "fp32", "seed": seed + 1, "slots": max(1, slots // 2)}
+            later, _ = towards_each(model, aims=best, steps=steps, **exact, **given(rows[keep]))
+            add(rows[keep], later, "apgd-t")
+
+    rows = standing()
+    if len(rows) and norm in SQUARE_NORMS and queries:
+        told("square")
+        promising = _near(found, rows)
+        for part, length in ((promising, queries), (~promising, max(1, queries // 10))):
+            if part.any():
+                later = square(model, queries=length, **shared, **given(rows[part]))
+                add(rows[part], later, "square")
+    told("done")
     return found
 
 
-def _stages(
-    classes: int, norm: str, steps: int, targets: int, queries: int
-) -> Iterator[tuple[Any, dict[str, Any]]]:
-    """What comes after FGSM: attacks with their options. DLR asks for classes enough."""
-    yield apgd, {"steps": FEW, "tempered": True}
-    yield apgd, {"steps": steps, "tempered": True}
-    yield apgd, {"steps": steps, "loss": "dlr" if classes >= 3 else "margin"}
-    if classes >= 4 and targets:
-        yield apgd_targeted, {"steps": steps, "targets": targets}
-    if norm in SQUARE_NORMS and queries:
-        yield square, {"queries": queries}
+def _near(found: Found, rows: Tensor) -> Tensor:
+    """(k,) bool: whether what is left of the margin is a small share of the clean one."""
+    trace = found.trace[rows]
+    clean = trace.gather(1, (~trace.isnan()).long().argmax(1, keepdim=True))[:, 0]
+    return trace.nan_to_num(-torch.inf).amax(1) >= NEAR * clean
