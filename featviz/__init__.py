@@ -17,6 +17,7 @@ __version__ = "0.1.0"
 # public name -> the module that has it
 _HOMES = {
     "UserError": "featviz.errors",
+    "accentuate": "featviz.maximization.accentuation",
     "activation_maps": "featviz.maps",
     "activations": "featviz.models.layers",
     "attack": "featviz.adversarial.attacks",
@@ -25,11 +26,16 @@ _HOMES = {
     "build_atlas": "featviz.atlas.build",
     "build_gallery": "featviz.gallery.build",
     "build_index": "featviz.neighbors",
+    "caricature": "featviz.maximization.dream",
     "corrupt": "featviz.adversarial.corruptions",
     "corruption_table": "featviz.adversarial.corruptions",
+    "deepdream": "featviz.maximization.dream",
+    "draw_facets": "featviz.maximization.facets",
     "embed": "featviz.embedding.extract",
     "evaluate": "featviz.training",
     "find_neighbors": "featviz.neighbors",
+    "interpolate": "featviz.maximization.interpolation",
+    "invert": "featviz.maximization.inversion",
     "kernel_growth": "featviz.growth",
     "kernel_sheet": "featviz.kernels",
     "load": "featviz.models.load",
@@ -75,6 +81,12 @@ if TYPE_CHECKING:
     from featviz.kernels import kernel_sheet as kernel_sheet
     from featviz.maps import activation_maps as activation_maps
     from featviz.maps import patch_times_kernel as patch_times_kernel
+    from featviz.maximization.accentuation import accentuate as accentuate
+    from featviz.maximization.dream import caricature as caricature
+    from featviz.maximization.dream import deepdream as deepdream
+    from featviz.maximization.facets import draw_facets as draw_facets
+    from featviz.maximization.interpolation import interpolate as interpolate
+    from featviz.maximization.inversion import invert as invert
     from featviz.maximization.optimize import maximize as maximize
     from featviz.maximization.optimize import maximize_directions as maximize_directions
     from featviz.models.layers import activations as activations

@@ -28,6 +28,7 @@ from featviz.cli import (
     maps,
     maximize,
     neighbors,
+    redraw,
     train,
     universal,
 )
@@ -46,8 +47,8 @@ app = typer.Typer(
 )
 
 for module in (
-    demo, layers, kernels, maps, maximize, embed, neighbors, atlas, attribute, attack, audit,
-    corrupt, universal, train, eval, gallery,
+    demo, layers, kernels, maps, maximize, redraw, embed, neighbors, atlas, attribute, attack,
+    audit, corrupt, universal, train, eval, gallery,
 ):  # fmt: skip
     name = module.__name__.rpartition(".")[2]
     app.command(name)(getattr(module, name))

@@ -12,6 +12,7 @@ the photograph. The distance is the mean, over positions, of the length of the d
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -49,7 +50,7 @@ if TYPE_CHECKING:
 Progress = Callable[[int, int, str], None]
 
 # The anchor sees at most this share of the picture's side.
-_ANCHOR_SEES = 0.45
+_ANCHOR_SEES = 0.46
 # The photograph with this much noise: where it lies itself, the distance has no gradient.
 _PROBE = 0.02
 
@@ -108,10 +109,10 @@ def accentuate(
     """The given pictures, changed a little so that units answer more strongly: (P, K, 1, 3, H, W).
 
     pictures: (P, 3, H, W) or (3, H, W) in [0, 1]
-    units: as "conv5:12", "logits:tabby", a sequence of these or joined by ";"; default: the
-        classes that the pictures are taken for, three at most
+    units: as "conv5:12", "logits:tabby", a sequence of these or "conv5:12,logits:tabby"; default:
+        the classes that the pictures are taken for, three at most
     anchor: the layer whose answer is to stay; default: the last one before the unit's that sees
-        no more than 0.45 of the picture's side (conv3 of an AlexNet)
+        no more than 0.46 of the picture's side (conv3 of an AlexNet)
     weight: of the anchor; 0 is plain ascent from the photograph, 1 lets both pull equally hard,
         more keeps closer to the photograph
     options: see `Settings`
@@ -161,8 +162,10 @@ def accentuate(
         origin=results.origin(
             model, seed=seed, started=started,
             parameters={
-                "pictures": list(names), "units": [str(unit) for unit in wanted],
-                "anchor": list(dict.fromkeys(anchors)), "weight": weight, "steps": steps,
+                "method": "accentuate", "pictures": list(names),
+                "units": [str(unit) for unit in wanted],
+                "anchor": anchors[0] if len(set(anchors)) == 1 else None, "weight": weight,
+                "size": given.shape[-1], "steps": steps,
                 **plain_settings(settings[-1]),
             },
         ),
@@ -182,10 +185,11 @@ def accentuate(
 
 def _chosen_units(model: Model, given: Tensor, units: str | Sequence[str] | None) -> list[Unit]:
     if units is not None:
-        items = units.split(";") if isinstance(units, str) else list(units)
+        # Not at the comma of a position, as in conv5:12@6,6.
+        items = re.split(r";|,(?=[^,;]*:)", units) if isinstance(units, str) else list(units)
         found = [parse_unit(model, item.strip()) for item in items if item.strip()]
         if not found:
-            raise UserError("no unit was named; give some, as in conv5:12;logits:tabby")
+            raise UserError("no unit was named; give some, as in conv5:12,logits:tabby")
         return list(dict.fromkeys(found))
     logits = each_alone(model, given, "logits")
     answers = [*logits.argmax(1).tolist(), *logits[0].argsort(descending=True).tolist()]

@@ -114,7 +114,7 @@ class Caricatured(Redrawn):
 def deepdream(
     model: Model,
     pictures: Tensor,
-    layers: str | Sequence[str] = ("conv3", "conv4", "conv5"),
+    layers: str | Sequence[str] | None = None,
     *,
     units: str | Sequence[int | str] | None = None,
     octaves: int = 3,
@@ -133,6 +133,7 @@ def deepdream(
     """The given pictures, changed so that a layer answers more strongly: (P, K, 1, 3, H, W).
 
     pictures: (P, 3, H, W) or (3, H, W) in [0, 1]; layers of maps take any size
+    layers: one or several; default: the last three convolutions
     units: of the only layer, whose squares count; default: all of them
     octaves: sizes in which the picture is worked on; zoom: from one to the next
     steps: at each octave; rate: of each step, the larger the wilder
@@ -148,6 +149,8 @@ def deepdream(
     given = as_batch(model, pictures)
     names = picture_names(names, len(given))
     places = [model.layer(name) for name in chosen_layers(model, layers)]
+    if layers is None:
+        places = [place for place in places if place.spatial][-3:] or places[-1:]
     check_counts(octaves=octaves, steps=steps)
     films.check_kind(film_kind)
     if not 1 < zoom <= 4 and octaves > 1:
@@ -191,9 +194,11 @@ def deepdream(
         origin=results.origin(
             model, seed=seed, started=started,
             parameters={
-                "pictures": list(names), "layer": [place.name for place in places],
+                "method": "deepdream", "pictures": list(names),
+                "layer": [place.name for place in places],
                 "units": None if chosen is None else [str(unit) for unit in chosen],
-                "octaves": octaves, "zoom": zoom, "steps": steps, **plain_settings(settings[-1]),
+                "size": given.shape[-1], "octaves": octaves, "zoom": zoom, "steps": steps,
+                **plain_settings(settings[-1]),
             },
         ),
         model_name=model.name,
@@ -333,9 +338,8 @@ def caricature(
             # What was answered: most units are far below zero on every picture, and silence is
             # nothing to exaggerate.
             wanted = each_alone(model, given, place.name).clamp(min=0)  # (P, ...)
-            goal = objectives.caricature(
-                place.name, wanted.repeat_interleave(tries, 0), power=power
-            )
+            aims = wanted.repeat_interleave(tries, 0)
+            goal = _of_answers(objectives.caricature(place.name, aims, power=power), aims > 0)
             climb = run.climb(
                 goal, how, [f"{place.path}/{t}" for t in range(tries)], seed=seed,
                 text=f"caricatures of {place.name}", part=(number, len(places)),
@@ -356,7 +360,8 @@ def caricature(
         origin=results.origin(
             model, seed=seed, started=started,
             parameters={
-                "pictures": list(names), "layer": [place.name for place in places],
+                "method": "caricature", "pictures": list(names),
+                "layer": [place.name for place in places], "size": given.shape[-1],
                 "power": power, "tries": tries, "steps": steps, **plain_settings(settings[-1]),
             },
         ),
@@ -371,3 +376,18 @@ def caricature(
         trace=made.trace,
         frames=made.frames,
     )  # fmt: skip
+
+
+def _of_answers(goal: Objective, wanted: Tensor) -> Objective:
+    """The goal of what its layer answers: below 0 all the same, but for what is `wanted` (K, ...).
+
+    What the photograph called up must have a way up from silence; what it did not may be silent.
+    """
+    (layer,) = goal.layers
+
+    def score(acts: Any, targets: Sequence[int]) -> Tensor:
+        values = acts[layer]
+        heard = torch.where(wanted[list(targets)], values, values.clamp(min=0))
+        return goal.score({layer: heard}, targets)
+
+    return replace(goal, score=score)

@@ -126,8 +126,8 @@ def invert(
             {
                 "parametrization": Fourier(*given.shape[-2:]), "transforms": Transforms(),
                 # An answer at every place counts alike, so nothing is evened out.
-                "even": 0.0, "smooth": 2.0 * judge.first_stride(model), "calm": 0.02, "plain": 0.2,
-                "coarse": 0.25,
+                "even": 0.0, "smooth": 2.0 * judge.first_stride(model), "calm": 0.02,
+                "plain": 0.2, "coarse": 0.25, "patience": 0,
             } | options,
         )
         for place in places
@@ -151,7 +151,8 @@ def invert(
             model, seed=seed, started=started,
             data=natural if not isinstance(natural, Tensor) else None,
             parameters={
-                "pictures": list(names), "layer": [place.name for place in places],
+                "method": "invert", "pictures": list(names),
+                "layer": [place.name for place in places], "size": given.shape[-1],
                 "tries": tries, "steps": steps, **plain_settings(settings[-1]),
             },
         ),

@@ -97,26 +97,17 @@ def maximize(
     started = time.perf_counter()
     place = model.layer(layer)
     found = parse_units(model, layer, units)
-    if objective not in {"auto", "centre", "channel"}:
-        raise UserError(f"unknown objective {objective!r}; take auto, centre or channel")
+    check_objective(objective)
     if any(unit.position for unit in found) and not all(unit.position for unit in found):
         raise UserError("give a position to every unit or to none (conv5:12@6,6 or conv5:12)")
     indices = [unit.index for unit in found]
     whole_map = bool(found[0].position)
     side = size or (model.input_size if whole_map else canvas(model, place))
-    if objective == "auto":
-        objective = "centre" if _draws_one_thing(model, place) else "channel"
     besides = None
     if whole_map:
         goal = objectives.neuron(place.name, indices, [u.position for u in found if u.position])
-    elif objective == "centre" and place.spatial:
-        goal = objectives.centre(place.name, indices)
-        if not _is_kernel(place):
-            besides = _SURROUNDINGS * objectives.channel(place.name, indices)
     else:
-        goal = objectives.channel(place.name, indices)
-        if not place.spatial:
-            goal = replace(goal, text=place.name)  # one value: there is no mean to speak of
+        goal, besides = unit_goal(model, place, indices, objective)
     return _maximize(
         model, place, goal, besides,
         names=[str(unit) for unit in found],
@@ -127,6 +118,27 @@ def maximize(
         precision=precision, progress=progress, options=options, started=started,
         parameters={"layer": place.name, "units": [str(u) for u in found], "objective": goal.text},
     )  # fmt: skip
+
+
+def check_objective(objective: str) -> None:
+    """Raise UserError unless it is one that `maximize` knows."""
+    if objective not in {"auto", "centre", "channel"}:
+        raise UserError(f"unknown objective {objective!r}; take auto, centre or channel")
+
+
+def unit_goal(
+    model: Model, place: Layer, indices: Sequence[int], objective: str = "auto"
+) -> tuple[Objective, Objective | None]:
+    """What `maximize` climbs for units of a layer: the goal that is scored, and what besides."""
+    check_objective(objective)
+    if objective == "auto":
+        objective = "centre" if _draws_one_thing(model, place) else "channel"
+    if objective == "centre" and place.spatial:
+        surroundings = _SURROUNDINGS * objectives.channel(place.name, indices)
+        return objectives.centre(place.name, indices), (None if _is_kernel(place) else surroundings)
+    goal = objectives.channel(place.name, indices)
+    # Of one value there is no mean to speak of.
+    return (goal if place.spatial else replace(goal, text=place.name)), None
 
 
 def maximize_directions(

@@ -145,7 +145,18 @@ def as_batch(model: Model, pictures: Tensor) -> Tensor:
         raise UserError(
             "pictures have values outside [0, 1]; give them as featviz.read_square does"
         )
-    return batch.detach().to(model.device, torch.float32)
+    batch = batch.detach().to(model.device, torch.float32)
+    height, width = batch.shape[-2:]
+    if (height, width) != (model.input_size, model.input_size):
+        last = [layer.name for layer in model.layers.values() if layer.path][-1:]
+        try:
+            activations(model, torch.zeros_like(batch[:1]), last)
+        except RuntimeError:
+            raise UserError(
+                f"{model.name} cannot read pictures of {height} x {width} pixels; "
+                f"give {model.input_size} x {model.input_size}"
+            ) from None
+    return batch
 
 
 def picture_names(names: Sequence[str] | None, count: int) -> tuple[str, ...]:

@@ -1,0 +1,203 @@
+"""Facets: a unit with two planted reasons shows both, and the numbers say what was gained."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+import featviz
+from featviz.datasets import Pictures
+from featviz.maximization import company, objectives
+from featviz.maximization.facets import draw_facets
+from featviz.maximization.parametrizations import Pixels
+from featviz.maximization.transforms import Transforms
+from featviz.models.layers import activations
+from featviz.models.load import Model
+
+SIDE = 16
+BARE = {
+    "smooth": 0.0, "plain": 0.0, "even": 0.0, "coarse": 0.0, "calm": 1.0, "precision": "fp32",
+    "transforms": Transforms(), "parametrization": Pixels(SIDE, SIDE),
+}  # fmt: skip
+
+
+def stripes(across: bool) -> Tensor:
+    """One of the two planted templates, (3, S, S), mean 0."""
+    wave = torch.sin(torch.arange(SIDE) * 2 * torch.pi / 8)
+    plane = wave[:, None].expand(SIDE, SIDE) if across else wave[None].expand(SIDE, SIDE)
+    return plane.expand(3, SIDE, SIDE) / plane.norm()
+
+
+class Stronger(nn.Module):
+    """The larger of its two halves of channels."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.maximum(*x.chunk(2, 1))
+
+
+def two_faced(bias: float = 0.3) -> Model:
+    """Unit 0 answers to stripes across or down, whichever is stronger; unit 1 to neither.
+
+    Across has a bias: left alone, every ascent goes that way.
+    """
+    look = nn.Conv2d(3, 4, SIDE, padding=0)
+    net = nn.Sequential(look, Stronger(), nn.Flatten(), nn.Linear(2, 2))
+    with torch.no_grad():
+        noise = 0.01 * torch.randn(2, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
+        look.weight.copy_(torch.stack([stripes(True), noise[0], stripes(False), noise[1]]))
+        look.bias.copy_(torch.tensor([bias, 0, 0, 0]))
+        net[3].weight.copy_(torch.eye(2))
+        net[3].bias.zero_()
+    return Model(
+        net, name="two-faced", input_size=SIDE, mean=(0.5,) * 3, std=(0.25,) * 3,
+        aliases={"templates": "0", "stronger": "1", "logits": "3"},
+    )  # fmt: skip
+
+
+def shown(picture: Tensor) -> tuple[float, float]:
+    """How much of each template a picture has: cosines."""
+    flat = picture - picture.mean()
+    return tuple(  # type: ignore[return-value]
+        float((flat * stripes(a)).sum() / flat.norm()) for a in (True, False)
+    )
+
+
+def diverse(model: Model, **options: object):
+    """Facets of unit 0, driven apart at the layer of templates."""
+    return draw_facets(model, "logits", units=[0], count=2, steps=150, **{**BARE, **options})
+
+
+@pytest.fixture
+def at_templates(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gram matrices of templates, 1 x 1 as their maps are."""
+    monkeypatch.setattr(
+        "featviz.maximization.facets.heard", lambda model, layer: model.layer("templates")
+    )
+
+
+@pytest.mark.usefixtures("at_templates")
+def test_both_planted_reasons_are_found_and_one_alone_without_diversity() -> None:
+    found = diverse(two_faced())
+    ways = [shown(picture) for picture in found.images[0]]
+    left = [shown(picture) for picture in found.plain[0]]
+    assert all(across > 0.9 and down < 0.3 for across, down in left), left
+    assert max(across for across, _ in ways) > 0.9, ways
+    assert max(down for _, down in ways) > 0.9, ways
+    assert found.likeness[0] < found.plain_likeness[0] - 0.3
+
+
+@pytest.mark.usefixtures("at_templates")
+def test_the_numbers_are_those_of_the_pictures(tmp_path: Path) -> None:
+    model = two_faced()
+    found = diverse(model)
+    folder = found.save(tmp_path / "out")
+    for g in range(2):
+        saved = featviz.read_image(folder / "units" / f"logits-0-{g + 1}.png")
+        assert torch.equal(saved, found.images[0, g])
+        assert found.scores[0, g].item() == pytest.approx(model(saved[None])[0, 0].item(), rel=1e-5)
+    values = activations(model, found.images[0], ["templates"])["templates"].double()
+    grams = [torch.outer(v, v) for v in values.flatten(1)]
+    cosine = torch.cosine_similarity(grams[0].flatten(), grams[1].flatten(), dim=0)
+    assert found.likeness[0].item() == pytest.approx(cosine.item(), abs=1e-5)
+    assert found.numbers()["likeness"].value == pytest.approx(cosine.item(), abs=1e-4)
+
+
+def test_facets_do_not_depend_on_the_other_units(mini: Model) -> None:
+    options = {"count": 2, "steps": 3}
+    alone = draw_facets(mini, "conv4", units=[7], **options)
+    among = draw_facets(mini, "conv4", units=[3, 7, 9], batch_size=2, **options)
+    assert torch.equal(among.images[1], alone.images[0])
+    assert torch.equal(among.plain[1], alone.plain[0])
+    assert torch.equal(among.scores[1], alone.scores[0])
+    assert not torch.equal(alone.images, alone.plain)
+
+
+@pytest.mark.slow
+def test_diversity_lowers_the_likeness_of_real_units(mini: Model) -> None:
+    found = draw_facets(mini, "conv5", units=[3, 12], count=3, steps=60)
+    assert (found.likeness < found.plain_likeness).all()
+    assert found.compared_at == "relu5"
+
+
+@dataclass(frozen=True)
+class Striped(Pictures):
+    """Pictures of stripes across (even rows) and down (odd rows), shifted and noisy."""
+
+    def open(self, row: int) -> Image.Image:
+        noise = torch.randn(3, SIDE, SIDE, generator=torch.Generator().manual_seed(row))
+        one = 0.5 + 1.2 * stripes(row % 2 == 0) + 0.04 * noise
+        pixels = (255 * one.clamp(0, 1)).permute(1, 2, 0).numpy()
+        return Image.fromarray(pixels.round().astype(np.uint8))
+
+
+@pytest.fixture
+def striped() -> Striped:
+    names = tuple(f"{i:02d}.png" for i in range(24))
+    return Striped(root=Path("striped"), paths=names, folders=("",) * 24)
+
+
+@pytest.mark.usefixtures("at_templates")
+def test_groups_of_examples_are_the_planted_ones(striped: Striped) -> None:
+    """Two kinds of picture move the unit: each facet starts from one kind, and shows it."""
+    model = two_faced(bias=0.0)
+    found = draw_facets(
+        model, "stronger", units=[0], count=2, natural=striped, examples=16, steps=60, **BARE
+    )
+    assert [cluster.size for cluster in found.clusters[0]] == [8, 8]
+    for cluster in found.clusters[0]:
+        kinds = {int(path[:2]) % 2 for path in cluster.paths}
+        assert len(kinds) == 1, cluster.paths
+        assert max(shown(cluster.start)) > 0.9
+    ways = [max((0, 1), key=lambda i, p=picture: shown(p)[i]) for picture in found.images[0]]
+    assert sorted(ways) == [0, 1]
+    assert found.own_group.all()
+    assert found.numbers()["own group"].value == 1.0
+
+
+@pytest.mark.usefixtures("at_templates")
+def test_starts_are_the_means_of_the_examples_shown(striped: Striped) -> None:
+    model = two_faced(bias=0.0)
+    found = draw_facets(
+        model, "stronger", units=[0], count=2, natural=striped, examples=16, steps=1, **BARE
+    )
+    for cluster in found.clusters[0]:
+        mean = (cluster.examples.float() / 255).mean(0)
+        assert (cluster.start - mean).abs().max() < 1 / 255
+
+
+def test_a_pressure_grows_with_the_score_and_rests_below_zero() -> None:
+    values = torch.tensor([[2.0, 0.0], [0.0, -3.0]])
+    goal = objectives.channel("fc", [0, 1])
+    other = objectives.Objective(("fc",), None, "sum", lambda acts, targets: acts["fc"].sum(1))
+    both = company.beside(goal, other, 0.5)
+    assert both({"fc": values}).tolist() == [0.5 * 2 * 2, 0.0]
+    x = values.clone().requires_grad_(True)
+    both({"fc": x}).sum().backward()
+    assert x.grad is not None
+    assert x.grad.tolist() == [[1.0, 1.0], [0.0, 0.0]]  # the score itself is not climbed here
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"count": 1}, "1 facet"),
+        ({"units": ["3@0,0"]}, "positions"),
+        ({"diversity": -1.0}, "diversity is -1"),
+        ({"objective": "best"}, "unknown objective"),
+        ({"film_kind": "avi"}, "no kind of film"),
+    ],
+)
+def test_mistakes_are_told(mini: Model, options: dict[str, object], words: str) -> None:
+    with pytest.raises(featviz.UserError, match=words):
+        draw_facets(mini, "conv4", **{"units": [3], "steps": 1, **options})
+
+
+def test_too_few_examples_are_refused(mini: Model, striped: Striped) -> None:
+    with pytest.raises(featviz.UserError, match="7 pictures cannot be put into 4 groups"):
+        draw_facets(mini, "conv4", units=[3], natural=striped, examples=7)
