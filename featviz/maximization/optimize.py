@@ -15,33 +15,39 @@ Erhan et al. 2009, "Visualizing higher-layer features of a deep network"; Yosins
 
 from __future__ import annotations
 
-import hashlib
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, fields, replace
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, overload
 
 import torch
 from torch import Tensor
 
 from featviz import results
+from featviz.engine import check_engine
 from featviz.errors import UserError
 from featviz.maximization import judge, objectives, panel
-from featviz.maximization.ascent import BLOCK, Climb, Settings, ascend_all, reading, together
+from featviz.maximization.ascent import Climb, Settings, reading
 from featviz.maximization.flags import gathered
 from featviz.maximization.objectives import Objective
-from featviz.maximization.parametrizations import Fourier, Pixels
+from featviz.maximization.parametrizations import Fourier
 from featviz.maximization.result import Maximized
+from featviz.maximization.several import Several, several
+from featviz.maximization.shards import Task, before_relu, climb_tasks, plain
 from featviz.maximization.transforms import Transforms
 from featviz.models.frozen import frozen
 from featviz.models.layers import Layer, Unit, parse_units
+from featviz.models.precision import cpu_computes_bf16
 
 if TYPE_CHECKING:
     from featviz.datasets import Pictures
     from featviz.models.load import Model
 
 Progress = Callable[[int, int, str], None]
+
+OWN = "featviz"
+"""the preset that `settings_for` chooses for each layer; all others are those of `presets`"""
 
 
 # Beside the middle of a map its mean is climbed, with this weight, so that the surroundings of a
@@ -52,72 +58,148 @@ _SURROUNDINGS = 0.5
 class Stopped(KeyboardInterrupt):
     """Ctrl-C during `maximize`; `result` holds what was finished, or None."""
 
-    def __init__(self, result: Maximized | None):
+    def __init__(self, result: Maximized | Several | None):
         super().__init__("stopped")
         self.result = result
 
 
+@overload
+def maximize(model: Model, layer: str, **options: Any) -> Maximized: ...
+
+
+@overload
+def maximize(model: Model, layer: Sequence[str], **options: Any) -> Several: ...
+
+
 def maximize(
     model: Model,
-    layer: str,
+    layer: str | Sequence[str],
     *,
     units: str | Sequence[int | str] = "all",
     objective: str = "auto",
-    steps: int = 256,
+    preset: str = OWN,
+    steps: int | None = None,
+    tries: int = 1,
     seed: int = 0,
     size: int | None = None,
     natural: Pictures | Tensor | None = None,
+    other: Model | None = None,
     film: int = 0,
     batch_size: int | None = None,
     precision: str = "auto",
+    engine: str = "here",
+    partial: str | Path | None = None,
     progress: Progress | None = None,
     **options: Any,
-) -> Maximized:
+) -> Maximized | Several:
     """Pictures that maximise units of a layer: `.images` (N, 3, H, W) and `.scores` (N,).
 
-    layer: an alias or module path; of a ReLU the value before it is maximised
+    layer: an alias or module path; of a ReLU the value before it is maximised. Or several of them,
+        or units of any layers: ["conv3:5", "conv5:12", "logits:tabby"]; the result then has one
+        part for each layer
     units: "all", "3,12", "0-15", classes by name, neurons as "12@6,6", or a sequence of these
     objective: "centre" is the mean over the positions in the middle of the map and draws one thing;
         "channel" is the mean over all positions and draws a texture; "auto" takes "centre" for
         layers that see much of the picture and "channel" for those that see little
-    steps: of the ascent; 128 is enough for a first look, 512 for print
+    preset: whose settings to take (`presets`); the default is our own
+    steps: of the ascent; default: the preset's, 256. 128 is enough for a first look, 512 for print
+    tries: how many pictures to make of each, from different starts; the one with the highest clean
+        score is kept
     size: side of the pictures in pixels; default: what the layer's receptive field asks for,
         never above the model's input
-    natural: pictures whose highest scores the scores are compared with
+    natural: photographs that the pictures are compared with, in many ways; see `panel`
+    other: another classifier, to see whether classes are recognised by it too
     film: how many stages of the ascent to keep for each picture
-    batch_size: most pictures at a time, default 16; less needs less memory
+    batch_size: most pictures at a time, default 16 on the CPU, 256 on CUDA; less needs less memory
     precision: of the model during the ascent, "fp32", "bf16" or "auto": bf16 on CPUs that
         compute with it, else fp32; scores are of fp32 always
+    engine: "here", or "ray" to spread the pictures over a Ray cluster
+    partial: a folder in which finished pictures are kept, and from which the same call goes on
+        after it was killed; the caller removes it
     options: see `Settings` (`rate`, `smooth`, `calm`, `even`, `transforms`, `parametrization` ...)
 
-    Raises UserError for an unknown layer, unit, objective or option; `Stopped` on Ctrl-C.
+    Raises UserError for an unknown layer, unit, objective, preset or option; `Stopped` on Ctrl-C.
 
         featviz.maximize(model, "conv5", units=[3, 12]).save("run/conv5")
     """
     started = time.perf_counter()
-    place = model.layer(layer)
-    found = parse_units(model, layer, units)
     check_objective(objective)
-    if any(unit.position for unit in found) and not all(unit.position for unit in found):
-        raise UserError("give a position to every unit or to none (conv5:12@6,6 or conv5:12)")
+    check_engine(engine)
+    if tries < 1:
+        raise UserError(f"tries {tries}: it is 1 or more")
+    single = isinstance(layer, str)
+    asked = [
+        _asked(model, place, found, objective, preset, steps, size, precision, options)
+        for place, found in _grouped(model, [layer] if isinstance(layer, str) else layer, units)
+    ]
+    return _maximize(
+        model, asked, single=single, seed=seed, tries=tries, natural=natural, other=other,
+        film=film, batch_size=batch_size, engine=engine, progress=progress, started=started,
+        partial=None if partial is None else Path(partial),
+    )  # fmt: skip
+
+
+def _grouped(
+    model: Model, items: Sequence[str], units: str | Sequence[int | str]
+) -> list[tuple[Layer, list[Unit]]]:
+    """Layers, each with its units, from names of layers ("conv3") and of units ("conv3:5")."""
+    if not items:
+        raise UserError("no layer and no unit was named; give conv5, or conv5:12")
+    groups: dict[str, list[Unit]] = {}
+    for item in items:
+        name, colon, one = item.partition(":")
+        place = model.layer(name)
+        found = parse_units(model, name, [one] if colon else units)
+        groups.setdefault(place.name, []).extend(found)
+    for name, found in groups.items():
+        if any(unit.position for unit in found) and not all(unit.position for unit in found):
+            raise UserError(
+                f"give a position to every unit of {name} or to none ({name}:12@6,6 or {name}:12)"
+            )
+    return [(model.layer(name), list(dict.fromkeys(found))) for name, found in groups.items()]
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """Pictures of one layer that are to be made: the work, and what is said of it."""
+
+    task: Task
+    names: list[str]
+    titles: list[str]
+    units: tuple[Unit, ...]
+    parameters: dict[str, Any]
+
+
+def _asked(
+    model: Model, place: Layer, found: list[Unit], objective: str, preset: str, steps: int | None,
+    size: int | None, precision: str, options: dict[str, Any],
+) -> _Asked:  # fmt: skip
     indices = [unit.index for unit in found]
     whole_map = bool(found[0].position)
-    side = size or (model.input_size if whole_map else canvas(model, place))
+    own, usual = canvas(model, place), 256
+    if preset != OWN:
+        from featviz.maximization import presets  # it takes its own settings from here
+
+        advice = presets.preset(preset)
+        own = model.input_size if advice.size is None or place.whole else advice.size
+        usual = advice.steps
+    side = size or (model.input_size if whole_map else own)
     besides = None
     if whole_map:
         goal = objectives.neuron(place.name, indices, [u.position for u in found if u.position])
     else:
         goal, besides = unit_goal(model, place, indices, objective)
-    return _maximize(
-        model, place, goal, besides,
-        names=[str(unit) for unit in found],
+    steps = usual if steps is None else steps
+    settings = settings_for(model, place, steps, side, precision, options, preset=preset)
+    keys = tuple(f"{place.path}/{unit.index}/{unit.position}" for unit in found)
+    names = [str(unit) for unit in found]
+    return _Asked(
+        Task(place, goal, besides, settings, keys),
+        names=names,
         titles=[model.unit_name(unit) for unit in found],
-        keys=[f"{place.path}/{unit.index}/{unit.position}" for unit in found],
         units=tuple(found),
-        steps=steps, seed=seed, side=side, natural=natural, film=film, batch_size=batch_size,
-        precision=precision, progress=progress, options=options, started=started,
-        parameters={"layer": place.name, "units": [str(u) for u in found], "objective": goal.text},
-    )  # fmt: skip
+        parameters={"layer": place.name, "units": names, "objective": goal.text, "preset": preset},
+    )
 
 
 def check_objective(objective: str) -> None:
@@ -170,16 +252,17 @@ def maximize_directions(
     _check_directions(place, directions)
     aims = directions.detach().cpu().float()
     labels = list(names) if names is not None else [f"direction {i}" for i in range(len(aims))]
-    return _maximize(
-        model, place, objectives.direction(place.name, aims, power=power, width=width), None,
-        names=labels, titles=labels,
-        keys=[f"{place.path}/{row.numpy().tobytes().hex()}" for row in aims],
-        units=(),
-        steps=steps, seed=seed, side=size or canvas(model, place), natural=None, film=0,
-        batch_size=batch_size, precision=precision, progress=progress, options=options,
-        started=started,
-        parameters={"layer": place.name, "directions": len(aims), "power": power, "width": width},
+    goal = objectives.direction(place.name, aims, power=power, width=width)
+    settings = settings_for(model, place, steps, size or canvas(model, place), precision, options)
+    keys = tuple(f"{place.path}/{row.numpy().tobytes().hex()}" for row in aims)
+    parameters = {"layer": place.name, "directions": len(aims), "power": power, "width": width}
+    asked = _Asked(Task(place, goal, None, settings, keys), labels, labels, (), parameters)
+    result = _maximize(
+        model, [asked], single=True, seed=seed, tries=1, natural=None, other=None, film=0,
+        batch_size=batch_size, engine="here", progress=progress, started=started, partial=None,
     )  # fmt: skip
+    assert isinstance(result, Maximized)
+    return result
 
 
 def canvas(model: Model, layer: Layer) -> int:
@@ -239,96 +322,91 @@ def _check_directions(layer: Layer, directions: Tensor) -> None:
 
 def _maximize(
     model: Model,
-    layer: Layer,
-    goal: Objective,
-    besides: Objective | None,
+    asked: Sequence[_Asked],
     *,
-    names: Sequence[str],
-    titles: Sequence[str],
-    keys: Sequence[str],
-    units: tuple[Unit, ...],
-    steps: int,
+    single: bool,
     seed: int,
-    side: int,
+    tries: int,
     natural: Pictures | Tensor | None,
+    other: Model | None,
     film: int,
     batch_size: int | None,
-    precision: str,
+    engine: str,
     progress: Progress | None,
-    options: dict[str, Any],
     started: float,
-    parameters: dict[str, Any],
-) -> Maximized:
-    if steps < 1 or side < 8 or film < 0 or (batch_size is not None and batch_size < 1):
+    partial: Path | None,
+) -> Maximized | Several:
+    if film < 0 or (batch_size is not None and batch_size < 1):
         raise UserError(
-            f"steps {steps}, size {side}, film {film}, batch_size {batch_size}: steps and "
-            "batch_size are 1 or more, size 8 or more, film 0 or more"
+            f"film {film}, batch_size {batch_size}: film is 0 or more, batch_size 1 or more"
         )
-    settings = settings_for(model, layer, steps, side, precision, options)
-    seeds = [_seed(seed, key) for key in keys]
-    climbs: dict[int, Climb] = {}
-    stopped = False
-
-    def report(done: int, total: int) -> None:
-        if progress is not None:
-            progress(done, total, f"maximising {layer.name}")
-
-    with frozen(model), _before_relu(model, layer, goal):
-        try:
-            for row, climb in ascend_all(
-                model, goal, range(len(keys)), seeds, settings, besides=besides,
-                slots=batch_size or BLOCK, film=film, progress=report,
-            ):  # fmt: skip
-                climbs[row] = climb
-        except KeyboardInterrupt:
-            if not climbs:
-                raise Stopped(None) from None
-            stopped = True
-        order = sorted(climbs)
-        climb = together([climbs[row] for row in order])
-        judged = panel.judge(
-            model, layer, goal, order, climb.pictures, alive=climb.alive, natural=natural,
-            units=[units[i] for i in order] if units else (),
-            seconds=(time.perf_counter() - started) / len(order), progress=progress,
-        )  # fmt: skip
-    shown = [names[i] for i in order]
-    result = Maximized(
-        origin=results.origin(
-            model, seed=seed, started=started,
-            data=natural if not isinstance(natural, Tensor) else None,
-            parameters=parameters | {"size": side, "steps": steps} | _plain(settings),
-        ),
-        warnings=(
-            *_warnings(shown, climb, missing=len(keys) - len(order)),
-            *gathered(shown, judged.flags),
-            *judged.notes,
-        ),
-        model_name=model.name,
-        layer=layer.name,
-        objective=goal.text,
-        units=tuple(units[i] for i in order) if units else (),
-        names=tuple(shown),
-        titles=tuple(titles[i] for i in order),
-        images=climb.pictures,
-        scores=judged.scores,
-        panel=judged,
-        trace=climb.trace,
-        best_steps=climb.best_steps,
-        alive=climb.alive & (climb.broken < 0),
-        frames=climb.frames,
+    climbed, stopped = climb_tasks(
+        model, [one.task for one in asked], seed=seed, tries=tries, film=film, slots=batch_size,
+        partial=partial, engine=engine, progress=progress,
     )  # fmt: skip
+    count = sum(len(of.order) for of in climbed if of is not None)
+    if not count:
+        raise Stopped(None)
+    seconds = (time.perf_counter() - started) / count
+    parts = []
+    for one, of in zip(asked, climbed, strict=True):
+        if of is None:
+            continue
+        task, order, climb = one.task, of.order, of.climb
+        units = [one.units[i] for i in order] if one.units else []
+        with frozen(model), before_relu(model, task.layer, task.goal):
+            judged = panel.judge(
+                model, task.layer, task.goal, order, climb.pictures, alive=climb.alive,
+                natural=natural, other=other, units=units, seconds=seconds, progress=progress,
+                tries=of.tries,
+            )  # fmt: skip
+        names = [one.names[i] for i in order]
+        parts.append(Maximized(
+            origin=results.origin(
+                model, seed=seed, started=started,
+                data=natural if not isinstance(natural, Tensor) else None,
+                parameters=one.parameters
+                | {"size": climb.pictures.shape[-1], "tries": tries}
+                | plain(task.settings),
+            ),
+            warnings=(
+                *_warnings(names, climb, missing=len(one.names) - len(order)),
+                *gathered(names, judged.flags),
+                *judged.notes,
+            ),
+            model_name=model.name,
+            layer=task.layer.name,
+            objective=task.goal.text,
+            units=tuple(units),
+            names=tuple(names),
+            titles=tuple(one.titles[i] for i in order),
+            images=climb.pictures,
+            scores=judged.scores,
+            panel=judged,
+            trace=climb.trace,
+            best_steps=climb.best_steps,
+            alive=climb.alive & (climb.broken < 0),
+            frames=climb.frames,
+        ))  # fmt: skip
+    missing = sum(len(one.names) for one in asked) - count
+    result = parts[0] if single else several(model, parts, missing, seed=seed, started=started)
     if stopped:
         raise Stopped(result)
     return result
 
 
 def settings_for(
-    model: Model, layer: Layer, steps: int, side: int, precision: str, options: dict[str, Any]
-) -> Settings:
-    """The settings of a layer: what its geometry asks for, and the options given.
+    model: Model, layer: Layer, steps: int, side: int, precision: str, options: dict[str, Any],
+    *, preset: str = OWN,
+) -> Settings:  # fmt: skip
+    """The settings of a layer: what its geometry asks for, or a preset; and the options given.
 
-    Raises UserError for an unknown option or precision.
+    `parametrization` may be given by its name.
+
+    Raises UserError for steps or a size too small, an unknown option, preset or precision.
     """
+    if steps < 1 or side < 8:
+        raise UserError(f"steps {steps}, size {side}: steps is 1 or more, size 8 or more")
     known = {field.name for field in fields(Settings)} - {"steps", "precision"}
     unknown = sorted(set(options) - known)
     if unknown:
@@ -338,6 +416,19 @@ def settings_for(
     if precision == "auto":
         fast = model.device.type == "cpu" and cpu_computes_bf16()
         precision = "bf16" if fast and _has_bf16_kernels(model, layer, side) else "fp32"
+    form = options.get("parametrization")
+    if preset == OWN and not isinstance(form, str):
+        settings = _own_settings(model, layer, steps, side)
+    else:
+        from featviz.maximization import presets  # it takes its own settings from here
+
+        settings = presets.settings(preset, model, layer, side, steps)
+        if isinstance(form, str):
+            options = options | {"parametrization": presets.parametrization(form, side, side)}
+    return replace(settings, precision=precision, **options)
+
+
+def _own_settings(model: Model, layer: Layer, steps: int, side: int) -> Settings:
     # How fine a model looks is set by its first stride, and so is what counts as a ripple: 8 for
     # the 4 pixels of an AlexNet, 4 for 2 pixels.
     settings = Settings(
@@ -346,14 +437,11 @@ def settings_for(
         transforms=transforms_for(layer, side),
         smooth=2.0 * judge.first_stride(model),
         reach=max(2, side // 7),
-        precision=precision,
     )
     if _is_kernel(layer):
         # A linear unit needs no prior, only a bound: the answer is its kernel.
-        settings = replace(settings, smooth=0.0, plain=0.0, even=0.0, coarse=0.0, calm=4.0)
-    if options.get("parametrization") == "pixels":
-        options = options | {"parametrization": Pixels(side, side)}
-    return replace(settings, **options)
+        return replace(settings, smooth=0.0, plain=0.0, even=0.0, coarse=0.0, calm=4.0)
+    return settings
 
 
 def _has_bf16_kernels(model: Model, layer: Layer, side: int) -> bool:
@@ -369,51 +457,7 @@ def _has_bf16_kernels(model: Model, layer: Layer, side: int) -> bool:
     return True
 
 
-def cpu_computes_bf16() -> bool:
-    """Whether the CPU has instructions for bf16, so that it is faster than fp32."""
-    ask = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
-    return bool(ask and ask())
-
-
-def _seed(seed: int, key: str) -> int:
-    digest = hashlib.sha256(f"{seed}/{key}".encode()).digest()
-    return int.from_bytes(digest[:8], "big") >> 1
-
-
-def _plain(settings: Settings) -> dict[str, Any]:
-    form = settings.parametrization
-    return asdict(settings) | {
-        "parametrization": {"name": type(form).__name__} | asdict(form)  # type: ignore[call-overload]
-    }
-
-
-@contextmanager
-def _before_relu(model: Model, layer: Layer, goal: Objective) -> Iterator[None]:
-    """Let taps of a ReLU read what goes into it: a silent unit still has a gradient there."""
-    if layer.kind not in {"ReLU", "ReLU6"} or goal.layers != (layer.name,):
-        yield
-        return
-    module = model.net.get_submodule(layer.path)
-    entered: list[Tensor] = []
-
-    def keep(module: torch.nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        entered[:] = [inputs[0]]
-        return (inputs[0].clone(),)  # an in-place ReLU must not reach what is kept
-
-    def give(module: torch.nn.Module, inputs: Any, output: Tensor) -> Tensor:
-        return entered.pop()
-
-    handles = [module.register_forward_pre_hook(keep), module.register_forward_hook(give)]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def _warnings(
-    names: Sequence[str], climb: Climb, missing: int
-) -> tuple[str, ...]:
+def _warnings(names: Sequence[str], climb: Climb, missing: int) -> tuple[str, ...]:
     """The doubts about these pictures, in words."""
     texts = []
     rows = list(zip(names, climb.alive.tolist(), climb.broken.tolist(), strict=True))

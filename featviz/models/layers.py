@@ -112,7 +112,7 @@ def find_unit(model: Model, layer: Layer, text: str | int) -> int:
 def parse_units(model: Model, layer: str, text: str | Sequence[int | str]) -> list[Unit]:
     """Units of one layer: "all", "3,12", "0-15", class names, or a sequence of these."""
     place = model.layer(layer)
-    items = text.split(",") if isinstance(text, str) else [str(t) for t in text]
+    items = split_units(text) if isinstance(text, str) else [str(t) for t in text]
     found: list[Unit] = []
     for item in (i.strip() for i in items):
         span = re.fullmatch(r"(\d+)\s*-\s*(\d+)", item)
@@ -126,6 +126,11 @@ def parse_units(model: Model, layer: str, text: str | Sequence[int | str]) -> li
     if not found:
         raise UserError(f"no units of {place.name} were named; give numbers, a range or all")
     return list(dict.fromkeys(found))
+
+
+def split_units(text: str) -> list[str]:
+    """ "3, 12@6,6" as ["3", "12@6,6"]: the comma of a position parts no units."""
+    return [item.strip() for item in re.findall(r"[^,@]+(?:@\s*\d+,\s*\d+|@[^,]*)?", text)]
 
 
 class _Reached(Exception):

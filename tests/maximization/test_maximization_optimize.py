@@ -93,7 +93,7 @@ def test_classes_are_named_and_positions_need_maps() -> None:
     model = convolutional()
     with pytest.raises(featviz.UserError, match="position"):
         featviz.maximize(model, "logits", units=["1@0,0"], **QUICK)
-    with pytest.raises(featviz.UserError, match="every unit or to none"):
+    with pytest.raises(featviz.UserError, match="of conv2 or to none"):
         featviz.maximize(model, "conv2", units=["1", "1@0,0"], **QUICK)
 
 
@@ -281,9 +281,12 @@ def test_ctrl_c_keeps_what_is_finished() -> None:
     [
         ({"objective": "center"}, "take auto, centre or channel"),
         ({"precision": "fp8"}, "take auto, fp32 or bf16"),
-        ({"steps": 0}, "steps and"),
+        ({"steps": 0}, "steps is 1 or more"),
         ({"size": 4}, "size 8 or more"),
         ({"units": "99"}, "units 0 to 7"),
+        ({"tries": 0}, "it is 1 or more"),
+        ({"preset": "lucidd"}, "did you mean lucid"),
+        ({"engine": "spark"}, "take here or ray"),
         ({"ratee": 1}, "unknown option 'ratee'"),
     ],
 )

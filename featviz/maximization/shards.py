@@ -1,0 +1,314 @@
+"""Ascents in shards: many targets of several objectives, kept on disk as they are finished.
+
+A `Task` is one objective with its targets and settings, usually the units of one layer.
+`climb_tasks` cuts each into shards, has them made here or on a Ray cluster (`engine`) and puts the
+climbs together again. Finished shards lie in a folder, and a job that was killed goes on from them,
+provided it is the same job to the last argument.
+
+Each target may be tried several times, from seeds that follow from its own; the try whose picture
+has the highest clean score is kept.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import math
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from featviz import results
+from featviz.engine import Files, Shard, map_shards
+from featviz.errors import UserError
+from featviz.maximization.ascent import BLOCK, Climb, Settings, ascend_all, together
+from featviz.maximization.objectives import Objective
+from featviz.maximization.result import file_stem
+from featviz.models.frozen import frozen
+from featviz.models.layers import Layer
+
+if TYPE_CHECKING:
+    from featviz.models.load import Model
+
+# Pictures at a time where nobody says how many: CPUs gain nothing from more, GPUs do.
+_SLOTS_ON_CUDA = 256
+# Where pictures may leave early, so many times the slots are in one shard to take their places.
+_QUEUE = 4
+
+
+@dataclass(frozen=True)
+class Task:
+    """Targets of one objective."""
+
+    layer: Layer
+    goal: Objective
+    besides: Objective | None
+    settings: Settings
+    keys: tuple[str, ...]
+    """of each target: its picture depends on the seed and this alone"""
+
+    def described(self) -> dict[str, Any]:
+        """In plain words and numbers: what it takes to be the same task."""
+        besides = None if self.besides is None else self.besides.text
+        aims = hashlib.sha256("\n".join(self.keys).encode()).hexdigest()
+        settings = plain(self.settings)
+        return {"layer": self.layer.path, "objective": self.goal.text, "besides": besides,
+                "targets": len(self.keys), "targets sha256": aims} | settings  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Climbed:
+    """What became of a task."""
+
+    order: tuple[int, ...]
+    """which of its targets are finished"""
+    climb: Climb
+    """of these; of several tries the best"""
+    tries: Tensor
+    """(N, T): the clean scores of all tries"""
+
+
+def climb_tasks(
+    model: Model,
+    tasks: Sequence[Task],
+    *,
+    seed: int,
+    tries: int = 1,
+    film: int = 0,
+    slots: int | None = None,
+    partial: Path | None = None,
+    engine: str = "here",
+    progress: Callable[[int, int, str], None] | None = None,
+) -> tuple[list[Climbed | None], bool]:
+    """Climb all tasks. Returns what became of each (None: nothing), and whether it was stopped.
+
+    partial: the folder of finished shards; it is made, gone on with, and left for the caller to
+        remove. None keeps nothing
+    engine: "here" or "ray"
+
+    Ctrl-C does not raise: what is finished is returned.
+
+    Raises UserError if `partial` holds the shards of another job.
+    """
+    if slots is None:
+        slots = BLOCK if model.device.type == "cpu" else _SLOTS_ON_CUDA
+    job = _Job(model, tuple(tasks), seed, tries, film, slots)
+    shards = job.shards()
+    stopped = False
+
+    def report(done: int, total: int) -> None:
+        if progress is not None:
+            progress(done, total, f"maximising {', '.join(t.layer.name for t in tasks)}")
+
+    with _kept(partial, job) as folder:
+        try:
+            map_shards(
+                job, shards, folder, engine=engine,
+                gpus=int(model.device.type == "cuda"), progress=report,
+            )  # fmt: skip
+        except KeyboardInterrupt:
+            stopped = True
+        return [_read(folder, shards, number) for number in range(len(tasks))], stopped
+
+
+@dataclass(frozen=True)
+class _Job:
+    """The work that shards are pieces of; what `engine` sends to its workers."""
+
+    model: Model
+    tasks: tuple[Task, ...]
+    seed: int
+    tries: int
+    film: int
+    slots: int
+
+    def shards(self) -> list[Shard]:
+        shards = []
+        for number, task in enumerate(self.tasks):
+            count = len(task.keys)
+            most = max(1, self.slots // self.tries) * (_QUEUE if task.settings.patience else 1)
+            size = math.ceil(count / math.ceil(count / most))  # as even as they go
+            for first in range(0, count, size):
+                rows = range(first, min(first + size, count))
+                name = f"{number:03d}-{file_stem(task.layer.name)}-{first:05d}"
+                steps = len(rows) * self.tries * task.settings.steps
+                shards.append(Shard(name, (number, rows), steps))
+        return shards
+
+    def __call__(self, work: tuple[int, range], report: Callable[[int], None]) -> Files:
+        number, rows = work
+        task = self.tasks[number]
+        targets = [row for row in rows for _ in range(self.tries)]
+        seeds = [seed_of(self.seed, task.keys[row], t) for row in rows for t in range(self.tries)]
+        with frozen(self.model), before_relu(self.model, task.layer, task.goal):
+            climbs = dict(
+                ascend_all(
+                    self.model, task.goal, targets, seeds, task.settings, besides=task.besides,
+                    slots=self.slots, film=self.film, progress=lambda done, _: report(done),
+                )
+            )  # fmt: skip
+        clean = torch.cat([climbs[i].clean for i in range(len(targets))]).view(-1, self.tries)
+        best = clean.nan_to_num(-math.inf).argmax(1)
+        chosen = [climbs[i * self.tries + int(t)] for i, t in enumerate(best)]
+        return {"climb.npz": _packed(together(chosen), clean)}
+
+    def described(self) -> dict[str, Any]:
+        versions = results.versions()
+        return {
+            "model": self.model.sha256, "seed": self.seed, "tries": self.tries, "film": self.film,
+            "batch_size": self.slots, "featviz": versions["featviz"], "torch": versions["torch"],
+            "device": self.model.device.type, "tasks": [task.described() for task in self.tasks],
+        }  # fmt: skip
+
+
+def seed_of(seed: int, key: str, number: int = 0) -> int:
+    """The seed of a target's first try, or of a later one."""
+    text = f"{seed}/{key}" + (f"/try {number}" if number else "")
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+
+
+def plain(settings: Settings) -> dict[str, Any]:
+    """Settings as they stand in result.json: numbers, and dataclasses as their fields."""
+    return {field.name: _plain(getattr(settings, field.name)) for field in fields(settings)}
+
+
+def _plain(value: Any) -> Any:
+    if is_dataclass(value) and not isinstance(value, type):
+        shown = {f.name: getattr(value, f.name) for f in fields(value)}
+        named = {name: getattr(of, "name", None) or _plain(of) for name, of in shown.items()}
+        return {"name": type(value).__name__} | named
+    if isinstance(value, tuple):
+        return [_plain(one) for one in value]
+    return value
+
+
+@contextmanager
+def before_relu(model: Model, layer: Layer, goal: Objective) -> Iterator[None]:
+    """Let taps of a ReLU read what goes into it: a silent unit still has a gradient there."""
+    if layer.kind not in {"ReLU", "ReLU6"} or goal.layers != (layer.name,):
+        yield
+        return
+    module = model.net.get_submodule(layer.path)
+    entered: list[Tensor] = []
+
+    def keep(module: torch.nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        entered[:] = [inputs[0]]
+        return (inputs[0].clone(),)  # an in-place ReLU must not reach what is kept
+
+    def give(module: torch.nn.Module, inputs: Any, output: Tensor) -> Tensor:
+        return entered.pop()
+
+    handles = [module.register_forward_pre_hook(keep), module.register_forward_hook(give)]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def partial_of(folder: Path) -> Path:
+    """Where the shards of a result folder that is being made are kept."""
+    return folder.with_name(f"{folder.name}.partial")
+
+
+def unfinished(folder: Path) -> bool:
+    """Whether a result folder was saved when its job was stopped, and the job can go on."""
+    if not (partial_of(folder) / "job.json").is_file() or not (folder / "result.json").is_file():
+        return False
+    said = results.read_result(folder).get("warnings", [])
+    return any("stopped early" in str(text) for text in said)
+
+
+def remove(partial: Path) -> None:
+    """Remove a folder of shards; nothing else."""
+    if (partial / "job.json").is_file():
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+@contextmanager
+def _kept(partial: Path | None, job: _Job) -> Iterator[Path]:
+    """The folder of the finished shards: the given one if it is this job's, or one for now."""
+    if partial is None:
+        with tempfile.TemporaryDirectory(prefix="featviz-") as folder:
+            yield Path(folder)
+        return
+    wanted = json.loads(json.dumps(job.described()))
+    note = partial / "job.json"
+    try:
+        found = json.loads(note.read_text(encoding="utf-8")) if note.is_file() else None
+        if found is None and partial.is_dir() and any(partial.iterdir()):
+            raise UserError(
+                f"{partial} is in the way and not ours; move it or choose another --out"
+            )
+        if found is not None and found != wanted:
+            other = _difference(found, wanted)
+            raise UserError(
+                f"{partial} holds the unfinished shards of another job ({other}); "
+                "give that command again to finish it, remove the folder, or choose another --out"
+            )
+        partial.mkdir(parents=True, exist_ok=True)
+        if found is None:
+            results.write_json(note, wanted)
+    except (OSError, ValueError) as error:
+        if isinstance(error, OSError):
+            raise results.cannot_write(partial, error) from None
+        raise UserError(f"{note} is damaged; remove {partial} or choose another --out") from None
+    try:
+        yield partial
+    finally:
+        if not any((partial / shard.name).is_dir() for shard in job.shards()):
+            remove(partial)  # nothing to go on from
+
+
+def _difference(found: Any, wanted: Any, name: str = "") -> str:
+    """The first thing in which two jobs differ: "steps 128, now 256"."""
+    if isinstance(found, dict) and isinstance(wanted, dict):
+        for key in wanted:
+            if found.get(key) != wanted[key]:
+                return _difference(found.get(key), wanted[key], key)
+    if isinstance(found, list) and isinstance(wanted, list) and len(found) == len(wanted):
+        for one, other in zip(found, wanted, strict=True):
+            if one != other:
+                return _difference(one, other, name)
+    short = isinstance(found, str | int | float) and isinstance(wanted, str | int | float)
+    return f"{name} {found}, now {wanted}" if short else f"other {name or 'arguments'}"
+
+
+def _packed(climb: Climb, tries: Tensor) -> bytes:
+    """A shard's file: the climbs, without the parameters, which nobody needs any more."""
+    arrays = {name: value.cpu().numpy() for name, value in vars(climb).items()}
+    arrays["pictures"] = climb.pictures.cpu().mul(255).round().to(torch.uint8).numpy()
+    arrays["parameters"] = np.zeros((len(climb.steps), 0), dtype=np.float32)
+    file = io.BytesIO()
+    np.savez(file, tries=tries.numpy(), **arrays)
+    return file.getvalue()
+
+
+def _read(folder: Path, shards: Sequence[Shard], number: int) -> Climbed | None:
+    """The finished targets of a task."""
+    order: list[int] = []
+    climbs: list[Climb] = []
+    tries: list[Tensor] = []
+    for shard in shards:
+        task, rows = shard.work
+        file = folder / shard.name / "climb.npz"
+        if task != number or not file.is_file():
+            continue
+        with np.load(file) as arrays:
+            found = {name: torch.from_numpy(arrays[name]) for name in arrays.files}
+        tries.append(found.pop("tries"))
+        found["pictures"] = found["pictures"].float() / 255
+        climbs.append(Climb(**found))
+        order += rows
+    if not order:
+        return None
+    return Climbed(tuple(order), together(climbs), torch.cat(tries))
