@@ -14,10 +14,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
+from torch.autograd.function import once_differentiable
 
 from featviz.errors import UserError
 
@@ -56,6 +58,9 @@ class Transforms:
     blur: largest standard deviation, in pixels, of a Gaussian blur; uniform from 0
     border: what lies outside the picture: "reflect", itself in a mirror, or "grey", a plain 0.5
     size: side of what the model sees; default: the picture's own height and width
+    exact: whether a gradient is carried back by the transpose of the sampling, or, in half the
+        time, by the inverse move, sampled bilinearly as well. On smooth pictures the two agree;
+        the inverse leaves out what a mirrored border would add. Crops are always exact
     """
 
     shift: float = 0.0
@@ -68,6 +73,7 @@ class Transforms:
     blur: float = 0.0
     border: str = "reflect"
     size: int | None = None
+    exact: bool = False
 
     def __post_init__(self) -> None:
         if self.border not in _BORDERS:
@@ -138,7 +144,8 @@ class Transforms:
             if self.crop is not None:  # from shares to pixels
                 sides = pictures.new_tensor([*pictures.shape[-2:], 1, 1, 1])
                 moves = moves.to(pictures.device) * sides
-            pictures = move(pictures, moves[:, :4], border=self.border, size=self.size)
+            exact = self.exact or self.crop is not None or self.size is not None
+            pictures = move(pictures, moves[:, :4], border=self.border, size=self.size, exact=exact)
         return blurred(pictures, moves[:, 4], self.blur) if self.blur else pictures
 
 
@@ -158,40 +165,81 @@ def _turned(shifts: Tensor, angle: Tensor, log_scale: Tensor) -> Tensor:
 
 
 def move(
-    pictures: Tensor, moves: Tensor, *, border: str = "reflect", size: int | None = None
+    pictures: Tensor,
+    moves: Tensor,
+    *,
+    border: str = "reflect",
+    size: int | None = None,
+    exact: bool = True,
 ) -> Tensor:
     """Turn, scale and shift pictures (N, 3, H, W) about their centre by `moves` (N, 4).
 
     A positive shift moves the content down and right, a positive angle turns it clockwise, a
     positive log scale enlarges it, in this order: turn and scale first, then the shift. `border`
     says what is seen outside. With `size` the result is (N, 3, size, size), and the whole picture
-    fills it before it is moved.
+    fills it before it is moved. For `exact` see `Transforms`.
+    """
+    moves = moves.to(pictures.device, pictures.dtype)
+    tall, wide = (size, size) if size is not None else (pictures.shape[-2], pictures.shape[-1])
+    mode = _REFLECTED if border == "reflect" else _NOTHING
+    grey = 0.5 if border == "grey" else 0.0  # what lies outside is 0, so grey has to be
+    x = pictures - grey if grey else pictures
+    if exact:
+        seen = torch.grid_sampler_2d(x, _sources(x, moves, tall, wide), 0, mode, False)
+    else:
+        seen = _Moved.apply(x, moves, mode, tall, wide)
+    return seen + grey if grey else seen
+
+
+# How grid_sampler_2d calls what it does outside of a picture.
+_NOTHING, _REFLECTED = 0, 2
+
+
+class _Moved(torch.autograd.Function):
+    """A move whose gradient is carried back by the inverse move."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, pictures: Tensor, moves: Tensor, mode: int, tall: int, wide: int
+    ) -> Tensor:
+        ctx.save_for_backward(moves)
+        ctx.size = pictures.shape[-2:]
+        return torch.grid_sampler_2d(
+            pictures, _sources(pictures, moves, tall, wide), 0, mode, False
+        )
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        (moves,) = ctx.saved_tensors
+        height, width = ctx.size
+        down, right, angle, log_scale = moves.unbind(1)
+        shifts = -_turned(torch.stack([down, right], 1), -angle, -log_scale)
+        back = torch.stack([shifts[:, 0], shifts[:, 1], -angle, -log_scale], 1)
+        slope = torch.grid_sampler_2d(
+            gradient, _sources(gradient, back, height, width), 0, _NOTHING, False
+        )
+        # An enlarged pixel is seen by so many more.
+        return slope * (2 * log_scale).exp().view(-1, 1, 1, 1), None, None, None, None
+
+
+def _sources(pictures: Tensor, moves: Tensor, tall: int, wide: int) -> Tensor:
+    """Where each pixel of moved pictures comes from, (N, tall, wide, 2): right, down.
+
+    In grid_sample's units, where the picture spans [-1, 1].
     """
     height, width = pictures.shape[-2:]
-    down, right, angle, log_scale = moves.to(pictures.device, pictures.dtype).unbind(1)
-    tall, wide = (height, width) if size is None else (size, size)
-    # Where each pixel of the result comes from, in pixels from the centre: first undo the shift,
-    # then the turn and the scale.
-    y = _centred(tall, height, pictures.dtype, pictures.device) - down[:, None]  # (N, H)
-    x = _centred(wide, width, pictures.dtype, pictures.device) - right[:, None]  # (N, W)
+    down, right, angle, log_scale = moves.unbind(1)
+    # In pixels from the centre: first undo the shift, then the turn and the scale.
+    y = _centred(tall, height, pictures.dtype, pictures.device) - down[:, None]  # (N, tall)
+    x = _centred(wide, width, pictures.dtype, pictures.device) - right[:, None]  # (N, wide)
     cos, sin = angle.cos() * (-log_scale).exp(), angle.sin() * (-log_scale).exp()
     cos, sin = cos[:, None], sin[:, None]
-    # In grid_sample's units, where the picture spans [-1, 1].
     grid = pictures.new_empty(len(pictures), tall, wide, 2)
-    torch.add(
-        (cos * x * (2 / width))[:, None], (sin * y * (2 / width))[:, :, None], out=grid[..., 0]
-    )
-    torch.add(
-        (-sin * x * (2 / height))[:, None], (cos * y * (2 / height))[:, :, None], out=grid[..., 1]
-    )
-    if border == "reflect":
-        return F.grid_sample(
-            pictures, grid, mode="bilinear", padding_mode="reflection", align_corners=False
-        )
-    seen = F.grid_sample(
-        pictures - 0.5, grid, mode="bilinear", padding_mode="zeros", align_corners=False
-    )
-    return seen + 0.5
+    across, along = grid[..., 0], grid[..., 1]
+    torch.add((cos * x * (2 / width))[:, None], (sin * y * (2 / width))[:, :, None], out=across)
+    torch.add((-sin * x * (2 / height))[:, None], (cos * y * (2 / height))[:, :, None], out=along)
+    return grid
 
 
 @lru_cache(maxsize=64)

@@ -190,16 +190,18 @@ def test_noise_is_as_strong_as_told() -> None:
 
 
 ALL = Transforms(shift=2, rotate=9, scale=0.2, blur=1, jitter=(1.0, 2.0), border="grey", size=17)
+QUICK = Transforms(shift=2, rotate=9, scale=0.2)
 
 
+@pytest.mark.parametrize("moved", [ALL, QUICK], ids=["exact", "quick"])
 @pytest.mark.parametrize("size", [(20, 26), (21, 15)])
-def test_the_company_changes_no_bit(size: tuple[int, int]) -> None:
+def test_the_company_changes_no_bit(size: tuple[int, int], moved: Transforms) -> None:
     x = torch.cat([picture(*size, seed=i) for i in range(3)])
-    moves = torch.cat([ALL.draw(1, torch.Generator().manual_seed(i)) for i in range(3)])
+    moves = torch.cat([moved.draw(1, torch.Generator().manual_seed(i)) for i in range(3)])
 
     def both(rows: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
         own = x[rows].clone().requires_grad_()
-        seen = ALL.apply(own, moves[rows])
+        seen = moved.apply(own, moves[rows])
         return seen.detach(), torch.autograd.grad(seen.square().sum(), own)[0]
 
     together, slopes = both([2, 1, 0])
@@ -212,3 +214,33 @@ def test_slopes_are_those_of_finite_differences() -> None:
     x = picture(6, 7).double().requires_grad_()
     moves = ALL.draw(1, torch.Generator().manual_seed(5))
     assert torch.autograd.gradcheck(lambda p: ALL.apply(p, moves), (x,))
+
+
+def slopes_of(moves: list[list[float]], gradient: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """The exact slope and the quick one, of the inverse move."""
+    x = torch.zeros_like(gradient, requires_grad=True)
+    given = torch.tensor(moves, dtype=gradient.dtype)
+    return tuple(
+        torch.autograd.grad(move(x, given, exact=exact), x, gradient)[0] for exact in (True, False)
+    )
+
+
+@pytest.mark.parametrize(("down", "right"), [(3, -2), (0, 5), (-4, 0)])
+def test_of_a_shift_by_whole_pixels_the_quick_slope_is_exact(down: int, right: int) -> None:
+    gradient = torch.randn(1, 3, 20, 17, generator=torch.Generator().manual_seed(0)).double()
+    exact, quick = slopes_of([[down, right, 0.0, 0.0]], gradient)
+    # The mirror's share lies within the shift of the border.
+    assert (exact - quick)[..., 4:-4, 5:-5].abs().max() < 1e-9
+    assert quick[..., 4:-4, 5:-5].abs().max() > 1
+
+
+def test_of_smooth_gradients_the_quick_slope_is_near_the_exact() -> None:
+    coarse = torch.randn(4, 3, 6, 6, generator=torch.Generator().manual_seed(0)).double()
+    gradient = F.interpolate(coarse, (64, 64), mode="bicubic")
+    moves = [[3, 2, 0.2, 0.1], [0, 0, 0, 0.2], [1.3, -5, -0.25, -0.2], [0, 0.5, 0.1, 0]]
+    exact, quick = slopes_of(moves, gradient)
+    inside = (..., slice(14, -14), slice(14, -14))
+    # Two bilinear samplings smooth differently, and a scale prints beats on the exact one.
+    for one, two in zip(exact[inside], quick[inside], strict=True):
+        assert (one - two).norm() < 0.1 * one.norm()
+        assert (one * two).sum() > 0.995 * one.norm() * two.norm()

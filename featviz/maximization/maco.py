@@ -1,0 +1,79 @@
+"""MACO: a picture with the amplitudes of photographs, of which only the phases are free.
+
+Where things are is said by the phases of a picture's waves, how strong each wave is by their
+amplitudes. Photographs are much alike in the latter, so they are kept, and a step can neither
+invent ripples nor burn a spot in. Fel et al. 2023, "Unlocking feature visualization for deep
+networks with magnitude constrained optimization".
+
+The pictures are meant to be seen through random windows (`transforms.Crop`), and shown with the
+transparency that the ascent adds up (`Settings.transparency`); `presets` has both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Generator, Tensor
+
+from featviz.maximization import statistics
+from featviz.maximization.colours import piecewise
+from featviz.maximization.parametrizations import check_size, frequencies, normal
+from featviz.maximization.statistics import Spectrum
+
+
+@dataclass(frozen=True)
+class MACO:
+    """Phases of each axis' coefficients, (N, 3, H, W // 2 + 1), in radians.
+
+    spectrum: whose amplitudes are kept; default: the bundled one
+    standardised: as published. Phases are brought to mean 0 and deviation 1, the values on the
+        axes too, so neither brightness nor contrast can be had, and phases crowd round 0. Else
+        phases are taken as they are, and amplitudes as they were measured
+
+    What fits: a picture's phases. With its own spectrum it is met exactly; with that of others it
+    keeps its places and edges, not its contrasts. Standardised, a given picture is only a start:
+    phases with a deviation of 1 cannot be those of a photograph, which has pi / sqrt(3).
+    """
+
+    height: int
+    width: int
+    spectrum: Spectrum = field(default_factory=lambda: statistics.bundled().spectrum)
+    standardised: bool = False
+
+    def start(self, generators: Sequence[Generator]) -> Tensor:
+        """Normal phases where they are standardised, as published; else any phase alike."""
+        shape = (3, self.height, self.width // 2 + 1)
+        if self.standardised:
+            return normal(shape, generators)
+        return torch.stack([2 * torch.pi * torch.rand(shape, generator=g) for g in generators])
+
+    def picture(self, parameters: Tensor) -> Tensor:
+        return self.spectrum.colours.to_rgb(piecewise(self._axes, parameters))
+
+    def _axes(self, parameters: Tensor) -> Tensor:
+        amplitudes = self.spectrum.at(self.height, self.width, parameters.device)
+        phases = _standard(parameters) if self.standardised else parameters
+        waves = torch.polar(amplitudes.to(phases.dtype).expand_as(phases), phases)
+        axes = torch.fft.irfft2(waves, s=(self.height, self.width), norm="ortho")
+        return _standard(axes) if self.standardised else axes
+
+    def fit(self, pictures: Tensor) -> Tensor:
+        check_size(pictures, self.height, self.width)
+        axes = self.spectrum.colours.from_rgb(pictures)
+        return piecewise(lambda x: torch.fft.rfft2(x, norm="ortho").angle(), axes)
+
+    def detail(self, share: float) -> Tensor:
+        """As of `Fourier`: 1 up to a frequency that grows from 4 periods a side to the finest."""
+        lowest = 4 / max(self.height, self.width)
+        highest = lowest * (0.75 / lowest) ** share
+        moving: Tensor = frequencies(self.height, self.width) <= highest
+        return moving.float()
+
+
+def _standard(values: Tensor) -> Tensor:
+    """Of each picture, mean 0 and standard deviation 1."""
+    flat = values.flatten(1)
+    mean, deviation = flat.mean(1), flat.std(1, correction=0)
+    return (values - mean.view(-1, 1, 1, 1)) / (deviation.view(-1, 1, 1, 1) + 1e-6)

@@ -1,0 +1,240 @@
+"""What photographs have in common: how their colours go together, how strong each frequency is.
+
+    measured = measure_statistics(featviz.open_pictures("photographs"))
+    measured.save("mine.safetensors")
+    MACO(224, 224, spectrum=measured.spectrum)
+    Fourier(224, 224, colours=measured.colours)
+
+Comes in: any pictures, which are streamed. Goes out: `Statistics`, a file of some 30 kB. Those of
+Tiny ImageNet's training pictures are bundled (`bundled`, made by recipes/measure_statistics.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from featviz.errors import UserError
+from featviz.maximization.colours import LUCID, Colours, from_root, mixed, pieces
+from featviz.maximization.parametrizations import frequencies
+
+if TYPE_CHECKING:
+    from featviz.datasets import Pictures
+
+Progress = Callable[[int, int, str], None]
+
+BUNDLED = Path(__file__).parents[1] / "assets" / "photographs.safetensors"
+
+# Spectra are measured with pictures kept this far from black and white: a few blown-out pixels
+# would otherwise count more than the rest.
+_MARGIN = 1 / 64
+
+
+class Spectrum:
+    """The mean amplitude of each frequency of each decorrelated axis, for a canvas of any size.
+
+    amplitudes: (3, H, W // 2 + 1) of orthonormal transforms of H x W pictures
+    width: W, which the number of coefficients leaves open
+    colours: which colours the axes are
+
+    Amplitudes are kept as multiples of 1/f, which is smooth enough to be interpolated.
+    """
+
+    def __init__(self, name: str, amplitudes: Tensor, width: int, colours: Colours = LUCID):
+        if amplitudes.dim() != 3 or amplitudes.shape[::2] != (3, width // 2 + 1):
+            raise ValueError(
+                f"amplitudes of shape {tuple(amplitudes.shape)}, not (3, H, {width // 2 + 1})"
+            )
+        self.name, self.colours = name, colours
+        self.amplitudes, self.height, self.width = (
+            amplitudes.detach().float(),
+            amplitudes.shape[1],
+            width,
+        )
+        self._kept: dict[tuple[int, int, torch.device], Tensor] = {}
+
+    def at(self, height: int, width: int, device: torch.device | str = "cpu") -> Tensor:
+        """The amplitudes of an orthonormal transform of a height x width canvas, (3, H, W//2+1).
+
+        A frequency in cycles a pixel keeps its strength; those too low to have been measured
+        follow 1/f from the lowest that were. On its own canvas a spectrum is given back as it is.
+        """
+        key = (height, width, torch.device(device))
+        if key not in self._kept:
+            with torch.inference_mode(False):
+                self._kept[key] = self._resized(height, width).to(device)
+        return self._kept[key]
+
+    def _resized(self, height: int, width: int) -> Tensor:
+        if (height, width) == (self.height, self.width):
+            return self.amplitudes
+        flat = self.amplitudes.double() * frequencies(self.height, self.width)
+        # At frequency 0 this says nothing: its neighbours do.
+        flat[:, 0, 0] = (flat[:, 1 % self.height, 0] + flat[:, 0, min(1, flat.shape[2] - 1)]) / 2
+        y = torch.fft.fftfreq(height, dtype=torch.float64)
+        x = torch.fft.rfftfreq(width, dtype=torch.float64)
+        rows = _between(flat, y * self.height, 1, round_=True)
+        found = _between(rows, x * self.width, 2, round_=False)
+        amplitudes = found / frequencies(height, width).clamp(min=1e-9)
+        scale = (height * width / self.height / self.width) ** 0.5
+        amplitudes[:, 0, 0] = self.amplitudes[:, 0, 0].double() * scale  # the mean stays the mean
+        return amplitudes.float()
+
+
+def _between(values: Tensor, at: Tensor, dim: int, *, round_: bool) -> Tensor:
+    """Values (3, H, W) at fractional places along a dimension; round its ends if it is periodic."""
+    count = values.shape[dim]
+    low = at.floor()
+    share = at - low
+    shape = [1, 1, 1]
+    shape[dim] = len(at)
+    one, two = low.long(), low.long() + 1
+    one, two = (
+        (one % count, two % count)
+        if round_
+        else (one.clamp(max=count - 1), two.clamp(max=count - 1))
+    )
+    share = share.view(shape)
+    return values.index_select(dim, one) * (1 - share) + values.index_select(dim, two) * share
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Colours, and the spectrum of pictures in these colours."""
+
+    colours: Colours
+    spectrum: Spectrum
+
+    def save(self, path: str | Path) -> None:
+        """Write both as a safetensors file; amplitudes with 16 bits."""
+        from safetensors.torch import save_file
+
+        save_file(
+            {
+                "colours": torch.tensor(self.colours.matrix, dtype=torch.float64),
+                "amplitudes": self.spectrum.amplitudes.half().contiguous(),
+            },
+            str(path),
+            metadata={"name": self.spectrum.name, "width": str(self.spectrum.width)},
+        )
+
+
+def load_statistics(path: str | Path) -> Statistics:
+    """What `Statistics.save` wrote. Raises UserError for anything else."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            meta = file.metadata() or {}
+            matrix, amplitudes = file.get_tensor("colours"), file.get_tensor("amplitudes")
+            name, width = meta["name"], int(meta["width"])
+        rows = tuple((row[0], row[1], row[2]) for row in matrix.tolist())
+        colours = Colours(name, rows)
+        return Statistics(colours, Spectrum(name, amplitudes, width, colours))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; measure_statistics makes one") from None
+    except (SafetensorError, OSError, KeyError, ValueError, IndexError) as error:
+        raise UserError(
+            f"{path} holds no statistics of photographs ({error}); measure_statistics makes them"
+        ) from None
+
+
+@lru_cache(maxsize=1)
+def bundled() -> Statistics:
+    """Of the training pictures of Tiny ImageNet, 64 pixels a side, in their own colours."""
+    return load_statistics(BUNDLED)
+
+
+def measure_statistics(
+    pictures: Pictures | Tensor,
+    *,
+    size: int = 64,
+    colours: Colours | None = None,
+    name: str | None = None,
+    progress: Progress | None = None,
+) -> Statistics:
+    """Colours and spectrum of pictures, which are streamed twice.
+
+    pictures: a data set, or (N, 3, H, W) in [0, 1], whose own size is then kept
+    size: side to which a data set's pictures are brought, in pixels
+    colours: measure only the spectrum, on these axes
+    name: for results and captions; default: the data's name and how many pictures
+    """
+    colours = colours or measure_colours(pictures, size=size, progress=progress)
+    spectrum = measure_spectrum(pictures, size=size, colours=colours, progress=progress)
+    if name is not None:
+        colours, spectrum.colours = replace(colours, name=name), replace(colours, name=name)
+        spectrum.name = name
+    return Statistics(colours, spectrum)
+
+
+def measure_colours(
+    pictures: Pictures | Tensor, *, size: int = 64, progress: Progress | None = None
+) -> Colours:
+    """The decorrelated axes of pictures: the root of the covariance of red, green and blue.
+
+    The first axis is the strongest, with length 1. Raises UserError if the pictures have fewer than
+    three colours (such as grey ones): three axes cannot be told apart.
+    """
+    count, total, products = 0, torch.zeros(3).double(), torch.zeros(3, 3).double()
+    for batch in _stream(pictures, size, progress, "measuring colours"):
+        pixels = batch.double().transpose(0, 1).flatten(1)  # (3, pixels)
+        count += pixels.shape[1]
+        total += pixels.sum(1)
+        products += pixels @ pixels.T
+    mean = total / count
+    strengths, axes = torch.linalg.eigh(products / count - torch.outer(mean, mean))
+    if strengths[0] < 1e-6 * strengths[2] or strengths[2] <= 1e-12:
+        raise UserError(
+            "the pictures have fewer than three independent colours, so no axes can be measured; "
+            "give pictures in colour"
+        )
+    root = (axes * strengths.sqrt()).flip(1)
+    # Towards red: a sign that does not hang on the solver.
+    root = root * torch.where(root[0] < 0, -1.0, 1.0)
+    return from_root(_name(pictures), root)
+
+
+def measure_spectrum(
+    pictures: Pictures | Tensor,
+    *,
+    size: int = 64,
+    colours: Colours = LUCID,
+    progress: Progress | None = None,
+) -> Spectrum:
+    """The mean amplitude of each frequency of pictures, on decorrelated axes."""
+    count, total, width = 0, torch.zeros(()), 0
+    for batch in _stream(pictures, size, progress, "measuring frequencies"):
+        width = batch.shape[-1]
+        for picture in pieces(batch):
+            x = torch.logit(picture.clamp(_MARGIN, 1 - _MARGIN))
+            amplitudes = torch.fft.rfft2(mixed(x, colours.inverse), norm="ortho").abs()
+            total = total + amplitudes.double().sum(0)
+            count += len(picture)
+    return Spectrum(_name(pictures), total / max(1, count), width, colours)
+
+
+def _name(pictures: Pictures | Tensor) -> str:
+    return "measured" if isinstance(pictures, Tensor) else f"{pictures.name} ({len(pictures)})"
+
+
+def _stream(
+    pictures: Pictures | Tensor, size: int, progress: Progress | None, text: str
+) -> Iterator[Tensor]:
+    if isinstance(pictures, Tensor):
+        yield from pictures.split(64)
+        return
+    from featviz.datasets import batches
+
+    done = 0
+    for batch in batches(pictures, resize=size, crop=size):
+        yield batch.images
+        done += len(batch.rows)
+        if progress is not None:
+            progress(done, len(pictures), text)

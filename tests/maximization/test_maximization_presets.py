@@ -1,0 +1,145 @@
+"""Presets: the published numbers, and that each one climbs."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+import torch
+
+import featviz
+from featviz.maximization import objectives, presets
+from featviz.maximization.ascent import ascend
+from featviz.maximization.colours import Colours
+from featviz.maximization.parametrizations import Fourier, described
+from featviz.maximization.statistics import Spectrum
+from featviz.models.frozen import frozen
+
+OTHER = Colours("mine", ((0.6, 0.3, 0.1), (0.5, -0.2, 0.2), (0.4, 0.1, -0.3)))
+
+
+@pytest.mark.parametrize("name", presets.NAMES)
+def test_each_preset_climbs_above_plain_grey(name: str, mini) -> None:
+    # The settings of Yosinski et al. are slow: they are meant for a thousand steps.
+    steps = 40 if name.startswith("yosinski") else 12
+    settings = presets.settings(name, mini, mini.layer("logits"), 64, steps)
+    goal = objectives.logit(mini, [5, 9])
+    with frozen(mini):
+        climb = ascend(mini, goal, [0, 1], [1, 2], settings)
+        grey = torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1).expand(2, 3, 64, 64)
+        plain = goal(featviz.activations(mini, grey, ["logits"]))
+    assert climb.pictures.shape == (2, 3, 64, 64)
+    assert (climb.clean > plain).all()
+    json.dumps(described(settings.parametrization))
+
+
+def test_lucids_moves_are_the_published_ones(mini) -> None:
+    settings = presets.settings("lucid", mini, mini.layer("conv5"), 64, 10)
+    draws = settings.transforms.draw(20000, torch.Generator().manual_seed(0))
+    degrees = draws[:, 2].rad2deg().round().long()
+    assert degrees.min() == -10
+    assert degrees.max() == 10
+    # 6 of 26 choices are 0; three standard deviations of a binomial
+    zero = (degrees == 0).double().mean().item()
+    assert abs(zero - 6 / 26) < 3 * math.sqrt(6 / 26 * 20 / 26 / 20000)
+    factors = sorted({round(f, 3) for f in draws[:, 3].exp().tolist()})
+    assert factors == pytest.approx([0.9 + 0.02 * i for i in range(11)], abs=1e-3)
+    # jitter 8 before the turn, jitter 4 after it: at most 4 * sqrt(2) * 1.1 + 2 along a side
+    assert 5.5 < draws[:, :2].abs().max() <= 4 * math.sqrt(2) * 1.1 + 2
+    assert settings.transforms.border == "grey"
+    assert (settings.rule.rate, settings.rule.short, settings.rule.long) == (0.05, 0.9, 0.999)
+    assert isinstance(settings.parametrization, Fourier)
+    assert presets.preset("lucid").size == 128
+    assert presets.preset("lucid").steps == 512
+
+
+def test_lucids_first_steps_are_those_of_torchs_adam(mini) -> None:
+    """The rule against torch's own, on the same slopes."""
+    rule = presets.settings("lucid", mini, mini.layer("conv2"), 8, 5).rule
+    reference = torch.zeros(2, 3, requires_grad=True)
+    adam = torch.optim.Adam([reference], lr=0.05, maximize=True)
+    ours, memory = torch.zeros(2, 3), rule.begin(torch.zeros(2, 3))
+    for step in range(5):
+        slope = torch.randn(2, 3, generator=torch.Generator().manual_seed(step))
+        reference.grad = slope.clone()
+        adam.step()
+        taken = torch.full((2,), step)
+        ours = ours + rule.change(ours, slope, memory, taken, 5)
+    assert torch.allclose(ours, reference.detach(), atol=1e-5)
+
+
+def test_atlas_jitters_more_and_shrinks(mini) -> None:
+    moved = presets.settings("distill", mini, mini.layer("conv5"), 64, 10).transforms
+    draws = moved.draw(20000, torch.Generator().manual_seed(0))
+    assert draws[:, 3].max().exp().item() == pytest.approx(0.998**20, abs=1e-4)
+    assert draws[:, 3].min().exp().item() == pytest.approx(0.998**39, abs=1e-4)
+    assert draws[:, 2].rad2deg().round().min() == -20
+    assert draws[:, 2].rad2deg().round().max() == 19
+    # five uniform jitters, one shift after them
+    variance = (2 * 2**2 + 3 * 4**2) / 3 * (0.998**29.5) ** 2 + 1 / 3
+    assert draws[:, 0].var().item() == pytest.approx(variance, rel=0.05)
+
+
+def test_the_four_settings_of_yosinski(mini) -> None:
+    rules = [presets.settings(f"yosinski-{i}", mini, mini.layer("fc6"), 64, 9).rule for i in
+             (1, 2, 3, 4)]  # fmt: skip
+    table = [
+        (
+            r.decay,
+            r.blur,
+            r.blur_every if r.blur else 0,
+            r.norm_percentile,
+            r.contribution_percentile,
+        )
+        for r in rules
+    ]
+    assert table == [
+        (0, 0.5, 4, 50, 0),
+        (0.3, 0, 0, 20, 0),
+        (0.0001, 1, 4, 0, 0),
+        (0, 0.5, 4, 0, 90),
+    ]
+    assert [presets.preset(f"yosinski-{i}").steps for i in (1, 2, 3, 4)] == [500, 750, 1000, 1000]
+
+
+def test_maco_sees_windows_with_noise(mini) -> None:
+    settings = presets.settings("maco", mini, mini.layer("conv5"), 64, 16)
+    moved = settings.transforms
+    assert settings.views == 6
+    assert settings.transparency
+    assert (moved.noise, moved.uniform) == (0.08, 0.04)
+    side = (-moved.draw(16 * 6 * 50, torch.Generator().manual_seed(0))[:, 3]).exp()
+    assert side[:300].mean().item() == pytest.approx(0.5, abs=0.02)
+    assert side[-300:].mean().item() < 0.1
+    assert side.min().item() == pytest.approx(0.05, abs=1e-6)
+
+
+def test_measured_statistics_take_the_place_of_the_bundled(mini) -> None:
+    layer = mini.layer("conv5")
+    assert (
+        presets.settings("lucid", mini, layer, 16, 4, colours=OTHER).parametrization.colours
+        == OTHER
+    )
+    own = presets.settings("featviz", mini, layer, 16, 4, colours=OTHER).parametrization
+    assert own.colours == OTHER
+    spectrum = Spectrum("mine", torch.ones(3, 8, 5), 8, OTHER)
+    maco = presets.settings("maco", mini, layer, 16, 4, spectrum=spectrum).parametrization
+    assert maco.spectrum is spectrum
+    assert described(maco)["spectrum"] == "mine"
+
+
+@pytest.mark.parametrize("name", presets.PARAMETRIZATIONS)
+def test_every_parametrisation_has_a_name(name: str) -> None:
+    form = presets.parametrization(name, 12, 9, colours=OTHER)
+    start = form.start([torch.Generator().manual_seed(0)])
+    assert form.picture(start).shape == (1, 3, 12, 9)
+    if name not in {"raw-pixels", "maco"}:
+        assert described(form)["colours"] == "mine"
+
+
+def test_unknown_names_are_a_users_mistake(mini) -> None:
+    with pytest.raises(featviz.UserError, match="unknown preset 'lucent'; did you mean lucid"):
+        presets.settings("lucent", mini, mini.layer("conv5"), 16, 4)
+    with pytest.raises(featviz.UserError, match="unknown parametrization 'fft'"):
+        presets.parametrization("fft", 8, 8)

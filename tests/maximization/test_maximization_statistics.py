@@ -1,0 +1,116 @@
+"""Measured colours and spectra against pictures made to have them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+import featviz
+from featviz import images
+from featviz.maximization import statistics as stats
+from featviz.maximization.colours import LUCID
+from featviz.maximization.parametrizations import frequencies
+
+
+def coloured(root: torch.Tensor, count: int = 64) -> torch.Tensor:
+    """Noise whose colours have the covariance root @ root.T, far from black and white."""
+    noise = torch.randn(count, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    return (0.5 + torch.einsum("ca,nahw->nchw", root, noise)).clamp(0, 1)
+
+
+def test_colours_are_the_root_of_the_covariance_that_pictures_were_made_with() -> None:
+    # orthogonal axes of strengths 0.08, 0.03, 0.01: what an eigenvector can give back
+    axes = torch.linalg.qr(torch.tensor([[1.0, 2, -3], [2, 1, 1], [1, -1, 2]])).Q
+    root = axes * torch.where(axes[0] < 0, -1, 1) * torch.tensor([0.08, 0.03, 0.01])
+    assert root[0].min() > 0.003  # red says each axis' sign
+    found = torch.tensor(stats.measure_colours(coloured(root)).matrix)
+    expected = root / 0.08
+    # 16,384 pixels: a covariance is off by a percent or so
+    assert (found - expected).abs().max() < 0.02
+
+
+def test_grey_pictures_have_no_axes_of_colour() -> None:
+    grey = torch.rand(4, 1, 8, 8).expand(-1, 3, -1, -1)
+    with pytest.raises(featviz.UserError, match="fewer than three independent colours"):
+        stats.measure_colours(grey)
+
+
+@pytest.mark.parametrize("size", [(8, 8), (9, 7)])
+def test_a_spectrum_is_the_mean_amplitude_on_the_axes(size: tuple[int, int]) -> None:
+    pictures = 0.1 + 0.8 * torch.rand(5, 3, *size, generator=torch.Generator().manual_seed(2))
+    found = stats.measure_spectrum(pictures)
+    axes = torch.einsum(
+        "ac,nchw->nahw", torch.linalg.inv(torch.tensor(LUCID.matrix).double()),
+        torch.logit(pictures.double()),
+    )  # fmt: skip
+    whole = torch.fft.fft2(axes).abs().mean(0) / (size[0] * size[1]) ** 0.5
+    expected = whole[..., : size[1] // 2 + 1]
+    assert (found.amplitudes - expected).abs().max() < 1e-4
+    assert (found.at(*size) - expected).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("canvas", [(32, 32), (48, 31), (9, 11), (200, 200)])
+def test_a_spectrum_of_1_over_f_stays_one_on_any_canvas(canvas: tuple[int, int]) -> None:
+    f = frequencies(16, 16).clone()
+    f[0, 0] = 1.0  # the mean is 5 whatever the frequencies do
+    axes = torch.tensor([3.0, 2.0, 1.0])[:, None, None] / f
+    axes[:, 0, 0] = 5
+    found = stats.Spectrum("x", axes, 16).at(*canvas)
+    f = frequencies(*canvas).clone()
+    expected = torch.tensor([3.0, 2.0, 1.0])[:, None, None] / f.clamp(min=1e-9)
+    expected[:, 0, 0] = 5 * (canvas[0] * canvas[1] / 256) ** 0.5  # the mean of an orthonormal one
+    assert (found / expected - 1).abs().max() < 1e-5
+
+
+def test_what_is_saved_is_read_back(tmp_path: Path) -> None:
+    pictures = torch.rand(6, 3, 12, 10, generator=torch.Generator().manual_seed(1))
+    measured = stats.measure_statistics(pictures)
+    measured.save(tmp_path / "mine.safetensors")
+    again = stats.load_statistics(tmp_path / "mine.safetensors")
+    assert again.colours == measured.colours
+    assert again.spectrum.colours == measured.colours
+    # amplitudes have 16 bits, 11 of them for the digits
+    ratio = again.spectrum.amplitudes / measured.spectrum.amplitudes
+    assert (ratio - 1).abs().max() < 2**-11
+    assert again.spectrum.at(20, 20).shape == (3, 20, 11)
+
+
+def test_a_folder_of_pictures_is_measured_like_its_tensor(tmp_path: Path) -> None:
+    pictures = torch.rand(3, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+    pictures = images.quantise(pictures)
+    for i, picture in enumerate(pictures):
+        images.write_png(picture, tmp_path / f"{i}.png")
+    seen: list[tuple[int, int]] = []
+    folder = stats.measure_statistics(
+        featviz.open_pictures(tmp_path), size=16,
+        progress=lambda done, total, text: seen.append((done, total)),
+    )  # fmt: skip
+    given = stats.measure_statistics(pictures)
+    assert torch.allclose(folder.spectrum.amplitudes, given.spectrum.amplitudes, atol=1e-5)
+    assert seen == [(3, 3), (3, 3)]
+
+
+def test_other_files_are_a_users_mistake(tmp_path: Path) -> None:
+    with pytest.raises(featviz.UserError, match="no such file"):
+        stats.load_statistics(tmp_path / "none.safetensors")
+    (tmp_path / "text.safetensors").write_text("no tensors here")
+    with pytest.raises(featviz.UserError, match="holds no statistics of photographs"):
+        stats.load_statistics(tmp_path / "text.safetensors")
+
+
+def test_the_bundled_spectrum_is_that_of_photographs() -> None:
+    bundled = stats.bundled()
+    brightness = bundled.spectrum.amplitudes[0]
+    f = frequencies(bundled.spectrum.height, bundled.spectrum.width)
+    middle = (f > 0.06) & (f < 0.3)
+    slope = torch.linalg.lstsq(
+        torch.stack([f[middle].log(), torch.ones(int(middle.sum())).double()], 1),
+        brightness[middle].double().log()[:, None],
+    ).solution[0, 0]
+    assert -1.6 < slope < -0.9  # Field 1987: about -1
+    matrix = torch.tensor(bundled.colours.matrix)
+    assert matrix[:, 0].norm().item() == pytest.approx(1, abs=1e-6)
+    assert (matrix[:, 0] > 0.5).all()  # the strongest axis is brightness
+    assert stats.BUNDLED.stat().st_size < 40_000
