@@ -401,13 +401,14 @@ def settings_for(
 ) -> Settings:  # fmt: skip
     """The settings of a layer: what its geometry asks for, or a preset; and the options given.
 
-    `parametrization` may be given by its name.
+    `parametrization` may be given by its name, `statistics` as a file or as `Statistics`: measured
+    colours and a measured spectrum in place of those that come with featviz.
 
     Raises UserError for steps or a size too small, an unknown option, preset or precision.
     """
     if steps < 1 or side < 8:
         raise UserError(f"steps {steps}, size {side}: steps is 1 or more, size 8 or more")
-    known = {field.name for field in fields(Settings)} - {"steps", "precision"}
+    known = {field.name for field in fields(Settings)} - {"steps", "precision"} | {"statistics"}
     unknown = sorted(set(options) - known)
     if unknown:
         raise UserError(f"unknown option {unknown[0]!r}; there are {', '.join(sorted(known))}")
@@ -416,15 +417,18 @@ def settings_for(
     if precision == "auto":
         fast = model.device.type == "cpu" and cpu_computes_bf16()
         precision = "bf16" if fast and _has_bf16_kernels(model, layer, side) else "fp32"
-    form = options.get("parametrization")
-    if preset == OWN and not isinstance(form, str):
+    form, measured = options.get("parametrization"), options.get("statistics")
+    if preset == OWN and not isinstance(form, str) and measured is None:
         settings = _own_settings(model, layer, steps, side)
     else:
         from featviz.maximization import presets  # it takes its own settings from here
 
-        settings = presets.settings(preset, model, layer, side, steps)
+        own = presets.measured(measured)
+        settings = presets.settings(preset, model, layer, side, steps, **own)
+        options = {name: value for name, value in options.items() if name != "statistics"}
         if isinstance(form, str):
-            options = options | {"parametrization": presets.parametrization(form, side, side)}
+            drawn = presets.parametrization(form, side, side, **own)
+            options = options | {"parametrization": drawn}
     return replace(settings, precision=precision, **options)
 
 

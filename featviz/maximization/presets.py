@@ -20,7 +20,8 @@ clean score is kept.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, TypedDict
 
 from featviz.errors import UserError, nearest
 from featviz.maximization.ascent import Settings
@@ -35,7 +36,7 @@ from featviz.maximization.parametrizations import (
     RawPixels,
 )
 from featviz.maximization.rules import Adam, PlainAscent
-from featviz.maximization.statistics import Spectrum, bundled
+from featviz.maximization.statistics import Spectrum, Statistics, bundled, load_statistics
 from featviz.maximization.transforms import Crop, Transforms
 
 if TYPE_CHECKING:
@@ -175,6 +176,25 @@ def settings(
             transparency=True,
         )  # fmt: skip
     return replace(bare, parametrization=RawPixels(side, side), rule=_YOSINSKI[name])
+
+
+class Measured(TypedDict, total=False):
+    """What `settings` and `parametrization` take of statistics."""
+
+    colours: Colours
+    spectrum: Spectrum
+
+
+def measured(statistics: Statistics | str | Path | None) -> Measured:
+    """Colours and spectrum of statistics, or of the file that holds them; nothing of None.
+
+    Raises UserError for a file that holds none.
+    """
+    if statistics is None:
+        return {}
+    if not isinstance(statistics, Statistics):
+        statistics = load_statistics(statistics)
+    return {"colours": statistics.colours, "spectrum": statistics.spectrum}
 
 
 PARAMETRIZATIONS = ("fourier", "pixels", "raw-pixels", "pyramid", "cppn", "maco")
