@@ -25,6 +25,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from featviz.adversarial import balls
 from featviz.adversarial.half_space import fewest, nearest, reach
 from featviz.adversarial.search import Look, Seats, Walk
 
@@ -185,11 +186,19 @@ class Boundary(Walk):
             points.append(point)
             sizes.append(size)
         order = torch.stack(sizes, 1).argsort(dim=1, stable=True)
+        size = torch.stack(sizes, 1).amin(1)
         number = torch.arange(len(rows), device=rows.device)
         for leg in range(self.plan.legs):
             pick = order[:, leg % count]
             self.goals[rows, leg] = classes[rows, pick]
-            self.starts[rows, leg] = torch.stack(points, 1)[number, pick]
+            if leg < count:
+                self.starts[rows, leg] = torch.stack(points, 1)[number, pick]
+                continue
+            # All classes have had their turn: from elsewhere, as far off as the estimate says.
+            for i, c in enumerate(rows.tolist()):
+                noise = balls.generator(seats.job(c).key, leg)
+                start = random_change(self.norm, self.clean[c], float(size[i]), noise)
+                self.starts[c, leg] = start
 
     def _margin(self, look: Look, seats: Seats, goal: Tensor) -> tuple[Tensor, Tensor]:
         """(slots,) the margin that must fall below 0, and its gradient at the logits."""
@@ -271,6 +280,28 @@ class Boundary(Walk):
         place = use.argsort(dim=1, stable=True).argsort(dim=1, stable=True)
         back = (place < self.bundle[rows][:, None]) & use.isfinite()
         self.change[rows] = torch.where(back, 0, begun)
+
+
+def random_change(norm: str, picture: Tensor, size: float, noise: torch.Generator) -> Tensor:
+    """(n,) a random change of one picture (n,), within the box and about `size` large."""
+    n = len(picture)
+    size = min(size, float(n))
+    if norm in {"l2", "linf"}:
+        drawn = torch.rand(n, generator=noise, dtype=torch.float64) * 2 - 1
+        factor = size if norm == "linf" else size / float(drawn.norm())
+        change = (factor * drawn).to(picture.device, picture.dtype)
+        return _within(change, picture)
+    # A few components, each to one of its ends.
+    few = torch.randperm(n, generator=noise)[: max(1, round(size))]
+    ends = torch.randint(0, 2, (len(few),), generator=noise)
+    change = torch.zeros_like(picture)
+    few = few.to(picture.device)
+    change[few] = ends.to(picture.device, picture.dtype) - picture[few]
+    return change
+
+
+def _within(change: Tensor, picture: Tensor) -> Tensor:
+    return torch.minimum(torch.maximum(change, -picture), 1 - picture)
 
 
 def first_point(

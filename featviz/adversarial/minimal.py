@@ -8,7 +8,6 @@ picture that is wrong by itself, inf for one where nothing was found.
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from featviz.adversarial.boundary import Boundary, Plan

@@ -114,7 +114,8 @@ def test_the_way_out_of_a_ball_is_the_shortest_of_many(norm):
 
 def test_a_small_relu_net_agrees_with_a_grid():
     rng = np.random.default_rng(4)
-    layers = [(rng.normal(size=(8, 2)) * 2, rng.normal(size=8)), (rng.normal(size=(3, 8)), np.zeros(3))]
+    first = (2 * rng.normal(size=(8, 2)), rng.normal(size=8))
+    layers = [first, (rng.normal(size=(3, 8)), np.zeros(3))]
     side = np.linspace(0, 1, 801)
     grid = np.stack(np.meshgrid(side, side), -1).reshape(-1, 2)
     scores = np.maximum(grid @ layers[0][0].T + layers[0][1], 0) @ layers[1][0].T

@@ -65,8 +65,8 @@ def half_space(w: Vector, x: Vector, margin: float, norm: str, *, box: bool = Tr
 
 
 def linear(
-    weights: NDArray[np.float64], bias: Vector, x: Vector, label: int, norm: str, *, box: bool = True
-) -> float:  # fmt: skip
+    weights: Vector, bias: Vector, x: Vector, label: int, norm: str, *, box: bool = True
+) -> float:
     """The smallest change that makes another class of W x + b win (or draw); 0 if one has won."""
     z = weights @ x + bias
     if z.argmax() != label:

@@ -1,0 +1,211 @@
+"""Smallest changes: featviz's `minimal` against adv-lib's attacks, at equal passes.
+
+    python benchmarks/minimal.py --data FOLDER --out FOLDER [--model NAME] [--weights FILE]
+        [--classes FILE] [--steps 100] [--count 100] [--peers .peers/bin/python] [--only a,b]
+
+Takes `count` pictures of class folders that the model gets right, evenly spread, and gives every
+attack the same pictures and `steps` forward and backward passes for each. The peers run in an
+interpreter of their own (adv-lib wants visdom and torchvision at import: stood in for by empty
+modules). What an attack returns is judged here, in the same way for all: wrong in float32, distance
+in float64, inf where it failed. Each attack's pictures are kept in --out, so that a run that was
+stopped goes on, and `--only` adds one attack at a time. Ends with one JSON line.
+
+adv-lib's settings are its defaults, but: DDN without its 256 levels (they only make it worse), FMN
+in L-infinity with a first step of 10 as well as 1 (the better counts), targeted APGD as its
+`minimal_apgd` with one target and steps/10 iterations in each of 10 halvings.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import subprocess
+import sys
+import time
+import types
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+import featviz
+from featviz.adversarial.half_space import reach
+
+PEERS = {
+    "l0": ("sigma-zero", "fmn-l0"),
+    "l1": ("pdpgd-l1", "fmn-l1", "apgd-t-l1"),
+    "l2": ("ddn", "fmn-l2", "apgd-t-l2"),
+    "linf": ("fmn-linf", "fmn-linf-10", "apgd-t-linf"),
+}
+WIDEST = {"l1": 40.0, "l2": 2.0, "linf": 0.03}  # where the halvings of APGD begin
+SLOTS = 16
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", help="class folders")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--model", default="alexnet-mini")
+    parser.add_argument("--weights")
+    parser.add_argument("--classes")
+    parser.add_argument("--steps", type=int, default=100)
+    parser.add_argument("--count", type=int, default=100)
+    parser.add_argument("--peers", default=".peers/bin/python")
+    parser.add_argument(
+        "--only", default="", help="attacks to run; the table has all that is there"
+    )
+    parser.add_argument("--peer", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    model = featviz.load(options.model, weights=options.weights, classes=options.classes)
+    pictures, labels = chosen(model, options)
+    if options.peer:
+        run_peer(options.peer, model, pictures, labels, options)
+        return
+    wanted = [name for name in options.only.split(",") if name]
+    rows = []
+    for norm, peers in PEERS.items():
+        for name in (f"featviz-{norm}", *peers):
+            file = options.out / f"{name}-{options.steps}.safetensors"
+            if not file.exists() and (not wanted or name in wanted):
+                if name.startswith("featviz"):
+                    run_ours(norm, model, pictures, labels, file, options.steps)
+                else:
+                    command = [options.peers, *sys.argv, "--peer", name]
+                    subprocess.run(command, check=True)
+            if file.exists():
+                rows.append(judged(name, norm, model, pictures, labels, file))
+                print(
+                    "{what:<14} {norm:<5} median {median:.5g} [{low:.5g}, {high:.5g}], "
+                    "{failed} of {n} failed, {seconds:.0f} s".format(**rows[-1]),
+                    flush=True,
+                )
+    print(json.dumps({
+        "benchmark": "minimal", "model": options.model, "steps": options.steps,
+        "device": f"cpu, {torch.get_num_threads()} threads", "rows": rows, "ratios": ratios(rows),
+    }))  # fmt: skip
+
+
+def chosen(model: Any, options: argparse.Namespace) -> tuple[Tensor, Tensor]:
+    """Pictures that the model gets right, evenly spread over the data; kept in --out."""
+    file = options.out / "pictures.safetensors"
+    if not file.exists():
+        data = featviz.open_pictures(options.data)
+        classes = data.labels(model)
+        known = [i for i, c in enumerate(classes) if c is not None]
+        spread = data.select(known).spread(4 * options.count)
+        right, found = [], []
+        for i, label in enumerate(spread.labels(model)):
+            picture = spread.read(i, model.resize, model.input_size)
+            if int(model(picture[None]).argmax()) == label:
+                right.append(picture)
+                found.append(label)
+        every = [k * len(right) // min(options.count, len(right)) for k in range(options.count)]
+        every = sorted({k for k in every if k < len(right)})
+        options.out.mkdir(parents=True, exist_ok=True)
+        save_file({"pictures": torch.stack([right[k] for k in every]),
+                   "labels": torch.tensor([found[k] for k in every])}, file)  # fmt: skip
+    kept = load_file(file)
+    return kept["pictures"], kept["labels"]
+
+
+def run_ours(
+    norm: str, model: Any, pictures: Tensor, labels: Tensor, file: Path, steps: int
+) -> None:
+    from featviz.adversarial.minimal import minimal
+
+    started = time.perf_counter()
+    found = minimal(model, pictures, labels, norm=norm, steps=steps, slots=SLOTS)
+    seconds = time.perf_counter() - started
+    assert int(found.forwards.max()) <= steps
+    assert int(found.backwards.max()) <= steps
+    save_file({"adversarial": found.adversarial, "seconds": torch.tensor([seconds])}, file)
+
+
+def run_peer(
+    name: str, model: Any, pictures: Tensor, labels: Tensor, options: argparse.Namespace
+) -> None:
+    """To be run by the peers' interpreter."""
+    for missing, content in (("visdom", "Visdom"), ("adv_lib.distances.lpips", "LPIPS")):
+        stand_in = types.ModuleType(missing)
+        setattr(stand_in, content, object)
+        sys.modules[missing] = stand_in
+    from adv_lib.attacks import ddn, fmn, pdpgd, sigma_zero  # type: ignore[import-not-found]
+    from adv_lib.attacks.auto_pgd import minimal_apgd  # type: ignore[import-not-found]
+
+    steps, power = options.steps, {"l0": 0, "l1": 1, "l2": 2, "linf": math.inf}
+
+    def attack(x: Tensor, y: Tensor) -> Tensor:
+        if name == "ddn":
+            return ddn(model, x, y, steps=steps, levels=None)
+        if name == "sigma-zero":
+            return sigma_zero(model, x, y, num_steps=steps)
+        if name == "pdpgd-l1":
+            return pdpgd(model, x, y, 1, num_steps=steps)
+        if name.startswith("fmn"):
+            first = 10.0 if name.endswith("10") else 1.0
+            return fmn(model, x, y, power[name.split("-")[1]], steps=steps, α_init=first)
+        norm = name.removeprefix("apgd-t-")
+        return minimal_apgd(
+            model, x, y, power[norm], max_eps=WIDEST[norm], binary_search_steps=10,
+            targeted_version=True, n_iter=steps // 10, num_targets=1,
+        )  # fmt: skip
+
+    torch.manual_seed(0)
+    started = time.perf_counter()
+    parts = [
+        attack(pictures[i : i + SLOTS], labels[i : i + SLOTS])
+        for i in range(0, len(pictures), SLOTS)
+    ]
+    seconds = time.perf_counter() - started
+    save_file({"adversarial": torch.cat(parts), "seconds": torch.tensor([seconds])},
+              options.out / f"{name}-{steps}.safetensors")  # fmt: skip
+
+
+def judged(
+    name: str, norm: str, model: Any, pictures: Tensor, labels: Tensor, file: Path
+) -> dict[str, Any]:
+    kept = load_file(file)
+    adversarial = kept["adversarial"]
+    with torch.no_grad():
+        wrong = torch.cat([model(part).argmax(1) for part in adversarial.split(SLOTS)]) != labels
+    inside = bool(((adversarial >= 0) & (adversarial <= 1)).all())
+    change = (adversarial.double() - pictures.double()).flatten(1)
+    distance = torch.where(wrong, reach(norm, change), torch.inf).sort().values
+    low, high = interval(len(distance))
+    return {
+        "what": name, "norm": norm, "median": middle(distance), "low": float(distance[low]),
+        "high": float(distance[high]), "n": len(distance), "failed": int((~wrong).sum()),
+        "inside [0, 1]": inside, "seconds": float(kept["seconds"]),
+    }  # fmt: skip
+
+
+def middle(ordered: Tensor) -> float:
+    """The median, the mean of the two in the middle if there are two."""
+    n = len(ordered)
+    return float(ordered[(n - 1) // 2] + ordered[n // 2]) / 2
+
+
+def interval(n: int) -> tuple[int, int]:
+    """Places of the order statistics that hold the median with 95% confidence."""
+    from scipy.stats import binom
+
+    low = max(0, int(binom.ppf(0.025, n, 0.5)) - 1)
+    return low, n - 1 - low
+
+
+def ratios(rows: list[dict[str, Any]]) -> dict[str, float]:
+    """featviz's median over the best peer's, in each norm."""
+    found = {}
+    for norm, peers in PEERS.items():
+        ours = [r["median"] for r in rows if r["what"] == f"featviz-{norm}"]
+        theirs = [r["median"] for r in rows if r["what"] in peers]
+        if ours and theirs:
+            found[f"featviz/best peer, {norm}"] = ours[0] / min(theirs)
+    return found
+
+
+if __name__ == "__main__":
+    main()
