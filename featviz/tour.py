@@ -345,8 +345,9 @@ class _Guide:
 
     def _audit(self, progress: Progress | None) -> results.Result:
         return audit(
-            self.model, self.pictures, count=12 if self.quick else 40, seed=self.seed,
-            progress=progress,
+            self.model, self.pictures, count=12 if self.quick else 40,
+            steps=20 if self.quick else 60, check_steps=10 if self.quick else 30,
+            queries=20 if self.quick else 50, sections=(), seed=self.seed, progress=progress,
         )  # fmt: skip
 
 

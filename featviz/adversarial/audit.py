@@ -1,458 +1,77 @@
 """`audit`: accuracy against the size of the attack, over a data set, with doubts about itself.
 
-Each picture is attacked by FGSM and by PGD in L-infinity and L2, and its smallest eps is kept. An
-attack can only show that a picture falls, never that it stands: every accuracy here is "at most".
-A picture that is wrong when clean counts as wrong from eps 0 on; one that fell at some distance
-counts as fallen at every larger eps, whichever attack found it.
+One clean pass serves all. Then, in each norm, a search for the smallest change that fools each
+picture gives the whole curve of accuracy against eps at once. Beside it one gradient step and
+random noise of every eps of the grid, and a walk down the grid for changes that a file of 8 bits
+can hold. What stands at a few telling eps is attacked once more by another strong attack and then
+without gradients; every success, whoever found it, enters the curve. Each success is judged by the
+model itself in float32, apart from the search.
 
-Walking down the grid: PGD begins at the eps at which FGSM succeeded. What it finds has a distance
-of its own and proves all grid points above it; the next try is at the largest grid point below. So
-the long, failing walk is paid about once a picture, not once an eps. (Where PGD fails at its first
-eps it goes up instead.) FGSM's one gradient serves all eps of both norms.
+The order of work is by groups of pictures. A finished group is kept in `<out>.partial` (see
+`shards`), and no random number depends on the group, so a run that was killed and given again ends
+with the same bytes.
 
-    Wilson, "Probable inference, the law of succession, and statistical inference", 1927
-    Athalye, Carlini, Wagner, "Obfuscated Gradients ...", 2018 (arXiv:1802.00420), for the doubts
     Carlini et al., "On Evaluating Adversarial Robustness", 2019 (arXiv:1902.06705)
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
+import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar, NamedTuple
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from featviz import datasets, images, plots, results
-from featviz.adversarial import balls
-from featviz.adversarial.attacks import (
-    check_eps,
-    check_pictures,
-    check_settings,
-    check_slots,
-    class_indices,
-    short,
-    shown_perturbation,
-)
-from featviz.adversarial.balls import NORM_NAMES, eps_text
-from featviz.adversarial.search import (
-    Job,
-    Outcome,
-    Settings,
-    classify,
-    gradients,
-    search,
-    steepest,
-)
+from featviz import images, results
+from featviz.adversarial import balls, masking
+from featviz.adversarial.apgd import apgd
+from featviz.adversarial.estimate import linear_estimate
+from featviz.adversarial.inputs import check_eps, check_norm, check_slots
+from featviz.adversarial.labelled import read_labelled
+from featviz.adversarial.masking import Evidence, Probe
+from featviz.adversarial.minimal import minimal
+from featviz.adversarial.projected import pgd
+from featviz.adversarial.report import Audit, Fall, Level, NormAudit, Point, doubts
+from featviz.adversarial.search import classify
+from featviz.adversarial.selftest import SelfTest, self_test
+from featviz.adversarial.shards import SECONDS, Arrays, Shards
+from featviz.adversarial.square import square
+from featviz.adversarial.statistics import median
 from featviz.datasets import Pictures
-from featviz.errors import UserError
+from featviz.errors import UserError, nearest
 from featviz.models.frozen import frozen
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
     from featviz.models.load import Model
 
+NORMS = ("linf", "l2", "l1", "l0")
 DEFAULT_EPS: Mapping[str, tuple[float, ...]] = {
     "linf": tuple(k / 255 for k in (0.125, 0.25, 0.5, 1, 2, 4, 8)),
     "l2": (0.03125, 0.0625, 0.125, 0.25, 0.5, 1.0, 2.0),
+    "l1": (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0),
+    "l0": (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0),
 }
-ATTACKS = ("fgsm", "pgd")
+SECTIONS = ("corruptions", "universal", "inside")
+"""what an audit may look at beside the curves"""
+FEWEST_STEPS = 10
+"""of a search for the smallest change"""
 SHOWN = 6
-"""pictures in the gallery of the easiest"""
-_ENOUGH = 5  # pictures of a class before its accuracy is shown in a figure
-_BLOCK = 128  # pictures in memory at once
+"""pictures in the sheets of the easiest and of the hardest"""
+_PROBED = 32  # pictures on which the model itself is looked at
+_CHECKED_AT = (0.75, 0.5, 0.25)  # shares of the right pictures that still stand
+_BLACK_BOX = 24  # pictures tried without gradients
+_CONVERGENCE = 24  # pictures on which shorter searches are run
+_EIGHT_BIT_STEPS = 10
 Progress = Callable[[int, int, str], None]
-
-
-class Share(NamedTuple):
-    """A fraction of n pictures with its 95% Wilson interval."""
-
-    right: int
-    n: int
-    low: float
-    high: float
-
-    @property
-    def value(self) -> float | None:
-        return self.right / self.n if self.n else None
-
-    @property
-    def interval(self) -> str:
-        return f"{100 * self.low:.1f}% to {100 * self.high:.1f}%"
-
-
-def share(right: int, n: int) -> Share:
-    """`right` of n with its 95% Wilson interval; without pictures the interval is everything."""
-    if n == 0:
-        return Share(0, 0, 0.0, 1.0)
-    from scipy.stats import binomtest
-
-    interval = binomtest(right, n).proportion_ci(0.95, method="wilson")
-    return Share(right, n, float(interval.low), float(interval.high))
-
-
-@dataclass(frozen=True)
-class Fall:
-    """How one picture fell to a norm's attacks."""
-
-    row: int
-    distance: float
-    """of the perturbation found, in [0, 1] units"""
-    attack: str
-    predicted: int
-    steps: int
-    original: Tensor | None = None
-    """(3, H, W); kept for the easiest pictures only"""
-    adversarial: Tensor | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class NormAudit:
-    """What the attacks of one norm found."""
-
-    norm: str
-    eps: tuple[float, ...]
-    """the grid, ascending"""
-    smallest: Mapping[str, Tensor]
-    """attack -> (N,) float64: the smallest distance at which a picture fell; 0 for one wrong when
-    clean, inf for one that did not fall"""
-    noise_right: Tensor
-    """(len(eps), N) bool: right under random noise of that size"""
-    falls: Mapping[int, Fall]
-    """the best fall of each picture that was right and fell"""
-    standing_at_most: int
-    """pictures right after PGD even with a ball that holds everything: none, if the attack works"""
-    late: int
-    """PGD's successes that came in the last tenth of the steps"""
-    survive_8bit: int
-    """falls that still are wrong when rounded to 8 bits"""
-    easiest: tuple[Fall, ...]
-
-    @property
-    def overall(self) -> Tensor:
-        """(N,) the smallest distance by any attack."""
-        return torch.stack(list(self.smallest.values())).amin(0)
-
-    def right(self, attack: str | None, eps: float) -> int:
-        """How many pictures are right at eps against one attack, or against all of them."""
-        smallest = self.overall if attack is None else self.smallest[attack]
-        return int((smallest > eps).sum()) if eps > 0 else int((smallest > 0).sum())
-
-
-@dataclass(frozen=True, kw_only=True)
-class Audit(results.Result):
-    """Accuracy of a model against the size of the attack."""
-
-    kind: ClassVar[str] = "audit"
-
-    model_name: str
-    data_name: str
-    classes: tuple[str, ...]
-    names: tuple[str, ...]
-    labels: Tensor
-    """(N,)"""
-    own_labels: bool
-    """the labels are the model's own answers, for want of others"""
-    clean: Tensor
-    """(N,) the model's answers to the clean pictures"""
-    margins: Tensor
-    """(N,) the label's logit minus the best other one, clean"""
-    norms: tuple[NormAudit, ...]
-    zero_gradients: int
-    forwards: int
-    backwards: int
-    seconds: float
-
-    @property
-    def title(self) -> str:
-        return f"Audit of {self.model_name} on {len(self.names)} pictures of {self.data_name}"
-
-    @property
-    def clean_right(self) -> Tensor:
-        """(N,) bool."""
-        return self.clean == self.labels
-
-    def numbers(self) -> dict[str, results.Number]:
-        n = len(self.names)
-        clean = share(int(self.clean_right.sum()), n)
-        what = "agreement with itself, by construction" if self.own_labels else "unattacked"
-        found = {
-            "clean accuracy": results.Number(
-                clean.value, "fraction", f"{what}; 95% interval {clean.interval}, n = {n}"
-            )
-        }
-        for part in self.norms:
-            for eps in part.eps:
-                s = share(part.right(None, eps), n)
-                found[f"{NORM_NAMES[part.norm]} {eps_text(eps, part.norm)}"] = results.Number(
-                    s.value, "fraction", f"accuracy at most this; interval {s.interval}"
-                )
-            middle = self.median(part)
-            unit = "/255" if part.norm == "linf" else ""
-            scale = 255 if part.norm == "linf" else 1
-            found[f"median {NORM_NAMES[part.norm]} distance"] = results.Number(
-                None if middle is None else scale * middle, unit,
-                "of the pictures that are right when clean; half of them fall within it",
-            )  # fmt: skip
-            found[f"{NORM_NAMES[part.norm]} falls left by 8 bits"] = results.Number(
-                part.survive_8bit, f"of {len(part.falls)}",
-                "adversarial pictures that still fool when rounded as a file holds them",
-            )  # fmt: skip
-        return found | {
-            "forward passes": results.Number(
-                self.forwards, "", f"of single pictures, {self.forwards / max(n, 1):.0f} a picture"
-            ),
-            "backward passes": results.Number(
-                self.backwards, "", f"{self.backwards / max(n, 1):.0f} a picture"
-            ),
-            "seconds": results.Number(round(self.seconds, 1), "s", "for all of it"),
-        }
-
-    def median(self, part: NormAudit) -> float | None:
-        """Median smallest distance of the pictures right when clean; None if over half stand."""
-        values = part.overall[self.clean_right]
-        if not len(values):
-            return None
-        middle = float(values.sort().values[(len(values) - 1) // 2])
-        return middle if math.isfinite(middle) else None
-
-    def telling_eps(self, part: NormAudit) -> float:
-        """The grid point at which about half of what was right still stands."""
-        half = int(self.clean_right.sum()) / 2
-        return min(part.eps, key=lambda eps: abs(part.right(None, eps) - half))
-
-    def write(self, folder: results.Folder) -> None:
-        n = len(self.names)
-        folder.figure(
-            "curves.svg", self.plot(),
-            caption="Accuracy against the size of the perturbation, "
-            f"{n} pictures, 95% Wilson bands. Attacks give upper bounds: the true accuracy is at "
-            "most the lowest line. A picture wrong when clean counts as wrong at eps 0; one that "
-            "fell counts as fallen at every larger eps. Noise: random signs of size eps (L∞), or "
-            "a random direction of length eps (L2), and no such carrying over.",
-            alt="Curves of accuracy falling with eps: noise highest, FGSM below, PGD lowest",
-        )  # fmt: skip
-        for part in self.norms:
-            if part.easiest:
-                folder.figure(
-                    f"easiest-{part.norm}.png", self.plot_easiest(part),
-                    caption=f"The pictures that fall most easily in {NORM_NAMES[part.norm]}: "
-                    "original, change (times the factor above it, round mid-grey), adversarial.",
-                    alt="Easily fooled pictures with their perturbations",
-                )  # fmt: skip
-        spots = [row for row in self.class_rows() if row.n >= _ENOUGH]
-        if len(spots) > 2:
-            folder.figure(
-                "classes.svg", self.plot_classes(),
-                caption=f"Accuracy by class at most, with 95% Wilson intervals (classes with "
-                f"{_ENOUGH} pictures or more; the weakest come first, at most 24 are shown). With "
-                "many classes some look weak by chance.",
-                alt="Dot plot of accuracy under attack for each class",
-            )  # fmt: skip
-        self._write_tables(folder)
-
-    def _write_tables(self, folder: results.Folder) -> None:
-        n = len(self.names)
-        rows = []
-        for part in self.norms:
-            for k, eps in enumerate((0.0, *part.eps)):
-                noise = int(self.clean_right.sum() if k == 0 else part.noise_right[k - 1].sum())
-                for attack in ("noise", *ATTACKS, "all"):
-                    right = noise if attack == "noise" else part.right(
-                        None if attack == "all" else attack, eps
-                    )  # fmt: skip
-                    s = share(right, n)
-                    rows.append((part.norm, eps, eps_text(eps, part.norm), attack, right, n,
-                                 s.value, s.low, s.high))  # fmt: skip
-        folder.table(
-            "accuracy.csv",
-            ("norm", "eps", "eps_text", "attack", "right", "n", "accuracy", "low", "high"), rows,
-            caption="Accuracy at each eps: against noise, FGSM, PGD and all attacks together "
-            "(an upper bound of the true one), with 95% Wilson interval.",
-        )  # fmt: skip
-        header = ["picture", "label", "clean", "margin"]
-        for part in self.norms:
-            header += [f"{part.norm}_smallest", f"{part.norm}_attack", f"{part.norm}_becomes"]
-        folder.table(
-            "pictures.csv", header, (self._picture_row(i) for i in self._by_ease()),
-            caption="Every picture, easiest first: smallest distance at which it fell (0: wrong "
-            "when clean; empty: it stood), by which attack, and what it became; margin is the "
-            "label's logit minus the best other one.",
-        )  # fmt: skip
-        columns = ["class", "n", "clean_right"]
-        for part in self.norms:
-            columns += [f"{part.norm}_eps", f"{part.norm}_right", f"{part.norm}_low",
-                        f"{part.norm}_high", f"{part.norm}_median"]  # fmt: skip
-        folder.table(
-            "classes.csv", columns, (self._class_row(row) for row in self.class_rows()),
-            caption="Classes, weakest first: pictures right when clean, right at the eps where "
-            "about half of all fall (at most), Wilson interval, median smallest distance of the "
-            "pictures right when clean (empty: most stand). Mind n.",
-        )  # fmt: skip
-
-    def _by_ease(self) -> list[int]:
-        return [int(i) for i in self.norms[0].overall.argsort(stable=True)]
-
-    def _picture_row(self, i: int) -> list[object]:
-        row: list[object] = [self.names[i], self.classes[int(self.labels[i])],
-                             self.classes[int(self.clean[i])], float(self.margins[i])]  # fmt: skip
-        for part in self.norms:
-            distance, fall = float(part.overall[i]), part.falls.get(i)
-            row += [
-                distance if math.isfinite(distance) else "",
-                fall.attack if fall else "",
-                self.classes[fall.predicted] if fall else "",
-            ]
-        return row
-
-    def class_rows(self) -> list[ClassRow]:
-        """One row a class that occurs, weakest first (by the first norm's telling eps)."""
-        part = self.norms[0]
-        standing = part.overall > self.telling_eps(part)
-        found = []
-        for label in sorted(set(self.labels.tolist())):
-            own = self.labels == label
-            found.append(ClassRow(label, int(own.sum()), int(self.clean_right[own].sum()),
-                                  int(standing[own].sum())))  # fmt: skip
-        return sorted(found, key=lambda r: (r.standing / r.n, -r.n, r.label))
-
-    def _class_row(self, row: ClassRow) -> list[object]:
-        own = self.labels == row.label
-        cells: list[object] = [self.classes[row.label], row.n, row.clean_right]
-        for part in self.norms:
-            eps = self.telling_eps(part)
-            s = share(int((part.overall[own] > eps).sum()), row.n)
-            values = part.overall[own & self.clean_right].sort().values
-            middle = float(values[(len(values) - 1) // 2]) if len(values) else math.inf
-            cells += [eps, s.right, s.low, s.high, middle if math.isfinite(middle) else ""]
-        return cells
-
-    def plot(self) -> Figure:
-        figure = plots.new_figure(4.3 * len(self.norms), 3.3)
-        panels = figure.subplots(1, len(self.norms), sharey=True, squeeze=False)[0]
-        for ax, part in zip(panels, self.norms, strict=True):
-            self._draw_curves(ax, part)
-        panels[0].set_ylabel("accuracy, at most (%)", fontsize=9)
-        panels[-1].legend(fontsize=8, frameon=False, loc="upper right")
-        return figure
-
-    def _draw_curves(self, ax: Axes, part: NormAudit) -> None:
-        n, scale = len(self.names), 255 if part.norm == "linf" else 1
-        grid = (0.0, *part.eps)
-        x = [scale * eps for eps in grid]
-        clean = int(self.clean_right.sum())
-        lines = {
-            "random noise": ([clean, *part.noise_right.sum(1).tolist()], plots.GREEN, "s"),
-            "FGSM": ([part.right("fgsm", e) for e in grid], plots.ORANGE, "^"),
-            "PGD": ([part.right("pgd", e) for e in grid], plots.BLUE, "o"),
-        }
-        for name, (counts, colour, marker) in lines.items():
-            shares = [share(c, n) for c in counts]
-            ax.fill_between(x, [100 * s.low for s in shares], [100 * s.high for s in shares],
-                            color=colour, alpha=0.15, linewidth=0)  # fmt: skip
-            ax.plot(x, [100 * (s.value or 0) for s in shares], color=colour, marker=marker,
-                    markersize=4, linewidth=1.6, label=name)  # fmt: skip
-        unit = "levels of 255" if part.norm == "linf" else "pictures in [0, 1]"
-        plots.lines(ax, xlabel=f"{NORM_NAMES[part.norm]} eps ({unit})", ylabel="")
-        ax.set_xscale("symlog", linthresh=x[1], linscale=0.6)
-        ax.set_xlim(0, x[-1] * 1.08)
-        ax.set_xticks(x, [f"{v:.3g}" for v in x])
-        ax.minorticks_off()
-        ax.set_ylim(0, 102)
-
-    def plot_easiest(self, part: NormAudit) -> Figure:
-        """The pictures that fall most easily: original, change, adversarial."""
-        count = len(part.easiest)
-        figure = plots.new_figure(1.55 * count + 0.35, 5.2)
-        axes = figure.subplots(3, count, squeeze=False)
-        for ax, word in zip(axes[:, 0], ("original", "change", "adversarial"), strict=True):
-            ax.set_ylabel(word, fontsize=8, color=plots.INK)
-        for c, fall in enumerate(part.easiest):
-            assert fall.original is not None
-            assert fall.adversarial is not None
-            change, factor = shown_perturbation(fall.adversarial - fall.original)
-            size = eps_text(fall.distance, "l2")
-            if part.norm == "linf":
-                size = f"{255 * fall.distance:.2g}/255"
-            pixelated = fall.original.shape[-1] <= 128
-            label, name = self.classes[int(self.labels[fall.row])], self.classes[fall.predicted]
-            titles = (short(label), f"{size}, shown × {factor:,.0f}", short(name))
-            for ax, picture, title in zip(
-                axes[:, c], (fall.original, change, fall.adversarial), titles, strict=True
-            ):
-                plots.show_image(ax, picture, title, pixelated=pixelated)
-        return figure
-
-    def plot_classes(self) -> Figure:
-        """Accuracy by class under attack, with intervals."""
-        rows = [row for row in self.class_rows() if row.n >= _ENOUGH][:24]
-        part = self.norms[0]
-        figure = plots.new_figure(5.2, 0.9 + 0.22 * len(rows))
-        ax = figure.subplots()
-        for y, row in enumerate(rows):
-            s = share(row.standing, row.n)
-            ax.plot([100 * s.low, 100 * s.high], [y, y], color=plots.BLUE, linewidth=1.4)
-            ax.plot(100 * row.standing / row.n, y, "o", color=plots.BLUE, markersize=5,
-                    label="under attack, at most" if y == 0 else None)  # fmt: skip
-            ax.plot(100 * row.clean_right / row.n, y, "|", color=plots.INK, markersize=9,
-                    label="clean" if y == 0 else None)  # fmt: skip
-        names = [f"{short(self.classes[row.label])} (n = {row.n})" for row in rows]
-        ax.set_yticks(range(len(rows)), names)
-        ax.invert_yaxis()
-        eps = eps_text(self.telling_eps(part), part.norm)
-        plots.lines(ax, xlabel=f"accuracy at {NORM_NAMES[part.norm]} eps {eps} (%)", ylabel="")
-        ax.set_xlim(-2, 102)
-        ax.legend(fontsize=7, frameon=False)
-        return figure
-
-
-class ClassRow(NamedTuple):
-    """A class in the audit."""
-
-    label: int
-    n: int
-    clean_right: int
-    standing: int
-    """right at the telling eps of the first norm"""
-
-
-@dataclass
-class _Running:
-    """What is collected of one norm while blocks go by."""
-
-    norm: str
-    eps: tuple[float, ...]
-    smallest: dict[str, list[Tensor]] = field(default_factory=lambda: {a: [] for a in ATTACKS})
-    noise: list[Tensor] = field(default_factory=list)
-    falls: dict[int, Fall] = field(default_factory=dict)
-    easiest: list[Fall] = field(default_factory=list)
-    standing_at_most: int = 0
-    late: int = 0
-    survive_8bit: int = 0
-
-    def finish(self) -> NormAudit:
-        return NormAudit(
-            norm=self.norm,
-            eps=self.eps,
-            smallest={a: torch.cat(parts) for a, parts in self.smallest.items()},
-            noise_right=torch.cat(self.noise, 1),
-            falls=self.falls,
-            standing_at_most=self.standing_at_most,
-            late=self.late,
-            survive_8bit=self.survive_8bit,
-            easiest=tuple(self.easiest),
-        )
-
-
-@dataclass
-class _Passes:
-    forwards: int = 0
-    backwards: int = 0
+Classifier = Callable[[Tensor], Tensor]
 
 
 def audit(
@@ -463,128 +82,106 @@ def audit(
     norms: Sequence[str] = ("linf", "l2"),
     eps: Sequence[float] | Mapping[str, Sequence[float]] | None = None,
     count: int | None = None,
-    steps: int = 20,
-    restarts: int = 1,
+    steps: int = 100,
+    check_steps: int = 40,
+    queries: int = 100,
+    sections: Sequence[str] = SECTIONS,
     seed: int = 0,
     slots: int | None = None,
+    out: str | Path | None = None,
+    overwrite: bool = False,
+    announce: Callable[[str], None] | None = None,
     progress: Progress | None = None,
 ) -> Audit:
-    """Accuracy against eps with FGSM and PGD, beside random noise; weak classes and pictures.
+    """Accuracy against eps in each norm, at most, and what to think of the measurement.
 
     pictures: a data set, or a tensor (N, 3, H, W) in [0, 1]
     labels: of a tensor's pictures, indices or names. A data set is labelled by its class folders;
         pictures in folders that are no class of the model are left out. Without any label the
         model's own clean answers stand in, and the result says so
-    norms: "linf", "l2" or both; eps: the grid, for one norm a sequence, for both a mapping
-        {"linf": [...], "l2": [...]}; default: 1/8 to 8 levels of 255, and 1/32 to 2 in L2
+    norms: of "linf", "l2", "l1", "l0"
+    eps: the grid of tables and marks, for one norm a sequence, for several a mapping
+        {"linf": [...], "l2": [...]}; default: 1/8 to 8 levels of 255, 1/32 to 2 in L2
     count: at most so many pictures, evenly spread over the data set
-    steps, restarts: of PGD; more find more (a warning says when that is likely)
-    seed: of PGD's random starts and the noise, both drawn per picture: neither order nor
-        neighbours matter; slots: see `pgd`
+    steps: of the search for the smallest change; more find smaller ones (a warning says when)
+    check_steps: of the second attack on what stands at a few eps; 0 leaves the check out
+    queries: passes a picture of the attack without gradients; 0 leaves it out
+    sections: further parts, of "corruptions", "universal" and "inside" (what changes in the net)
+    seed: of all random numbers, which are drawn per picture: neither order nor neighbours matter
+    slots: how many pictures the model sees at once
+    out: the result folder, written at the end; finished work waits in `<out>.partial`, and a
+        second call with the same arguments goes on from there. None keeps everything in memory
+    announce: told the outcome of the self-test, one line, before anything else is done
 
     Returns an `Audit`. Raises UserError for arguments out of range.
+
+        featviz.audit(model, featviz.open_pictures("val"), count=200, out="run/audit")
     """
     started = time.perf_counter()
     grids = check_grids(norms, eps)
-    for norm in grids:
-        check_settings(Settings(norm=norm, steps=steps, restarts=restarts))
+    _check_numbers(steps, check_steps, queries, sections)
+    if out is not None:
+        results.check_target(out, overwrite=overwrite)
     slots = check_slots(slots, model.device)
-    data = pictures if isinstance(pictures, Pictures) else None
-    skipped: list[datasets.Skipped] = []
-    warnings: list[str] = []
-    if data is not None:
-        known = data.labels(model)
-        if any(label is not None for label in known):
-            rows = [i for i, label in enumerate(known) if label is not None]
-            if len(rows) < len(data):
-                warnings.append(
-                    f"{len(data) - len(rows)} of {len(data)} pictures are left out: their folders "
-                    f"are no classes of {model.name}"
-                )
-            data = data.select(rows)
-        data = data.spread(count) if count else data
-        total = len(data)
-        blocks = _blocks_of_data(model, data, skipped)
-    else:
-        assert isinstance(pictures, Tensor)
-        batch = check_pictures(pictures)
-        given = None if labels is None else class_indices(model, labels, len(batch))
-        if count and count < len(batch):
-            rows = [i * len(batch) // count for i in range(count)]
-            batch, given = batch[rows], None if given is None else given[rows]
-        total = len(batch)
-        blocks = _blocks_of_tensor(batch, given)
-
-    running = [_Running(norm, grid) for norm, grid in grids.items()]
-    passes = _Passes()
-    names: list[str] = []
-    all_labels, all_clean, all_margins = [], [], []
-    own_labels, zeros, done = False, 0, 0
-    settings = {n: Settings(norm=n, steps=steps, restarts=restarts) for n in grids}
-    tasks = total * len(grids)
+    given = read_labelled(model, pictures, labels, count=count)
+    parameters = {
+        "norms": list(grids), "eps": {k: list(v) for k, v in grids.items()}, "count": count,
+        "steps": steps, "check_steps": check_steps, "queries": queries,
+        "sections": list(sections), "slots": slots,
+        "labels": "given" if given.labels is not None else "the model's own answers",
+    }  # fmt: skip
+    job = parameters | {
+        "model": model.record(), "seed": seed, "versions": results.versions(),
+        "pictures": _digest(given.pictures),
+        "given_labels": None if given.labels is None else given.labels.tolist(),
+    }  # fmt: skip
+    shards = Shards(None if out is None else Path(f"{out}.partial"), job)
+    run = _Run(model, model, given.pictures, seed, slots, shards, progress)
     with frozen(model):
-        for block_names, block, block_labels in blocks:
-            x = block.to(model.device)
-            y = None if block_labels is None else block_labels.to(model.device)
-            if y is None:
-                own_labels = True
-                y = classify(model, x, slots=slots).argmax(1)
-                passes.forwards += len(x)
-            logits, gradient = gradients(model, x, y, slots=slots)
-            passes.forwards += len(x)
-            passes.backwards += len(x)
-            clean = logits.argmax(1)
-            right = clean == y
-            zeros += int((right & (gradient.flatten(1).abs().amax(1) == 0)).sum())
-            z = logits.double()
-            margin = z.gather(1, y[:, None])[:, 0] - z.scatter(1, y[:, None], -math.inf).amax(1)
-            keys = [balls.picture_key(picture, seed) for picture in x]
-            for part in running:
-
-                def report(decided: int, already: int = done) -> None:
-                    if progress is not None:
-                        progress(already + decided, tasks, f"attacking in {part.norm}")  # noqa: B023 - called within this round only
-
-                _attack_block(
-                    model, x, y, right, gradient, keys, len(names), part, settings[part.norm],
-                    slots, passes, report,
-                )  # fmt: skip
-                done += len(x)
-            names += block_names
-            all_labels.append(y.cpu())
-            all_clean.append(clean.cpu())
-            all_margins.append(margin.cpu())
-    if skipped:
-        warnings.append(f"{len(skipped)} pictures could not be read, first {skipped[0].reason}")
-    finished = [part.finish() for part in running]
+        tested = self_test()
+        if announce is not None:
+            announce(tested.line)
+        run.look(given.labels)
+        parts = [
+            _norm(run, norm, grid, steps, check_steps, queries) for norm, grid in grids.items()
+        ]
+        checks = [
+            *masking.model_checks(run.probe),
+            *masking.attack_checks(_evidence(run, parts)),
+            *_range_checks(run, parts, len(model.classes)),
+        ]
+        finished = [part.finish() for part in parts]
+        extra = _sections(run, sections, finished)
     result = Audit(
         origin=results.origin(
-            model,
-            parameters={
-                "norms": list(grids), "eps": {k: list(v) for k, v in grids.items()},
-                "count": count, "steps": steps, "restarts": restarts, "slots": slots,
-                "labels": "the model's own answers" if own_labels else "given",
-            },
-            started=started,
-            data=data,
-            seed=seed,
+            model, parameters=parameters, started=started, data=given.data, seed=seed
         ),
-        warnings=tuple(warnings),
+        warnings=given.warnings,
         model_name=model.name,
-        data_name=data.name if data is not None else "a tensor",
+        data_name=given.data_name,
         classes=tuple(model.class_name(c) for c in range(len(model.classes))),
-        names=tuple(names),
-        labels=torch.cat(all_labels),
-        own_labels=own_labels,
-        clean=torch.cat(all_clean),
-        margins=torch.cat(all_margins),
+        names=given.names,
+        labels=run.labels,
+        own_labels=given.labels is None,
+        clean=run.logits.argmax(1),
+        runner_up=run.runner_up,
+        margins=run.margins,
         norms=tuple(finished),
-        zero_gradients=zeros,
-        forwards=passes.forwards,
-        backwards=passes.backwards,
-        seconds=time.perf_counter() - started,
-    )  # fmt: skip
-    return _with_doubts(result)
+        checks=tuple(checks),
+        selftest=tested,
+        sections=tuple(extra),
+        forwards=run.forwards,
+        backwards=run.backwards,
+        memory=_memory(model.device),
+        precision={"search": "fp32", "judge": "fp32"},
+        seconds=run.seconds,
+        resumed=shards.found,
+    )
+    result = replace(result, warnings=(*result.warnings, *doubts(result)))
+    if out is not None:
+        result.save(out, overwrite=overwrite)
+        shards.close()
+    return result
 
 
 def check_grids(
@@ -593,10 +190,12 @@ def check_grids(
     """The grid of each norm, ascending, without 0 and doubles. Raises UserError."""
     if not norms:
         raise UserError("no norm was named; take linf, l2 or both")
+    for norm in norms:
+        check_norm(norm, NORMS)
     if eps is None:
         given: Mapping[str, Sequence[float]] = DEFAULT_EPS
     elif isinstance(eps, Mapping):
-        given = {norm: eps.get(norm, DEFAULT_EPS.get(norm, ())) for norm in norms}
+        given = {norm: eps.get(norm, DEFAULT_EPS[norm]) for norm in norms}
     elif len(norms) == 1:
         given = {norms[0]: eps}
     else:
@@ -606,7 +205,6 @@ def check_grids(
         )
     grids = {}
     for norm in dict.fromkeys(norms):
-        check_settings(Settings(norm=norm))
         values = sorted({float(e) for e in given[norm]} - {0.0})
         for value in values:
             check_eps(value, norm, 1)
@@ -616,206 +214,598 @@ def check_grids(
     return grids
 
 
-Block = tuple[list[str], Tensor, Tensor | None]
-
-
-def _blocks_of_data(
-    model: Model, data: Pictures, skipped: list[datasets.Skipped]
-) -> Iterator[Block]:
-    known = data.labels(model)
-    for batch in datasets.batches(
-        data, resize=model.resize, crop=model.input_size, batch_size=_BLOCK, skipped=skipped
-    ):
-        labels = [known[row] for row in batch.rows]
-        found = [label for label in labels if label is not None]
-        names = [data.paths[row] for row in batch.rows]
-        yield names, batch.images, torch.tensor(found) if len(found) == len(labels) else None
-
-
-def _blocks_of_tensor(pictures: Tensor, labels: Tensor | None) -> Iterator[Block]:
-    for start in range(0, len(pictures), _BLOCK):
-        block = pictures[start : start + _BLOCK]
-        names = [f"picture {start + i + 1}" for i in range(len(block))]
-        yield names, block, None if labels is None else labels[start : start + _BLOCK]
-
-
-def _attack_block(
-    model: Model,
-    x: Tensor,
-    y: Tensor,
-    right: Tensor,
-    gradient: Tensor,
-    keys: Sequence[int],
-    first: int,
-    part: _Running,
-    settings: Settings,
-    slots: int,
-    passes: _Passes,
-    report: Callable[[int], None],
-) -> None:
-    """All attacks of one norm on one block; `first` is the number of its first picture."""
-    norm, grid = part.norm, part.eps
-    n = len(x)
-    tried = right.nonzero()[:, 0].tolist()
-    fgsm = torch.where(right.cpu(), math.inf, 0.0).double()
-    pgd = fgsm.clone()
-    best: dict[int, tuple[Fall, Tensor]] = {}
-
-    def fell(i: int, fall: Fall, picture: Tensor) -> None:
-        if i not in best or fall.distance < best[i][0].distance:
-            best[i] = (fall, picture)
-
-    # FGSM: the gradient is there; each eps costs one pass for what still stands.
-    standing = list(tried)
-    for eps in grid:
-        if not standing:
-            break
-        rows = torch.tensor(standing, device=x.device)
-        radii = torch.full((len(rows),), eps, dtype=torch.float64, device=x.device)
-        moved = steepest(x[rows], gradient[rows], radii, norm)
-        answers = classify(model, moved, slots=slots).argmax(1)
-        passes.forwards += len(rows)
-        distances = balls.distance(x[rows], moved, norm).tolist()
-        wrong = (answers != y[rows]).tolist()
-        for j, i in enumerate(standing):
-            if wrong[j]:
-                fgsm[i] = distances[j]
-                fell(i, Fall(first + i, distances[j], "fgsm", int(answers[j]), 1), moved[j])
-        standing = [i for j, i in enumerate(standing) if not wrong[j]]
-
-    # PGD: down the grid from where FGSM succeeded, or up it if PGD does not succeed there.
-    top = len(grid) - 1
-    unbeaten: list[int] = []
-    decided = n - len(tried)
-
-    def walk(i: int, k: int) -> Job:
-        return Job(x[i], int(y[i]), grid[k], keys[i], (i, k), known_right=True)
-
-    def done(job: Job, outcome: Outcome) -> Job | None:
-        nonlocal decided
-        i, k = job.tag
-        passes.forwards += outcome.forwards
-        passes.backwards += outcome.backwards
-        beaten = math.isfinite(pgd[i])
-        if outcome.success:
-            d = float(balls.distance(job.picture[None], outcome.picture[None], norm))
-            pgd[i] = min(float(pgd[i]), d)
-            part.late += outcome.steps > 0.9 * settings.steps * settings.restarts
-            fell(i, Fall(first + i, d, "pgd", outcome.predicted, outcome.steps), outcome.picture)
-            lower = max((j for j, e in enumerate(grid) if e < d), default=-1)
-            if lower >= 0 and lower not in failed[i]:
-                return walk(i, lower)
-        elif not beaten and k < top:
-            failed[i].add(k)
-            return walk(i, k + 1)
-        elif not beaten:
-            unbeaten.append(i)
-        decided += 1
-        report(decided)
-        return None
-
-    failed: dict[int, set[int]] = {i: set() for i in tried}
-    begin = {i: min((k for k, e in enumerate(grid) if e >= float(fgsm[i])), default=top)
-             for i in tried}  # fmt: skip
-    search(model, [walk(i, begin[i]) for i in tried], settings, slots=slots, done=done)
-
-    # A ball that holds every picture: whoever stands here shows a failing attack.
-    whole = 1.0 if norm == "linf" else math.sqrt(x[0].numel())
-
-    def last(job: Job, outcome: Outcome) -> None:
-        passes.forwards += outcome.forwards
-        passes.backwards += outcome.backwards
-        part.standing_at_most += not outcome.success
-
-    jobs = [Job(x[i], int(y[i]), whole, keys[i], None, known_right=True) for i in unbeaten]
-    search(model, jobs, settings, slots=slots, done=last)
-
-    part.noise.append(_noise(model, x, y, tried, keys, grid, norm, slots, passes))
-    part.smallest["fgsm"].append(fgsm)
-    part.smallest["pgd"].append(pgd)
-    part.falls.update({first + i: fall for i, (fall, _) in best.items()})
-    if best:
-        order = sorted(best)
-        rounded = images.quantise(torch.stack([best[i][1] for i in order]))
-        answers = classify(model, rounded.to(x.dtype), slots=slots).argmax(1)
-        passes.forwards += len(order)
-        part.survive_8bit += int((answers != y[torch.tensor(order, device=y.device)]).sum())
-    block = [
-        Fall(**{**fall.__dict__, "original": x[i].cpu(), "adversarial": picture.cpu()})
-        for i, (fall, picture) in sorted(best.items(), key=lambda e: e[1][0].distance)[:SHOWN]
-    ]
-    part.easiest = sorted(part.easiest + block, key=lambda f: (f.distance, f.row))[:SHOWN]
-
-
-def _noise(
-    model: Model,
-    x: Tensor,
-    y: Tensor,
-    tried: Sequence[int],
-    keys: Sequence[int],
-    grid: Sequence[float],
-    norm: str,
-    slots: int,
-    passes: _Passes,
-) -> Tensor:
-    """(len(grid), N) bool: right under noise; a picture wrong when clean counts as wrong."""
-    right = torch.zeros(len(grid), len(x), dtype=torch.bool)
-    if not tried:
-        return right
-    rows = torch.tensor(tried, device=x.device)
-    for k, eps in enumerate(grid):
-        streams = (balls.generator(keys[i], 1_000_000 + k) for i in tried)
-        noisy = torch.stack(
-            [balls.random_noise(x[i], eps, norm, s) for i, s in zip(tried, streams, strict=True)]
+def _check_numbers(steps: int, check_steps: int, queries: int, sections: Sequence[str]) -> None:
+    if steps < FEWEST_STEPS or check_steps < 0 or queries < 0:
+        raise UserError(
+            f"steps is {steps}, check_steps {check_steps}, queries {queries}: a search for the "
+            f"smallest change takes {FEWEST_STEPS} steps or more, the others 0 or more"
         )
-        answers = classify(model, noisy, slots=slots).argmax(1)
-        passes.forwards += len(rows)
-        right[k, rows.cpu()] = (answers == y[rows]).cpu()
+    for section in sections:
+        if section not in SECTIONS:
+            raise UserError(
+                f"unknown section {section!r}{nearest(section, SECTIONS)} "
+                f"(there are {', '.join(SECTIONS)})"
+            )
+
+
+def _digest(pictures: Tensor) -> str:
+    return hashlib.sha256(pictures.contiguous().numpy().tobytes()).hexdigest()
+
+
+@dataclass
+class _Run:
+    """What all parts of an audit share: the pictures, the clean pass, the counts."""
+
+    model: Model
+    victim: Classifier
+    """the model; with its logits tied to the picture where it cuts the graph itself"""
+    pictures: Tensor
+    seed: int
+    slots: int
+    shards: Shards
+    progress: Progress | None
+    logits: Tensor = field(init=False)
+    labels: Tensor = field(init=False)
+    runner_up: Tensor = field(init=False)
+    margins: Tensor = field(init=False)
+    right: Tensor = field(init=False)
+    """rows of the pictures that are right when clean"""
+    probe: Probe = field(init=False)
+    forwards: int = 0
+    backwards: int = 0
+    seconds: float = 0.0
+
+    def piece(self, name: str, make: Callable[[], Arrays]) -> Arrays:
+        """A piece of work, made or found, with its cost counted."""
+        piece = self.shards.get(name, make)
+        self.seconds += float(piece[SECONDS][0])
+        if "passes" in piece:
+            self.forwards += int(piece["passes"][0])
+            self.backwards += int(piece["passes"][1])
+        return piece
+
+    def report(self, done: int, total: int, text: str) -> None:
+        if self.progress is not None:
+            self.progress(done, total, text)
+
+    def look(self, labels: Tensor | None) -> None:
+        """The clean pass, and what the model itself is like."""
+
+        def clean() -> Arrays:
+            z = classify(self.model, self.on_device(self.pictures), slots=self.slots)
+            return {"logits": z.cpu().numpy(), "passes": np.array([len(z), 0])}
+
+        self.report(0, 1, "clean pictures")
+        self.logits = torch.from_numpy(self.piece("clean", clean)["logits"])
+        if not bool(self.logits.isfinite().all()):
+            raise UserError("the model gives logits that are not finite; nothing can be measured")
+        self.labels = self.logits.argmax(1) if labels is None else labels
+        z, own = self.logits.double(), self.labels[:, None]
+        best, self.runner_up = z.scatter(1, own, -math.inf).max(1)
+        self.margins = z.gather(1, own)[:, 0] - best
+        self.right = (self.logits.argmax(1) == self.labels).nonzero()[:, 0]
+        rows = self.right if len(self.right) else torch.arange(len(self.labels))
+        rows = _spread(rows, _PROBED)
+
+        def probed() -> Arrays:
+            x, y = self.on_device(self.pictures[rows]), self.on_device(self.labels[rows])
+            seen = masking.probe(self.model, x, y, slots=self.slots, seed=self.seed)
+            return {"probe": np.array([json.dumps(asdict(seen))]),
+                    "passes": np.array([seen.forwards, seen.backwards])}  # fmt: skip
+
+        self.probe = Probe(**json.loads(str(self.piece("probe", probed)["probe"][0])))
+        if self.probe.unavailable:
+            self.victim = attached(self.model)
+
+    def on_device(self, tensor: Tensor) -> Tensor:
+        return tensor.to(self.model.device)
+
+    def groups(self, rows: Tensor) -> list[Tensor]:
+        """Rows in groups of twice the slots: little is lost at a kill, and no seat stays empty."""
+        return list(rows.split(2 * self.slots)) if len(rows) else []
+
+
+def attached(model: Classifier) -> Classifier:
+    """A model whose logits hang on the picture with slope 0 where it cuts the graph itself."""
+
+    def answer(pictures: Tensor) -> Tensor:
+        logits = model(pictures)
+        if logits.requires_grad or not pictures.requires_grad or not torch.is_grad_enabled():
+            return logits
+        return logits + 0 * pictures.flatten(1).sum(1, keepdim=True)
+
+    return answer
+
+
+def _spread(rows: Tensor, count: int) -> Tensor:
+    """At most `count` of the rows, evenly spread."""
+    n = len(rows)
+    return rows if n <= count else rows[[i * n // count for i in range(count)]]
+
+
+class _Best:
+    """The smallest change of each picture of a group so far, judged by the model itself."""
+
+    def __init__(self, run: _Run, rows: Tensor, norm: str):
+        self.run, self.norm = run, norm
+        self.x, self.y = run.on_device(run.pictures[rows]), run.on_device(run.labels[rows])
+        n = len(rows)
+        self.distance = torch.full((n,), math.inf, dtype=torch.float64)
+        self.judged = torch.full((n,), math.nan, dtype=torch.float64)
+        self.predicted = torch.full((n,), -1)
+        self.attack = [""] * n
+        self.adversarial = self.x.clone()
+        self.forwards = self.backwards = self.unconfirmed = 0
+
+    def offer(self, at: Tensor, pictures: Tensor, attack: str) -> Tensor:
+        """Pictures that an attack says fool, for the rows `at` of the group.
+
+        Returns (len(at),) float64: their distances, infinite where the model is right after all.
+        """
+        if not len(at):
+            return torch.zeros(0, dtype=torch.float64)
+        here = at.to(self.x.device)
+        z = classify(self.run.model, pictures, slots=self.run.slots).double()
+        self.forwards += len(at)
+        own = self.y[here, None]
+        ahead = (z.scatter(1, own, -math.inf).amax(1) - z.gather(1, own)[:, 0]).cpu()
+        predicted = z.argmax(1)
+        wrong = (predicted != self.y[here]).cpu()
+        distance = balls.distance(self.x[here], pictures, self.norm).cpu()
+        self.unconfirmed += int((~wrong).sum())
+        distance = torch.where(wrong, distance, math.inf)
+        better = distance < self.distance[at]
+        taken = at[better]
+        self.distance[taken], self.judged[taken] = distance[better], ahead[better]
+        self.predicted[taken] = predicted.cpu()[better]
+        self.adversarial[taken.to(here.device)] = pictures[better.to(here.device)]
+        for i in taken.tolist():
+            self.attack[i] = attack
+        return distance
+
+    def arrays(self) -> Arrays:
+        """Everything found, with the judgement of what 8 bits leave of it."""
+        n = len(self.x)
+        fell = self.distance.isfinite()
+        fools = torch.zeros(n, dtype=torch.bool)
+        rows = fell.nonzero()[:, 0]
+        if len(rows):
+            there = rows.to(self.x.device)
+            rounded = images.quantise(self.adversarial[there]).to(self.x.dtype)
+            answers = classify(self.run.model, rounded, slots=self.run.slots).argmax(1)
+            fools[rows] = (answers != self.y[there]).cpu()
+            self.forwards += len(rows)
+        hashes = [
+            hashlib.sha256(picture.cpu().contiguous().numpy().tobytes()).hexdigest() if fell[i]
+            else "" for i, picture in enumerate(self.adversarial)
+        ]  # fmt: skip
+        return {
+            "distance": self.distance.numpy(), "judged": self.judged.numpy(),
+            "predicted": self.predicted.numpy(), "attack": np.array(self.attack, dtype="U32"),
+            "fools_8bit": fools.numpy(), "sha256": np.array(hashes, dtype="U64"),
+            "unconfirmed": np.array([self.unconfirmed]),
+            "passes": np.array([self.forwards, self.backwards]),
+        }  # fmt: skip
+
+
+@dataclass
+class _Part:
+    """What is known of one norm while the audit goes on; all tensors have a row a picture."""
+
+    run: _Run
+    norm: str
+    eps: tuple[float, ...]
+    distance: Tensor
+    searched: Tensor
+    judged: Tensor
+    predicted: Tensor
+    attack: list[str]
+    fools_8bit: Tensor
+    sha256: list[str]
+    distance_8bit: Tensor
+    estimate: Tensor
+    one_step: Tensor
+    noise_right: Tensor
+    zero_steps: Tensor
+    unlimited_standing: int = 0
+    unlimited_tried: int = 0
+    unconfirmed: int = 0
+    silent: int = 0
+    gains: list[float] = field(default_factory=list)
+    points: list[Point] = field(default_factory=list)
+    levels: list[Level] = field(default_factory=list)
+    shown: dict[int, tuple[Tensor, float, int]] = field(default_factory=dict)
+    """row -> adversarial picture, its distance and class, of those that may be in the sheets"""
+    forwards: int = 0
+    backwards: int = 0
+
+    @staticmethod
+    def empty(run: _Run, norm: str, eps: tuple[float, ...]) -> _Part:
+        n = len(run.labels)
+        wrong = torch.ones(n, dtype=torch.bool)
+        wrong[run.right] = False
+        nothing = torch.where(wrong, 0.0, math.inf).double()
+        return _Part(
+            run, norm, eps, distance=nothing.clone(), searched=nothing.clone(),
+            judged=torch.full((n,), math.nan, dtype=torch.float64),
+            predicted=torch.full((n,), -1), attack=[""] * n,
+            fools_8bit=torch.zeros(n, dtype=torch.bool), sha256=[""] * n,
+            distance_8bit=nothing.clone(), estimate=nothing.clone(), one_step=nothing.clone(),
+            noise_right=torch.zeros(len(eps), n, dtype=torch.bool),
+            zero_steps=torch.zeros(n, dtype=torch.long),
+        )  # fmt: skip
+
+    def take(self, rows: Tensor, piece: Arrays) -> None:
+        """Let the successes of a piece enter where they are smaller than what was known."""
+        distance = torch.from_numpy(piece["distance"])
+        better = distance < self.distance[rows]
+        at = rows[better]
+        self.distance[at] = distance[better]
+        self.judged[at] = torch.from_numpy(piece["judged"])[better]
+        self.predicted[at] = torch.from_numpy(piece["predicted"])[better]
+        self.fools_8bit[at] = torch.from_numpy(piece["fools_8bit"])[better]
+        for i in better.nonzero()[:, 0].tolist():
+            self.attack[int(rows[i])] = str(piece["attack"][i])
+            self.sha256[int(rows[i])] = str(piece["sha256"][i])
+        self.unconfirmed += int(piece["unconfirmed"][0])
+        self.forwards += int(piece["passes"][0])
+        self.backwards += int(piece["passes"][1])
+        if "shown" in piece:
+            pictures = torch.from_numpy(piece["shown_pictures"])
+            for i, picture in zip(piece["shown"].tolist(), pictures, strict=True):
+                self.shown[int(rows[i])] = (picture, float(distance[i]), int(piece["predicted"][i]))
+
+    def standing(self, eps: float) -> Tensor:
+        """Rows that are right when clean and not known to fall within eps."""
+        return ((self.distance > eps) & (self.distance > 0)).nonzero()[:, 0]
+
+    def finish(self) -> NormAudit:
+        order = sorted(self.shown, key=lambda row: (self.shown[row][1], row))
+
+        def falls(rows: Iterable[int]) -> tuple[Fall, ...]:
+            return tuple(
+                Fall(row, self.shown[row][1], self.shown[row][2], self.run.pictures[row],
+                     self.shown[row][0])
+                for row in rows
+            )  # fmt: skip
+
+        flat = self.norm != "l0"
+        return NormAudit(
+            norm=self.norm, eps=self.eps, distance=self.distance, searched=self.searched,
+            attack=tuple(self.attack), predicted=self.predicted, fools_8bit=self.fools_8bit,
+            judged=self.judged, distance_8bit=self.distance_8bit, estimate=self.estimate,
+            one_step=self.one_step if flat else None,
+            noise_right=self.noise_right if flat else None, points=tuple(self.points),
+            levels=tuple(self.levels), easiest=falls(order[:SHOWN]),
+            hardest=falls(order[::-1][: min(SHOWN, max(0, len(order) - SHOWN))]),
+            sha256=tuple(self.sha256), forwards=self.forwards, backwards=self.backwards,
+        )  # fmt: skip
+
+
+def _norm(
+    run: _Run, norm: str, grid: tuple[float, ...], steps: int, check_steps: int, queries: int
+) -> _Part:
+    """All attacks of one norm."""
+    part = _Part.empty(run, norm, grid)
+    name = balls.NORM_NAMES[norm]
+    for k, rows in enumerate(run.groups(run.right)):
+        run.report(2 * k * run.slots, len(run.right), f"smallest changes in {name}")
+
+        def searched(rows: Tensor = rows) -> Arrays:
+            return _search(run, rows, norm, grid, steps)
+
+        piece = run.piece(f"{norm}-{k:04d}", searched)
+        part.take(rows, piece)
+        for key in ("searched", "distance_8bit", "estimate", "one_step", "zero_steps"):
+            getattr(part, key)[rows] = torch.from_numpy(piece[key])
+        part.noise_right[:, rows] = torch.from_numpy(piece["noise_right"])
+        part.gains += piece["gains"].tolist()
+        part.silent += int(piece["silent"][0])
+        part.unlimited_tried += len(rows)
+        part.unlimited_standing += int(piece["unlimited_standing"][0])
+    if check_steps and norm != "l0":
+        for k, eps in enumerate(_telling(part)):
+            _check(part, k, eps, check_steps, queries if k == 0 else 0)
+    if len(run.right):
+        _converge(part, steps)
+    return part
+
+
+def _search(run: _Run, rows: Tensor, norm: str, grid: tuple[float, ...], steps: int) -> Arrays:
+    """One group: the smallest change, one step, noise, and what 8 bits can hold."""
+    best = _Best(run, rows, norm)
+    n, everything = len(rows), torch.arange(len(rows))
+    x, y, clean = best.x, best.y, run.on_device(run.logits[rows])
+    settings: dict[str, Any] = {"seed": run.seed, "slots": run.slots, "clean": clean}
+    found = minimal(run.victim, x, y, norm=norm, steps=steps, **settings)
+    best.forwards += int(found.forwards.sum())
+    best.backwards += int(found.backwards.sum())
+    hits = found.success.cpu().nonzero()[:, 0]
+    searched = torch.full((n,), math.inf, dtype=torch.float64)
+    searched[hits] = best.offer(hits, found.adversarial[hits.to(x.device)], found.attack)
+    trace, success = found.trace.cpu(), found.success.cpu()
+    gains = masking.late_gain(trace[~success], max(1, steps // 10)).tolist()
+    zero = torch.where(success, 0, found.zero_gradients.cpu())
+
+    # A ball that holds every picture: who stands here shows a failing attack.
+    misses = (~success).nonzero()[:, 0]
+    standing = 0
+    if len(misses):
+        there = misses.to(x.device)
+        whole = pgd(run.victim, x[there], y[there], eps=1.0, norm="linf", steps=max(10, steps // 4),
+                    seed=run.seed, slots=run.slots, clean=clean[there])  # fmt: skip
+        best.forwards += int(whole.forwards.sum())
+        best.backwards += int(whole.backwards.sum())
+        standing = int((~whole.success).sum())
+        won = whole.success.cpu()
+        best.offer(misses[won], whole.adversarial[won.to(x.device)], "pgd, whole box")
+
+    estimate = torch.full((n,), math.inf, dtype=torch.float64)
+    one_step = estimate.clone()
+    noise_right = torch.zeros(len(grid), n, dtype=torch.bool)
+    distance_8bit = estimate.clone()
+    if norm != "l0":
+        nearest_class = linear_estimate(run.victim, x, y, norm=norm, among=5, slots=run.slots)
+        estimate = nearest_class.distances.amin(1).cpu()
+        best.forwards += n
+        best.backwards += 5 * n
+        one_step = _one_step(run, best, norm, grid)
+        noise_right = _noise(run, best, rows, norm, grid)
+        distance_8bit = _eight_bit(run, best, everything, norm, grid, clean)
+    arrays = best.arrays()
+    order = best.distance.argsort(stable=True)
+    fell = order[best.distance[order].isfinite()]
+    shown = torch.cat([fell[:SHOWN], fell[SHOWN:][-SHOWN:]])
+    return arrays | {
+        "searched": searched.numpy(), "estimate": estimate.numpy(), "one_step": one_step.numpy(),
+        "noise_right": noise_right.numpy(), "distance_8bit": distance_8bit.numpy(),
+        "zero_steps": zero.numpy(), "gains": np.array(gains, dtype=np.float64),
+        "silent": np.array([int(masking.silent_success(trace, success).sum())]),
+        "unlimited_standing": np.array([standing]), "shown": shown.numpy(),
+        "shown_pictures": best.adversarial[shown.to(x.device)].cpu().numpy(),
+    }  # fmt: skip
+
+
+def _one_step(run: _Run, best: _Best, norm: str, grid: Sequence[float]) -> Tensor:
+    """(n,) float64: the smallest FGSM of the grid that fools; one gradient serves all eps."""
+    rows = torch.arange(len(best.x))
+    x, y = best.x, best.y
+    z = classify(run.model, x, slots=run.slots)
+    others = z.scatter(1, y[:, None], -math.inf).argmax(1)
+    gradient, _ = masking.margin_gradient(run.victim, x, y, others, slots=run.slots)
+    gradient = torch.where(gradient.isfinite(), gradient, 0)
+    best.forwards += 2 * len(x)
+    best.backwards += len(x)
+    found = torch.full((len(x),), math.inf, dtype=torch.float64)
+    for eps in grid:
+        at = rows[found.isinf()]
+        if not len(at):
+            break
+        here = at.to(x.device)
+        radii = torch.full((len(at),), eps, dtype=torch.float64, device=x.device)
+        moved = balls.farthest(x[here], gradient[here], radii, norm)
+        answers = classify(run.model, moved, slots=run.slots).argmax(1)
+        best.forwards += len(at)
+        wrong = (answers != y[here]).cpu()
+        found[at[wrong]] = balls.distance(x[here], moved, norm).cpu()[wrong]
+        best.offer(at[wrong], moved[wrong.to(x.device)], "fgsm")
+    return found
+
+
+def _noise(run: _Run, best: _Best, rows: Tensor, norm: str, grid: Sequence[float]) -> Tensor:
+    """(len(grid), n) bool: right under noise as large as the ball allows."""
+    keys = [balls.picture_key(run.pictures[row], run.seed) for row in rows.tolist()]
+    right = torch.zeros(len(grid), len(rows), dtype=torch.bool)
+    for k, eps in enumerate(grid):
+        streams = (balls.generator(key, 1_000_000 + k) for key in keys)
+        pairs = zip(best.x, streams, strict=True)
+        noisy = torch.stack([balls.random_noise(p, eps, norm, s) for p, s in pairs])
+        answers = classify(run.model, noisy, slots=run.slots).argmax(1)
+        best.forwards += len(rows)
+        right[k] = (answers == best.y).cpu()
     return right
 
 
-def _with_doubts(result: Audit) -> Audit:
-    """The audit with what speaks against it, in words."""
-    doubts = list(result.warnings)
-    n, right = len(result.names), int(result.clean_right.sum())
-    if result.own_labels:
-        doubts.append(
-            "there are no labels: the model's own clean answers stand in for them, so accuracy "
-            "means agreement with itself and is 100% at eps 0 by construction"
+def _eight_bit(
+    run: _Run, best: _Best, rows: Tensor, norm: str, grid: Sequence[float], clean: Tensor
+) -> Tensor:
+    """(n,) float64: the smallest change found that 8 bits can hold, walking down the grid.
+
+    Each success has a distance of its own; the next try is at the largest eps of the grid below.
+    """
+    usable = [eps for eps in grid if norm != "linf" or eps * 255 >= 1 - 1e-9]
+    found = torch.full((len(rows),), math.inf, dtype=torch.float64)
+    at, radii = rows, torch.full((len(rows),), usable[-1] if usable else 0.0, dtype=torch.float64)
+    while usable and len(at):
+        here = at.to(best.x.device)
+        tried = pgd(run.victim, best.x[here], best.y[here], eps=radii, norm=norm,
+                    steps=_EIGHT_BIT_STEPS, random_start=False, eight_bit=True, seed=run.seed,
+                    slots=run.slots, clean=clean[here])  # fmt: skip
+        best.forwards += int(tried.forwards.sum())
+        best.backwards += int(tried.backwards.sum())
+        won = tried.success.cpu()
+        distance = best.offer(at[won], tried.adversarial[won.to(here.device)], "pgd, 8-bit")
+        # The levels of 8 bits are not floats: a distance may pass its eps by a last bit.
+        at, tops = at[won], radii[won]
+        found[at] = torch.minimum(found[at], torch.minimum(distance, tops))
+        below = [
+            max((e for e in usable if e < top and e < d), default=0.0)
+            for d, top in zip(found[at].tolist(), tops.tolist(), strict=True)
+        ]
+        further = torch.tensor([e > 0 for e in below], dtype=torch.bool)
+        at, radii = at[further], torch.tensor([e for e in below if e > 0], dtype=torch.float64)
+    return found
+
+
+def _telling(part: _Part) -> list[float]:
+    """The eps of the grid at which about half, three quarters and a quarter still stand."""
+    right = max(1, len(part.run.right))
+    shares = {eps: len(part.standing(eps)) / right for eps in part.eps}
+    there = [eps for eps, s in shares.items() if s > 0]
+    found = [min(there, key=lambda e: abs(shares[e] - want)) for want in (0.5, 0.25, 0.75)
+             if there]  # fmt: skip
+    return list(dict.fromkeys(found))
+
+
+def _check(part: _Part, k: int, eps: float, steps: int, queries: int) -> None:
+    """Attack what stands at eps once more, by APGD and then without gradients."""
+    run, rows = part.run, part.standing(eps)
+    fell = late = 0
+    for g, group in enumerate(run.groups(rows)):
+        run.report(2 * g * run.slots, len(rows), f"checking {balls.NORM_NAMES[part.norm]}")
+
+        def attacked(group: Tensor = group) -> Arrays:
+            best = _Best(run, group, part.norm)
+            clean = run.on_device(run.logits[group])
+            loss = "dlr" if clean.shape[1] >= 3 else "ce"
+            found = apgd(run.victim, best.x, best.y, eps=eps, norm=part.norm, steps=steps,
+                         loss=loss, seed=run.seed, slots=run.slots, clean=clean)  # fmt: skip
+            best.forwards += int(found.forwards.sum())
+            best.backwards += int(found.backwards.sum())
+            won = found.success.cpu()
+            at = won.nonzero()[:, 0]
+            best.offer(at, found.adversarial[at.to(best.x.device)], found.attack)
+            trace = found.trace.cpu()
+            return best.arrays() | {
+                "late": np.array([int((found.first_step.cpu()[won] > 0.9 * steps).sum())]),
+                "gains": masking.late_gain(trace[~won], max(1, steps // 10)).numpy(),
+                "silent": np.array([int(masking.silent_success(trace, won).sum())]),
+            }
+
+        piece = run.piece(f"{part.norm}-check-{k}-{g:04d}", attacked)
+        part.take(group, piece)
+        fell += int(np.isfinite(piece["distance"]).sum())
+        late += int(piece["late"][0])
+        part.gains += piece["gains"].tolist()
+        part.silent += int(piece["silent"][0])
+    tried = broke = 0
+    left = _spread(part.standing(eps), _BLACK_BOX)
+    if queries and len(left) and part.norm in {"linf", "l2"}:
+
+        def blind() -> Arrays:
+            best = _Best(run, left, part.norm)
+            found = square(run.victim, best.x, best.y, eps=eps, norm=part.norm, queries=queries,
+                           seed=run.seed, slots=run.slots,
+                           clean=run.on_device(run.logits[left]))  # fmt: skip
+            best.forwards += int(found.forwards.sum())
+            at = found.success.cpu().nonzero()[:, 0]
+            best.offer(at, found.adversarial[at.to(best.x.device)], found.attack)
+            return best.arrays()
+
+        piece = run.piece(f"{part.norm}-black-box", blind)
+        part.take(left, piece)
+        tried, broke = len(left), int(np.isfinite(piece["distance"]).sum())
+    part.points.append(Point(eps, "APGD", len(rows), fell, late, tried, broke))
+    part.points.sort(key=lambda point: point.eps)
+
+
+def _converge(part: _Part, steps: int) -> None:
+    """The search with a quarter and half of the steps, on a few pictures."""
+    run = part.run
+    rows = _spread(run.right, _CONVERGENCE)
+
+    def shorter(fewer: int) -> Arrays:
+        best = _Best(run, rows, part.norm)
+        found = minimal(run.victim, best.x, best.y, norm=part.norm, steps=fewer, seed=run.seed,
+                        slots=run.slots, clean=run.on_device(run.logits[rows]))  # fmt: skip
+        distance = torch.where(found.success, found.distance, math.inf).cpu()
+        passes = [int(found.forwards.sum()), int(found.backwards.sum())]
+        return {"distance": distance.numpy(), "passes": np.array(passes)}
+
+    for fewer in (steps // 4, steps // 2):
+        if fewer < FEWEST_STEPS:
+            continue
+        run.report(fewer, steps, "convergence")
+
+        def made(fewer: int = fewer) -> Arrays:
+            return shorter(fewer)
+
+        piece = run.piece(f"{part.norm}-steps-{fewer}", made)
+        part.levels.append(Level(fewer, median(torch.from_numpy(piece["distance"])).value))
+    part.levels.append(Level(steps, median(part.searched[rows]).value))
+
+
+def _evidence(run: _Run, parts: Sequence[_Part]) -> Evidence:
+    """The counts that the checks compare, over all norms."""
+    tried = len(run.right) * len(parts)
+    one_step = noise = 0
+    for part in parts:
+        if part.norm == "l0":
+            continue
+        iterated = torch.minimum(part.searched, part.distance_8bit)
+        one_step += max(
+            int(((part.one_step <= eps) & (iterated > eps)).sum()) for eps in part.eps
+        )  # fmt: skip
+        noise += max(
+            int((~part.noise_right[k] & (part.distance > eps) & (part.distance > 0)).sum())
+            for k, eps in enumerate(part.eps)
         )
-    if right < 30:
-        doubts.append(f"only {right} pictures are right when clean: the intervals are wide")
-    if result.zero_gradients:
-        doubts.append(
-            f"the gradient is exactly 0 at {result.zero_gradients} of {right} clean pictures: "
-            "the model hides it (rounding, saturation?), and gradient attacks find too little"
-        )
-    for part in result.norms:
-        name = NORM_NAMES[part.norm]
-        for eps in part.eps:
-            fgsm, pgd = part.right("fgsm", eps), part.right("pgd", eps)
-            if pgd - fgsm > max(1, 0.01 * n):
-                doubts.append(
-                    f"{name} {eps_text(eps, part.norm)}: one step (FGSM) fools {pgd - fgsm} "
-                    "pictures more than PGD does, a sign of masked gradients or of too few steps"
-                )
-                break
-        if part.standing_at_most > max(1, 0.02 * right):
-            doubts.append(
-                f"{name}: {part.standing_at_most} pictures stand even when every pixel may change "
-                "at will, where accuracy must be near 0: the attack fails, the model may not be "
-                "robust at all"
-            )
-        attacked = [k for k, eps in enumerate(part.eps)
-                    if int(part.noise_right[k].sum()) < part.right(None, eps)]  # fmt: skip
-        if attacked:
-            doubts.append(
-                f"{name} {eps_text(part.eps[attacked[0]], part.norm)}: random noise does more "
-                "harm than the attacks, which have therefore failed"
-            )
-        if part.late > max(1, 0.05 * right):
-            doubts.append(
-                f"{name}: {part.late} of PGD's successes came in the last tenth of its steps; "
-                "more steps would find more"
-            )
-    return Audit(**{**result.__dict__, "warnings": tuple(doubts)})
+    gains = [gain for part in parts for gain in part.gains]
+    points = [point for part in parts for point in part.points]
+    return Evidence(
+        tried=tried,
+        one_step_only=one_step,
+        black_box_tried=sum(p.black_box for p in points),
+        black_box_only=sum(p.black_box_fell for p in points),
+        unlimited_tried=sum(part.unlimited_tried for part in parts),
+        unlimited_standing=sum(part.unlimited_standing for part in parts),
+        noise_only=noise,
+        zero_steps=sum(int((part.zero_steps > 0).sum()) for part in parts),
+        silent=sum(part.silent for part in parts),
+        late=float(np.median(gains)) if len(gains) >= 5 else None,
+        unconfirmed=sum(part.unconfirmed for part in parts),
+    )
+
+
+def _range_checks(run: _Run, parts: Sequence[_Part], classes: int) -> list[masking.Check]:
+    """Units and ranges: eps far too large or small, pictures that the model cannot read."""
+    side = run.pictures[0].numel()
+    # Half of the box's diagonal in each norm: from there on every picture can be made grey.
+    trivial = {"linf": 0.5, "l2": 0.5 * math.sqrt(side), "l1": 0.5 * side, "l0": 0.99 * side}
+    largest = max(part.eps[0] / trivial[part.norm] for part in parts)
+    level = {"linf": 1 / 255, "l2": 1 / 255, "l1": 1 / 255, "l0": 1.0}
+    smallest = min(part.eps[-1] / level[part.norm] for part in parts)
+    standing = min(len(part.standing(part.eps[-1])) / max(1, len(run.right)) for part in parts)
+    n = len(run.labels)
+    accuracy = len(run.right) / n
+    chance = 1 / classes
+    return [
+        masking.above(
+            "eps beyond every picture", largest, 0.999999,
+            meaning="the smallest eps of a grid, over the one that turns any picture grey",
+            remedy="nothing can stand there, the numbers mean nothing; is the unit right "
+            "(8/255, not 8)?",
+        ),
+        masking.Check(
+            "eps below one level", smallest, 0.1, smallest < 0.1 and standing > 0.5,
+            "the largest eps of a grid, in levels of an 8-bit picture (1/255)",
+            "so small a change says nothing of robustness; is the unit right (divided by 255 "
+            "twice)?",
+        ),
+        masking.Check(
+            "clean accuracy at chance", accuracy, 2 * chance,
+            n >= 20 and accuracy <= 2 * chance,
+            f"accuracy on clean pictures, beside {100 * chance:.2g}% by guessing",
+            "the pictures may not be what the model expects: range (0 to 1 or 0 to 255), "
+            "normalisation, order of colours, or the labels belong to other classes",
+        ),
+    ]  # fmt: skip
+
+
+def _sections(run: _Run, sections: Sequence[str], parts: Sequence[NormAudit]) -> list[Any]:
+    return []
+
+
+def _memory(device: torch.device) -> float:
+    """Most bytes held so far: on CUDA by the device's tensors, else by the process."""
+    if device.type == "cuda":
+        return float(torch.cuda.max_memory_allocated(device))
+    if sys.platform == "win32":
+        return math.nan
+    import resource
+
+    used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return float(used if sys.platform == "darwin" else 1024 * used)
+
+
+__all__ = ["Audit", "SelfTest", "audit", "check_grids"]

@@ -296,7 +296,7 @@ class Evidence:
     silent: int
     """I3"""
     late: float | None
-    """I4: median gain in the last ten steps of attacks that failed"""
+    """I4: median gain in the last tenth of the steps, of attacks that failed"""
     unconfirmed: int
     """I5"""
 
@@ -357,8 +357,8 @@ def attack_checks(seen: Evidence) -> list[Check]:
             "incomplete optimisation",
             seen.late,
             0.05,
-            meaning="median share of the ascent that came in the last ten steps, of failed "
-            "attacks (I4)",
+            meaning="median share of the ascent that came in the last tenth of the steps, of "
+            "failed attacks (I4)",
             remedy="the attack was still climbing; more steps would find more",
         ),
         _share(

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Annotated
 
 import typer
 
 from featviz.cli import options
+
+SECTIONS = "corruptions,universal,inside"
 
 
 def audit(
@@ -24,12 +27,32 @@ def audit(
         str | None,
         typer.Option("--eps-l2", metavar="LIST", help="Grid for L2; default: 1/32 to 2."),
     ] = None,
-    norm: Annotated[str, typer.Option("--norm", help="linf, l2 or both.")] = "linf,l2",
+    eps_l1: Annotated[
+        str | None,
+        typer.Option("--eps-l1", metavar="LIST", help="Grid for L1; default: 0.5 to 32."),
+    ] = None,
+    eps_l0: Annotated[
+        str | None,
+        typer.Option("--eps-l0", metavar="LIST", help="Grid for L0 (values); default: 1 to 64."),
+    ] = None,
+    norm: Annotated[
+        str, typer.Option("--norm", help="Any of linf, l2, l1, l0, with commas.")
+    ] = "linf,l2",
     count: Annotated[
         int, typer.Option("--count", min=1, help="At most so many pictures, evenly spread.")
     ] = 200,
-    steps: Annotated[int, typer.Option("--steps", help="Gradient steps of PGD.")] = 20,
-    restarts: Annotated[int, typer.Option("--restarts", help="Walks of PGD.")] = 1,
+    steps: Annotated[
+        int, typer.Option("--steps", help="Passes of the search for the smallest change.")
+    ] = 100,
+    check_steps: Annotated[
+        int, typer.Option("--check-steps", help="Of the second attack (APGD); 0: no check.")
+    ] = 40,
+    queries: Annotated[
+        int, typer.Option("--queries", help="Of the attack without gradients; 0: none.")
+    ] = 100,
+    sections: Annotated[
+        str, typer.Option("--sections", help="Further parts, with commas; none: the curves alone.")
+    ] = SECTIONS,
     model: options.ModelName = "alexnet-mini",
     weights: options.Weights = None,
     classes: options.Classes = None,
@@ -42,41 +65,54 @@ def audit(
 ) -> None:
     """Measure accuracy against the size of the attack, with doubts about the measurement itself.
 
-    Labels are the names of the class folders; without any, the model's own answers stand in.
+    Labels are the names of the class folders; without any, the model's own answers stand in. A
+    run that was stopped goes on where it was when the same command is given again.
 
     Example: featviz audit --eps 1/255,2/255,4/255 --norm linf --count 24
     """  # fmt: skip
-    norms = [word.strip().lower() for word in norm.split(",") if word.strip()]
-    grids = _grids(norms, eps, eps_l2)
+    norms = _words(norm)
+    grids = _grids(norms, {"linf": eps, "l2": eps_l2, "l1": eps_l1, "l0": eps_l0})
 
     from featviz.adversarial.audit import audit as run
     from featviz.adversarial.audit import check_grids
-    from featviz.cli.run import check_out, finish, open_data, progress_bar
+    from featviz.cli.run import check_out, open_data, progress_bar, report
     from featviz.models.load import load
 
     check_grids(norms, grids)
     pictures = open_data(data)
     folder = check_out(out, f"audit-{pictures.name}", overwrite)
     net = load(model, weights=weights, classes=classes, device=device)
+
+    def announce(line: str) -> None:
+        if not quiet:
+            print(f"featviz: {line}", file=sys.stderr)
+
     with progress_bar(quiet) as progress:
         result = run(
             net, pictures, norms=norms, eps=grids, count=count, steps=steps,
-            restarts=restarts, seed=seed, progress=progress,
+            check_steps=check_steps, queries=queries, sections=_words(sections), seed=seed,
+            out=folder, overwrite=overwrite, announce=announce, progress=progress,
         )  # fmt: skip
-    finish(result, folder, overwrite=overwrite, as_json=as_json, quiet=quiet)
+    report(result, folder, as_json=as_json, quiet=quiet)
 
 
-def _grids(norms: list[str], eps: str | None, eps_l2: str | None) -> dict[str, list[float]]:
+def _words(text: str) -> list[str]:
+    """The words of a list with commas, in small letters; "none" is an empty list."""
+    words = [word.strip().lower() for word in text.split(",") if word.strip()]
+    return [] if words == ["none"] else words
+
+
+def _grids(norms: list[str], texts: dict[str, str | None]) -> dict[str, list[float]]:
     """The grids that were given; --eps belongs to L-infinity, or to the only norm."""
     from featviz.errors import UserError
 
-    given = {}
-    if eps is not None:
-        given[norms[0] if len(norms) == 1 else "linf"] = eps
-    if eps_l2 is not None:
-        if "l2" not in norms:
-            raise UserError("--eps-l2 is given, but --norm leaves l2 out")
-        given["l2"] = eps_l2
+    given = {name: text for name, text in texts.items() if text is not None}
+    if "linf" in given and len(norms) == 1:
+        given = {norms[0]: given.pop("linf")} | given
+    for name in given:
+        if name not in norms:
+            option = "--eps" if name == "linf" else f"--eps-{name}"
+            raise UserError(f"{option} is given, but --norm leaves {name} out")
     return {
         name: [options.parse_eps(word.strip()) for word in text.split(",") if word.strip()]
         for name, text in given.items()

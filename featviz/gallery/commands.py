@@ -89,8 +89,9 @@ RECIPES = {
     "audit": Recipe(
         "audit",
         {
-            "norms": "--norm", "eps_linf": "--eps", "eps_l2": "--eps-l2", "count": "--count",
-            "steps": "--steps", "restarts": "--restarts",
+            "norms": "--norm", "eps_linf": "--eps", "eps_l2": "--eps-l2", "eps_l1": "--eps-l1",
+            "eps_l0": "--eps-l0", "count": "--count", "steps": "--steps",
+            "check_steps": "--check-steps", "queries": "--queries", "sections": "--sections",
         },
         data=True, seed=True,
     ),
@@ -172,8 +173,9 @@ def _flat(parameters: Mapping[str, Any]) -> dict[str, Any]:
             flat |= {f"eps_{norm}": grid for norm, grid in value.items()}
         else:
             flat[name] = value
-    if "eps_l2" in flat and "eps_linf" not in flat:  # --eps is the grid of the only norm
-        flat["eps_linf"] = flat.pop("eps_l2")
+    grids = [name for name in flat if name.startswith("eps_l")]
+    if len(grids) == 1:  # --eps is the grid of the only norm
+        flat["eps_linf"] = flat.pop(grids[0])
     return flat
 
 

@@ -1,36 +1,34 @@
-"""The audit: counts, curves that are known in closed form, doubts that must be raised."""
+"""The audit: counts, curves that are known in closed form, doubts that must be raised, resuming."""
 
 from __future__ import annotations
 
 import csv
 import itertools
+import json
 import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
-from adversarial_models import minimal_distance, photographs, tiny_model, two_classes
-from torch import nn
+from adversarial_models import broken_model, photographs, tiny_model, two_classes
 
-from featviz import images
-from featviz.adversarial.audit import audit, check_grids, share
+from featviz import images, results
+from featviz.adversarial.audit import audit, check_grids
+from featviz.adversarial.masking import Check
+from featviz.adversarial.report import Level, doubts
+from featviz.adversarial.selftest import self_test, smallest
 from featviz.datasets import open_pictures
 from featviz.errors import UserError
 from featviz.models.load import Model
 
 GRIDS = {"linf": [1 / 255, 2 / 255, 8 / 255], "l2": [0.1, 0.5]}
-
-
-class Scrambled(nn.Module):
-    """A net behind something that hides its gradient."""
-
-    def __init__(self, net: nn.Module, kind: str):
-        super().__init__()
-        self.net, self.kind = net, kind
-
-    def forward(self, x):
-        if self.kind == "rounded":
-            return self.net((x * 16).round() / 16)
-        return self.net(x)
+QUICK = {"steps": 12, "check_steps": 6, "queries": 10, "sections": (), "slots": 8}
 
 
 @pytest.fixture(scope="module")
@@ -38,71 +36,105 @@ def model():
     return tiny_model()
 
 
+@pytest.fixture(autouse=True, scope="module")
+def one_selftest():
+    """It is the same each time, and here there are many audits."""
+    done = self_test()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("featviz.adversarial.audit.self_test", lambda: done)
+        yield
+
+
 @pytest.fixture(scope="module")
-def result(model):
+def labelled(model):
     pictures = photographs(24)
     labels = model(pictures).argmax(1)
     labels[::6] = (labels[::6] + 1) % 5  # four pictures are wrong when clean
-    return audit(model, pictures, labels, eps=GRIDS, steps=5, slots=8)
+    return pictures, labels
 
 
-def test_accuracy_at_eps_0_is_the_measured_clean_accuracy(model, result):
+@pytest.fixture(scope="module")
+def result(model, labelled):
+    return audit(model, *labelled, eps=GRIDS, **QUICK)
+
+
+def table(folder: Path, name: str) -> list[dict[str, str]]:
+    with (folder / name).open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_accuracy_at_eps_0_is_the_measured_clean_accuracy(result):
     assert result.numbers()["clean accuracy"].value == pytest.approx(20 / 24)
     for part in result.norms:
-        assert part.right(None, 0.0) == part.right("fgsm", 0.0) == part.right("pgd", 0.0) == 20
+        assert part.right(0.0) == 20
+        assert part.right_8bit(0.0) == 20
 
 
 def test_counts_add_up_and_accuracy_falls_with_eps(result):
     for part in result.norms:
-        for attack in ("fgsm", "pgd", None):
-            counts = [part.right(attack, eps) for eps in (0.0, *part.eps)]
-            assert counts == sorted(counts, reverse=True)
-        fallen = part.overall.isfinite() & (part.overall > 0)
-        assert sorted(part.falls) == fallen.nonzero().flatten().tolist()
-        assert all(part.overall[i] == fall.distance for i, fall in part.falls.items())
-        for eps in part.eps:
-            together = part.right(None, eps)
-            assert together <= min(part.right("fgsm", eps), part.right("pgd", eps))
-            assert together == 20 - sum(f.distance <= eps for f in part.falls.values())
-        distances = [fall.distance for fall in part.easiest]
-        assert distances == sorted(f.distance for f in part.falls.values())[: len(distances)]
+        counts = [part.right(eps) for eps in (0.0, *part.eps)]
+        assert counts == sorted(counts, reverse=True)
+        wrong = part.distance == 0
+        assert wrong.sum() == 4
+        assert bool((part.predicted[wrong] == -1).all())
+        assert bool((part.distance <= part.searched).all())
+        assert part.one_step is not None
+        assert bool((part.distance <= part.one_step).all())
+        assert bool((part.distance <= part.distance_8bit * (1 + 1e-6)).all())
+        for i, attack in enumerate(part.attack):
+            fell = math.isfinite(part.distance[i]) and part.distance[i] > 0
+            assert bool(attack) == fell == (int(part.predicted[i]) >= 0) == bool(part.sha256[i])
+            if fell:
+                assert float(part.judged[i]) > 0
+                assert int(part.predicted[i]) != int(result.labels[i])
     rows = result.class_rows()
+    first = result.norms[0]
     assert sum(row.n for row in rows) == 24
     assert sum(row.clean_right for row in rows) == 20
+    assert sum(row.standing for row in rows) == first.right(result.telling_eps(first))
+    fell = int((first.predicted >= 0).sum())
+    assert sum(count for row in rows for _, count in row.becomes) == fell
+    assert sum(count for _, (count, _) in result.flows()) == fell
+    assert all(second <= count for _, (count, second) in result.flows())
 
 
-def test_the_pictures_of_the_gallery_do_fool(model, result):
+def test_the_pictures_of_the_sheets_do_fool_at_the_distance_they_tell(model, result):
     for part in result.norms:
-        for fall in part.easiest:
+        assert part.easiest
+        for fall in (*part.easiest, *part.hardest):
             assert int(model(fall.adversarial[None]).argmax()) == fall.predicted
             assert fall.predicted != int(result.labels[fall.row])
             change = (fall.adversarial - fall.original).double()
             size = change.abs().max() if part.norm == "linf" else change.norm()
             assert float(size) == pytest.approx(fall.distance, rel=1e-12)
+        found = sorted(part.distance[part.predicted >= 0].tolist())
+        assert [fall.distance for fall in part.easiest] == found[: len(part.easiest)]
 
 
 def test_the_tables_say_what_the_result_says(result, tmp_path):
     folder = result.save(tmp_path / "audit")
-
-    def read(name):
-        with (folder / name).open(newline="") as file:
-            return list(csv.DictReader(file))
-
-    for row in read("accuracy.csv"):
+    for row in table(folder, "accuracy.csv"):
         part = next(p for p in result.norms if p.norm == row["norm"])
-        attack = None if row["attack"] == "all" else row["attack"]
-        if attack != "noise":
-            assert int(row["right"]) == part.right(attack, float(row["eps"]))
+        if row["attack"] == "all":
+            assert int(row["right"]) == part.right(float(row["eps"]))
         assert float(row["low"]) <= float(row["accuracy"]) <= float(row["high"])
         assert float(row["accuracy"]) == int(row["right"]) / int(row["n"])
-    pictures = read("pictures.csv")
-    assert len(pictures) == 24
-    assert [p["linf_smallest"] for p in pictures[:4]] == ["0.0"] * 4
-    classes = read("classes.csv")
-    assert sum(int(row["n"]) for row in classes) == 24
+    certificates = table(folder, "certificates.csv")
+    assert len(certificates) == 48
+    for norm in ("linf", "l2"):
+        own = [c for c in certificates if c["norm"] == norm]
+        assert [c["distance"] for c in own[:4]] == ["0.0"] * 4
+        values = [float(c["distance"] or "inf") for c in own]
+        assert values == sorted(values)
+    assert {c["box"] for c in certificates} == {"[0, 1]"}
+    assert sum(int(row["n"]) for row in table(folder, "classes.csv")) == 24
+    assert {row["verdict"] for row in table(folder, "checks.csv")} <= {"passed", "not measured"}
     assert (folder / "easiest-linf.png").is_file()
     assert (folder / "curves.svg").is_file()
     assert "<img" in result._repr_html_()
+    document = results.read_result(folder)
+    assert "at most" in document["numbers"]["L∞ 1/255"]["meaning"]
+    assert document["numbers"]["self-test"]["value"] == "passed"
 
 
 def test_a_linear_model_gives_its_exact_curve(generator):
@@ -113,33 +145,48 @@ def test_a_linear_model_gives_its_exact_curve(generator):
     logits = model(pictures).double()
     margins = (logits[:, 0] - logits[:, 1]).tolist()
     zeros = torch.zeros(8, dtype=torch.long)
-    for norm in ("linf", "l2"):
-        exact = [
-            minimal_distance(w, p.double(), m, norm, box=True)
-            for p, m in zip(pictures, margins, strict=True)
-        ]
-        middles = sorted(exact)
-        grid = [(a + b) / 2 for a, b in itertools.pairwise(middles) if b > 1.03 * a]
-        found = audit(model, pictures, zeros, norms=[norm], eps=grid, steps=80)
-        for eps in grid:
-            assert found.norms[0].right(None, eps) == sum(d > eps for d in exact)
-        assert bool((found.norms[0].overall >= torch.tensor(exact) * (1 - 1e-5)).all())
+    pairs = list(zip(pictures, margins, strict=True))
+    exact = {
+        norm: [smallest(w, p.flatten().double(), m, norm) for p, m in pairs]
+        for norm in ("linf", "l2")
+    }
+    grids = {
+        norm: [(a + b) / 2 for a, b in itertools.pairwise(sorted(values)) if b > 1.03 * a]
+        for norm, values in exact.items()
+    }
+    found = audit(model, pictures, zeros, eps=grids, **QUICK | {"steps": 40})
+    for part in found.norms:
+        known = torch.tensor(exact[part.norm], dtype=torch.float64)
+        for eps in part.eps:
+            assert part.right(eps) == int((known > eps).sum())
+        assert bool((part.distance >= known * (1 - 1e-5)).all())
+        assert bool((part.distance <= known * 1.01).all())
 
 
-def test_order_and_blocks_do_not_matter(model, monkeypatch):
+def test_order_and_groups_do_not_matter(model):
     pictures = photographs(10)
     labels = model(pictures).argmax(1)
-    options = {"eps": {"linf": [0.5 / 255, 2 / 255]}, "norms": ["linf"], "steps": 3, "slots": 4}
+    options = QUICK | {"eps": {"linf": [0.5 / 255, 2 / 255]}, "norms": ["linf"], "slots": 4}
     whole = audit(model, pictures, labels, **options).norms[0]
-    monkeypatch.setattr("featviz.adversarial.audit._BLOCK", 4)
     order = torch.randperm(10, generator=torch.Generator().manual_seed(0))
     parts = audit(model, pictures[order], labels[order], **options).norms[0]
-    assert torch.equal(parts.overall, whole.overall[order])
+    assert torch.equal(parts.searched, whole.searched[order])
+    assert torch.equal(parts.distance_8bit, whole.distance_8bit[order])
+    assert whole.noise_right is not None
+    assert parts.noise_right is not None
     assert torch.equal(parts.noise_right, whole.noise_right[:, order])
 
 
+def test_every_norm_can_be_audited(model):
+    found = audit(model, photographs(6), norms=["l1", "l0"], **QUICK)
+    l1, l0 = found.norms
+    assert l0.one_step is None
+    assert bool((l0.distance == l0.distance.round()).all())
+    assert bool((l1.distance[l1.distance.isfinite()] > 0).all())
+
+
 def test_without_labels_the_models_own_answers_stand_in_and_it_says_so(model):
-    found = audit(model, photographs(6), norms=["linf"], eps=[1 / 255], steps=2)
+    found = audit(model, photographs(6), norms=["linf"], eps=[1 / 255], **QUICK)
     assert found.own_labels
     assert found.numbers()["clean accuracy"].value == 1.0
     assert "by construction" in found.numbers()["clean accuracy"].meaning
@@ -152,7 +199,7 @@ def test_class_folders_are_the_labels_and_unknown_folders_are_left_out(model, tm
         folder.mkdir(exist_ok=True)
         images.write_png(picture, folder / f"{i}.png")
     (tmp_path / "kind 0" / "broken.png").write_text("no picture")
-    found = audit(model, open_pictures(tmp_path), norms=["linf"], eps=[1 / 255], steps=2)
+    found = audit(model, open_pictures(tmp_path), norms=["linf"], eps=[1 / 255], **QUICK)
     assert sorted(found.labels.tolist()) == [0, 0, 3, 3]
     assert any("2 of 7 pictures are left out" in w for w in found.warnings)
     assert any("1 pictures could not be read" in w for w in found.warnings)
@@ -160,26 +207,159 @@ def test_class_folders_are_the_labels_and_unknown_folders_are_left_out(model, tm
     assert found.origin.data["name"] == tmp_path.name
 
 
-def test_hidden_gradients_are_doubted():
-    net = Scrambled(tiny_model().net, "rounded")
-    model = Model(net, name="rounded", input_size=16, mean=(0.5,) * 3, std=(0.25,) * 3)
-    pictures = photographs(16)
-    found = audit(model, pictures, norms=["linf"], eps=[8 / 255], steps=3)
-    assert any("gradient is exactly 0" in w for w in found.warnings)
-    assert any("every pixel may change at will" in w for w in found.warnings)
-    sound = audit(tiny_model(), pictures, norms=["linf"], eps=[8 / 255], steps=10)
-    assert not any("gradient" in w or "at will" in w for w in sound.warnings)
+OWN_WARNING = {
+    "quantised": "quantised input",
+    "shattered": "shattered gradients",
+    "stochastic": "stochastic model",
+    "detached": "detached model",
+    "scaled": "enormous logits",
+    "softmax": "probabilities instead of logits",
+    "undefined": "undefined gradients",
+    "wants 255": "clean accuracy at chance",
+}
 
 
-def test_wilson_intervals_are_those_of_the_formula():
-    for k, n in ((0, 20), (7, 20), (20, 20), (123, 900)):
-        z = 1.959963984540054
-        centre = (k + z * z / 2) / (n + z * z)
-        half = z * math.sqrt(k * (n - k) / n + z * z / 4) / (n + z * z)
-        found = share(k, n)
-        assert found.low == pytest.approx(max(0, centre - half), abs=1e-9)
-        assert found.high == pytest.approx(min(1, centre + half), abs=1e-9)
-    assert share(0, 0).value is None
+@pytest.mark.parametrize("kind", ["healthy", *sorted(OWN_WARNING)])
+def test_models_broken_on_purpose_trip_their_own_warning(kind):
+    pictures = photographs(200)
+    labels = tiny_model(5)(pictures).argmax(1)
+    rows = torch.cat([(labels == c).nonzero()[:10, 0] for c in (0, 1, 3, 4)])
+    options = QUICK | {"steps": 10, "queries": 0, "slots": 20}
+    found = audit(
+        broken_model(kind, 5), pictures[rows], labels[rows], norms=["linf"], eps=[8 / 255],
+        **options,
+    )  # fmt: skip
+    if kind == "healthy":
+        assert found.warnings == ()
+    else:
+        assert any(w.startswith(f"{OWN_WARNING[kind]}:") for w in found.warnings), found.warnings
+
+
+@pytest.mark.parametrize(
+    ("norm", "eps", "warning"),
+    [
+        ("linf", [0.5, 0.9], "eps beyond every picture"),
+        ("l2", [50.0], "eps beyond every picture"),
+        ("linf", [8 / 255 / 255], "eps below one level"),
+    ],
+)
+def test_eps_in_the_wrong_unit_is_doubted(model, norm, eps, warning):
+    found = audit(model, photographs(30), norms=[norm], eps=eps, **QUICK | {"queries": 0})
+    assert any(w.startswith(f"{warning}:") for w in found.warnings), found.warnings
+
+
+def test_pictures_outside_the_range_are_refused_with_their_range(model):
+    with pytest.raises(UserError, match=r"must lie in \[0, 1\], these reach from 0 to 255"):
+        audit(model, torch.tensor([0.0, 255.0]).view(2, 1, 1, 1).expand(2, 3, 16, 16))
+
+
+def test_a_curve_that_its_check_beats_and_a_search_cut_short_are_doubted(result):
+    part = result.norms[0]
+    weak = replace(part, points=(part.points[0]._replace(fell=5),))
+    said = doubts(replace(result, norms=(weak,)))
+    assert any(w.startswith("curve beaten by its check") for w in said)
+    cut = replace(part, levels=(Level(50, 0.2), Level(100, 0.1)))
+    said = doubts(replace(result, norms=(cut,)))
+    assert any("from 50 to 100 steps the median L∞ distance fell by 50%" in w for w in said)
+    tripped = Check("some name", 1.0, 0.5, True, "what", "remedy")
+    said = doubts(replace(result, checks=(tripped,)))
+    assert any(w.startswith("some name: what (1, limit 0.5)") for w in said)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {
+        p.relative_to(folder).as_posix(): p.read_bytes()
+        for p in sorted(folder.rglob("*")) if p.is_file() and p.name != "result.json"
+    }  # fmt: skip
+
+
+def facts(folder: Path) -> dict[str, object]:
+    document = json.loads((folder / "result.json").read_text())
+    for key in ("created", "seconds"):
+        del document[key]
+    for key in ("seconds", "memory", "self-test"):
+        del document["numbers"][key]
+    return document
+
+
+SCRIPT = """
+import sys
+sys.path.insert(0, {tests!r})
+import torch
+torch.set_num_threads(1)
+from adversarial_models import photographs, tiny_model
+from featviz.adversarial.audit import audit
+model, pictures = tiny_model(), photographs(24)
+labels = model(pictures).argmax(1)
+audit(model, pictures, labels, eps={{"linf": [1 / 255, 8 / 255], "l2": [0.1, 0.5]}}, steps=12,
+      check_steps=6, queries=10, sections=(), slots=4, out=sys.argv[1])
+"""
+
+
+@pytest.mark.slow
+def test_a_killed_audit_goes_on_to_the_same_bytes(tmp_path):
+    script = SCRIPT.format(tests=str(Path(__file__).parent))
+
+    def start(out: Path) -> subprocess.Popen[bytes]:
+        return subprocess.Popen([sys.executable, "-c", script, str(out)])
+
+    assert start(tmp_path / "whole").wait() == 0
+    partial = tmp_path / "killed.partial"
+    process = start(tmp_path / "killed")
+    while len(list(partial.glob("linf-*.npz"))) < 2 and process.poll() is None:
+        time.sleep(0.002)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert partial.is_dir()
+    assert not (tmp_path / "killed").exists()
+    kept = {p.name: p.stat().st_mtime_ns for p in partial.glob("*.npz")}
+    assert len(kept) >= 3
+    assert start(tmp_path / "killed").wait() == 0
+    assert not partial.exists()
+    assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
+    assert facts(tmp_path / "killed") == facts(tmp_path / "whole")
+
+
+class Stop(Exception):
+    pass
+
+
+def test_work_of_other_arguments_is_not_taken_over(model, tmp_path):
+    pictures = photographs(8)
+    options = QUICK | {"norms": ["linf"], "slots": 4, "out": tmp_path / "a"}
+    seen = []
+
+    def stop(done: int, total: int, text: str) -> None:
+        seen.append(text)
+        if text.startswith("checking"):
+            raise Stop
+
+    with pytest.raises(Stop):
+        audit(model, pictures, progress=stop, **options)
+    partial = tmp_path / "a.partial"
+    before = {p.name: p.stat().st_mtime_ns for p in partial.glob("*.npz")}
+    assert {"clean.npz", "probe.npz", "linf-0000.npz"} <= set(before)
+    with pytest.raises(Stop):  # the same again: nothing is made twice
+        audit(model, pictures, progress=stop, **options)
+    assert {n: (partial / n).stat().st_mtime_ns for n in before} == before
+    with pytest.raises(Stop):
+        audit(model, pictures, progress=stop, **options | {"steps": 13})
+    assert all((partial / n).stat().st_mtime_ns != before[n] for n in before)
+    (partial / "linf-0000.npz").write_bytes(b"half a file")  # damaged: made again
+    found = audit(model, pictures, **options | {"steps": 13})
+    assert found.resumed >= 2
+    fresh = audit(model, pictures, **options | {"steps": 13, "out": None})
+    assert torch.equal(found.norms[0].distance, fresh.norms[0].distance)
+    assert (found.forwards, found.backwards) == (fresh.forwards, fresh.backwards)
+    assert not partial.exists()
+
+
+def test_a_folder_that_is_not_ours_is_left_alone(model, tmp_path):
+    (tmp_path / "a.partial").mkdir()
+    (tmp_path / "a.partial" / "thesis.txt").write_text("mine")
+    with pytest.raises(UserError, match="in the way and not ours"):
+        audit(model, photographs(4), norms=["linf"], **QUICK | {"out": tmp_path / "a"})
+    assert (tmp_path / "a.partial" / "thesis.txt").read_text() == "mine"
 
 
 @pytest.mark.parametrize(
@@ -200,3 +380,12 @@ def test_grids_that_make_no_sense_are_refused_in_words(norms, eps, message):
 
 def test_grids_are_sorted_and_without_doubles():
     assert check_grids(["linf"], [0.2, 0.1, 0.1, 0.0]) == {"linf": (0.1, 0.2)}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"steps": 3}, "steps is 3"), ({"sections": ["insight"]}, "unknown section 'insight'.*insid")],
+)
+def test_settings_that_make_no_sense_are_refused_in_words(model, options, message):
+    with pytest.raises(UserError, match=message):
+        audit(model, photographs(2), **options)
