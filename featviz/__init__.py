@@ -25,7 +25,7 @@ _HOMES = {
     "audit": "featviz.adversarial.audit",
     "build_atlas": "featviz.atlas.build",
     "build_gallery": "featviz.gallery.build",
-    "build_index": "featviz.neighbors",
+    "build_index": "featviz.neighbors.exact",
     "caricature": "featviz.maximization.dream",
     "corrupt": "featviz.adversarial.corruptions",
     "corruption_table": "featviz.adversarial.corruptions",
@@ -33,7 +33,7 @@ _HOMES = {
     "draw_facets": "featviz.maximization.facets",
     "embed": "featviz.embedding.extract",
     "evaluate": "featviz.training",
-    "find_neighbors": "featviz.neighbors",
+    "find_neighbors": "featviz.neighbors.find",
     "interpolate": "featviz.maximization.interpolation",
     "invert": "featviz.maximization.inversion",
     "kernel_growth": "featviz.growth",
@@ -92,8 +92,8 @@ if TYPE_CHECKING:
     from featviz.models.layers import activations as activations
     from featviz.models.load import load as load
     from featviz.models.summary import summarize as summarize
-    from featviz.neighbors import build_index as build_index
-    from featviz.neighbors import find_neighbors as find_neighbors
+    from featviz.neighbors.exact import build_index as build_index
+    from featviz.neighbors.find import find_neighbors as find_neighbors
     from featviz.samples import sample_pictures as sample_pictures
     from featviz.training import evaluate as evaluate
     from featviz.training import train as train

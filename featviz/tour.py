@@ -34,7 +34,7 @@ from featviz.maximization.optimize import maximize
 from featviz.models.layers import Layer, activations
 from featviz.models.load import Model, bundled
 from featviz.models.summary import summarize
-from featviz.neighbors import find_neighbors
+from featviz.neighbors.find import find_neighbors
 from featviz.training import evaluate
 
 Progress = Callable[[int, int, str], None]

@@ -19,7 +19,7 @@ from featviz.atlas.icons import SyntheticIcons, cell_means, medoids, synthetic_i
 from featviz.atlas.layout import Layout, lay_out
 from featviz.atlas.metrics import MapQuality, judge_map
 from featviz.errors import BadPicture, UserError
-from featviz.neighbors import build_index
+from featviz.neighbors.exact import build_index
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

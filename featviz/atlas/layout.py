@@ -20,13 +20,13 @@ import torch
 from torch import Tensor
 
 from featviz.errors import UserError
-from featviz.neighbors import Index, build_index
+from featviz.neighbors.exact import Index, build_index
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from featviz.embedding.store import Store
-    from featviz.neighbors import Metric
+    from featviz.neighbors.exact import Metric
 
 START_SPREAD = 1e-4
 MOMENTUM = 0.8

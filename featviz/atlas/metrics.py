@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from featviz.neighbors import Index, build_index
+from featviz.neighbors.exact import Index, build_index
 
 MOST_RANKED = 3000
 """rows of which all distances are ranked; more are sampled evenly"""

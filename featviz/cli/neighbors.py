@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -25,15 +26,20 @@ def neighbors(
         list[str] | None,
         typer.Option(
             "--query",
-            metavar="ROW|FILE|class:NAME",
-            help="What to look up: rows (12 or 3,40), a picture file, or class:NAME (the mean of "
-            "a class); may be repeated. Default: 8 rows, spread evenly.",
+            metavar="ROW|FILE|class:NAME|SUM",
+            help="What to look up: rows (12 or 3,40), a picture file, class:NAME (the mean of a "
+            "class), or a sum of these, 'zebra.jpg - horse.jpg + class:tiger'; may be repeated. "
+            "Default: 8 rows, spread evenly.",
         ),
     ] = None,
     k: Annotated[int, typer.Option("--k", "-k", min=1, help="Neighbours of each query.")] = 10,
     metric: Annotated[
         Literal["cosine", "l2"], typer.Option("--metric", help="How distance is measured.")
     ] = "cosine",
+    index: Annotated[
+        Literal["exact", "ivf", "hnsw", "pq"],
+        typer.Option("--index", help="exact, or approximate for large stores (kept beside them)."),
+    ] = "exact",
     data: options.Data = None,
     layer: LayerName = None,
     class_names: ClassNames = None,
@@ -59,10 +65,10 @@ def neighbors(
     from featviz.embedding.extract import default_layer, embed
     from featviz.embedding.store import open_store
     from featviz.models.load import load
-    from featviz.neighbors import find_neighbors
+    from featviz.neighbors.find import find_neighbors
 
     asked = [part for text in query or [] for part in split_rows(text)]
-    needs_model = any(not text.isdigit() and not text.startswith("class:") for text in asked)
+    needs_model = any(needs_network(text) for text in asked)
     net = None
     if store is None or needs_model:
         net = load(model, weights=weights, classes=classes, device=device)
@@ -81,10 +87,16 @@ def neighbors(
                 batch_size=batch_size, progress=progress,
             )  # fmt: skip
         result = find_neighbors(
-            space, asked or None, k=k, metric=metric, model=net, seed=seed,
+            space, asked or None, k=k, metric=metric, index=index, model=net, seed=seed,
             progress=progress,
         )  # fmt: skip
     finish(result, folder, overwrite=overwrite, as_json=as_json, quiet=quiet)
+
+
+def needs_network(text: str) -> bool:
+    """Whether a query names a picture file, which the model has to see."""
+    terms = re.split(r"\s+[+-]\s+", text.strip())
+    return any(not term.isdigit() and not term.startswith("class:") for term in terms)
 
 
 def split_rows(text: str) -> list[str]:

@@ -14,7 +14,7 @@ from featviz.atlas.icons import cell_means, medoids, whiten
 from featviz.atlas.layout import START_SPREAD, lay_out, principal_components, to_unit_square
 from featviz.atlas.metrics import class_accuracy, found_again, judge_map, trustworthiness
 from featviz.errors import UserError
-from featviz.neighbors import build_index
+from featviz.neighbors.exact import build_index
 
 QUICK = (150, 250)
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import scipy.stats
 import torch
+from sklearn.metrics import average_precision_score
 from torch import Tensor
 
-import featviz.neighbors as module
+import featviz.neighbors.exact as module
 from featviz.embedding.extract import embed
 from featviz.errors import UserError
-from featviz.neighbors import Index, build_index, find_neighbors
+from featviz.neighbors.exact import Index, build_index
+from featviz.neighbors.find import find_neighbors
 
 needs_faiss = pytest.mark.skipif(not module.has_faiss(), reason="faiss is not installed")
 BACKENDS = [pytest.param("faiss", marks=needs_faiss), "torch"]
@@ -180,9 +183,41 @@ def test_rows_of_lonely_classes_are_not_judged() -> None:
 
 def test_the_largest_hub_is_found() -> None:
     base = torch.cat([torch.eye(8) * 3, torch.ones(1, 8) / 8])
-    quality = find_neighbors(base, k=1, metric="l2", labels=["x"] * 9).quality
+    odd = find_neighbors(base, k=1, metric="l2").oddities
+    assert odd is not None
+    assert odd.hubs[0] == (8, 8)  # the middle is nearest to all corners
+    times = np.array([1, *[0] * 7, 8])  # a corner (the first of equals) is nearest to the middle
+    assert odd.skewness == pytest.approx(scipy.stats.skew(times))
+
+
+def test_pairs_that_are_all_but_equal_are_named_once(generator: torch.Generator) -> None:
+    base = torch.randn(20, 16, generator=generator)
+    base[7] = 3 * base[4]
+    base[9] = base[2] + 0.01 * torch.randn(16, generator=generator)
+    odd = find_neighbors(base).oddities
+    assert odd is not None
+    assert [pair[:2] for pair in odd.duplicates] == [(4, 7), (2, 9)]
+    assert odd.duplicates[0][2] == pytest.approx(0, abs=1e-12)
+
+
+def test_average_precision_agrees_with_scikit_learn(generator: torch.Generator) -> None:
+    base = torch.randn(40, 6, generator=generator)
+    labels = [str(row % 4) for row in range(40)]
+    quality = find_neighbors(base, labels=labels).quality
     assert quality is not None
-    assert quality.hub == (8, 8)
+    unit = (base / base.norm(dim=1, keepdim=True)).double()
+    expected = []
+    for row in range(40):
+        others = [other for other in range(40) if other != row]
+        same = [labels[other] == labels[row] for other in others]
+        expected.append(average_precision_score(same, (unit[others] @ unit[row]).numpy()))
+    assert quality.average_precision == pytest.approx(np.mean(expected), abs=1e-9)
+    rows, share, average = quality.by_class["1"]
+    assert rows == 10
+    assert average == pytest.approx(np.mean(expected[1::4]), abs=1e-9)
+    shares = [quality.by_class[name][1] for name in "0123"]
+    assert np.mean(shares) == pytest.approx(quality.precision[10])
+    assert share == shares[1]
 
 
 def test_the_same_seed_gives_the_same_baseline(generator: torch.Generator) -> None:
@@ -199,12 +234,12 @@ def test_torch_answers_where_faiss_is_absent(
     monkeypatch: pytest.MonkeyPatch, generator: torch.Generator
 ) -> None:
     base = torch.randn(30, 5, generator=generator)
-    expected = find_neighbors(base)
+    expected = find_neighbors(base, backend="faiss")
     monkeypatch.setattr(module, "has_faiss", lambda: False)
     result = find_neighbors(base)
-    assert result.backend == "torch"
-    assert "pip install 'featviz[cpu]'" in result.warnings[0]
+    assert (result.backend, expected.backend) == ("torch", "faiss")
     assert torch.equal(result.rows, expected.rows)
+    assert torch.equal(result.distances, expected.distances)
     with pytest.raises(UserError, match="faiss is not installed"):
         build_index(base, backend="faiss")
 

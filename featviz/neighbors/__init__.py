@@ -1,0 +1,1 @@
+"""Nearest neighbours: exact and approximate search, queries, and how good the answers are."""

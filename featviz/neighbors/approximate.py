@@ -1,0 +1,328 @@
+"""Approximate search by FAISS, for stores too large to be compared row by row.
+
+Rows are brought to 256 dimensions (PCA), an index proposes candidates there, and the candidates are
+compared with the query again in the whole space, exactly as `exact` does it. What is lost is lost
+by the index alone, and it is measured: recall@10 against exact search over rows of the store. The
+index works as hard as it must for a recall of .99, and says what it reached.
+
+    ivf   cells round sqrt-many means; a query looks into the nearest of them
+    hnsw  a graph of near rows that a query walks along; fastest to ask, slowest to build
+    pq    64 bytes a row; smallest
+
+An index can be kept beside its store. It names the store it was made of and is not used for any
+other.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from featviz import results
+from featviz.embedding.store import Store, hash_file
+from featviz.errors import UserError, nearest
+from featviz.neighbors.exact import (
+    Excluded,
+    Index,
+    Metric,
+    banned_rows,
+    best_of,
+    build_index,
+    for_search,
+    has_faiss,
+)
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+KINDS = ("ivf", "hnsw", "pq")
+RECALL = 0.99
+"""what an index is made to reach by default"""
+_DIMENSIONS = 256
+_SAMPLE = 20_000
+"""rows from which the axes and the cells are learned"""
+_FEWEST = 512
+"""rows below which an approximate index makes no sense"""
+_ASKED = 200
+"""rows over which the recall is measured"""
+_MEASURED_K = 10
+_BLOCK = 8192
+Progress = Callable[[int, int, str], None]
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How hard an index works for a query."""
+
+    probes: int
+    """cells looked into (ivf), or candidates kept on the walk (hnsw); pq has none"""
+    candidates: int
+    """for each neighbour wanted, how many rows are compared in the whole space"""
+
+
+class ApproximateIndex:
+    """An index over a store or a matrix whose answers may miss a neighbour; `recall` says how many.
+
+    Made by `build_approximate`; searched like `exact.Index`, whose rows it uses.
+    """
+
+    def __init__(
+        self, kind: str, rows: Index, axes: _Axes, index: Any, effort: Effort, recall: float
+    ):
+        self.kind, self.rows, self.effort, self.recall = kind, rows, effort, recall
+        """`recall`: share of the true 10 nearest that are found, over rows of the store"""
+        self._axes, self._index = axes, index
+        self.backend = f"faiss {kind}"
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def store(self) -> Store | None:
+        """The store that was indexed, if it was one."""
+        return self.rows.store
+
+    @property
+    def metric(self) -> Metric:
+        """As in `exact.Index`."""
+        return self.rows.metric
+
+    def search(
+        self, queries: Tensor, k: int, *, exclude: Excluded = None, progress: Progress | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """As `exact.Index.search`; a neighbour may be missing, distances are exact.
+
+        Where fewer than k candidates are found the row is -1 and its distance infinite.
+        """
+        xq = self.rows.check(queries)
+        banned = banned_rows(exclude, len(xq))
+        k = min(k, len(self) - int((banned >= 0).sum(1).max(initial=0)))
+        if k < 1:
+            raise UserError(f"nothing to find: the index has {len(self)} rows")
+        distances, rows = np.empty((len(xq), k)), np.empty((len(xq), k), dtype=np.int64)
+        for start in range(0, len(xq), 256):
+            part = slice(start, start + 256)
+            found = self._search(xq[part], k, banned[part], self.effort)
+            distances[part], rows[part] = found
+            if progress is not None:
+                progress(min(start + 256, len(xq)), len(xq), "searching")
+        return torch.from_numpy(distances), torch.from_numpy(rows)
+
+    def _search(
+        self, xq: NDArray[np.float32], k: int, banned: NDArray[np.int64], effort: Effort
+    ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+        count = min(len(self), effort.candidates * k + banned.shape[1])
+        if self.kind == "ivf":
+            self._index.nprobe = effort.probes
+        elif self.kind == "hnsw":
+            self._index.hnsw.efSearch = max(effort.probes, count)
+        _, candidates = self._index.search(self._axes(for_search(xq, self.metric)), count)
+        missing = candidates < 0
+        exact = self.rows.distances(xq, np.where(missing, 0, candidates))
+        exact[missing] = np.inf
+        nearest_distances, nearest_rows = best_of(exact, candidates, banned, k)
+        nearest_rows[np.isinf(nearest_distances)] = -1
+        return nearest_distances, nearest_rows
+
+    def save(self, folder: str | Path) -> Path:
+        """Keep the index in a folder, which holds nothing else: `open_approximate` reads it."""
+        import faiss
+
+        with results.whole(Path(folder)) as place:
+            faiss.write_index(self._index, str(place / "index.faiss"))
+            np.savez(place / "axes.npz", mean=self._axes.mean, axes=self._axes.axes)
+            about = {
+                "schema": 1, "kind": self.kind, "metric": self.metric, "rows": len(self),
+                "dim": self.rows.dim, "store": identity(self.store), "recall": self.recall,
+                "probes": self.effort.probes, "candidates": self.effort.candidates,
+                "sha256": {f: hash_file(place / f) for f in ("index.faiss", "axes.npz")},
+                "faiss": faiss.__version__,
+            }  # fmt: skip
+            (place / "index.json").write_text(json.dumps(about, indent=1) + "\n")
+        return Path(folder)
+
+
+@dataclass(frozen=True)
+class _Axes:
+    """The directions in which rows differ most, and their mean."""
+
+    mean: NDArray[np.float32]
+    axes: NDArray[np.float32]
+    """(dim, at most 256)"""
+
+    def __call__(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
+        moved = torch.from_numpy(rows) - torch.from_numpy(self.mean)
+        return (moved @ torch.from_numpy(self.axes)).contiguous().numpy()
+
+
+def build_approximate(
+    vectors: Store | Tensor | Index,
+    kind: str,
+    *,
+    metric: Metric = "cosine",
+    recall: float = RECALL,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> ApproximateIndex:
+    """An approximate index over the rows of a store, a matrix (N, dim) or an exact index.
+
+    kind: "ivf", "hnsw" or "pq"
+    recall: of the true 10 nearest, the share to be found; the effort of a search is doubled until
+        that is reached on 200 rows of the store, or until every row is looked at
+    seed: of the axes and cells
+
+    Raises UserError for an unknown kind, for too few rows and where FAISS is not installed.
+    """
+    if kind not in KINDS:
+        hint = nearest(kind, KINDS)
+        raise UserError(f"unknown index {kind!r}; take {', '.join(KINDS)} or exact{hint}")
+    if not has_faiss():
+        raise UserError(f"--index {kind} needs FAISS; pip install 'featviz[cpu]' (or [gpu])")
+    rows = vectors if isinstance(vectors, Index) else build_index(vectors, metric=metric)
+    if len(rows) < _FEWEST:
+        raise UserError(
+            f"{len(rows)} rows are too few for {kind}, which learns from {_FEWEST} or more; "
+            "exact search takes no time here"
+        )
+    every = np.unique(np.linspace(0, len(rows) - 1, min(_SAMPLE, len(rows))).astype(np.int64))
+    sample = for_search(rows.take(every).numpy(), rows.metric)
+    axes = _find_axes(sample, seed)
+    flat = axes(sample)
+    index = _made(kind, flat.shape[1], len(rows), seed)
+    index.train(flat)
+    done = 0
+    for block in rows.search_blocks():
+        index.add(axes(block))
+        done += len(block)
+        if progress is not None:
+            progress(done, len(rows), f"building {kind}")
+    effort = Effort(probes=64 if kind == "hnsw" else 8, candidates=16 if kind == "pq" else 4)
+    made = ApproximateIndex(kind, rows, axes, index, effort, math.nan)
+    _work_hard_enough(made, recall)
+    return made
+
+
+def _find_axes(sample: NDArray[np.float32], seed: int) -> _Axes:
+    from sklearn.decomposition import PCA
+
+    dims = min(_DIMENSIONS, *sample.shape)
+    fitted = PCA(dims, svd_solver="randomized", iterated_power=3, random_state=seed).fit(sample)
+    axes = np.ascontiguousarray(fitted.components_.T, dtype=np.float32)
+    return _Axes(fitted.mean_.astype(np.float32), axes)
+
+
+def _made(kind: str, dims: int, rows: int, seed: int) -> Any:
+    import faiss
+
+    index: Any
+    if kind == "hnsw":
+        index = faiss.IndexHNSWFlat(dims, 32)
+        index.hnsw.efConstruction = 200
+        return index
+    if kind == "pq":
+        pieces = next(m for m in (64, 32, 16, 8, 4, 2, 1) if dims % m == 0)
+        index = faiss.IndexPQ(dims, pieces, 8)
+        index.pq.cp.seed = seed
+        index.pq.cp.min_points_per_centroid = 1
+        return index
+    cells = max(1, min(round(4 * math.sqrt(rows)), rows // 32))
+    index = faiss.IndexIVFFlat(faiss.IndexFlatL2(dims), dims, cells)
+    index.cp.seed = seed
+    index.cp.min_points_per_centroid = 1
+    return index
+
+
+def _work_hard_enough(index: ApproximateIndex, recall: float) -> None:
+    """Double the effort until the recall is reached, and leave both in the index."""
+    asked = np.unique(np.linspace(0, len(index) - 1, min(_ASKED, len(index))).astype(np.int64))
+    queries = index.rows.take(asked)
+    k = min(_MEASURED_K, len(index) - 1)
+    true = index.rows.search(queries, k, exclude=asked)[1].numpy()
+    while True:
+        found = index.search(queries, k, exclude=asked)[1].numpy()
+        hits = (found[:, :, None] == true[:, None, :]).any(2)
+        index.recall = float(hits.mean())
+        effort = index.effort
+        everything = effort.candidates * k >= len(index) and effort.probes >= len(index)
+        if index.recall >= recall or everything:
+            return
+        index.effort = Effort(
+            min(2 * effort.probes, len(index)), min(2 * effort.candidates, len(index))
+        )
+
+
+def identity(store: Store | None) -> str:
+    """What tells a store from every other: a hash of its shards' hashes, "" without a store."""
+    if store is None:
+        return ""
+    return hashlib.sha256("".join(shard.sha256 for shard in store.shards).encode()).hexdigest()
+
+
+def open_approximate(
+    folder: str | Path, store: Store, *, metric: Metric = "cosine"
+) -> ApproximateIndex:
+    """Read an index that `save` kept, and check that it belongs to the store.
+
+    Raises UserError, saying which, when it is absent, damaged, of other rows or of another metric.
+    """
+    place = Path(folder)
+    try:
+        about = json.loads((place / "index.json").read_text())
+        hashes = dict(about["sha256"])
+        effort = Effort(int(about["probes"]), int(about["candidates"]))
+        kind, recall = str(about["kind"]), float(about["recall"])
+    except FileNotFoundError:
+        raise UserError(f"{place} holds no index; it has to be built") from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        where = place / "index.json"
+        raise UserError(f"{where} is damaged ({error}); build the index anew") from error
+    if about["store"] != identity(store) or about["rows"] != len(store):
+        raise UserError(f"{place} was made of other rows than {store.folder}; build it anew")
+    if about["metric"] != metric:
+        raise UserError(f"{place} is for {about['metric']}, not {metric}; build it anew")
+    if not has_faiss():
+        raise UserError(f"--index {kind} needs FAISS; pip install 'featviz[cpu]' (or [gpu])")
+    for name, expected in hashes.items():
+        if not (place / name).is_file() or hash_file(place / name) != expected:
+            raise UserError(f"{place / name} is damaged or missing; build the index anew")
+    import faiss
+
+    index = faiss.read_index(str(place / "index.faiss"))
+    with np.load(place / "axes.npz") as saved:
+        axes = _Axes(saved["mean"], saved["axes"])
+    return ApproximateIndex(kind, build_index(store, metric=metric), axes, index, effort, recall)
+
+
+def open_or_build(
+    store: Store,
+    kind: str,
+    *,
+    metric: Metric = "cosine",
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> tuple[ApproximateIndex, str]:
+    """The index kept beside the store, or a new one, which is then kept; and why, in words.
+
+    A stale or damaged index is named and built anew. A store in memory has no place to keep one.
+    """
+    if store.folder is None:
+        return build_approximate(store, kind, metric=metric, seed=seed, progress=progress), ""
+    place = store.folder / f"index-{kind}-{metric}"
+    said = ""
+    if place.exists():
+        try:
+            return open_approximate(place, store, metric=metric), ""
+        except UserError as error:
+            said = str(error)
+    made = build_approximate(store, kind, metric=metric, seed=seed, progress=progress)
+    made.save(place)
+    return made, said

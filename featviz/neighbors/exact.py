@@ -1,0 +1,333 @@
+"""Exact search in a space of activations: build an index, add rows, search.
+
+torch (or FAISS, when asked) proposes candidates in float32; their distances are then computed again
+in float64, and a row is accepted only when no row outside the candidates could be nearer within
+float32's error. So the answer does not depend on the library, on threads or on the batch: nearest
+first, equal distances in the order of their rows.
+
+torch is the default because its matrix product is as fast as FAISS's flat index for a thousand
+queries and 2.5 times as fast for one (benchmarks/neighbors.py).
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from featviz.embedding.store import Store
+from featviz.errors import UserError, nearest
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+Metric = Literal["cosine", "l2"]
+Excluded = Sequence[int] | Sequence[Sequence[int]] | Tensor | np.ndarray[Any, Any] | None
+
+_SPARE = 1
+"""candidates beyond k in the first round; each costs time in float64, and few are ever needed"""
+_BLOCK = 8192
+"""rows that are compared with the queries at a time"""
+_KEPT = 4 << 30
+"""bytes of float32 rows that are kept ready; beyond that they are made anew for each search"""
+_COSINE_ERROR = 2e-5
+"""more than float32 loses in an inner product of unit vectors of 4096 dimensions (measured 1e-6)"""
+_L2_ERROR = 4e-6
+"""the same for |x|^2 + |q|^2 - 2 x.q, relative to |x|^2 + |q|^2"""
+_EXACT = 8
+"""queries whose candidates are widened to float64 at a time, so that they stay in the cache"""
+_DECIMALS = 12
+"""cosine distances that agree to so many places are equal (x and 2x are in the same direction)"""
+
+
+class Index:
+    """Vectors that can be searched. Made by `build_index`.
+
+    metric: "cosine" (1 - cosine, 0 to 2) or "l2" (Euclidean length)
+    backend: "torch" or "faiss", who proposes the candidates
+    """
+
+    def __init__(self, dim: int, metric: Metric = "cosine", backend: str = "auto"):
+        if metric not in ("cosine", "l2"):
+            hint = nearest(metric, ["cosine", "l2"])
+            raise UserError(f"unknown metric {metric!r}; take cosine or l2{hint}")
+        if backend not in ("auto", "faiss", "torch"):
+            raise UserError(f"unknown backend {backend!r}; take auto, faiss or torch")
+        if backend == "faiss" and not has_faiss():
+            raise UserError("faiss is not installed; pip install 'featviz[cpu]' (or [gpu])")
+        self.dim = dim
+        self.store: Store | None = None
+        """the store that was indexed, if it was one: it knows pictures and classes"""
+        self.metric: Metric = metric
+        self.backend = "faiss" if backend == "faiss" else "torch"
+        self._blocks: list[NDArray[Any]] = []
+        self._scales: list[NDArray[np.float64]] = []
+        self._joined: tuple[NDArray[Any], NDArray[np.float64]] | None = None
+        self._ready: NDArray[np.float32] | None = None
+
+    def __len__(self) -> int:
+        return sum(len(block) for block in self._blocks)
+
+    def add(self, vectors: Tensor) -> None:
+        """Append rows (N, dim). Raises UserError for another width and for values not finite."""
+        rows = self.check(vectors)
+        # Rows of a store are float16 numbers; kept so they take half the room.
+        half = rows.astype(np.float16)
+        self._blocks.append(half if np.array_equal(half, rows) else rows)
+        self._scales.append(_norms(rows))
+        self._joined = self._ready = None
+
+    @property
+    def norms(self) -> NDArray[np.float64]:
+        """Euclidean length of every row."""
+        return self._data[1]
+
+    def take(self, rows: Sequence[int] | NDArray[np.int64]) -> Tensor:
+        """Some of the rows as they were added, (len(rows), dim) float32."""
+        return torch.from_numpy(self._data[0][np.asarray(rows)]).float()
+
+    def search(
+        self,
+        queries: Tensor,
+        k: int,
+        *,
+        exclude: Excluded = None,
+        progress: Callable[[int, int, str], None] | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """The k nearest rows of each query (Q, dim).
+
+        exclude: for each query a row that must not be an answer (the query itself) or -1, (Q,);
+            or several such rows, (Q, B)
+
+        Returns (distances, rows), (Q, k) float64 and int64, nearest first, equal distances by row.
+        With fewer than k rows to choose from, k shrinks.
+        """
+        if k < 1:
+            raise UserError(f"k = {k} neighbours are too few; 1 or more")
+        xq = self.check(queries)
+        banned = banned_rows(exclude, len(xq))
+        k = min(k, len(self) - int((banned >= 0).sum(1).max(initial=0)))
+        if k < 1:
+            raise UserError(f"nothing to find: the index has {len(self)} rows")
+        distances = np.empty((len(xq), k))
+        rows = np.empty((len(xq), k), dtype=np.int64)
+        for start in range(0, len(xq), 1024):
+            stop = min(start + 1024, len(xq))
+            distances[start:stop], rows[start:stop] = self._search(
+                xq[start:stop], k, banned[start:stop]
+            )
+            if progress is not None:
+                progress(stop, len(xq), "searching")
+        return torch.from_numpy(distances), torch.from_numpy(rows)
+
+    def _search(
+        self, xq: NDArray[np.float32], k: int, banned: NDArray[np.int64]
+    ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+        distances = np.empty((len(xq), k))
+        rows = np.empty((len(xq), k), dtype=np.int64)
+        todo = np.arange(len(xq))
+        wide = k + banned.shape[1] + _SPARE
+        while todo.size:
+            wide = min(wide, len(self))
+            far, candidates = self._candidates(xq[todo], wide)
+            exact = self.distances(xq[todo], candidates)
+            nearest_distances, nearest_rows = best_of(exact, candidates, banned[todo], k)
+            distances[todo], rows[todo] = nearest_distances, nearest_rows
+            if wide == len(self):
+                break
+            # A row outside the candidates is no nearer than `far`, up to the error of float32.
+            todo = todo[nearest_distances[:, -1] >= far]
+            wide *= 4
+        return distances, rows
+
+    def _candidates(
+        self, xq: NDArray[np.float32], count: int
+    ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+        """Rows likely to be near, (Q, count), and a lower bound of the others' distance, (Q,)."""
+        scaled = for_search(xq, self.metric)
+        search = _faiss_search if self.backend == "faiss" else _torch_search
+        scores, candidates = search(self.search_blocks(), scaled, count, self.metric)
+        worst = scores[:, -1].astype(np.float64)
+        if self.metric == "cosine":
+            return 1 - worst - _COSINE_ERROR, candidates
+        error = _L2_ERROR * (_norms(xq) ** 2 + self._largest**2)
+        return np.sqrt(np.maximum(worst - error, 0)), candidates
+
+    def search_blocks(self) -> Iterator[NDArray[np.float32]]:
+        """All rows as the search wants them, float32 (at most _BLOCK, dim) at a time."""
+        data = self._data[0]
+        starts = range(0, len(data), _BLOCK)
+        if self._ready is not None:
+            yield from (self._ready[i : i + _BLOCK] for i in starts)
+            return
+        made = (for_search(_wide(data[i : i + _BLOCK]), self.metric) for i in starts)
+        if data.size * 4 > _KEPT:
+            yield from made
+            return
+        ready = np.empty(data.shape, np.float32)
+        for i, block in zip(starts, made, strict=True):
+            ready[i : i + _BLOCK] = block
+            yield ready[i : i + _BLOCK]
+        self._ready = ready
+
+    def distances(
+        self, xq: NDArray[np.float32], candidates: NDArray[np.int64]
+    ) -> NDArray[np.float64]:
+        """From each query (Q, dim) to its own candidates (Q, count), in float64."""
+        data, norms = self._data
+        found = torch.empty(candidates.shape, dtype=torch.float64)
+        rows, queries = torch.from_numpy(data), torch.from_numpy(xq).double()
+        wanted = torch.from_numpy(candidates)
+        for start in range(0, len(xq), _EXACT):
+            part = slice(start, start + _EXACT)
+            query = queries[part]
+            near = rows[wanted[part].reshape(-1)].double().view(len(query), -1, self.dim)
+            if self.metric == "l2":
+                found[part] = (near - query[:, None]).square_().sum(2).sqrt()
+            else:
+                found[part] = torch.bmm(near, query[:, :, None])[:, :, 0]
+        if self.metric == "l2":
+            return found.numpy()
+        length = norms[candidates] * torch.linalg.vector_norm(queries, dim=1).numpy()[:, None]
+        cosine = found.numpy() / np.where(length > 0, length, 1)
+        return np.round(1 - cosine, _DECIMALS).clip(0, 2)
+
+    @property
+    def _data(self) -> tuple[NDArray[Any], NDArray[np.float64]]:
+        """All rows and their norms."""
+        if self._joined is None:
+            self._joined = np.concatenate(self._blocks), np.concatenate(self._scales)
+            self._blocks = [self._joined[0]]
+            self._scales = [self._joined[1]]
+        return self._joined
+
+    @property
+    def _largest(self) -> float:
+        return float(self._data[1].max())
+
+    def check(self, vectors: Tensor) -> NDArray[np.float32]:
+        """Vectors as numpy's float32 (N, dim). Raises UserError if they do not fit."""
+        if vectors.dim() != 2 or vectors.shape[1] != self.dim:
+            raise UserError(f"vectors are (N, {self.dim}) here, got {tuple(vectors.shape)}")
+        rows: NDArray[np.float32] = vectors.detach().cpu().float().contiguous().numpy()
+        if not np.isfinite(rows).all():
+            raise UserError("vectors hold values that are not finite; they have no neighbours")
+        return rows
+
+
+def banned_rows(exclude: Excluded, queries: int) -> NDArray[np.int64]:
+    """What each query must not be answered with, (queries, B), -1 where there is nothing."""
+    if exclude is None:
+        return np.full((queries, 1), -1)
+    if len(exclude) != queries:
+        raise UserError(f"{len(exclude)} rows to exclude for {queries} queries; give one each")
+    rows = [np.atleast_1d(np.asarray(row, dtype=np.int64)) for row in exclude]
+    banned = np.full((queries, max([1, *map(len, rows)])), -1)
+    for line, row in zip(banned, rows, strict=True):
+        line[: len(row)] = row
+    return banned
+
+
+def best_of(
+    distances: NDArray[np.float64],
+    rows: NDArray[np.int64],
+    banned: NDArray[np.int64],
+    k: int,
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """The k nearest of some candidates (Q, count) that are not banned (Q, B); equal ones by row."""
+    distances = np.where((rows[:, :, None] == banned[:, None, :]).any(2), np.inf, distances)
+    order = np.lexsort((rows, distances), axis=1)[:, :k]
+    return np.take_along_axis(distances, order, 1), np.take_along_axis(rows, order, 1)
+
+
+def has_faiss() -> bool:
+    """Whether FAISS is installed, without importing it."""
+    return importlib.util.find_spec("faiss") is not None
+
+
+def _norms(rows: NDArray[Any]) -> NDArray[np.float64]:
+    lengths: NDArray[np.float64] = np.sqrt(np.einsum("nd,nd->n", rows, rows, dtype=np.float64))
+    return lengths
+
+
+def for_search(rows: NDArray[np.float32], metric: Metric) -> NDArray[np.float32]:
+    """Rows whose inner products or Euclidean distances give the metric's order."""
+    if metric == "l2":
+        return rows
+    lengths = _norms(rows)
+    return rows / np.where(lengths > 0, lengths, 1).astype(np.float32)[:, None]
+
+
+def _wide(rows: NDArray[Any]) -> NDArray[np.float32]:
+    """Rows as float32; torch widens float16 faster than numpy."""
+    return torch.from_numpy(rows).float().numpy()
+
+
+def _torch_search(
+    blocks: Iterable[NDArray[np.float32]], xq: NDArray[np.float32], count: int, metric: Metric
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """The `count` best by matrix products: inner products, or squared distances."""
+    queries = torch.from_numpy(xq)
+    best = torch.empty(len(xq), 0)
+    where = torch.empty(len(xq), 0, dtype=torch.int64)
+    seen = 0
+    for block in blocks:
+        rows = torch.from_numpy(block)
+        if metric == "cosine":
+            score = queries @ rows.T
+        else:  # -|x - q|^2
+            squares = rows.square().sum(1) + queries.square().sum(1, keepdim=True)
+            score = torch.addmm(squares, queries, rows.T, beta=-1, alpha=2)
+        score, at = score.topk(min(count, len(block)), dim=1)
+        best, where = torch.cat([best, score], 1), torch.cat([where, at + seen], 1)
+        best, at = best.topk(min(count, best.shape[1]), dim=1)
+        where = where.gather(1, at)
+        seen += len(block)
+    scores = best if metric == "cosine" else -best
+    return scores.numpy(), where.numpy()
+
+
+def _faiss_search(
+    blocks: Iterable[NDArray[np.float32]], xq: NDArray[np.float32], count: int, metric: Metric
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """The same by FAISS."""
+    import faiss
+
+    inner = metric == "cosine"
+    kind = faiss.METRIC_INNER_PRODUCT if inner else faiss.METRIC_L2
+    scores = np.empty((len(xq), 0), np.float32)
+    where = np.empty((len(xq), 0), np.int64)
+    seen = 0
+    for block in blocks:
+        score, at = faiss.knn(xq, block, min(count, len(block)), kind)
+        scores, where = np.hstack([scores, score]), np.hstack([where, at + seen])
+        order = np.argsort(-scores if inner else scores, axis=1, kind="stable")[:, :count]
+        scores = np.take_along_axis(scores, order, 1)
+        where = np.take_along_axis(where, order, 1)
+        seen += len(block)
+    return scores, where
+
+
+def build_index(
+    vectors: Store | Tensor, *, metric: Metric = "cosine", backend: str = "auto"
+) -> Index:
+    """An index over the rows of a store, or of a matrix (N, dim).
+
+    metric: "cosine" (1 - cosine) or "l2" (Euclidean)
+    backend: who proposes the candidates: "torch", "faiss", or "auto", which is torch
+    """
+    if isinstance(vectors, Store):
+        index = Index(vectors.dim, metric, backend)
+        index.store = vectors
+        for block in vectors.blocks():
+            index.add(block)
+        return index
+    if vectors.dim() != 2:
+        raise UserError(f"an index takes a matrix (N, dim), got {tuple(vectors.shape)}")
+    index = Index(vectors.shape[1], metric, backend)
+    index.add(vectors)
+    return index

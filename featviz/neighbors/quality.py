@@ -1,0 +1,201 @@
+"""How good a space's neighbours are: whether they share a class, hubs, and near-duplicates.
+
+All of it is read off the neighbours of some rows, spread evenly over the store and looked up
+exactly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from featviz.neighbors.exact import Index, for_search
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+DUPLICATE = 0.01
+"""cosine distance below which two rows are named as near-duplicates"""
+_SHUFFLES = 10
+_RANKED = 500
+"""rows over which mean average precision is taken; each is compared with all others"""
+
+
+@dataclass(frozen=True)
+class Quality:
+    """How well neighbours share the class of a row, over the rows whose class has others."""
+
+    precision: Mapping[int, float]
+    """k -> share of the k nearest that are of the same class"""
+    shuffled: Mapping[int, float]
+    """the same with the classes shuffled over the rows: what chance gives"""
+    average_precision: float
+    """mean over rows of the average precision of the whole ranking (mAP)"""
+    average_precision_shuffled: float
+    by_class: Mapping[str, tuple[int, float, float]]
+    """class folder -> rows judged, precision at the largest k, mean average precision (or NaN)"""
+    rows: int
+    classes: int
+    k: int
+
+
+@dataclass(frozen=True)
+class Oddities:
+    """Rows that are neighbours of far more others than they should be, or of their own copies."""
+
+    hubs: tuple[tuple[int, int], ...]
+    """(row, how many of the rows looked at have it among their k nearest), most first"""
+    skewness: float
+    """of that count over all rows; 0 is even, above 1 the space has hubs (Radovanović et al. 2010,
+    "Hubs in space", eq. 1)"""
+    duplicates: tuple[tuple[int, int, float], ...]
+    """(row, its nearest, cosine distance) below `DUPLICATE`, each pair once, nearest first"""
+    rows: int
+    """that were looked at"""
+    k: int
+
+
+def judge(
+    index: Index, labels: Sequence[str], k: int, most: int, seed: int
+) -> tuple[Quality | None, Oddities | None]:
+    """Look up `most` rows of an index, and say what their neighbours tell.
+
+    Quality is None where no class has two rows; both are None where there are no two rows.
+    """
+    k = min(k, len(index) - 1)
+    if k < 1:
+        return None, None
+    looked = _spread(np.arange(len(index)), most)
+    distances, found = index.search(index.take(looked), k, exclude=looked)
+    odd = _oddities(index, looked, distances.numpy(), found.numpy(), k)
+    codes = np.unique(np.asarray(labels), return_inverse=True)[1]
+    sizes = np.bincount(codes)
+    named = np.array([bool(label) for label in labels])
+    able = np.flatnonzero(named & (sizes[codes] > 1))
+    if not able.size:
+        return None, odd
+    judged = _spread(able, most)
+    rows = (
+        found.numpy()
+        if np.array_equal(judged, looked)
+        else index.search(index.take(judged), k, exclude=judged)[1].numpy()
+    )
+    ks = sorted({1, min(5, k), k})
+    ranked = _spread(judged, _RANKED)
+    order = rankings(index, ranked)
+    generator = np.random.default_rng(seed)
+    chance, chance_average = dict.fromkeys(ks, 0.0), 0.0
+    for _ in range(_SHUFFLES):
+        mixed = codes.copy()
+        mixed[able] = generator.permutation(codes[able])
+        for at in ks:
+            chance[at] += precision(mixed, judged, rows, at) / _SHUFFLES
+        chance_average += float(average_precision(mixed, ranked, order).mean()) / _SHUFFLES
+    average = average_precision(codes, ranked, order)
+    return (
+        Quality(
+            precision={at: precision(codes, judged, rows, at) for at in ks},
+            shuffled=chance,
+            average_precision=float(average.mean()),
+            average_precision_shuffled=chance_average,
+            by_class=_by_class(labels, codes, judged, rows, ranked, average),
+            rows=judged.size,
+            classes=int(np.unique(codes[judged]).size),
+            k=k,
+        ),
+        odd,
+    )
+
+
+def _spread(rows: NDArray[np.int64], most: int) -> NDArray[np.int64]:
+    """At most so many of the rows, spread evenly."""
+    return rows[np.unique(np.linspace(0, rows.size - 1, min(most, rows.size)).astype(np.int64))]
+
+
+def precision(
+    codes: NDArray[np.int64], judged: NDArray[np.int64], rows: NDArray[np.int64], k: int
+) -> float:
+    """Share of the k nearest of `rows` (Q, >= k) that are of the class of the row judged (Q,)."""
+    return float((codes[rows[:, :k]] == codes[judged][:, None]).mean())
+
+
+def rankings(index: Index, asked: NDArray[np.int64]) -> NDArray[np.int64]:
+    """All other rows of the index, nearest first, for each row asked: (Q, N - 1), in float32."""
+    queries = torch.from_numpy(for_search(index.take(asked).numpy(), index.metric))
+    scores = []
+    for block in index.search_blocks():
+        rows = torch.from_numpy(block)
+        if index.metric == "cosine":
+            scores.append(queries @ rows.T)
+        else:
+            scores.append(2 * queries @ rows.T - rows.square().sum(1))
+    score = torch.cat(scores, 1)
+    own = torch.from_numpy(asked)
+    score[torch.arange(len(asked)), own] = torch.inf  # first, and cut off
+    order: NDArray[np.int64] = score.argsort(dim=1, descending=True, stable=True)[:, 1:].numpy()
+    return order
+
+
+def average_precision(
+    codes: NDArray[Any], asked: NDArray[np.int64], order: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """Of each ranking (Q, N): the mean of the precision at every row of the asked row's class."""
+    hits = codes[order] == codes[asked][:, None]
+    ranks = np.arange(1, order.shape[1] + 1)
+    at_hits = np.where(hits, np.cumsum(hits, 1) / ranks, 0).sum(1)
+    found: NDArray[np.float64] = at_hits / np.maximum(hits.sum(1), 1)
+    return found
+
+
+def _by_class(
+    labels: Sequence[str],
+    codes: NDArray[np.int64],
+    judged: NDArray[np.int64],
+    rows: NDArray[np.int64],
+    ranked: NDArray[np.int64],
+    average: NDArray[np.float64],
+) -> dict[str, tuple[int, float, float]]:
+    same = (codes[rows] == codes[judged][:, None]).mean(1)
+    table = {}
+    for code in np.unique(codes[judged]):
+        own, own_ranked = codes[judged] == code, codes[ranked] == code
+        label = labels[int(judged[own][0])]
+        mean = float(average[own_ranked].mean()) if own_ranked.any() else float("nan")
+        table[label] = (int(own.sum()), float(same[own].mean()), mean)
+    return table
+
+
+def _oddities(
+    index: Index,
+    looked: NDArray[np.int64],
+    distances: NDArray[np.float64],
+    found: NDArray[np.int64],
+    k: int,
+) -> Oddities:
+    times = np.bincount(found.ravel(), minlength=len(index))
+    spread = times.std()
+    skewness = float((((times - times.mean()) / spread) ** 3).mean()) if spread > 0 else 0.0
+    hubs = np.argsort(-times, kind="stable")[:10]
+    if index.metric == "cosine":
+        near = distances[:, 0]
+    else:  # judged as directions all the same
+        pairs = index.take(looked).numpy(), index.take(found[:, 0]).numpy()
+        one, other = (for_search(x, "cosine").astype(np.float64) for x in pairs)
+        near = 1 - (one * other).sum(1)
+    pairs_seen: dict[tuple[int, int], float] = {}
+    for row, other_row, distance in zip(looked, found[:, 0], near, strict=True):
+        if distance < DUPLICATE and index.norms[row] > 0:
+            pair = (min(int(row), int(other_row)), max(int(row), int(other_row)))
+            pairs_seen.setdefault(pair, float(distance))
+    duplicates = sorted((d, *pair) for pair, d in pairs_seen.items())
+    return Oddities(
+        hubs=tuple((int(row), int(times[row])) for row in hubs if times[row]),
+        skewness=skewness,
+        duplicates=tuple((a, b, d) for d, a, b in duplicates),
+        rows=looked.size,
+        k=k,
+    )
