@@ -212,6 +212,7 @@ class Folder:
         alt: str,
         units: Sequence[str] = (),
         pixelated: bool = False,
+        detail: bool = False,
     ) -> None:
         """Save a picture and list it for the gallery.
 
@@ -223,6 +224,7 @@ class Folder:
         caption: what is seen and how values are scaled; alt: the same for who cannot see it
         units: which units it belongs to, as "conv5:12", so that their pages can show it
         pixelated: enlarge without smoothing (activations, kernels, small pictures)
+        detail: belongs on its unit's page only
         """
         from matplotlib.figure import Figure as MatplotlibFigure
         from PIL.Image import Image
@@ -250,6 +252,7 @@ class Folder:
                 "alt": alt,
                 "units": list(units),
                 "pixelated": pixelated,
+                "detail": detail,
             }
         )
 

@@ -55,6 +55,8 @@ class Figure:
     height: int | None
     plot: bool
     """drawn on white, so that it needs a light ground"""
+    detail: bool = False
+    """stands on its unit's page only"""
 
     @property
     def caption_parts(self) -> tuple[str, str]:
@@ -251,6 +253,7 @@ def _figures(
                 width=width,
                 height=height,
                 plot=plot,
+                detail=item.get("detail") is True,
             )
         )
     return figures, pages

@@ -48,7 +48,7 @@ class Exhibit:
         """Pictures of one unit each, when they are many enough to hang in a grid."""
         single = [
             f for f in self.entry.figures
-            if len(f.units) == 1 and not f.file.lower().endswith(".svg")
+            if len(f.units) == 1 and not f.detail and not f.file.lower().endswith(".svg")
         ]  # fmt: skip
         return single if len(single) >= 4 else []
 
@@ -62,7 +62,7 @@ class Exhibit:
     def main_figures(self) -> list[Figure]:
         """All the others."""
         plates = {id(f) for f in self.plates}
-        return [f for f in self.entry.figures if id(f) not in plates]
+        return [f for f in self.entry.figures if id(f) not in plates and not f.detail]
 
     @property
     def thumbnail(self) -> Figure | None:
@@ -147,7 +147,7 @@ class UnitPage:
     @property
     def portrait(self) -> Shown | None:
         """The picture that stands for the unit."""
-        pictures = [s for s in self.own if _fits_a_tile(s)]
+        pictures = [s for s in self.own if _fits_a_tile(s) and not s.figure.detail]
         return min(pictures, key=lambda s: _rank(s.exhibit.entry.kind, PORTRAITS), default=None)
 
     @property
@@ -175,6 +175,39 @@ class UnitChapter:
     own: list[Shown] = field(default_factory=list)
     shared: list[Shown] = field(default_factory=list)
     tables: list[UnitRows] = field(default_factory=list)
+
+    @property
+    def pictures(self) -> list[Shown]:
+        """Its own figures that show it by themselves."""
+        return [shown for shown in self.own if not shown.figure.detail]
+
+    @property
+    def details(self) -> list[Shown]:
+        """Those that stand beside them here and nowhere else."""
+        return [shown for shown in self.own if shown.figure.detail]
+
+    @property
+    def doubts(self) -> list[tuple[str, str]]:
+        """Reasons not to trust what is shown, as (name, sentence)."""
+        tables = [t for t in self.tables if t.columns == ("flag", "reason")]
+        return [(row[0], row[1]) for t in tables for row in t.rows]
+
+    @property
+    def measures(self) -> list[tuple[str, str, str]]:
+        """What was measured, in words: (what, value, meaning)."""
+        tables = [t for t in self.tables if t.columns == ("what", "value", "meaning")]
+        return [(row[0], row[1], row[2]) for t in tables for row in t.rows]
+
+    @property
+    def short_tables(self) -> list[UnitRows]:
+        """Tables of one row; the measures say the same where there are any."""
+        return [] if self.measures else [t for t in self.tables if len(t.rows) == 1]
+
+    @property
+    def long_tables(self) -> list[UnitRows]:
+        """All others, for the end of the chapter."""
+        told = (("flag", "reason"), ("what", "value", "meaning"))
+        return [t for t in self.tables if len(t.rows) > 1 and t.columns not in told]
 
 
 @dataclass(frozen=True)

@@ -21,9 +21,13 @@ RANK = 0.02
 """largest share of the layer's units that may answer more than the picture's own; at least 1 unit
 always may"""
 
-LEAD = 0.5
+LEAD = 0.025
 """least share of bootstrap draws in which the picture is nearer to its unit's photographs than to
-those of other units, at the layer right before it"""
+those of other units, at the layer right before it: below, the interval says that it is not"""
+
+CARRIERS = 0.5
+"""least part of the score that must come through the channels that carry it on photographs, over
+the same for one photograph and the others"""
 
 SLOPE = (-1.25, 0.22)
 """mean and standard deviation of 300 ImageNet photographs at 224 pixels, where none are given"""
@@ -59,6 +63,7 @@ def flags_of(
     score: float,
     alive: bool,
     rectified: bool,
+    peak: float,
     side: int,
     units: int,
     photographs: int,
@@ -69,6 +74,7 @@ def flags_of(
     """The flags of one picture from its numbers `n` (see `panel.MEANINGS`); absent ones raise none.
 
     rectified: negative values of the layer go no further, so a unit at 0 or less is silent
+    peak: the highest value of the unit at any place of a photograph
     units: in the layer
     ranked: the units of the layer can be compared with one another
     before: name of the last layer before the unit's, where paths are compared
@@ -89,7 +95,7 @@ def flags_of(
         flag("broken", "the score is no number")
         return tuple(found)
     highest = at("natural")
-    if rectified and highest <= 0:
+    if rectified and peak <= 0:
         flag("silent", f"no photograph of {photographs:,} moves the unit above 0, so what the "
              "picture shows has no part in what the net does with photographs")  # fmt: skip
     elif rectified and score <= 0:
@@ -106,11 +112,15 @@ def flags_of(
         more = int(at("rank")) - 1
         flag("others answer more", f"{more} of the {units - 1} other units of the layer answer the "
              "picture more than its own")  # fmt: skip
-    if at("path lead") < LEAD:
+    if at("carriers") < CARRIERS * at("carriers usual"):
+        flag("foreign path", f"only {at('carriers'):.0%} of the score comes through the channels "
+             f"of {before} that carry it on photographs (of one photograph "
+             f"{at('carriers usual'):.0%}): something else than what photographs have drives "
+             "the unit here")  # fmt: skip
+    elif at("path lead") < LEAD and not math.isnan(at("path")):
         flag("foreign path", f"at {before} it goes through the net less like the photographs that "
              f"move this unit than like those of other units (rank correlation "
-             f"{at('path own'):.2f} against {at('path others'):.2f}): the unit may be driven by "
-             "something that no photograph uses")  # fmt: skip
+             f"{at('path own'):.2f} against {at('path others'):.2f})")  # fmt: skip
     mean, sd = natural_slope
     if abs(at("slope") - mean) > SLOPES_AWAY * sd:
         how = "flatter" if at("slope") > mean else "steeper"

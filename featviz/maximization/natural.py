@@ -1,9 +1,9 @@
 """What natural pictures do to the units of a layer: the measure of a synthetic picture's score.
 
 Comes in: a model, a layer, an objective and a data set. Goes out: `Natural`, in the objective's own
-terms. An objective that looks at the middle of a map is asked at every place of a photograph, for a
-photograph need not have the thing in its middle; all others are asked once a picture. The data is
-streamed once for all units of the layer; what is kept is bounded by units * k numbers.
+terms. A photograph need not have the thing in its middle, nor fill itself with a texture: it is
+asked at every place where a picture of the synthetic one's size fits. The data is streamed once for
+all units of the layer; what is kept is bounded by units * k numbers.
 """
 
 from __future__ import annotations
@@ -37,19 +37,20 @@ class Reading:
     kind: str
     """middle, position, mean, max (of a map), value (of a vector), tokens, class token, patches"""
     width: int = 1
-    """positions a side, for middle and position"""
+    """positions a side that are read, of a map"""
 
     @property
-    def anywhere(self) -> bool:
-        """Whether photographs are asked at every place, not as a whole."""
-        return self.kind in {"middle", "position"}
+    def of_map(self) -> bool:
+        return self.kind in {"middle", "position", "mean", "max"}
 
     def everywhere(self, values: Tensor) -> Tensor:
         """Scores (N, C, h, w) of all units wherever they could be read; (N, C, 1, 1) of a whole."""
-        if self.anywhere:
-            width = min(self.width, *values.shape[2:])
-            return F.avg_pool2d(values, width, 1) if width > 1 else values
-        return self.whole(values)[:, :, None, None]
+        if not self.of_map:
+            return self.whole(values)[:, :, None, None]
+        size = [min(self.width, side) for side in values.shape[2:]]
+        if self.kind == "max":
+            return F.max_pool2d(values, size, 1)
+        return F.avg_pool2d(values, size, 1) if max(size) > 1 else values
 
     def whole(self, values: Tensor) -> Tensor:
         """Scores (N, C) of all units for values (N, C, H, W), (N, C) or (N, tokens, C)."""
@@ -80,7 +81,8 @@ def find_reading(goal: Objective, values: Tensor, unit: Unit, score: float) -> R
     None for an objective that is something else than a unit's value (a sum, a direction).
     """
     kinds = {2: ["value"], 3: ["tokens", "class token", "patches"], 4: ["mean", "max"]}
-    found = [Reading(kind) for kind in kinds.get(values.dim(), [])]
+    width = max(values.shape[2:]) if values.dim() == 4 else 1
+    found = [Reading(kind, width) for kind in kinds.get(values.dim(), [])]
     if values.dim() == 4 and goal.width is not None:
         widths = [w for w in (goal.width, goal.width - 1) if 1 <= w <= min(values.shape[2:])]
         found = [Reading("position")] if unit.position else [Reading("middle", w) for w in widths]
@@ -101,6 +103,8 @@ class Natural:
     skipped: tuple[Skipped, ...]
     highest: Tensor
     """(C,)"""
+    peak: Tensor
+    """(C,): the highest value at any single position; of targets, the same as `highest`"""
     percentile: Tensor
     """(C,): what one score in a thousand exceeds; NaN for fewer scores, and units not asked for"""
     mean: Tensor
@@ -139,9 +143,11 @@ def survey(
     count = sampled = places = width = 0
     every = most = 1
     sums = squares = torch.zeros(1, dtype=torch.float64)
+    peak = torch.tensor(-math.inf)
     skipped: list[Skipped] = []
     for rows, batch in _streamed(model, pictures, skipped):
-        scores = _scores(model, layer, goal, reading, batch, columns)  # (N, C, h, w)
+        scores, peaks = _scores(model, layer, goal, reading, batch, columns)  # (N, C, h, w), (C,)
+        peak = torch.maximum(peak, peaks)
         if best is None:
             places, width = scores[0, 0].numel(), scores.shape[-1]
             every = math.ceil(total * places * share / _KEPT)
@@ -176,6 +182,7 @@ def survey(
         count=count,
         skipped=tuple(skipped),
         highest=values[:, 0],
+        peak=peak,
         percentile=percentile,
         mean=mean.float(),
         sd=variance.sqrt().float(),
@@ -192,17 +199,20 @@ def _scores(
     reading: Reading | None,
     batch: Tensor,
     targets: Sequence[int],
-) -> Tensor:
-    """Scores (N, C, h, w) on the CPU."""
+) -> tuple[Tensor, Tensor]:
+    """Scores (N, C, h, w) on the CPU, and the highest value (C,) at any position."""
     batch = batch.to(model.device)
     with torch.no_grad():
         if reading is not None:
-            values = activations(model, batch, [layer.name])[layer.name]
-            return reading.everywhere(values.float()).cpu()
+            values = activations(model, batch, [layer.name])[layer.name].float()
+            units = values.movedim(-1, 1) if values.dim() == 3 else values
+            peaks = units.flatten(2).amax((0, 2)) if units.dim() > 2 else units.amax(0)
+            return reading.everywhere(values).cpu(), peaks.cpu()
         names = [name for name in goal.layers if name != PICTURE]
         acts = activations(model, batch, names) | {PICTURE: batch}
         asked = [goal(acts, [target] * len(batch)) for target in targets]
-        return torch.stack(asked, 1)[:, :, None, None].float().cpu()
+        scores = torch.stack(asked, 1).float().cpu()
+        return scores[:, :, None, None], scores.amax(0)
 
 
 def _percentile(tail: Tensor, count: int, share: float) -> Tensor:
@@ -260,7 +270,7 @@ Box = tuple[int, int, int, int]
 def field_box(layer: Layer, reading: Reading | None, spot: tuple[int, int]) -> Box | None:
     """What the window of positions that begins at `spot` sees of a picture; None for all of it."""
     field = layer.receptive_field
-    if reading is None or not reading.anywhere or field is None or layer.whole:
+    if reading is None or not reading.of_map or field is None or layer.whole:
         return None
     y, x = spot
     top, left, _, _ = field.box(y, x)

@@ -51,6 +51,11 @@ MEANINGS: dict[str, tuple[str, str]] = {
     "path own": ("", "rank correlation with the unit's photographs right before the unit"),
     "path others": ("", "rank correlation with other units' photographs there"),
     "path lead": ("fraction", "bootstrap draws in which the first of the two is the higher"),
+    "carriers": (
+        "fraction",
+        "what of the score comes through the channels that carry it on photographs",
+    ),
+    "carriers usual": ("fraction", "the same for one of the unit's photographs and the others"),
     "slope": ("", "of log amplitude against log frequency; photographs have about -1.25"),
     "high share": ("fraction", "energy above 1/4 cycle a pixel; photographs have about 5%"),
     "spread": ("fraction", "standard deviation of the tries' scores over their median"),
@@ -107,6 +112,12 @@ class Panel:
     """mean and standard deviation over photographs"""
     count: int = 0
     """photographs that were read"""
+    units: int = 0
+    """in the layer"""
+    scaled: bool = False
+    """whether ranks are of scores in standard deviations of photographs"""
+    other: str = ""
+    """name of the other model"""
     notes: tuple[str, ...] = field(default=())
     """what could not be measured, and why"""
 
@@ -147,10 +158,12 @@ def judge(
     columns = [unit.index for unit in units] if reading is not None else list(targets)
 
     world: Natural | None = None
+    peaks = torch.full((len(pictures),), math.nan)
     if natural is not None:
         world = photographs.survey(
             model, layer, goal, reading, natural, columns=sorted(set(columns)), progress=progress
         )
+        peaks = world.peak[columns]
         for name, reached in (("natural", world.highest), ("natural 99.9", world.percentile)):
             numbers[name] = reached[columns]
             ratio = scores / reached[columns]
@@ -170,7 +183,7 @@ def judge(
         album = Album(model, natural)
         shown = tuple(_shown(layer, reading, world, album, column, side) for column in columns)
         if reading is not None:
-            path, said = _path(model, layer, reading, world, album, columns, pictures)
+            path, said = _path(model, layer, reading, world, album, units, columns, pictures)
             notes += said
     if path is not None:
         at = len(path.layers) - 2
@@ -179,6 +192,8 @@ def judge(
             ("path own", path.own), ("path others", path.others), ("path lead", path.lead),
         ):  # fmt: skip
             numbers[name] = table[:, at]
+        numbers["carriers"] = path.shared
+        numbers["carriers usual"] = path.usual
 
     energy = spectrum.spectrum(pictures)
     numbers["slope"] = spectrum.slope(energy)
@@ -196,15 +211,17 @@ def judge(
     if seconds is not None:
         numbers["seconds"] = torch.full((len(pictures),), seconds)
     box = None
-    if reading is not None:
+    if reading is not None and reading.kind in {"middle", "position"}:
         box = photographs.field_box(layer, reading, _middle(reading, values[0], units[0]))
+    rectified = reading is not None and _rectified(model, layer)
     going = alive if alive is not None else torch.ones(len(pictures), dtype=torch.bool)
     flags = tuple(
         flags_of(
             {name: float(column[i]) for name, column in numbers.items()},
             score=float(scores[i]),
             alive=bool(going[i]),
-            rectified=reading is not None and _rectified(model, layer),
+            rectified=rectified,
+            peak=float(peaks[i]),
             side=side,
             units=layer.units,
             photographs=world.count if world is not None else 0,
@@ -223,6 +240,9 @@ def judge(
         path=path,
         natural_slope=slope,
         count=world.count if world is not None else 0,
+        units=layer.units,
+        scaled=world is not None and layer.name != "logits",
+        other=other.name if other is not None else "",
         notes=tuple(dict.fromkeys(notes)),
     )
 
@@ -325,7 +345,8 @@ def _shown(
     for cut, box, value in _cuts(layer, reading, world, album, column, side, SHOWN):
         sides.append(cut.shape[-1])
         pictures.append(_small(cut))
-        boxes.append(box)
+        whole = box is None or (min(box[:2]) <= 0 and min(box[2:]) >= cut.shape[-1])
+        boxes.append(None if whole else box)
         values.append(value)
     return Photographs(tuple(pictures), tuple(boxes), tuple(sides), tuple(values))
 
@@ -365,6 +386,7 @@ def _path(
     reading: Reading,
     world: Natural,
     album: Album,
+    units: Sequence[Unit],
     columns: Sequence[int],
     pictures: Tensor,
 ) -> tuple[Path | None, list[str]]:
@@ -380,26 +402,36 @@ def _path(
         ]
     side = int(pictures.shape[-1])
 
-    def profiles(column: int, most: int) -> list[Tensor]:
-        cuts = [cut for cut, _, _ in _cuts(layer, reading, world, album, column, side, most)]
-        return paths.profiles(model, torch.stack(cuts), layers)
+    def cuts(column: int, most: int) -> Tensor:
+        found = _cuts(layer, reading, world, album, column, side, most)
+        return torch.stack([cut for cut, _, _ in found])
 
     many = layer.units
     spread_out = sorted({i * many // _STRANGERS for i in range(_STRANGERS)})
-    stranger = {column: profiles(column, 1) for column in spread_out}
-    some = [
-        _cuts(layer, reading, world, album, column, side, 1)[0][0]
-        for column in spread_out[:: max(1, len(spread_out) // _NOISES)]
-    ]
-    noise = paths.profiles(model, paths.noise_like(torch.stack(some)), layers)
-    own, strangers = [], []
-    for column in columns:
-        own.append(profiles(column, count))
-        rest = [stranger[c] for c in spread_out if c != column]
-        strangers.append([torch.cat(parts) for parts in zip(*rest, strict=True)])
-    mine = [paths.profiles(model, picture[None], layers) for picture in pictures]
-    own_pictures = [torch.cat(parts) for parts in zip(*mine, strict=True)]
-    return paths.compare(own_pictures, own, strangers, noise, layers), []
+    firsts = torch.cat([cuts(column, 1) for column in spread_out])
+    strange = paths.profiles(model, firsts, layers)
+    some = firsts[:: max(1, len(firsts) // _NOISES)]
+    noise = paths.profiles(model, paths.noise_like(some), layers)
+    mine, own, strangers, carried = [], [], [], []
+    for unit, column, picture in zip(units, columns, pictures, strict=True):
+
+        def at_picture(values: Tensor, unit: Unit = unit) -> Tensor:
+            return reading.own(values, unit)[None, unit.index]
+
+        def anywhere(values: Tensor, column: int = column) -> Tensor:
+            return reading.everywhere(values)[:, column].amax((1, 2))
+
+        picture_profiles, picture_carriers = paths.carriers(
+            model, picture[None], layers, at_picture
+        )
+        own_profiles, own_carriers = paths.carriers(model, cuts(column, count), layers, anywhere)
+        mine.append(picture_profiles)
+        own.append(own_profiles)
+        carried.append((picture_carriers, own_carriers))
+        others = [i for i, c in enumerate(spread_out) if c != column]
+        strangers.append([profile[others] for profile in strange])
+    joined = [torch.cat(parts) for parts in zip(*mine, strict=True)]
+    return paths.compare(joined, own, strangers, noise, carried, layers), []
 
 
 def _natural_slope(model: Model, natural: Pictures | Tensor, side: int) -> tuple[float, float]:
@@ -425,7 +457,7 @@ def _middle(reading: Reading, values: Tensor, unit: Unit) -> tuple[int, int]:
     """Where the objective's window begins on a picture's own map."""
     if unit.position is not None:
         return unit.position
-    if not reading.anywhere:
+    if not reading.of_map:
         return 0, 0
     height, width = values.shape[2:]
     return (height - reading.width) // 2, (width - reading.width) // 2

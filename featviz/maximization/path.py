@@ -16,7 +16,9 @@ The interval is of a bootstrap over the own photographs (Efron 1979): percentile
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -55,6 +57,11 @@ class Path:
     """97.5th percentile of s"""
     lead: Tensor
     """share of draws in which the picture is nearer to its own photographs than to others'"""
+    shared: Tensor
+    """(U,): what of the unit's score is carried, at the last layer but one, by the channels that
+    carry it on its photographs; 1 is all"""
+    usual: Tensor
+    """(U,): the same of one photograph and the others, median"""
     photographs: int
     """own ones of each unit"""
     strangers: int
@@ -81,18 +88,20 @@ def path_layers(model: Model, layer: Layer) -> tuple[str, ...]:
 def profiles(model: Model, pictures: Tensor, layers: tuple[str, ...]) -> list[Tensor]:
     """The mean of each channel's positive part, (N, C) for each layer."""
     with torch.no_grad():
-        values = activations(model, pictures.to(model.device), layers)
+        return _profiles(activations(model, pictures.to(model.device), layers), layers)
+
+
+def _profiles(values: Mapping[str, Tensor], layers: tuple[str, ...]) -> list[Tensor]:
     found = []
     for name in layers:
-        x = values[name].float().clamp(min=0)
+        x = values[name].detach().float().clamp(min=0)
         found.append((x.mean((2, 3)) if x.dim() == 4 else x.mean(1) if x.dim() == 3 else x).cpu())
     return found
 
 
 def rank_correlation(a: Tensor, b: Tensor) -> Tensor:
     """Spearman's rho of each row of (N, C) with each row of (M, C): (N, M); 0 where one is flat."""
-    rho: Tensor = _centred(_ranks(a)) @ _centred(_ranks(b)).T
-    return rho
+    return torch.matmul(_centred(_ranks(a)), _centred(_ranks(b)).T)
 
 
 def _ranks(values: Tensor) -> Tensor:
@@ -101,12 +110,14 @@ def _ranks(values: Tensor) -> Tensor:
     ordered = values.sort(dim=1).values
     below = torch.searchsorted(ordered, values, right=False)
     upto = torch.searchsorted(ordered, values, right=True)
-    return (below + upto - 1).double() / 2
+    ranks: Tensor = (below + upto - 1).double() / 2
+    return ranks
 
 
 def _centred(ranks: Tensor) -> Tensor:
     ranks = ranks - ranks.mean(1, keepdim=True)
-    return ranks / ranks.norm(dim=1, keepdim=True).clamp(min=1e-12)
+    unit: Tensor = ranks / ranks.norm(dim=1, keepdim=True).clamp(min=1e-12)
+    return unit
 
 
 def noise_like(pictures: Tensor) -> Tensor:
@@ -129,11 +140,13 @@ def compare(
     own: list[list[Tensor]],
     strangers: list[list[Tensor]],
     noise: list[Tensor],
+    carried: list[tuple[Tensor, Tensor]],
     layers: tuple[str, ...],
 ) -> Path:
     """Put profiles together: of U pictures, of each one's own photographs and of its strangers.
 
-    pictures, noise: (U, C) and (M, C) for each layer; own, strangers: U lists of (k, C).
+    pictures, noise: (U, C) and (M, C) for each layer; own, strangers: U lists of (k, C);
+    carried: of each picture, and of its photographs, what `carriers` says, (1, C) and (k, C).
     """
     rows = []
     for i in range(len(pictures[0])):
@@ -145,8 +158,11 @@ def compare(
         rows.append(torch.stack(cells, 1))
     table = torch.stack(rows, 1).float()  # (numbers, U, L)
     names = ("own", "others", "ceiling", "floor", "noise", "similarity", "low", "high", "lead")
+    shared, usual = zip(*(compare_carriers(one[0], many) for one, many in carried), strict=True)
     return Path(
         layers=layers,
+        shared=torch.tensor(shared),
+        usual=torch.tensor(usual),
         photographs=len(own[0][0]),
         strangers=len(strangers[0][0]),
         **dict(zip(names, table, strict=True)),
@@ -175,6 +191,7 @@ def _at_one_layer(picture: Tensor, own: Tensor, strangers: Tensor, noise: Tensor
     )  # fmt: skip
 
 
+@lru_cache(maxsize=8)
 def resamples(count: int, draws: int) -> Tensor:
     """How often each of `count` things is in each bootstrap sample: (draws, count).
 
@@ -200,3 +217,42 @@ def _similarity(
     ceiling = ((drawn @ apart) * drawn).sum(1) / pairs.clamp(min=1)
     gap = ceiling - floor
     return (own - floor) / torch.where(gap.abs() < 1e-9, 1e-9, gap), gap
+
+
+def carriers(
+    model: Model, pictures: Tensor, layers: tuple[str, ...], score: Callable[[Tensor], Tensor]
+) -> tuple[list[Tensor], Tensor]:
+    """Profiles at all layers, and which channels of the last but one carry the score: (N, C).
+
+    score: from the last layer's values (N, ...) to (N,)
+
+    Each row sums to 1. A channel's part is the sum of activation times gradient over its positions,
+    which is exact where what lies between is linear in pieces (Shrikumar, Greenside and Kundaje
+    2017, "Learning important features through propagating activation differences"); channels that
+    speak against the unit carry nothing.
+    """
+    *_, before, at = layers
+    x = pictures.to(model.device).requires_grad_(True)
+    with torch.enable_grad():
+        values = activations(model, x, layers)
+        (gradient,) = torch.autograd.grad(score(values[at]).sum(), values[before])
+    parts = (gradient * values[before]).detach().float().cpu()
+    if parts.dim() == 4:
+        parts = parts.sum((2, 3))
+    elif parts.dim() == 3:  # tokens
+        parts = parts.sum(1)
+    parts = parts.clamp(min=0)
+    return _profiles(values, layers), parts / parts.sum(1, keepdim=True).clamp(min=1e-30)
+
+
+def overlap(a: Tensor, b: Tensor) -> Tensor:
+    """The share that two divisions (..., C) of a whole have in common: 1 alike, 0 disjoint."""
+    return torch.minimum(a, b).sum(-1)
+
+
+def compare_carriers(picture: Tensor, own: Tensor) -> tuple[float, float]:
+    """(shared, usual) from carriers (C,) of a picture and (k, C) of its unit's photographs."""
+    count = len(own)
+    shared = overlap(picture, own.mean(0))
+    others = (own.sum(0) - own) / max(1, count - 1)
+    return float(shared), float(torch.quantile(overlap(own, others), 0.5))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -12,6 +13,8 @@ from torch import Tensor
 
 from featviz import films, images, plots, results
 from featviz.maximization.panel import Panel, meaning_of
+from featviz.maximization.panel_figure import draw_panel, marked, path_figure, strip
+from featviz.maximization.words import told
 from featviz.models.layers import Unit
 
 if TYPE_CHECKING:
@@ -19,6 +22,8 @@ if TYPE_CHECKING:
 
 # Pictures smaller than this are enlarged for display, every pixel to a block.
 _SHOWN = 128
+# Pixels between pictures of a sheet.
+_GAP = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +59,11 @@ class Maximized(results.Result):
     """how the stages are saved: "gif", or "mp4" for both"""
 
     @property
+    def doubtful(self) -> tuple[bool, ...]:
+        """(N,): whether there is a reason not to trust the picture."""
+        return tuple(bool(flags) for flags in self.panel.flags)
+
+    @property
     def judged(self) -> dict[str, Tensor]:
         """(N,) each: the panel's numbers by name."""
         return self.panel.numbers
@@ -73,6 +83,10 @@ class Maximized(results.Result):
                 _median(self.scores), "", f"median, {self.objective}, of the saved pictures"
             ),
         }
+        doubtful = sum(self.doubtful)
+        out["flagged"] = results.Number(
+            doubtful, "", f"of {len(self.names)} have a reason not to be trusted (flags.csv)"
+        )
         for name, values in self.judged.items():
             unit, meaning = meaning_of(name)
             out[name] = results.Number(_median(values), unit, f"median; {meaning}")
@@ -87,10 +101,12 @@ class Maximized(results.Result):
         return self.images.shape[-1]
 
     def sheet(self, columns: int | None = None) -> Tensor:
-        """All pictures side by side, (3, H', W'); small ones enlarged."""
+        """All pictures side by side, (3, H', W'); small ones enlarged, doubtful ones framed."""
         factor = self._factor()
         pictures = images.enlarge(self.images, factor) if factor > 1 else self.images
-        return images.contact_sheet(pictures.cpu(), columns)
+        columns = columns or math.ceil(math.sqrt(len(pictures)))
+        sheet = images.contact_sheet(pictures.cpu(), columns, gap=_GAP)
+        return marked(sheet, self.doubtful, pictures.shape[-1], columns, _GAP)
 
     def _factor(self) -> int:
         return max(1, math.ceil(_SHOWN / self.size)) if self.size < 0.75 * _SHOWN else 1
@@ -103,9 +119,18 @@ class Maximized(results.Result):
         folder.figure(
             "sheet.png", self.sheet(),
             caption=f"{self.title}: {listed}. Objective: {self.objective}; "
-            f"{self.size} pixels a side{enlarged}; colours are not rescaled.",
+            f"{self.size} pixels a side{enlarged}; colours are not rescaled."
+            + (" Framed in orange: not to be trusted (flags.csv says why)." * any(self.doubtful)),
             alt=f"Synthetic pictures that maximise {listed}",
         )  # fmt: skip
+        if self.panel.photographs:
+            folder.figure(
+                "panel.jpg", self.plot(),
+                caption="Each picture beside the photographs that move its unit most, and what was "
+                "measured of it. The curves are rank correlations between what the layers answer: "
+                "natural-path similarity.",
+                alt="Synthetic pictures beside photographs, with numbers and curves",
+            )  # fmt: skip
         for i, name in enumerate(self.names):
             stem = file_stem(name)
             units = [str(self.units[i])] if self.units else []
@@ -115,6 +140,7 @@ class Maximized(results.Result):
                 alt=f"Synthetic picture that maximises {self.titles[i]}",
                 units=units, pixelated=self._factor() > 1,
             )  # fmt: skip
+            self._write_beside(folder, i, stem, units)
             if self.frames.numel():
                 films.put(
                     folder, f"films/{stem}", self.frames[i], kind=self.film,
@@ -128,11 +154,12 @@ class Maximized(results.Result):
             "saved pictures without them (dots).",
             alt="Line plot of the scores over the steps of the ascent",
         )  # fmt: skip
-        columns = ["picture", "title", "score", *self.judged, "best step", "alive"]
+        columns = ["picture", "title", "score", *self.judged, "best step", "alive", "flags"]
         folder.table(
             "scores.csv", columns, [self._row(i) for i in range(len(self.names))],
             caption="The numbers beside each picture.",
         )  # fmt: skip
+        self._write_panel(folder)
         folder.arrays(
             "maximized.npz",
             {
@@ -149,7 +176,72 @@ class Maximized(results.Result):
         judged = [round(v[i].item(), 5) for v in self.judged.values()]
         score = round(self.scores[i].item(), 5)
         step, alive = int(self.best_steps[i]), bool(self.alive[i])
-        return [self.names[i], self.titles[i], score, *judged, step, alive]
+        flags = "; ".join(flag.name for flag in self.panel.flags[i])
+        return [self.names[i], self.titles[i], score, *judged, step, alive, flags]
+
+    def _write_beside(
+        self, folder: results.Folder, i: int, stem: str, units: Sequence[str]
+    ) -> None:
+        """What stands beside one picture on its unit's page: photographs, and the path."""
+        if self.panel.photographs:
+            found = self.panel.photographs[i]
+            values = ", ".join(f"{value:.3g}" for value in found.values)
+            framed = "; framed: what is scored" if found.boxes[0] is not None else ""
+            folder.figure(
+                f"natural/{stem}.jpg", strip(found),
+                caption=f"The {len(found.values)} of {self.panel.count:,} photographs that move "
+                f"{self.titles[i]} most, with their scores: {values}{framed}.",
+                alt=f"Photographs that strongly activate {self.titles[i]}",
+                units=units, pixelated=found.pictures[0].shape[-1] < 24, detail=True,
+            )  # fmt: skip
+        if self.panel.path is not None:
+            folder.figure(
+                f"paths/{stem}.svg", path_figure(self.panel.path, i),
+                caption="Does the picture go through the network as photographs do? Rank "
+                "correlations of what each layer answers, layer by layer. The closer the blue line "
+                "comes to the green one, and the further it stays above the red one, the better.",
+                alt="Line plot of rank correlations over the layers", units=units, detail=True,
+            )  # fmt: skip
+
+    def _write_panel(self, folder: results.Folder) -> None:
+        folder.table(
+            "panel.csv", ["picture", "what", "value", "meaning"],
+            [
+                (name, line.what, line.value, line.meaning)
+                for i, name in enumerate(self.names)
+                for line in told(self.panel, i)
+            ],
+            caption="The numbers beside each picture, in words.",
+        )  # fmt: skip
+        reasons = [
+            (name, flag.name, flag.words)
+            for name, flags in zip(self.names, self.panel.flags, strict=True)
+            for flag in flags
+        ]
+        if reasons:
+            folder.table(
+                "flags.csv", ["picture", "flag", "reason"], reasons,
+                caption="Pictures not to be trusted, and why.",
+            )  # fmt: skip
+        path = self.panel.path
+        if path is None:
+            return
+        columns = (
+            "own", "others", "ceiling", "floor", "noise", "similarity", "low", "high",
+        )  # fmt: skip
+        tables = [getattr(path, column) for column in columns]
+        folder.table(
+            "paths.csv", ["picture", "at", *columns],
+            [
+                (name, layer, *(_known(table[i, k]) for table in tables))
+                for i, name in enumerate(self.names)
+                for k, layer in enumerate(path.layers)
+            ],
+            caption="Natural-path similarity: rank correlations of the picture with its unit's "
+            "photographs (own) and with other units' (others), of the photographs among themselves "
+            "(ceiling) and with other units' (floor), of noise with them, and (own - floor) / "
+            "(ceiling - floor) with its 95% interval.",
+        )  # fmt: skip
 
     def _heading(self, i: int) -> str:
         name, title = self.names[i], self.titles[i]
@@ -158,17 +250,20 @@ class Maximized(results.Result):
     def _said(self, i: int) -> str:
         if not self.alive[i]:
             return "There was no gradient to follow: the picture is not a maximum."
-        text = f"Score {self.scores[i]:.3g}"
-        held = self.judged["held out"][i]
-        text += f", {held:.3g} when shifted and softened"
-        if "natural" in self.judged:
-            text += f"; the highest of the given pictures is {self.judged['natural'][i]:.3g}"
-        return text + "."
+        first, *rest = [line.short for line in told(self.panel, i) if line.what != "time"]
+        text = "; ".join([first[0].upper() + first[1:], *rest])
+        doubts = "; ".join(f"{flag.name}: {flag.words}" for flag in self.panel.flags[i])
+        return f"{text}." + (f" Not to be trusted: {doubts}." if doubts else "")
 
     def plot(self) -> Figure:
+        if self.panel.photographs:
+            return draw_panel(
+                self.title, self.titles, self.images, self.panel, pixelated=self._factor() > 1
+            )
         columns = min(8, max(2, math.ceil(math.sqrt(2 * len(self.names)))))
         titles = [
-            f"{title}\n{score:.3g}" for title, score in zip(self.titles, self.scores, strict=True)
+            f"{'! ' * doubtful}{title}\n{score:.3g}"
+            for title, score, doubtful in zip(self.titles, self.scores, self.doubtful, strict=True)
         ]
         return plots.image_grid(
             self.images, titles, columns=columns, cell=1.5, pixelated=self._factor() > 1
@@ -192,6 +287,10 @@ class Maximized(results.Result):
 def file_stem(name: str) -> str:
     """A name as a file's: "conv5:12@6,6" becomes "conv5-12-6-6"."""
     return re.sub(r"[^\w.]+", "-", name).strip("-")
+
+
+def _known(value: Tensor) -> str:
+    return f"{float(value):.4f}" if bool(value.isfinite()) else ""
 
 
 def _median(values: Tensor) -> float | None:

@@ -73,6 +73,7 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
     assert figure == {
         "file": "a.png", "caption": "Grey.", "alt": "grey", "units": ["conv1:2"],
         "pixelated": True,
+        "detail": False,
     }  # fmt: skip
     assert all((folder / f["file"]).is_file() for f in document["figures"] + document["tables"])
     assert (folder / "t.csv").read_text() == 'a,b\n1,"say ""x"", y"\n2,z\n'

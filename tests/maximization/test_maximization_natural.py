@@ -1,0 +1,151 @@
+"""What photographs reach, against one big table of all their scores."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from featviz.maximization import natural, objectives
+from featviz.models.layers import Unit, activations
+from featviz.models.load import Model
+
+
+@pytest.fixture(scope="module")
+def model() -> Model:
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        net = nn.Sequential(
+            nn.Conv2d(3, 6, 5, stride=2), nn.ReLU(), nn.Conv2d(6, 8, 3), nn.ReLU(),
+            nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5),
+        )  # fmt: skip
+    return Model(
+        net, name="small", input_size=32, mean=(0.5,) * 3, std=(0.25,) * 3,
+        aliases={"conv1": "0", "conv2": "2"},
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def photographs() -> torch.Tensor:
+    return torch.rand(70, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+
+
+def goals(layer: str) -> list[tuple[objectives.Objective, list[Unit], str]]:
+    units = [Unit(layer, 1), Unit(layer, 6)]
+    placed = [Unit(layer, 1, (2, 3)), Unit(layer, 6, (0, 1))]
+    return [
+        (objectives.centre(layer, [1, 6]), units, "middle"),
+        (objectives.neuron(layer, [1, 6], [(2, 3), (0, 1)]), placed, "position"),
+        (objectives.channel(layer, [1, 6]), units, "mean"),
+        (objectives.channel(layer, [1, 6], over="max"), units, "max"),
+    ]
+
+
+@pytest.mark.parametrize("side", [24, 26])
+@pytest.mark.parametrize("which", range(4))
+def test_an_objective_is_found_out_by_its_score(model: Model, which: int, side: int) -> None:
+    goal, units, kind = goals("conv2")[which]
+    x = torch.rand(1, 3, side, side, generator=torch.Generator().manual_seed(3))
+    values = activations(model, x, ["conv2"])["conv2"]
+    for target, unit in enumerate(units):
+        score = float(goal({"conv2": values}, [target]))
+        reading = natural.find_reading(goal, values, unit, score)
+        assert reading is not None
+        assert reading.kind == kind
+        assert float(reading.own(values, unit)[unit.index]) == pytest.approx(score, abs=1e-5)
+
+
+def test_a_sum_of_units_is_no_reading(model: Model) -> None:
+    goal = objectives.channel("conv2", [1]) - 0.5 * objectives.channel("conv2", [2])
+    values = activations(model, torch.rand(1, 3, 32, 32), ["conv2"])["conv2"]
+    score = float(goal({"conv2": values}, [0]))
+    assert natural.find_reading(goal, values, Unit("conv2", 1), score) is None
+
+
+def windows(model: Model, photographs: torch.Tensor, width: int) -> torch.Tensor:
+    maps = activations(model, photographs, ["conv2"])["conv2"]
+    return F.unfold(maps.flatten(0, 1)[:, None], width).mean(1).view(*maps.shape[:2], -1)
+
+
+@pytest.mark.parametrize("width", [1, 2, 5])
+def test_the_survey_is_the_table_of_all_scores(
+    model: Model, photographs: torch.Tensor, width: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reading = natural.Reading("mean", width)
+    goal = objectives.channel("conv2", [1, 6])
+    found = natural.survey(model, model.layer("conv2"), goal, reading, photographs, columns=[1, 6])
+    table = windows(model, photographs, width).detach()  # (N, C, P)
+    every = table.transpose(0, 1).flatten(1)
+    assert torch.allclose(found.highest, every.amax(1), atol=1e-5)
+    assert torch.allclose(found.mean, every.mean(1), atol=1e-5)
+    assert torch.allclose(found.sd, every.std(1, correction=0), atol=1e-4)
+    expected = np.percentile(every[[1, 6]].double().numpy(), 99.9, axis=1)
+    assert found.percentile[[1, 6]].numpy() == pytest.approx(expected, abs=1e-4)
+    assert found.percentile[[0, 2]].isnan().all()  # nobody asked
+    peaks = activations(model, photographs, ["conv2"])["conv2"].amax((0, 2, 3))
+    assert torch.allclose(found.peak, peaks, atol=1e-5)
+    # The strongest, one place a picture.
+    best, rows = table.amax(2).sort(0, descending=True)
+    assert torch.equal(found.rows[6], rows[: natural.TOP, 6])
+    assert torch.allclose(found.values[6], best[: natural.TOP, 6], atol=1e-5)
+    side = math.isqrt(table.shape[2])
+    for unit, k in ((1, 0), (6, 3)):
+        y, x = found.spots[unit, k].tolist()
+        there = table[found.rows[unit, k], unit, y * side + x]
+        assert there.item() == pytest.approx(found.values[unit, k].item(), abs=1e-5)
+
+
+def test_few_scores_have_no_percentile(model: Model, photographs: torch.Tensor) -> None:
+    goal = objectives.channel("logits", [0])
+    found = natural.survey(
+        model, model.layer("logits"), goal, natural.Reading("value"), photographs, columns=[0]
+    )
+    assert found.percentile.isnan().all()
+    assert found.highest[0].item() == pytest.approx(model(photographs)[:, 0].max().item(), abs=1e-5)
+
+
+def test_any_objective_is_asked_itself(model: Model, photographs: torch.Tensor) -> None:
+    goal = objectives.channel("conv2", [1, 3]) - 0.5 * objectives.channel("conv1", [2, 4])
+    found = natural.survey(model, model.layer("conv2"), goal, None, photographs, columns=[0, 1])
+    acts = activations(model, photographs, ["conv1", "conv2"])
+    for target, (plus, minus) in enumerate(((1, 2), (3, 4))):
+        scores = acts["conv2"][:, plus].mean((1, 2)) - 0.5 * acts["conv1"][:, minus].mean((1, 2))
+        assert found.highest[target].item() == pytest.approx(scores.max().item(), abs=1e-5)
+
+
+def test_a_cut_has_its_box_in_the_middle_or_is_moved_back() -> None:
+    picture = torch.arange(3 * 20 * 20.0).view(3, 20, 20)
+    cut, box = natural.cut_round(picture, (6, 8, 10, 12), 8)
+    assert torch.equal(cut, picture[:, 4:12, 6:14])
+    assert box == (2, 2, 6, 6)
+    cut, box = natural.cut_round(picture, (-3, 15, 3, 21), 8)
+    assert torch.equal(cut, picture[:, 0:8, 12:20])
+    assert box == (-3, 3, 3, 9)
+    cut, box = natural.cut_round(picture, None, 8)
+    assert cut.shape == picture.shape
+    assert box is None
+
+
+def test_the_framed_pixels_are_all_that_moves_the_score(model: Model) -> None:
+    """The box of a window is its receptive field: grey outside changes nothing, inside it does."""
+    reading = natural.Reading("middle", 2)
+    layer = model.layer("conv2")
+    x = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(5))
+    box = natural.field_box(layer, reading, (3, 4))
+    assert box is not None
+    top, left, bottom, right = box
+    outside = torch.full_like(x, 0.5)
+    outside[..., top:bottom, left:right] = x[..., top:bottom, left:right]
+
+    def score(picture: torch.Tensor) -> torch.Tensor:
+        return reading.everywhere(activations(model, picture, ["conv2"])["conv2"])[0, :, 3, 4]
+
+    assert torch.allclose(score(outside), score(x), atol=1e-5)
+    edge = x.clone()
+    edge[..., top, :] = 0
+    edge[..., bottom - 1, :] = 0
+    assert (score(edge) - score(x)).abs().max() > 1e-3
