@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from scipy import ndimage
 
 import featviz
+from featviz.maximization.rules import gaussian_blur
 from featviz.maximization.transforms import Crop, Transforms, move
 
 
@@ -237,10 +238,11 @@ def test_of_a_shift_by_whole_pixels_the_quick_slope_is_exact(down: int, right: i
 def test_of_smooth_gradients_the_quick_slope_is_near_the_exact() -> None:
     coarse = torch.randn(4, 3, 6, 6, generator=torch.Generator().manual_seed(0)).double()
     gradient = F.interpolate(coarse, (64, 64), mode="bicubic")
-    moves = [[3, 2, 0.2, 0.1], [0, 0, 0, 0.2], [1.3, -5, -0.25, -0.2], [0, 0.5, 0.1, 0]]
+    moves = [[3, 2, 0.2, 0.1], [0, 0, 0, 0.2], [1.3, -2, -0.1, -0.1], [0, 0.5, 0.1, 0]]
     exact, quick = slopes_of(moves, gradient)
-    inside = (..., slice(14, -14), slice(14, -14))
-    # Two bilinear samplings smooth differently, and a scale prints beats on the exact one.
-    for one, two in zip(exact[inside], quick[inside], strict=True):
-        assert (one - two).norm() < 0.1 * one.norm()
-        assert (one * two).sum() > 0.995 * one.norm() * two.norm()
+    # Away from the mirror at the border, and behind a blur, as a scale prints beats of a few
+    # pixels on the exact one.
+    inside = (..., slice(18, -18), slice(18, -18))
+    exact, quick = (gaussian_blur(slope, 2.0)[inside] for slope in (exact, quick))
+    for one, two in zip(exact, quick, strict=True):
+        assert (one - two).norm() < 0.01 * one.norm()
