@@ -1,8 +1,8 @@
 """Pressures between pictures that climb together, in the units of the goal they climb.
 
-`diversity` and `alignment` say how alike pictures are; a goal may be 3 at one layer and 300 at
-another. `beside` makes a weight mean the same at both: the pressure grows with the goal's score,
-as a share of it.
+`diversity`, `alignment` and `resemblance` say how alike pictures are; a goal may be 3 at one layer
+and 300 at another. `beside` makes a weight mean the same at both: the pressure grows with the
+goal's score, as a share of it.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from featviz.maximization import objectives
@@ -50,6 +51,36 @@ def relative_alignment(layer: str, group: int) -> Objective:
         return apart.score(acts, targets) / whole
 
     return Objective((layer,), None, f"relative {apart.text}", score, group=group)
+
+
+def codes(values: Tensor) -> Tensor:
+    """What is answered, wherever: (N, C) of unit length, the mean over positions of values above 0.
+
+    values: (N, C, H, W), (N, C) or (N, tokens, C)
+    """
+    heard = values.clamp(min=0)
+    if heard.dim() == 4:
+        heard = heard.flatten(2).contiguous().mean(2)
+    elif heard.dim() == 3:
+        heard = heard.transpose(1, 2).contiguous().mean(2)
+    return F.normalize(heard, dim=1)
+
+
+def resemblance(layer: str, centres: Tensor, middles: Tensor) -> Objective:
+    """How far a picture leans to one group of others, away from all of them: -1 to 1.
+
+    centres, middles: (K, C), one target each: the mean `codes` of its group, and of all groups
+
+    The cosine between the picture's code and the group's, both seen from the middle.
+    """
+    aims = F.normalize(centres - middles, dim=1)
+
+    def score(acts: Mapping[str, Tensor], targets: Sequence[int]) -> Tensor:
+        own, rows = codes(acts[layer]), list(targets)
+        own = F.normalize(own - middles[rows].to(own), dim=1)
+        return (own * aims[rows].to(own)).sum(1)
+
+    return Objective((layer,), len(centres), f"resemblance in {layer}", score)
 
 
 def heard(model: Model, layer: Layer) -> Layer:

@@ -5,10 +5,11 @@ A single maximum shows one of the things that a unit answers to. Two ways to mor
     driven apart    the pictures of a unit climb together, and their textures (Gram matrices) are
                     pushed to differ. Olah, Mordvintsev and Schubert 2017, "Feature Visualization"
                     (Distill), "Diversity"
-    from examples   the pictures that move the unit most are put into groups (k-means on what a late
-                    layer answers to them), and the mean of each group's middle ones is where an
-                    ascent starts. Nguyen, Yosinski and Clune 2016, "Multifaceted feature
-                    visualization"
+    from examples   the pictures that move the unit most are put into groups (k-means on what the
+                    layer, or for classes the last one before, answers to them). The mean of each
+                    group's middle ones is where an ascent starts: Nguyen, Yosinski and Clune 2016,
+                    "Multifaceted feature visualization". A strong ascent soon forgets its start,
+                    so each is also drawn to what sets its group apart from the others
 
 Each facet stands beside the picture that the same seed gives without either, and the numbers say
 whether anything was gained: how alike the facets are, and what they score.
@@ -31,7 +32,7 @@ from featviz.datasets import Pictures, batches
 from featviz.errors import UserError
 from featviz.maximization import objectives
 from featviz.maximization.ascent import BLOCK, Climb
-from featviz.maximization.company import beside, heard
+from featviz.maximization.company import beside, codes, heard, resemblance
 from featviz.maximization.optimize import canvas, settings_for, unit_goal
 from featviz.maximization.redrawing import (
     clean_scores,
@@ -99,6 +100,8 @@ class Faceted(results.Result):
     own_group: Tensor
     """(U, G) bool: whether the picture is nearer to its own group's examples than to any other's;
     empty without examples"""
+    plain_own_group: Tensor
+    """the same of the pictures left alone"""
     compared_at: str
     """the layer whose Gram matrices are compared"""
     frames: Tensor
@@ -131,8 +134,11 @@ class Faceted(results.Result):
             count = self.images.shape[1]
             out["own group"] = results.Number(
                 round(self.own_group.double().mean().item(), 4), "fraction",
-                f"of the facets are nearer to their own group's examples than to any other's; "
-                f"chance would be {100 / count:.0f}%",
+                "of the facets are nearer to their own group's examples than to any other's",
+            )  # fmt: skip
+            out["own group without"] = results.Number(
+                round(self.plain_own_group.double().mean().item(), 4), "fraction",
+                f"of the pictures left alone; by chance {100 / count:.0f}%",
             )  # fmt: skip
         return out
 
@@ -288,7 +294,7 @@ def draw_facets(
     units: str | Sequence[int | str],
     count: int = 4,
     natural: Pictures | None = None,
-    diversity: float | None = None,
+    diversity: float = 1.0,
     examples: int = 96,
     steps: int = 256,
     seed: int = 0,
@@ -305,9 +311,9 @@ def draw_facets(
 
     layer, units, steps, size, objective, options: as of `maximize`
     natural: pictures among which to look for the units' strongest examples; each facet then starts
-        from the mean of a group of them
-    diversity: how hard the pictures of a unit are driven apart, as a share of their score (see
-        `company.beside`); default: 1, with `natural` 0
+        from the mean of a group of them, and is drawn to what sets that group apart
+    diversity: how hard the pictures of a unit are driven apart, or drawn to their groups, as a
+        share of their score (see `company.beside`)
     examples: how many of the strongest are put into groups, fewer where the rest moves the unit
         less than a third as much as the first
 
@@ -326,9 +332,8 @@ def draw_facets(
         raise UserError(f"{count} facet: a unit's pictures can differ from 2 on")
     if any(unit.position for unit in found):
         raise UserError("facets are of units; leave the positions out (conv5:12)")
-    push = (0.0 if natural is not None else 1.0) if diversity is None else diversity
-    if push < 0:
-        raise UserError(f"diversity is {push:g}; it is 0 or more")
+    if diversity < 0:
+        raise UserError(f"diversity is {diversity:g}; it is 0 or more")
     if natural is not None and min(len(natural), examples) < 2 * count:
         raise UserError(
             f"{min(len(natural), examples)} pictures cannot be put into {count} groups; "
@@ -340,40 +345,42 @@ def draw_facets(
     goal, besides = unit_goal(model, place, rows, objective)
     where = heard(model, place)
     apart = objectives.diversity(where.name, count)
-    pushed = besides
-    if push:
-        pressure = beside(goal, apart, push)
-        pushed = pressure if besides is None else besides + pressure
     seeds = [seed_of(seed, f"{place.path}/{u.index}/{g}") for u in found for g in range(count)]
     work = _Work(len(rows), steps, 2, progress, place.name)
     own: dict[str, Any] = {"slots": count * max(1, (batch_size or BLOCK) // count)}
     with frozen(model):
-        clusters: list[tuple[Cluster, ...]] = []
-        group_of: list[_Groups] = []
+        groups: list[_Groups] = []
+        start, pressure = None, apart
         if natural is not None:
-            group_of = _grouped(model, place, found, natural, side, count, examples, seed, progress)
-            clusters = [groups.clusters for groups in group_of]
-        start = (
-            torch.stack([cluster.start for groups in clusters for cluster in groups])
-            if clusters
-            else None
-        )
+            groups = _grouped(model, place, found, natural, side, count, examples, seed, progress)
+            start = torch.stack([cluster.start for unit in groups for cluster in unit.clusters])
+            pressure = resemblance(
+                groups[0].layer.name,
+                torch.cat([unit.centres for unit in groups]),
+                torch.stack([unit.middle for unit in groups]).repeat_interleave(count, 0),
+            )
+        pushed = besides
+        if diversity:
+            drive = beside(goal, pressure, diversity)
+            pushed = drive if besides is None else besides + drive
         facets = climb_all(
             model, goal, seeds, settings, besides=pushed, start=start, film=film,
-            group=count if push else 1, progress=work.part(0), **own,
+            progress=work.part(0), **own,
         )  # fmt: skip
         plain = climb_all(
             model, goal, seeds, settings, besides=besides, progress=work.part(1), **own
         )
-        own_group = torch.empty(0)
-        if group_of:
-            pictures = facets.pictures.unflatten(0, (len(found), count))
-            own_group = torch.stack(
+        own_group, plain_own_group = (
+            torch.stack(
                 [
-                    groups.nearest_is_own(model, own_pictures)
-                    for groups, own_pictures in zip(group_of, pictures, strict=True)
+                    unit.nearest_is_own(model, climb.pictures[u * count : (u + 1) * count])
+                    for u, unit in enumerate(groups)
                 ]
             )
+            if groups
+            else torch.empty(0)
+            for climb in (facets, plain)
+        )
         alike, plain_alike = (
             1 - apart({where.name: each_alone(model, climb.pictures, where.name)})
             for climb in (facets, plain)
@@ -385,7 +392,7 @@ def draw_facets(
             model, seed=seed, started=started, data=natural,
             parameters={
                 "layer": place.name, "units": [str(unit) for unit in found], "facets": count,
-                "diversity": push, "examples": examples if natural is not None else None,
+                "diversity": diversity, "examples": examples if natural is not None else None,
                 "objective": goal.text, "size": side, "steps": steps, **plain_settings(settings),
             },
         ),
@@ -401,8 +408,9 @@ def draw_facets(
         plain=plain.pictures.cpu().unflatten(0, shape),
         plain_scores=measured[1].view(shape),
         plain_likeness=plain_alike.cpu().view(shape).mean(1),
-        clusters=tuple(clusters),
+        clusters=tuple(unit.clusters for unit in groups),
         own_group=own_group,
+        plain_own_group=plain_own_group,
         compared_at=where.name,
         frames=facets.frames.cpu().unflatten(0, shape) if facets.frames.numel() else facets.frames,
         film=film_kind,
@@ -447,14 +455,17 @@ def _doubts(titles: Sequence[str], climb: Climb, count: int) -> tuple[str, ...]:
 class _Groups:
     clusters: tuple[Cluster, ...]
     centres: Tensor
-    """(G, D): unit vectors"""
+    """(G, D): the mean code of each"""
+    middle: Tensor
+    """(D,): that of all examples"""
     layer: Layer
     """whose answers the groups are made of"""
 
     def nearest_is_own(self, model: Model, pictures: Tensor) -> Tensor:
         """(G,) bool."""
-        codes = _codes(model, self.layer, pictures)
-        return (codes @ self.centres.T).argmax(1).cpu() == torch.arange(len(pictures))
+        own = _codes(model, self.layer, pictures)
+        nearest = torch.cdist(own, self.centres).argmin(1)
+        return nearest == torch.arange(len(pictures))
 
 
 def _grouped(
@@ -472,7 +483,7 @@ def _grouped(
     from sklearn.cluster import KMeans
 
     found = _strongest(model, place, units, natural, examples, 2 * count, progress)
-    layer = _judge_of_groups(model, place, side)
+    layer = _judge_of_groups(model, place)
     out = []
     for unit, (rows, spots) in zip(units, found, strict=True):
         crops = torch.stack(
@@ -481,9 +492,9 @@ def _grouped(
                 for row, spot in zip(rows, spots, strict=True)
             ]
         )
-        codes = _codes(model, layer, crops)
+        found_codes = _codes(model, layer, crops)
         draw = seed_of(seed, f"groups/{unit.index}") % 2**32
-        means = KMeans(count, n_init=4, random_state=draw).fit(codes.cpu().numpy())
+        means = KMeans(count, n_init=4, random_state=draw).fit(found_codes.numpy())
         labels = torch.from_numpy(np.asarray(means.labels_)).long()
         # The largest first; of equals the one with the strongest example.
         first = {g: int((labels == g).nonzero()[0]) for g in range(count)}
@@ -491,14 +502,14 @@ def _grouped(
         centres, clusters = [], []
         for g in order:
             members = (labels == g).nonzero()[:, 0]
-            middle = F.normalize(codes[members].mean(0), dim=0)
-            near = members[(codes[members] @ middle).argsort(descending=True, stable=True)]
-            near = near[:_NEAREST]
+            centre = found_codes[members].mean(0)
+            apart = (found_codes[members] - centre).square().sum(1)
+            near = members[apart.argsort(stable=True)][:_NEAREST]
             small = F.interpolate(
                 crops[near], (min(side, _EXAMPLE_SIDE),) * 2, mode="bilinear", antialias=True,
                 align_corners=False,
             )  # fmt: skip
-            centres.append(middle)
+            centres.append(centre)
             clusters.append(
                 Cluster(
                     size=len(members),
@@ -507,7 +518,7 @@ def _grouped(
                     start=crops[near].mean(0),
                 )
             )
-        out.append(_Groups(tuple(clusters), torch.stack(centres), layer))
+        out.append(_Groups(tuple(clusters), torch.stack(centres), found_codes.mean(0), layer))
     return out
 
 
@@ -552,7 +563,7 @@ def _strongest(
 
 
 def _window(picture: Tensor, place: Layer, spot: tuple[int, int], side: int) -> Tensor:
-    """The `side` x `side` pixels around a position's field, reflected where they leave."""
+    """The `side` x `side` pixels nearest around a position's field that lie in the picture."""
     field = place.receptive_field
     height, width = picture.shape[-2:]
     if not place.spatial or field is None or side >= min(height, width):
@@ -562,43 +573,23 @@ def _window(picture: Tensor, place: Layer, spot: tuple[int, int], side: int) -> 
             picture[None], (side, side), mode="bilinear", antialias=True, align_corners=False
         )[0]
     top, left, bottom, right = field.box(*spot)
-    y, x = (top + bottom - side) // 2, (left + right - side) // 2
-    rows, columns = (
-        _reflected(torch.arange(side) + start, size) for start, size in ((y, height), (x, width))
-    )
-    return picture[:, rows][:, :, columns]
+    y = min(max(0, (top + bottom - side) // 2), height - side)
+    x = min(max(0, (left + right - side) // 2), width - side)
+    return picture[:, y : y + side, x : x + side]
 
 
-def _reflected(index: Tensor, size: int) -> Tensor:
-    period = 2 * (size - 1)
-    index = index % period
-    return torch.minimum(index, period - index)
-
-
-def _judge_of_groups(model: Model, place: Layer, side: int) -> Layer:
-    """By whose answers examples are grouped: the last vector before the logits, if they fill it."""
+def _judge_of_groups(model: Model, place: Layer) -> Layer:
+    """By whose answers examples are grouped: a map's own, for others the last before the logits."""
     vectors = [
         one for one in model.layers.values()
         if len(one.shape) == 1 and one.kind == "Linear" and one.name != "logits"
     ]  # fmt: skip
-    if vectors and 2 * side >= model.input_size:
-        return vectors[-1]
-    return heard(model, place)
+    return vectors[-1] if vectors and not place.spatial else heard(model, place)
 
 
 def _codes(model: Model, layer: Layer, pictures: Tensor) -> Tensor:
-    """What groups are made of: (N, D) unit vectors, mean over positions."""
-    size = (model.input_size,) * 2
-    if not layer.spatial and tuple(pictures.shape[-2:]) != size:
-        pictures = F.interpolate(
-            pictures, size, mode="bilinear", antialias=True, align_corners=False
-        )
-    values = each_alone(model, pictures.to(model.device), layer.name).clamp(min=0)
-    if values.dim() == 4:
-        values = values.mean((2, 3))
-    elif values.dim() == 3:
-        values = values.mean(1)
-    return F.normalize(values.cpu(), dim=1)
+    """What groups are made of, (N, D), one picture at a time."""
+    return codes(each_alone(model, pictures.to(model.device), layer.name)).cpu()
 
 
 def _median(values: Tensor) -> float:

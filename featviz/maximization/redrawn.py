@@ -33,7 +33,7 @@ class Measure:
     meaning: str
     unit: str = ""
     label: str = ""
-    """for captions, as in "{:.2f} away"; "" leaves it to the table"""
+    """below a picture, as in "{:.2f} away"; "" leaves it to the table"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,19 +73,23 @@ class Redrawn(results.Result):
 
     def numbers(self) -> dict[str, results.Number]:
         out = {}
+        share = self.kept_share()
+        if share is not None:
+            count = self.measured["class rank"].numel()
+            out["class kept"] = results.Number(
+                share, "fraction", f"of {count} pictures are answered with their photograph's class"
+            )
         for k, column in enumerate(self.columns):
             for name, measure in self.measures.items():
                 if name in self.measured and measure.label:
                     value = _median(self.measured[name][:, k])
-                    where = f"{name}, {column}"
-                    out[where] = results.Number(value, measure.unit, measure.meaning)
-        share = self.kept_share()
-        if share is not None:
-            out["class kept"] = results.Number(
-                share, "fraction",
-                f"of {self.images[:, :, :, 0, 0, 0].numel()} pictures are answered with their "
-                "photograph's class",
-            )  # fmt: skip
+                    out[f"{name}, {column}"] = results.Number(value, measure.unit, measure.meaning)
+        for name, measure in self.measures.items():
+            if name in self.measured and not measure.label:
+                value = _median(self.measured[name])
+                out[name] = results.Number(
+                    value, measure.unit, f"{measure.meaning}; median of all pictures"
+                )
         return out
 
     def kept_share(self) -> float | None:
@@ -147,7 +151,7 @@ class Redrawn(results.Result):
                 for k, column in enumerate(self.columns)
                 for t in range(self.tries)
             ],
-            caption="; ".join(f"{name}: {self.measures[name].meaning}" for name in known) + ".",
+            caption="Each picture's numbers.",
         )  # fmt: skip
         folder.arrays(
             f"{self.kind}.npz",

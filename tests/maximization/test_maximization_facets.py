@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import featviz
 from featviz.datasets import Pictures
-from featviz.maximization import company, objectives
+from featviz.maximization import company, facets, objectives
 from featviz.maximization.facets import draw_facets
 from featviz.maximization.parametrizations import Pixels
 from featviz.maximization.transforms import Transforms
@@ -201,3 +201,41 @@ def test_mistakes_are_told(mini: Model, options: dict[str, object], words: str) 
 def test_too_few_examples_are_refused(mini: Model, striped: Striped) -> None:
     with pytest.raises(featviz.UserError, match="7 pictures cannot be put into 4 groups"):
         draw_facets(mini, "conv4", units=[3], natural=striped, examples=7)
+
+
+def test_resemblance_is_the_cosine_seen_from_the_middle() -> None:
+    values = torch.randn(3, 5, 4, 4, generator=torch.Generator().manual_seed(0))
+    centres = torch.rand(3, 5, generator=torch.Generator().manual_seed(1))
+    middle = centres.mean(0).expand(3, -1)
+    found = company.resemblance("conv", centres, middle)({"conv": values})
+    for i in range(3):
+        code = values[i].double().clamp(min=0).mean((1, 2))
+        code = code / code.norm() - middle[i]
+        aim = centres[i].double() - middle[i]
+        wanted = code @ aim / code.norm() / aim.norm()
+        assert found[i].item() == pytest.approx(wanted.item(), rel=1e-4)
+    part = company.resemblance("conv", centres, middle)({"conv": values[1:]}, [1, 2])
+    assert torch.equal(part, found[1:])
+
+
+def test_codes_are_of_unit_length_whatever_the_layer() -> None:
+    generator = torch.Generator().manual_seed(0)
+    for shape in [(2, 6, 3, 3), (2, 6), (2, 7, 6)]:
+        found = company.codes(torch.randn(shape, generator=generator))
+        assert found.shape == (2, 6)
+        assert torch.allclose(found.norm(dim=1), torch.ones(2))
+
+
+def test_windows_stay_in_the_picture(mini: Model) -> None:
+    picture = torch.arange(64 * 64.0).view(1, 64, 64).expand(3, 64, 64)
+    place = mini.layer("conv2")
+    field = place.receptive_field
+    assert field is not None
+    for spot in [(0, 0), (7, 7), (14, 3)]:
+        window = facets._window(picture, place, spot, 40)
+        assert window.shape == (3, 40, 40)
+        top, left = divmod(int(window[0, 0, 0]), 64)
+        assert torch.equal(window, picture[:, top : top + 40, left : left + 40])
+    top, left, bottom, right = field.box(7, 7)
+    window = facets._window(picture, place, (7, 7), 40)
+    assert divmod(int(window[0, 0, 0]), 64) == ((top + bottom - 40) // 2, (left + right - 40) // 2)
