@@ -28,11 +28,13 @@ class MACO:
     """Phases of each axis' coefficients, (N, 3, H, W // 2 + 1), in radians.
 
     spectrum: whose amplitudes are kept; default: the bundled one
+    contrast: factor of these amplitudes; 1 is as strong as in the pictures that were measured,
+        their black and white included
     standardised: as published. Phases are brought to mean 0 and deviation 1, the values on the
         axes too, so neither brightness nor contrast can be had, and phases crowd round 0. Else
         phases are taken as they are, and amplitudes as they were measured
 
-    What fits: a picture's phases. With its own spectrum it is met exactly; with that of others it
+    What fits: a picture's phases. With its own spectrum, at contrast 1, it is met exactly; else it
     keeps its places and edges, not its contrasts. Standardised, a given picture is only a start:
     phases with a deviation of 1 cannot be those of a photograph, which has pi / sqrt(3).
     """
@@ -40,6 +42,7 @@ class MACO:
     height: int
     width: int
     spectrum: Spectrum = field(default_factory=lambda: statistics.bundled().spectrum)
+    contrast: float = 1.0
     standardised: bool = False
 
     def start(self, generators: Sequence[Generator]) -> Tensor:
@@ -57,7 +60,7 @@ class MACO:
         phases = _standard(parameters) if self.standardised else parameters
         waves = torch.polar(amplitudes.to(phases.dtype).expand_as(phases), phases)
         axes = torch.fft.irfft2(waves, s=(self.height, self.width), norm="ortho")
-        return _standard(axes) if self.standardised else axes
+        return _standard(axes) if self.standardised else self.contrast * axes
 
     def fit(self, pictures: Tensor) -> Tensor:
         check_size(pictures, self.height, self.width)

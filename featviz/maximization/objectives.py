@@ -458,6 +458,24 @@ def parse_objective(model: Model, text: str) -> Objective:
     return replace(total, text=text.strip())
 
 
+def parse_objectives(model: Model, texts: Sequence[str]) -> Objective:
+    """One objective with a target for each text, as `parse_objective` reads it."""
+    if not texts:
+        raise UserError("no objective was given; write for example conv5:12 - 0.5*conv4:7")
+    goals = [parse_objective(model, text) for text in texts]
+    if len(goals) == 1:
+        return replace(goals[0], count=1)
+
+    def score(acts: Mapping[str, Tensor], targets: Sequence[int]) -> Tensor:
+        rows = [
+            goals[t].score({name: values[i : i + 1] for name, values in acts.items()}, [0])
+            for i, t in enumerate(targets)
+        ]
+        return torch.cat(rows)
+
+    return Objective(_layers(goals), len(goals), "; ".join(texts), score)
+
+
 def _parse_term(model: Model, term: str, text: str) -> Objective:
     from featviz.models.layers import parse_unit
 

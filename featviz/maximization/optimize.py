@@ -265,6 +265,72 @@ def maximize_directions(
     return result
 
 
+def maximize_objective(
+    model: Model,
+    goal: Objective | str | Sequence[str],
+    *,
+    names: Sequence[str] | None = None,
+    preset: str = OWN,
+    steps: int | None = None,
+    tries: int = 1,
+    seed: int = 0,
+    size: int | None = None,
+    film: int = 0,
+    batch_size: int | None = None,
+    precision: str = "auto",
+    progress: Progress | None = None,
+    **options: Any,
+) -> Maximized:
+    """Pictures that maximise any objective: `.images` (N, 3, H, W), one a target.
+
+    goal: an objective with as many targets as pictures are wanted (see `objectives`), or in words
+        such as "conv5:12 - 0.5*conv4:7", one picture each (`objectives.parse_objective`)
+    names: for captions; default: the words, or the targets' numbers
+
+    Canvas, transforms and restraints are those of the deepest layer that is read. All else is as
+    in `maximize`.
+
+    Raises UserError for words that are no objective, for an objective without targets of its own
+    and for one that compares pictures (`objectives.diversity`): facets have a command.
+    """
+    started = time.perf_counter()
+    words = None
+    if not isinstance(goal, Objective):
+        words = [goal] if isinstance(goal, str) else list(goal)
+        goal = objectives.parse_objectives(model, words)
+    wanted: Objective = goal
+    count = wanted.count or (1 if wanted.group == 1 else 0)
+    read = [model.layer(name) for name in wanted.layers if name != objectives.PICTURE]
+    if not count or wanted.group > 1 or not read:
+        raise UserError(
+            f"the objective {wanted.text!r} reads no layer or compares pictures with each other, "
+            "so it has no picture of its own; add a unit to it, or draw facets"
+        )
+    order = [layer.path for layer in model.layers.values()]
+    place = max(read, key=lambda layer: order.index(layer.path))
+    advice = None
+    if preset != OWN:
+        from featviz.maximization import presets  # it takes its own settings from here
+
+        advice = presets.preset(preset)
+    steps = steps or (256 if advice is None else advice.steps)
+    settings = settings_for(
+        model, place, steps, size or canvas(model, place), precision, options, preset=preset
+    )
+    labels = list(names or words or [f"target {i}" for i in range(count)])
+    if len(labels) != count:
+        raise UserError(f"{len(labels)} names for {count} pictures; give one each")
+    keys = tuple(f"{wanted.text}/{i}" for i in range(count)) if words is None else tuple(words)
+    parameters = {"layer": place.name, "objective": wanted.text, "preset": preset}
+    asked = _Asked(Task(place, wanted, None, settings, keys), labels, labels, (), parameters)
+    result = _maximize(
+        model, [asked], single=True, seed=seed, tries=tries, natural=None, other=None, film=film,
+        batch_size=batch_size, engine="here", progress=progress, started=started, partial=None,
+    )  # fmt: skip
+    assert isinstance(result, Maximized)
+    return result
+
+
 def canvas(model: Model, layer: Layer) -> int:
     """The side of the picture that a layer's units are drawn on, in pixels.
 
@@ -428,7 +494,7 @@ def settings_for(
         options = {name: value for name, value in options.items() if name != "statistics"}
         if isinstance(form, str):
             drawn = presets.parametrization(form, side, side, **own)
-            options = options | {"parametrization": drawn}
+            options = {"rate": presets.RATES[form]} | options | {"parametrization": drawn}
     return replace(settings, precision=precision, **options)
 
 

@@ -30,7 +30,15 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 from torch.autograd.function import once_differentiable
 
-from featviz.maximization.colours import LUCID, Colours, pieces, piecewise, show, unshow
+from featviz.maximization.colours import (
+    LUCID,
+    Colours,
+    one_a_thread,
+    pieces,
+    piecewise,
+    show,
+    unshow,
+)
 
 
 class Parametrization(Protocol):
@@ -163,7 +171,8 @@ class _Waves(torch.autograd.Function):
         size, matrix = (form.height, form.width), form.colours.matrix
         scale = _both_parts(form, parameters.dtype, parameters.device, False)
         out = parameters.new_empty((len(parameters), 3, *size))
-        for rows, piece in zip(pieces(out), pieces(parameters), strict=True):
+        k = one_a_thread(out, parameters)
+        for rows, piece in zip(pieces(out, k), pieces(parameters, k), strict=True):
             spectrum = torch.view_as_complex(piece * scale)
             show(torch.fft.irfft2(spectrum, s=size, norm="ortho"), matrix, rows)
         ctx.save_for_backward(out)
@@ -176,7 +185,8 @@ class _Waves(torch.autograd.Function):
         (shown,), form = ctx.saved_tensors, ctx.form
         scale = _both_parts(form, gradient.dtype, gradient.device, True)
         out = gradient.new_empty((len(shown), 3, form.height, form.width // 2 + 1, 2))
-        parts = zip(pieces(out), pieces(gradient), pieces(shown), strict=True)
+        k = one_a_thread(out, shown)
+        parts = zip(pieces(out, k), pieces(gradient, k), pieces(shown, k), strict=True)
         for rows, slope, colours in parts:
             axes = unshow(slope, colours, form.colours.matrix)
             torch.mul(torch.view_as_real(torch.fft.rfft2(axes, norm="ortho")), scale, out=rows)

@@ -197,7 +197,16 @@ def measured(statistics: Statistics | str | Path | None) -> Measured:
     return {"colours": statistics.colours, "spectrum": statistics.spectrum}
 
 
-PARAMETRIZATIONS = ("fourier", "pixels", "raw-pixels", "pyramid", "cppn", "maco")
+RATES = {
+    "fourier": 0.1,
+    "pixels": 0.1,
+    "raw-pixels": 0.02,
+    "pyramid": 0.1,
+    "cppn": 0.005,
+    "maco": 0.3,
+}
+"""of our own Adam, for each parametrisation: its parameters' units are not those of another"""
+PARAMETRIZATIONS = tuple(RATES)
 """what `parametrization` understands"""
 
 
@@ -226,7 +235,8 @@ def parametrization(
         case "cppn":
             return CPPN(height, width, colours=colours)
         case "maco":
-            return MACO(height, width, spectrum=spectrum or bundled().spectrum)
+            # Amplitudes as measured, with random phases, are too much black and white to start in.
+            return MACO(height, width, spectrum=spectrum or bundled().spectrum, contrast=0.6)
     raise UserError(
         f"unknown parametrization {name!r}{nearest(name, PARAMETRIZATIONS)} "
         f"(there are {', '.join(PARAMETRIZATIONS)})"
