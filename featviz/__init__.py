@@ -41,6 +41,8 @@ _HOMES = {
     "load": "featviz.models.load",
     "maximize": "featviz.maximization.optimize",
     "maximize_directions": "featviz.maximization.optimize",
+    "maximize_objective": "featviz.maximization.optimize",
+    "measure_statistics": "featviz.maximization.statistics",
     "open_pictures": "featviz.datasets",
     "open_store": "featviz.embedding.store",
     "patch": "featviz.adversarial.patch",
@@ -89,6 +91,8 @@ if TYPE_CHECKING:
     from featviz.maximization.inversion import invert as invert
     from featviz.maximization.optimize import maximize as maximize
     from featviz.maximization.optimize import maximize_directions as maximize_directions
+    from featviz.maximization.optimize import maximize_objective as maximize_objective
+    from featviz.maximization.statistics import measure_statistics as measure_statistics
     from featviz.models.layers import activations as activations
     from featviz.models.load import load as load
     from featviz.models.summary import summarize as summarize
