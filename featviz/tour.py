@@ -30,6 +30,8 @@ from featviz.gallery.build import build_gallery
 from featviz.growth import kernel_growth
 from featviz.kernels import kernel_sheet
 from featviz.maps import activation_maps, patch_times_kernel
+from featviz.maximization.accentuation import accentuate
+from featviz.maximization.inversion import invert
 from featviz.maximization.optimize import maximize
 from featviz.models.layers import Layer, activations
 from featviz.models.load import Model, bundled
@@ -171,6 +173,9 @@ class _Guide:
         if not model.headless and not quick:
             yield self._examples("logits", self.shown_classes)
         yield Step("patch-times-kernel", lambda _: self._patch_times_kernel(first))
+        yield Step("inversion", self._invert)
+        if not model.headless:
+            yield Step("accentuation", self._accentuate)
         yield Step("embed", lambda _: self.space)
         yield Step("neighbors", self._neighbors)
         yield Step("atlas", self._atlas)
@@ -333,6 +338,24 @@ class _Guide:
         return build_atlas(
             self.model, self.space, seed=self.seed, progress=progress,
             icons="sample" if self.quick else "both", icon_side=4, icon_steps=64,
+        )  # fmt: skip
+
+    def _invert(self, progress: Progress | None) -> results.Result:
+        """Two photographs, from an early layer, a middle one and the last."""
+        shown, names = self._shown(1 if self.quick else 2)
+        maps = [layer.name for layer in self.convolutions]
+        layers = [maps[0], maps[len(maps) // 2], maps[-1]]
+        layers += [] if self.model.headless else ["logits"]
+        return invert(
+            self.model, shown, layers, names=names, steps=24 if self.quick else 120,
+            natural=self.natural, seed=self.seed, progress=progress,
+        )  # fmt: skip
+
+    def _accentuate(self, progress: Progress | None) -> results.Result:
+        shown, names = self._shown(1)
+        return accentuate(
+            self.model, shown, names=names, steps=8 if self.quick else 64, seed=self.seed,
+            progress=progress,
         )  # fmt: skip
 
     def _attribute(self, progress: Progress | None) -> results.Result:

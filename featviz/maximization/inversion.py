@@ -34,6 +34,7 @@ from featviz.maximization.redrawing import (
     picture_names,
     plain_settings,
     ranks_kept,
+    read_pictures,
     stacked,
     unrelated,
 )
@@ -85,7 +86,7 @@ def invert(
     layers: str | Sequence[str] | None = None,
     *,
     tries: int = 1,
-    steps: int = 300,
+    steps: int = 200,
     seed: int = 0,
     names: Sequence[str] | None = None,
     natural: Pictures | Tensor | None = None,
@@ -101,7 +102,7 @@ def invert(
     pictures: (P, 3, H, W) or (3, H, W) in [0, 1], of the model's input size
     layers: one or several; default: every convolution and fully connected layer
     tries: reconstructions of each, from seeds of their own
-    steps: of the ascent; 150 for a sketch, 600 where every detail counts
+    steps: of the ascent; 100 for a sketch, 500 where every detail counts
     names: of the pictures, for captions
     natural: unrelated pictures, whose distances stand beside as what chance would reach; default:
         the bundled samples
@@ -132,10 +133,11 @@ def invert(
         )
         for place in places
     ]  # fmt: skip
+    far = unrelated(natural)
     run = Redrawing(model, given, tries, film, batch_size, progress)
     measured: list[dict[str, Tensor]] = []
     with frozen(model):
-        others = unrelated(model, natural)
+        others = read_pictures(model, far)
         for number, (place, how) in enumerate(zip(places, settings, strict=True)):
             wanted = each_alone(model, given, place.name)  # (P, ...)
             goal = -objectives.distance(place.name, wanted.repeat_interleave(tries, 0))
@@ -149,7 +151,7 @@ def invert(
     return Inverted(
         origin=results.origin(
             model, seed=seed, started=started,
-            data=natural if not isinstance(natural, Tensor) else None,
+            data=None if isinstance(far, Tensor) else far,
             parameters={
                 "method": "invert", "pictures": list(names),
                 "layer": [place.name for place in places], "size": given.shape[-1],

@@ -229,16 +229,23 @@ def ranks_kept(model: Model, given: Tensor, pictures: Tensor) -> Tensor:
     return ranks.view(pictures.shape[:2])
 
 
-def unrelated(model: Model, natural: Pictures | Tensor | None) -> Tensor:
-    """Up to 32 pictures (N, 3, H, W) that have nothing to do with the given ones."""
+def unrelated(natural: Pictures | Tensor | None) -> Pictures | Tensor:
+    """Up to 32 pictures that have nothing to do with the given ones; default: bundled ones."""
     if isinstance(natural, Tensor):
-        return as_batch(model, natural)[:_OTHERS]
-    from featviz.datasets import read_all
+        return natural[:_OTHERS]
     from featviz.samples import sample_pictures
 
-    source = (sample_pictures() if natural is None else natural).spread(_OTHERS)
-    _, pictures, _ = read_all(source, resize=model.resize, crop=model.input_size)
-    return pictures.to(model.device)
+    return (sample_pictures() if natural is None else natural).spread(_OTHERS)
+
+
+def read_pictures(model: Model, pictures: Pictures | Tensor) -> Tensor:
+    """Pictures (N, 3, H, W) as the model sees them."""
+    if isinstance(pictures, Tensor):
+        return as_batch(model, pictures)
+    from featviz.datasets import read_all
+
+    _, found, _ = read_all(pictures, resize=model.resize, crop=model.input_size)
+    return found.to(model.device)
 
 
 def stacked(columns: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:

@@ -13,7 +13,7 @@ from featviz.tour import take_tour
 
 KINDS = {
     "layers", "growth", "eval", "kernels", "maximize", "examples", "maps", "patch", "embed",
-    "neighbors", "atlas", "attribute", "attack", "audit",
+    "inversion", "accentuation", "neighbors", "atlas", "attribute", "attack", "audit",
 }  # fmt: skip
 
 
@@ -77,4 +77,4 @@ def test_a_trunk_without_a_head_takes_the_tour_without_its_answers(shared_data, 
     tour = take_tour(trunk, sample_pictures(2), tmp_path / "run", quick=True)
     assert [t.refused for t in tour.taken if t.refused] == []
     kinds = {t.folder.name.partition("-")[0] for t in tour.taken}
-    assert kinds == KINDS - {"growth", "eval", "attribute", "attack", "audit"}
+    assert kinds == KINDS - {"growth", "eval", "accentuation", "attribute", "attack", "audit"}
