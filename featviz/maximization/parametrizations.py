@@ -33,7 +33,7 @@ from torch.autograd.function import once_differentiable
 from featviz.maximization.colours import (
     LUCID,
     Colours,
-    one_a_thread,
+    four_a_thread,
     pieces,
     piecewise,
     show,
@@ -171,7 +171,7 @@ class _Waves(torch.autograd.Function):
         size, matrix = (form.height, form.width), form.colours.matrix
         scale = _both_parts(form, parameters.dtype, parameters.device, False)
         out = parameters.new_empty((len(parameters), 3, *size))
-        k = one_a_thread(out, parameters)
+        k = four_a_thread(out, parameters)
         for rows, piece in zip(pieces(out, k), pieces(parameters, k), strict=True):
             spectrum = torch.view_as_complex(piece * scale)
             show(torch.fft.irfft2(spectrum, s=size, norm="ortho"), matrix, rows)
@@ -185,7 +185,7 @@ class _Waves(torch.autograd.Function):
         (shown,), form = ctx.saved_tensors, ctx.form
         scale = _both_parts(form, gradient.dtype, gradient.device, True)
         out = gradient.new_empty((len(shown), 3, form.height, form.width // 2 + 1, 2))
-        k = one_a_thread(out, shown)
+        k = four_a_thread(out, shown)
         parts = zip(pieces(out, k), pieces(gradient, k), pieces(shown, k), strict=True)
         for rows, slope, colours in parts:
             axes = unshow(slope, colours, form.colours.matrix)
