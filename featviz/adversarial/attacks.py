@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from featviz.adversarial.sections import Section
     from featviz.models.load import Model
 
 METHODS = ("pgd", "fgsm")
@@ -52,6 +53,8 @@ class Attacked(results.Result):
     """(N, classes) probabilities of the originals"""
     after: Tensor
     """(N, classes) probabilities of the adversarial pictures"""
+    inside: Section | None = None
+    """what changes in the net, where it was looked at (`sections.inside_of`)"""
 
     @property
     def title(self) -> str:
@@ -91,7 +94,7 @@ class Attacked(results.Result):
         return first | {
             "forward passes": results.Number(int(found.forwards.sum()), "", "of single pictures"),
             "backward passes": results.Number(int(found.backwards.sum()), "", "of single pictures"),
-        }
+        } | (self.inside.numbers() if self.inside is not None else {})
 
     def perturbation(self, i: int) -> tuple[Tensor, float]:
         """The change of picture i shown round mid-grey, (3, H, W), and the factor that shows it."""
@@ -136,6 +139,8 @@ class Attacked(results.Result):
             ),
             caption="One row a picture; linf and l2 are the size of the change in [0, 1] units.",
         )  # fmt: skip
+        if self.inside is not None:
+            self.inside.write(folder)
 
     def _answer(self, probabilities: Tensor) -> str:
         best = int(probabilities.argmax())

@@ -41,6 +41,7 @@ from featviz.adversarial.minimal import minimal
 from featviz.adversarial.projected import pgd
 from featviz.adversarial.report import Audit, Fall, Level, NormAudit, Point, doubts
 from featviz.adversarial.search import classify
+from featviz.adversarial.sections import FOLLOWED_EPS, SECTIONS, Followed, make_sections
 from featviz.adversarial.selftest import SelfTest, self_test
 from featviz.adversarial.shards import SECONDS, Arrays, Shards
 from featviz.adversarial.square import square
@@ -59,8 +60,6 @@ DEFAULT_EPS: Mapping[str, tuple[float, ...]] = {
     "l1": (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0),
     "l0": (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0),
 }
-SECTIONS = ("corruptions", "universal", "inside")
-"""what an audit may look at beside the curves"""
 FEWEST_STEPS = 10
 """of a search for the smallest change"""
 SHOWN = 6
@@ -70,6 +69,7 @@ _CHECKED_AT = (0.75, 0.5, 0.25)  # shares of the right pictures that still stand
 _BLACK_BOX = 24  # pictures tried without gradients
 _CONVERGENCE = 24  # pictures on which shorter searches are run
 _EIGHT_BIT_STEPS = 10
+_FOLLOWED, _FOLLOWED_STEPS = 48, 20  # pictures for the transfer matrix and the look inside
 Progress = Callable[[int, int, str], None]
 Classifier = Callable[[Tensor], Tensor]
 
@@ -86,6 +86,7 @@ def audit(
     check_steps: int = 40,
     queries: int = 100,
     sections: Sequence[str] = SECTIONS,
+    against: Mapping[str, Model] | None = None,
     seed: int = 0,
     slots: int | None = None,
     out: str | Path | None = None,
@@ -106,7 +107,9 @@ def audit(
     steps: of the search for the smallest change; more find smaller ones (a warning says when)
     check_steps: of the second attack on what stands at a few eps; 0 leaves the check out
     queries: passes a picture of the attack without gradients; 0 leaves it out
-    sections: further parts, of "corruptions", "universal" and "inside" (what changes in the net)
+    sections: further parts, of "corruptions", "universal" (one change for all pictures), "transfer"
+        (do other models, and small shifts, see it too?) and "inside" (what changes in the net)
+    against: other models that judge the adversarial pictures in "transfer", by name
     seed: of all random numbers, which are drawn per picture: neither order nor neighbours matter
     slots: how many pictures the model sees at once
     out: the result folder, written at the end; finished work waits in `<out>.partial`, and a
@@ -127,12 +130,13 @@ def audit(
     parameters = {
         "norms": list(grids), "eps": {k: list(v) for k, v in grids.items()}, "count": count,
         "steps": steps, "check_steps": check_steps, "queries": queries,
-        "sections": list(sections), "slots": slots,
+        "sections": list(sections), "against": list(against) if against else None, "slots": slots,
         "labels": "given" if given.labels is not None else "the model's own answers",
     }  # fmt: skip
     job = parameters | {
         "model": model.record(), "seed": seed, "versions": results.versions(),
         "pictures": _digest(given.pictures),
+        "against_sha256": [other.sha256 for other in (against or {}).values()],
         "given_labels": None if given.labels is None else given.labels.tolist(),
     }  # fmt: skip
     shards = Shards(None if out is None else Path(f"{out}.partial"), job)
@@ -150,13 +154,20 @@ def audit(
             *masking.attack_checks(_evidence(run, parts)),
             *_range_checks(run, parts, len(model.classes)),
         ]
-        finished = [part.finish() for part in parts]
-        extra = _sections(run, sections, finished)
+        followed = _followed(run) if {"transfer", "inside"} & set(sections) else None
+    finished = [part.finish() for part in parts]
+    extra, missing = make_sections(
+        sections, model, given, run.labels, followed,
+        whole=pictures if isinstance(pictures, Pictures) else None, against=against or {},
+        partial=None if shards.folder is None else shards.folder / "corruptions",
+        seed=seed, slots=slots, progress=progress,
+    )  # fmt: skip
+    doubted = [text for section in extra for text in section.warnings]
     result = Audit(
         origin=results.origin(
             model, parameters=parameters, started=started, data=given.data, seed=seed
         ),
-        warnings=given.warnings,
+        warnings=(*given.warnings, *missing, *doubted),
         model_name=model.name,
         data_name=given.data_name,
         classes=tuple(model.class_name(c) for c in range(len(model.classes))),
@@ -792,8 +803,35 @@ def _range_checks(run: _Run, parts: Sequence[_Part], classes: int) -> list[maski
     ]  # fmt: skip
 
 
-def _sections(run: _Run, sections: Sequence[str], parts: Sequence[NormAudit]) -> list[Any]:
-    return []
+def _followed(run: _Run) -> Followed | None:
+    """Pictures that were right, attacked until the false class leads as far as the right one did.
+
+    The margin asked for is the median of theirs; pictures that end wrong by less count too.
+    """
+    rows = _spread(run.right, _FOLLOWED)
+    if not len(rows):
+        return None
+
+    def attacked() -> Arrays:
+        best = _Best(run, rows, "linf")
+        margin = max(float(run.margins[rows].median()), 1e-6)
+        found = pgd(
+            run.victim, best.x, best.y, eps=FOLLOWED_EPS, norm="linf", steps=_FOLLOWED_STEPS,
+            random_start=False, margin=margin, seed=run.seed, slots=run.slots,
+            clean=run.on_device(run.logits[rows]),
+        )  # fmt: skip
+        answers = classify(run.model, found.adversarial, slots=run.slots).argmax(1).cpu()
+        passes = [int(found.forwards.sum()) + len(rows), int(found.backwards.sum())]
+        return {"adversarial": found.adversarial.cpu().numpy(), "answers": answers.numpy(),
+                "passes": np.array(passes)}  # fmt: skip
+
+    piece = run.piece("followed", attacked)
+    answers = torch.from_numpy(piece["answers"])
+    wrong = answers != run.labels[rows]
+    if not bool(wrong.any()):
+        return None
+    adversarial = torch.from_numpy(piece["adversarial"])
+    return Followed(rows[wrong], adversarial[wrong], answers[wrong])
 
 
 def _memory(device: torch.device) -> float:

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from torch import Tensor
 
@@ -34,9 +34,11 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from featviz.adversarial.sections import Section
     from featviz.adversarial.selftest import SelfTest
 
 _SPOTS = 24  # classes, pairs in one figure
+_ENOUGH = 3  # pictures of a class before it is drawn
 
 
 class Fall(NamedTuple):
@@ -171,8 +173,8 @@ class Audit(results.Result):
     norms: tuple[NormAudit, ...]
     checks: tuple[Check, ...]
     selftest: SelfTest
-    sections: tuple[Any, ...]
-    """further parts, each with `numbers()` and `write(folder)`"""
+    sections: tuple[Section, ...]
+    """further parts"""
     forwards: int
     backwards: int
     memory: float
@@ -219,6 +221,8 @@ class Audit(results.Result):
                 f"half of the {middle.n} pictures that are right when clean fall within it; "
                 f"interval {ends[0]:.3g} to {ends[1]:.3g}, {middle.censored} did not fall at all",
             )  # fmt: skip
+        for part in self.norms:
+            name = NORM_NAMES[part.norm]
             for eps in part.eps:
                 s, eight = share(part.right(eps), n), share(part.right_8bit(eps), n)
                 found[f"{name} {part.text(eps)}"] = results.Number(
@@ -302,17 +306,17 @@ class Audit(results.Result):
                         "right class, the size of the change, what the model says then.",
                         alt=f"{word} pictures to fool, with their changes",
                     )  # fmt: skip
-        rows = self.class_rows()
-        if len(rows) > 2:
+        if len(self._spots()) > 2:
             folder.figure(
                 "classes.svg", self.plot_classes(),
                 caption=f"Accuracy by class under attack, at most, weakest first (at most {_SPOTS} "
-                "classes). Dot and bar: drawn towards the share of all classes, the more the fewer "
-                "pictures a class has (Beta prior fitted on all), with 95% credible interval; "
-                "circle: the bare share; tick: clean. Dotted: all pictures.",
+                f"classes, of those with {_ENOUGH} pictures or more). Dot and bar: drawn towards "
+                "the share of all classes, the more the fewer pictures a class has (Beta prior "
+                "fitted on all), with 95% credible interval; circle: the bare share; tick: clean. "
+                "Dotted: all pictures.",
                 alt="Dot plot of accuracy under attack for each class",
             )  # fmt: skip
-        if self.flows():
+        if self.flows() and self.flows()[0][1][0] > 1:
             folder.figure(
                 "confusions.svg", self.plot_flows(),
                 caption="Where pictures fall: the commonest pairs of right class and what the "
@@ -458,6 +462,10 @@ class Audit(results.Result):
             ))  # fmt: skip
         return sorted(found, key=lambda r: (r.shrunk, -r.n, r.label))
 
+    def _spots(self) -> list[ClassRow]:
+        """The classes of which there are enough pictures to be drawn."""
+        return [row for row in self.class_rows() if row.n >= _ENOUGH]
+
     def _class_line(self, row: ClassRow) -> list[object]:
         s = share(row.standing, row.n)
         into = "; ".join(f"{self.classes[c]} ({k})" for c, k in row.becomes[:5])
@@ -522,10 +530,10 @@ class Audit(results.Result):
         ax.legend(fontsize=7.5, frameon=False, loc="upper right")
         middle = self.median(part)
         if middle.value is not None and middle.value < part.eps[-1]:
+            unit = "/255" if part.norm == "linf" else ""
             ax.annotate(
-                f"median {part.scale * middle.value:.3g}{part.unit if part.unit == '/255' else ''}",
-                (part.scale * middle.value, 0), xytext=(3, 4), textcoords="offset points",
-                fontsize=7.5, color=plots.BLUE,
+                f"median {part.scale * middle.value:.3g}{unit} ", (part.scale * middle.value, 97),
+                ha="right", fontsize=7.5, color=plots.BLUE,
             )  # fmt: skip
             ax.axvline(part.scale * middle.value, color=plots.BLUE, linewidth=0.8, linestyle=":")
 
@@ -584,7 +592,7 @@ class Audit(results.Result):
         """Accuracy by class under attack, shrunken, with intervals."""
         from featviz.adversarial.attacks import short
 
-        rows = self.class_rows()[:_SPOTS]
+        rows = self._spots()[:_SPOTS]
         figure = plots.new_figure(5.6, 1.0 + 0.2 * len(rows))
         ax = figure.subplots()
         everything: Share = share(self.norms[0].right(self.telling_eps(self.norms[0])),

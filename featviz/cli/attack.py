@@ -26,6 +26,17 @@ def attack(
     method: Annotated[str, typer.Option("--method", help="pgd, or fgsm for one step.")] = "pgd",
     steps: Annotated[int, typer.Option("--steps", help="Gradient steps at most, of pgd.")] = 40,
     restarts: Annotated[int, typer.Option("--restarts", help="Walks at most, of pgd.")] = 1,
+    inside: Annotated[
+        bool, typer.Option("--inside", help="Show what changes in the net, layer by layer.")
+    ] = False,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            "--data", "-d", metavar="PATH",
+            help="With --inside: class folders that show what the classes look like inside; "
+            "default: the bundled sample pictures.",
+        ),
+    ] = None,
     model: options.ModelName = "alexnet-mini",
     weights: options.Weights = None,
     classes: options.Classes = None,
@@ -46,7 +57,7 @@ def attack(
 
     from featviz.adversarial.attacks import attack as run
     from featviz.cli.given import open_given
-    from featviz.cli.run import check_out, finish, progress_bar
+    from featviz.cli.run import check_out, finish, open_data, progress_bar
     from featviz.models.load import load
 
     stem = pictures[0].stem if pictures else "sample"
@@ -58,4 +69,11 @@ def attack(
             net, batch, norm=norm.lower(), eps=radius, method=method.lower(), target=target,
             steps=steps, restarts=restarts, seed=seed, names=names, progress=progress,
         )  # fmt: skip
+        if inside:
+            from dataclasses import replace
+
+            from featviz.adversarial.sections import inside_of
+
+            shown = inside_of(net, result, open_data(data), seed=seed, progress=progress)
+            result = replace(result, inside=shown)
     finish(result, folder, overwrite=overwrite, as_json=as_json, quiet=quiet)

@@ -9,7 +9,7 @@ import typer
 
 from featviz.cli import options
 
-SECTIONS = "corruptions,universal,inside"
+SECTIONS = "corruptions,universal,transfer,inside"
 
 
 def audit(
@@ -53,6 +53,14 @@ def audit(
     sections: Annotated[
         str, typer.Option("--sections", help="Further parts, with commas; none: the curves alone.")
     ] = SECTIONS,
+    against: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--against",
+            metavar="NAME[:WEIGHTS]",
+            help="Another model that judges the adversarial pictures; may be given again.",
+        ),
+    ] = None,
     model: options.ModelName = "alexnet-mini",
     weights: options.Weights = None,
     classes: options.Classes = None,
@@ -82,6 +90,10 @@ def audit(
     pictures = open_data(data)
     folder = check_out(out, f"audit-{pictures.name}", overwrite)
     net = load(model, weights=weights, classes=classes, device=device)
+    others = {}
+    for word in against or []:
+        name, _, file = word.partition(":")
+        others[name] = load(name, weights=file or None, device=device)
 
     def announce(line: str) -> None:
         if not quiet:
@@ -90,8 +102,9 @@ def audit(
     with progress_bar(quiet) as progress:
         result = run(
             net, pictures, norms=norms, eps=grids, count=count, steps=steps,
-            check_steps=check_steps, queries=queries, sections=_words(sections), seed=seed,
-            out=folder, overwrite=overwrite, announce=announce, progress=progress,
+            check_steps=check_steps, queries=queries, sections=_words(sections),
+            against=others, seed=seed, out=folder, overwrite=overwrite, announce=announce,
+            progress=progress,
         )  # fmt: skip
     report(result, folder, as_json=as_json, quiet=quiet)
 

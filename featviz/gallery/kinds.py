@@ -184,7 +184,9 @@ KINDS = {
         "How much of the accuracy is left when every picture may be changed a little? The curve "
         "falls as the allowed change (eps) grows: 1/255 is one step of brightness on a screen. An "
         "attack shows what can go wrong at least; a stronger one may show more, so the curve is "
-        "a limit from above, never a promise.",
+        "a limit from above, never a promise. Below it: which pictures fall first and last, what "
+        "weather, blur and noise do, whether one change fools for all pictures, and what happens "
+        "inside the network, layer by layer, while one thing becomes another to it.",
         "The unit in the audit.",
     ),
     "universal": Kind(

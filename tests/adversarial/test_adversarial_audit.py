@@ -282,6 +282,10 @@ def facts(folder: Path) -> dict[str, object]:
     return document
 
 
+SETTINGS = {
+    "norms": ["linf"], "eps": [1 / 255, 8 / 255], "steps": 12, "check_steps": 6, "queries": 10,
+    "sections": (), "slots": 4,
+}  # fmt: skip
 SCRIPT = """
 import sys
 sys.path.insert(0, {tests!r})
@@ -291,19 +295,17 @@ from adversarial_models import photographs, tiny_model
 from featviz.adversarial.audit import audit
 model, pictures = tiny_model(), photographs(24)
 labels = model(pictures).argmax(1)
-audit(model, pictures, labels, eps={{"linf": [1 / 255, 8 / 255], "l2": [0.1, 0.5]}}, steps=12,
-      check_steps=6, queries=10, sections=(), slots=4, out=sys.argv[1])
+audit(model, pictures, labels, out=sys.argv[1], **{settings!r})
 """
 
 
 @pytest.mark.slow
-def test_a_killed_audit_goes_on_to_the_same_bytes(tmp_path):
-    script = SCRIPT.format(tests=str(Path(__file__).parent))
+def test_a_killed_audit_goes_on_to_the_same_bytes(model, tmp_path):
+    script = SCRIPT.format(tests=str(Path(__file__).parent), settings=SETTINGS)
 
     def start(out: Path) -> subprocess.Popen[bytes]:
         return subprocess.Popen([sys.executable, "-c", script, str(out)])
 
-    assert start(tmp_path / "whole").wait() == 0
     partial = tmp_path / "killed.partial"
     process = start(tmp_path / "killed")
     while len(list(partial.glob("linf-*.npz"))) < 2 and process.poll() is None:
@@ -316,6 +318,14 @@ def test_a_killed_audit_goes_on_to_the_same_bytes(tmp_path):
     assert len(kept) >= 3
     assert start(tmp_path / "killed").wait() == 0
     assert not partial.exists()
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        pictures = photographs(24)
+        labels = model(pictures).argmax(1)
+        audit(model, pictures, labels, out=tmp_path / "whole", **SETTINGS)
+    finally:
+        torch.set_num_threads(threads)
     assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
     assert facts(tmp_path / "killed") == facts(tmp_path / "whole")
 
@@ -389,3 +399,49 @@ def test_grids_are_sorted_and_without_doubles():
 def test_settings_that_make_no_sense_are_refused_in_words(model, options, message):
     with pytest.raises(UserError, match=message):
         audit(model, photographs(2), **options)
+
+
+@pytest.fixture
+def without_images(monkeypatch):
+    """Synthetic images have tests of their own, and take their time."""
+    monkeypatch.setattr("featviz.adversarial.inside._with_images", lambda model, found, *_: found)
+
+
+def test_sections_stand_on_the_audits_page_under_their_names(
+    model, labelled, tmp_path, without_images, monkeypatch
+):  # fmt: skip
+    monkeypatch.setattr("featviz.adversarial.sections._UNIVERSAL_STEPS", 2)
+    options = QUICK | {"sections": ("inside", "transfer", "universal"), "check_steps": 0}
+    found = audit(
+        model, *labelled, norms=["linf"], eps=[8 / 255], against={"other": tiny_model(3)},
+        out=tmp_path / "a", **options,
+    )  # fmt: skip
+    assert [section.name for section in found.sections] == ["universal", "transfer", "inside"]
+    document = results.read_result(tmp_path / "a")
+    files = {figure["file"] for figure in document["figures"]}
+    assert {"transfer/transfer.svg", "inside/inside-layers.svg"} <= files
+    for item in (*document["figures"], *document["tables"]):
+        assert (tmp_path / "a" / item["file"]).is_file()
+    assert "transfer: tiny to other" in document["numbers"]
+    rows = table(tmp_path / "a", "transfer/transfer.csv")
+    own = next(r for r in rows if r["judge"] == "itself, again")
+    assert float(own["rate"]) == 1.0
+    assert int(own["n"]) <= 20
+
+
+def test_a_section_that_cannot_be_made_is_named_and_the_rest_goes_on(model, tmp_path):
+    class Constant(torch.nn.Module):
+        def forward(self, x):
+            z = torch.zeros(len(x), 3) + 0 * x.flatten(1).sum(1, keepdim=True)
+            return z + torch.tensor([1.0, 0.0, 0.0])
+
+    unmoved = Model(Constant(), name="constant", input_size=16)
+    labels = torch.zeros(6, dtype=torch.long)
+    found = audit(
+        unmoved, photographs(6), labels, norms=["linf"], eps=[8 / 255],
+        **QUICK | {"sections": ("transfer", "inside")},
+    )  # fmt: skip
+    assert found.sections == ()
+    assert sum("is left out: no picture was fooled" in w for w in found.warnings) == 2
+    assert any(w.startswith("zero gradients:") for w in found.warnings)
+    assert any(w.startswith("unlimited eps below 100%:") for w in found.warnings)
