@@ -36,6 +36,10 @@ class Recipe:
 _TRAINING = ("epochs", "batch_size", "lr", "weight_decay", "label_smoothing", "schedule", "workers",
              "precision")  # fmt: skip
 
+_REDRAWN = {
+    "pictures": "", "method": "--method", "layer": "--layer", "size": "--size", "steps": "--steps",
+}  # fmt: skip
+
 RECIPES = {
     "layers": Recipe("layers", {"all_modules": "--all"}),
     "train": Recipe(
@@ -48,10 +52,35 @@ RECIPES = {
     "maximize": Recipe(
         "maximize",
         {
-            "layer": "--layer", "units": "--units", "size": "--size", "steps": "--steps",
-            "precision": "--precision",
+            "layer": "--layer", "units": "--units", "words": "--objective", "preset": "--preset",
+            "tries": "--tries", "size": "--size", "steps": "--steps", "precision": "--precision",
         },
         data=True, seed=True,
+    ),
+    "facets": Recipe(
+        "maximize",
+        {
+            "layer": "--layer", "units": "--units", "facets": "--facets",
+            "diversity": "--diversity", "size": "--size", "steps": "--steps",
+        },
+        data=True, seed=True,
+    ),
+    "interpolation": Recipe(
+        "maximize",
+        {
+            "layer": "--layer", "units": "--units", "count": "--between", "size": "--size",
+            "steps": "--steps",
+        },
+        seed=True,
+    ),
+    "inversion": Recipe("redraw", _REDRAWN | {"tries": "--tries"}, data=True, seed=True),
+    "caricature": Recipe("redraw", _REDRAWN | {"tries": "--tries", "power": "--power"}, seed=True),
+    "deepdream": Recipe(
+        "redraw", _REDRAWN | {"units": "--units", "octaves": "--octaves"}, seed=True
+    ),
+    "accentuation": Recipe(
+        "redraw", _REDRAWN | {"units": "--units", "anchor": "--anchor", "weight": "--weight"},
+        seed=True,
     ),
     "examples": Recipe(
         "maps", {"layer": "--layer", "units": "--units", "k": "--top"}, data=True

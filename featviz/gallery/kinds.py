@@ -39,12 +39,12 @@ GROUPS = (
         "What it looks for",
         "The patterns its units answer to, from edges in the first layer to whole things in the "
         "last.",
-        ("kernels", "maximize", "examples"),
+        ("kernels", "maximize", "facets", "interpolation", "examples"),
     ),
     Group(
         "What it sees",
         "One photograph goes in: what the units answer, and which pixels counted.",
-        ("maps", "patch", "attribute"),
+        ("maps", "patch", "attribute", "inversion", "accentuation", "caricature", "deepdream"),
     ),
     Group(
         "How it sorts pictures",
@@ -113,6 +113,23 @@ KINDS = {
         "in the later ones, and in the last something like an idea of a class.",
         "A picture made from noise so that the unit answers as strongly as possible.",
     ),
+    "facets": Kind(
+        "Facets",
+        "A unit may have more than one reason to answer. One that finds fruit stands may know "
+        "heaps of apples and rows of melons; a single maximised picture shows one of them, or a "
+        "mixture. Here several pictures of the same unit were made at once and pushed to differ, "
+        "or each was begun from another group of the real pictures that the unit likes best. "
+        "Where they still look alike, the unit most likely has one reason only.",
+        "Several pictures that the unit answers to, made to differ.",
+    ),
+    "interpolation": Kind(
+        "From one unit to another",
+        "At the left end stands the picture of one unit, at the right end that of another. "
+        "Between them both are asked for at once, the first less and less, the second more and "
+        "more. What two units share stays in its place; what only one of them wants comes or "
+        "goes. The lines below say how strongly each of the two answers on the way.",
+        "The way between this unit and another.",
+    ),
     "examples": Kind(
         "Strongest patches",
         "Which pieces of real pictures move a unit most? Every picture of a collection went "
@@ -147,6 +164,39 @@ KINDS = {
         "They need not agree, and where they do one may trust them more. An attribution explains "
         "the network, not the world: it shows what the network used, for good or bad reasons.",
         "Attributions for the unit.",
+    ),
+    "inversion": Kind(
+        "What is kept",
+        "A layer turns the photograph into numbers. Could one draw the photograph again from "
+        "these numbers alone? Each picture here began as noise and was changed until the layer "
+        "gave nearly the same numbers as for the photograph. Early layers keep almost every "
+        "pixel. Later ones keep what things are and roughly where, but no longer the exact "
+        "colours and places: what looks wrong in the picture is what the layer has let go.",
+        "What the unit's layer keeps of a photograph.",
+    ),
+    "accentuation": Kind(
+        "Accentuation",
+        "The photograph was changed a little so that one unit answers more strongly, while an "
+        "early layer was held to what it saw before. So the picture stays the same picture, and "
+        "what grows in it is what the unit had found there, or what it would have liked to find. "
+        "Where nothing sensible grows, the answer rested on little.",
+        "A photograph, changed a little so that the unit answers more strongly.",
+    ),
+    "caricature": Kind(
+        "Caricature",
+        "A caricature keeps what is typical and makes it larger. Here a layer draws it: from "
+        "noise, a picture is sought to which the layer answers in the same way as to the "
+        "photograph, only far more strongly. What the layer cares about is overdone, what it "
+        "does not notice is missing.",
+        "A photograph as the unit's layer would exaggerate it.",
+    ),
+    "deepdream": Kind(
+        "Deep dream",
+        "Like seeing animals in clouds: the photograph is changed so that a layer sees more of "
+        "whatever it sees a little of already, first in large shapes, then in fine ones. Nothing "
+        "is asked for by name, so what appears are the layer's own habits. They say more about "
+        "the pictures it was trained on than about this one.",
+        "A photograph in which the unit's layer sees more and more.",
     ),
     "embed": Kind(
         "Embedding",

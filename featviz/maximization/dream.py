@@ -100,7 +100,7 @@ class Caricatured(Redrawn):
 
     @property
     def title(self) -> str:
-        return f"{self.of_what.capitalize()} as layers of {self.model_name} exaggerate it"
+        return f"Caricatures of {self.of_what} by layers of {self.model_name}"
 
     def caption(self) -> str:
         return (

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 # Pictures of smaller sides are enlarged for display, every pixel to a block.
 _SHOWN = 128
+_INCHES = 0.09  # a bold letter of 9 points is about so wide
 
 
 @dataclass(frozen=True)
@@ -180,8 +181,9 @@ class Redrawn(results.Result):
         pixelated = _factor(self.given) > 1
         for k, column in enumerate(("photograph", *self.columns)):
             page.text(
-                0.1 + k * (wide + gap) + wide / 2, top - 0.12, column, ha="center", weight="bold"
-            )
+                0.1 + k * (wide + gap) + wide / 2, top - 0.12, column, ha="center", weight="bold",
+                fontsize=9 * min(1.0, wide / (_INCHES * len(column))),
+            )  # fmt: skip
         for row, (p, t) in enumerate(rows):
             y = top + row * (high + below)
             if t == 0:
