@@ -19,7 +19,8 @@ def run(*words: str) -> int:
 
 def test_classes_by_name_and_a_film(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "out"
-    words = ["--layer", "logits", "--units", "tabby,goldfish", "--steps", "2", "--film"]
+    words = ["--layer", "logits", "--units", "tabby,goldfish", "--steps", "2"]
+    words += ["--film", "gif"]
     assert run(*words, "--out", str(out), "--json", "--quiet") == 0
     document = json.loads(capsys.readouterr().out)
     assert document["kind"] == "maximize"
