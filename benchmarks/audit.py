@@ -1,11 +1,20 @@
-"""How fast PGD walks, against the same steps in a bare torch loop, and what leaving early saves.
+"""How fast attacks walk, against a bare torch loop and against AutoAttack's own program.
 
-    python benchmarks/audit.py [--quick] [--model NAME] [--weights FILE] [--count N]
+    python benchmarks/audit.py [--quick] [--model NAME] [--weights FILE] [--classes FILE]
+                               [--data FOLDER] [--count N] [--eps LEVELS] [--suite N]
 
-Three measurements, interleaved, in one process: featviz's `pgd` with an eps so small that no
-picture is fooled (every walk is full length); a bare torch loop of the same steps on the same
-batches; both again with an eps at which pictures fall after a few steps, where featviz gives their
-places to others and the bare loop goes on. Ends with one JSON line.
+Interleaved, in one process:
+
+1. featviz's `pgd` and `apgd` with an eps so small that no picture is fooled (every walk is full
+   length), in float32 and with the search in bf16; a bare torch loop of PGD's steps on the same
+   batches; both again with an eps at which most pictures fall after a few steps, where featviz
+   gives their places to others and the bare loop goes on.
+2. AutoAttack's own APGD with cross-entropy (pyautoattack, extra `verify`), of as many steps.
+3. With --suite N: `suite` and AutoAttack's standard suite on N pictures that are right, at one eps:
+   seconds, passes, and every picture that AutoAttack fools and featviz does not. This takes long:
+   AutoAttack spends some 8,000 forward passes on a picture that stands.
+
+Ends with one JSON line.
 """
 
 from __future__ import annotations
@@ -13,6 +22,9 @@ from __future__ import annotations
 import functools
 import platform
 import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
 
 import _rounds
 import torch
@@ -20,8 +32,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import featviz
-from featviz.adversarial.attacks import pgd
+from featviz.adversarial.apgd import apgd
+from featviz.adversarial.found import Found
+from featviz.adversarial.projected import pgd
+from featviz.adversarial.suite import suite
+from featviz.adversarial.verify import autoattack
+from featviz.datasets import open_pictures
+from featviz.errors import UserError
 from featviz.models.load import Model
+from featviz.models.precision import gains_by_bf16
 
 
 def bare(model: Model, pictures: Tensor, labels: Tensor, eps: float, steps: int, slots: int) -> int:
@@ -41,45 +60,118 @@ def bare(model: Model, pictures: Tensor, labels: Tensor, eps: float, steps: int,
     return fooled
 
 
+def their_apgd(norm: str, eps: float, steps: int, slots: int) -> Callable[..., object]:
+    """AutoAttack's APGD with cross-entropy: one restart of so many steps."""
+    from pyautoattack.autopgd_base import APGDAttack
+
+    def attack(model: Model, pictures: Tensor, labels: Tensor) -> None:
+        program = APGDAttack(
+            model, n_restarts=1, n_iter=steps, eps=eps, norm=norm, seed=0, device="cpu",
+            verbose=False,
+        )  # fmt: skip
+        for start in range(0, len(pictures), slots):
+            program.perturb(pictures[start : start + slots], labels[start : start + slots])
+
+    return attack
+
+
+def compare_suites(model: Model, pictures: Tensor, labels: Tensor, eps: float) -> dict[str, float]:
+    """Both suites on the same pictures; the ratio of their seconds, and what one of them misses."""
+    seconds, found = {}, {}
+    for name, attack in (("featviz", suite), ("autoattack", autoattack("linf"))):
+        started, cpu = time.perf_counter(), time.process_time()
+        found[name] = attack(model, pictures, labels, eps=eps)
+        seconds[name] = time.perf_counter() - started
+        cpu = time.process_time() - cpu
+        fell = found[name].success
+        print(
+            f"suite of {name}: {int(fell.sum())} of {len(fell)} fooled in {seconds[name]:.1f} s "
+            f"({cpu:.1f} s of processor time), "
+            f"{float(found[name].forwards.double().mean()):.0f} forward passes a picture"
+        )
+    theirs, ours = found["autoattack"].success, found["featviz"].success
+    print("AutoAttack fools, featviz does not:", (theirs & ~ours).nonzero()[:, 0].tolist())
+    print("featviz fools, AutoAttack does not:", (ours & ~theirs).nonzero()[:, 0].tolist())
+    return {
+        "autoattack/featviz seconds, suite": seconds["autoattack"] / seconds["featviz"],
+        "fooled by autoattack only": float((theirs & ~ours).sum()),
+        "fooled by featviz only": float((ours & ~theirs).sum()),
+    }
+
+
 def main() -> None:
-    options = _rounds.arguments(__doc__.splitlines()[0], model="alexnet-mini", weights="", count=0)
-    count = options.count or (32 if options.quick else 96)
-    steps, slots = 10, 16
-    model = featviz.load(options.model, weights=options.weights or None)
-    samples = featviz.sample_pictures().spread(count)
+    options = _rounds.arguments(
+        __doc__.splitlines()[0], model="alexnet-mini", weights="", classes="", data="", count=0,
+        eps=1.0, suite=0,
+    )  # fmt: skip
+    count = options.count or (16 if options.quick else 64)
+    steps, slots = 10, 8
+    model = featviz.load(options.model, weights=options.weights or None,
+                         classes=Path(options.classes) if options.classes else None)  # fmt: skip
+    data = open_pictures(options.data) if options.data else featviz.sample_pictures()
+    samples = data.spread(max(count, 8 * options.suite))
+    known = samples.labels(model)
     squares = [samples.read(i, model.resize, model.input_size) for i in range(len(samples))]
-    pictures = torch.stack(squares).to(model.device)
+    everything = torch.stack(squares).to(model.device)
     with torch.no_grad():
-        labels = model(pictures).argmax(1)
+        answers = torch.cat([model(part).argmax(1) for part in everything.split(16)])
+    pictures, labels = everything[:count], answers[:count]
     gradients: dict[str, int] = {}
 
-    def ours(kind: str, eps: float) -> None:
-        found = pgd(model, pictures, labels, eps=eps, steps=steps, slots=slots)
-        gradients[f"featviz, {kind}"] = int(found.backwards.sum())
+    def ours(attack: Callable[..., Found], kind: str, eps: float, **own: object) -> None:
+        found = attack(model, pictures, labels, eps=eps, steps=steps, slots=slots, **own)
+        gradients[kind] = int(found.backwards.sum())
 
     def theirs(kind: str, eps: float) -> None:
         bare(model, pictures, labels, eps, steps, slots)
-        gradients[f"bare, {kind}"] = steps * len(pictures)
+        gradients[kind] = steps * len(pictures)
 
-    works = {}
+    works: dict[str, Callable[[], object]] = {}
     for kind, eps in (("none falls", 1e-6), ("most fall", 16 / 255)):
-        works[f"featviz, {kind}"] = functools.partial(ours, kind, eps)
-        works[f"bare, {kind}"] = functools.partial(theirs, kind, eps)
+        works[f"pgd, {kind}"] = functools.partial(ours, pgd, f"pgd, {kind}", eps)
+        works[f"bare, {kind}"] = functools.partial(theirs, f"bare, {kind}", eps)
+    works["apgd, none falls"] = functools.partial(ours, apgd, "apgd, none falls", 1e-6)
+    works["apgd, most fall"] = functools.partial(ours, apgd, "apgd, most fall", 16 / 255)
+    if gains_by_bf16(model, pictures):
+        works["apgd bf16, none falls"] = functools.partial(
+            ours, apgd, "apgd bf16, none falls", 1e-6, precision="bf16"
+        )
+    try:
+        autoattack()
+        for kind, eps in (("none falls", 1e-6), ("most fall", 16 / 255)):
+            attack = their_apgd("Linf", eps, steps, slots)
+            works[f"autoattack's apgd, {kind}"] = functools.partial(attack, model, pictures, labels)
+    except UserError as missing:
+        print(missing)
     seconds = _rounds.measure(works, rounds=2 if options.quick else 5)
     asked = steps * len(pictures)
     rows = [
-        _rounds.row(f"PGD {name}", "image-steps/s asked for", [asked / s for s in values])
+        _rounds.row(name, "image-steps/s asked for", [asked / s for s in values])
         for name, values in seconds.items()
     ]
     for name, computed in gradients.items():
         print(f"{name}: {computed} of {asked} gradients computed")
-    ratios = {
-        f"featviz/bare speed, {kind}": statistics.median(
-            b / a
-            for a, b in zip(seconds[f"featviz, {kind}"], seconds[f"bare, {kind}"], strict=True)
+
+    def ratio(one: str, other: str) -> float:
+        return statistics.median(b / a for a, b in zip(seconds[one], seconds[other], strict=True))
+
+    ratios = {}
+    for kind in ("none falls", "most fall"):
+        ratios[f"featviz/bare speed, PGD, {kind}"] = ratio(f"pgd, {kind}", f"bare, {kind}")
+        if f"autoattack's apgd, {kind}" in seconds:
+            ratios[f"featviz/autoattack speed, APGD, {kind}"] = ratio(
+                f"apgd, {kind}", f"autoattack's apgd, {kind}"
+            )
+    if "apgd bf16, none falls" in seconds:
+        ratios["bf16/fp32 speed, APGD, none falls"] = ratio(
+            "apgd bf16, none falls", "apgd, none falls"
         )
-        for kind in ("none falls", "most fall")
-    }
+    if options.suite:
+        wanted = answers.cpu() if None in known else torch.tensor(known)
+        right = (answers.cpu() == wanted).nonzero()[:, 0][: options.suite].to(model.device)
+        ratios |= compare_suites(
+            model, everything[right], wanted.to(model.device)[right], options.eps / 255
+        )
     device = f"cpu ({platform.machine()}), {torch.get_num_threads()} threads"
     if model.device.type == "cuda":
         device = torch.cuda.get_device_name(model.device)

@@ -11,9 +11,10 @@ then goes on from its best picture, with the gradient that is known there. In L1
 components, whose number follows the sparsity of the best change; the walk begins in balls of
 three and two times eps, where nothing that it finds counts.
 
-Two differences from the authors' program. A picture leaves as soon as it fools. And the first
-window counts the rise of the first step against the loss at the start (there it is counted against
-a row of zeros, so that the first step always counts as a rise).
+Three differences from the authors' program. A picture leaves as soon as it fools. The first window
+counts the rise of the first step against the loss at the start (there it is counted against a row
+of zeros, so that the first step always counts as a rise). And the last step in L1 goes to the
+picture of the ball that is farthest along the best gradient, which is exact on a linear model.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from featviz.adversarial import balls, losses
 from featviz.adversarial.estimate import linear_estimate
 from featviz.adversarial.found import Found, Progress, find
 from featviz.adversarial.inputs import check_labels, check_pictures, check_slots
-from featviz.adversarial.projected import check_settings, starts, unit_l2
+from featviz.adversarial.projected import check_settings, starts
 from featviz.adversarial.search import Classifier, Job, Look, Outcome, Seats, Settings, Walk
 from featviz.errors import UserError, nearest
 from featviz.models.frozen import frozen
@@ -112,19 +113,28 @@ def apgd_targeted(
     pictures = check_pictures(pictures)
     labels = check_labels(labels, len(pictures)).to(pictures.device)
     slots = check_slots(slots, pictures.device)
-    with frozen(model):
-        near = linear_estimate(model, pictures, labels, norm=norm, among=2 * targets, slots=slots)
+    rows = torch.arange(len(pictures), device=pictures.device)
+    if clean is not None:  # nothing is asked of the model for what is wrong already
+        answers = clean.argmax(1) if clean.dim() == 2 else clean
+        rows = (answers.to(labels.device) == labels).nonzero()[:, 0]
+    aims = labels.new_zeros(len(pictures), targets)
+    if len(rows):
+        with frozen(model):
+            near = linear_estimate(
+                model, pictures[rows], labels[rows], norm=norm, among=2 * targets, slots=slots
+            )
+        aims = aims[:, : near.classes.shape[1]]
+        aims[rows] = near.classes[:, :targets]
+        clean = near.logits if clean is None else clean
     found, _ = towards_each(
-        model, pictures, labels, near.classes[:, :targets], eps=eps, norm=norm, steps=steps,
-        eight_bit=eight_bit, margin=margin, clean=near.logits if clean is None else clean,
-        seed=seed, slots=slots, precision=precision, progress=progress,
+        model, pictures, labels, aims, eps=eps, norm=norm, steps=steps, eight_bit=eight_bit,
+        margin=margin, clean=clean, seed=seed, slots=slots, precision=precision, progress=progress,
     )  # fmt: skip
-    spent = (~found.already).long()
-    return replace(
-        found,
-        forwards=found.forwards + spent,
-        backwards=found.backwards + near.classes.shape[1] * spent,
-    )
+    if not len(rows):
+        return found
+    asked = torch.zeros(len(pictures), dtype=torch.long).index_fill(0, rows.cpu(), 1)
+    gradients = near.classes.shape[1] * asked * (~found.already)
+    return replace(found, forwards=found.forwards + asked, backwards=found.backwards + gradients)
 
 
 def towards_each(
@@ -138,12 +148,12 @@ def towards_each(
     """
     walk = Auto(options.pop("norm"), options.pop("steps"), "dlr-towards")
     given = aims.tolist()
-    reached = torch.full(aims.shape, -torch.inf, dtype=torch.float64)
+    reached = [[-torch.inf] * aims.shape[1] for _ in pictures]
     at = [0] * len(pictures)
 
     def further(job: Job, outcome: Outcome) -> Job | None:
         i = job.tag
-        reached[i, at[i]] = outcome.margin
+        reached[i][at[i]] = outcome.margin
         at[i] += 1
         if at[i] == len(given[i]):
             return None
@@ -152,7 +162,7 @@ def towards_each(
     found = find(
         model, walk, pictures, labels, attack="apgd-t", aims=aims[:, 0], further=further, **options
     )
-    return found, reached
+    return found, torch.tensor(reached, dtype=torch.float64)
 
 
 class Phase(NamedTuple):
@@ -270,12 +280,15 @@ class Auto(Walk):
             self.x = self._sparse_step(x, gradient, eps, seats)
             if any(self.closes[min(k, self.looks - 1)] for k in seats.walked):
                 self._next_phase(self.last[at], self.radius[at + 1] * seats.eps, seats)
+            if any(k == self.looks - 2 for k in seats.walked):
+                far = balls.farthest(seats.pictures, self.best_gradient, seats.eps, "l1")
+                self.x = torch.where(balls.column(seats.step == self.looks - 2), far, self.x)
             return
-        moved = self._into(x + self._direction(gradient), seats)
+        moved = self._into(x + self._direction(gradient), seats, exactly=False)
         fresh = balls.column(torch.where(first, 1.0, _FRESH)).to(x.dtype)
         mixed = x + fresh * (moved - x) + (1 - fresh) * (x - self.before)
         self.before = x
-        self.x = self._into(mixed, seats)
+        self.x = self._into(mixed, seats, exactly=True)
 
     def _loss(self, look: Look, seats: Seats) -> tuple[Tensor, Tensor]:
         if self.loss == "ce":
@@ -325,23 +338,23 @@ class Auto(Walk):
         eta = balls.column(self.eta)
         if self.norm == "linf":
             return eta.to(gradient.dtype) * gradient.sign()
-        return (eta * unit_l2(gradient)).to(gradient.dtype)
+        return eta.to(gradient.dtype) * balls.unit_l2(gradient)
 
-    def _into(self, moved: Tensor, seats: Seats) -> Tensor:
+    def _into(self, moved: Tensor, seats: Seats, *, exactly: bool) -> Tensor:
         if self.norm == "linf":
             return torch.clamp(moved, self.low, self.high)
-        return balls.project(seats.pictures, moved, seats.eps, self.norm)
+        return balls.project(seats.pictures, moved, seats.eps, self.norm, exactly=exactly)
 
     def _sparse_step(self, x: Tensor, gradient: Tensor, eps: Tensor, seats: Seats) -> Tensor:
         """Along the signs of the share of components with the largest gradients."""
         flat = gradient.flatten(1)
         size = flat.abs()
         rank = ((1 - self.share) * size.shape[1]).long().clamp(0, size.shape[1] - 1)
-        least = size.sort(1).values.gather(1, balls.row(rank))
-        signs = torch.where(size >= least, flat.sign(), 0).double()
+        least = balls.row(ranked(size, rank))
+        signs = torch.where(size >= least, flat.sign(), 0)
         count = signs.abs().sum(1).clamp(min=1)
-        step = (balls.row(self.eta / count) * signs).to(x.dtype).view_as(x)
-        return balls.project(seats.pictures, x + step, eps, "l1")
+        step = balls.row((self.eta / count).to(x.dtype)) * signs
+        return balls.project(seats.pictures, x + step.view_as(x), eps, "l1")
 
     def _next_phase(self, due: Tensor, eps: Tensor, seats: Seats) -> None:
         """Go on in the next ball, from the best picture of the last one, as sparsely as it is."""
@@ -352,3 +365,12 @@ class Auto(Walk):
         self.eta = torch.where(due, eps, self.eta)
         self.changed = torch.where(due, changed, self.changed)
         self.share = torch.where(due, share, self.share)
+
+
+def ranked(values: Tensor, rank: Tensor) -> Tensor:
+    """(N,) the value of each row that `rank` (N,) others of it are below."""
+    if values.device.type != "cpu":
+        return values.sort(1).values.gather(1, balls.row(rank))[:, 0]
+    # One selection a row is much less work than sorting it.
+    rows = zip(values, rank.tolist(), strict=True)
+    return torch.stack([row.kthvalue(r + 1).values for row, r in rows])

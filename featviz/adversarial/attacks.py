@@ -12,11 +12,14 @@ import torch
 from torch import Tensor
 
 from featviz import images, plots, results
+from featviz.adversarial.apgd import apgd
 from featviz.adversarial.balls import NORM_NAMES, eps_text
 from featviz.adversarial.found import Found, Progress
 from featviz.adversarial.inputs import check_eps, check_pictures, check_slots
-from featviz.adversarial.projected import check_settings, fgsm, pgd
+from featviz.adversarial.projected import bim, check_settings, fgsm, mi_fgsm, pgd
 from featviz.adversarial.search import classify
+from featviz.adversarial.square import square
+from featviz.adversarial.suite import suite
 from featviz.errors import UserError, nearest
 from featviz.models.frozen import frozen
 
@@ -27,7 +30,11 @@ if TYPE_CHECKING:
     from featviz.adversarial.sections import Section
     from featviz.models.load import Model
 
-METHODS = ("pgd", "fgsm")
+STEPS = {
+    "pgd": 40, "fgsm": 1, "bim": 10, "mi-fgsm": 10, "apgd": 100, "suite": 100, "square": 1000,
+}  # fmt: skip
+"""The methods of `attack`, with their steps unless told otherwise (`square`: queries)."""
+METHODS = tuple(STEPS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -248,7 +255,7 @@ def attack(
     eps: float = 8 / 255,
     method: str = "pgd",
     target: int | str | None = None,
-    steps: int = 40,
+    steps: int | None = None,
     step_size: float | None = None,
     restarts: int = 1,
     seed: int = 0,
@@ -261,15 +268,19 @@ def attack(
     pictures: (N, 3, H, W) or (3, H, W) in [0, 1]; they are rounded to 8 bits, as a file has them
     labels: the classes to leave (indices or names); default: what the model says of the pictures
     norm, eps: the change stays within this distance: "linf" (8/255: no value by more than 8 of
-        255 levels) or "l2"
-    method: "pgd" or "fgsm" (one step)
-    target: a class to be reached, instead of any other than the label
-    steps, step_size, restarts, seed, slots: as for `pgd`
+        255 levels), "l2", or "l1" (the sum of all changes)
+    method: "pgd", "fgsm" (one step), "bim" (PGD in ten steps of eps / 5), "mi-fgsm" (with
+        momentum), "apgd" (step sizes of its own), "suite" (all that featviz has, in turn) or
+        "square" (asks for no gradient; not in L1)
+    target: a class to be reached, instead of any other than the label; not for "suite"
+    steps: gradient steps, or queries of "square"; default: 40 of pgd, 10 of bim and mi-fgsm, 100 of
+        apgd and suite, 1000 queries
+    step_size, restarts: of pgd and bim, and of pgd and apgd; seed, slots: as for `pgd`
     names: what the pictures are called in figures and tables
 
-    PGD's first walk begins at the picture itself and ends at the first success, so that the change
-    is often smaller than allowed. It is found on 8-bit pictures with a logit at least 0.01 ahead:
-    saved as PNG and loaded again, it is adversarial still.
+    The first walk of pgd and apgd begins at the picture itself and ends at the first success, so
+    that the change is often smaller than allowed. It is found on 8-bit pictures with a logit at
+    least 0.01 ahead: saved as PNG and loaded again, it is adversarial still.
 
     Raises UserError for arguments out of range.
 
@@ -278,7 +289,13 @@ def attack(
     """
     started = time.perf_counter()
     if method not in METHODS:
-        raise UserError(f"unknown method {method!r}{nearest(method, METHODS)}; take pgd or fgsm")
+        raise UserError(
+            f"unknown method {method!r}{nearest(method, METHODS)}; "
+            f"take {', '.join(METHODS[:-1])} or {METHODS[-1]}"
+        )
+    if method == "suite" and target is not None:
+        raise UserError("the suite goes to whatever class is near; for a target take pgd or apgd")
+    steps = STEPS[method] if steps is None or method == "fgsm" else steps
     batch = pictures[None] if pictures.dim() == 3 else pictures
     batch = images.quantise(check_pictures(batch)).to(model.device)
     count = len(batch)
@@ -291,14 +308,26 @@ def attack(
     own = before.argmax(1).cpu() if labels is None else class_indices(model, labels, count)
     aim = own if goal is None else torch.full((count,), goal)
     settings: dict[str, Any] = {
-        "eps": eps, "norm": norm, "targeted": goal is not None, "eight_bit": True,
-        "margin": 0.01, "slots": slots, "progress": progress,
+        "eps": eps, "norm": norm, "eight_bit": True, "margin": 0.01, "clean": before,
+        "slots": slots, "progress": progress,
     }  # fmt: skip
+    aimed: dict[str, Any] = {"targeted": goal is not None}
     if method == "fgsm":
-        found = fgsm(model, batch, aim, **settings)
-    else:
+        found = fgsm(model, batch, aim, **aimed, **settings)
+    elif method == "bim":
+        found = bim(model, batch, aim, steps=steps, step_size=step_size or 0.2, **aimed, **settings)
+    elif method == "mi-fgsm":
+        found = mi_fgsm(model, batch, aim, steps=steps, step_size=step_size, **aimed, **settings)
+    elif method == "pgd":
         found = pgd(model, batch, aim, steps=steps, step_size=step_size, restarts=restarts,
-                    random_start=False, seed=seed, **settings)  # fmt: skip
+                    random_start=False, seed=seed, **aimed, **settings)  # fmt: skip
+    elif method == "apgd":
+        found = apgd(model, batch, aim, steps=steps, restarts=restarts, starts=batch, seed=seed,
+                     **aimed, **settings)  # fmt: skip
+    elif method == "square":
+        found = square(model, batch, aim, queries=steps, seed=seed, **aimed, **settings)
+    else:
+        found = suite(model, batch, aim, steps=steps, seed=seed, **settings)
     with frozen(model):
         after = classify(model, found.adversarial, slots=slots)
     warnings = []
@@ -315,16 +344,16 @@ def attack(
         )
     missed = int((~found.success).sum())
     if missed:
-        more = "more --steps, --restarts or a larger --eps may do it" if method == "pgd" else (
-            "pgd takes more steps"
-        )  # fmt: skip
+        more = "more --steps or a larger --eps may do it"
+        if method in {"fgsm", "bim", "mi-fgsm", "square"}:
+            more = "apgd, suite or a larger --eps may do it"
         warnings.append(f"{missed} of {count} pictures were not brought there; {more}")
     return Attacked(
         origin=results.origin(
             model,
             parameters={
                 "pictures": list(names), "labels": own.tolist(), "norm": norm, "eps": eps,
-                "method": method, "target": goal, "steps": steps if method == "pgd" else 1,
+                "method": method, "target": goal, "steps": steps,
                 "step_size": step_size, "restarts": restarts, "slots": slots,
             },
             started=started,

@@ -22,6 +22,13 @@ NORM_NAMES = {"linf": "L∞", "l2": "L2", "l1": "L1", "l0": "L0"}
 LEVELS = 255
 
 
+def unit_l2(gradient: Tensor) -> Tensor:
+    """Each picture's gradient scaled to length 1; a gradient of 0 stays 0."""
+    flat = gradient.flatten(1)
+    flat = flat / row(flat.abs().amax(1)).clamp(min=1e-30)  # squares cannot underflow
+    return (flat / row(flat.square().sum(1).sqrt()).clamp(min=1e-30)).view_as(gradient)
+
+
 def column(values: Tensor) -> Tensor:
     """(N,) as (N, 1, 1, 1), to be combined with pictures."""
     return values.view(-1, 1, 1, 1)
@@ -49,25 +56,25 @@ def project_l2(delta: Tensor, low: Tensor, high: Tensor, eps: Tensor) -> Tensor:
     sets: it grows from eps/norm, and each round fixes the components that have met their bound;
     a handful of rounds end it.
     """
-    v = delta.flatten(1).double()
-    lower, upper = low.flatten(1).double(), high.flatten(1).double()
-    room = torch.where(v > 0, upper, -lower)  # how far a component may go its own way
-    size = v.abs()
-    inside = torch.minimum(size, room).square().sum(1).sqrt() <= eps
-    scale = (eps / v.square().sum(1).sqrt().clamp(min=1e-300)).clamp(max=1)
-    clipped = torch.zeros_like(size, dtype=torch.bool)
+    v, lower, upper = delta.flatten(1), low.flatten(1), high.flatten(1)
+    radius = (eps * (1 - _reserve(v))).to(v.dtype)
+    squares = v.square()
+    inside = torch.clamp(v, lower, upper).square().sum(1).sqrt() <= eps
+    scale = torch.where(inside, 1, radius / squares.sum(1).sqrt().clamp(min=1e-30)).clamp(max=1)
+    before: Tensor | None = None
     for _ in range(100):
-        now = scale[:, None] * size >= room
-        if torch.equal(now, clipped):
+        straight = row(scale) * v
+        projected = torch.clamp(straight, lower, upper)
+        clipped = projected != straight
+        if before is not None and torch.equal(clipped, before):
             break
-        clipped = now
-        fixed = torch.where(clipped, room, 0).square().sum(1)
-        free = torch.where(clipped, 0, size).square().sum(1)
-        left = (eps.square() - fixed).clamp(min=0)
-        scale = torch.where(free > 0, (left / free.clamp(min=1e-300)).sqrt(), scale).clamp(max=1)
-    scale = torch.where(inside, torch.ones_like(scale), scale)
-    projected = torch.clamp(scale[:, None] * v, lower, upper)
-    return projected.to(delta.dtype).view_as(delta)
+        before = clipped
+        fixed = torch.where(clipped, projected, 0).square().sum(1)
+        free = torch.where(clipped, 0, squares).sum(1)
+        left = (radius.square() - fixed).clamp(min=0)
+        grown = (left / free.clamp(min=1e-30)).sqrt().clamp(max=1)
+        scale = torch.where(inside | (free == 0), scale, grown)
+    return torch.clamp(row(scale) * v, lower, upper).view_as(delta)
 
 
 def project_l1(delta: Tensor, low: Tensor, high: Tensor, eps: Tensor) -> Tensor:
@@ -76,16 +83,18 @@ def project_l1(delta: Tensor, low: Tensor, high: Tensor, eps: Tensor) -> Tensor:
     As `project_l2`. The threshold t is the root of sum min(max(|v| - t, 0), room) = eps, which is
     piecewise linear: Newton's method, kept between two sides, reaches it in a few rounds.
     """
-    v = delta.flatten(1).double()
-    room = torch.where(v > 0, high.flatten(1).double(), -low.flatten(1).double())
+    v = delta.flatten(1)
+    room = torch.where(v > 0, high.flatten(1), -low.flatten(1))
     size = v.abs()
-    below, above = torch.zeros_like(eps), size.amax(1)
+    radius = (eps * (1 - _reserve(v))).to(v.dtype)
+    near = 0.5 * _reserve(v) * radius
+    inside = torch.minimum(size, room).sum(1) <= eps
+    below, above = torch.zeros_like(radius), size.amax(1)
     threshold = below
     for _ in range(100):
         short = size - row(threshold)
-        excess = torch.minimum(short.clamp(min=0), room).sum(1) - eps
-        # Whoever is inside without any threshold stays there; whoever has arrived, too.
-        settled = ((excess <= 0) & (threshold == 0)) | (excess.abs() <= 1e-12 * eps)
+        excess = torch.minimum(short.clamp(min=0), room).sum(1) - radius
+        settled = inside | (excess.abs() <= near)
         if bool(settled.all()):
             break
         below = torch.where(excess > 0, threshold, below)
@@ -94,17 +103,26 @@ def project_l1(delta: Tensor, low: Tensor, high: Tensor, eps: Tensor) -> Tensor:
         between = (aim > below) & (aim < above)  # false for nan, too
         moved = torch.where(between, aim, (below + above) / 2)
         threshold = torch.where(settled, threshold, moved)
-    projected = v.sign() * torch.minimum((size - row(threshold)).clamp(min=0), room)
-    return projected.to(delta.dtype).view_as(delta)
+    return (v.sign() * torch.minimum((size - row(threshold)).clamp(min=0), room)).view_as(delta)
 
 
-def project(pictures: Tensor, moved: Tensor, eps: Tensor, norm: str) -> Tensor:
-    """The pictures nearest to `moved` that lie within eps of `pictures` and in [0, 1]."""
+def _reserve(values: Tensor) -> float:
+    """The share of a radius that sums and differences of this type may lose by rounding."""
+    return 16 * torch.finfo(values.dtype).eps
+
+
+def project(
+    pictures: Tensor, moved: Tensor, eps: Tensor, norm: str, *, exactly: bool = True
+) -> Tensor:
+    """The pictures nearest to `moved` that lie within eps of `pictures` and in [0, 1].
+
+    exactly: make sure of it in float64; otherwise rounding may lead out by a millionth of eps
+    """
     if norm == "linf":
         return torch.clamp(moved, *linf_bounds(pictures, eps))
     onto = {"l2": project_l2, "l1": project_l1}[norm]
     delta = onto(moved - pictures, -pictures, 1 - pictures, eps)
-    return inside(pictures, pictures + delta, eps, norm)
+    return inside(pictures, pictures + delta, eps, norm) if exactly else pictures + delta
 
 
 def farthest(pictures: Tensor, gradient: Tensor, eps: Tensor, norm: str) -> Tensor:
@@ -122,9 +140,10 @@ def farthest(pictures: Tensor, gradient: Tensor, eps: Tensor, norm: str) -> Tens
     g = g / column(g.flatten(1).abs().amax(1).clamp(min=1e-300))
     if norm == "l2":
         # Far out along the gradient, the nearest point of the set is the farthest one along it.
+        x = pictures.double()
         far = 1e6 * column(eps) * g / column(g.flatten(1).norm(dim=1).clamp(min=1e-300))
-        delta = project_l2(far, -pictures, 1 - pictures, eps)
-        return inside(pictures, (pictures + delta).to(pictures.dtype), eps, norm)
+        moved = x + project_l2(far, -x, 1 - x, eps)
+        return inside(pictures, moved.to(pictures.dtype), eps, norm)
     flat, x = g.flatten(1), pictures.flatten(1).double()
     room = torch.where(flat > 0, 1 - x, torch.where(flat < 0, x, 0))
     order = flat.abs().argsort(dim=1, descending=True, stable=True)

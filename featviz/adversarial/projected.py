@@ -26,6 +26,7 @@ from featviz.adversarial.losses import cross_entropy, temper
 from featviz.adversarial.search import Classifier, Look, Seats, Settings, Walk
 from featviz.errors import UserError
 
+unit_l2 = balls.unit_l2
 SPARSITY = 0.01
 """the share of the components that a step in L1 moves"""
 
@@ -261,8 +262,8 @@ class Ascent(Walk):
             moved = self.x + balls.column(length).to(self.x.dtype) * direction.sign()
             self.x = torch.clamp(moved, self.low, self.high)
             return
-        step = unit_l2(direction) if self.norm == "l2" else sparse_l1(self.x, direction)
-        moved = self.x + (balls.column(length) * step).to(self.x.dtype)
+        step = balls.unit_l2(direction) if self.norm == "l2" else sparse_l1(self.x, direction)
+        moved = self.x + balls.column(length).to(self.x.dtype) * step
         self.x = balls.project(seats.pictures, moved, seats.eps, self.norm)
 
 
@@ -284,20 +285,12 @@ def starts(rows: Tensor, seats: Seats, norm: str, *, random: bool) -> Tensor:
     return torch.stack(found)
 
 
-def unit_l2(gradient: Tensor) -> Tensor:
-    """Each picture's gradient scaled to length 1 in float64; a gradient of 0 stays 0."""
-    g = gradient.double()
-    g = g / balls.column(g.flatten(1).abs().amax(1).clamp(min=1e-300))  # squares cannot underflow
-    return g / balls.column(g.flatten(1).square().sum(1).sqrt().clamp(min=1e-300))
-
-
 def sparse_l1(x: Tensor, gradient: Tensor, share: float = SPARSITY) -> Tensor:
     """A step of L1 length 1: the sign of the largest gradients, where the box leaves room."""
     room = ((gradient > 0) & (x < 1)) | ((gradient < 0) & (x > 0))
     flat = torch.where(room, gradient, 0).flatten(1)
     count = max(1, round(share * flat.shape[1]))
     place = flat.abs().topk(count, 1).indices
-    signs = flat.gather(1, place).sign().double()
+    signs = flat.gather(1, place).sign()
     signs /= signs.abs().sum(1, keepdim=True).clamp(min=1)
-    step = torch.zeros(flat.shape, dtype=torch.float64, device=flat.device)
-    return step.scatter_(1, place, signs).view_as(gradient)
+    return torch.zeros_like(flat).scatter_(1, place, signs).view_as(gradient)

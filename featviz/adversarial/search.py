@@ -83,7 +83,8 @@ class Outcome:
     zero_gradients: int
     """gradients that were 0 everywhere or not finite"""
     trace: Tensor
-    """(walk's looks x restarts,): the margin at each look, on the CPU; nan where there was none"""
+    """(walk's looks x restarts,): the margin at each look, on the CPU; nan where there was none
+    or where it was outside the ball"""
 
 
 class Seats:
@@ -232,8 +233,9 @@ class _Book:
             self.forwards[c] = self.backwards[c] = 0
 
     def enter(
-        self, look: Look, hit: Tensor, held: Tensor, walking: Tensor, distance: Tensor | None
-    ) -> None:
+        self, look: Look, hit: Tensor, held: Tensor, walking: Tensor, scouting: Tensor | None,
+        distance: Tensor | None,
+    ) -> None:  # fmt: skip
         """Keep what a look has shown in the slots `held`; in `walking` it was the walk's own."""
         hit = hit & held
         better = hit & ~self.success
@@ -248,7 +250,8 @@ class _Book:
         self.first = torch.where(hit & ~self.success, self.made, self.first)
         self.success |= hit
         place = self.looked.clamp(max=self.trace.shape[1] - 1)[:, None]
-        now = torch.where(walking, look.margin, self.trace.gather(1, place)[:, 0])
+        shown = walking if scouting is None else walking & ~scouting
+        now = torch.where(shown, look.margin, self.trace.gather(1, place)[:, 0])
         self.trace.scatter_(1, place, now[:, None])
         self.looked += walking
 
@@ -352,10 +355,12 @@ def run(
                 scouting = scouting & ~_mask(judged_only, slots, device)
             hit, held = hit & ~scouting, held & ~scouting
         walking = _mask([c for c in taken if c not in judged_only], slots, device)
+        if judged_only:  # the clean picture is no try of a walk that does not begin there
+            held = held & (walking | hit)
         distance = None
         if not walk.leaves_at_hit:
             distance = balls.distance(seats.pictures, look.pictures.detach(), walk.norm)
-        book.enter(look, hit, held, walking, distance)
+        book.enter(look, hit, held, walking, scouting, distance)
         over = walk.finished()
         flags = hit.long() + 2 * look.margin.isnan().long()
         told = (flags if over is None else flags + 4 * over.long()).tolist()  # the one wait

@@ -16,16 +16,35 @@ def attack(
         typer.Argument(metavar="[PICTURE]...", help="Picture files; default: a bundled one."),
     ] = None,
     eps: Annotated[
-        str, typer.Option("--eps", help="How far pixels may move: 8/255 or .03; in L2 a length.")
+        str,
+        typer.Option(
+            "--eps", help="How far pixels may move: 8/255 or .03; in L2 a length, in L1 a sum."
+        ),
     ] = "8/255",
-    norm: Annotated[str, typer.Option("--norm", help="linf or l2.")] = "linf",
+    norm: Annotated[str, typer.Option("--norm", help="linf, l2 or l1.")] = "linf",
     target: Annotated[
         str | None,
         typer.Option("--target", "-t", help="Class to reach (name or index); default: any other."),
     ] = None,
-    method: Annotated[str, typer.Option("--method", help="pgd, or fgsm for one step.")] = "pgd",
-    steps: Annotated[int, typer.Option("--steps", help="Gradient steps at most, of pgd.")] = 40,
-    restarts: Annotated[int, typer.Option("--restarts", help="Walks at most, of pgd.")] = 1,
+    method: Annotated[
+        str,
+        typer.Option(
+            "--method",
+            help="pgd, fgsm (one step), bim, mi-fgsm, apgd, suite (all in turn) or square (without "
+            "any gradient).",
+        ),
+    ] = "pgd",
+    steps: Annotated[
+        int | None,
+        typer.Option(
+            "--steps",
+            help="Gradient steps at most, or queries of square; default: 40 of pgd, 10 of bim and "
+            "mi-fgsm, 100 of apgd and suite, 1000 queries.",
+        ),
+    ] = None,
+    restarts: Annotated[
+        int, typer.Option("--restarts", help="Walks at most, of pgd and apgd.")
+    ] = 1,
     inside: Annotated[
         bool, typer.Option("--inside", help="Show what changes in the net, layer by layer.")
     ] = False,
