@@ -322,6 +322,8 @@ def maximize_objective(
         raise UserError(f"{len(labels)} names for {count} pictures; give one each")
     keys = tuple(f"{wanted.text}/{i}" for i in range(count)) if words is None else tuple(words)
     parameters = {"layer": place.name, "objective": wanted.text, "preset": preset}
+    if words is not None:
+        parameters["words"] = "; ".join(words)
     asked = _Asked(Task(place, wanted, None, settings, keys), labels, labels, (), parameters)
     result = _maximize(
         model, [asked], single=True, seed=seed, tries=tries, natural=None, other=None, film=film,
