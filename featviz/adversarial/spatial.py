@@ -122,8 +122,8 @@ def spatial(
     draws: random motions a picture, uniform within the same bounds
     seed: of those, drawn per picture: neither order nor neighbours matter; slots: see `pgd`
 
-    A picture that is wrong by itself costs one pass. With degrees and shift 0 the pictures the
-    model sees are the given ones, bit for bit.
+    A picture that is wrong by itself, or under a random motion, is not tried on the grid. With
+    degrees and shift 0 the pictures the model sees are the given ones, bit for bit.
 
     Returns a `Spatial`. Raises UserError for arguments out of range.
     """

@@ -32,7 +32,7 @@ def example(command: str) -> list[str]:
 def test_the_commands_are_those_of_the_design():
     assert set(COMMANDS) == {
         "demo", "layers", "kernels", "maps", "maximize", "redraw", "embed", "neighbors", "atlas",
-        "attribute", "attack", "audit", "train", "eval", "gallery",
+        "attribute", "attack", "audit", "corrupt", "universal", "train", "eval", "gallery",
     }  # fmt: skip
 
 

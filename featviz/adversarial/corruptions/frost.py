@@ -18,7 +18,7 @@ from featviz.adversarial.corruptions import draws
 from featviz.adversarial.corruptions.draws import Streams
 
 PLATES = 5
-SIDE = 480
+SIDE = 400
 """pixels of a plate; a picture is laid under a piece of 224, whatever its own side"""
 _PIECE = 224
 _TINT = (0.86, 0.95, 1.0)
@@ -75,7 +75,7 @@ def _needles(draw: random.Random) -> Tensor:
     found: list[tuple[float, float, float, float, float]] = []
     # Feathers lean together, for the glass is coldest on one side.
     lean = between(0, 2 * math.pi)
-    for _ in range(800):
+    for _ in range(560):
         y, x = between(-0.1, 1.1) * SIDE, between(-0.1, 1.1) * SIDE
         angle, length = lean + between(-2.0, 2.0), between(14, 34) * math.exp(between(0, 1.4))
         bend, spread = between(-0.015, 0.015), between(0.6, 1.1)
@@ -103,7 +103,7 @@ def _needles(draw: random.Random) -> Tensor:
 def _drawn(needles: Tensor) -> Tensor:
     """(SIDE, SIDE): the needles as fine lines that fade towards their tips."""
     y, x, angle, length, brightness = needles[:, :, None].unbind(1)
-    at = torch.linspace(0, 1, 48)[None, :]
+    at = torch.linspace(0, 1, 32)[None, :]
     down, right = y + at * length * angle.sin(), x + at * length * angle.cos()
     # A point's light goes to its four pixels; points lie closer on short needles, so each weighs
     # what it stands for.

@@ -1,0 +1,59 @@
+"""`featviz corrupt` and `featviz universal`: examples, folders, mistakes, going on."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from featviz.cli import main as command_line
+
+
+def run(capsys, *words: str) -> tuple[int, str, str]:
+    with pytest.raises(SystemExit) as left:
+        command_line.main(words)
+    said = capsys.readouterr()
+    return (left.value.code or 0), said.out, said.err
+
+
+@pytest.mark.slow
+def test_corrupt_writes_the_table_and_leaves_nothing_unfinished(capsys, tmp_path):
+    words = ("corrupt", "--names", "fog, jpeg-compression", "--severities", "1,5", "--count", "6",
+             "--out", str(tmp_path / "run"), "--json")  # fmt: skip
+    code, out, err = run(capsys, *words)
+    assert code == 0, err
+    document = json.loads(out)
+    assert document["kind"] == "corruptions"
+    assert document["parameters"]["names"] == ["fog", "jpeg_compression"]
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+@pytest.mark.slow
+def test_universal_and_its_patch_write_their_folders(capsys, tmp_path):
+    words = ("universal", "--steps", "2", "--count", "8", "--eps", "10/255", "--quiet", "--json")
+    for extra, kind in (((), "universal"), (("--patch",), "adversarial-patch")):
+        code, out, err = run(capsys, *words, *extra, "--out", str(tmp_path / kind))
+        assert code == 0, err
+        assert json.loads(out)["kind"] == kind
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("corrupt", "--names", "frog"), "did you mean fog, frost"),
+        (("corrupt", "--severities", "1,9"), "severities 1 to 5"),
+        (("corrupt", "--severities", "all"), "write numbers of 1 to 5"),
+        (("universal", "--eps", "ten"), "is no number"),
+        (("universal", "--eps", "10"), "10/255"),
+        (("universal", "--norm", "l7"), "unknown norm"),
+        (("universal", "--target", "golfish"), "did you mean goldfish"),
+    ],
+)
+def test_a_mistake_is_one_line_and_leaves_nothing(capsys, tmp_path, monkeypatch, words, said):
+    monkeypatch.chdir(tmp_path)
+    code, out, err = run(capsys, *words)
+    assert code == 2
+    assert said in err
+    assert err.count("\n") == 1
+    assert out == ""
+    assert not list(tmp_path.rglob("*"))
