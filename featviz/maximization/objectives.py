@@ -425,7 +425,7 @@ _NUMBER = r"\d+(?:\.\d*)?(?:e[+-]?\d+)?|\.\d+"
 _TERM = re.compile(
     rf"(?:(?P<factor>{_NUMBER})\s*\*\s*)?(?:(?P<name>\w+)\((?P<inside>.*)\)|(?P<unit>.+))"
 )
-_OF_UNITS = ("mean", "max", "centre")
+_OF_UNITS = ("mean", "max", "centre", "class", "patches")
 _OF_LAYERS: dict[str, Callable[[str], Objective]] = {
     "deepdream": deepdream,
     "total_variation": total_variation,
@@ -439,8 +439,9 @@ def parse_objective(model: Model, text: str) -> Objective:
 
     Terms are joined by " + " and " - " with spaces round them, each with a factor in front if
     wanted: `3 * `. A term is a unit ("conv5:12", "logits:tabby"; its mean over the map), a neuron
-    ("conv5:12@6,6"), `max(conv5:12)`, `centre(conv5:12)`, `deepdream(conv4)`, or
-    `total_variation(picture)`, `l1(picture)`, `l2(picture)`.
+    ("conv5:12@6,6"), `max(conv5:12)`, `centre(conv5:12)`, of a transformer's layer
+    `class(layer:12)` or `patches(layer:12)`, `deepdream(conv4)`, or `total_variation(picture)`,
+    `l1(picture)`, `l2(picture)`.
 
     Raises UserError for anything else.
     """
@@ -499,6 +500,10 @@ def _parse_term(model: Model, term: str, text: str) -> Objective:
             goal = neuron(unit.layer, [unit.index], [unit.position])
         elif name == "centre":
             goal = centre(unit.layer, [unit.index])
+        elif name in _TOKENS:
+            if len(model.layer(unit.layer).shape) != 2:
+                raise UserError(f"{term!r}: {unit.layer} has no tokens; leave {name}() out")
+            goal = channel(unit.layer, [unit.index], tokens=name)
         else:
             goal = channel(unit.layer, [unit.index], over=name or "mean")
     return goal if match["factor"] is None else float(match["factor"]) * goal
@@ -546,19 +551,17 @@ def _shaped(values: Tensor, like: Tensor) -> Tensor:
 
 
 def _mean(values: Tensor) -> Tensor:
-    """The mean of each picture's values, (N,)."""
-    values = values.contiguous()
-    while values.dim() > 1:
-        values = values.mean(-1)
-    return values
+    """The mean of each picture's values, (N,), the same for any N: rounded once, from float64."""
+    if values.dim() == 1:
+        return values
+    return values.flatten(1).mean(1, dtype=torch.float64).to(values.dtype)
 
 
 def _total(values: Tensor) -> Tensor:
-    """The sum of each picture's values, (N,)."""
-    values = values.contiguous()
-    while values.dim() > 1:
-        values = values.sum(-1)
-    return values
+    """The sum of each picture's values, (N,), the same for any N: rounded once, from float64."""
+    if values.dim() == 1:
+        return values
+    return values.flatten(1).sum(1, dtype=torch.float64).to(values.dtype)
 
 
 def _highest(values: Tensor) -> Tensor:

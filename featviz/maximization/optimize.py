@@ -287,8 +287,9 @@ def maximize_objective(
         such as "conv5:12 - 0.5*conv4:7", one picture each (`objectives.parse_objective`)
     names: for captions; default: the words, or the targets' numbers
 
-    Canvas, transforms and restraints are those of the deepest layer that is read. All else is as
-    in `maximize`.
+    Canvas, transforms and restraints are those of the deepest layer that is read. A layer's value
+    is read as it leaves the layer: "relu5:12" is what the ReLU lets through, "conv5:12" what enters
+    it (`maximize` takes the latter for both). All else is as in `maximize`.
 
     Raises UserError for words that are no objective, for an objective without targets of its own
     and for one that compares pictures (`objectives.diversity`): facets have a command.
@@ -324,7 +325,8 @@ def maximize_objective(
     parameters = {"layer": place.name, "objective": wanted.text, "preset": preset}
     if words is not None:
         parameters["words"] = "; ".join(words)
-    asked = _Asked(Task(place, wanted, None, settings, keys), labels, labels, (), parameters)
+    task = Task(place, wanted, None, settings, keys, as_it_leaves=True)
+    asked = _Asked(task, labels, labels, (), parameters)
     result = _maximize(
         model, [asked], single=True, seed=seed, tries=tries, natural=None, other=None, film=film,
         batch_size=batch_size, engine="here", progress=progress, started=started, partial=None,
@@ -422,7 +424,7 @@ def _maximize(
             continue
         task, order, climb = one.task, of.order, of.climb
         units = [one.units[i] for i in order] if one.units else []
-        with frozen(model), before_relu(model, task.layer, task.goal):
+        with frozen(model), before_relu(model, task.layer, task.goal, task.as_it_leaves):
             judged = panel.judge(
                 model, task.layer, task.goal, order, climb.pictures, alive=climb.alive,
                 natural=natural, other=other, units=units, seconds=seconds, progress=progress,

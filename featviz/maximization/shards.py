@@ -55,6 +55,8 @@ class Task:
     settings: Settings
     keys: tuple[str, ...]
     """of each target: its picture depends on the seed and this alone"""
+    as_it_leaves: bool = False
+    """whether the layer's value is read as it leaves, where that is a ReLU, not as it enters"""
 
     def described(self) -> dict[str, Any]:
         """In plain words and numbers: what it takes to be the same task."""
@@ -149,7 +151,8 @@ class _Job:
         task = self.tasks[number]
         targets = [row for row in rows for _ in range(self.tries)]
         seeds = [seed_of(self.seed, task.keys[row], t) for row in rows for t in range(self.tries)]
-        with frozen(self.model), before_relu(self.model, task.layer, task.goal):
+        entering = before_relu(self.model, task.layer, task.goal, task.as_it_leaves)
+        with frozen(self.model), entering:
             climbs = dict(
                 ascend_all(
                     self.model, task.goal, targets, seeds, task.settings, besides=task.besides,
@@ -192,9 +195,11 @@ def _plain(value: Any) -> Any:
 
 
 @contextmanager
-def before_relu(model: Model, layer: Layer, goal: Objective) -> Iterator[None]:
+def before_relu(
+    model: Model, layer: Layer, goal: Objective, as_it_leaves: bool = False
+) -> Iterator[None]:
     """Let taps of a ReLU read what goes into it: a silent unit still has a gradient there."""
-    if layer.kind not in {"ReLU", "ReLU6"} or goal.layers != (layer.name,):
+    if layer.kind not in {"ReLU", "ReLU6"} or goal.layers != (layer.name,) or as_it_leaves:
         yield
         return
     module = model.net.get_submodule(layer.path)

@@ -56,6 +56,15 @@ def test_what_has_no_picture_of_its_own_is_a_users_mistake(goal, message: str, m
         maximize_objective(mini, goal, steps=2, size=32)
 
 
+def test_a_relu_is_read_as_it_leaves(mini) -> None:
+    made = maximize_objective(mini, "relu2:5", steps=3, size=32)
+    acts = featviz.activations(mini, made.images, ["conv2", "relu2"])
+    after, before = acts["relu2"][0, 5].mean(), acts["conv2"][0, 5].mean()
+    assert made.scores[0].item() == pytest.approx(after.item(), abs=1e-4)
+    assert abs(after - before) > 2e-3
+    assert torch.allclose(acts["relu2"], acts["conv2"].relu(), atol=1e-5)
+
+
 def run(*words: str) -> int:
     with pytest.raises(SystemExit) as left:
         main(["maximize", *words, "--quiet"])

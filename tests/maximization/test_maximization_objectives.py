@@ -324,6 +324,25 @@ def test_a_text_describes_an_objective(text: str, build, mini) -> None:
 GOLDFISH = 0
 
 
+def test_a_text_names_tokens() -> None:
+    net = torch.nn.Sequential(
+        torch.nn.Flatten(2), torch.nn.Linear(16, 5), torch.nn.Flatten(), torch.nn.Linear(15, 2)
+    )
+    model = Model(net, name="t", input_size=4)
+    pictures = torch.rand(1, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    acts = featviz.activations(model, pictures, ["1"])
+    assert acts["1"].shape == (1, 3, 5)
+    for text, expected in (
+        ("class(1:2)", acts["1"][0, 0, 2]),
+        ("patches(1:2)", acts["1"][0, 1:, 2].mean()),
+        ("1:2", acts["1"][0, :, 2].mean()),
+    ):
+        score = obj.parse_objective(model, text)(acts, [0])
+        assert score.item() == pytest.approx(expected.item(), abs=1e-6)
+    with pytest.raises(featviz.UserError, match="has no tokens"):
+        obj.parse_objective(model, "class(logits:1)")
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
