@@ -14,7 +14,9 @@ clean score is kept.
     maco          Fel et al. 2023, "Unlocking feature visualization": phases alone, seen in windows
     yosinski-1 to yosinski-4
                   Yosinski et al. 2015, "Understanding neural networks through deep visualization",
-                  the four settings of table 1, for AlexNet; yosinski-3 made most of its pictures
+                  the four settings of table 1, for AlexNet; yosinski-3 made most of its pictures.
+                  They change a picture by a few grey levels: theirs were printed stretched round
+                  the mean (saveimagescc in image_misc.py), ours are as the model sees them
 """
 
 from __future__ import annotations
