@@ -66,8 +66,8 @@ SHOWN = 6
 """pictures in the sheets of the easiest and of the hardest"""
 _PROBED = 32  # pictures on which the model itself is looked at
 _CHECKED_AT = (0.75, 0.5, 0.25)  # shares of the right pictures that still stand
-_BLACK_BOX = 24  # pictures tried without gradients
-_CONVERGENCE = 24  # pictures on which shorter searches are run
+_BLACK_BOX = 16  # pictures tried without gradients
+_CONVERGENCE = 16  # pictures on which shorter searches are run
 _EIGHT_BIT_STEPS = 10
 _FOLLOWED, _FOLLOWED_STEPS = 48, 20  # pictures for the transfer matrix and the look inside
 Progress = Callable[[int, int, str], None]
@@ -351,10 +351,15 @@ class _Best:
     def offer(self, at: Tensor, pictures: Tensor, attack: str) -> Tensor:
         """Pictures that an attack says fool, for the rows `at` of the group.
 
-        Returns (len(at),) float64: their distances, infinite where the model is right after all.
+        Those that are nearer than what was known are judged once more. Returns (len(at),) float64:
+        the distances, infinite where the model is right after all.
         """
+        here = at.to(self.x.device)
+        distance = balls.distance(self.x[here], pictures, self.norm).cpu()
+        nearer = distance < self.distance[at]
+        at, pictures = at[nearer], pictures[nearer.to(here.device)]
         if not len(at):
-            return torch.zeros(0, dtype=torch.float64)
+            return distance
         here = at.to(self.x.device)
         z = classify(self.run.model, pictures, slots=self.run.slots).double()
         self.forwards += len(at)
@@ -362,16 +367,14 @@ class _Best:
         ahead = (z.scatter(1, own, -math.inf).amax(1) - z.gather(1, own)[:, 0]).cpu()
         predicted = z.argmax(1)
         wrong = (predicted != self.y[here]).cpu()
-        distance = balls.distance(self.x[here], pictures, self.norm).cpu()
         self.unconfirmed += int((~wrong).sum())
-        distance = torch.where(wrong, distance, math.inf)
-        better = distance < self.distance[at]
-        taken = at[better]
-        self.distance[taken], self.judged[taken] = distance[better], ahead[better]
-        self.predicted[taken] = predicted.cpu()[better]
-        self.adversarial[taken.to(here.device)] = pictures[better.to(here.device)]
+        taken = at[wrong]
+        self.distance[taken] = distance[nearer][wrong]
+        self.judged[taken], self.predicted[taken] = ahead[wrong], predicted.cpu()[wrong]
+        self.adversarial[taken.to(here.device)] = pictures[wrong.to(here.device)]
         for i in taken.tolist():
             self.attack[i] = attack
+        distance[nearer.nonzero()[:, 0][~wrong]] = math.inf
         return distance
 
     def arrays(self) -> Arrays:
@@ -560,7 +563,7 @@ def _search(run: _Run, rows: Tensor, norm: str, grid: tuple[float, ...], steps: 
         estimate = nearest_class.distances.amin(1).cpu()
         best.forwards += n
         best.backwards += 5 * n
-        one_step = _one_step(run, best, norm, grid)
+        one_step = _one_step(run, best, norm, grid, clean)
         noise_right = _noise(run, best, rows, norm, grid)
         distance_8bit = _eight_bit(run, best, everything, norm, grid, clean)
     arrays = best.arrays()
@@ -577,15 +580,16 @@ def _search(run: _Run, rows: Tensor, norm: str, grid: tuple[float, ...], steps: 
     }  # fmt: skip
 
 
-def _one_step(run: _Run, best: _Best, norm: str, grid: Sequence[float]) -> Tensor:
+def _one_step(
+    run: _Run, best: _Best, norm: str, grid: Sequence[float], clean: Tensor
+) -> Tensor:  # fmt: skip
     """(n,) float64: the smallest FGSM of the grid that fools; one gradient serves all eps."""
     rows = torch.arange(len(best.x))
     x, y = best.x, best.y
-    z = classify(run.model, x, slots=run.slots)
-    others = z.scatter(1, y[:, None], -math.inf).argmax(1)
+    others = clean.scatter(1, y[:, None], -math.inf).argmax(1)
     gradient, _ = masking.margin_gradient(run.victim, x, y, others, slots=run.slots)
     gradient = torch.where(gradient.isfinite(), gradient, 0)
-    best.forwards += 2 * len(x)
+    best.forwards += len(x)
     best.backwards += len(x)
     found = torch.full((len(x),), math.inf, dtype=torch.float64)
     for eps in grid:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import functools
 import itertools
 import json
 import math
@@ -20,6 +21,7 @@ from adversarial_models import broken_model, photographs, tiny_model, two_classe
 
 from featviz import images, results
 from featviz.adversarial.audit import audit, check_grids
+from featviz.adversarial.inside import look_inside
 from featviz.adversarial.masking import Check
 from featviz.adversarial.report import Level, doubts
 from featviz.adversarial.selftest import self_test, smallest
@@ -293,7 +295,7 @@ import torch
 torch.set_num_threads(1)
 from adversarial_models import photographs, tiny_model
 from featviz.adversarial.audit import audit
-model, pictures = tiny_model(), photographs(24)
+model, pictures = tiny_model(), photographs(16)
 labels = model(pictures).argmax(1)
 audit(model, pictures, labels, out=sys.argv[1], **{settings!r})
 """
@@ -321,7 +323,7 @@ def test_a_killed_audit_goes_on_to_the_same_bytes(model, tmp_path):
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        pictures = photographs(24)
+        pictures = photographs(16)
         labels = model(pictures).argmax(1)
         audit(model, pictures, labels, out=tmp_path / "whole", **SETTINGS)
     finally:
@@ -401,16 +403,12 @@ def test_settings_that_make_no_sense_are_refused_in_words(model, options, messag
         audit(model, photographs(2), **options)
 
 
-@pytest.fixture
-def without_images(monkeypatch):
-    """Synthetic images have tests of their own, and take their time."""
-    monkeypatch.setattr("featviz.adversarial.inside._with_images", lambda model, found, *_: found)
-
-
 def test_sections_stand_on_the_audits_page_under_their_names(
-    model, labelled, tmp_path, without_images, monkeypatch
+    model, labelled, tmp_path, monkeypatch
 ):  # fmt: skip
     monkeypatch.setattr("featviz.adversarial.sections._UNIVERSAL_STEPS", 2)
+    layers_only = functools.partial(look_inside, portraits=0)
+    monkeypatch.setattr("featviz.adversarial.sections.look_inside", layers_only)
     options = QUICK | {"sections": ("inside", "transfer", "universal"), "check_steps": 0}
     found = audit(
         model, *labelled, norms=["linf"], eps=[8 / 255], against={"other": tiny_model(3)},

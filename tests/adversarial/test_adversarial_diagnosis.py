@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import csv
+import functools
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 from adversarial_models import photographs, tiny_model
 from torch import nn
 
-from featviz import results
+from featviz import images, results
+from featviz.adversarial.attacks import attack
 from featviz.adversarial.balls import l2_distance
 from featviz.adversarial.diagnosis import (
     Reference,
@@ -29,6 +32,8 @@ from featviz.adversarial.diagnosis import (
 )
 from featviz.adversarial.inside import look_inside
 from featviz.adversarial.projected import pgd
+from featviz.adversarial.sections import inside_of
+from featviz.datasets import open_pictures
 from featviz.errors import UserError
 from featviz.models.layers import activations
 from featviz.models.load import Model
@@ -225,3 +230,25 @@ def test_everything_is_drawn_and_the_tables_say_what_was_found(
     numbers = found.numbers()
     assert numbers["margin explained"].value == pytest.approx(1, abs=1e-4)
     assert numbers["moves the logits"].value > 1
+
+
+def test_an_attack_shows_what_changes_inside_the_pictures_it_fooled(model, monkeypatch, tmp_path):
+    layers_only = functools.partial(look_inside, portraits=0)
+    monkeypatch.setattr("featviz.adversarial.sections.look_inside", layers_only)
+    pictures = photographs(3)
+    for i, picture in enumerate(pictures):
+        folder = tmp_path / "data" / f"kind {int(model(picture[None]).argmax())}"
+        folder.mkdir(parents=True, exist_ok=True)
+        images.write_png(picture, folder / f"{i}.png")
+    result = attack(model, pictures, eps=16 / 255, steps=10)
+    rows = result.found.success.nonzero()[:, 0]
+    assert len(rows)
+    section = inside_of(model, result, open_pictures(tmp_path / "data"))
+    assert section is not None
+    assert list(section.part.names) == [result.names[i] for i in rows.tolist()]
+    assert torch.equal(section.part.predicted, result.found.predicted[rows])
+    folder = replace(result, inside=section).save(tmp_path / "attack")
+    files = {f["file"] for f in results.read_result(folder)["figures"]}
+    assert "inside/inside-layers.svg" in files
+    still = attack(model, pictures, eps=0.0, steps=1)
+    assert inside_of(model, still, None) is None
