@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Protocol
 
@@ -51,15 +51,6 @@ class Parametrization(Protocol):
     def fit(self, pictures: Tensor) -> Tensor: ...
 
     def detail(self, share: float) -> Tensor: ...
-
-
-def described(form: Parametrization) -> dict[str, Any]:
-    """A parametrisation in plain words and numbers, for `result.json`."""
-    shown: dict[str, Any] = {"name": type(form).__name__}
-    for field in fields(form):  # type: ignore[arg-type]
-        value = getattr(form, field.name)
-        shown[field.name] = getattr(value, "name", value)
-    return shown
 
 
 @dataclass(frozen=True)

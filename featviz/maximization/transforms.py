@@ -142,8 +142,9 @@ class Transforms:
         """Change each picture by its own row of `moves` (N, 5); noise is not part of this."""
         if not self.still:
             if self.crop is not None:  # from shares to pixels
-                sides = pictures.new_tensor([*pictures.shape[-2:], 1, 1, 1])
-                moves = moves.to(pictures.device) * sides
+                height, width = pictures.shape[-2:]
+                shift = [moves[:, :1] * height, moves[:, 1:2] * width]
+                moves = torch.cat([*shift, moves[:, 2:]], 1)
             exact = self.exact or self.crop is not None or self.size is not None
             pictures = move(pictures, moves[:, :4], border=self.border, size=self.size, exact=exact)
         return blurred(pictures, moves[:, 4], self.blur) if self.blur else pictures

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 
 import numpy as np
@@ -99,7 +98,7 @@ def test_a_picture_of_another_size_cannot_be_fitted(form: type) -> None:
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-@pytest.mark.parametrize("size", [(33, 47), (190, 191)])
+@pytest.mark.parametrize("size", [(33, 47), (190, 191), (160, 176)])
 @pytest.mark.parametrize("form", FORMS)
 def test_the_company_changes_no_bit_of_picture_or_slope(
     form: type, size: tuple[int, int], threads: int
@@ -183,11 +182,3 @@ def test_detail_is_let_in_from_coarse_to_fine() -> None:
     shares = [waves.detail(share).sum().item() for share in (0, 0.3, 0.6, 1)]
     assert shares == sorted(shares)
     assert waves.detail(1).min() == 1
-
-
-def test_a_description_is_plain_words_and_numbers() -> None:
-    words = par.described(par.Fourier(8, 9, decay=1.5))
-    assert words == {
-        "name": "Fourier", "height": 8, "width": 9, "decay": 1.5, "spread": 0.01, "colours": "lucid"
-    }  # fmt: skip
-    json.dumps(words)

@@ -12,7 +12,8 @@ import featviz
 from featviz.maximization import objectives, presets
 from featviz.maximization.ascent import ascend
 from featviz.maximization.colours import Colours
-from featviz.maximization.parametrizations import Fourier, described
+from featviz.maximization.parametrizations import Fourier
+from featviz.maximization.shards import plain
 from featviz.maximization.statistics import Spectrum
 from featviz.models.frozen import frozen
 
@@ -32,10 +33,10 @@ def test_each_preset_climbs(name: str, mini) -> None:
         begun = form.picture(form.start([torch.Generator().manual_seed(s) for s in (1, 2)]))
         if old:
             begun = torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1).expand(2, 3, 64, 64)
-        plain = goal(featviz.activations(mini, begun, ["logits"]))
+        before = goal(featviz.activations(mini, begun, ["logits"]))
     assert climb.pictures.shape == (2, 3, 64, 64)
-    assert (climb.clean > plain).all()
-    json.dumps(described(form))
+    assert (climb.clean > before).all()
+    json.dumps(plain(settings))  # as it stands in result.json
 
 
 def test_lucids_moves_are_the_published_ones(mini) -> None:
@@ -141,9 +142,9 @@ def test_measured_statistics_take_the_place_of_the_bundled(mini) -> None:
     own = presets.settings("featviz", mini, layer, 16, 4, colours=OTHER).parametrization
     assert own.colours == OTHER
     spectrum = Spectrum("mine", torch.ones(3, 8, 5), 8, OTHER)
-    maco = presets.settings("maco", mini, layer, 16, 4, spectrum=spectrum).parametrization
-    assert maco.spectrum is spectrum
-    assert described(maco)["spectrum"] == "mine"
+    maco = presets.settings("maco", mini, layer, 16, 4, spectrum=spectrum)
+    assert maco.parametrization.spectrum is spectrum
+    assert plain(maco)["parametrization"]["spectrum"] == "mine"
 
 
 @pytest.mark.parametrize("name", presets.PARAMETRIZATIONS)
@@ -152,7 +153,7 @@ def test_every_parametrisation_has_a_name(name: str) -> None:
     start = form.start([torch.Generator().manual_seed(0)])
     assert form.picture(start).shape == (1, 3, 12, 9)
     if name not in {"raw-pixels", "maco"}:
-        assert described(form)["colours"] == "mine"
+        assert form.colours == OTHER
 
 
 def test_unknown_names_are_a_users_mistake(mini) -> None:
