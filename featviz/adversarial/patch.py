@@ -29,7 +29,7 @@ from featviz.adversarial.labelled import read_labelled
 from featviz.adversarial.losses import cross_entropy
 from featviz.adversarial.search import classify, differentiable
 from featviz.adversarial.statistics import Share, share
-from featviz.adversarial.universal import batches_of, check_training, parted
+from featviz.adversarial.universal import batches_of, check_training, parted, shown_rows
 from featviz.datasets import Pictures
 from featviz.errors import UserError
 from featviz.models.frozen import frozen
@@ -89,7 +89,9 @@ class AdversarialPatch(results.Result):
     trace: Tensor
     """(steps,) share of each batch that was won"""
     examples: Tensor
-    """(k, 3, S, S) held-out pictures with the patch, the first rows of `names`"""
+    """(k, 3, S, S) some held-out pictures with the patch"""
+    shown: tuple[int, ...]
+    """which of `names` they are"""
     shown_size: int
     """which of `sizes` they have"""
     forwards: int
@@ -116,10 +118,10 @@ class AdversarialPatch(results.Result):
     def numbers(self) -> dict[str, results.Number]:
         word = "answer changed" if self.target is None else "target given"
         found = {}
-        for k, size in enumerate(self.sizes):
+        for k, size in reversed(list(enumerate(self.sizes))):
             for noise in (False, True):
                 s = self.rate(k, noise=noise)
-                name = f"{word} at {100 * size:.0f}%" + (", noise" if noise else "")
+                name = f"{word} at {100 * size:.0f}% of the side" + (", by noise" if noise else "")
                 found[name] = results.Number(
                     s.value, "fraction",
                     f"{100 * self._area(size):.1f}% of the area; interval {s.interval}, n = {s.n}",
@@ -181,7 +183,8 @@ class AdversarialPatch(results.Result):
         page.text(cell / 2, 0.14, "the patch", fontsize=8, ha="center")
         for c in range(count):
             left = cell * (c + 1) + 0.2
-            answer, before = int(self.answers[self.shown_size, c]), int(self.clean[c])
+            row = self.shown[c]
+            answer, before = int(self.answers[self.shown_size, row]), int(self.clean[row])
             won = answer != before if self.target is None else answer == self.target
             ax = page.axes(left, 0.28, cell - 0.05, cell - 0.05)
             plots.show_image(ax, self.examples[c], pixelated=small)
@@ -293,7 +296,7 @@ def patch(
                 answers = classify(model, laid, slots=slots).argmax(1).cpu()
                 rows_of_answers[is_noise].append(answers)
                 if k == shown and not is_noise:
-                    examples = laid[:SHOWN].cpu()
+                    examples = laid[shown_rows(len(held), SHOWN)].cpu()
     assert examples is not None
     spent = steps * min(batch, len(training))
     result = AdversarialPatch(
@@ -327,6 +330,7 @@ def patch(
         trained_on=len(training),
         trace=torch.stack(trace).cpu(),
         examples=examples,
+        shown=tuple(shown_rows(len(held), SHOWN)),
         shown_size=shown,
         forwards=len(x) + spent + 2 * len(judged) * len(held),
         backwards=spent,

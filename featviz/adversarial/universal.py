@@ -86,7 +86,9 @@ class Universal(results.Result):
     trace: Tensor
     """(steps,) share of each batch that was fooled (with a target: that reached it)"""
     examples: Tensor
-    """(k, 3, S, S) held-out pictures, the first rows of `names`"""
+    """(k, 3, S, S) some held-out pictures"""
+    shown: tuple[int, ...]
+    """which of `names` they are"""
     forwards: int
     backwards: int
     seconds: float
@@ -195,8 +197,8 @@ class Universal(results.Result):
         """The perturbation, and pictures without it and with it."""
         return before_and_after(
             self.perturbation, self.examples, (self.examples + self.perturbation).clamp(0, 1),
-            self.clean, self.answers["universal"], self.classes,
-            f"{NORM_NAMES[self.norm]} {eps_text(self.eps, self.norm)}",
+            self.clean[list(self.shown)], self.answers["universal"][list(self.shown)],
+            self.classes, f"{NORM_NAMES[self.norm]} {eps_text(self.eps, self.norm)}",
         )  # fmt: skip
 
     def plot_rates(self) -> Figure:
@@ -318,7 +320,7 @@ def universal(
         trace: list[Tensor] = []
         order = batches_of(training, batch, steps, stream)
         for step, rows in enumerate(order if eps > 0 else ()):
-            labels_now = clean[rows] if aim is None else torch.full_like(rows, aim)
+            labels_now = clean[rows] if aim is None else torch.full_like(clean[rows], aim)
             gradient, hits = _pull(model, x[rows], v, labels_now, aim is not None, clip, slots)
             trace.append(hits)
             average = momentum * average + gradient / gradient.abs().sum().clamp(min=1e-30)
@@ -365,7 +367,8 @@ def universal(
         trained_on=len(training),
         training_share=_rate(clean[training].cpu(), seen.cpu(), aim),
         trace=torch.stack(trace).cpu() if trace else torch.zeros(0),
-        examples=given.pictures[held[:SHOWN]],
+        examples=given.pictures[held[shown_rows(len(held), SHOWN)]],
+        shown=tuple(shown_rows(len(held), SHOWN)),
         forwards=forwards,
         backwards=spent,
         seconds=time.perf_counter() - started,
@@ -393,6 +396,12 @@ def parted(given: Labelled, held_out: float, seed: int) -> tuple[Tensor, Tensor]
     if count < 2:
         raise UserError("2 pictures or more are needed: some to learn from, some to judge on")
     return order[kept:].sort().values, order[:kept].sort().values
+
+
+def shown_rows(count: int, most: int) -> list[int]:
+    """At most so many rows of `count`, evenly spread: data sets are sorted by class."""
+    most = min(count, most)
+    return [i * count // most for i in range(most)]
 
 
 def batches_of(rows: Tensor, batch: int, steps: int, stream: torch.Generator) -> list[Tensor]:

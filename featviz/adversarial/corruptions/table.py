@@ -193,14 +193,19 @@ class Corruptions(results.Result):
             "right; orange: wrong. The random part of a corruption is the same at all severities.",
             alt="A photograph in rows of growing corruption, framed by whether the model is right",
         )  # fmt: skip
-        folder.table(
-            "corruptions.csv",
-            ("corruption", "family", "severity", "constants", "right", "n", "accuracy", "low",
-             "high", "alexnet_published"), self._rows(),
-            caption="Accuracy of every corruption and severity with its 95% Wilson interval; "
-            "severity 0 is clean. The last column is what AlexNet reached on 50,000 pictures "
-            "of 1,000 classes at 224 pixels.",
-        )  # fmt: skip
+        columns = ["corruption", "family", "severity", "constants", "right", "n", "accuracy", "low",
+                   "high"]  # fmt: skip
+        caption = (
+            "Accuracy of every corruption and severity with its 95% Wilson interval; severity 0 is "
+            "clean."
+        )
+        if self.side == VALID_SIDE:
+            columns.append("alexnet_published")
+            caption += (
+                " The last column is what AlexNet reached on 50,000 pictures of 1,000 classes."
+            )
+        rows = (row[: len(columns)] for row in self._rows())
+        folder.table("corruptions.csv", columns, rows, caption=caption)
         stood = torch.stack(list(self.answers.values())).eq(self.labels).flatten(0, 1).sum(0)
         order = stood.argsort(stable=True).tolist()
         folder.table(
