@@ -29,8 +29,8 @@ from featviz.adversarial import balls, losses
 from featviz.adversarial.estimate import linear_estimate
 from featviz.adversarial.found import Found, Progress, find
 from featviz.adversarial.inputs import check_labels, check_pictures, check_slots
-from featviz.adversarial.projected import check_settings, starts
-from featviz.adversarial.search import Classifier, Job, Look, Outcome, Seats, Settings, Walk
+from featviz.adversarial.projected import check_walk, starts
+from featviz.adversarial.search import Classifier, Job, Look, Outcome, Seats, Walk
 from featviz.errors import UserError, nearest
 from featviz.models.frozen import frozen
 
@@ -71,7 +71,7 @@ def apgd(
 
     Other arguments as for `pgd`. Raises UserError for arguments out of range.
     """
-    check_settings(Settings(norm=norm, steps=steps, restarts=restarts))
+    check_walk(norm, steps, restarts=restarts)
     if loss not in LOSSES:
         raise UserError(f"unknown loss {loss!r}{nearest(loss, LOSSES)}; take ce, dlr or margin")
     walk = Auto(norm, steps, loss, random_start=random_start and starts is None, targeted=targeted,
@@ -107,7 +107,7 @@ def apgd_targeted(
 
     Any answer other than the label is a success. It needs 4 classes. Other arguments as for `pgd`.
     """
-    check_settings(Settings(norm=norm, steps=steps))
+    check_walk(norm, steps)
     if targets < 1:
         raise UserError(f"targets is {targets}; take 1 or more")
     pictures = check_pictures(pictures)

@@ -16,7 +16,7 @@ from featviz.adversarial.apgd import apgd
 from featviz.adversarial.balls import NORM_NAMES, eps_text
 from featviz.adversarial.found import Found, Progress
 from featviz.adversarial.inputs import check_eps, check_pictures, check_slots
-from featviz.adversarial.projected import bim, check_settings, fgsm, mi_fgsm, pgd
+from featviz.adversarial.projected import bim, fgsm, mi_fgsm, pgd
 from featviz.adversarial.search import classify
 from featviz.adversarial.square import square
 from featviz.adversarial.suite import suite
@@ -98,10 +98,18 @@ class Attacked(results.Result):
                     float(found.steps[hit].double().median()), "", "gradient steps, median"
                 ),
             }
-        return first | {
-            "forward passes": results.Number(int(found.forwards.sum()), "", "of single pictures"),
-            "backward passes": results.Number(int(found.backwards.sum()), "", "of single pictures"),
-        } | (self.inside.numbers() if self.inside is not None else {})
+        return (
+            first
+            | {
+                "forward passes": results.Number(
+                    int(found.forwards.sum()), "", "of single pictures"
+                ),
+                "backward passes": results.Number(
+                    int(found.backwards.sum()), "", "of single pictures"
+                ),
+            }
+            | (self.inside.numbers() if self.inside is not None else {})
+        )
 
     def perturbation(self, i: int) -> tuple[Tensor, float]:
         """The change of picture i shown round mid-grey, (3, H, W), and the factor that shows it."""
@@ -381,16 +389,3 @@ def class_indices(model: Model, labels: Sequence[int | str] | Tensor, count: int
     if len(given) != count:
         raise UserError(f"{len(given)} labels for {count} pictures; give one a picture")
     return torch.tensor([model.class_index(label) for label in given])
-
-
-__all__ = [
-    "Attacked",
-    "Found",
-    "attack",
-    "check_eps",
-    "check_pictures",
-    "check_settings",
-    "check_slots",
-    "fgsm",
-    "pgd",
-]

@@ -59,7 +59,7 @@ class Found:
     first_step: Tensor
     """(N,) steps up to the first success, over all restarts; -1 without success"""
     steps: Tensor
-    """(N,) steps up to `adversarial`"""
+    """(N,) steps up to `adversarial`; of several attacks in turn, with the looks of earlier ones"""
     forwards: Tensor
     """(N,) passes spent on the picture, the one that judges 8 bits included"""
     backwards: Tensor
@@ -95,7 +95,8 @@ class Found:
 def together(first: Found, rows: Tensor, then: Found, name: str) -> Found:
     """One result of two attacks in turn: `then`, called `name`, on the pictures `rows` (k,).
 
-    A later success takes the place of a failure, and so does a later failure that came nearer.
+    The name is one of those that `first` lists: all that are planned, run or not. A later success
+    takes the place of a failure, and so does a later failure that came nearer.
     """
     better = then.success | (_ahead(then) > _ahead(first[rows]))
     taken = rows[better]
@@ -115,13 +116,20 @@ def together(first: Found, rows: Tensor, then: Found, name: str) -> Found:
     for field in ("forwards", "backwards", "zero_gradients"):
         changed[field] = getattr(first, field).index_add(0, rows, getattr(then, field))
     by = first.by.clone()
-    attacks = first.attacks if name in first.attacks else (*first.attacks, name)
-    by[rows] = torch.where(then.by >= 0, attacks.index(name), by[rows])
-    width = first.trace.shape[1]
-    trace = first.trace.new_full((len(first), width + then.trace.shape[1]), torch.nan)
-    trace[:, :width] = first.trace
-    trace[rows, width:] = then.trace
-    return replace(first, attacks=attacks, by=by, trace=trace, **changed)
+    by[rows] = torch.where(then.by >= 0, first.attacks.index(name), by[rows])
+    ends = [_end(trace) for trace in first.trace]
+    width = max(ends[i] + _end(own) for i, own in zip(rows.tolist(), then.trace, strict=True))
+    trace = first.trace.new_full((len(first), max(width, *ends)), torch.nan)
+    trace[:, : max(ends)] = first.trace[:, : max(ends)]
+    for i, own in zip(rows.tolist(), then.trace, strict=True):
+        trace[i, ends[i] : ends[i] + _end(own)] = own[: _end(own)]
+    return replace(first, by=by, trace=trace, **changed)
+
+
+def _end(trace: Tensor) -> int:
+    """Behind the last look of a picture's trace."""
+    looks = (~trace.isnan()).nonzero()
+    return int(looks[-1]) + 1 if len(looks) else 0
 
 
 def _ahead(found: Found) -> Tensor:

@@ -23,7 +23,7 @@ from featviz.adversarial import balls
 from featviz.adversarial.found import Found, Progress, find
 from featviz.adversarial.inputs import check_norm
 from featviz.adversarial.losses import cross_entropy, temper
-from featviz.adversarial.search import Classifier, Look, Seats, Settings, Walk
+from featviz.adversarial.search import Classifier, Look, Seats, Walk
 from featviz.errors import UserError
 
 unit_l2 = balls.unit_l2
@@ -57,7 +57,7 @@ def fgsm(
 
     Other arguments as for `pgd`.
     """
-    check_settings(Settings(norm=norm))
+    check_walk(norm)
     return find(
         model, Farthest(norm, targeted=targeted, tempered=tempered), pictures, labels,
         attack="fgsm", eps=eps, targeted=targeted, eight_bit=eight_bit, margin=margin,
@@ -86,7 +86,7 @@ def bim(
 
     Arguments as for `pgd`. Kurakin et al. 2017, section 2.2.
     """
-    check_settings(Settings(norm=norm, steps=steps, step_size=step_size))
+    check_walk(norm, steps, step_size)
     walk = Ascent(norm, steps, step_size, random_start=False, targeted=targeted)
     return find(
         model, walk, pictures, labels, attack="bim", eps=eps, targeted=targeted,
@@ -120,7 +120,7 @@ def mi_fgsm(
 
     Other arguments as for `pgd`. Known for pictures that fool other models, too. Dong et al. 2018.
     """
-    check_settings(Settings(norm=norm, steps=steps, step_size=step_size))
+    check_walk(norm, steps, step_size)
     if not 0 <= decay < float("inf"):
         raise UserError(f"decay {decay:g} is out of range; it is 0 or more, 1 in the paper")
     walk = Ascent(norm, steps, step_size or 1 / steps, random_start=False, targeted=targeted,
@@ -179,7 +179,7 @@ def pgd(
     The projections in L2 and L1 are those on the ball within the box; the common "rescale, then
     clip" is not. Raises UserError for arguments out of range.
     """
-    check_settings(Settings(norm=norm, steps=steps, step_size=step_size, restarts=restarts))
+    check_walk(norm, steps, step_size, restarts)
     walk = Ascent(norm, steps, step_size, random_start=random_start, targeted=targeted)
     return find(
         model, walk, pictures, labels, attack="pgd", eps=eps, targeted=targeted,
@@ -188,13 +188,15 @@ def pgd(
     )  # fmt: skip
 
 
-def check_settings(settings: Settings) -> None:
-    """Raise UserError for a setting that makes no sense."""
-    check_norm(settings.norm)
-    if settings.steps < 1 or settings.restarts < 1:
+def check_walk(
+    norm: str, steps: int = 1, step_size: float | None = None, restarts: int = 1
+) -> None:
+    """Raise UserError for a setting of a walk that makes no sense."""
+    check_norm(norm)
+    if steps < 1 or restarts < 1:
         raise UserError("steps and restarts must be 1 or more")
-    if settings.step_size is not None and not 0 < settings.step_size < float("inf"):
-        raise UserError(f"step_size {settings.step_size:g} must be above 0, in units of eps")
+    if step_size is not None and not 0 < step_size < float("inf"):
+        raise UserError(f"step_size {step_size:g} must be above 0, in units of eps")
 
 
 class Farthest(Walk):

@@ -461,44 +461,6 @@ def _hits(look: Look, labels: Tensor, targeted: bool, margin: float) -> Tensor:
     return (look.predicted == labels) == targeted
 
 
-@dataclass(frozen=True)
-class Settings:
-    """How a projected gradient attack walks."""
-
-    norm: str = "linf"
-    steps: int = 40
-    step_size: float | None = None
-    restarts: int = 1
-    random_start: bool = True
-    targeted: bool = False
-    eight_bit: bool = False
-    margin: float = 0.0
-
-
-def search(
-    model: Classifier,
-    jobs: Iterable[Job],
-    settings: Settings,
-    *,
-    slots: int,
-    done: Callable[[Job, Outcome], Job | None],
-) -> None:
-    """PGD on all jobs, as `run` with `projected.Ascent` does it."""
-    from featviz.adversarial.projected import Ascent
-
-    walk = Ascent(settings.norm, settings.steps, settings.step_size,
-                  random_start=settings.random_start, targeted=settings.targeted)  # fmt: skip
-    run(
-        model, jobs, walk, slots=slots, done=done, targeted=settings.targeted,
-        restarts=settings.restarts, eight_bit=settings.eight_bit, margin=settings.margin,
-    )  # fmt: skip
-
-
-def steepest(pictures: Tensor, gradient: Tensor, eps: Tensor, norm: str) -> Tensor:
-    """One full step of size eps along the gradient, inside the ball: the picture of FGSM."""
-    return balls.farthest(pictures, gradient, eps, norm)
-
-
 def default_slots(device: torch.device) -> int:
     """How many pictures the model sees at once unless told otherwise."""
     return 128 if device.type == "cuda" else 8
@@ -517,26 +479,6 @@ def differentiable(model: Classifier, batch: Tensor, slots: int) -> tuple[Tensor
     """At most `slots` pictures, filled up to `slots`, and their logits with the graph between."""
     leaf = _padded(batch, slots).requires_grad_(True)
     return leaf, _forward(model, leaf, True)
-
-
-def gradients(
-    model: Classifier, pictures: Tensor, labels: Tensor, *, slots: int, targeted: bool = False
-) -> tuple[Tensor, Tensor]:
-    """Logits (N, classes) and the gradient (N, 3, H, W) of cross-entropy's ascent."""
-    from featviz.adversarial.losses import cross_entropy
-
-    logits, found = [], []
-    for start in range(0, len(pictures), slots):
-        count = len(pictures[start : start + slots])
-        leaf, z = differentiable(model, pictures[start : start + slots], slots)
-        own = labels.new_zeros(slots)
-        own[:count] = labels[start : start + slots]
-        _, weights = cross_entropy(z.detach(), own, targeted=targeted)
-        weights[count:] = 0
-        (gradient,) = torch.autograd.grad(z, leaf, weights.to(z.dtype))
-        found.append(gradient[:count])
-        logits.append(z.detach()[:count])
-    return torch.cat(logits), torch.cat(found)
 
 
 def _padded(batch: Tensor, slots: int) -> Tensor:

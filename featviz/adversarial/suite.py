@@ -13,6 +13,7 @@ stage depends on the scale of the logits.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -34,6 +35,11 @@ from featviz.adversarial.square import SQUARE_NORMS, square
 from featviz.errors import UserError
 from featviz.models.frozen import frozen
 
+STAGES = (
+    "fgsm", "apgd-ce short", "apgd-ce", "apgd-dlr", "apgd-margin", "apgd-t short", "apgd-t",
+    "square",
+)  # fmt: skip
+"""In this order, each on what stands; apgd-margin takes the place of apgd-dlr with two classes."""
 NEAR = 0.3
 """A picture is near to falling if no more than this share of its clean margin is left."""
 
@@ -79,11 +85,17 @@ def suite(
         "norm": norm, "eight_bit": eight_bit, "margin": margin, "slots": slots,
     }  # fmt: skip
     found = fgsm(model, pictures, labels, eps=radii, tempered=True, clean=clean, **shared)
+    found = replace(found, attacks=STAGES)
     shared |= {"seed": seed, "precision": precision}
 
     def told(text: str) -> None:
         if progress is not None:
             progress(int(found.success.sum()), count, text)
+
+    def ended() -> Found:
+        if progress is not None:
+            progress(count, count, "attacked")
+        return found
 
     def standing() -> Tensor:
         return (~found.success & (radii > 0)).nonzero()[:, 0]
@@ -108,12 +120,15 @@ def suite(
     ):
         rows = standing()
         if not len(rows):
-            return found
+            return ended()
         told(name)
         own: dict[str, Any] = dict(options)
         if "starts" in own:
             own["starts"] = found.adversarial[rows.to(pictures.device)]
         add(rows, apgd(model, steps=length, tempered=True, **own, **shared, **given(rows)), name)
+        shared["seed"] += 1
+        # Few pictures are left after each stage: with fewer slots fewer of them stay empty.
+        shared["slots"] = max(1, slots // 2)
 
     rows = standing()
     aimed = found.classes >= 4 and targets > 0
@@ -136,9 +151,17 @@ def suite(
             order = reached[keep].argsort(dim=1, descending=True, stable=True)
             best = aims[keep.to(aims.device)].gather(1, order.to(aims.device))
             # Few pictures are left: fewer slots stay empty, and each pass counts in full.
-            exact = shared | {"precision": "fp32", "seed": seed + 1, "slots": max(1, slots // 2)}
-            later, _ = towards_each(model, aims=best, steps=steps, **exact, **given(rows[keep]))
-            add(rows[keep], later, "apgd-t")
+            exact = shared | {"precision": "fp32", "slots": max(1, slots // 4)}
+            # In L1, where the step sizes follow the number of steps, one length does not do.
+            for again, length in enumerate((steps // 2, steps) if norm == "l1" else (steps,)):
+                left = keep & ~found.success[rows]
+                if left.any():
+                    exact["seed"] = shared["seed"] + 1 + again
+                    nearest = best[left[keep].to(best.device)]
+                    later, _ = towards_each(
+                        model, aims=nearest, steps=max(1, length), **exact, **given(rows[left])
+                    )
+                    add(rows[left], later, "apgd-t")
 
     rows = standing()
     if len(rows) and norm in SQUARE_NORMS and queries:
@@ -148,8 +171,7 @@ def suite(
             if part.any():
                 later = square(model, queries=length, **shared, **given(rows[part]))
                 add(rows[part], later, "square")
-    told("done")
-    return found
+    return ended()
 
 
 def _near(found: Found, rows: Tensor) -> Tensor:

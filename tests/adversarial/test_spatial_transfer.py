@@ -9,7 +9,7 @@ import torch
 from adversarial_models import photographs, tiny_model
 from scipy import ndimage
 
-from featviz.adversarial.attacks import pgd
+from featviz.adversarial.projected import pgd
 from featviz.adversarial.resampling import bilinear, magnified, pixel_grid
 from featviz.adversarial.spatial import STILL, motion_grid, moved, spatial
 from featviz.adversarial.transfer import SELF_CHECKS, shared_labels, shift, transfer_matrix
