@@ -140,6 +140,11 @@ class UnitPage:
         return told[0].partition(",")[0] if told else ""
 
     @property
+    def doubtful(self) -> bool:
+        """Whether a result says that its picture is not to be trusted."""
+        return any(chapter.doubts for chapter in self.chapters)
+
+    @property
     def short(self) -> str:
         """What stands under its tile: "12", or for a class "tabby" of "tabby, tabby cat"."""
         return self.nickname or self.label.partition(",")[0]

@@ -39,9 +39,10 @@ HIGH_SHARE = 0.5
 """most energy above 1/4 cycle a pixel; 1 photograph in 100 has more than 0.26 at 224 pixels, more
 than 0.56 at 64"""
 
-LATTICE = 2.5
-"""energy at a lattice's frequencies over that of their neighbours; 1 photograph in 100 has 1.9 at a
-period of 4 pixels and 1.4 at 8"""
+LATTICE, LATTICE_OF_2 = 2.5, 6.0
+"""energy at a lattice's frequencies over that of their neighbours, the second for a period of 2
+pixels, which has three frequencies only; 1 photograph in 100 has 4.4 at 2 pixels, 1.9 at 4 and 1.4
+at 8"""
 
 SPREAD = 0.5
 """most standard deviation of the tries' scores, as a share of their median"""
@@ -128,7 +129,12 @@ def flags_of(
              f"photographs' ({mean:.2f}, standard deviation {sd:.2f})")  # fmt: skip
     if side >= SHAPES and at("high share") > HIGH_SHARE:
         flag("spectrum", f"{at('high share'):.0%} of its energy is finer than 4 pixels")
-    grids = [name for name in n if name.startswith("lattice ") and n[name] > LATTICE]
+    grids = [
+        name
+        for name in n
+        if name.startswith("lattice ")
+        and n[name] > (LATTICE_OF_2 if name == "lattice 2" else LATTICE)
+    ]
     if grids:
         worst = max(grids, key=lambda name: n[name])
         period = worst.removeprefix("lattice ")

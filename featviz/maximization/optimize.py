@@ -428,7 +428,7 @@ def _maximize(
             judged = panel.judge(
                 model, task.layer, task.goal, order, climb.pictures, alive=climb.alive,
                 natural=natural, other=other, units=units, seconds=seconds, progress=progress,
-                tries=of.tries,
+                tries=of.tries, precision=task.settings.precision,
             )  # fmt: skip
         names = [one.names[i] for i in order]
         parts.append(Maximized(

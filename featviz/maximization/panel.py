@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from featviz import images
 from featviz.maximization import judge as scoring
 from featviz.maximization import natural as photographs
 from featviz.maximization import path as paths
@@ -69,6 +70,7 @@ _FEWEST = 4  # photographs of a unit from which paths can be compared
 _STRANGERS = 24  # photographs of other units, one each
 _SPECTRA = 64  # photographs whose spectra are taken
 _NOISES = 8
+_FEW_SLOPES = 16
 
 
 def meaning_of(name: str) -> tuple[str, str]:
@@ -86,7 +88,7 @@ class Photographs:
     pictures: tuple[Tensor, ...]
     """(3, H, W) uint8 each, strongest first"""
     boxes: tuple[Box | None, ...]
-    """what was scored, in pixels of the cut as it was before it was shrunk; None: all of it"""
+    """what was scored, in pixels of the cut before it was shrunk, in its middle; None: all of it"""
     sides: tuple[int, ...]
     """of the cut, before it was shrunk"""
     values: tuple[float, ...]
@@ -135,6 +137,7 @@ def judge(
     tries: Tensor | None = None,
     alive: Tensor | None = None,
     seconds: float | None = None,
+    precision: str = "fp32",
     progress: Callable[[int, int, str], None] | None = None,
 ) -> Panel:
     """Measure pictures (N, 3, H, W) that were made for some targets of an objective.
@@ -146,6 +149,7 @@ def judge(
     tries: (N, T): clean scores of all tries of each picture, NaN where there were fewer
     alive: (N,): False where no gradient ever reached the picture
     seconds: that making one picture took
+    precision: in which photographs are read, "fp32" or "bf16"; see `natural.survey`
 
     The model is to be frozen, and is left as it is.
     """
@@ -154,20 +158,23 @@ def judge(
     scores, held, values = _scored(model, layer, goal, targets, pictures)
     numbers: dict[str, Tensor] = {"held out": held}
     notes: list[str] = []
-    reading = _reading(goal, values, units, scores)
-    columns = [unit.index for unit in units] if reading is not None else list(targets)
+    reading = photographs.find_reading(goal, values, units, scores)
+    asked = list(targets) if reading is None else sorted({unit.index for unit in units})
+    columns = list(range(len(asked))) if reading is None else [unit.index for unit in units]
 
     world: Natural | None = None
     peaks = torch.full((len(pictures),), math.nan)
+    slope = SLOPE
     if natural is not None:
+        album, slopes = Album(model, natural), _Slopes(len(natural), side)
+
         world = photographs.survey(
-            model, layer, goal, reading, natural, columns=sorted(set(columns)), progress=progress
-        )
+            model, layer, goal, reading, album, columns=asked, precision=precision,
+            watch=slopes.watch, progress=progress,
+        )  # fmt: skip
+        slope = slopes.found()
         peaks = world.peak[columns]
-        for name, reached in (("natural", world.highest), ("natural 99.9", world.percentile)):
-            numbers[name] = reached[columns]
-            ratio = scores / reached[columns]
-            numbers[f"of {name}"] = torch.where(reached[columns] > 0, ratio, math.nan)
+        numbers |= _against(scores, world, columns)
         if world.skipped:
             notes.append(f"{len(world.skipped)} photographs could not be read and are left out")
 
@@ -180,32 +187,13 @@ def judge(
     shown: tuple[Photographs, ...] = ()
     path = None
     if world is not None and natural is not None:
-        album = Album(model, natural)
         shown = tuple(_shown(layer, reading, world, album, column, side) for column in columns)
         if reading is not None:
             path, said = _path(model, layer, reading, world, album, units, columns, pictures)
             notes += said
     if path is not None:
-        at = len(path.layers) - 2
-        for name, table in (
-            ("path", path.similarity), ("path low", path.low), ("path high", path.high),
-            ("path own", path.own), ("path others", path.others), ("path lead", path.lead),
-        ):  # fmt: skip
-            numbers[name] = table[:, at]
-        numbers["carriers"] = path.shared
-        numbers["carriers usual"] = path.usual
-
-    energy = spectrum.spectrum(pictures)
-    numbers["slope"] = spectrum.slope(energy)
-    numbers["high share"] = spectrum.high_share(energy)
-    periods = spectrum.lattice_periods(model, layer)
-    for period in periods:
-        smaller = [p for p in periods if p < period]
-        grid = spectrum.lattice(energy, period, smaller)
-        if grid.isfinite().any():
-            numbers[f"lattice {period}"] = grid
-    slope = _natural_slope(model, natural, side) if natural is not None else SLOPE
-
+        numbers |= _on_the_path(path)
+    numbers |= _in_the_spectrum(model, layer, pictures)
     if tries is not None and tries.shape[1] > 1:
         numbers["spread"] = spread(tries)
     if seconds is not None:
@@ -282,17 +270,40 @@ def _scored(
     return clean, held, values
 
 
-def _reading(
-    goal: Objective, values: Sequence[Tensor], units: Sequence[Unit], scores: Tensor
-) -> Reading | None:
-    """How the objective reads all its units, if it reads units at all."""
-    if not units:
-        return None
-    found = {
-        photographs.find_reading(goal, value, unit, float(score))
-        for value, unit, score in zip(values, units, scores, strict=True)
+def _against(scores: Tensor, world: Natural, columns: Sequence[int]) -> dict[str, Tensor]:
+    """What photographs reach, and how far the pictures are above it."""
+    found = {}
+    for name, reached in (("natural", world.highest), ("natural 99.9", world.percentile)):
+        found[name] = reached[columns]
+        ratio = scores / reached[columns]
+        found[f"of {name}"] = torch.where(reached[columns] > 0, ratio, math.nan)
+    return found
+
+
+def _on_the_path(path: Path) -> dict[str, Tensor]:
+    """The numbers at the layer right before the unit's."""
+    at = len(path.layers) - 2
+    return {
+        "path": path.similarity[:, at],
+        "path low": path.low[:, at],
+        "path high": path.high[:, at],
+        "path own": path.own[:, at],
+        "path others": path.others[:, at],
+        "path lead": path.lead[:, at],
+        "carriers": path.shared,
+        "carriers usual": path.usual,
     }
-    return found.pop() if len(found) == 1 else None
+
+
+def _in_the_spectrum(model: Model, layer: Layer, pictures: Tensor) -> dict[str, Tensor]:
+    energy = spectrum.spectrum(pictures)
+    found = {"slope": spectrum.slope(energy), "high share": spectrum.high_share(energy)}
+    periods = spectrum.lattice_periods(model, layer)
+    for period in periods:
+        grid = spectrum.lattice(energy, period, [p for p in periods if p < period])
+        if grid.isfinite().any():
+            found[f"lattice {period}"] = grid
+    return found
 
 
 def _ranks(
@@ -341,14 +352,27 @@ def _transfer(
 def _shown(
     layer: Layer, reading: Reading | None, world: Natural, album: Album, column: int, side: int
 ) -> Photographs:
+    """As `_cuts`, but what was scored is always in the middle, and what lies outside is grey."""
     pictures, boxes, sides, values = [], [], [], []
-    for cut, box, value in _cuts(layer, reading, world, album, column, side, SHOWN):
-        sides.append(cut.shape[-1])
-        pictures.append(_small(cut))
-        whole = box is None or (min(box[:2]) <= 0 and min(box[2:]) >= cut.shape[-1])
-        boxes.append(None if whole else box)
-        values.append(value)
+    for at in range(min(SHOWN, world.values.shape[1])):
+        picture = album.read(int(world.rows[column, at]))
+        box = _box(layer, reading, world, column, at)
+        if box is not None:
+            top, left = (box[0] + box[2] - side) // 2, (box[1] + box[3] - side) // 2
+            picture = images.crop_box(picture, (top, left, top + side, left + side))
+            box = (box[0] - top, box[1] - left, box[2] - top, box[3] - left)
+            if min(box[:2]) <= 0 and min(box[2:]) >= side:
+                box = None
+        sides.append(picture.shape[-1])
+        pictures.append(_small(picture))
+        boxes.append(box)
+        values.append(float(world.values[column, at]))
     return Photographs(tuple(pictures), tuple(boxes), tuple(sides), tuple(values))
+
+
+def _box(layer: Layer, reading: Reading | None, world: Natural, column: int, at: int) -> Box | None:
+    row, line = world.spots[column, at].tolist()
+    return photographs.field_box(layer, reading, (row, line))
 
 
 def _cuts(
@@ -359,20 +383,20 @@ def _cuts(
     column: int,
     side: int,
     count: int,
-) -> list[tuple[Tensor, Box | None, float]]:
-    """The `count` strongest photographs of a column: the cut, the box in it, the score."""
-    found = []
-    for at in range(min(count, world.values.shape[1])):
-        spot = world.spots[column, at]
-        box = photographs.field_box(layer, reading, (int(spot[0]), int(spot[1])))
-        cut, inside = photographs.cut_round(album.read(int(world.rows[column, at])), box, side)
-        found.append((cut, inside, float(world.values[column, at])))
-    return found
+) -> Tensor:
+    """The `count` strongest photographs of a column, cut round what was scored, (k, 3, S, S)."""
+    return torch.stack(
+        [
+            photographs.cut_round(
+                album.read(int(world.rows[column, at])),
+                _box(layer, reading, world, column, at), side,
+            )
+            for at in range(min(count, world.values.shape[1]))
+        ]
+    )  # fmt: skip
 
 
 def _small(picture: Tensor) -> Tensor:
-    from featviz import images
-
     if picture.shape[-1] > _PATCH:
         picture = torch.nn.functional.interpolate(
             picture[None], (_PATCH, _PATCH), mode="bilinear", antialias=True, align_corners=False
@@ -403,8 +427,7 @@ def _path(
     side = int(pictures.shape[-1])
 
     def cuts(column: int, most: int) -> Tensor:
-        found = _cuts(layer, reading, world, album, column, side, most)
-        return torch.stack([cut for cut, _, _ in found])
+        return _cuts(layer, reading, world, album, column, side, most)
 
     many = layer.units
     spread_out = sorted({i * many // _STRANGERS for i in range(_STRANGERS)})
@@ -434,23 +457,32 @@ def _path(
     return paths.compare(joined, own, strangers, noise, carried, layers), []
 
 
-def _natural_slope(model: Model, natural: Pictures | Tensor, side: int) -> tuple[float, float]:
-    """Mean and standard deviation of the slopes of photographs, cut to the pictures' size."""
-    count = min(_SPECTRA, len(natural))
-    rows = [i * len(natural) // count for i in range(count)]
-    some = natural[rows] if isinstance(natural, Tensor) else natural.select(rows)
-    slopes = []
-    for _, batch in photographs._streamed(model, some, []):
+class _Slopes:
+    """Slopes of an even sample of photographs, cut to the pictures' size, as they pass."""
+
+    def __init__(self, total: int, side: int):
+        count = min(_SPECTRA, total)
+        self._rows = {i * total // count for i in range(count)}
+        self._side = side
+        self._found: list[Tensor] = []
+
+    def watch(self, rows: Tensor, batch: Tensor) -> None:
+        wanted = [i for i, row in enumerate(rows.tolist()) if row in self._rows]
+        if not wanted:
+            return
         height, width = batch.shape[-2:]
-        down, right = min(side, height), min(side, width)
+        down, right = min(self._side, height), min(self._side, width)
         top, left = (height - down) // 2, (width - right) // 2
-        cut = batch[..., top : top + down, left : left + right]
-        slopes.append(spectrum.slope(spectrum.spectrum(cut)))
-    told = torch.cat(slopes).double()
-    told = told[told.isfinite()]
-    if len(told) < 16:
-        return SLOPE
-    return float(told.mean()), float(told.std())
+        cut = batch[wanted][..., top : top + down, left : left + right]
+        self._found.append(spectrum.slope(spectrum.spectrum(cut)))
+
+    def found(self) -> tuple[float, float]:
+        """Mean and standard deviation; those that are known of photographs where they are few."""
+        slopes = torch.cat(self._found).double() if self._found else torch.empty(0)
+        slopes = slopes[slopes.isfinite()]
+        if len(slopes) < _FEW_SLOPES:
+            return SLOPE
+        return float(slopes.mean()), float(slopes.std())
 
 
 def _middle(reading: Reading, values: Tensor, unit: Unit) -> tuple[int, int]:

@@ -36,8 +36,9 @@ def draw_panel(
 ) -> Figure:
     """A row for each of at most 16 pictures (N, 3, H, W)."""
     shown = min(ROWS, len(titles))
+    limits = _limits(panel.path, shown) if panel.path is not None else None
     photos = max((len(p.pictures) for p in panel.photographs[:shown]), default=0)
-    side, photo, gap, left, top, step = 1.5, 1.02, 0.06, 0.25, 0.72, 2.12
+    side, photo, gap, left, top, step = 1.5, 1.02, 0.06, 0.25, 0.72, 2.02
     curve = 2.05 if panel.path is not None else 0.0
     at = left + side + 0.3
     width = at + max(photos * (photo + gap), 4.2) + (curve + 0.55 if curve else 0.1)
@@ -68,9 +69,18 @@ def draw_panel(
                 page.text(at, below, line, fontsize=7.6, color=_DOUBT, weight="bold")
                 below += 0.145
         if panel.path is not None:
-            _curve(page.axes(width - curve - 0.1, y + 0.05, curve, side - 0.25), panel.path, i,
-                   legend=i == 0)  # fmt: skip
+            ax = page.axes(width - curve - 0.1, y + 0.05, curve, side - 0.25)
+            _curve(ax, panel.path, i, legend=i == 0)
+            ax.set_ylim(limits)
     return page.figure
+
+
+def _limits(path: Path, shown: int) -> tuple[float, float]:
+    """The same for all rows, since they are compared."""
+    values = torch.cat([getattr(path, name)[:shown] for name in
+                        ("own", "others", "ceiling", "floor", "noise")])  # fmt: skip
+    values = values[values.isfinite()]
+    return float(values.min()) - 0.03, float(values.max()) + 0.03
 
 
 def _photographs(
@@ -106,10 +116,8 @@ def path_figure(path: Path, i: int) -> Figure:
     page = plots.Page(5.2, 2.9)
     ax = page.axes(0.62, 0.2, 2.9, 2.1)
     _curve(ax, path, i, legend=False, size=8)
-    for k, (words, colour, values) in enumerate(_lines(path, i)):
-        last = values[-1]
+    for k, (words, colour, _) in enumerate(_lines(path, i)):
         page.text(3.75, 0.45 + 0.42 * k, words, fontsize=8, color=colour, linespacing=1.05)
-        del last
     return page.figure
 
 

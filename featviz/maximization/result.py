@@ -237,7 +237,7 @@ class Maximized(results.Result):
                 for i, name in enumerate(self.names)
                 for k, layer in enumerate(path.layers)
             ],
-            caption="Natural-path similarity: rank correlations of the picture with its unit's "
+            caption="The curves in numbers: rank correlations of the picture with its unit's "
             "photographs (own) and with other units' (others), of the photographs among themselves "
             "(ceiling) and with other units' (floor), of noise with them, and (own - floor) / "
             "(ceiling - floor) with its 95% interval.",

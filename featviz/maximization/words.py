@@ -65,6 +65,13 @@ def told(panel: Panel, i: int) -> list[Told]:
             f"{ordinal(rank)} in {panel.other}",
         ))  # fmt: skip
     lines += _path(panel, n)
+    if panel.path is not None and "carriers" in n:
+        lines.append(Told(
+            "carried as on photographs", f"{n['carriers']:.0%}",
+            f"of the score comes through the channels of {panel.path.layers[-2]} that carry it on "
+            f"photographs of the unit; of one photograph's score {n['carriers usual']:.0%}",
+            f"{n['carriers']:.0%} carried as on photographs (they: {n['carriers usual']:.0%})",
+        ))  # fmt: skip
     if "slope" in n:
         mean, sd = panel.natural_slope
         lines.append(Told(

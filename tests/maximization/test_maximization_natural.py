@@ -34,6 +34,10 @@ def photographs() -> torch.Tensor:
     return torch.rand(70, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 
 
+def album(model: Model, photographs: torch.Tensor) -> natural.Album:
+    return natural.Album(model, photographs)
+
+
 def goals(layer: str) -> list[tuple[objectives.Objective, list[Unit], str]]:
     units = [Unit(layer, 1), Unit(layer, 6)]
     placed = [Unit(layer, 1, (2, 3)), Unit(layer, 6, (0, 1))]
@@ -47,23 +51,27 @@ def goals(layer: str) -> list[tuple[objectives.Objective, list[Unit], str]]:
 
 @pytest.mark.parametrize("side", [24, 26])
 @pytest.mark.parametrize("which", range(4))
-def test_an_objective_is_found_out_by_its_score(model: Model, which: int, side: int) -> None:
+def test_an_objective_is_found_out_by_its_scores(model: Model, which: int, side: int) -> None:
     goal, units, kind = goals("conv2")[which]
-    x = torch.rand(1, 3, side, side, generator=torch.Generator().manual_seed(3))
+    x = torch.rand(2, 3, side, side, generator=torch.Generator().manual_seed(3))
     values = activations(model, x, ["conv2"])["conv2"]
-    for target, unit in enumerate(units):
-        score = float(goal({"conv2": values}, [target]))
-        reading = natural.find_reading(goal, values, unit, score)
-        assert reading is not None
-        assert reading.kind == kind
-        assert float(reading.own(values, unit)[unit.index]) == pytest.approx(score, abs=1e-5)
+    scores = goal({"conv2": values})
+    reading = natural.find_reading(goal, values.split(1), units, scores)
+    assert reading is not None
+    assert reading.kind == kind
+    for i, unit in enumerate(units):
+        own = reading.own(values[i : i + 1], unit)[unit.index]
+        assert own.item() == pytest.approx(scores[i].item(), abs=1e-5)
+    # One score that is no number does not hide how the others are read.
+    spoilt = torch.tensor([math.nan, scores[1].item()])
+    assert natural.find_reading(goal, values.split(1), units, spoilt) == reading
 
 
 def test_a_sum_of_units_is_no_reading(model: Model) -> None:
     goal = objectives.channel("conv2", [1]) - 0.5 * objectives.channel("conv2", [2])
     values = activations(model, torch.rand(1, 3, 32, 32), ["conv2"])["conv2"]
-    score = float(goal({"conv2": values}, [0]))
-    assert natural.find_reading(goal, values, Unit("conv2", 1), score) is None
+    scores = goal({"conv2": values})
+    assert natural.find_reading(goal, [values], [Unit("conv2", 1)], scores) is None
 
 
 def windows(model: Model, photographs: torch.Tensor, width: int) -> torch.Tensor:
@@ -71,13 +79,36 @@ def windows(model: Model, photographs: torch.Tensor, width: int) -> torch.Tensor
     return F.unfold(maps.flatten(0, 1)[:, None], width).mean(1).view(*maps.shape[:2], -1)
 
 
+def test_a_survey_in_bf16_finds_the_same_best_scores(
+    model: Model, photographs: torch.Tensor
+) -> None:
+    """The three best pictures are read again in float32: the highest score is exact."""
+    goal, reading = objectives.channel("conv2", [1, 6]), natural.Reading("mean", 2)
+    exact, fast = (
+        natural.survey(
+            model, model.layer("conv2"), goal, reading, album(model, photographs), columns=[1, 6],
+            precision=precision,
+        )
+        for precision in ("fp32", "bf16")
+    )  # fmt: skip
+    assert torch.allclose(fast.highest[[1, 6]], exact.highest[[1, 6]], atol=1e-6)
+    assert torch.equal(fast.rows[[1, 6], 0], exact.rows[[1, 6], 0])
+    assert torch.equal(fast.spots[[1, 6], 0], exact.spots[[1, 6], 0])
+    # Values about 1 are rounded at their ninth bit.
+    assert torch.allclose(fast.percentile[[1, 6]], exact.percentile[[1, 6]], atol=2**-8)
+    assert torch.allclose(fast.mean, exact.mean, atol=0.01)
+    assert (fast.values[:, :-1] >= fast.values[:, 1:]).all()
+
+
 @pytest.mark.parametrize("width", [1, 2, 5])
 def test_the_survey_is_the_table_of_all_scores(
-    model: Model, photographs: torch.Tensor, width: int, monkeypatch: pytest.MonkeyPatch
+    model: Model, photographs: torch.Tensor, width: int
 ) -> None:
     reading = natural.Reading("mean", width)
     goal = objectives.channel("conv2", [1, 6])
-    found = natural.survey(model, model.layer("conv2"), goal, reading, photographs, columns=[1, 6])
+    found = natural.survey(
+        model, model.layer("conv2"), goal, reading, album(model, photographs), columns=[1, 6]
+    )
     table = windows(model, photographs, width).detach()  # (N, C, P)
     every = table.transpose(0, 1).flatten(1)
     assert torch.allclose(found.highest, every.amax(1), atol=1e-5)
@@ -102,7 +133,12 @@ def test_the_survey_is_the_table_of_all_scores(
 def test_few_scores_have_no_percentile(model: Model, photographs: torch.Tensor) -> None:
     goal = objectives.channel("logits", [0])
     found = natural.survey(
-        model, model.layer("logits"), goal, natural.Reading("value"), photographs, columns=[0]
+        model,
+        model.layer("logits"),
+        goal,
+        natural.Reading("value"),
+        album(model, photographs),
+        columns=[0],
     )
     assert found.percentile.isnan().all()
     assert found.highest[0].item() == pytest.approx(model(photographs)[:, 0].max().item(), abs=1e-5)
@@ -110,7 +146,9 @@ def test_few_scores_have_no_percentile(model: Model, photographs: torch.Tensor) 
 
 def test_any_objective_is_asked_itself(model: Model, photographs: torch.Tensor) -> None:
     goal = objectives.channel("conv2", [1, 3]) - 0.5 * objectives.channel("conv1", [2, 4])
-    found = natural.survey(model, model.layer("conv2"), goal, None, photographs, columns=[0, 1])
+    found = natural.survey(
+        model, model.layer("conv2"), goal, None, album(model, photographs), columns=[0, 1]
+    )
     acts = activations(model, photographs, ["conv1", "conv2"])
     for target, (plus, minus) in enumerate(((1, 2), (3, 4))):
         scores = acts["conv2"][:, plus].mean((1, 2)) - 0.5 * acts["conv1"][:, minus].mean((1, 2))
@@ -119,15 +157,9 @@ def test_any_objective_is_asked_itself(model: Model, photographs: torch.Tensor) 
 
 def test_a_cut_has_its_box_in_the_middle_or_is_moved_back() -> None:
     picture = torch.arange(3 * 20 * 20.0).view(3, 20, 20)
-    cut, box = natural.cut_round(picture, (6, 8, 10, 12), 8)
-    assert torch.equal(cut, picture[:, 4:12, 6:14])
-    assert box == (2, 2, 6, 6)
-    cut, box = natural.cut_round(picture, (-3, 15, 3, 21), 8)
-    assert torch.equal(cut, picture[:, 0:8, 12:20])
-    assert box == (-3, 3, 3, 9)
-    cut, box = natural.cut_round(picture, None, 8)
-    assert cut.shape == picture.shape
-    assert box is None
+    assert torch.equal(natural.cut_round(picture, (6, 8, 10, 12), 8), picture[:, 4:12, 6:14])
+    assert torch.equal(natural.cut_round(picture, (-3, 15, 3, 21), 8), picture[:, 0:8, 12:20])
+    assert torch.equal(natural.cut_round(picture, None, 8), picture)
 
 
 def test_the_framed_pixels_are_all_that_moves_the_score(model: Model) -> None:
