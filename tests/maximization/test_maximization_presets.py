@@ -25,17 +25,17 @@ def test_each_preset_climbs(name: str, mini) -> None:
     """Above its start; those of Yosinski et al., which first wear the noise down, above grey."""
     old = name.startswith("yosinski")
     # Theirs are slow: they are meant for a thousand steps.
-    settings = presets.settings(name, mini, mini.layer("logits"), 64, 40 if old else 12)
+    settings = presets.settings(name, mini, mini.layer("logits"), 64, 24 if old else 8)
     form = settings.parametrization
-    goal = objectives.logit(mini, [5, 9])
+    goal = objectives.logit(mini, [5])
     with frozen(mini):
-        climb = ascend(mini, goal, [0, 1], [1, 2], settings)
-        begun = form.picture(form.start([torch.Generator().manual_seed(s) for s in (1, 2)]))
+        climb = ascend(mini, goal, [0], [1], settings)
+        begun = form.picture(form.start([torch.Generator().manual_seed(1)]))
         if old:
-            begun = torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1).expand(2, 3, 64, 64)
+            begun = torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1).expand(1, 3, 64, 64)
         before = goal(featviz.activations(mini, begun, ["logits"]))
-    assert climb.pictures.shape == (2, 3, 64, 64)
-    assert (climb.clean > before).all()
+    assert climb.pictures.shape == (1, 3, 64, 64)
+    assert climb.clean[0] > before[0]
     json.dumps(plain(settings))  # as it stands in result.json
 
 
