@@ -112,6 +112,11 @@ class Page:
         return ax
 
 
+def fitting(words: str, inches: float, points: float = 12.0) -> float:
+    """The size in points, at most `points`, at which bold words fit a line of so many inches."""
+    return min(points, inches / (0.0103 * max(1, len(words))))
+
+
 def frame(ax: Axes, colour: str = "#bbbbbb", width: float = 0.6) -> None:
     """A thin frame round axes."""
     for spine in ax.spines.values():

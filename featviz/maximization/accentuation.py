@@ -34,12 +34,12 @@ from featviz.maximization.redrawing import (
     check_counts,
     each_alone,
     picture_names,
-    plain_settings,
     ranks_kept,
     stacked,
 )
 from featviz.maximization.redrawn import Measure, Redrawn
 from featviz.maximization.rules import Adam
+from featviz.maximization.shards import plain
 from featviz.maximization.transforms import Transforms
 from featviz.models.frozen import frozen
 from featviz.models.layers import Layer, Unit, parse_unit
@@ -129,6 +129,8 @@ def accentuate(
     names = picture_names(names, len(given))
     check_counts(steps=steps)
     films.check_kind(film_kind)
+    if "rule" in options:
+        raise UserError("accentuate has a rule of its own, which lets the photographs stand still")
     if weight < 0:
         raise UserError(f"weight is {weight:g}; the anchor's weight is 0 or more")
     wanted = _chosen_units(model, given, units)
@@ -166,7 +168,7 @@ def accentuate(
                 "units": [str(unit) for unit in wanted],
                 "anchor": anchors[0] if len(set(anchors)) == 1 else None, "weight": weight,
                 "size": given.shape[-1], "steps": steps,
-                **plain_settings(settings[-1]),
+                **plain(settings[-1]),
             },
         ),
         model_name=model.name,

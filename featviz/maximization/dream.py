@@ -37,11 +37,11 @@ from featviz.maximization.redrawing import (
     chosen_layers,
     each_alone,
     picture_names,
-    plain_settings,
     ranks_kept,
     stacked,
 )
 from featviz.maximization.redrawn import Measure, Redrawn
+from featviz.maximization.shards import plain
 from featviz.maximization.transforms import Transforms
 from featviz.models.frozen import frozen
 from featviz.models.layers import Layer, parse_units
@@ -73,7 +73,7 @@ class Dreamed(Redrawn):
 
     @property
     def title(self) -> str:
-        return f"What layers of {self.model_name} see in {self.of_what}, and would like to see more"
+        return f"What layers of {self.model_name} would like to see in {self.of_what}"
 
     def caption(self) -> str:
         return (
@@ -198,7 +198,7 @@ def deepdream(
                 "layer": [place.name for place in places],
                 "units": None if chosen is None else [str(unit) for unit in chosen],
                 "size": given.shape[-1], "octaves": octaves, "zoom": zoom, "steps": steps,
-                **plain_settings(settings[-1]),
+                **plain(settings[-1]),
             },
         ),
         model_name=model.name,
@@ -362,7 +362,7 @@ def caricature(
             parameters={
                 "method": "caricature", "pictures": list(names),
                 "layer": [place.name for place in places], "size": given.shape[-1],
-                "power": power, "tries": tries, "steps": steps, **plain_settings(settings[-1]),
+                "power": power, "tries": tries, "steps": steps, **plain(settings[-1]),
             },
         ),
         model_name=model.name,

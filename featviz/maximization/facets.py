@@ -38,10 +38,9 @@ from featviz.maximization.redrawing import (
     clean_scores,
     climb_all,
     each_alone,
-    plain_settings,
-    seed_of,
 )
 from featviz.maximization.result import file_stem
+from featviz.maximization.shards import plain, seed_of
 from featviz.models.frozen import frozen
 from featviz.models.layers import Layer, Unit, activations, parse_units
 
@@ -167,7 +166,7 @@ class Faceted(results.Result):
                     f"units/{stem}-{g + 1}.png", self.images[u, g],
                     caption=f"{self.titles[u]}, facet {g + 1}. Score {self.scores[u, g]:.3g}.",
                     alt=f"Facet {g + 1} of {self.titles[u]}", units=[str(unit)],
-                    pixelated=pixelated,
+                    pixelated=pixelated, detail=True,
                 )  # fmt: skip
                 if self.frames.numel():
                     films.put(
@@ -186,7 +185,7 @@ class Faceted(results.Result):
                 ]  # fmt: skip
                 if self.own_group.numel():
                     cluster = self.clusters[u][g]
-                    row += [cluster.size, bool(self.own_group[u, g]), " ".join(cluster.paths)]
+                    row += [cluster.size, bool(self.own_group[u, g]), " ".join(cluster.paths[:3])]
                 rows.append(row)
         columns = ["unit", "facet", "score", "score without", "likeness", "likeness without"]
         columns += ["examples", "own group", "nearest"] if self.own_group.numel() else []
@@ -210,8 +209,10 @@ class Faceted(results.Result):
         )
 
     def _unit_caption(self, u: int) -> str:
+        name, title = str(self.units[u]), self.titles[u]
         said = (
-            f"{self.titles[u]} ({self.units[u]}), {self.images.shape[1]} facets. Likeness "
+            f"{name if title == name else f'{title} ({name})'}. "
+            f"{self.images.shape[1]} facets. Likeness "
             f"{self.likeness[u]:.2f}, left alone {self.plain_likeness[u]:.2f}; scores below."
         )
         if self.own_group.numel():
@@ -227,7 +228,8 @@ class Faceted(results.Result):
         shown, count = min(16, len(self.units)), self.images.shape[1]
         cell, gap, left, top, below = 1.35, 0.07, 1.25, 0.55, 0.26
         page = plots.Page(left + count * (cell + gap) + 0.1, top + shown * (cell + below) + 0.03)
-        page.text(0.12, 0.24, self.title, fontsize=12, weight="bold")
+        size = plots.fitting(self.title, page.width - 0.24)
+        page.text(0.12, 0.24, self.title, fontsize=size, weight="bold")
         for u in range(shown):
             y = top + u * (cell + below)
             page.text(left - 0.12, y + cell / 2, _wrapped(self.titles[u]), ha="right",
@@ -243,7 +245,7 @@ class Faceted(results.Result):
         cell, gap, top, below = 1.35, 0.07, 0.55, 0.26
         if not self.own_group.numel():
             page = plots.Page(0.75 + count * (cell + gap) + 0.1, top + 2 * (cell + below) + 0.03)
-            page.text(0.1, 0.24, f"Facets of {self.titles[u]}", fontsize=12, weight="bold")
+            self._head(page, u)
             for row, (word, pictures, scores) in enumerate(
                 [
                     ("driven\napart", self.images[u], self.scores[u]),
@@ -260,7 +262,7 @@ class Faceted(results.Result):
         side = 0.9
         wide = 0.1 + 2 * (cell + gap) + _SHOWN * (side + gap) + 0.1
         page = plots.Page(wide, top + 0.2 + count * (cell + below) + 0.03)
-        page.text(0.1, 0.24, f"Facets of {self.titles[u]}", fontsize=12, weight="bold")
+        self._head(page, u)
         heads = ("facet", "start", "examples of its group")
         for x, head in zip((0.1, 0.1 + cell + gap, 0.1 + 2 * (cell + gap)), heads, strict=True):
             page.text(x, top + 0.06, head, fontsize=8, color="#555555")
@@ -278,6 +280,11 @@ class Faceted(results.Result):
                 words=f"group of {cluster.size}",
             )  # fmt: skip
         return page.figure
+
+    def _head(self, page: plots.Page, u: int) -> None:
+        words = f"Facets of {self.titles[u]}"
+        size = plots.fitting(words, page.width - 0.2)
+        page.text(0.1, 0.24, words, fontsize=size, weight="bold")
 
     def _show(
         self, page: plots.Page, x: float, y: float, side: float, picture: Tensor, words: str
@@ -356,8 +363,10 @@ def draw_facets(
             start = torch.stack([cluster.start for unit in groups for cluster in unit.clusters])
             pressure = resemblance(
                 groups[0].layer.name,
-                torch.cat([unit.centres for unit in groups]),
-                torch.stack([unit.middle for unit in groups]).repeat_interleave(count, 0),
+                torch.cat([unit.centres for unit in groups]).to(model.device),
+                torch.stack([unit.middle for unit in groups])
+                .repeat_interleave(count, 0)
+                .to(model.device),
             )
         pushed = besides
         if diversity:
@@ -367,7 +376,7 @@ def draw_facets(
             model, goal, seeds, settings, besides=pushed, start=start, film=film,
             progress=work.part(0), **own,
         )  # fmt: skip
-        plain = climb_all(
+        alone = climb_all(
             model, goal, seeds, settings, besides=besides, progress=work.part(1), **own
         )
         own_group, plain_own_group = (
@@ -379,13 +388,13 @@ def draw_facets(
             )
             if groups
             else torch.empty(0)
-            for climb in (facets, plain)
+            for climb in (facets, alone)
         )
         alike, plain_alike = (
             1 - apart({where.name: each_alone(model, climb.pictures, where.name)})
-            for climb in (facets, plain)
+            for climb in (facets, alone)
         )
-        measured = [clean_scores(model, goal, climb.pictures) for climb in (facets, plain)]
+        measured = [clean_scores(model, goal, climb.pictures) for climb in (facets, alone)]
     shape = (len(found), count)
     return Faceted(
         origin=results.origin(
@@ -393,7 +402,7 @@ def draw_facets(
             parameters={
                 "layer": place.name, "units": [str(unit) for unit in found], "facets": count,
                 "diversity": diversity, "examples": examples if natural is not None else None,
-                "objective": goal.text, "size": side, "steps": steps, **plain_settings(settings),
+                "objective": goal.text, "size": side, "steps": steps, **plain(settings),
             },
         ),
         warnings=_doubts([model.unit_name(unit) for unit in found], facets, count),
@@ -405,7 +414,7 @@ def draw_facets(
         images=facets.pictures.cpu().unflatten(0, shape),
         scores=measured[0].view(shape),
         likeness=alike.cpu().view(shape).mean(1),
-        plain=plain.pictures.cpu().unflatten(0, shape),
+        plain=alone.pictures.cpu().unflatten(0, shape),
         plain_scores=measured[1].view(shape),
         plain_likeness=plain_alike.cpu().view(shape).mean(1),
         clusters=tuple(unit.clusters for unit in groups),

@@ -24,7 +24,11 @@ from featviz.errors import UserError
 from featviz.maximization.company import beside, relative_alignment
 from featviz.maximization.objectives import Objective
 from featviz.maximization.optimize import canvas, settings_for, unit_goal
-from featviz.maximization.redrawing import clean_scores, climb_all, plain_settings, seed_of
+from featviz.maximization.redrawing import (
+    clean_scores,
+    climb_all,
+)
+from featviz.maximization.shards import plain, seed_of
 from featviz.models.frozen import frozen
 from featviz.models.layers import Layer, Unit, parse_units
 
@@ -129,7 +133,8 @@ class Interpolated(results.Result):
         count = len(self.shares)
         cell, gap, top, left = min(1.6, 12.5 / count), 0.05, 0.72, 0.62
         page = plots.Page(left + count * (cell + gap) + 0.12, top + cell + 1.55)
-        page.text(0.12, 0.22, self.title, fontsize=12, weight="bold")
+        size = plots.fitting(self.title, page.width - 0.24)
+        page.text(0.12, 0.22, self.title, fontsize=size, weight="bold")
         for k, picture in enumerate(self.images):
             x = left + k * (cell + gap)
             ax = page.axes(x, top, cell, cell)
@@ -199,10 +204,11 @@ def interpolate(
     settings = settings_for(model, place, steps, side, precision, options)
     shares = torch.linspace(0, 1, count)
     first, second = (unit_goal(model, place, [u.index] * count, objective) for u in ends)
-    goal = mixed(first[0], second[0], shares)
+    there = shares.to(model.device)
+    goal = mixed(first[0], second[0], there)
     besides = None
     if first[1] is not None and second[1] is not None:
-        besides = mixed(first[1], second[1], shares)
+        besides = mixed(first[1], second[1], there)
     group = 1
     if alignment:
         held = beside(goal, relative_alignment(_held_at(model, place), count), alignment)
@@ -228,7 +234,7 @@ def interpolate(
             parameters={
                 "layer": place.name, "units": [str(unit) for unit in ends], "count": count,
                 "alignment": alignment, "objective": first[0].text, "size": side,
-                "steps": steps, **plain_settings(settings),
+                "steps": steps, **plain(settings),
             },
         ),
         model_name=model.name,

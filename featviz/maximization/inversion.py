@@ -32,13 +32,13 @@ from featviz.maximization.redrawing import (
     chosen_layers,
     each_alone,
     picture_names,
-    plain_settings,
     ranks_kept,
     read_pictures,
     stacked,
     unrelated,
 )
 from featviz.maximization.redrawn import Measure, Redrawn
+from featviz.maximization.shards import plain
 from featviz.maximization.transforms import Transforms
 from featviz.models.frozen import frozen
 
@@ -155,7 +155,7 @@ def invert(
             parameters={
                 "method": "invert", "pictures": list(names),
                 "layer": [place.name for place in places], "size": given.shape[-1],
-                "tries": tries, "steps": steps, **plain_settings(settings[-1]),
+                "tries": tries, "steps": steps, **plain(settings[-1]),
             },
         ),
         model_name=model.name,

@@ -7,9 +7,8 @@ neighbours.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -17,6 +16,7 @@ from torch import Tensor
 
 from featviz.errors import UserError
 from featviz.maximization.ascent import BLOCK, Climb, Settings, ascend_all, together
+from featviz.maximization.shards import seed_of
 from featviz.models.layers import activations
 
 if TYPE_CHECKING:
@@ -193,20 +193,6 @@ def check_counts(**counts: int) -> None:
     low = [f"{name} is {count}" for name, count in counts.items() if count < 1]
     if low:
         raise UserError(f"{', '.join(low)}; 1 is the least")
-
-
-def seed_of(seed: int, key: str) -> int:
-    """The seed of one picture, from that of the call and what the picture is of."""
-    digest = hashlib.sha256(f"{seed}/{key}".encode()).digest()
-    return int.from_bytes(digest[:8], "big") >> 1
-
-
-def plain_settings(settings: Settings) -> dict[str, Any]:
-    """Settings as a result's parameters have them."""
-    form = settings.parametrization
-    return asdict(settings) | {
-        "parametrization": {"name": type(form).__name__} | asdict(form)  # type: ignore[call-overload]
-    }
 
 
 def each_alone(model: Model, pictures: Tensor, layer: str) -> Tensor:

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 # Pictures of smaller sides are enlarged for display, every pixel to a block.
 _SHOWN = 128
-_INCHES = 0.09  # a bold letter of 9 points is about so wide
 
 
 @dataclass(frozen=True)
@@ -177,12 +176,13 @@ class Redrawn(results.Result):
             0.1 + (len(self.columns) + 1) * (wide + gap) + 0.05,
             top + len(rows) * (high + below) + 0.02,
         )
-        page.text(0.1, 0.2, self.title, fontsize=12, weight="bold")
+        size = plots.fitting(self.title, page.width - 0.2)
+        page.text(0.1, 0.2, self.title, fontsize=size, weight="bold")
         pixelated = _factor(self.given) > 1
         for k, column in enumerate(("photograph", *self.columns)):
             page.text(
                 0.1 + k * (wide + gap) + wide / 2, top - 0.12, column, ha="center", weight="bold",
-                fontsize=9 * min(1.0, wide / (_INCHES * len(column))),
+                fontsize=plots.fitting(column, wide, 9.0),
             )  # fmt: skip
         for row, (p, t) in enumerate(rows):
             y = top + row * (high + below)

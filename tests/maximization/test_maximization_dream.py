@@ -216,6 +216,7 @@ def test_the_anchor_sees_less_than_half_and_comes_before_the_unit(mini: Model) -
         (lambda m, x: accentuate(m, x, "conv2:99"), "out of range"),
         (lambda m, x: accentuate(m, x, ";"), "no unit was named"),
         (lambda m, x: accentuate(m, x, "conv2:1", weight=-1.0), "weight is -1"),
+        (lambda m, x: accentuate(m, x, "conv2:1", rule=None), "a rule of its own"),
         (lambda m, x: caricature(m, x, "conv1", tries=0), "tries is 0"),
     ],
 )

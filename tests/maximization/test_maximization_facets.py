@@ -120,7 +120,7 @@ def test_facets_do_not_depend_on_the_other_units(mini: Model) -> None:
 
 @pytest.mark.slow
 def test_diversity_lowers_the_likeness_of_real_units(mini: Model) -> None:
-    found = draw_facets(mini, "conv5", units=[3, 12], count=3, steps=60)
+    found = draw_facets(mini, "conv5", units=[3, 12], count=2, steps=40)
     assert (found.likeness < found.plain_likeness).all()
     assert found.compared_at == "relu5"
 

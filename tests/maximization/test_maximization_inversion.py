@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 import featviz
+from featviz.maximization import redrawing
 from featviz.maximization.inversion import Inverted, invert
 from featviz.maximization.parametrizations import Pixels
 from featviz.models.load import Model
@@ -46,6 +47,7 @@ def invertible() -> Model:
 def test_an_invertible_layer_gives_the_picture_back(invertible: Model) -> None:
     wanted = torch.stack([picture(0), picture(1)])
     made = invert(invertible, wanted, "conv1", steps=250, parametrization=Pixels(16, 16), **FREE)
+    assert isinstance(made, Inverted)
     assert made.images.shape == (2, 1, 1, 3, 16, 16)
     assert (made.images[:, 0, 0] - wanted).abs().max() < 0.03
     assert made.measured["distance"].max() < 0.03
@@ -122,7 +124,7 @@ def test_early_layers_keep_the_picture_and_late_ones_the_class(mini: Model) -> N
     samples = featviz.sample_pictures(1)
     rows = [samples.paths.index(name) for name in ("goldfish/00", "teapot/00", "flower/00")]
     given = torch.stack([samples.read(row, 64, 64) for row in rows])
-    made = invert(mini, given, ["conv1", "conv3", "fc7", "logits"], steps=150)
+    made = invert(mini, given, ["conv1", "conv3", "fc7", "logits"], steps=100)
     distance, pixels = made.measured["distance"], made.measured["pixel distance"]
     assert distance[:, 0].max() < 0.1
     assert pixels[:, 0].max() < 0.06
@@ -198,7 +200,11 @@ def test_pictures_must_be_pictures(invertible: Model) -> None:
 
 
 def test_layers_are_chosen_where_none_is_named(mini: Model) -> None:
-    given = torch.rand(3, 64, 64, generator=torch.Generator().manual_seed(0))
-    made = invert(mini, given, steps=1, natural=given[None])
-    assert made.columns == ("conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7", "logits")
-    assert isinstance(made, Inverted)
+    every = ["conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7", "logits"]
+    assert redrawing.chosen_layers(mini, None) == every
+    assert redrawing.chosen_layers(mini, "conv3, conv1,conv3") == ["conv3", "conv1"]
+    many = Model(
+        nn.Sequential(*(nn.Conv2d(3, 3, 1) for _ in range(15)), nn.Flatten()), name="many",
+        input_size=8,
+    )  # fmt: skip
+    assert redrawing.chosen_layers(many, None) == ["0", "2", "4", "6", "8", "10", "12", "14"]
