@@ -17,9 +17,9 @@ slots there may be so that no picture depends on its company, and makes do with 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -407,7 +407,8 @@ class _Slots:
 
     def climb(self, slot: int, frames: dict[int, list[Tensor]], stopped: Tensor | None) -> Climb:
         """What became of a slot's picture; of one that was stopped, the picture it had come to."""
-        own = {name: value[slot : slot + 1] for name, value in self.state.items()}
+        # Copies: the slot goes on being written, for the next or for nobody.
+        own = {name: value[slot : slot + 1].clone() for name, value in self.state.items()}
         stages = frames.pop(self.rows[slot])
         best = own["best"] if stopped is None else stopped[slot : slot + 1]
         return Climb(
@@ -420,7 +421,7 @@ class _Slots:
             broken=own["broken"].cpu(),
             frames=torch.stack(stages)[None] if stages else torch.empty(1, 0, dtype=torch.uint8),
             transparency=own["transparency"].cpu(),
-            parameters=own["parameters"].detach().clone(),
+            parameters=own["parameters"].detach(),
         )
 
     def refill(self, slots: set[int]) -> None:
@@ -433,7 +434,6 @@ class _Slots:
         for i, row in zip(free, entering, strict=False):
             self.rows[i], self.live[i], self.taken[i], self._attended[i] = row, True, 0, -1
         for name, value in fresh.items():
-            self.state[name] = self.state[name].clone()  # nobody's picture changes behind his back
             self.state[name][free[: len(entering)]] = value
         self.stuck -= slots
         self._blocked -= slots
@@ -696,12 +696,15 @@ def ascend_all(
     slots: int = BLOCK,
     film: int = 0,
     progress: Callable[[int, int], None] | None = None,
+    verdicts: dict[tuple[int, int], tuple[int, list[int]]] | None = None,
 ) -> Iterator[tuple[int, Climb]]:
     """`ascend` for any number of targets: yields (position in `targets`, its climb) as they finish.
 
-    No picture depends on its company, on the CPU to the last bit (`permitted`). Where memory runs
-    out half the slots are given up, and what they held begins again. progress(done, total) counts
-    steps of single pictures.
+    No picture depends on its company, on the CPU to the last bit (`permitted`; only where memory
+    does not suffice for `_SLOTS` pictures the last bits are those of fewer). Where memory runs out
+    half the slots are given up, and what they held begins again. progress(done, total) counts steps
+    of single pictures. `verdicts` keeps what `permitted` found, for calls that differ in their
+    targets and seeds alone.
 
     Raises UserError when there is no memory for a single picture.
     """
@@ -709,13 +712,21 @@ def ascend_all(
     taken = dict.fromkeys(waiting, 0)
     group = _group(group, goal, besides)
     slots = max(group, slots - slots % group)
+    least = -(-_SLOTS // group) * group
     while waiting:
         rows = list(waiting)
         aims, own = [targets[row] for row in rows], [seeds[row] for row in rows]
         begun = None if start is None else start[rows]
         options: dict[str, Any] = {"besides": besides, "start": begun, "group": group}
+        many = max(least, min(slots, len(rows)))
         try:
-            many, sizes = permitted(model, goal, aims, own, settings, slots, **options)
+            asked = (_even(len(rows), slots, group), least)
+            verdict = None if verdicts is None else verdicts.get(asked)
+            if verdict is None:
+                verdict = permitted(model, goal, aims, own, settings, slots, least=least, **options)
+            if verdicts is not None:
+                verdicts[asked] = verdict
+            many, sizes = verdict
             for moment in climbing(
                 model, goal, aims, own, settings, slots=many, sizes=sizes, film=film, **options
             ):
@@ -730,7 +741,11 @@ def ascend_all(
         except (MemoryError, RuntimeError) as error:
             if not _out_of_memory(error):
                 raise
-            slots = min(slots, len(rows)) // 2 // group * group
+            half = many // 2 // group * group
+            if many > least:
+                slots = max(half, least)
+            else:
+                slots = least = half
         if waiting and slots < group:
             raise UserError(
                 "not enough memory for a single picture; make it smaller (size), "
@@ -751,45 +766,90 @@ def permitted(
     besides: Objective | None = None,
     start: Tensor | None = None,
     group: int = 1,
+    least: int = _SLOTS,
 ) -> tuple[int, list[int]]:
     """How many slots to climb in, and which other numbers give the same bits.
 
-    Kernels of the CPU may round by the number of pictures. The first steps in so many slots are
-    therefore compared, bit by bit, with those in `_SLOTS`: where they agree both may be used, where
-    they do not all climb in `_SLOTS`, and one at a time where even these disagree among themselves.
-    So a picture has the same bits in any company.
+    Kernels of the CPU may round by the number of pictures. The activations and gradients of a
+    step in so many slots are therefore compared, bit by bit, with those in `least`: where they
+    agree both may be used, where they do not all climb in `least`, and one at a time where even
+    these disagree among themselves. So a picture has the same bits in any company.
     """
     count, group = len(targets), _group(group, goal, besides)
-    blocks = -(-count // most)
-    many = -(-count // blocks // group) * group  # as even as they go
+    many = _even(count, most, group)
     if model.device.type != "cpu":
         return many, []
-    base = -(-_SLOTS // group) * group
+    base = -(-least // group) * group
 
-    def climb(rows: Sequence[int]) -> Tensor:
+    def slopes(rows: Sequence[int]) -> Tensor:
         aims, own = [targets[row] for row in rows], [seeds[row] for row in rows]
         begun = None if start is None else start[list(rows)]
-        return ascend(
-            model, goal, aims, own, settings,
-            besides=besides, start=begun, group=group, stop_after=2,
-        ).parameters  # fmt: skip
+        seen: list[Tensor] = []
+
+        def score(activations: Mapping[str, Tensor], targets: Sequence[int]) -> Tensor:
+            seen.extend(activations[name].detach().flatten(1) for name in goal.layers)
+            return goal.score(activations, targets)
+
+        climb = ascend(
+            model, replace(goal, score=score), aims, own,
+            replace(settings, rule=_Watch(settings.rule or Adam(settings.rate), seen), coarse=0.0),
+            besides=besides, start=begun, group=group, stop_after=1,
+        )  # fmt: skip
+        # Rows are views outermost; each picture's own are put side by side.
+        own_rows = [values.view(-1, len(rows), values.shape[1]) for values in seen]
+        return torch.cat([climb.trace, *(v.transpose(0, 1).flatten(1) for v in own_rows)], 1)
 
     def filled(rows: Sequence[int]) -> list[int]:
         return [rows[i % len(rows)] for i in range(base)]
+
+    def same(one: Tensor, other: Tensor) -> bool:  # also where both are no number
+        return torch.equal(one.view(torch.int32), other.view(torch.int32))
 
     ends = min(many, base)
     front, back = range(ends), range(many - ends, many)
     backwards = [
         i for first in range(base - group, -1, -group) for i in range(first, first + group)
     ]
-    slots = climb(filled(front))
-    if not torch.equal(slots, climb([filled(front)[i] for i in backwards])[backwards]):
+    few = slopes(filled(front))
+    if not same(few, slopes([filled(front)[i] for i in backwards])[backwards]):
         return group, [group]
     if many == base:
         return base, [base]
-    free, last = climb(range(many)), climb(filled(back))
-    agree = torch.equal(free[:ends], slots[:ends]) and torch.equal(free[-ends:], last[:ends])
+    free, last = slopes(range(many)), slopes(filled(back))
+    agree = same(free[:ends], few[:ends]) and same(free[-ends:], last[:ends])
     return (many, sorted({base, many})) if agree else (base, [base])
+
+
+def _even(count: int, most: int, group: int) -> int:
+    """How many of `count` pictures at a time, at most `most`, so that all turns are alike."""
+    turns = -(-count // most)
+    return -(-count // turns // group) * group
+
+
+class _Watch:
+    """A rule that begins with bold pictures and keeps the slope it is given.
+
+    From grey pictures, where an ascent begins, few kernels show how they round.
+    """
+
+    def __init__(self, rule: Rule, seen: list[Tensor]):
+        self.steered, self.seen = rule.steered, seen
+
+    def begin(self, parameters: Tensor) -> dict[str, Tensor]:
+        means = torch.stack([row.mean() for row in parameters])
+        parameters += 30 * (parameters - means.view(-1, *(1,) * (parameters.dim() - 1)))
+        return {}
+
+    def change(
+        self,
+        parameters: Tensor,
+        slope: Tensor,
+        memory: dict[str, Tensor],
+        taken: Tensor,
+        steps: int,
+    ) -> Tensor:
+        self.seen.append(slope.flatten(1).clone())
+        return torch.zeros_like(parameters)
 
 
 def _out_of_memory(error: BaseException) -> bool:

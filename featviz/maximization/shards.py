@@ -19,7 +19,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -132,6 +132,8 @@ class _Job:
     tries: int
     film: int
     slots: int
+    verdicts: dict[Any, Any] = field(default_factory=dict)
+    """by task, what `ascend_all` found out about the number of slots"""
 
     def shards(self) -> list[Shard]:
         shards = []
@@ -157,6 +159,7 @@ class _Job:
                 ascend_all(
                     self.model, task.goal, targets, seeds, task.settings, besides=task.besides,
                     slots=self.slots, film=self.film, progress=lambda done, _: report(done),
+                    verdicts=self.verdicts.setdefault(number, {}),
                 )
             )  # fmt: skip
         clean = torch.cat([climbs[i].clean for i in range(len(targets))]).view(-1, self.tries)
@@ -181,7 +184,7 @@ def seed_of(seed: int, key: str, number: int = 0) -> int:
 
 def plain(settings: Settings) -> dict[str, Any]:
     """Settings as they stand in result.json: numbers, and dataclasses as their fields."""
-    return {field.name: _plain(getattr(settings, field.name)) for field in fields(settings)}
+    return {one.name: _plain(getattr(settings, one.name)) for one in fields(settings)}
 
 
 def _plain(value: Any) -> Any:

@@ -134,19 +134,26 @@ def test_odd_sizes_do_not_depend_on_company_either(precision: str) -> None:
 
 def test_disagreeing_slots_end_in_one_picture_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     model = convolutional()
-    climbed: list[int] = []
-    true_ascend = ascent.ascend
+    true_ascend, sizes = ascent.ascend, []
+    settings = optimize.settings_for(model, model.layer("conv2"), 4, 24, "fp32", {})
+    goal = featviz.maximization.objectives.channel("conv2", range(9))
 
-    def uneven(model, goal, targets, *args, **options):
-        climb = true_ascend(model, goal, targets, *args, **options)
-        climbed.append(len(targets))
-        climb.parameters += torch.arange(len(targets)).view(-1, 1, 1, 1, 1)
+    def uneven(where, *args, **options):
+        """As if kernels rounded by the slot, or by the number of slots."""
+        climb = true_ascend(*args, **options)
+        count = len(climb.trace)
+        sizes.append(count)
+        climb.trace += where(count)
         return climb
 
-    monkeypatch.setattr(ascent, "ascend", uneven)
-    settings = optimize.settings_for(model, model.layer("conv2"), 4, 24, "fp32", {})
-    goal = featviz.maximization.objectives.channel("conv2", [0, 1, 2])
-    assert ascent.permitted(model, goal, [0, 1, 2], [1, 2, 3], settings, 16) == (1, [1])
+    def verdict(where, count: int) -> tuple[int, list[int]]:
+        monkeypatch.setattr(ascent, "ascend", lambda *a, **o: uneven(where, *a, **o))
+        return ascent.permitted(model, goal, range(count), range(count), settings, 16)
+
+    assert verdict(lambda n: torch.arange(n)[:, None], 3) == (1, [1])
+    assert verdict(lambda n: torch.full((n, 1), n / 8), 8) == (4, [4])
+    assert verdict(lambda n: torch.zeros(n, 1), 4) == (4, [4])
+    assert set(sizes) <= {4, 8}
 
 
 def test_the_same_seed_gives_the_same_bytes_and_another_does_not() -> None:
@@ -354,21 +361,6 @@ def test_the_folder_holds_all_and_reads_back(tmp_path: Path) -> None:
     assert lines[1].startswith("conv2:1,conv2:1,")
     assert result.frames.shape[:2] == (2, 3)
     assert "<img" in result._repr_html_()
-
-
-def test_natural_scores_are_read_as_the_objective_reads_them() -> None:
-    model = convolutional()
-    natural = torch.rand(5, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    maps = activations(model, natural, ["conv2"])["conv2"]
-    options = {"units": [1, 6], "natural": natural, **QUICK}
-    mean = featviz.maximize(model, "conv2", objective="channel", **options)
-    expected = maps[:, [1, 6]].mean((2, 3)).amax(0)
-    assert torch.allclose(mean.judged["natural"], expected, atol=1e-5)
-    middle = featviz.maximize(model, "conv2", objective="centre", **options)
-    # Of a map of odd size the middle is one position.
-    width = 2 - activations(model, middle.images, ["conv2"])["conv2"].shape[-1] % 2
-    windows = maps[:, [1, 6]].unfold(2, width, 1).unfold(3, width, 1).mean((4, 5))
-    assert torch.allclose(middle.judged["natural"], windows.amax((0, 2, 3)), atol=1e-5)
 
 
 # Other nets
