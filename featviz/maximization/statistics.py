@@ -206,18 +206,49 @@ def measure_spectrum(
     *,
     size: int = 64,
     colours: Colours = LUCID,
+    edges: bool = False,
     progress: Progress | None = None,
 ) -> Spectrum:
-    """The mean amplitude of each frequency of pictures, on decorrelated axes."""
+    """The mean amplitude of each frequency of pictures, on decorrelated axes.
+
+    edges: whether to count the jump from each border to the opposite one, as a plain transform
+        does, which takes a picture for a tile. It is no part of the picture, and looks like woven
+        cloth in whatever is made from the spectrum; only with it the amplitudes are a picture's own
+    """
     count, total, width = 0, torch.zeros(()), 0
     for batch in _stream(pictures, size, progress, "measuring frequencies"):
         width = batch.shape[-1]
         for picture in pieces(batch):
             x = torch.logit(picture.clamp(_MARGIN, 1 - _MARGIN))
-            amplitudes = torch.fft.rfft2(mixed(x, colours.inverse), norm="ortho").abs()
-            total = total + amplitudes.double().sum(0)
+            axes = mixed(x, colours.inverse)
+            waves = torch.fft.rfft2(axes, norm="ortho")
+            if not edges:
+                waves = waves - seam(axes)
+            total = total + waves.abs().double().sum(0)
             count += len(picture)
     return Spectrum(_name(pictures), total / max(1, count), width, colours)
+
+
+def seam(values: Tensor) -> Tensor:
+    """The part of values (N, C, H, W) that only joins opposite borders, as orthonormal waves.
+
+    Its Laplacian, round the edges, is the jump over the border, and 0 within; the rest of the
+    picture is periodic. Moisan 2011, "Periodic plus smooth image decomposition", equation 12.
+    """
+    height, width = values.shape[-2:]
+    jump = torch.zeros_like(values)
+    down, right = values[..., 0, :] - values[..., -1, :], values[..., 0] - values[..., -1]
+    jump[..., 0, :] -= down
+    jump[..., -1, :] += down
+    jump[..., 0] -= right
+    jump[..., -1] += right
+    y = torch.fft.fftfreq(height, dtype=torch.float64)[:, None] * 2 * torch.pi
+    x = torch.fft.rfftfreq(width, dtype=torch.float64)[None, :] * 2 * torch.pi
+    laplacian = (2 * y.cos() + 2 * x.cos() - 4).to(values.device, values.dtype)
+    laplacian[0, 0] = 1
+    waves: Tensor = torch.fft.rfft2(jump, norm="ortho") / laplacian
+    waves[..., 0, 0] = 0
+    return waves
 
 
 def _name(pictures: Pictures | Tensor) -> str:

@@ -19,7 +19,7 @@ def generators(*seeds: int) -> list[torch.Generator]:
 
 
 def spectrum_of(pictures: torch.Tensor) -> stats.Spectrum:
-    return stats.measure_spectrum(pictures)
+    return stats.measure_spectrum(pictures, edges=True)
 
 
 @pytest.mark.parametrize("size", SIZES)

@@ -40,7 +40,7 @@ def test_grey_pictures_have_no_axes_of_colour() -> None:
 @pytest.mark.parametrize("size", [(8, 8), (9, 7)])
 def test_a_spectrum_is_the_mean_amplitude_on_the_axes(size: tuple[int, int]) -> None:
     pictures = 0.1 + 0.8 * torch.rand(5, 3, *size, generator=torch.Generator().manual_seed(2))
-    found = stats.measure_spectrum(pictures)
+    found = stats.measure_spectrum(pictures, edges=True)
     axes = torch.einsum(
         "ac,nchw->nahw", torch.linalg.inv(torch.tensor(LUCID.matrix).double()),
         torch.logit(pictures.double()),
@@ -49,6 +49,30 @@ def test_a_spectrum_is_the_mean_amplitude_on_the_axes(size: tuple[int, int]) -> 
     expected = whole[..., : size[1] // 2 + 1]
     assert (found.amplitudes - expected).abs().max() < 1e-4
     assert (found.at(*size) - expected).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("size", [(8, 9), (7, 12)])
+def test_the_seam_solves_the_equation_of_poisson(size: tuple[int, int]) -> None:
+    values = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(0)).double()
+    seam = torch.fft.irfft2(stats.seam(values), s=size, norm="ortho")
+    laplacian = sum(seam.roll(d, axis) for d in (-1, 1) for axis in (-2, -1)) - 4 * seam
+    # by hand: each border pixel lacks its neighbour round the edge
+    jump = torch.zeros_like(values)
+    for i in range(size[1]):
+        jump[..., 0, i] += values[..., -1, i] - values[..., 0, i]
+        jump[..., -1, i] += values[..., 0, i] - values[..., -1, i]
+    for i in range(size[0]):
+        jump[..., i, 0] += values[..., i, -1] - values[..., i, 0]
+        jump[..., i, -1] += values[..., i, 0] - values[..., i, -1]
+    assert (laplacian - jump).abs().max() < 1e-10
+    assert seam.mean((-2, -1)).abs().max() < 1e-12
+
+
+def test_a_slope_of_brightness_leaves_no_cross_in_the_spectrum() -> None:
+    ramp = torch.linspace(0.2, 0.8, 32)[:, None].expand(1, 3, 32, 32)
+    whole = stats.measure_spectrum(ramp, edges=True).amplitudes[0, 4:29, 0]
+    inner = stats.measure_spectrum(ramp).amplitudes[0, 4:29, 0]
+    assert (inner < 0.1 * whole).all()
 
 
 @pytest.mark.parametrize("canvas", [(32, 32), (48, 31), (9, 11), (200, 200)])
