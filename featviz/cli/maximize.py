@@ -110,8 +110,18 @@ def maximize(
             "--data",
             "-d",
             metavar="PATH",
-            help="Pictures whose highest scores stand beside those of the synthetic ones.",
+            help="Photographs to compare the pictures with: scores, ranks, paths through the net.",
         ),
+    ] = None,
+    other: Annotated[
+        str | None,
+        typer.Option("--other", metavar="NAME", help="Another model: does it see the classes too?"),
+    ] = None,
+    other_weights: Annotated[
+        str | None, typer.Option("--other-weights", metavar="FILE", help="Its weights.")
+    ] = None,
+    other_classes: Annotated[
+        Path | None, typer.Option("--other-classes", metavar="FILE", help="Its class names.")
     ] = None,
     device: options.Device = "auto",
     seed: options.Seed = 0,
@@ -128,16 +138,20 @@ def maximize(
     """
     from featviz.cli.run import check_out, finish, progress_bar
     from featviz.datasets import open_pictures
+    from featviz.errors import UserError
     from featviz.films import check_kind
     from featviz.maximization import optimize, shards
     from featviz.models.load import load
 
+    if other is None and (other_weights is not None or other_classes is not None):
+        raise UserError("--other-weights and --other-classes are of --other; name that model too")
     if facets is not None or between is not None or diversity is not None:
         _refuse_with_several(preset != "featviz", "--preset")
         _refuse_with_several(parametrization is not None, "--parametrization")
         _refuse_with_several(statistics is not None, "--statistics")
         _refuse_with_several(tries > 1, "--tries")
         _refuse_with_several(engine != "here", "--engine")
+        _refuse_with_several(other is not None, "--other")
         _several(
             layer, units, facets=facets, between=between, diversity=diversity, steps=steps or 256,
             size=size, objective=objective, film=film, batch_size=batch_size,
@@ -162,14 +176,19 @@ def maximize(
     folder = check_out(wanted, default, overwrite)
     net = load(model, weights=weights, classes=classes, device=device)
     pictures = None if data is None else open_pictures(data)
+    second = (
+        None
+        if other is None
+        else load(other, weights=other_weights, classes=other_classes, device=device)
+    )
     form = {} if parametrization is None else {"parametrization": parametrization}
     own = {} if statistics is None else {"statistics": statistics}
     try:
         with progress_bar(quiet) as progress:
             result = optimize.maximize(
                 net, places, units=units, objective=objective, preset=preset, steps=steps,
-                tries=tries, seed=seed, size=size, natural=pictures, film=24 if film else 0,
-                batch_size=batch_size, precision=precision, engine=engine,
+                tries=tries, seed=seed, size=size, natural=pictures, other=second,
+                film=24 if film else 0, batch_size=batch_size, precision=precision, engine=engine,
                 partial=shards.partial_of(folder), progress=progress, **form, **own,
             )  # fmt: skip
     except optimize.Stopped as stopped:

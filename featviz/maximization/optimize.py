@@ -437,6 +437,7 @@ def _maximize(
                 data=natural if not isinstance(natural, Tensor) else None,
                 parameters=one.parameters
                 | {"size": climb.pictures.shape[-1], "tries": tries}
+                | ({} if other is None else {"other": other.name, "other_sha256": other.sha256})
                 | plain(task.settings),
             ),
             warnings=(

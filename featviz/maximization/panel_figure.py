@@ -113,7 +113,7 @@ def _frame(ax: Axes, box: Box | None, side: int, shown: int) -> None:
 
 def path_figure(path: Path, i: int) -> Figure:
     """How like photographs picture `i` goes through the net, layer by layer."""
-    page = plots.Page(5.2, 2.9)
+    page = plots.Page(5.2, 2.65)
     ax = page.axes(0.62, 0.2, 2.9, 2.1)
     _curve(ax, path, i, legend=False, size=8)
     for k, (words, colour, _) in enumerate(_lines(path, i)):
@@ -165,7 +165,9 @@ def strip(found: Photographs, height: int = 160) -> Tensor:
     same = torch.ones(len(cells), 3, size, size)
     for place, cell in zip(same, cells, strict=True):
         place[:, : cell.shape[1], : cell.shape[2]] = cell
-    return images.contact_sheet(same, len(cells), gap=3)
+    gap = 3
+    sheet = images.contact_sheet(same, len(cells), gap=gap)
+    return sheet[:, gap:-gap, gap:-gap]  # on a dark page a white border would glare
 
 
 def _outlined(picture: Tensor, box: Box | None, scale: float, width: int = 2) -> Tensor:

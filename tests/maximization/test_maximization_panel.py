@@ -253,7 +253,7 @@ def test_the_folder_tells_everything(tmp_path: Path) -> None:
 def test_the_strip_frames_what_was_scored() -> None:
     found = judged(small(), [2], some_pictures(1, seed=4), natural=some_pictures(40))
     picture = strip(found.photographs[0], height=160)
-    assert picture.shape[1] == 160 + 2 * 3
+    assert picture.shape[1] == 160
     orange = (picture - torch.tensor([230, 159, 0])[:, None, None] / 255).abs().amax(0) < 1e-6
     assert orange.any()
 
@@ -284,3 +284,28 @@ def test_a_broken_or_dead_picture_does_not_spoil_its_neighbours() -> None:
     alone = judged(model, [2], pictures[:1], natural=natural)
     assert found.numbers["rank"][0] == alone.numbers["rank"][0]
     assert [flag.name for flag in found.flags[1]] == ["dead"]
+
+
+def test_a_model_ranks_its_classes_alike_when_it_is_its_own_other(tmp_path: Path) -> None:
+    from featviz.cli.main import main
+
+    out = tmp_path / "out"
+    words_ = ["--layer", "logits", "--units", "goldfish,teapot", "--steps", "2", "--quiet"]
+    with pytest.raises(SystemExit) as left:
+        main(["maximize", *words_, "--other", "alexnet-mini", "--out", str(out), "--json"])
+    assert left.value.code == 0
+    header, *rows = (out / "scores.csv").read_text().splitlines()
+    at = {name: i for i, name in enumerate(header.split(","))}
+    for row in rows:
+        cells = row.split(",")
+        assert cells[at["rank"]] == cells[at["transfer rank"]]
+    assert json.loads((out / "result.json").read_text())["parameters"]["other"] == "alexnet-mini"
+
+
+def test_weights_of_an_other_model_need_its_name(capsys: pytest.CaptureFixture[str]) -> None:
+    from featviz.cli.main import main
+
+    with pytest.raises(SystemExit) as left:
+        main(["maximize", "--other-weights", "file.safetensors"])
+    assert left.value.code == 2
+    assert "--other" in capsys.readouterr().err

@@ -27,7 +27,7 @@ CLIMB = {"steps": 48, "seed": 0, "precision": "fp32"}
 
 @pytest.fixture(scope="module")
 def photographs(mini: Model) -> Tensor:
-    _, images, _ = read_all(sample_pictures(6), resize=mini.resize, crop=mini.input_size)
+    _, images, _ = read_all(sample_pictures(3), resize=mini.resize, crop=mini.input_size)
     return images
 
 
