@@ -54,6 +54,7 @@ RECIPES = {
         {
             "layer": "--layer", "units": "--units", "words": "--objective", "preset": "--preset",
             "tries": "--tries", "size": "--size", "steps": "--steps", "precision": "--precision",
+            "other": "--other",
         },
         data=True, seed=True,
     ),
@@ -137,6 +138,7 @@ _SAID_ELSEWHERE = frozenset(
         "shard_bytes",
         "store",
         "backend",
+        "other_sha256",
     }
 )
 """parameters that the line carries by other means, or that change nothing in the result"""
