@@ -33,6 +33,7 @@ from torch import Tensor
 
 import featviz
 from featviz.adversarial.half_space import reach
+from featviz.adversarial.statistics import median
 
 PEERS = {
     "l0": ("sigma-zero", "fmn-l0"),
@@ -173,27 +174,13 @@ def judged(
         wrong = torch.cat([model(part).argmax(1) for part in adversarial.split(SLOTS)]) != labels
     inside = bool(((adversarial >= 0) & (adversarial <= 1)).all())
     change = (adversarial.double() - pictures.double()).flatten(1)
-    distance = torch.where(wrong, reach(norm, change), torch.inf).sort().values
-    low, high = interval(len(distance))
+    distance = torch.where(wrong, reach(norm, change), torch.inf)
+    middle = median(distance)
     return {
-        "what": name, "norm": norm, "median": middle(distance), "low": float(distance[low]),
-        "high": float(distance[high]), "n": len(distance), "failed": int((~wrong).sum()),
-        "inside [0, 1]": inside, "seconds": float(kept["seconds"]),
+        "what": name, "norm": norm, "median": middle.value, "low": middle.low,
+        "high": middle.high, "mean": float(distance.mean()), "n": middle.n,
+        "failed": middle.censored, "inside [0, 1]": inside, "seconds": float(kept["seconds"]),
     }  # fmt: skip
-
-
-def middle(ordered: Tensor) -> float:
-    """The median, the mean of the two in the middle if there are two."""
-    n = len(ordered)
-    return float(ordered[(n - 1) // 2] + ordered[n // 2]) / 2
-
-
-def interval(n: int) -> tuple[int, int]:
-    """Places of the order statistics that hold the median with 95% confidence."""
-    from scipy.stats import binom
-
-    low = max(0, int(binom.ppf(0.025, n, 0.5)) - 1)
-    return low, n - 1 - low
 
 
 def ratios(rows: list[dict[str, Any]]) -> dict[str, float]:

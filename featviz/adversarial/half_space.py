@@ -81,7 +81,10 @@ def _nearest_l2(
         free = (moved > low) & (moved < high) | (t == 0)[:, None]
         held = _dot(torch.where(free, 0, _clip(moved, low, high)), unit)
         slope = _dot(torch.where(free, direction, 0), unit)
+        before = t
         t = torch.where(slope < -1e-12, (c - held) / slope.clamp(max=-1e-12), t).clamp(0, 1e12)
+        if torch.equal(t, before):
+            break
     return _clip(t[:, None].to(g.dtype) * direction, low, high)
 
 
