@@ -46,6 +46,7 @@ from featviz.adversarial.selftest import SelfTest, self_test
 from featviz.adversarial.shards import SECONDS, Arrays, Shards
 from featviz.adversarial.square import square
 from featviz.adversarial.statistics import median
+from featviz.adversarial.suite import suite
 from featviz.datasets import Pictures
 from featviz.errors import UserError, nearest
 from featviz.models.frozen import frozen
@@ -62,6 +63,7 @@ DEFAULT_EPS: Mapping[str, tuple[float, ...]] = {
 }
 FEWEST_STEPS = 10
 """of a search for the smallest change"""
+CHECKS = ("apgd", "suite")
 SHOWN = 6
 """pictures in the sheets of the easiest and of the hardest"""
 _PROBED = 32  # pictures on which the model itself is looked at
@@ -83,7 +85,8 @@ def audit(
     eps: Sequence[float] | Mapping[str, Sequence[float]] | None = None,
     count: int | None = None,
     steps: int = 100,
-    check_steps: int = 40,
+    check: str = "apgd",
+    check_steps: int = 30,
     queries: int = 100,
     sections: Sequence[str] = SECTIONS,
     against: Mapping[str, Model] | None = None,
@@ -105,7 +108,8 @@ def audit(
         {"linf": [...], "l2": [...]}; default: 1/8 to 8 levels of 255, 1/32 to 2 in L2
     count: at most so many pictures, evenly spread over the data set
     steps: of the search for the smallest change; more find smaller ones (a warning says when)
-    check_steps: of the second attack on what stands at a few eps; 0 leaves the check out
+    check: the second attack on what stands at a few eps: "apgd" (with the DLR loss), or "suite"
+        (everything, in turn: much dearer); check_steps: of it; 0 leaves the check out
     queries: passes a picture of the attack without gradients; 0 leaves it out
     sections: further parts, of "corruptions", "universal" (one change for all pictures), "transfer"
         (do other models, and small shifts, see it too?) and "inside" (what changes in the net)
@@ -122,14 +126,14 @@ def audit(
     """
     started = time.perf_counter()
     grids = check_grids(norms, eps)
-    _check_numbers(steps, check_steps, queries, sections)
+    _check_numbers(steps, check, check_steps, queries, sections)
     if out is not None:
         results.check_target(out, overwrite=overwrite)
     slots = check_slots(slots, model.device)
     given = read_labelled(model, pictures, labels, count=count)
     parameters = {
         "norms": list(grids), "eps": {k: list(v) for k, v in grids.items()}, "count": count,
-        "steps": steps, "check_steps": check_steps, "queries": queries,
+        "steps": steps, "check": check, "check_steps": check_steps, "queries": queries,
         "sections": list(sections), "against": list(against) if against else None, "slots": slots,
         "labels": "given" if given.labels is not None else "the model's own answers",
     }  # fmt: skip
@@ -147,7 +151,8 @@ def audit(
             announce(tested.line)
         run.look(given.labels)
         parts = [
-            _norm(run, norm, grid, steps, check_steps, queries) for norm, grid in grids.items()
+            _norm(run, norm, grid, steps, (check, check_steps, queries))
+            for norm, grid in grids.items()
         ]
         checks = [
             *masking.model_checks(run.probe),
@@ -225,7 +230,11 @@ def check_grids(
     return grids
 
 
-def _check_numbers(steps: int, check_steps: int, queries: int, sections: Sequence[str]) -> None:
+def _check_numbers(
+    steps: int, check: str, check_steps: int, queries: int, sections: Sequence[str]
+) -> None:
+    if check not in CHECKS:
+        raise UserError(f"unknown check {check!r}{nearest(check, CHECKS)}; take apgd or suite")
     if steps < FEWEST_STEPS or check_steps < 0 or queries < 0:
         raise UserError(
             f"steps is {steps}, check_steps {check_steps}, queries {queries}: a search for the "
@@ -497,9 +506,10 @@ class _Part:
 
 
 def _norm(
-    run: _Run, norm: str, grid: tuple[float, ...], steps: int, check_steps: int, queries: int
+    run: _Run, norm: str, grid: tuple[float, ...], steps: int, checking: tuple[str, int, int]
 ) -> _Part:
-    """All attacks of one norm."""
+    """All attacks of one norm; `checking` is the second attack, its steps, and blind queries."""
+    check, check_steps, queries = checking
     part = _Part.empty(run, norm, grid)
     name = balls.NORM_NAMES[norm]
     for k, rows in enumerate(run.groups(run.right)):
@@ -519,7 +529,7 @@ def _norm(
         part.unlimited_standing += int(piece["unlimited_standing"][0])
     if check_steps and norm != "l0":
         for k, eps in enumerate(_telling(part)):
-            _check(part, k, eps, check_steps, queries if k == 0 else 0)
+            _check(part, k, eps, (check, check_steps, queries if k == 0 else 0))
     if len(run.right):
         _converge(part, steps)
     return part
@@ -662,8 +672,9 @@ def _telling(part: _Part) -> list[float]:
     return list(dict.fromkeys(found))
 
 
-def _check(part: _Part, k: int, eps: float, steps: int, queries: int) -> None:
-    """Attack what stands at eps once more, by APGD and then without gradients."""
+def _check(part: _Part, k: int, eps: float, checking: tuple[str, int, int]) -> None:
+    """Attack what stands at eps once more, and then without gradients."""
+    check, steps, queries = checking
     run, rows = part.run, part.standing(eps)
     fell = late = 0
     for g, group in enumerate(run.groups(rows)):
@@ -672,9 +683,15 @@ def _check(part: _Part, k: int, eps: float, steps: int, queries: int) -> None:
         def attacked(group: Tensor = group) -> Arrays:
             best = _Best(run, group, part.norm)
             clean = run.on_device(run.logits[group])
-            loss = "dlr" if clean.shape[1] >= 3 else "ce"
-            found = apgd(run.victim, best.x, best.y, eps=eps, norm=part.norm, steps=steps,
-                         loss=loss, seed=run.seed, slots=run.slots, clean=clean)  # fmt: skip
+            settings: dict[str, Any] = {
+                "eps": eps, "norm": part.norm, "steps": steps, "seed": run.seed,
+                "slots": run.slots, "clean": clean,
+            }  # fmt: skip
+            if check == "suite":
+                found = suite(run.victim, best.x, best.y, queries=0, **settings)
+            else:
+                loss = "dlr" if clean.shape[1] >= 3 else "ce"
+                found = apgd(run.victim, best.x, best.y, loss=loss, **settings)
             best.forwards += int(found.forwards.sum())
             best.backwards += int(found.backwards.sum())
             won = found.success.cpu()
@@ -710,7 +727,9 @@ def _check(part: _Part, k: int, eps: float, steps: int, queries: int) -> None:
         piece = run.piece(f"{part.norm}-black-box", blind)
         part.take(left, piece)
         tried, broke = len(left), int(np.isfinite(piece["distance"]).sum())
-    part.points.append(Point(eps, "APGD", len(rows), fell, late, tried, broke))
+    part.points.append(
+        Point(eps, "APGD" if check == "apgd" else "the suite", len(rows), fell, late, tried, broke)
+    )
     part.points.sort(key=lambda point: point.eps)
 
 

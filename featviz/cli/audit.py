@@ -44,9 +44,12 @@ def audit(
     steps: Annotated[
         int, typer.Option("--steps", help="Passes of the search for the smallest change.")
     ] = 100,
+    check: Annotated[
+        str, typer.Option("--check", help="Second attack on what stands: apgd or suite (dearer).")
+    ] = "apgd",
     check_steps: Annotated[
-        int, typer.Option("--check-steps", help="Of the second attack (APGD); 0: no check.")
-    ] = 40,
+        int, typer.Option("--check-steps", help="Of the second attack; 0: no check.")
+    ] = 30,
     queries: Annotated[
         int, typer.Option("--queries", help="Of the attack without gradients; 0: none.")
     ] = 100,
@@ -102,9 +105,9 @@ def audit(
     with progress_bar(quiet) as progress:
         result = run(
             net, pictures, norms=norms, eps=grids, count=count, steps=steps,
-            check_steps=check_steps, queries=queries, sections=_words(sections),
-            against=others, seed=seed, out=folder, overwrite=overwrite, announce=announce,
-            progress=progress,
+            check=check.lower(), check_steps=check_steps, queries=queries,
+            sections=_words(sections), against=others, seed=seed, out=folder,
+            overwrite=overwrite, announce=announce, progress=progress,
         )  # fmt: skip
     report(result, folder, as_json=as_json, quiet=quiet)
 

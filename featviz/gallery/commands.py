@@ -121,7 +121,8 @@ RECIPES = {
         {
             "norms": "--norm", "eps_linf": "--eps", "eps_l2": "--eps-l2", "eps_l1": "--eps-l1",
             "eps_l0": "--eps-l0", "count": "--count", "steps": "--steps",
-            "check_steps": "--check-steps", "queries": "--queries", "sections": "--sections",
+            "check": "--check", "check_steps": "--check-steps", "queries": "--queries",
+            "sections": "--sections",
         },
         data=True, seed=True,
     ),

@@ -187,6 +187,16 @@ def test_every_norm_can_be_audited(model):
     assert bool((l1.distance[l1.distance.isfinite()] > 0).all())
 
 
+def test_the_whole_suite_can_be_the_check(model):
+    options = QUICK | {"norms": ["linf"], "eps": [1 / 255, 4 / 255], "queries": 0}
+    weak = audit(model, photographs(12), **options)
+    strong = audit(model, photographs(12), check="suite", **options)
+    assert {point.attack for point in strong.norms[0].points} == {"the suite"}
+    for point, other in zip(weak.norms[0].points, strong.norms[0].points, strict=False):
+        assert point.eps == other.eps
+        assert strong.norms[0].right(point.eps) <= weak.norms[0].right(point.eps)
+
+
 def test_without_labels_the_models_own_answers_stand_in_and_it_says_so(model):
     found = audit(model, photographs(6), norms=["linf"], eps=[1 / 255], **QUICK)
     assert found.own_labels
@@ -396,7 +406,11 @@ def test_grids_are_sorted_and_without_doubles():
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"steps": 3}, "steps is 3"), ({"sections": ["insight"]}, "unknown section 'insight'.*insid")],
+    [
+        ({"steps": 3}, "steps is 3"),
+        ({"check": "sweet"}, "unknown check 'sweet'"),
+        ({"sections": ["insight"]}, "unknown section 'insight'.*insid"),
+    ],
 )
 def test_settings_that_make_no_sense_are_refused_in_words(model, options, message):
     with pytest.raises(UserError, match=message):
