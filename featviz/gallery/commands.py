@@ -126,6 +126,25 @@ RECIPES = {
         },
         data=True, seed=True,
     ),
+    "universal": Recipe(
+        "universal",
+        {
+            "eps": "--eps", "norm": "--norm", "target": "--target", "steps": "--steps",
+            "count": "--count",
+        },
+        data=True, seed=True,
+    ),
+    "adversarial-patch": Recipe(
+        "universal --patch", {"target": "--target", "steps": "--steps", "count": "--count"},
+        data=True, seed=True,
+    ),
+    "corruptions": Recipe(
+        "corrupt",
+        {
+            "names": "--names", "severities": "--severities", "count": "--count", "jpeg": "--jpeg",
+        },
+        data=True, seed=True,
+    ),
 }  # fmt: skip
 
 _SAID_ELSEWHERE = frozenset(

@@ -19,7 +19,7 @@ WITHOUT_COMMAND = {"growth"}
 
 
 def command_of(kind: str) -> Any:
-    return typer.main.get_command(app).commands[RECIPES[kind].command]
+    return typer.main.get_command(app).commands[RECIPES[kind].command.split()[0]]
 
 
 def told(folder: Path, kind: str, **fields: object) -> Command:
