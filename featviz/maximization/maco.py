@@ -80,3 +80,16 @@ def _standard(values: Tensor) -> Tensor:
     flat = values.flatten(1)
     mean, deviation = flat.mean(1), flat.std(1, correction=0)
     return (values - mean.view(-1, 1, 1, 1)) / (deviation.view(-1, 1, 1, 1) + 1e-6)
+
+
+def faded(pictures: Tensor, transparency: Tensor, *, clear: float = 0.8) -> Tensor:
+    """Pictures (N, 3, H, W) on white, each pixel as opaque as it mattered.
+
+    transparency: (N, H, W), the sum over the steps of |d score / d pixel|
+    clear: share of a picture's pixels below the value from which a pixel is quite opaque, as Fel
+        et al. plot them (horama, plots.py)
+    """
+    weights = transparency.to(pictures.device, pictures.dtype)
+    top = weights.flatten(1).quantile(clear, dim=1).view(-1, 1, 1).clamp(min=1e-30)
+    opaque = (weights / top).clamp(0, 1)[:, None]
+    return opaque * pictures + (1 - opaque)

@@ -458,6 +458,7 @@ def _maximize(
             best_steps=climb.best_steps,
             alive=climb.alive & (climb.broken < 0),
             frames=climb.frames,
+            transparency=climb.transparency if task.settings.transparency else None,
         ))  # fmt: skip
     missing = sum(len(one.names) for one in asked) - count
     result = parts[0] if single else several(model, parts, missing, seed=seed, started=started)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from featviz import films, images, plots, results
+from featviz.maximization.maco import faded
 from featviz.maximization.panel import Panel, meaning_of
 from featviz.maximization.panel_figure import draw_panel, marked, path_figure, strip
 from featviz.maximization.words import told
@@ -57,6 +58,8 @@ class Maximized(results.Result):
     """(N, F, 3, H, W) uint8: stages of the ascent; empty without `film`"""
     film: str = "gif"
     """how the stages are saved: "gif", or "mp4" for both"""
+    transparency: Tensor | None = None
+    """(N, H, W): how much each pixel mattered, over all steps; None where it was not added up"""
 
     @property
     def doubtful(self) -> tuple[bool, ...]:
@@ -131,6 +134,14 @@ class Maximized(results.Result):
                 "natural-path similarity.",
                 alt="Synthetic pictures beside photographs, with numbers and curves",
             )  # fmt: skip
+        if self.transparency is not None:
+            folder.figure(
+                "faded.png",
+                images.contact_sheet(faded(self.images, self.transparency).cpu(), gap=_GAP),
+                caption="The same pictures, each pixel as clear as it mattered over all steps: the "
+                "fifth of the pixels that mattered most is all there, the rest fades to white.",
+                alt="The pictures on white, only what mattered left",
+            )  # fmt: skip
         for i, name in enumerate(self.names):
             stem = file_stem(name)
             units = [str(self.units[i])] if self.units else []
@@ -166,6 +177,9 @@ class Maximized(results.Result):
                 "images": images.to_uint8(self.images).numpy(),
                 "scores": self.scores.numpy(),
                 "trace": self.trace.numpy(),
+                **(
+                    {} if self.transparency is None else {"transparency": self.transparency.numpy()}
+                ),
                 **{k.replace(" ", "_"): v.numpy() for k, v in self.judged.items()},
             },
             caption="Pictures as 8-bit values (N, 3, H, W), their scores (N,) and traces "

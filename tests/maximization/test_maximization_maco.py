@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
+import featviz
 from featviz.maximization import statistics as stats
 from featviz.maximization.colours import LUCID
-from featviz.maximization.maco import MACO
+from featviz.maximization.maco import MACO, faded
 
 SIZES = [(8, 8), (9, 9), (7, 10), (10, 7)]
 
@@ -89,3 +92,23 @@ def test_slopes_are_those_of_finite_differences(standardised: bool) -> None:
     form = MACO(4, 5, standardised=standardised)
     phases = form.start(generators(1)).double().requires_grad_()
     assert torch.autograd.gradcheck(form.picture, (phases,), atol=1e-6)
+
+
+def test_what_did_not_matter_fades_to_white() -> None:
+    pictures = torch.full((1, 3, 2, 5), 0.2)
+    mattered = torch.arange(10.0).view(1, 2, 5)
+    seen = faded(pictures, mattered, clear=0.5)  # opaque from 4.5 on
+    assert seen[0, 0, 0, 0] == 1
+    assert seen[0, 1, 0, 3].item() == pytest.approx(1 - 0.8 * 3 / 4.5)
+    assert torch.equal(seen[0, :, 1], pictures[0, :, 1])
+    assert torch.equal(faded(pictures, torch.zeros(1, 2, 5)), torch.ones_like(pictures))
+
+
+def test_the_preset_saves_what_mattered(mini, tmp_path: Path) -> None:
+    made = featviz.maximize(mini, "conv2", units=[1, 2], preset="maco", steps=2, size=32)
+    assert made.transparency.shape == (2, 32, 32)
+    assert (made.transparency.amax((1, 2)) > 0).all()
+    made.save(tmp_path / "made")
+    assert (tmp_path / "made" / "faded.png").is_file()
+    with np.load(tmp_path / "made" / "maximized.npz") as arrays:
+        assert np.array_equal(arrays["transparency"], made.transparency.numpy())
