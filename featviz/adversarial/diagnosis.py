@@ -429,7 +429,8 @@ def diagnose(
     """Follow pictures and their adversarial copies (N, 3, S, S) through every layer shown.
 
     labels, predicted: (N,) the class each picture left and the one it reached
-    reference: pictures of these classes, for the question where the false class takes over
+    reference: pictures of these classes, for the question where the false class takes over; a
+        picture of which it lacks a class has nan there
 
     Raises UserError if there is nothing to compare.
     """
@@ -439,8 +440,7 @@ def diagnose(
     x, moved = pictures.to(model.device), adversarial.to(model.device)
     with frozen(model):
         own = false = None
-        if check_reference(reference, [*labels.tolist(), *predicted.tolist()]):
-            assert reference is not None
+        if reference is not None:
             means = class_means(model, reference, layers, batch_size=batch_size)
             own = {name: means[name][labels] for name in layers}
             false = {name: means[name][predicted] for name in layers}

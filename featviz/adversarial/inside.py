@@ -47,6 +47,8 @@ WORDS = {"adversarial": "adversarial", "noise": "random noise", "blur": "Gaussia
 _METHOD = "integrated_gradients"
 _STRIP = (0.0, 0.25, 0.5, 0.75, 1.0)  # points of the way that are shown
 _NEIGHBORS = 4
+_ENOUGH = 3  # pictures that must be placed between their classes for a figure
+_FINEST = 56  # most cells of a drawn attribution on a side
 Progress = Callable[[int, int, str], None]
 
 
@@ -85,8 +87,8 @@ class Inside:
             place = max(flips, key=lambda name: (flips[name], -layers.index(name)))
             found["false class takes over"] = results.Number(
                 place, "", f"commonest layer from which on pictures are nearer to the false "
-                f"class's mean: {flips[place]} of {sum(flips.values())} that flip, "
-                f"{len(self.names)} followed",
+                f"class's mean: {flips[place]} of {sum(flips.values())} that flip; "
+                f"{int(self._placed().sum())} could be placed",
             )  # fmt: skip
         if self.portraits and self.portraits[0].accounts:
             last = self.portraits[0].accounts[-1]
@@ -115,13 +117,15 @@ class Inside:
             "each picture: what they do not move and the attack does is the attack's own.",
             alt="Curves over the layers for adversarial change, noise and blur of equal size",
         )  # fmt: skip
-        if self._placed():
+        placed = self._placed()
+        if int(placed.sum()) >= _ENOUGH:
             folder.figure(
                 "inside-classes.svg", self.plot_classes(),
-                caption="Where the false class takes over. Left: where pictures lie between the "
-                "mean activations of their own class (1) and of the false one (-1): medians, with "
-                "the middle half for clean and adversarial; the other changes are measured towards "
-                "the same two classes. "
+                caption="Where the false class takes over, in the "
+                f"{int(placed.sum())} pictures of whose classes there are others to compare. Left: "
+                "where pictures lie between the mean activations of their own class (1) and of "
+                "the false one (-1): medians, with the middle half for clean and adversarial; the "
+                "other changes are measured towards the same two classes. "
                 "Right: the first layer from which on a picture stays nearer to the false class.",
                 alt="Curves of nearness to the own class over the layers, and a bar chart",
             )  # fmt: skip
@@ -138,7 +142,7 @@ class Inside:
             caption=f"{name}: {own} becomes {false}. Above: the picture, the change times "
             f"{factor:,.0f} round mid-grey, the sum of both. Below: which pixels speak for (red) "
             "and against (blue) each of the two classes, before and after, all on one scale "
-            "(integrated gradients, in logits a pixel).",
+            "(integrated gradients).",
             alt=f"Original, change and adversarial picture of {name} with attributions",
         )  # fmt: skip
         if portrait.accounts:
@@ -178,7 +182,7 @@ class Inside:
                     c.relative[:, j].quantile(q).item() for q in (0.25, 0.5, 0.75)
                 ]  # fmt: skip
                 switched = float(c.switched[:, j].median())
-                nearer = float(c.nearer[:, j].median())
+                nearer = float(c.nearer[:, j].nanmedian())
                 rows.append((layer, kind, *quarters, float(gain[j]),
                              float(c.cosine[:, j].median()),
                              "" if math.isnan(switched) else switched,
@@ -214,8 +218,9 @@ class Inside:
                 "activation before and after.",
             )  # fmt: skip
 
-    def _placed(self) -> bool:
-        return bool(self.diagnosis.clean_nearer.isfinite().all())
+    def _placed(self) -> Tensor:
+        """(N,) bool: the reference shows both of the picture's classes."""
+        return self.diagnosis.clean_nearer.isfinite().all(1)
 
     def plot_layers(self) -> Figure:
         """Relative change, turn and switched ReLUs over the layers."""
@@ -252,16 +257,20 @@ class Inside:
         left, right = figure.subplots(1, 2, width_ratios=(1.5, 1))
         layers = self.diagnosis.layers
         x = range(len(layers))
-        _band(left, x, self.diagnosis.clean_nearer, COLOURS["clean"], WORDS["clean"])
+        placed = self._placed()
+        clean = self.diagnosis.clean_nearer[placed]
+        _band(left, x, clean, COLOURS["clean"], WORDS["clean"])
         for kind in KINDS:
-            _band(left, x, self.diagnosis.comparisons[kind].nearer, COLOURS[kind], WORDS[kind],
+            values = self.diagnosis.comparisons[kind].nearer[placed]
+            _band(left, x, values, COLOURS[kind], WORDS[kind],
                   middle_half=kind == "adversarial")  # fmt: skip
         left.axhline(0, color=plots.INK, linewidth=0.8)
         plots.lines(left, xlabel="", ylabel="false class ←  nearness  → own class")
         left.set_xticks(x, [short(layer, 14) for layer in layers], rotation=90)
         left.tick_params(axis="x", labelsize=7)
         left.legend(fontsize=7.5, frameon=False)
-        counts = Counter(flip or "never" for flip in self.diagnosis.flips)
+        flips = [flip for flip, there in zip(self.diagnosis.flips, placed, strict=True) if there]
+        counts = Counter(flip or "never" for flip in flips)
         order = [layer for layer in (*layers, "never") if counts[layer]]
         right.barh(range(len(order)), [counts[layer] for layer in order], color=plots.RED,
                    height=0.66)  # fmt: skip
@@ -295,7 +304,8 @@ class Inside:
             f"largest change {255 * largest:.2g}/255\nL2 {size:.3g}",
             fontsize=8, va="center", color=plots.INK, transform=axes[0, 3].transAxes,
         )  # fmt: skip
-        maps = list(portrait.attributions.items())
+        block = max(1, portrait.original.shape[-1] // _FINEST)
+        maps = [(name, _summed(pair, block)) for name, pair in portrait.attributions.items()]
         if not maps:
             for ax in axes[1]:
                 ax.axis("off")
@@ -313,7 +323,8 @@ class Inside:
         bar = figure.colorbar(shown, ax=axes[1].tolist(), orientation="horizontal", shrink=0.5,
                               aspect=40, extend="both", pad=0.04)  # fmt: skip
         bar.ax.tick_params(labelsize=7)
-        bar.set_label("logits a pixel", fontsize=7)
+        cell = "pixel" if block == 1 else f"block of {block} × {block} pixels"
+        bar.set_label(f"logits a {cell}", fontsize=7)
         return figure
 
     def plot_units(self, portrait: Portrait) -> Figure:
@@ -416,6 +427,13 @@ class Inside:
         ax.plot(way[-1:, 0], way[-1:, 1], "o", color=plots.RED, markersize=6)
         plots.lines(ax, xlabel="own mean (0) to false mean (1)", ylabel="across")
         ax.legend(fontsize=7, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
+
+
+def _summed(maps: Tensor, block: int) -> Tensor:
+    """Maps (2, H, W) summed over blocks; what does not fill a block at the end is left out."""
+    import torch.nn.functional as F
+
+    return F.avg_pool2d(maps[:, None], block)[:, 0] * block**2
 
 
 def _has_maps(found: Account) -> bool:

@@ -248,7 +248,8 @@ class Audit(results.Result):
                 "signs that an attack failed or that the model hides its gradient",
             ),
             "forward passes": results.Number(
-                self.forwards, "", f"of single pictures, {self.forwards / max(n, 1):.0f} a picture"
+                self.forwards, "", f"of single pictures, {self.forwards / max(n, 1):.0f} a "
+                "picture, by attacks and checks (sections tell their own)"
             ),
             "backward passes": results.Number(
                 self.backwards, "", f"{self.backwards / max(n, 1):.0f} a picture"
@@ -543,6 +544,8 @@ class Audit(results.Result):
 
     def plot_distances(self) -> Figure:
         """Found distance against the linear estimate, one panel a norm."""
+        from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
         parts = [part for part in self.norms if self._estimated(part).any()]
         figure = plots.new_figure(3.6 * len(parts), 3.5)
         panels = figure.subplots(1, len(parts), squeeze=False)[0]
@@ -555,6 +558,10 @@ class Audit(results.Result):
             ax.plot(x, y, "o", color=plots.BLUE, markersize=3, alpha=0.6, markeredgewidth=0)
             ax.set(xscale="log", yscale="log", xlim=ends, ylim=ends)
             ax.set_aspect("equal")
+            for axis in (ax.xaxis, ax.yaxis):
+                axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+                axis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
+                axis.set_minor_formatter(NullFormatter())
             unit = " (/255)" if part.norm == "linf" else ""
             plots.lines(ax, xlabel=f"linear estimate{unit}", ylabel=f"found{unit}")
             tie = rank_correlation(self.margins[rows], part.distance[rows])

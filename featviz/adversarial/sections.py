@@ -52,8 +52,11 @@ class Section(NamedTuple):
     """with `numbers()` and `write(folder)`"""
 
     def numbers(self) -> dict[str, results.Number]:
-        """Its figures under its name."""
-        return {f"{self.name}: {key}": value for key, value in self.part.numbers().items()}
+        """Its figures under its name; what the audit says itself is left out."""
+        return {
+            f"{self.name}: {key}": value for key, value in self.part.numbers().items()
+            if key not in {"clean accuracy", "seconds"}
+        }  # fmt: skip
 
     def write(self, folder: results.Folder) -> None:
         """Its files in a folder of its own, listed with the audit's."""
