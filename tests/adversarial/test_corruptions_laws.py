@@ -271,9 +271,13 @@ def test_a_stopped_table_goes_on_and_ends_in_the_same_answers(model, tmp_path):
     assert len(seen) == 3 * 3  # clean and two cells, three batches each
     for name in NAMES:
         assert torch.equal(resumed.answers[name], whole.answers[name])
-    # Another seed is another run: nothing of the first is taken.
-    other = corruption_table(model, small(), **{**arguments, "seed": 2}, partial=tmp_path)
+    # Another seed, and pictures saved otherwise, are other runs: nothing of the first is taken.
+    bare = corruption_table(model, small(), **arguments, jpeg=False, partial=tmp_path)
+    again = corruption_table(model, small(), **arguments, jpeg=False)
+    assert torch.equal(bare.answers["gaussian_noise"], again.answers["gaussian_noise"])
     assert len(list(tmp_path.iterdir())) == 12
+    other = corruption_table(model, small(), **{**arguments, "seed": 2}, partial=tmp_path)
+    assert len(list(tmp_path.iterdir())) == 18
     again = corruption_table(model, small(), **{**arguments, "seed": 2})
     assert torch.equal(other.answers["gaussian_noise"], again.answers["gaussian_noise"])
 
