@@ -173,9 +173,11 @@ def settings(
     if name == "maco":
         form = MACO(side, side, spectrum=spectrum or bundled().spectrum, standardised=True)
         rule = Adam(rate=1.0, short=0.9, long=0.999, least=1.0, nesterov=True, steered=False)
+        # A window is seen at the model's own size, however large the picture is.
+        seen = model.input_size if side > model.input_size else None
         return replace(
-            bare, parametrization=form, transforms=_MACO, rule=rule, views=_WINDOWS,
-            transparency=True,
+            bare, parametrization=form, transforms=replace(_MACO, size=seen), rule=rule,
+            views=_WINDOWS, transparency=True,
         )  # fmt: skip
     return replace(bare, parametrization=RawPixels(side, side), rule=_YOSINSKI[name])
 
