@@ -201,6 +201,7 @@ def judge(
     box = None
     if reading is not None and reading.kind in {"middle", "position"}:
         box = photographs.field_box(layer, reading, _middle(reading, values[0], units[0]))
+        box = None if _covers(box, side) else box
     rectified = reading is not None and _rectified(model, layer)
     going = alive if alive is not None else torch.ones(len(pictures), dtype=torch.bool)
     flags = tuple(
@@ -361,13 +362,16 @@ def _shown(
             top, left = (box[0] + box[2] - side) // 2, (box[1] + box[3] - side) // 2
             picture = images.crop_box(picture, (top, left, top + side, left + side))
             box = (box[0] - top, box[1] - left, box[2] - top, box[3] - left)
-            if min(box[:2]) <= 0 and min(box[2:]) >= side:
-                box = None
+            box = None if _covers(box, side) else box
         sides.append(picture.shape[-1])
         pictures.append(_small(picture))
         boxes.append(box)
         values.append(float(world.values[column, at]))
     return Photographs(tuple(pictures), tuple(boxes), tuple(sides), tuple(values))
+
+
+def _covers(box: Box | None, side: int) -> bool:
+    return box is None or (max(box[:2]) <= 0 and min(box[2:]) >= side)
 
 
 def _box(layer: Layer, reading: Reading | None, world: Natural, column: int, at: int) -> Box | None:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 ROWS = 16
 """most rows of one figure"""
+_LINE = 0.145  # inches from one line of words to the next
 _FAINT = "#555555"
 _DOUBT = "#B4540A"
 _MARK = torch.tensor([230, 159, 0]) / 255  # plots.ORANGE
@@ -38,41 +39,46 @@ def draw_panel(
     shown = min(ROWS, len(titles))
     limits = _limits(panel.path, shown) if panel.path is not None else None
     photos = max((len(p.pictures) for p in panel.photographs[:shown]), default=0)
-    side, photo, gap, left, top, step = 1.5, 1.02, 0.06, 0.25, 0.72, 2.02
+    side, photo, gap, left, top = 1.5, 1.02, 0.06, 0.25, 0.72
     curve = 2.05 if panel.path is not None else 0.0
     at = left + side + 0.3
-    width = at + max(photos * (photo + gap), 4.2) + (curve + 0.55 if curve else 0.1)
-    page = plots.Page(width, top + shown * step + 0.05)
+    words = max(photos * (photo + gap), 4.2)
+    above = photo + 0.34 if panel.photographs else 0.1  # of a row's words
+    lines = [_words(panel, i, round(17 * words)) for i in range(shown)]
+    heights = [max(side + 0.4, above + _LINE * len(own) + 0.18) for own in lines]
+    page = plots.Page(at + words + (curve + 0.55 if curve else 0.1), top + sum(heights))
     page.text(left, 0.25, title, fontsize=12, weight="bold")
     rest = f"; the first {shown} of {len(titles)}" if shown < len(titles) else ""
     frames = "; orange frames: what is scored" if panel.box is not None else ""
     page.text(left, 0.48, fontsize=8, color=_FAINT,
-              words=f"left: made from noise; right of it: photographs that move the unit most, "
-              f"strongest first, with their scores{frames}{rest}")  # fmt: skip
-    for i in range(shown):
-        y = top + i * step
+              words="left: made from noise; right of it: photographs that move the unit most, "
+              f"strongest first, with their scores; grey lies outside{frames}{rest}")  # fmt: skip
+    y = top
+    for i, (height, own) in enumerate(zip(heights, lines, strict=True)):
         ax = page.axes(left, y, side, side)
         plots.show_image(ax, pictures[i], pixelated=pixelated)
         _frame(ax, panel.box, pictures[i].shape[-1], pictures[i].shape[-1])
         page.text(left, y + side + 0.13, titles[i], fontsize=9.5, weight="bold")
         if panel.photographs:
             _photographs(page, at, y, photo, gap, panel.photographs[i])
-        lines = told(panel, i)
-        words = " · ".join(line.short for line in lines if line.what != "time")
-        room = int((width - at - (curve + 0.55 if curve else 0.1)) * 15.5)
-        below = y + (photo + 0.34 if panel.photographs else 0.1)
-        for line in textwrap.wrap(words, room)[:4]:
-            page.text(at, below, line, fontsize=7.6)
-            below += 0.145
-        for flag in panel.flags[i]:
-            for line in textwrap.wrap(f"! {flag.name}: {flag.words}", room + 4)[:2]:
-                page.text(at, below, line, fontsize=7.6, color=_DOUBT, weight="bold")
-                below += 0.145
+        for k, (line, doubt) in enumerate(own):
+            style = {"color": _DOUBT, "weight": "bold"} if doubt else {}
+            page.text(at, y + above + _LINE * k, line, fontsize=7.6, **style)
         if panel.path is not None:
-            ax = page.axes(width - curve - 0.1, y + 0.05, curve, side - 0.25)
+            ax = page.axes(page.width - curve - 0.1, y + 0.05, curve, side - 0.25)
             _curve(ax, panel.path, i, legend=i == 0)
             ax.set_ylim(limits)
+        y += height
     return page.figure
+
+
+def _words(panel: Panel, i: int, room: int) -> list[tuple[str, bool]]:
+    """The numbers of a row, and its doubts, as lines of `room` letters; whether each is a doubt."""
+    numbers = " · ".join(line.short for line in told(panel, i) if line.what != "time")
+    lines = [(line, False) for line in textwrap.wrap(numbers, room)]
+    for flag in panel.flags[i]:
+        lines += [(li, True) for li in textwrap.wrap(f"! {flag.name}: {flag.words}", room - 6)]
+    return lines
 
 
 def _limits(path: Path, shown: int) -> tuple[float, float]:

@@ -129,9 +129,9 @@ class Maximized(results.Result):
         if self.panel.photographs:
             folder.figure(
                 "panel.jpg", self.plot(),
-                caption="Each picture beside the photographs that move its unit most, and what was "
-                "measured of it. The curves are rank correlations between what the layers answer: "
-                "natural-path similarity.",
+                caption="Each picture beside the photographs that move its unit most (grey lies "
+                "outside of them), and what was measured of it. The curves are rank correlations "
+                "between what the layers answer: natural-path similarity.",
                 alt="Synthetic pictures beside photographs, with numbers and curves",
             )  # fmt: skip
         if self.transparency is not None:
