@@ -122,9 +122,9 @@ def test_a_picture_does_not_depend_on_its_company(mini: Model) -> None:
 @pytest.mark.slow
 def test_early_layers_keep_the_picture_and_late_ones_the_class(mini: Model) -> None:
     samples = featviz.sample_pictures(1)
-    rows = [samples.paths.index(name) for name in ("goldfish/00", "teapot/00", "flower/00")]
+    rows = [samples.paths.index(name) for name in ("goldfish/00", "flower/00")]
     given = torch.stack([samples.read(row, 64, 64) for row in rows])
-    made = invert(mini, given, ["conv1", "conv3", "fc7", "logits"], steps=100)
+    made = invert(mini, given, ["conv1", "conv3", "fc7", "logits"], steps=150)
     distance, pixels = made.measured["distance"], made.measured["pixel distance"]
     assert distance[:, 0].max() < 0.1
     assert pixels[:, 0].max() < 0.06
