@@ -66,6 +66,7 @@ FEWEST_STEPS = 10
 CHECKS = ("apgd", "suite")
 SHOWN = 6
 """pictures in the sheets of the easiest and of the hardest"""
+_GROUP = 4  # times the slots: pictures of one piece of work
 _PROBED = 32  # pictures on which the model itself is looked at
 _CHECKED_AT = (0.75, 0.5, 0.25)  # shares of the right pictures that still stand
 _BLACK_BOX = 16  # pictures tried without gradients
@@ -84,7 +85,7 @@ def audit(
     norms: Sequence[str] = ("linf", "l2"),
     eps: Sequence[float] | Mapping[str, Sequence[float]] | None = None,
     count: int | None = None,
-    steps: int = 100,
+    steps: int = 60,
     check: str = "apgd",
     check_steps: int = 30,
     queries: int = 100,
@@ -321,8 +322,8 @@ class _Run:
         return tensor.to(self.model.device)
 
     def groups(self, rows: Tensor) -> list[Tensor]:
-        """Rows in groups of twice the slots: little is lost at a kill, and no seat stays empty."""
-        return list(rows.split(2 * self.slots)) if len(rows) else []
+        """Rows in groups of some slots: little is lost at a kill, and few seats stay empty."""
+        return list(rows.split(_GROUP * self.slots)) if len(rows) else []
 
 
 def attached(model: Classifier) -> Classifier:
@@ -513,7 +514,7 @@ def _norm(
     part = _Part.empty(run, norm, grid)
     name = balls.NORM_NAMES[norm]
     for k, rows in enumerate(run.groups(run.right)):
-        run.report(2 * k * run.slots, len(run.right), f"smallest changes in {name}")
+        run.report(_GROUP * k * run.slots, len(run.right), f"smallest changes in {name}")
 
         def searched(rows: Tensor = rows) -> Arrays:
             return _search(run, rows, norm, grid, steps)
@@ -678,7 +679,7 @@ def _check(part: _Part, k: int, eps: float, checking: tuple[str, int, int]) -> N
     run, rows = part.run, part.standing(eps)
     fell = late = 0
     for g, group in enumerate(run.groups(rows)):
-        run.report(2 * g * run.slots, len(rows), f"checking {balls.NORM_NAMES[part.norm]}")
+        run.report(_GROUP * g * run.slots, len(rows), f"checking {balls.NORM_NAMES[part.norm]}")
 
         def attacked(group: Tensor = group) -> Arrays:
             best = _Best(run, group, part.norm)

@@ -43,7 +43,7 @@ def audit(
     ] = 200,
     steps: Annotated[
         int, typer.Option("--steps", help="Passes of the search for the smallest change.")
-    ] = 100,
+    ] = 60,
     check: Annotated[
         str, typer.Option("--check", help="Second attack on what stands: apgd or suite (dearer).")
     ] = "apgd",

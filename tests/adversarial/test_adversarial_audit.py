@@ -168,7 +168,7 @@ def test_a_linear_model_gives_its_exact_curve(generator):
 def test_order_and_groups_do_not_matter(model):
     pictures = photographs(10)
     labels = model(pictures).argmax(1)
-    options = QUICK | {"eps": {"linf": [0.5 / 255, 2 / 255]}, "norms": ["linf"], "slots": 4}
+    options = QUICK | {"eps": {"linf": [0.5 / 255, 2 / 255]}, "norms": ["linf"], "slots": 2}
     whole = audit(model, pictures, labels, **options).norms[0]
     order = torch.randperm(10, generator=torch.Generator().manual_seed(0))
     parts = audit(model, pictures[order], labels[order], **options).norms[0]
@@ -296,7 +296,7 @@ def facts(folder: Path) -> dict[str, object]:
 
 SETTINGS = {
     "norms": ["linf"], "eps": [1 / 255, 8 / 255], "steps": 12, "check_steps": 6, "queries": 10,
-    "sections": (), "slots": 4,
+    "sections": (), "slots": 2,
 }  # fmt: skip
 SCRIPT = """
 import sys

@@ -252,3 +252,22 @@ def test_an_attack_shows_what_changes_inside_the_pictures_it_fooled(model, monke
     assert "inside/inside-layers.svg" in files
     still = attack(model, pictures, eps=0.0, steps=1)
     assert inside_of(model, still, None) is None
+
+
+def test_pictures_of_classes_that_the_reference_lacks_are_not_placed(model, fooled, reference):
+    _, _, labels, predicted = fooled
+    gone = int(predicted[0])
+    rest = reference.labels != gone
+    partial = Reference(reference.pictures[rest], reference.labels[rest])
+    found = diagnose(model, *fooled, partial)
+    shown = set(partial.labels.tolist())
+    pairs = zip(labels.tolist(), predicted.tolist(), strict=True)
+    unplaced = torch.tensor([not {a, b} <= shown for a, b in pairs])
+    assert bool(unplaced[0])
+    assert torch.equal(found.clean_nearer.isnan().all(1), unplaced)
+    assert torch.equal(found.clean_nearer.isfinite().all(1), ~unplaced)
+    assert all(flip is None for flip, lost in zip(found.flips, unplaced, strict=True) if lost)
+    whole = diagnose(model, *fooled, reference)
+    # Without some pictures the reference falls into other batches: last bits may differ.
+    kept = whole.clean_nearer[~unplaced]
+    assert torch.allclose(found.clean_nearer[~unplaced], kept, rtol=1e-5, atol=1e-7)
