@@ -28,6 +28,7 @@ from featviz.maximization.flags import SLOPE, Flag, flags_of
 from featviz.maximization.natural import Album, Box, Natural, Reading
 from featviz.maximization.objectives import PICTURE, Objective
 from featviz.maximization.path import Path
+from featviz.models.first import first_convolution, first_kernels
 from featviz.models.layers import Layer, Unit, activations
 
 if TYPE_CHECKING:
@@ -59,6 +60,10 @@ MEANINGS: dict[str, tuple[str, str]] = {
     "carriers usual": ("fraction", "the same for one of the unit's photographs and the others"),
     "slope": ("", "of log amplitude against log frequency; photographs have about -1.25"),
     "high share": ("fraction", "energy above 1/4 cycle a pixel; photographs have about 5%"),
+    "kernel": (
+        "",
+        "correlation with the unit's own kernel, which is what a linear unit answers to most",
+    ),
     "spread": ("fraction", "standard deviation of the tries' scores over their median"),
     "seconds": ("s", "to make the picture"),
 }
@@ -201,6 +206,8 @@ def judge(
     box = None
     if reading is not None and reading.kind in {"middle", "position"}:
         box = photographs.field_box(layer, reading, _middle(reading, values[0], units[0]))
+        if box is not None and layer.name == first_convolution(model):
+            numbers |= _like_kernels(model, units, pictures, box)
         box = None if _covers(box, side) else box
     rectified = reading is not None and _rectified(model, layer)
     going = alive if alive is not None else torch.ones(len(pictures), dtype=torch.bool)
@@ -305,6 +312,28 @@ def _in_the_spectrum(model: Model, layer: Layer, pictures: Tensor) -> dict[str, 
         if grid.isfinite().any():
             found[f"lattice {period}"] = grid
     return found
+
+
+def _like_kernels(
+    model: Model, units: Sequence[Unit], pictures: Tensor, box: Box
+) -> dict[str, Tensor]:
+    """How nearly pictures of a first layer are its kernels, the closed form of their optimum.
+
+    The score of a linear unit rises fastest along its kernel (over the deviations by which the
+    model divides its input); a picture that may go so far from grey and no further is grey plus
+    that, times a number.
+    """
+    kernels = first_kernels(model)
+    top, left, bottom, right = box
+    side = pictures.shape[-1]
+    if kernels is None or kernels.shape[2:] != (bottom - top, right - left):
+        return {}
+    if min(top, left) < 0 or max(bottom, right) > side:
+        return {}
+    seen = pictures[:, :, top:bottom, left:right].cpu()
+    best = kernels[[unit.index for unit in units]] / model.std.cpu()
+    pairs = zip(seen.flatten(1), best.flatten(1), strict=True)
+    return {"kernel": torch.stack([torch.corrcoef(torch.stack(pair))[0, 1] for pair in pairs])}
 
 
 def _ranks(

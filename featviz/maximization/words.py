@@ -93,6 +93,12 @@ def told(panel: Panel, i: int) -> list[Told]:
             "around; 1 is none",
             f"lattice {values}",
         ))  # fmt: skip
+    if "kernel" in n:
+        lines.append(Told(
+            "like its kernel", f"{n['kernel']:.3f}",
+            "correlation with the kernel, the closed form of what a linear unit answers to most",
+            f"kernel {n['kernel']:.3f}",
+        ))  # fmt: skip
     if "spread" in n:
         lines.append(Told(
             "spread over tries", f"{n['spread']:.0%}",

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+import scipy.stats
 import torch
 from torch import nn
 
@@ -56,6 +57,21 @@ def test_the_best_picture_for_a_linear_unit_is_its_kernel(form: str) -> None:
     weights = model.net[0].weight
     for picture, kernel in zip(result.images, weights, strict=True):
         assert torch.corrcoef(torch.stack([(picture - 0.5).ravel(), kernel.ravel()]))[0, 1] > 0.99
+
+
+@pytest.mark.slow
+def test_the_pictures_of_the_bundled_first_layer_are_its_kernels(mini: Model) -> None:
+    """With the settings that `maximize` takes by itself; the number is printed and saved."""
+    result = featviz.maximize(mini, "conv1", units="0-11", steps=128)
+    likeness = result.judged["kernel"]
+    kernels = mini.net.get_submodule(mini.layer("conv1").path).weight[:12] / mini.std
+    assert result.numbers()["kernel"].value > 0.95
+    side, width = result.size, kernels.shape[-1]
+    start = (side - width) // 2
+    for i, kernel in enumerate(kernels):
+        seen = result.images[i, :, start : start + width, start : start + width] - 0.5
+        expected = scipy.stats.pearsonr(seen.flatten().numpy(), kernel.flatten().numpy())[0]
+        assert likeness[i].item() == pytest.approx(expected, abs=1e-5)
 
 
 def test_scores_are_those_of_the_saved_pictures(tmp_path: Path) -> None:
