@@ -1,14 +1,16 @@
 """Smallest changes: featviz's `minimal` against adv-lib's attacks, at equal passes.
 
-    python benchmarks/minimal.py --data FOLDER --out FOLDER [--model NAME] [--weights FILE]
-        [--classes FILE] [--steps 100] [--count 100] [--peers .peers/bin/python] [--only a,b]
+    python benchmarks/minimal.py [--quick] [--data FOLDER] [--out FOLDER] [--model NAME]
+        [--weights FILE] [--classes FILE] [--steps 100] [--count 100]
+        [--peers .peers/bin/python] [--only a,b]
 
-Takes `count` pictures of class folders that the model gets right, evenly spread, and gives every
-attack the same pictures and `steps` forward and backward passes for each. The peers run in an
-interpreter of their own (adv-lib wants visdom and torchvision at import: stood in for by empty
-modules). What an attack returns is judged here, in the same way for all: wrong in float32, distance
-in float64, inf where it failed. Each attack's pictures are kept in --out, so that a run that was
-stopped goes on, and `--only` adds one attack at a time. Ends with one JSON line.
+Takes `count` pictures of class folders that the model gets right, evenly spread (without --data
+the sample pictures, with the model's own answers), and gives every attack the same pictures and
+`steps` forward and backward passes for each. --quick: 8 pictures, 30 passes, one peer a norm.
+The peers run in an interpreter of their own (adv-lib wants visdom and torchvision at import: stood
+in for by empty modules). What an attack returns is judged here, in the same way for all: wrong in
+float32, distance in float64, inf where it failed. Each attack's pictures are kept in --out, so that
+a run that was stopped goes on, and `--only` adds one attack at a time. Ends with one JSON line.
 
 adv-lib's settings are its defaults, but: DDN without its 256 levels (they only make it worse), FMN
 in L-infinity with a first step of 10 as well as 1 (the better counts), targeted APGD as its
@@ -22,6 +24,7 @@ import json
 import math
 import subprocess
 import sys
+import tempfile
 import time
 import types
 from pathlib import Path
@@ -47,19 +50,29 @@ SLOTS = 16
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", help="class folders")
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--quick", action="store_true", help="within a minute on 2 cores")
+    parser.add_argument("--data", help="class folders; default: the sample pictures")
+    parser.add_argument("--out", type=Path, help="default: kept nowhere")
     parser.add_argument("--model", default="alexnet-mini")
     parser.add_argument("--weights")
     parser.add_argument("--classes")
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--count", type=int, default=100)
     parser.add_argument("--peers", default=".peers/bin/python")
-    parser.add_argument(
-        "--only", default="", help="attacks to run; the table has all that is there"
-    )
+    parser.add_argument("--only", default="", help="attacks to run; all that is there is told")
     parser.add_argument("--peer", help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.quick:
+        options.steps, options.count = 30, 8
+    if options.out is None:
+        with tempfile.TemporaryDirectory() as folder:
+            options.out = Path(folder)
+            compare(options)
+    else:
+        compare(options)
+
+
+def compare(options: argparse.Namespace) -> None:
     model = featviz.load(options.model, weights=options.weights, classes=options.classes)
     pictures, labels = chosen(model, options)
     if options.peer:
@@ -68,19 +81,23 @@ def main() -> None:
     wanted = [name for name in options.only.split(",") if name]
     rows = []
     for norm, peers in PEERS.items():
-        for name in (f"featviz-{norm}", *peers):
+        for name in (f"featviz-{norm}", *(peers[:1] if options.quick else peers)):
             file = options.out / f"{name}-{options.steps}.safetensors"
             if not file.exists() and (not wanted or name in wanted):
                 if name.startswith("featviz"):
                     run_ours(norm, model, pictures, labels, file, options.steps)
-                else:
-                    command = [options.peers, *sys.argv, "--peer", name]
+                elif Path(options.peers).exists():
+                    command = [options.peers, *sys.argv, "--out", str(options.out), "--peer", name]
                     subprocess.run(command, check=True)
+                else:
+                    print(f"{name}: no peers at {options.peers} (make peers)")
             if file.exists():
                 rows.append(judged(name, norm, model, pictures, labels, file))
+                r = rows[-1]
+                middle = "none" if r["median"] is None else f"{r['median']:.5g}"
                 print(
-                    "{what:<14} {norm:<5} median {median:.5g} [{low:.5g}, {high:.5g}], "
-                    "{failed} of {n} failed, {seconds:.0f} s".format(**rows[-1]),
+                    f"{name:<14} median {middle} [{r['low']:.5g}, {r['high']:.5g}], "
+                    f"{r['failed']} of {r['n']} failed, {r['seconds']:.0f} s",
                     flush=True,
                 )
     print(json.dumps({
@@ -93,14 +110,15 @@ def chosen(model: Any, options: argparse.Namespace) -> tuple[Tensor, Tensor]:
     """Pictures that the model gets right, evenly spread over the data; kept in --out."""
     file = options.out / "pictures.safetensors"
     if not file.exists():
-        data = featviz.open_pictures(options.data)
-        classes = data.labels(model)
-        known = [i for i, c in enumerate(classes) if c is not None]
-        spread = data.select(known).spread(4 * options.count)
+        data = featviz.open_pictures(options.data) if options.data else featviz.sample_pictures()
+        known = [i for i, c in enumerate(data.labels(model)) if c is not None]
+        spread = (data.select(known) if options.data else data).spread(4 * options.count)
         right, found = [], []
         for i, label in enumerate(spread.labels(model)):
             picture = spread.read(i, model.resize, model.input_size)
-            if int(model(picture[None]).argmax()) == label:
+            answer = int(model(picture[None]).argmax())
+            label = label if options.data else answer
+            if answer == label:
                 right.append(picture)
                 found.append(label)
         every = [k * len(right) // min(options.count, len(right)) for k in range(options.count)]
@@ -118,7 +136,8 @@ def run_ours(
     from featviz.adversarial.minimal import minimal
 
     started = time.perf_counter()
-    found = minimal(model, pictures, labels, norm=norm, steps=steps, slots=SLOTS)
+    slots = min(SLOTS, len(pictures))
+    found = minimal(model, pictures, labels, norm=norm, steps=steps, slots=slots)
     seconds = time.perf_counter() - started
     assert int(found.forwards.max()) <= steps
     assert int(found.backwards.max()) <= steps
@@ -188,7 +207,7 @@ def ratios(rows: list[dict[str, Any]]) -> dict[str, float]:
     found = {}
     for norm, peers in PEERS.items():
         ours = [r["median"] for r in rows if r["what"] == f"featviz-{norm}"]
-        theirs = [r["median"] for r in rows if r["what"] in peers]
+        theirs = [r["median"] for r in rows if r["what"] in peers and r["median"] is not None]
         if ours and theirs:
             found[f"featviz/best peer, {norm}"] = ours[0] / min(theirs)
     return found
