@@ -40,7 +40,7 @@ STAGES = (
     "square",
 )  # fmt: skip
 """In this order, each on what stands; apgd-margin takes the place of apgd-dlr with two classes."""
-NEAR = 0.3
+NEAR = 0.2
 """A picture is near to falling if no more than this share of its clean margin is left."""
 
 
