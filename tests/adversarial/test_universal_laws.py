@@ -11,7 +11,7 @@ from adversarial_models import Linear, photographs, tiny_model
 
 from featviz import results
 from featviz.adversarial.patch import Places, drawn_places, lay, outline, patch
-from featviz.adversarial.universal import _shuffled, batches_of, into_ball, universal
+from featviz.adversarial.universal import _pull, _shuffled, batches_of, into_ball, universal
 from featviz.errors import UserError
 from featviz.models.load import Model
 
@@ -116,6 +116,26 @@ def test_rates_are_those_counted_again_on_pictures_it_was_not_made_from(model, p
     moved = model((pictures[others] + made.perturbation).clamp(0, 1)).argmax(1)
     fooled = int((moved != model(pictures[others]).argmax(1)).sum())
     assert made.training_share.right == fooled
+
+
+@pytest.mark.parametrize("clip", [math.inf, 1.3])
+def test_a_step_follows_autograd_through_the_clipped_sum_and_the_clipped_loss(
+    model, pictures, clip
+):
+    labels = model(pictures).argmax(1)
+    v = 0.4 * torch.randn(3, 16, 16, generator=torch.Generator().manual_seed(1))
+    leaf = v.clone().requires_grad_(True)
+    moved = pictures + leaf
+    assert bool((moved < 0).any() and (moved > 1).any())
+    logits = model(moved.clamp(0, 1)).double()
+    own = torch.nn.functional.one_hot(labels, 5).bool()
+    value = logits.masked_fill(own, -math.inf).logsumexp(1) - logits[own]
+    assert clip == math.inf or 0 < int((value > clip).sum()) < 24
+    (expected,) = torch.autograd.grad(value.clamp(max=clip).sum(), leaf)
+    with torch.no_grad():
+        gradient, won = _pull(model, pictures, v, labels, False, clip, 5)
+    torch.testing.assert_close(gradient, expected, rtol=1e-4, atol=1e-5)
+    assert float(won) == pytest.approx(float((logits.argmax(1) != labels).double().mean()))
 
 
 def test_it_beats_noise_and_its_own_pixels_shuffled(made):
