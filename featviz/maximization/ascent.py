@@ -550,7 +550,9 @@ def reading(model: Model, layers: tuple[str, ...], precision: str) -> Iterator[C
     ) -> dict[str, Tensor]:
         if not layers:
             return {PICTURE: pictures}
-        with suppress(_Reached), blocked or nullcontext():
+        # The taps are there while the model runs and no longer: between two steps it is the
+        # caller's.
+        with tap(model, layers, stop=True) as taken, suppress(_Reached), blocked or nullcontext():
             if cast and not exact:
                 normal = model.normalize(pictures).to(kind).contiguous(memory_format=layout)
                 with _SteadyRows():
@@ -559,8 +561,7 @@ def reading(model: Model, layers: tuple[str, ...], precision: str) -> Iterator[C
                 model(pictures)
         return {PICTURE: pictures} | {name: value.float() for name, value in taken.items()}
 
-    with tap(model, layers, stop=True) as taken:
-        yield read
+    yield read
 
 
 def _layout(device: torch.device, kind: torch.dtype) -> torch.memory_format:

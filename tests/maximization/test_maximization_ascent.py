@@ -213,13 +213,15 @@ def test_moments_are_the_steps_and_what_they_scored() -> None:
     assert torch.equal(torch.stack([m.scores for m in moments[:7]], 1), climb.trace[:2])
 
 
-def test_hooks_are_gone_when_nobody_asks_for_more_moments() -> None:
-    model = net()
-    moments = climbing(model, objectives.channel("conv2", [0]), [0], [1], settings())
-    next(moments)
-    assert model.net[2]._forward_hooks
-    moments.close()
-    assert not model.net[2]._forward_hooks
+def test_between_moments_the_model_is_the_callers() -> None:
+    model, goal = net(), objectives.channel("conv2", [0])
+    undisturbed = [m.scores for m in climbing(model, goal, [0], [1], settings())]
+    scores = []
+    for moment in climbing(model, goal, [0], [1], settings()):
+        assert not any(module._forward_hooks for module in model.modules())
+        assert model(torch.rand(2, 3, 32, 32)).shape == (2, 5)  # all of it runs
+        scores.append(moment.scores)
+    assert torch.equal(torch.cat(scores), torch.cat(undisturbed))
 
 
 # Pictures as activations
