@@ -298,10 +298,12 @@ def climbing(
                     going = going.view(-1, *(1,) * (change.dim() - 1))
                     change = torch.where(going, change, 0)
                 state["parameters"] = change.add_(parameters.detach())
-            shown = [i for i, live in enumerate(company.live) if live]
-            yield Moment(
-                step, picture.detach()[shown], scores[shown], [company.rows[i] for i in shown], done
-            )
+            if all(company.live):
+                yield Moment(step, picture.detach(), scores, list(company.rows), done)
+            else:
+                shown = [i for i, live in enumerate(company.live) if live]
+                their = [company.rows[i] for i in shown]
+                yield Moment(step, picture.detach()[shown], scores[shown], their, done)
             done = []
             step += 1
             company.count_step()
@@ -510,13 +512,15 @@ def _mean(values: Tensor) -> Tensor:
 def _detail(
     form: Parametrization, taken: Sequence[int], settings: Settings, dim: int
 ) -> Tensor | None:
-    """Which parameters of each slot may move, (N, ...), or None when all may."""
+    """Which parameters of each slot may move, (N, ...) or (...), or None when all may."""
     span = settings.coarse * settings.steps
     if all(t + 1 >= span for t in taken):
         return None
     shares = [min(1.0, (t + 1) / span) for t in taken]
     masks = {share: form.detail(share) if share < 1 else None for share in set(shares)}
     some = next(mask for mask in masks.values() if mask is not None)
+    if len(masks) == 1:
+        return some
     rows = [masks[share] for share in shares]
     stacked = torch.stack([torch.ones_like(some) if row is None else row for row in rows])
     return stacked.view(len(rows), *(1,) * (dim - 1 - some.dim()), *some.shape)
