@@ -7,10 +7,10 @@
 
 Both take one step along the gradient, whose length follows a cosine down, and put the change on or
 into a ball of the present radius. Differences from the papers, each for the better: projections
-are those on the ball within [0, 1], and never enlarge a change; FMN's radius before the first
-success goes a little beyond the linear estimate, since the boundary itself is not across; DDN begins with the radius at which
-the linear estimate expects the boundary, and not with 1, from which it takes a hundred steps to
-shrink to what AlexNets need.
+are those on the ball within [0, 1], and never enlarge a change; before the first success FMN's
+radius goes a little beyond the linear estimate, since the boundary itself is not across; DDN begins
+with the radius at which the linear estimate expects the boundary, and not with 1, from which it
+takes a hundred steps to shrink to what AlexNets need.
 """
 
 from __future__ import annotations

@@ -89,6 +89,7 @@ def relu_net(seed, inputs=12, hidden=10, classes=3):
     return net, layers
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("norm", "mean_excess"), [("l0", 0.05), ("l1", 0.05), ("linf", 0.05)])
 def test_small_relu_nets_against_an_exact_program(generator, norm, mean_excess):
     ratios = []
@@ -96,7 +97,7 @@ def test_small_relu_nets_against_an_exact_program(generator, norm, mean_excess):
         net, layers = relu_net(seed)
         pictures = torch.rand(4, 3, 2, 2, generator=generator, dtype=torch.float64)
         labels = net(pictures).argmax(1)
-        found = minimal(net, pictures, labels, norm=norm, steps=200)
+        found = minimal(net, pictures, labels, norm=norm, steps=200, slots=4)
         for x, y, d in zip(pictures, labels, found.distance, strict=True):
             exact = smallest_change(layers, x.flatten().numpy(), int(y), norm)
             ratios.append(float(d) / exact)
