@@ -417,7 +417,6 @@ def _maximize(
     count = sum(len(of.order) for of in climbed if of is not None)
     if not count:
         raise Stopped(None)
-    seconds = (time.perf_counter() - started) / count
     parts = []
     for one, of in zip(asked, climbed, strict=True):
         if of is None:
@@ -427,7 +426,7 @@ def _maximize(
         with frozen(model), before_relu(model, task.layer, task.goal, task.as_it_leaves):
             judged = panel.judge(
                 model, task.layer, task.goal, order, climb.pictures, alive=climb.alive,
-                natural=natural, other=other, units=units, seconds=seconds, progress=progress,
+                natural=natural, other=other, units=units, seconds=of.seconds, progress=progress,
                 tries=of.tries, precision=task.settings.precision,
             )  # fmt: skip
         names = [one.names[i] for i in order]

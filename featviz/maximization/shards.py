@@ -17,6 +17,7 @@ import json
 import math
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, is_dataclass
@@ -77,6 +78,8 @@ class Climbed:
     """of these; of several tries the best"""
     tries: Tensor
     """(N, T): the clean scores of all tries"""
+    seconds: float
+    """that making one of them took, wherever and whenever it was made"""
 
 
 def climb_tasks(
@@ -151,6 +154,7 @@ class _Job:
     def __call__(self, work: tuple[int, range], report: Callable[[int], None]) -> Files:
         number, rows = work
         task = self.tasks[number]
+        started = time.perf_counter()
         targets = [row for row in rows for _ in range(self.tries)]
         seeds = [seed_of(self.seed, task.keys[row], t) for row in rows for t in range(self.tries)]
         entering = before_relu(self.model, task.layer, task.goal, task.as_it_leaves)
@@ -165,7 +169,7 @@ class _Job:
         clean = torch.cat([climbs[i].clean for i in range(len(targets))]).view(-1, self.tries)
         best = clean.nan_to_num(-math.inf).argmax(1)
         chosen = [climbs[i * self.tries + int(t)] for i, t in enumerate(best)]
-        return {"climb.npz": _packed(together(chosen), clean)}
+        return {"climb.npz": _packed(together(chosen), clean, time.perf_counter() - started)}
 
     def described(self) -> dict[str, Any]:
         versions = results.versions()
@@ -291,13 +295,13 @@ def _difference(found: Any, wanted: Any, name: str = "") -> str:
     return f"{name} {found}, now {wanted}" if short else f"other {name or 'arguments'}"
 
 
-def _packed(climb: Climb, tries: Tensor) -> bytes:
+def _packed(climb: Climb, tries: Tensor, seconds: float) -> bytes:
     """A shard's file: the climbs, without the parameters, which nobody needs any more."""
     arrays = {name: value.cpu().numpy() for name, value in vars(climb).items()}
     arrays["pictures"] = climb.pictures.cpu().mul(255).round().to(torch.uint8).numpy()
     arrays["parameters"] = np.zeros((len(climb.steps), 0), dtype=np.float32)
     file = io.BytesIO()
-    np.savez(file, tries=tries.numpy(), **arrays)
+    np.savez(file, tries=tries.numpy(), seconds=np.array(seconds), **arrays)
     return file.getvalue()
 
 
@@ -306,6 +310,7 @@ def _read(folder: Path, shards: Sequence[Shard], number: int) -> Climbed | None:
     order: list[int] = []
     climbs: list[Climb] = []
     tries: list[Tensor] = []
+    seconds = 0.0
     for shard in shards:
         task, rows = shard.work
         file = folder / shard.name / "climb.npz"
@@ -314,9 +319,10 @@ def _read(folder: Path, shards: Sequence[Shard], number: int) -> Climbed | None:
         with np.load(file) as arrays:
             found = {name: torch.from_numpy(arrays[name]) for name in arrays.files}
         tries.append(found.pop("tries"))
+        seconds += found.pop("seconds").item()
         found["pictures"] = found["pictures"].float() / 255
         climbs.append(Climb(**found))
         order += rows
     if not order:
         return None
-    return Climbed(tuple(order), together(climbs), torch.cat(tries))
+    return Climbed(tuple(order), together(climbs), torch.cat(tries), seconds / len(order))
