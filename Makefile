@@ -42,7 +42,9 @@ peers: $(VENV)/.installed
 	$(PYTHON) -m venv .peers
 	.peers/bin/pip install --quiet -c constraints.txt torch==2.13.0
 	.peers/bin/pip install --quiet -c constraints.txt -e '.[$(FAISS)]'
-	.peers/bin/pip install --quiet --no-deps torch-lucent==0.1.8 kornia==0.4.1 adv-lib==0.2.8
+	.peers/bin/pip install --quiet --no-deps torch-lucent==0.1.8 kornia==0.4.1 \
+		Horama==0.3.0 adv-lib==0.2.8 pyautoattack==0.2.0
+	.peers/bin/pip install --quiet decorator einops future ipython tqdm
 
 $(VENV)/bin/pip:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \

@@ -55,11 +55,12 @@ UNRESTRAINED: dict[str, Any] = {
 def main() -> None:
     given = _rounds.arguments(
         __doc__.splitlines()[0],
-        model="alexnet", weights="", layer="conv5", units=64, scored=16, horama="yes",
+        model="alexnet", weights="", layer="conv5", units=64, scored=16, rounds=5, steps=64,
+        horama="yes",
     )  # fmt: skip
     model = featviz.load(given.model, weights=given.weights or None)
     zoo.torchvision_names()  # the peers import torchvision, which must come through this door
-    rounds = 2 if given.quick else 5
+    rounds = 2 if given.quick else given.rounds
     count = min(given.units, 8) if given.quick else given.units
     scored = min(given.scored, count)
     layer = model.layer(given.layer)
@@ -71,7 +72,7 @@ def main() -> None:
     ratios: dict[str, float] = {}
 
     # 1: the same canvas and the same steps.
-    steps = 16 if given.quick else 64
+    steps = 16 if given.quick else given.steps
 
     def featviz_run(steps: int) -> Tensor:
         units = list(range(count))

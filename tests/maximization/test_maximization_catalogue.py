@@ -40,7 +40,7 @@ CATALOGUE = {
 # These take 224 pixels and no other size; the others are climbed on small pictures.
 FIXED = ("vit", "swin", "mixer")
 # Their logits take too long for a test.
-TRUNK_ONLY = ("swin_t", "vit_b_16")
+TRUNK_ONLY = ("swin_t", "vit_b_16", "vgg11_bn")
 
 
 def load(name: str) -> Model:
