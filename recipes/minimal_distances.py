@@ -146,7 +146,7 @@ def report(rows: list[dict[str, str]], file: Path) -> None:
         if not own:
             continue
         lines.append((norm, *middle(own, "distance"), sum(int(row["fools_8bit"]) for row in own),
-                      float(median(ratios(own)).value or torch.inf),
+                      "" if norm == "l0" else median(ratios(own)).value or torch.inf,
                       sum(float(row["seconds"]) for row in own) / len(own)))  # fmt: skip
         if norm == "l0":
             lines.append(("l0, pixels", *middle(own, "pixels"), "", "", ""))
