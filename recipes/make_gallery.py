@@ -3,8 +3,7 @@
     python recipes/make_gallery.py [--out gallery] [--work FOLDER]
 
 The results are made in --work (default: a temporary folder), the site replaces --out. It holds only
-pictures that the project made or may redistribute, and stays under 10 MB. The picture at the top of
-the README is made from the same results: a row a layer, conv1 to conv5 and the classes.
+pictures that the project made or may redistribute, and stays under 10 MB.
 """
 
 from __future__ import annotations
@@ -14,13 +13,12 @@ import sys
 import tempfile
 from pathlib import Path
 
-from make_hero import write_hero
-
 import featviz
 from featviz.gallery.build import build_gallery
 from featviz.tour import Taken, take_tour
 
 LIMIT = 10_000_000  # bytes
+UNITS, PICTURES = 3, 6  # of a layer and of a kind: as many as the limit allows
 ROOT = Path(__file__).parents[1]
 
 
@@ -32,11 +30,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         work = given.work or Path(scratch) / "tour"
         tour = take_tour(
-            featviz.load("alexnet-mini", device="cpu"), featviz.sample_pictures(8), work,
-            units=8, announce=tell,
+            featviz.load("alexnet-mini", device="cpu"), featviz.sample_pictures(PICTURES), work,
+            units=UNITS, announce=tell,
         )  # fmt: skip
         build_gallery(work, given.out, overwrite=True)
-        write_hero(work, ROOT / "docs" / "hero.png", columns=8)
     size = sum(p.stat().st_size for p in given.out.rglob("*") if p.is_file())
     print(f"{given.out}: {size / 1e6:.1f} MB, made in {tour.seconds:.0f} s")
     if size > LIMIT:

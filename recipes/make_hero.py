@@ -36,7 +36,11 @@ def write_hero(run: Path, out: Path, columns: int = 12, side: int = 96) -> None:
     cells = []
     for name in ROWS:
         listed = results.read_result(run / name)["figures"]
-        files = [figure["file"] for figure in listed if len(figure["units"]) == 1]
+        files = [
+            figure["file"]
+            for figure in listed
+            if len(figure["units"]) == 1 and figure["file"].startswith(("units/", "kernels/"))
+        ]
         cells += [images.read_square(run / name / file, side) for file in files[:columns]]
     out.parent.mkdir(parents=True, exist_ok=True)
     sheet = images.to_pillow(images.contact_sheet(torch.stack(cells), columns, gap=4))

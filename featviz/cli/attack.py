@@ -51,7 +51,9 @@ def attack(
     data: Annotated[
         Path | None,
         typer.Option(
-            "--data", "-d", metavar="PATH",
+            "--data",
+            "-d",
+            metavar="PATH",
             help="With --inside: class folders that show what the classes look like inside; "
             "default: the bundled sample pictures.",
         ),
