@@ -14,6 +14,7 @@ row and the last column are never reached).
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 
 import torch
 from torch import Tensor
@@ -159,17 +160,17 @@ class _RandomSearch(Walk):
         self.down = torch.arange(self.x.shape[2], device=self.x.device).view(1, -1, 1)
         self.right = torch.arange(self.x.shape[3], device=self.x.device).view(1, 1, -1)
 
+    @abstractmethod
     def draws(self, seats: Seats) -> int:
         """Random numbers that a query needs."""
-        raise NotImplementedError
 
+    @abstractmethod
     def first(self, row: int, seats: Seats, stream: torch.Generator) -> Tensor:
         """(3, H, W): where the walk of a slot begins."""
-        raise NotImplementedError
 
+    @abstractmethod
     def change(self, numbers: Tensor, seats: Seats) -> Tensor:
         """(slots, 3, H, W): the best pictures, changed in a window; numbers (slots, draws)."""
-        raise NotImplementedError
 
     def seat(self, rows: Tensor, seats: Seats) -> None:
         pictures, eps = seats.pictures[rows], seats.eps[rows]

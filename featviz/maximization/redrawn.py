@@ -8,6 +8,7 @@ transforms, in float32.
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -99,9 +100,9 @@ class Redrawn(results.Result):
             return None
         return round((ranks == 1).double().mean().item(), 4)
 
+    @abstractmethod
     def caption(self) -> str:
         """What the sheet shows, for its caption."""
-        raise NotImplementedError
 
     def words(self, p: int, k: int, t: int) -> str:
         """One picture's numbers in a line: "0.16 away, class rank 1"."""
