@@ -14,8 +14,14 @@ import torch
 from torch import Tensor
 
 from featviz import images, plots, results
-from featviz.atlas.grid import Grid, assign, cut
-from featviz.atlas.icons import SyntheticIcons, cell_means, medoids, synthetic_icons
+from featviz.atlas.grid import Grid, assign, cut, top_classes
+from featviz.atlas.icons import (
+    SyntheticIcons,
+    cell_means,
+    medoids,
+    synthetic_icons,
+    within_cosines,
+)
 from featviz.atlas.layout import Layout, lay_out
 from featviz.atlas.metrics import MapQuality, judge_map
 from featviz.errors import BadPicture, UserError
@@ -43,7 +49,12 @@ class Level:
 
     grid: Grid
     samples: tuple[int, ...]
-    """the row whose picture stands for the cell"""
+    """the row whose picture stands for the cell: its medoid"""
+    cosines: Tensor
+    """(cells,) float64: mean cosine of a cell's members to their mean; 1 is all the same"""
+    classes: tuple[tuple[tuple[str, float], ...], ...]
+    """for each cell its largest classes with their shares of the cell, largest first; empty
+    where the data has no classes"""
     synthetic: SyntheticIcons | None = None
 
 
@@ -70,8 +81,11 @@ class Atlas(results.Result):
     """(N, 10) the true neighbours of each picture"""
     distances: Tensor
     """(N, 10) and how far they are"""
+    pictured: Tensor
+    """(P,) int64, ascending: which rows have a thumbnail. All up to 20,000 rows; above that the
+    samples of the finest cells and an even sample"""
     thumbnails: Tensor
-    """(N, 3, T, T) uint8"""
+    """(P, 3, T, T) uint8, of the rows in `pictured`"""
 
     @property
     def title(self) -> str:
@@ -316,11 +330,12 @@ def build_atlas(
     thumbnails, missing = _thumbnails(shown, rows, progress)
     if missing:
         doubts.append(f"{missing} pictures could not be read any more; they are grey on the map")
-    levels = _levels(vectors, layout.xy, sides)
+    classes = [store.class_name(row) for row in rows]
+    levels = _levels(vectors, layout.xy, sides, classes)
     if icons != "sample":
         assert model is not None
         levels = _with_synthetic(
-            model, store, vectors, layout.xy, levels, icon_side, icon_steps, seed, progress
+            model, store, vectors, layout.xy, levels, classes, icon_side, icon_steps, seed, progress
         )
     made = results.origin(
         model,
@@ -346,6 +361,7 @@ def build_atlas(
         mosaic=assign(layout.xy),
         neighbors=neighbors,
         distances=distances,
+        pictured=torch.arange(len(rows)),
         thumbnails=thumbnails,
     )
 
@@ -382,13 +398,19 @@ def _thumbnails(
     return found, len(missing)
 
 
-def _levels(vectors: Tensor, xy: Tensor, sides: Sequence[int] | None) -> tuple[Level, ...]:
+def _levels(
+    vectors: Tensor, xy: Tensor, sides: Sequence[int] | None, classes: Sequence[str]
+) -> tuple[Level, ...]:
     if sides is None:
         finest = max(4, math.isqrt(2 * len(vectors)))
         sides = [2**power for power in range(2, 8) if 2**power <= finest]
     grids = [cut(xy, side) for side in sides]
     unit = vectors / vectors.norm(dim=1, keepdim=True).clamp_min(1e-30)
-    return tuple(Level(grid, medoids(unit, grid)) for grid in grids)
+    return tuple(
+        Level(grid, medoids(unit, grid), within_cosines(unit, vectors, grid),
+              top_classes(classes, grid))
+        for grid in grids
+    )  # fmt: skip
 
 
 def _with_synthetic(
@@ -397,6 +419,7 @@ def _with_synthetic(
     vectors: Tensor,
     xy: Tensor,
     levels: tuple[Level, ...],
+    classes: Sequence[str],
     side: int,
     steps: int,
     seed: int,
@@ -405,7 +428,9 @@ def _with_synthetic(
     """The levels with synthetic icons for the one of `side` squares (added if it is not there)."""
     if side not in {level.grid.side for level in levels}:
         levels = tuple(
-            sorted([*levels, *_levels(vectors, xy, [side])], key=lambda level: level.grid.side)
+            sorted(
+                [*levels, *_levels(vectors, xy, [side], classes)], key=lambda level: level.grid.side
+            )
         )
     done = []
     for level in levels:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -50,6 +52,22 @@ def cut(xy: Tensor, side: int) -> Grid:
             for number, rows in zip(found, members, strict=True)
         ),
     )
+
+
+def top_classes(
+    classes: Sequence[str], grid: Grid, most: int = 5
+) -> tuple[tuple[tuple[str, float], ...], ...]:
+    """For each cell its largest classes and their shares, largest first, ties by name.
+
+    classes: of each row, "" where there is none; such rows count in a share's denominator only
+    """
+    found = []
+    for cell in grid.cells:
+        counts = Counter(classes[row] for row in cell.members)
+        counts.pop("", None)
+        order = sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:most]
+        found.append(tuple((name, count / len(cell.members)) for name, count in order))
+    return tuple(found)
 
 
 def assign(xy: Tensor, *, room: float = 1.0) -> tuple[Tensor, int, int]:

@@ -54,6 +54,17 @@ def cell_means(vectors: Tensor, grid: Grid) -> Tensor:
     return torch.stack([vectors[list(cell.members)].mean(0) for cell in grid.cells])
 
 
+def within_cosines(unit: Tensor, vectors: Tensor, grid: Grid) -> Tensor:
+    """How much of one kind each cell is: mean cosine of its members to their mean, (cells,)."""
+    means = torch.nn.functional.normalize(cell_means(vectors, grid).double(), dim=1)
+    return torch.stack(
+        [
+            (unit[list(cell.members)].double() @ mean).mean()
+            for cell, mean in zip(grid.cells, means, strict=True)
+        ]
+    )
+
+
 def whiten(directions: Tensor, vectors: Tensor, *, ridge: float = 1.0) -> Tensor:
     """Directions multiplied by the inverse of the data's second moment, each of length 1.
 
