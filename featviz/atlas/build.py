@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from featviz import images, plots, results
+from featviz.atlas.graph import build_graph, neighbors_wanted
 from featviz.atlas.grid import Grid, assign, cut, top_classes
 from featviz.atlas.icons import (
     SyntheticIcons,
@@ -320,12 +321,17 @@ def build_atlas(
         doubts.append(f"an even sample of {len(rows)} of {len(store)} pictures is shown")
     labels = [store.labels[row] for row in rows]
     index = build_index(store.take(rows))
+    graph = build_graph(index, neighbors_wanted(len(rows), perplexity), progress)
     layout = lay_out(
-        index, perplexity=perplexity, iterations=iterations, seed=seed, progress=progress
+        index,
+        graph=graph,
+        perplexity=perplexity,
+        iterations=iterations,
+        seed=seed,
+        progress=progress,
     )
     vectors = index.take(range(len(rows)))
-    everything = np.arange(len(rows))
-    distances, neighbors = index.search(vectors, min(NEIGHBORS, len(rows) - 1), exclude=everything)
+    near = graph.nearest(min(NEIGHBORS, graph.k))
     named = labels if any(labels) else None
     thumbnails, missing = _thumbnails(shown, rows, progress)
     if missing:
@@ -354,13 +360,13 @@ def build_atlas(
         store=store if pictures is None else replace(store, pictures=pictures),
         rows=tuple(rows),
         layout=layout,
-        quality=judge_map(index, layout.xy, k=NEIGHBORS, labels=named),
-        floor=judge_map(index, layout.start, k=NEIGHBORS),
+        quality=judge_map(index, layout.xy, graph=graph, k=NEIGHBORS, labels=named),
+        floor=judge_map(index, layout.start, graph=graph, k=NEIGHBORS),
         levels=levels,
         lattice=assign(layout.xy, room=ROOM),
         mosaic=assign(layout.xy),
-        neighbors=neighbors,
-        distances=distances,
+        neighbors=near.rows,
+        distances=near.distances,
         pictured=torch.arange(len(rows)),
         thumbnails=thumbnails,
     )

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from featviz.atlas.graph import Graph, build_graph, neighbors_wanted
 from featviz.errors import UserError
 from featviz.neighbors.exact import Index, build_index
 
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 START_SPREAD = 1e-4
 MOMENTUM = 0.8
 EARLY_EXAGGERATION = 12.0
+MANY = 100_000
+"""rows from which clusters are drawn tighter"""
 FEWEST = 8
 """with fewer rows than this t-SNE has nothing to weigh up; the principal components are the map"""
 
@@ -41,6 +44,8 @@ class Layout:
 
     xy: Tensor
     """(N, 2) float32 in [0, 1], y downwards; both axes have the same scale"""
+    raw: Tensor
+    """(N, 2) float64 as optimised, in t-SNE's own units; `xy` is it shifted and scaled"""
     start: Tensor
     """(N, 2) the principal components it began from, on the same terms"""
     method: str
@@ -56,9 +61,10 @@ def lay_out(
     space: Store | Index | Tensor,
     *,
     metric: Metric = "cosine",
+    graph: Graph | None = None,
     perplexity: float = 30.0,
     iterations: tuple[int, int] = (250, 750),
-    exaggeration: float = 1.0,
+    exaggeration: float | None = None,
     method: str = "auto",
     seed: int = 0,
     progress: Callable[[int, int, str], None] | None = None,
@@ -66,11 +72,12 @@ def lay_out(
     """A map of the rows in which neighbours stay together.
 
     space: a store, an index, or a matrix (N, dim)
+    graph: its neighbours, where they were found before (`featviz.atlas.graph.build_graph`)
     perplexity: about how many neighbours each row tries to keep; 5 to 100. Small data: capped at
         (N - 1) / 3
     iterations: steps with early exaggeration (forms the islands), then without (settles them)
-    exaggeration: of the second part. 1 is plain t-SNE; 2 to 4 draws clusters tighter, which helps
-        above 100,000 rows
+    exaggeration: of the second part. 1 is plain t-SNE, the default below 100,000 rows; 4, the
+        default from there on, draws clusters tighter so that they do not fray
     method: "openTSNE", "scikit-learn", or "auto", the first of them that is installed
     seed: of the tie-breaking inside; the same seed gives the same bytes on one machine
 
@@ -81,25 +88,31 @@ def lay_out(
     count = len(index)
     if count < 2:
         raise UserError(f"a map needs at least 2 pictures, there are {count}")
+    if exaggeration is None:
+        exaggeration = 1.0 if count < MANY else 4.0
     if perplexity < 1 or exaggeration < 1:
         raise UserError(f"perplexity {perplexity} and exaggeration {exaggeration} are at least 1")
+    if graph is not None and len(graph) != count:
+        raise UserError(f"a graph of {len(graph)} rows for a space of {count}; build it anew")
     chosen = _choose(method)
     vectors = _vectors(index)
     start = principal_components(vectors, seed=seed)
     unfolded = to_unit_square(start)
     if count < FEWEST:
-        return Layout(unfolded, unfolded, "principal components", 0.0, (0, 0), None, seed)
+        return Layout(unfolded, start, unfolded, "principal components", 0.0, (0, 0), None, seed)
     capped = min(perplexity, (count - 1) / 3)
     initial = start / max(float(start[:, 0].std()), 1e-30) * START_SPREAD
     # t-SNE makes much of the last bit, and linear algebra does not promise it: round it away.
     initial = initial.float().double()
+    if graph is None:
+        graph = build_graph(index, neighbors_wanted(count, capped), progress)
     run = _open_tsne if chosen == "openTSNE" else _scikit_learn
     found, divergence = run(
-        index, vectors, initial.numpy(), capped, iterations, exaggeration, seed, progress
+        graph, vectors, initial.numpy(), capped, iterations, exaggeration, seed, progress
     )
     name = f"{chosen} {importlib.metadata.version(chosen)}"
-    xy = to_unit_square(torch.from_numpy(found))
-    return Layout(xy, unfolded, name, capped, iterations, divergence, seed)
+    raw = torch.from_numpy(found)
+    return Layout(to_unit_square(raw), raw, unfolded, name, capped, iterations, divergence, seed)
 
 
 def _choose(method: str) -> str:
@@ -149,21 +162,8 @@ def to_unit_square(xy: Tensor) -> Tensor:
     return scaled.clamp(0, 1).float()
 
 
-def _graph(
-    index: Index, perplexity: float, progress: Callable[[int, int, str], None] | None
-) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """The 3 * perplexity nearest others of every row, and their Euclidean distances."""
-    everything = np.arange(len(index))
-    wanted = min(len(index) - 1, max(1, math.floor(3 * perplexity)))
-    distances, rows = index.search(
-        index.take(everything), wanted, exclude=everything, progress=progress
-    )
-    lengths = (2 * distances).sqrt() if index.metric == "cosine" else distances
-    return rows.numpy(), lengths.numpy()
-
-
 def _open_tsne(
-    index: Index,
+    graph: Graph,
     vectors: Tensor,
     initial: NDArray[np.float64],
     perplexity: float,
@@ -176,17 +176,19 @@ def _open_tsne(
     from openTSNE.affinity import PerplexityBasedNN
     from openTSNE.nearest_neighbors import PrecomputedNeighbors
 
-    rows, distances = _graph(index, perplexity, progress)
+    near = graph.nearest(min(graph.k, max(1, math.floor(3 * perplexity))))
     total = sum(iterations)
     # One thread below 10,000 rows: faster there, and nothing depends on how threads add up.
-    threads = 1 if len(index) < 10_000 else -1
+    threads = 1 if len(graph) < 10_000 else -1
     affinities = PerplexityBasedNN(
-        knn_index=PrecomputedNeighbors(rows, distances), perplexity=perplexity, n_jobs=threads
+        knn_index=PrecomputedNeighbors(near.rows.numpy(), near.lengths.numpy()),
+        perplexity=perplexity,
+        n_jobs=threads,
     )
     embedding = TSNEEmbedding(
         initial.copy(),
         affinities,
-        negative_gradient_method="bh" if len(index) < 10_000 else "fft",
+        negative_gradient_method="bh" if len(graph) < 10_000 else "fft",
         n_jobs=threads,
         random_state=seed,
     )
@@ -197,7 +199,7 @@ def _open_tsne(
             progress(done + iteration, total, "laying out")
 
     settings = {
-        "learning_rate": max(200.0, len(index) / 12),
+        "learning_rate": max(200.0, len(graph) / 12),
         "momentum": MOMENTUM,
         "inplace": True,
         "callbacks": show,
@@ -211,7 +213,7 @@ def _open_tsne(
 
 
 def _scikit_learn(
-    index: Index,
+    graph: Graph,
     vectors: Tensor,
     initial: NDArray[np.float64],
     perplexity: float,
@@ -226,7 +228,7 @@ def _scikit_learn(
         perplexity=perplexity,
         init=initial.astype(np.float32),
         # its gradient lacks the factor 4 of the others
-        learning_rate=max(200.0, len(index) / 12) / 4,
+        learning_rate=max(200.0, len(graph) / 12) / 4,
         early_exaggeration=EARLY_EXAGGERATION,
         max_iter=max(250, sum(iterations)),
         random_state=seed,

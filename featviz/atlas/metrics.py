@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from featviz.atlas.graph import Graph, build_graph
 from featviz.neighbors.exact import Index, build_index
 
 MOST_RANKED = 3000
@@ -49,14 +50,22 @@ class MapQuality:
 
 
 def judge_map(
-    index: Index, xy: Tensor, *, k: int = 10, labels: Sequence[str] | None = None
+    index: Index,
+    xy: Tensor,
+    *,
+    graph: Graph | None = None,
+    k: int = 10,
+    labels: Sequence[str] | None = None,
 ) -> MapQuality:
-    """Compare a map (N, 2) with the space of an index, both by their exact neighbours."""
+    """Compare a map (N, 2) with the space of an index, both by their exact neighbours.
+
+    graph: the neighbours in the space, at least k of each row, where they were found before
+    """
     count = len(index)
     k = min(k, count - 1)
     everything = np.arange(count)
     flat = build_index(xy.float(), metric="l2")
-    _, near = index.search(index.take(everything), k, exclude=everything)
+    near = (build_graph(index, k) if graph is None else graph.nearest(k)).rows
     _, shown = flat.search(xy.float(), k, exclude=everything)
     kept = found_again(near, shown)
     some = np.unique(np.linspace(0, count - 1, min(count, MOST_RANKED)).astype(int))
@@ -77,6 +86,24 @@ def judge_map(
 def found_again(wanted: Tensor, found: Tensor) -> Tensor:
     """For each row which of `wanted` (N, k) is among `found` (N, m), as (N, k) bool."""
     return (wanted[:, :, None] == found[:, None, :]).any(2)
+
+
+def procrustes(a: Tensor, b: Tensor) -> tuple[float, Tensor]:
+    """How differently two maps (N, 2) of the same rows lie, and b laid onto a.
+
+    Shift, scale, rotation and reflection are taken away first. The distance is the share of a's
+    variance that b does not explain: 0 for the same map, 1 for one that has nothing in common.
+
+    Returns (distance, b on a's terms (N, 2) float64). Gower 1975.
+    """
+    left, right = (points.double() - points.double().mean(0) for points in (a, b))
+    u, s, v = torch.linalg.svd(right.T @ left)
+    size, room = float(right.square().sum()), float(left.square().sum())
+    if size == 0 or room == 0:
+        return (0.0 if size == room else 1.0), a.double().mean(0).expand(len(a), 2).clone()
+    laid = right @ (u @ v) * (s.sum() / size)
+    distance = 1 - float(s.sum()) ** 2 / (size * room)
+    return max(0.0, distance), laid + a.double().mean(0)
 
 
 def _trust_both_ways(index: Index, xy: Tensor, rows: np.ndarray, k: int) -> tuple[float, float]:
