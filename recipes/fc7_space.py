@@ -1,0 +1,137 @@
+"""What an AlexNet's fc7 space holds: neighbours by class and group, beside conv5 and raw pixels.
+
+    python recipes/fc7_space.py --data FOLDER --out FOLDER [--model alexnet --weights FILE]
+        [--classes FILE] [--class-names FILE] [--pixels 32] [--atlas] [--icon-side 10]
+
+Reads the pictures of class folders once, at fc7 (after its ReLU) and at conv5 (after its ReLU, the
+mean over positions), and takes the raw pixels of `--pixels` squares beside them. In each space it
+looks up the ten nearest of every picture, by cosine, and says how many of them are of the picture's
+class, and how many of its group, with the labels shuffled over the pictures as the baseline.
+
+Groups are ours (imagenet_groups.tsv, a synset and a word a line): dogs, birds, road vehicles,
+buildings and 37 more, as one would sort photographs by hand. What fits none is "other object" and
+is left out. Data whose folders are no synsets are judged by class alone.
+
+It prints a table in Markdown, and writes it (table.md), the neighbours of a dog, a bird, a vehicle
+and a building in both spaces (sheets to look at), and with --atlas the map of the fc7 space with
+photographs and synthetic icons. docs/fc7-space.md has the results.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import featviz
+from featviz import images
+from featviz.cli.embed import read_class_names
+from featviz.embedding.store import Store
+from featviz.neighbors.quality import Quality
+
+GROUPS = Path(__file__).parent / "imagenet_groups.tsv"
+LEFT_OUT = "other object"
+SHOWN = {
+    "dog": ("dog",),
+    "bird": ("bird",),
+    "vehicle": ("road vehicle", "train"),
+    "building": ("building",),
+}
+SHEET_ROWS = 3
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", required=True, help="class folders")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--model", default="alexnet-mini")
+    parser.add_argument("--weights")
+    parser.add_argument("--classes")
+    parser.add_argument("--class-names", type=Path, help="folder TAB name, a line each")
+    parser.add_argument("--pixels", type=int, default=32, help="side of the squares of raw pixels")
+    parser.add_argument("--atlas", action="store_true", help="make the map as well")
+    parser.add_argument("--icon-side", type=int, default=10, help="squares a side with icons")
+    options = parser.parse_args()
+    model = featviz.load(options.model, weights=options.weights, classes=options.classes)
+    pictures = featviz.open_pictures(options.data)
+    names = read_class_names(options.class_names)
+    stores = {
+        layer: featviz.embed(model, pictures, layer, class_names=names)
+        for layer in ("relu7", "relu5")
+    }
+    groups = read_groups(stores["relu7"].labels)
+    options.out.mkdir(parents=True, exist_ok=True)
+
+    lines = ["| space | judged by | labels | rows | @1 | @10 | shuffled @10 | mAP | shuffled mAP |",
+             "|---|---|---|---|---|---|---|---|---|"]  # fmt: skip
+    for name, space in spaces(stores, options.pixels):
+        for judged_by, labels in (("class", stores["relu7"].labels), ("group", groups)):
+            quality = featviz.find_neighbors(space, [0], labels=labels, judge=len(labels)).quality
+            if quality is not None:
+                lines.append(line_of(name, judged_by, quality))
+    (options.out / "table.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    print("\n".join(lines))
+
+    for word, wanted in SHOWN.items():
+        asked = evenly([row for row, group in enumerate(groups) if group in wanted], SHEET_ROWS)
+        for layer, store in stores.items():
+            if asked:
+                found = featviz.find_neighbors(store, asked, judge=0)
+                found.save(options.out / f"{word}-{layer}", overwrite=True)
+    if options.atlas:
+        made = featviz.build_atlas(
+            model, stores["relu7"], icons="both", icon_side=options.icon_side, seed=0
+        )
+        made.save(options.out / "atlas", overwrite=True)
+
+
+def spaces(stores: dict[str, Store], side: int) -> Iterator[tuple[str, Store | Tensor]]:
+    """The spaces to compare, by name."""
+    yield "fc7", stores["relu7"]
+    yield "conv5, pooled", stores["relu5"]
+    yield f"pixels, {side} x {side}", raw_pixels(stores["relu7"], side)
+
+
+def raw_pixels(store: Store, side: int) -> Tensor:
+    """The pictures of a store as (N, 3 * side * side), less their common mean: plain colours.
+
+    Without the mean every picture would point the same way, towards grey, and cosine tell nothing.
+    """
+    squares = [images.square(store.pictures.open(row), side) for row in range(len(store))]
+    flat = torch.stack([images.from_pillow(square).flatten() for square in squares])
+    return flat - flat.mean(0)
+
+
+def read_groups(labels: Sequence[str]) -> tuple[str, ...]:
+    """The group of each class folder; "" for those that have none."""
+    lines = GROUPS.read_text(encoding="utf-8").splitlines()
+    known = dict(line.split("\t") for line in lines)
+    found = (known.get(label, "") for label in labels)
+    return tuple("" if group == LEFT_OUT else group for group in found)
+
+
+def line_of(space: str, judged_by: str, quality: Quality) -> str:
+    """A row of the table."""
+    k = quality.k
+    cells = [
+        space, judged_by, str(quality.classes), str(quality.rows),
+        f"{quality.precision[1]:.3f}", f"{quality.precision[k]:.3f}",
+        f"{quality.shuffled[k]:.3f}", f"{quality.average_precision:.3f}",
+        f"{quality.average_precision_shuffled:.3f}",
+    ]  # fmt: skip
+    return f"| {' | '.join(cells)} |"
+
+
+def evenly(rows: Sequence[int], count: int) -> list[int]:
+    """Some of the rows, spread over all of them."""
+    if not rows:
+        return []
+    return [rows[int(at)] for at in np.linspace(0, len(rows) - 1, min(count, len(rows)) + 2)[1:-1]]
+
+
+if __name__ == "__main__":
+    main()
