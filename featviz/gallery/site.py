@@ -20,7 +20,7 @@ PORTRAITS = ("maximize", "kernels", "examples", "maps")
 
 HERO_ORDER = ("maximize", "kernels", "atlas", "maps", "attribute", "neighbors", "attack", "train")
 
-WALL_COLUMNS = 10
+WALL_COLUMNS, WALL_FEWEST = 10, 3
 
 
 @dataclass(frozen=True)
@@ -240,13 +240,17 @@ class Site:
 
     @property
     def wall(self) -> list[tuple[str, list[UnitPage]]]:
-        """The overview's wall: a row of portraits for each layer, shallow to deep."""
-        rows = []
-        for layer, units in self.layers:
-            hung = [u for u in units if u.portrait and _hangs(u.portrait)]
-            if len(hung) >= 4:
-                rows.append((layer, _spread(hung, WALL_COLUMNS)))
-        return rows
+        """The overview's wall: a row of portraits for each layer, shallow to deep.
+
+        All rows are about as long: a first layer's 64 kernels do not dwarf three units of another.
+        """
+        hung = {
+            layer: [u for u in units if u.portrait and _hangs(u.portrait)]
+            for layer, units in self.layers
+        }
+        rows = {layer: units for layer, units in hung.items() if len(units) >= WALL_FEWEST}
+        columns = max(5, min((len(units) for units in rows.values()), default=0))
+        return [(at, _spread(units, min(columns, WALL_COLUMNS))) for at, units in rows.items()]
 
     @property
     def hero(self) -> Shown | None:
