@@ -8,8 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
-# Two cores are enough for tests.
-torch.set_num_threads(min(2, torch.get_num_threads()))
+# Two cores are enough for tests. Of several processes each has one: two threads each would wait for
+# one another at every barrier. The programs that tests start round as the tests themselves do.
+_THREADS = 1 if os.environ.get("PYTEST_XDIST_WORKER") else min(2, torch.get_num_threads())
+torch.set_num_threads(_THREADS)
+os.environ["OMP_NUM_THREADS"] = str(_THREADS)
 
 
 def _shared_data() -> Path | None:
