@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -13,8 +14,20 @@ from torch import Tensor
 
 from featviz.errors import UserError
 
-MOST_ASSIGNED = 5000
-"""above this the exact assignment takes minutes and gigabytes"""
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+EXACT = 2500
+"""points up to which an assignment is exact; its time grows with the cube of their number"""
+SWEEPS = 12
+"""rounds in which windows across the borders of blocks are solved again"""
+_WINDOW = 16
+"""places a side of such a window"""
+_ENTRIES = 60_000
+"""points times places of a block that is solved exactly"""
+
+Block = tuple[int, int, int, int]
+"""first column, column behind the last, first row, row behind the last"""
 
 
 @dataclass(frozen=True)
@@ -70,27 +83,46 @@ def top_classes(
     return tuple(found)
 
 
-def assign(xy: Tensor, *, room: float = 1.0) -> tuple[Tensor, int, int]:
+def assign(
+    xy: Tensor, *, room: float = 1.0, exact: int = EXACT, sweeps: int = SWEEPS
+) -> tuple[Tensor, int, int]:
     """A place of its own for each point, as near to where it was as can be.
 
     xy: (N, 2) in [0, 1]
     room: places for each point. 1 gives a mosaic without gaps (the map is stretched to fill it,
         each axis on its own); 2 and more a lattice in which the map keeps its shape
+    exact: up to so many points the sum of squared distances is the least of all ways to fill the
+        places (Jonker and Volgenant's algorithm, by scipy). More are cut in blocks: the rectangle
+        of places is halved until a block is small, each half takes the points on its side as far
+        as it has places, and each block is solved exactly. Then windows across the borders of the
+        blocks are solved again, which can only lower the sum
+    sweeps: rounds of such windows
 
-    Minimises the sum of squared distances over all ways to fill the places (Jonker-Volgenant).
-
-    Returns (places (N, 2) int64 as column and row, columns, rows).
-    Raises UserError above MOST_ASSIGNED points.
+    Time and memory grow with N above `exact`. Returns (places (N, 2) int64 as column and row,
+    columns, rows).
     """
-    from scipy.optimize import linear_sum_assignment
+    points, columns, rows = _spread(xy.double(), room)
+    if len(points) <= exact:
+        cells = _solve(points, (0, columns, 0, rows))
+    else:
+        cells = _in_blocks(points, columns, rows)
+        for sweep in range(sweeps):
+            shift = _WINDOW // 2 * np.array([(sweep + 1) % 2, (sweep // 2 + 1) % 2])
+            cells = _improved(points, cells, columns, rows, shift)
+    return torch.from_numpy(cells), columns, rows
 
+
+def cost(xy: Tensor, places: Tensor, columns: int, rows: int, *, room: float = 1.0) -> float:
+    """What `assign` minimises: the mean squared distance to the own place, in units of places."""
+    points, *shape = _spread(xy.double(), room)
+    assert tuple(shape) == (columns, rows), "places of another room"
+    return float(np.square(points - (places.numpy() + 0.5)).sum(1).mean())
+
+
+def _spread(xy: Tensor, room: float) -> tuple[NDArray[np.float64], int, int]:
+    """Points in units of places, x in 0 to columns and y in 0 to rows, and these two numbers."""
     count = len(xy)
-    if count > MOST_ASSIGNED:
-        raise UserError(
-            f"a mosaic of {count} pictures takes too long; at most {MOST_ASSIGNED} (spread them)"
-        )
-    points = xy.double()
-    low, high = points.min(0).values, points.max(0).values
+    low, high = xy.min(0).values, xy.max(0).values
     extent = torch.where(high > low, high - low, torch.ones(2).double())
     if room > 1:
         extent = extent.max().expand(2)
@@ -99,14 +131,72 @@ def assign(xy: Tensor, *, room: float = 1.0) -> tuple[Tensor, int, int]:
     rows = columns if room > 1 else math.ceil(count / columns)
     sides = torch.tensor([columns, rows]).double()
     # Half a place from the edges, so that the outermost points are not drawn outwards.
-    scaled = ((points - middle) / extent) * (sides - 1) + sides / 2
-    cells = torch.from_numpy(linear_sum_assignment(_costs(scaled, columns, rows))[1])
-    places = torch.stack([cells % columns, cells // columns], 1)
-    return places, columns, rows
+    return (((xy - middle) / extent) * (sides - 1) + sides / 2).numpy(), columns, rows
 
 
-def _costs(points: Tensor, columns: int, rows: int) -> np.ndarray:
-    """Squared distances (N, columns * rows) from points to the centres of the places."""
-    x = (torch.arange(columns).double() + 0.5).repeat(rows)
-    y = (torch.arange(rows).double() + 0.5).repeat_interleave(columns)
-    return ((points[:, :1] - x).square() + (points[:, 1:] - y).square()).numpy()
+def _solve(points: NDArray[np.float64], block: Block) -> NDArray[np.int64]:
+    """The best places (N, 2) within a block of at least N, as column and row."""
+    from scipy.optimize import linear_sum_assignment
+
+    left, right, top, bottom = block
+    wide = right - left
+    x = np.tile(np.arange(left, right) + 0.5, bottom - top)
+    y = np.repeat(np.arange(top, bottom) + 0.5, wide)
+    costs = np.square(points[:, :1] - x) + np.square(points[:, 1:] - y)
+    chosen = linear_sum_assignment(costs)[1]
+    return np.stack([left + chosen % wide, top + chosen // wide], 1).astype(np.int64)
+
+
+def _in_blocks(points: NDArray[np.float64], columns: int, rows: int) -> NDArray[np.int64]:
+    places = np.empty(points.shape, dtype=np.int64)
+    waiting: list[tuple[NDArray[np.int64], Block]] = [
+        (np.arange(len(points)), (0, columns, 0, rows))
+    ]
+    while waiting:
+        members, block = waiting.pop()
+        left, right, top, bottom = block
+        wide, high = right - left, bottom - top
+        if len(members) * wide * high <= _ENTRIES:
+            if len(members):
+                places[members] = _solve(points[members], block)
+            continue
+        axis = 0 if wide >= high else 1
+        border = (left + right) // 2 if axis == 0 else (top + bottom) // 2
+        first, second = (
+            ((left, border, top, bottom), (border, right, top, bottom))
+            if axis == 0
+            else ((left, right, top, border), (left, right, border, bottom))
+        )
+        along = points[members, axis]
+        order = np.argsort(along, kind="stable")
+        # Each half takes the points on its side, as long as there are places for all.
+        least, most = len(members) - _places(second), _places(first)
+        here = min(max(int((along < border).sum()), least), most)
+        waiting += [(members[order[:here]], first), (members[order[here:]], second)]
+    return places
+
+
+def _places(block: Block) -> int:
+    left, right, top, bottom = block
+    return (right - left) * (bottom - top)
+
+
+def _improved(
+    points: NDArray[np.float64], places: NDArray[np.int64], columns: int, rows: int,
+    shift: NDArray[np.int64],
+) -> NDArray[np.int64]:  # fmt: skip
+    """Places after each window of a shifted tiling has been solved for those who are in it."""
+    places = places.copy()
+    window = (places + shift) // _WINDOW
+    across = columns // _WINDOW + 2
+    numbers = window[:, 1] * across + window[:, 0]
+    order = np.argsort(numbers, kind="stable")
+    found, starts = np.unique(numbers[order], return_index=True)
+    for number, members in zip(found, np.split(order, starts[1:]), strict=True):
+        left = int(number % across) * _WINDOW - int(shift[0])
+        top = int(number // across) * _WINDOW - int(shift[1])
+        block = (
+            max(left, 0), min(left + _WINDOW, columns), max(top, 0), min(top + _WINDOW, rows),
+        )  # fmt: skip
+        places[members] = _solve(points[members], block)
+    return places

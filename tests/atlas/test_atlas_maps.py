@@ -123,7 +123,6 @@ def test_progress_tells_how_far(generator: torch.Generator) -> None:
         (lambda: lay_out(torch.ones(9, 3), perplexity=0), "perplexity 0"),
         (lambda: lay_out(torch.ones(9, 3), method="umap"), "unknown layout method 'umap'"),
         (lambda: cut(torch.ones(1, 2), 0), "grid of 0"),
-        (lambda: assign(torch.zeros(5001, 2)), "at most 5000"),
     ],
 )
 def test_mistakes_are_said_in_one_line(call, message: str) -> None:
