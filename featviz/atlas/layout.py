@@ -66,6 +66,7 @@ def lay_out(
     iterations: tuple[int, int] = (250, 750),
     exaggeration: float | None = None,
     method: str = "auto",
+    begin: Tensor | None = None,
     seed: int = 0,
     progress: Callable[[int, int, str], None] | None = None,
 ) -> Layout:
@@ -79,6 +80,8 @@ def lay_out(
     exaggeration: of the second part. 1 is plain t-SNE, the default below 100,000 rows; 4, the
         default from there on, draws clusters tighter so that they do not fray
     method: "openTSNE", "scikit-learn", or "auto", the first of them that is installed
+    begin: (N, 2) where to start instead of at the principal components, at any scale: another map
+        of the same rows, so that this one is arranged as that is
     seed: of the tie-breaking inside; the same seed gives the same bytes on one machine
 
     Distances between islands, their sizes and empty space mean little on a t-SNE map.
@@ -101,7 +104,10 @@ def lay_out(
     if count < FEWEST:
         return Layout(unfolded, start, unfolded, "principal components", 0.0, (0, 0), None, seed)
     capped = min(perplexity, (count - 1) / 3)
-    initial = start / max(float(start[:, 0].std()), 1e-30) * START_SPREAD
+    if begin is not None and begin.shape != start.shape:
+        raise UserError(f"a map of {count} rows cannot begin at {tuple(begin.shape)} positions")
+    first = start if begin is None else begin.to(start) - begin.to(start).mean(0)
+    initial = first / max(float(first[:, 0].std()), 1e-30) * START_SPREAD
     # t-SNE makes much of the last bit, and linear algebra does not promise it: round it away.
     initial = initial.float().double()
     if graph is None:
