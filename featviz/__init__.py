@@ -32,6 +32,7 @@ _HOMES = {
     "deepdream": "featviz.maximization.dream",
     "draw_facets": "featviz.maximization.facets",
     "embed": "featviz.embedding.extract",
+    "embed_layers": "featviz.embedding.extract",
     "evaluate": "featviz.training",
     "find_neighbors": "featviz.neighbors.find",
     "interpolate": "featviz.maximization.interpolation",
@@ -73,6 +74,7 @@ if TYPE_CHECKING:
     from featviz.attribution import attribute as attribute
     from featviz.datasets import open_pictures as open_pictures
     from featviz.embedding.extract import embed as embed
+    from featviz.embedding.extract import embed_layers as embed_layers
     from featviz.embedding.store import open_store as open_store
     from featviz.errors import UserError as UserError
     from featviz.examples import top_patches as top_patches

@@ -8,25 +8,31 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
+import sys
 import tarfile
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
-from featviz import images
+from featviz import decoding, images
+from featviz.decoding import Prepared
 from featviz.errors import BadPicture, UserError
 
 if TYPE_CHECKING:
     from PIL import Image
 
     from featviz.models.load import Model
+
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -36,6 +42,9 @@ class Pictures:
     root: the folder, tar file or list that was opened
     paths: one name a picture, relative to the root ("n02099601/dog.jpg")
     folders: the class folder of each picture, or "" where there is none
+
+    Pictures that are no files (drawn, in memory) are a class of their own that overrides `open`,
+    or `prepare` where their numbers are not 8 bits.
     """
 
     root: Path
@@ -60,21 +69,70 @@ class Pictures:
         """The class folders that occur, sorted; empty for data without classes."""
         return tuple(sorted({c for c in self.folders if c}))
 
+    @cached_property
+    def state(self) -> str:
+        """Hash of the files' sizes and times of change: other pictures under the same names."""
+        base = self._base
+        archive = self.root.suffix == ".tar"
+        digest = hashlib.sha256()
+        for place in [self.root] if archive else (base / path for path in self.paths):
+            try:
+                found = os.stat(place)
+            except OSError:
+                digest.update(b"-")
+            else:
+                digest.update(b"%d %d;" % (found.st_size, found.st_mtime_ns))
+        return digest.hexdigest()
+
+    @property
+    def _base(self) -> Path:
+        return self.root if self.root.is_dir() else self.root.parent
+
+    def content(self, row: int) -> bytes:
+        """The bytes of picture `row`'s file. Raises BadPicture."""
+        path = self.paths[row]
+        try:
+            if self.root.suffix != ".tar":
+                return (self._base / path).read_bytes()
+            start, size = _members(self.root, self.root.stat().st_mtime_ns)[path]
+            with self.root.open("rb") as archive:
+                archive.seek(start)
+                return archive.read(size)
+        except KeyError:
+            raise BadPicture(f"{self._where(row)}: no such file in the archive") from None
+        except FileNotFoundError:
+            raise BadPicture(f"{self._where(row)}: no such file; check the path") from None
+        except PermissionError:
+            raise BadPicture(f"{self._where(row)}: not allowed to read this file") from None
+        except OSError as error:
+            why = error.strerror or error
+            raise BadPicture(f"{self._where(row)} cannot be read ({why})") from None
+
+    def _where(self, row: int) -> str:
+        """A picture's file, for messages."""
+        if self.root.suffix == ".tar":
+            return f"{self.root}:{self.paths[row]}"
+        return str(self._base / self.paths[row])
+
     def open(self, row: int) -> Image.Image:
         """Picture `row` as an upright 8-bit RGB pillow image. Raises BadPicture."""
-        path = self.paths[row]
-        if self.root.suffix == ".tar":
-            with tarfile.open(self.root) as archive:
-                member = archive.extractfile(path)
-                if member is None:
-                    raise BadPicture(f"{path} in {self.root} is not a file")
-                return images.open_rgb(io.BytesIO(member.read()), name=f"{self.root}:{path}")
-        base = self.root if self.root.is_dir() else self.root.parent
-        return images.open_rgb(base / path)
+        return images.open_rgb(io.BytesIO(self.content(row)), name=self._where(row))
+
+    def prepare(
+        self, row: int, resize: int, crop: int | None = None, *, decoder: str = "exact"
+    ) -> Prepared:
+        """Picture `row` at a model's size, and how large it was. Raises BadPicture.
+
+        decoder: as `decoding.resolve` names it; what is no file is not decoded
+        """
+        if type(self).open is not Pictures.open:
+            return decoding.prepared(self.open(row), resize, crop)
+        content = self.content(row)
+        return decoding.decode_square(content, resize, crop, decoder=decoder, name=self._where(row))
 
     def read(self, row: int, resize: int, crop: int | None = None) -> Tensor:
         """Picture `row` as a model wants it: (3, crop, crop) in [0, 1]. Raises BadPicture."""
-        return images.from_pillow(images.square(self.open(row), resize, crop))
+        return decoding.as_batch([self.prepare(row, resize, crop).pixels])[0]
 
     def select(self, rows: Sequence[int]) -> Pictures:
         """The same data set with these rows only, in this order."""
@@ -108,22 +166,17 @@ def open_pictures(path: str | Path) -> Pictures:
     if not root.exists():
         raise UserError(f"{root}: no such file or folder; --data takes a folder of pictures")
     if root.is_dir():
-        found = sorted(
-            (p.relative_to(root) for p in root.rglob("*") if _is_picture(p.name) and p.is_file()),
-            key=lambda p: p.parts,
-        )
-        pairs = [(p.as_posix(), p.parent.name) for p in found]
+        pairs = list(_walk(root))
     elif root.suffix == ".tar":
         try:
-            with tarfile.open(root) as archive:
-                names = [m.name for m in archive if m.isfile() and _is_picture(m.name)]
+            names = [n for n in _members(root, root.stat().st_mtime_ns) if _is_picture(n)]
         except (tarfile.TarError, OSError) as error:
             raise UserError(f"{root} is not a tar that can be read ({error})") from None
-        pairs = [(name, Path(name).parent.name) for name in names]
+        pairs = [(name, sys.intern(Path(name).parent.name)) for name in names]
     elif root.suffix == ".txt":
         lines = root.read_text(encoding="utf-8", errors="replace").splitlines()
         split = (line.partition("\t") for line in lines if line.strip())
-        pairs = [(name.strip(), label.strip()) for name, _, label in split]
+        pairs = [(name.strip(), sys.intern(label.strip())) for name, _, label in split]
     else:
         return Pictures(root.parent, (root.name,), ("",))
     if not pairs:
@@ -132,8 +185,37 @@ def open_pictures(path: str | Path) -> Pictures:
     return Pictures(root, tuple(p for p, _ in pairs), tuple(c for _, c in pairs))
 
 
+def _walk(root: Path, inside: str = "") -> Iterator[tuple[str, str]]:
+    """(path, class folder) of the pictures below a folder, by path; a million need little room."""
+    try:
+        with os.scandir(root / inside) as entries:
+            there = sorted(entries, key=lambda entry: entry.name)
+    except OSError as error:
+        # Its pictures would be left out without a word.
+        why = error.strerror or error
+        raise UserError(
+            f"{root / inside} cannot be read ({why}); its pictures would be missing, so make it "
+            "readable or move it away"
+        ) from None
+    folder = sys.intern(inside.rpartition("/")[2])
+    for entry in there:
+        path = f"{inside}/{entry.name}" if inside else entry.name
+        if entry.is_dir(follow_symlinks=False):
+            yield from _walk(root, path)
+        elif _is_picture(entry.name) and entry.is_file():
+            yield path, folder
+
+
+@lru_cache(maxsize=4)
+def _members(archive: Path, changed: int) -> dict[str, tuple[int, int]]:
+    """Where the files of a tar begin and how long they are, by name, in its order."""
+    with tarfile.open(archive, "r:") as tar:
+        return {m.name: (m.offset_data, m.size) for m in tar if m.isfile()}
+
+
 def _is_picture(name: str) -> bool:
-    return Path(name).suffix.lower() in images.SUFFIXES and not Path(name).name.startswith(".")
+    name = name.rpartition("/")[2]
+    return os.path.splitext(name)[1].lower() in images.SUFFIXES and not name.startswith(".")
 
 
 class Batch(NamedTuple):
@@ -168,44 +250,60 @@ def batches(
     Rows come in the data's order whatever the workers do. Pictures that cannot be read are left
     out of their batch and appended to `skipped`; if nothing at all could be read, UserError.
     """
+    batch_rows: list[int] = []
+    batch_images: list[Tensor] = []
     good = 0
-    with ThreadPoolExecutor(workers) as pool:
-        waiting: deque[Future[Tensor]] = deque()
-        rows = iter(range(start, len(pictures)))
-        upcoming: deque[int] = deque()
 
-        def submit() -> None:
-            row = next(rows, None)
-            if row is not None:
-                upcoming.append(row)
-                waiting.append(pool.submit(pictures.read, row, resize, crop))
+    def read(row: int) -> Tensor:
+        return pictures.read(row, resize, crop)
 
-        for _ in range(2 * batch_size):
-            submit()
-        batch_rows: list[int] = []
-        batch_images: list[Tensor] = []
-        try:
-            while waiting:
-                row, future = upcoming.popleft(), waiting.popleft()
-                submit()
-                try:
-                    image = future.result()
-                except BadPicture as error:
-                    if skipped is not None:
-                        skipped.append(Skipped(row, pictures.paths[row], str(error)))
-                    continue
-                batch_rows.append(row)
-                batch_images.append(image)
-                good += 1
-                if len(batch_rows) == batch_size:
-                    yield Batch(tuple(batch_rows), torch.stack(batch_images))
-                    batch_rows, batch_images = [], []
-            if batch_rows:
-                yield Batch(tuple(batch_rows), torch.stack(batch_images))
-        finally:
-            pool.shutdown(cancel_futures=True)
+    for row, found in in_order(
+        read, range(start, len(pictures)), ahead=2 * batch_size, workers=workers
+    ):
+        if isinstance(found, BadPicture):
+            if skipped is not None:
+                skipped.append(Skipped(row, pictures.paths[row], str(found)))
+            continue
+        batch_rows.append(row)
+        batch_images.append(found)
+        good += 1
+        if len(batch_rows) == batch_size:
+            yield Batch(tuple(batch_rows), torch.stack(batch_images))
+            batch_rows, batch_images = [], []
+    if batch_rows:
+        yield Batch(tuple(batch_rows), torch.stack(batch_images))
     if not good and start < len(pictures):
         raise UserError(f"none of the {len(pictures)} pictures of {pictures.root} could be read")
+
+
+def in_order(
+    read: Callable[[int], T], rows: Iterable[int], *, ahead: int = 128, workers: int = 2
+) -> Generator[tuple[int, T | BadPicture], None, None]:
+    """(row, read(row) or why it cannot be read) for all rows, in order, read in threads.
+
+    ahead: how many rows are read before they are asked for; that bounds the memory
+    """
+    with ThreadPoolExecutor(workers) as pool:
+        waiting: deque[tuple[int, Future[T]]] = deque()
+        upcoming = iter(rows)
+
+        def submit() -> None:
+            row = next(upcoming, None)
+            if row is not None:
+                waiting.append((row, pool.submit(read, row)))
+
+        for _ in range(ahead):
+            submit()
+        try:
+            while waiting:
+                row, future = waiting.popleft()
+                submit()
+                try:
+                    yield row, future.result()
+                except BadPicture as error:
+                    yield row, error
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 def read_all(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
@@ -30,9 +31,42 @@ BatchSize = Annotated[int, typer.Option("--batch-size", min=1, help="Pictures a 
 
 def embed(
     data: options.Data = None,
-    layer: LayerName = None,
+    layer: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--layer",
+            "-l",
+            help="Where to read; default: relu7, the fc7 space of the papers (fc7 after its "
+            "ReLU). Given several times, each layer gets a store under --out, in one pass.",
+        ),
+    ] = None,
+    position: Annotated[
+        str,
+        typer.Option(
+            help="Of convolutional layers: mean over positions, or random, one for each picture."
+        ),
+    ] = "mean",
     class_names: ClassNames = None,
     batch_size: BatchSize = 64,
+    precision: Annotated[
+        str,
+        typer.Option(
+            help="float32, bf16 (twice as fast on CPUs that compute in it), or auto: bf16 there "
+            "for 10,000 pictures and more."
+        ),
+    ] = "auto",
+    decoder: Annotated[
+        str,
+        typer.Option(
+            help="exact, or fast: pixels that differ a little where JPEGs are large; by how much "
+            "it moves the rows is measured."
+        ),
+    ] = "exact",
+    engine: Annotated[
+        str,
+        typer.Option(help="here, or ray: spread over a Ray cluster (RAY_ADDRESS, or one here)."),
+    ] = "here",
+    seed: Annotated[int, typer.Option("--seed", help="Of random positions.")] = 0,
     model: options.ModelName = "alexnet-mini",
     weights: options.Weights = None,
     classes: options.Classes = None,
@@ -42,26 +76,39 @@ def embed(
     as_json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Store the activations of a data set at one layer, for `neighbors` and `atlas`.
+    """Store the activations of a data set at a layer or several, for `neighbors` and `atlas`.
 
-    A run that was stopped goes on where it was when the same command is given again.
+    A run that was killed goes on where it was when the same command is given again.
 
     Example: featviz embed --layer relu7 --out run/embed-relu7
-    """
-    from featviz.cli.run import check_out, open_data, progress_bar, report
+    """  # fmt: skip
+    from featviz.cli.run import open_data, progress_bar, report
     from featviz.embedding.extract import default_layer
-    from featviz.embedding.extract import embed as run
+    from featviz.embedding.extract import embed as one
+    from featviz.embedding.extract import embed_layers as several
     from featviz.models.load import load
+    from featviz.results import read_result
 
     net = load(model, weights=weights, classes=classes, device=device)
-    place = net.layer(layer or default_layer(net)).name
-    folder = check_out(out, f"embed-{place}", overwrite)
+    names = [net.layer(name).name for name in layer or [default_layer(net)]]
+    folder = out if out is not None else Path("run") / f"embed-{'-'.join(names)}"
     with progress_bar(quiet) as progress:
-        store = run(
-            net, open_data(data), place, out=folder, class_names=read_class_names(class_names),
-            batch_size=batch_size, overwrite=overwrite, progress=progress,
-        )  # fmt: skip
-    report(store, folder, as_json=as_json, quiet=quiet)
+        given = {
+            "out": folder, "position": position, "seed": seed, "precision": precision,
+            "decoder": decoder, "engine": engine, "class_names": read_class_names(class_names),
+            "batch_size": batch_size, "overwrite": overwrite, "progress": progress,
+        }  # fmt: skip
+        if len(names) == 1:
+            stores = {folder: one(net, open_data(data), names[0], **given)}  # type: ignore[arg-type]
+        else:
+            found = several(net, open_data(data), names, **given)  # type: ignore[arg-type]
+            stores = {folder / name: store for name, store in found.items()}
+    if as_json and len(stores) > 1:
+        shown = [{"folder": str(place)} | read_result(place) for place in stores]
+        print(json.dumps(shown, ensure_ascii=False, indent=1))
+        return
+    for place, store in stores.items():
+        report(store, place, as_json=as_json, quiet=quiet)
 
 
 def read_class_names(path: Path | None) -> Mapping[str, str]:

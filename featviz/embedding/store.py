@@ -4,12 +4,13 @@ A folder that holds
 
     manifest.json    schema, model and its sha256, layer, dim, dtype, rows, shards with sha256
     shard-00000.npy  float16, rows x dim, at most 64 MB each
-    ids.csv          row, path, class, width, height
+    ids.csv          row, path, class, width, height; y, x where one position was read
     skipped.csv      path, reason
     result.json      the numbers, for people and the gallery
 
 The manifest has the last word on what is there. Rows are in the data's order. `featviz.embed`
-makes a store, `open_store` reads one; `blocks` streams it, `take` reads single rows.
+makes a store, `open_store` reads one; `blocks` streams it, `take` reads single rows. The rows stay
+on the disk: what is held in memory is one name, class and size for each picture.
 """
 
 from __future__ import annotations
@@ -19,8 +20,10 @@ import hashlib
 import json
 import os
 import shutil
+import sys
+from array import array
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
@@ -29,9 +32,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from featviz import plots, results
+from featviz import images, plots, results
 from featviz.datasets import Pictures
 from featviz.errors import UserError
+from featviz.models.receptive_field import ReceptiveField
 from featviz.samples import SamplePictures, sample_pictures
 
 if TYPE_CHECKING:
@@ -42,6 +46,8 @@ SCHEMA = 1
 _SAMPLES = sample_pictures(1).root
 SHARD_BYTES = 64 * 10**6
 """the largest shard"""
+_HASHED = 10**9
+"""bytes of shards up to which they are compared with their hashes whenever a store is opened"""
 
 
 class Shard(NamedTuple):
@@ -57,6 +63,15 @@ class Left(NamedTuple):
 
     path: str
     reason: str
+
+
+class Drift(NamedTuple):
+    """How far a decoder moves rows from those of exact pixels: 1 - cosine."""
+
+    pictures: int
+    """on how many it was measured"""
+    mean: float
+    largest: float
 
 
 class Statistics(NamedTuple):
@@ -78,12 +93,22 @@ class Store(results.Result):
 
     layer: str
     dim: int
-    pooled: bool
-    """values are means over the layer's positions"""
+    shape: tuple[int, ...]
+    """of the layer: (C, H, W), (C,) or (tokens, C)"""
+    positions: NDArray[np.int32] | None = None
+    """(N, 2): the row and column of the map that was read of each picture; None for means"""
+    receptive_field: ReceptiveField | None = None
+    """what one position sees, where `positions` says which was read"""
+    precision: str = "float32"
+    """of the network: "float32" or "bf16" """
+    decoder: str = "exact"
+    """what read the files: "exact", or a faster one that changes pixels"""
+    drift: Drift | None = None
+    """how far that one moves the rows"""
     pictures: Pictures
     """the pictures of the rows, in order; their files may have moved since"""
-    sizes: tuple[tuple[int, int], ...]
-    """width and height of each picture"""
+    sizes: NDArray[np.int32]
+    """(N, 2): width and height of each picture"""
     skipped: tuple[Left, ...] = ()
     class_names: Mapping[str, str] = field(default_factory=dict)
     """how people call the class folders"""
@@ -109,6 +134,11 @@ class Store(results.Result):
     @property
     def title(self) -> str:
         return f"{self.layer} of {self.model_name} on {self.source['name']}"
+
+    @property
+    def pooled(self) -> bool:
+        """Whether values are means over the layer's positions."""
+        return len(self.shape) > 1 and self.positions is None
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -140,6 +170,10 @@ class Store(results.Result):
             raise UserError(f"{file} cannot be read ({error}); embed again") from None
         return mapped
 
+    def numbered(self) -> list[Shard]:
+        """The shards under the names that they have in a store's folder."""
+        return [s._replace(file=f"shard-{i:05}.npy") for i, s in enumerate(self.shards)]
+
     def blocks(self, size: int = 8192) -> Iterator[Tensor]:
         """The rows in order as float32 tensors of at most `size` x dim; memory stays bounded."""
         for part in self._parts():
@@ -156,14 +190,53 @@ class Store(results.Result):
         if wanted.size and (wanted.min() < 0 or wanted.max() >= len(self)):
             bad = int(wanted[(wanted < 0) | (wanted >= len(self))][0])
             raise UserError(f"row {bad} is out of range: the store has rows 0 to {len(self) - 1}")
+        return torch.from_numpy(self.gather(wanted).astype(np.float32))
+
+    def gather(self, rows: NDArray[np.int64]) -> NDArray[np.float16]:
+        """Some rows as they are stored, (len(rows), dim), in the order given."""
         if self.memory is not None:
-            return torch.from_numpy(self.memory[wanted].astype(np.float32))
-        taken = np.empty((wanted.size, self.dim), dtype=np.float32)
-        holder = np.searchsorted(self._starts, wanted, side="right") - 1
+            return self.memory[rows]
+        taken = np.empty((rows.size, self.dim), dtype=np.float16)
+        holder = np.searchsorted(self._starts, rows, side="right") - 1
         for number in np.unique(holder):
             here = holder == number
-            taken[here] = self._map(int(number))[wanted[here] - self._starts[number]]
-        return torch.from_numpy(taken)
+            shard = self._maps.get(int(number))
+            if shard is None:
+                shard = self._maps[int(number)] = self._map(int(number))
+            taken[here] = shard[rows[here] - self._starts[number]]
+        return taken
+
+    def span(self, start: int, stop: int) -> NDArray[np.float16]:
+        """Rows start to stop as they are stored; nothing of them stays in memory."""
+        if self.memory is not None:
+            return self.memory[start:stop]
+        parts = [
+            np.array(self._map(number)[max(start - at, 0) : stop - at])
+            for number, at in enumerate(self._starts[:-1])
+            if at < stop and start < at + self.shards[number].rows
+        ]
+        return np.concatenate(parts) if parts else np.empty((0, self.dim), np.float16)
+
+    @cached_property
+    def _maps(self) -> dict[int, NDArray[np.float16]]:
+        """Shards from which single rows were asked for, kept open."""
+        return {}
+
+    def crop(self, row: int) -> Tensor:
+        """The part of picture `row` that its position sees, (3, h, w) in [0, 1].
+
+        At the model's size; grey where it reaches beyond the picture.
+        Raises UserError if rows are not of single positions, or their field is not known.
+        """
+        if self.positions is None or self.receptive_field is None:
+            raise UserError(
+                f"{self.title} is not of single positions whose receptive field is known; "
+                "embed a convolutional layer with position random"
+            )
+        resize, crop = self.preparation["resize"], self.preparation["crop"]
+        y, x = (int(i) for i in self.positions[row])
+        picture = self.pictures.read(row, resize, crop)
+        return images.crop_box(picture, self.receptive_field.box(y, x))
 
     @cached_property
     def statistics(self) -> Statistics:
@@ -188,21 +261,29 @@ class Store(results.Result):
             "silent units": results.Number(silent, "", "units above zero on none of the pictures"),
             "skipped": results.Number(len(self.skipped), "", "pictures that could not be read"),
         }
+        if self.drift is not None:
+            shown["decoder drift"] = results.Number(
+                self.drift.mean, "", f"mean 1 - cosine to exact pixels on {self.drift.pictures} "
+                f"pictures (at most {self.drift.largest:.2g}), {self.decoder}",
+            )  # fmt: skip
         if self.pace is not None:
             meaning = "decoding included"
             shown["pace"] = results.Number(round(self.pace, 1), "rows/s", meaning)
         return shown
 
     def write(self, folder: results.Folder) -> None:
-        shards = [_place(self, number, folder.path) for number in range(len(self.shards))]
+        shards = self.numbered()
+        for old, new in zip(self.shards, shards, strict=True):
+            assert self.folder is not None
+            _link(self.folder / old.file, folder.path / new.file)
         if self.memory is not None:
             shards = save_shards(self.memory, folder.path)
-        write_ids(folder.path / "ids.csv", self.pictures, self.sizes)
+        write_ids(folder.path / "ids.csv", self.pictures, self.sizes, self.positions)
         folder.tables.append(
             {
                 "file": "ids.csv",
                 "caption": "The picture of each row.",
-                "columns": list(_ID_COLUMNS),
+                "columns": list(_ID_COLUMNS if self.positions is None else _ALL_COLUMNS),
             }
         )
         folder.table(
@@ -223,7 +304,17 @@ class Store(results.Result):
             "schema": SCHEMA,
             "model": self.origin.model,
             "layer": self.layer,
-            "pooled": self.pooled,
+            "shape": self.shape,
+            "position": None
+            if len(self.shape) == 1
+            else "mean"
+            if self.positions is None
+            else "random",
+            "seed": self.origin.seed if self.positions is not None else None,
+            "receptive_field": asdict(self.receptive_field) if self.receptive_field else None,
+            "precision": self.precision,
+            "decoder": self.decoder,
+            "drift": self.drift._asdict() if self.drift else None,
             "dim": self.dim,
             "dtype": "float16",
             "rows": len(self),
@@ -252,6 +343,7 @@ class Store(results.Result):
 
 
 _ID_COLUMNS = ("row", "path", "class", "width", "height")
+_ALL_COLUMNS = (*_ID_COLUMNS, "y", "x")
 
 
 def shard_rows(dim: int, limit: int = SHARD_BYTES) -> int:
@@ -288,33 +380,39 @@ def hash_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def write_ids(path: Path, pictures: Pictures, sizes: Sequence[tuple[int, int]]) -> None:
+def write_ids(
+    path: Path,
+    pictures: Pictures,
+    sizes: NDArray[np.int32],
+    positions: NDArray[np.int32] | None = None,
+) -> None:
     """Write ids.csv."""
+    numbers = sizes if positions is None else np.hstack([sizes, positions])
     with path.open("w", newline="", encoding="utf-8") as out:
         writer = csv.writer(out, lineterminator="\n")
-        writer.writerow(_ID_COLUMNS)
-        for row, (name, label, size) in enumerate(
-            zip(pictures.paths, pictures.folders, sizes, strict=True)
+        writer.writerow(_ID_COLUMNS if positions is None else _ALL_COLUMNS)
+        for row, (name, label, found) in enumerate(
+            zip(pictures.paths, pictures.folders, numbers, strict=True)
         ):
-            writer.writerow((row, name, label, *size))
+            writer.writerow((row, name, label, *found))
 
 
-def _place(store: Store, number: int, target: Path) -> Shard:
-    """Bring a shard into another folder: by a second name for the same file where that works."""
-    assert store.folder is not None
-    shard = store.shards[number]
+def _link(old: Path, new: Path) -> None:
+    """Bring a shard to another place: by a second name for the same file where that works."""
     try:
-        os.link(store.folder / shard.file, target / shard.file)
+        os.link(old, new)
     except OSError:
-        shutil.copyfile(store.folder / shard.file, target / shard.file)
-    return shard
+        shutil.copyfile(old, new)
 
 
-def open_store(folder: str | Path, *, data: str | Path | None = None, verify: bool = True) -> Store:
-    """Read a store and check it.
+def open_store(
+    folder: str | Path, *, data: str | Path | None = None, verify: bool | None = None
+) -> Store:
+    """Read a store and check it. Rows stay on the disk until they are asked for.
 
     data: where its pictures are now, if they have moved since
-    verify: compare every shard with its sha256 (reads all files once); False compares sizes only
+    verify: compare every shard with its sha256 (reads all files once); False compares sizes only;
+        None, the default, compares up to 1 GB of them
 
     Raises UserError for a folder that is no store, and names the shard that is missing or damaged.
     """
@@ -322,8 +420,11 @@ def open_store(folder: str | Path, *, data: str | Path | None = None, verify: bo
     manifest = _read_manifest(place)
     try:
         shards = tuple(Shard(**entry) for entry in manifest["shards"])
+        if verify is None:
+            verify = 2 * int(manifest["dim"]) * int(manifest["rows"]) <= _HASHED
         _check_shards(place, shards, int(manifest["dim"]), verify=verify)
-        names, labels, sizes = _read_ids(place / "ids.csv")
+        chosen = manifest.get("position") == "random"
+        names, labels, numbers = _read_ids(place / "ids.csv", chosen)
         with (place / "skipped.csv").open(newline="", encoding="utf-8") as file:
             skipped = tuple(Left(*line) for line in list(csv.reader(file))[1:])
         source = manifest["data"]
@@ -336,9 +437,14 @@ def open_store(folder: str | Path, *, data: str | Path | None = None, verify: bo
             origin=_read_origin(place, manifest),
             layer=manifest["layer"],
             dim=manifest["dim"],
-            pooled=manifest["pooled"],
+            shape=tuple(manifest.get("shape", _old_shape(manifest))),
+            positions=numbers[:, 2:] if chosen else None,
+            receptive_field=_read_field(manifest.get("receptive_field")),
+            precision=manifest.get("precision", "float32"),
+            decoder=manifest.get("decoder", "exact"),
+            drift=Drift(**manifest["drift"]) if manifest.get("drift") else None,
             pictures=_pictures(Path(data or source["root"]), names, labels),
-            sizes=sizes,
+            sizes=numbers[:, :2],
             skipped=skipped,
             class_names=manifest["class_names"],
             source=source,
@@ -395,15 +501,37 @@ def _check_shards(place: Path, shards: Sequence[Shard], dim: int, *, verify: boo
 
 
 def _read_ids(
-    path: Path,
-) -> tuple[tuple[str, ...], tuple[str, ...], tuple[tuple[int, int], ...]]:
+    path: Path, positions: bool
+) -> tuple[tuple[str, ...], tuple[str, ...], NDArray[np.int32]]:
+    """Paths, classes and the numbers behind them, (N, 2 or 4), line by line."""
+    columns = _ALL_COLUMNS if positions else _ID_COLUMNS
+    names: list[str] = []
+    labels: list[str] = []
+    numbers = array("i")
     with path.open(newline="", encoding="utf-8") as file:
-        lines = list(csv.DictReader(file))
-    return (
-        tuple(line["path"] for line in lines),
-        tuple(line["class"] for line in lines),
-        tuple((int(line["width"]), int(line["height"])) for line in lines),
-    )
+        lines = csv.reader(file)
+        found = next(lines, [])
+        if tuple(found) != columns:
+            raise ValueError(f"{path.name} has columns {','.join(found)}")
+        for _, name, label, *rest in lines:
+            names.append(name)
+            labels.append(sys.intern(label))
+            numbers.extend(map(int, rest))
+    table = np.array(numbers, dtype=np.int32).reshape(len(names), len(columns) - 3)
+    return tuple(names), tuple(labels), table
+
+
+def _old_shape(manifest: Mapping[str, Any]) -> tuple[int, ...]:
+    """The shape of a layer as far as the first manifests tell it."""
+    dim = int(manifest["dim"])
+    return (dim, 1, 1) if manifest.get("pooled") else (dim,)
+
+
+def _read_field(found: Mapping[str, Any] | None) -> ReceptiveField | None:
+    if found is None:
+        return None
+    size, stride, offset = (tuple(found[name]) for name in ("size", "stride", "offset"))
+    return ReceptiveField(size, stride, offset)
 
 
 def _read_origin(place: Path, manifest: Mapping[str, Any]) -> results.Origin:

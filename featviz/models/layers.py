@@ -7,7 +7,7 @@ A layer is an alias ("conv5", the paper's name) or a module path ("features.10")
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -185,14 +185,23 @@ def _first_tensor(output: Any) -> Tensor:
     return next(v for v in values if isinstance(v, Tensor))
 
 
-def activations(model: Model, pictures: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
+def activations(
+    model: Model,
+    pictures: Tensor,
+    layers: Sequence[str],
+    *,
+    forward: Callable[[Tensor], object] | None = None,
+) -> dict[str, Tensor]:
     """The activations of pictures (N, 3, H, W) at the named layers, name to (N, ...) tensor.
 
     The pass stops at the deepest of them. Gradients flow to the pictures if they require them.
+
+    forward: what runs the model's modules, if not the model itself (`precision.lowered`)
+
     Raises UserError for an unknown layer.
     """
     with tap(model, layers, stop=True) as taken, suppress(_Reached):
-        model(pictures)
+        (forward or model)(pictures)
     return dict(taken)
 
 

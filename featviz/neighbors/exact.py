@@ -34,6 +34,8 @@ _BLOCK = 8192
 """rows that are compared with the queries at a time"""
 _KEPT = 4 << 30
 """bytes of float32 rows that are kept ready; beyond that they are made anew for each search"""
+_HELD = 2 << 30
+"""bytes of a store's float16 rows that are held in memory; a larger store stays on the disk"""
 _COSINE_ERROR = 2e-5
 """more than float32 loses in an inner product of unit vectors of 4096 dimensions (measured 1e-6)"""
 _L2_ERROR = 4e-6
@@ -66,20 +68,28 @@ class Index:
         self.backend = "faiss" if backend == "faiss" else "torch"
         self._blocks: list[NDArray[Any]] = []
         self._scales: list[NDArray[np.float64]] = []
-        self._joined: tuple[NDArray[Any], NDArray[np.float64]] | None = None
+        self._joined: tuple[NDArray[Any] | _OnDisk, NDArray[np.float64]] | None = None
         self._ready: NDArray[np.float32] | None = None
 
     def __len__(self) -> int:
-        return sum(len(block) for block in self._blocks)
+        return sum(len(scales) for scales in self._scales)
 
     def add(self, vectors: Tensor) -> None:
         """Append rows (N, dim). Raises UserError for another width and for values not finite."""
         rows = self.check(vectors)
+        if len(self._blocks) != len(self._scales):
+            raise UserError("this index is over a store on the disk; rows cannot be added to it")
         # Rows of a store are float16 numbers; kept so they take half the room.
         half = rows.astype(np.float16)
         self._blocks.append(half if np.array_equal(half, rows) else rows)
         self._scales.append(_norms(rows))
         self._joined = self._ready = None
+
+    def add_store(self, store: Store) -> None:
+        """The rows of a store on the disk, which stay there and are read when they are needed."""
+        assert not self._scales
+        self._scales = [_norms(self.check(block)) for block in store.blocks()]
+        self._joined = _OnDisk(store), np.concatenate(self._scales)
 
     @property
     def norms(self) -> NDArray[np.float64]:
@@ -88,7 +98,7 @@ class Index:
 
     def take(self, rows: Sequence[int] | NDArray[np.int64]) -> Tensor:
         """Some of the rows as they were added, (len(rows), dim) float32."""
-        return torch.from_numpy(self._data[0][np.asarray(rows)]).float()
+        return torch.from_numpy(self._data[0][np.asarray(rows, dtype=np.int64)]).float()
 
     def search(
         self,
@@ -165,7 +175,7 @@ class Index:
             yield from (self._ready[i : i + _BLOCK] for i in starts)
             return
         made = (for_search(_wide(data[i : i + _BLOCK]), self.metric) for i in starts)
-        if data.size * 4 > _KEPT:
+        if len(data) * self.dim * 4 > _KEPT or isinstance(data, _OnDisk):
             yield from made
             return
         ready = np.empty(data.shape, np.float32)
@@ -180,12 +190,17 @@ class Index:
         """From each query (Q, dim) to its own candidates (Q, count), in float64."""
         data, norms = self._data
         found = torch.empty(candidates.shape, dtype=torch.float64)
-        rows, queries = torch.from_numpy(data), torch.from_numpy(xq).double()
-        wanted = torch.from_numpy(candidates)
+        rows = None if isinstance(data, _OnDisk) else torch.from_numpy(data)
+        queries = torch.from_numpy(xq).double()
         for start in range(0, len(xq), _EXACT):
             part = slice(start, start + _EXACT)
             query = queries[part]
-            near = rows[wanted[part].reshape(-1)].double().view(len(query), -1, self.dim)
+            wanted = candidates[part].reshape(-1)
+            if rows is None:
+                taken = torch.from_numpy(data[wanted])
+            else:
+                taken = rows[torch.from_numpy(wanted)]
+            near = taken.double().view(len(query), -1, self.dim)
             if self.metric == "l2":
                 found[part] = (near - query[:, None]).square_().sum(2).sqrt()
             else:
@@ -197,12 +212,12 @@ class Index:
         return np.round(1 - cosine, _DECIMALS).clip(0, 2)
 
     @property
-    def _data(self) -> tuple[NDArray[Any], NDArray[np.float64]]:
+    def _data(self) -> tuple[NDArray[Any] | _OnDisk, NDArray[np.float64]]:
         """All rows and their norms."""
         if self._joined is None:
-            self._joined = np.concatenate(self._blocks), np.concatenate(self._scales)
-            self._blocks = [self._joined[0]]
-            self._scales = [self._joined[1]]
+            rows, norms = np.concatenate(self._blocks), np.concatenate(self._scales)
+            self._joined = rows, norms
+            self._blocks, self._scales = [rows], [norms]
         return self._joined
 
     @property
@@ -217,6 +232,21 @@ class Index:
         if not np.isfinite(rows).all():
             raise UserError("vectors hold values that are not finite; they have no neighbours")
         return rows
+
+
+class _OnDisk:
+    """The rows of a store, asked for as those of an array: a slice, or an array of row numbers."""
+
+    def __init__(self, store: Store):
+        self.store = store
+
+    def __len__(self) -> int:
+        return len(self.store)
+
+    def __getitem__(self, rows: slice | NDArray[np.int64]) -> NDArray[np.float16]:
+        if isinstance(rows, slice):
+            return self.store.span(*rows.indices(len(self))[:2])
+        return self.store.gather(rows)
 
 
 def banned_rows(exclude: Excluded, queries: int) -> NDArray[np.int64]:
@@ -323,6 +353,9 @@ def build_index(
     if isinstance(vectors, Store):
         index = Index(vectors.dim, metric, backend)
         index.store = vectors
+        if vectors.folder is not None and 2 * len(vectors) * vectors.dim > _HELD:
+            index.add_store(vectors)
+            return index
         for block in vectors.blocks():
             index.add(block)
         return index

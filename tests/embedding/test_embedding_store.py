@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
 import shutil
 from pathlib import Path
@@ -13,7 +14,7 @@ import torch
 from torch import nn
 
 import featviz
-from featviz import images
+from featviz import engine, images
 from featviz.datasets import open_pictures
 from featviz.embedding import extract
 from featviz.embedding.extract import default_layer, embed, embed_batch
@@ -120,7 +121,7 @@ def test_disk_and_memory_hold_the_same_numbers(model: Model, data: Path, tmp_pat
     for store in (kept, again):
         assert torch.equal(store.matrix(), here.matrix())
         assert store.labels == here.labels
-        assert store.sizes == here.sizes
+        assert np.array_equal(store.sizes, here.sizes)
         assert store.skipped == here.skipped
         assert store.class_name(0) == "cat"
     here.save(tmp_path / "t")
@@ -184,24 +185,24 @@ def test_a_run_that_was_stopped_ends_with_the_same_bytes(
 ) -> None:
     options = {"batch_size": 3, "shard_bytes": FOUR_ROWS}
     embed(model, data, out=tmp_path / "whole", **options)
-    original = extract._write_finished
+    original = engine._keep
     written = []
 
-    def stop_behind(*arguments):
-        shard = original(*arguments)
-        written.append(shard)
+    def stop_behind(files: object, target: Path) -> None:
+        original(files, target)
+        written.append(target)
         if len(written) == after:
             raise Killed
-        return shard
 
-    monkeypatch.setattr(extract, "_write_finished", stop_behind)
+    monkeypatch.setattr(engine, "_keep", stop_behind)
     with pytest.raises(Killed):
         embed(model, data, out=tmp_path / "cut", **options)
     assert not (tmp_path / "cut").exists()
-    monkeypatch.setattr(extract, "_write_finished", original)
+    monkeypatch.setattr(engine, "_keep", original)
     # A shard that was being written, and one that was damaged since, are made again.
-    (tmp_path / "cut.partial" / ".shard-00003.npy").write_bytes(b"half")
-    with (tmp_path / "cut.partial" / "shard-00000.npy").open("r+b") as file:
+    (tmp_path / "cut.partial" / ".00003.x").mkdir()
+    (tmp_path / "cut.partial" / ".00003.x" / "0.npy").write_bytes(b"half")
+    with (tmp_path / "cut.partial" / "00000" / "0.npy").open("r+b") as file:
         file.seek(-1, 2)
         file.write(b"\xff")
     forwards = []
@@ -218,9 +219,9 @@ def test_finished_shards_are_not_made_again(
 ) -> None:
     embed(model, data, out=tmp_path / "s", shard_bytes=FOUR_ROWS)
     runs = []
-    original = extract._Job.run
+    original = extract.Job.run
     monkeypatch.setattr(
-        extract._Job, "run", lambda job, span: runs.append(span) or original(job, span)
+        extract.Job, "run", lambda job, *span: runs.append(span) or original(job, *span)
     )
     with monkeypatch.context() as broken:
         broken.setattr(extract.Store, "save", lambda *a, **k: (_ for _ in ()).throw(Killed))
@@ -229,12 +230,45 @@ def test_finished_shards_are_not_made_again(
     assert len(runs) == 4
     embed(model, data, out=tmp_path / "t", shard_bytes=FOUR_ROWS)
     assert len(runs) == 4
-    # Another layer is another job: nothing is taken over.
-    (tmp_path / "u.partial").mkdir()
-    shutil.copy(tmp_path / "s" / "shard-00000.npy", tmp_path / "u.partial")
-    (tmp_path / "u.partial" / "job.json").write_text("{}")
-    embed(model, data, "fc7", out=tmp_path / "u", shard_bytes=FOUR_ROWS)
-    assert len(runs) == 8
+
+
+@pytest.mark.parametrize(
+    ("other", "why"),
+    [
+        ({"layer": "fc7"}, "layers"),
+        ({"batch_size": 3}, "batch_size 4, now 3"),
+        ({"precision": "bf16"}, "precision float32, now bf16"),
+    ],
+)
+def test_shards_of_another_job_are_neither_used_nor_thrown_away(
+    model: Model, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, other, why: str
+) -> None:
+    options = {"layer": "relu7", "batch_size": 4, "shard_bytes": FOUR_ROWS, "out": tmp_path / "s"}
+    with monkeypatch.context() as broken:
+        broken.setattr(extract.Store, "save", lambda *a, **k: (_ for _ in ()).throw(Killed))
+        with pytest.raises(Killed):
+            embed(model, data, **options)
+    with pytest.raises(UserError, match=f"another job .*{why}.* --overwrite"):
+        embed(model, data, **options | other)
+    assert (tmp_path / "s.partial" / "00000").is_dir()
+    expected = embed(model, data, **options | other | {"out": None})
+    found = embed(model, data, **options | other | {"overwrite": True})
+    assert torch.equal(found.matrix(), expected.matrix())
+
+
+def test_pictures_that_were_changed_between_two_runs_are_noticed(
+    model: Model, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = {"shard_bytes": FOUR_ROWS, "out": tmp_path / "s"}
+    with monkeypatch.context() as broken:
+        broken.setattr(extract.Store, "save", lambda *a, **k: (_ for _ in ()).throw(Killed))
+        with pytest.raises(Killed):
+            embed(model, data, **options)
+    shutil.copy(data / "cat" / "03.png", data / "cat" / "00.png")
+    with pytest.raises(UserError, match="the picture files have changed since"):
+        embed(model, data, **options)
+    with pytest.raises(UserError, match="another list of pictures"):
+        embed(model, open_pictures(data).select(range(9)), **options)
 
 
 def test_every_missing_or_damaged_shard_is_named(model: Model, data: Path, tmp_path: Path) -> None:
@@ -322,11 +356,13 @@ def test_samples_are_found_again(mini: Model, tmp_path: Path) -> None:
 
 
 def test_a_full_disk_is_named_and_leaves_no_half_written_store(tmp_path, monkeypatch):
-    def full(out, rows):
-        out.write(b"some of it")
-        raise OSError("4096 requested and 10 written")  # what numpy says of a short write
+    whole = Path.write_bytes
 
-    monkeypatch.setattr("featviz.embedding.store.np.save", full)
+    def full(path, content):
+        whole(path, content[:10])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
     model, data = featviz.load("alexnet-mini"), featviz.sample_pictures(1)
     with pytest.raises(UserError, match="no space left on the disk"):
         embed(model, data.select([0, 1]), "conv1", out=tmp_path / "store")
