@@ -34,6 +34,7 @@ from featviz import images, results
 from featviz.adversarial import balls, masking
 from featviz.adversarial.apgd import apgd
 from featviz.adversarial.estimate import linear_estimate
+from featviz.adversarial.found import chosen_precision
 from featviz.adversarial.inputs import check_eps, check_norm, check_slots
 from featviz.adversarial.labelled import read_labelled
 from featviz.adversarial.masking import Evidence, Probe
@@ -66,7 +67,8 @@ FEWEST_STEPS = 10
 CHECKS = ("apgd", "suite")
 SHOWN = 6
 """pictures in the sheets of the easiest and of the hardest"""
-_GROUP = 4  # times the slots: pictures of one piece of work
+_SLOTS = 16  # on a CPU, where the whole batch is at the same point of a search most of the time
+_GROUP = 2  # times the slots: pictures of one piece of work
 _PROBED = 32  # pictures on which the model itself is looked at
 _CHECKED_AT = (0.75, 0.5, 0.25)  # shares of the right pictures that still stand
 _BLACK_BOX = 16  # pictures tried without gradients
@@ -93,6 +95,7 @@ def audit(
     against: Mapping[str, Model] | None = None,
     seed: int = 0,
     slots: int | None = None,
+    precision: str = "auto",
     out: str | Path | None = None,
     overwrite: bool = False,
     announce: Callable[[str], None] | None = None,
@@ -116,7 +119,9 @@ def audit(
         (do other models, and small shifts, see it too?) and "inside" (what changes in the net)
     against: other models that judge the adversarial pictures in "transfer", by name
     seed: of all random numbers, which are drawn per picture: neither order nor neighbours matter
-    slots: how many pictures the model sees at once
+    slots: how many pictures the model sees at once (default 16, on CUDA 128)
+    precision: "auto" searches in bf16 where the processor is faster at it and the boundary is far
+        enough for it, "fp32" never; what counts is judged in fp32
     out: the result folder, written at the end; finished work waits in `<out>.partial`, and a
         second call with the same arguments goes on from there. None keeps everything in memory
     announce: told the outcome of the self-test, one line, before anything else is done
@@ -130,12 +135,15 @@ def audit(
     _check_numbers(steps, check, check_steps, queries, sections)
     if out is not None:
         results.check_target(out, overwrite=overwrite)
-    slots = check_slots(slots, model.device)
+    on_cpu = model.device.type == "cpu"
+    slots = check_slots(_SLOTS if slots is None and on_cpu else slots, model.device)
     given = read_labelled(model, pictures, labels, count=count)
+    precision = chosen_precision(model, given.pictures[:1].to(model.device), precision)
     parameters = {
         "norms": list(grids), "eps": {k: list(v) for k, v in grids.items()}, "count": count,
         "steps": steps, "check": check, "check_steps": check_steps, "queries": queries,
         "sections": list(sections), "against": list(against) if against else None, "slots": slots,
+        "precision": precision,
         "labels": "given" if given.labels is not None else "the model's own answers",
     }  # fmt: skip
     job = parameters | {
@@ -145,7 +153,7 @@ def audit(
         "given_labels": None if given.labels is None else given.labels.tolist(),
     }  # fmt: skip
     shards = Shards(None if out is None else Path(f"{out}.partial"), job)
-    run = _Run(model, model, given.pictures, seed, slots, shards, progress)
+    run = _Run(model, model, given.pictures, seed, slots, precision, shards, progress)
     with frozen(model):
         tested = self_test()
         if announce is not None:
@@ -166,7 +174,7 @@ def audit(
         sections, model, given, run.labels, followed,
         whole=pictures if isinstance(pictures, Pictures) else None, against=against or {},
         partial=None if shards.folder is None else shards.folder / "corruptions",
-        seed=seed, slots=slots, progress=progress,
+        seed=seed, slots=slots, precision=precision, progress=progress,
     )  # fmt: skip
     doubted = [text for section in extra for text in section.warnings]
     result = Audit(
@@ -190,7 +198,7 @@ def audit(
         forwards=run.forwards,
         backwards=run.backwards,
         memory=_memory(model.device),
-        precision={"search": "fp32", "judge": "fp32"},
+        precision={"search": precision, "judge": "fp32"},
         seconds=run.seconds,
         resumed=shards.found,
     )
@@ -263,6 +271,7 @@ class _Run:
     pictures: Tensor
     seed: int
     slots: int
+    precision: str
     shards: Shards
     progress: Progress | None
     logits: Tensor = field(init=False)
@@ -541,7 +550,9 @@ def _search(run: _Run, rows: Tensor, norm: str, grid: tuple[float, ...], steps: 
     best = _Best(run, rows, norm)
     n, everything = len(rows), torch.arange(len(rows))
     x, y, clean = best.x, best.y, run.on_device(run.logits[rows])
-    settings: dict[str, Any] = {"seed": run.seed, "slots": run.slots, "clean": clean}
+    settings: dict[str, Any] = {
+        "seed": run.seed, "slots": run.slots, "precision": run.precision, "clean": clean,
+    }  # fmt: skip
     found = minimal(run.victim, x, y, norm=norm, steps=steps, **settings)
     best.forwards += int(found.forwards.sum())
     best.backwards += int(found.backwards.sum())
@@ -558,7 +569,7 @@ def _search(run: _Run, rows: Tensor, norm: str, grid: tuple[float, ...], steps: 
     if len(misses):
         there = misses.to(x.device)
         whole = pgd(run.victim, x[there], y[there], eps=1.0, norm="linf", steps=max(10, steps // 4),
-                    seed=run.seed, slots=run.slots, clean=clean[there])  # fmt: skip
+                    **(settings | {"clean": clean[there]}))  # fmt: skip
         best.forwards += int(whole.forwards.sum())
         best.backwards += int(whole.backwards.sum())
         standing = int((~whole.success).sum())
@@ -646,7 +657,7 @@ def _eight_bit(
         here = at.to(best.x.device)
         tried = pgd(run.victim, best.x[here], best.y[here], eps=radii, norm=norm,
                     steps=_EIGHT_BIT_STEPS, random_start=False, eight_bit=True, seed=run.seed,
-                    slots=run.slots, clean=clean[here])  # fmt: skip
+                    slots=run.slots, precision=run.precision, clean=clean[here])  # fmt: skip
         best.forwards += int(tried.forwards.sum())
         best.backwards += int(tried.backwards.sum())
         won = tried.success.cpu()
@@ -686,7 +697,7 @@ def _check(part: _Part, k: int, eps: float, checking: tuple[str, int, int]) -> N
             clean = run.on_device(run.logits[group])
             settings: dict[str, Any] = {
                 "eps": eps, "norm": part.norm, "steps": steps, "seed": run.seed,
-                "slots": run.slots, "clean": clean,
+                "slots": run.slots, "precision": run.precision, "clean": clean,
             }  # fmt: skip
             if check == "suite":
                 found = suite(run.victim, best.x, best.y, queries=0, **settings)
@@ -718,7 +729,7 @@ def _check(part: _Part, k: int, eps: float, checking: tuple[str, int, int]) -> N
         def blind() -> Arrays:
             best = _Best(run, left, part.norm)
             found = square(run.victim, best.x, best.y, eps=eps, norm=part.norm, queries=queries,
-                           seed=run.seed, slots=run.slots,
+                           seed=run.seed, slots=run.slots, precision=run.precision,
                            clean=run.on_device(run.logits[left]))  # fmt: skip
             best.forwards += int(found.forwards.sum())
             at = found.success.cpu().nonzero()[:, 0]
@@ -742,7 +753,8 @@ def _converge(part: _Part, steps: int) -> None:
     def shorter(fewer: int) -> Arrays:
         best = _Best(run, rows, part.norm)
         found = minimal(run.victim, best.x, best.y, norm=part.norm, steps=fewer, seed=run.seed,
-                        slots=run.slots, clean=run.on_device(run.logits[rows]))  # fmt: skip
+                        slots=run.slots, precision=run.precision,
+                        clean=run.on_device(run.logits[rows]))  # fmt: skip
         distance = torch.where(found.success, found.distance, math.inf).cpu()
         passes = [int(found.forwards.sum()), int(found.backwards.sum())]
         return {"distance": distance.numpy(), "passes": np.array(passes)}
@@ -842,7 +854,7 @@ def _followed(run: _Run) -> Followed | None:
         found = pgd(
             run.victim, best.x, best.y, eps=FOLLOWED_EPS, norm="linf", steps=_FOLLOWED_STEPS,
             random_start=False, margin=margin, seed=run.seed, slots=run.slots,
-            clean=run.on_device(run.logits[rows]),
+            precision=run.precision, clean=run.on_device(run.logits[rows]),
         )  # fmt: skip
         answers = classify(run.model, found.adversarial, slots=run.slots).argmax(1).cpu()
         passes = [int(found.forwards.sum()) + len(rows), int(found.backwards.sum())]

@@ -32,6 +32,7 @@ from featviz.adversarial.search import Look, Seats, Walk
 _FARTHER, _NEARER = 1.5, 0.7  # of the aim below 0, after a miss and after a hit
 _AIM, _LAST_AIM = 0.02, 0.005  # of the clean margin, where a leg begins, and where the last does
 _LEAST_AIM, _MOST_AIM = 0.002, 2.0
+_ROUGH = 0.7  # of the last leg that may be walked in few bits, before the boundary is near
 _MEMORY = 0.7  # of the gradient, in L0
 _TRUST = {"linf": (0.3, 0.02), "l2": (0.3, 0.02), "l1": (0.3, 0.02), "l0": (0.0, 1.0)}
 _LAST_TRUST = {"linf": (0.1, 0.01), "l2": (0.1, 0.01), "l1": (0.1, 0.01), "l0": (0.5, 2.0)}
@@ -79,8 +80,10 @@ class Boundary(Walk):
     starts_at_picture = True
     leaves_at_hit = False
 
-    def __init__(self, norm: str, plan: Plan, *, targeted: bool = False):
-        self.norm, self.plan, self.targeted = norm, plan, targeted
+    def __init__(
+        self, norm: str, plan: Plan, *, targeted: bool = False, mixed: bool = False
+    ):  # fmt: skip
+        self.norm, self.plan, self.targeted, self.mixed = norm, plan, targeted, mixed
         self.looks = plan.looks
 
     def prepare(self, seats: Seats) -> None:
@@ -114,6 +117,13 @@ class Boundary(Walk):
     def propose(self, seats: Seats) -> Tensor:
         return (self.clean + self.change).clamp(0, 1).view_as(seats.pictures)
 
+    def rough(self, seats: Seats) -> list[bool] | None:
+        return [self._is_rough(at) for at in self.at] if self.mixed else None
+
+    def _is_rough(self, look: int) -> bool:
+        leg, along = self.plan.at(look)
+        return leg < self.plan.legs or (leg == self.plan.legs and along < _ROUGH)
+
     def advance(self, look: Look, seats: Seats) -> None:
         shown = look.pictures.detach().flatten(1) - self.clean
         active = look.active.tolist()
@@ -137,6 +147,8 @@ class Boundary(Walk):
                 after = self.plan.at(self.at[c])[0]
                 if after != before:
                     self._turn(c, after)
+                if self.mixed and self._is_rough(self.at[c] - 1) and not self._is_rough(self.at[c]):
+                    self._forget(c)
 
     def _remember(self, look: Look, change: Tensor) -> None:
         size = reach(self.norm, change)
@@ -144,6 +156,12 @@ class Boundary(Walk):
         self.distance = torch.where(better, size, self.distance)
         self.best = torch.where(better[:, None], change, self.best)
         self.goals[:, -1] = torch.where(better, look.predicted, self.goals[:, -1])
+
+    def _forget(self, c: int) -> None:
+        """What few bits took for a success is a place to go on from, no more."""
+        found = self.distance[c].isfinite()
+        self.change[c] = torch.where(found, self.best[c], self.change[c])
+        self.distance[c] = torch.inf
 
     def _turn(self, c: int, leg: int) -> None:
         """A new leg begins in slot c with the next look: where, and how far it aims."""

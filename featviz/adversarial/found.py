@@ -167,7 +167,8 @@ def find(
         spent on them then
     restarts, eight_bit, margin: as in `search.run`; seed: of the random numbers
     precision: "bf16" searches in bf16, judges in fp32 what was found, and searches once more in
-        fp32 for the pictures whose success did not hold; "auto" does so where it is faster
+        fp32 for the pictures whose success did not hold; "auto" does so where it is faster. A walk
+        that goes on after a success is in bf16 only where it says so (`Walk.rough`)
     further: told a job that failed, may give another for the same picture (another target, say);
         the outcomes are merged
 
@@ -180,8 +181,6 @@ def find(
     else:
         radii = check_eps(eps, walk.norm, count)
     labels = check_labels(labels, count)
-    if precision not in {"auto", "fp32", "bf16"}:
-        raise UserError(f"unknown precision {precision!r}; take auto, fp32 or bf16")
     if clean is not None and (clean.dim() not in {1, 2} or len(clean) != count):
         raise UserError(
             f"clean must be the logits or the classes of {count} pictures, got a tensor of shape "
@@ -190,6 +189,7 @@ def find(
     if eight_bit:
         pictures = images.quantise(pictures)
     slots = check_slots(slots, device)
+    precision = chosen_precision(model, pictures, precision)
     outcomes: dict[int, Outcome] = {}
     latest: dict[int, Job] = {}
     decided = 0
@@ -198,8 +198,6 @@ def find(
         spent = classes = 0
         if clean is not None and clean.dim() == 2:
             classes = clean.shape[1]
-        if precision == "auto":
-            precision = "bf16" if gains_by_bf16(model, pictures) else "fp32"
         if clean is None and precision == "bf16":
             clean, spent = classify(model, pictures, slots=slots), 1
         if clean is not None and clean.dim() == 2:
@@ -239,13 +237,27 @@ def find(
         searched = jobs
         if precision == "bf16" and jobs:
             with lowered(model, pictures) as fast:
-                classes = max(classes, run(fast, jobs, walk, **settings))
-            again = _judged(model, labels, outcomes, targeted, margin, slots)
+                if walk.leaves_at_hit:
+                    classes = max(classes, run(fast, jobs, walk, **settings))
+                    again = _judged(model, labels, outcomes, targeted, margin, slots)
+                else:  # it says itself which looks may be rough; the others are judged as they come
+                    classes = max(classes, run(model, jobs, walk, fast=fast, **settings))
+                    again = sorted(i for i in latest if not outcomes[i].success)
             jobs = [latest[i] for i in again]
         classes = max(classes, run(model, jobs, walk, **settings))
         return gather(model, pictures, labels, outcomes, attack=attack, norm=walk.norm,
                       targeted=targeted, slots=slots, classes=classes,
                       looks=walk.looks * restarts)  # fmt: skip
+
+
+def chosen_precision(model: Classifier, pictures: Tensor, precision: str) -> str:
+    """fp32 or bf16; "auto" is bf16 where that is faster. Raises UserError for other words."""
+    if precision not in {"auto", "fp32", "bf16"}:
+        raise UserError(f"unknown precision {precision!r}; take auto, fp32 or bf16")
+    if precision != "auto":
+        return precision
+    with frozen(model):
+        return "bf16" if gains_by_bf16(model, pictures) else "fp32"
 
 
 def _at_once(job: Job, answer: int, already: bool, forwards: int) -> Outcome:

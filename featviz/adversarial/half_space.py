@@ -6,7 +6,7 @@ change within low <= d <= high, exactly, in L2, L-infinity and L1; `fewest` the 
 components. All rows are solved side by side; each is a knapsack whose answer depends on one number:
 
     L2    clip(-t g, low, high)           t by active sets: what has met its bound is fixed
-    Linf  clip(-t sign g, low, high)      t by halving an interval
+    Linf  clip(-t sign g, low, high)      t by Newton's steps up a convex function
     L1    largest |g| first, each as far as it may go, the last one in part
     L0    largest |g_i| * room_i first, each as far as it may go
 
@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 _ROUNDS = 14
-_HALVINGS = 30
+_NEWTON = 40  # at most; some 6 as a rule
 
 
 def nearest(
@@ -90,15 +90,23 @@ def _nearest_l2(
 
 def _nearest_linf(g: Tensor, bound: Tensor, low: Tensor, high: Tensor) -> Tensor:
     way = -g.sign()
-    # The size cannot be below that of the component nearest to 0 among its bounds.
-    least = _clip(torch.zeros_like(g), low, high).abs().amax(1)
-    most = torch.maximum(high, -low).amax(1)
-    for _ in range(_HALVINGS):
-        middle = (least + most) / 2
-        reached = _dot(_clip(middle[:, None] * way, low, high), g) <= bound
-        most = torch.where(reached, middle, most)
-        least = torch.where(reached, least, middle)
-    return _clip(most[:, None] * way, low, high)
+    room = torch.where(g > 0, -low, high)  # how far each component may go its way
+    # The size cannot be below that of the component nearest to 0 among its bounds. From there on
+    # g.d is convex in it and falls, so that Newton's steps never pass the answer.
+    size = _clip(torch.zeros_like(g), low, high).abs().amax(1).double()
+    most = torch.maximum(high, -low).amax(1).double()
+    steep = g.abs()
+    open_ = torch.ones_like(size, dtype=torch.bool)
+    for _ in range(_NEWTON):
+        reached = size[:, None].to(g.dtype)
+        over = _dot(_clip(reached * way, low, high), g) - bound
+        slope = torch.where(reached < room, steep, 0).sum(1, dtype=torch.float64)
+        after = torch.where(slope > 0, size + over / slope.clamp(min=1e-300), most).clamp(max=most)
+        open_ = open_ & (over > 0) & (after > size * (1 + 1e-7))
+        size = torch.where(open_, after, size)
+        if not bool(open_.any()):
+            break
+    return _clip(size[:, None].to(g.dtype) * way, low, high)
 
 
 def _nearest_l1(g: Tensor, bound: Tensor, low: Tensor, high: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from featviz.adversarial.boundary import Boundary, Plan
-from featviz.adversarial.found import Found, Progress, find
+from featviz.adversarial.found import Found, Progress, chosen_precision, find
 from featviz.adversarial.inputs import check_labels, check_norm, check_pictures, check_slots
 from featviz.adversarial.search import Classifier, Look, Seats, Walk, classify
 from featviz.errors import UserError
@@ -40,6 +40,7 @@ def minimal(
     clean: Tensor | None = None,
     seed: int = 0,
     slots: int | None = None,
+    precision: str = "fp32",
     progress: Progress | None = None,
 ) -> Found:
     """The smallest change found in a norm that makes the model err (or reach the labels).
@@ -56,6 +57,9 @@ def minimal(
     seed: of the random starts, which come in once every class has been tried
     slots: how many pictures the model sees at once (default 16, on CUDA 128). At equal slots a
         result does not depend on the order, the number or the content of the other pictures
+    precision: "fp32", "bf16" for the first half of the search in bf16, while the boundary is far
+        (what counts as found is judged in fp32 in any case), or "auto" to do so on processors that
+        are faster at it
 
     The method is `boundary.Boundary`. Raises UserError for arguments out of range.
 
@@ -63,10 +67,13 @@ def minimal(
         found.distance.median()
     """
     check_norm(norm, NORMS)
-    walk = Boundary(norm, plan(steps, targeted=targeted), targeted=targeted)
+    precision = chosen_precision(model, check_pictures(pictures), precision)
+    walk = Boundary(
+        norm, plan(steps, targeted=targeted), targeted=targeted, mixed=precision == "bf16"
+    )
     return search_from_clean(
         model, walk, pictures, labels, attack="minimal", targeted=targeted, clean=clean,
-        seed=seed, slots=slots, progress=progress,
+        seed=seed, slots=slots, precision=precision, progress=progress,
     )  # fmt: skip
 
 
@@ -97,6 +104,7 @@ def search_from_clean(
     seed: int = 0,
     slots: int | None = None,
     starts: Tensor | None = None,
+    precision: str = "fp32",
     progress: Progress | None = None,
 ) -> Found:
     """`find` without a ball, after one pass that judges the clean pictures.
@@ -113,7 +121,7 @@ def search_from_clean(
         spent = 1
     found = find(
         model, walk, pictures, labels, attack=attack, eps=None, targeted=targeted, clean=clean,
-        starts=starts, seed=seed, slots=slots, progress=progress,
+        starts=starts, seed=seed, slots=slots, precision=precision, progress=progress,
     )  # fmt: skip
     return replace(found, forwards=found.forwards + spent)
 

@@ -193,6 +193,13 @@ class Walk(ABC):
         """(slots,) bool: what was proposed last lies outside the ball and cannot be a success."""
         return None
 
+    def rough(self, seats: Seats) -> list[bool] | None:
+        """For each slot: an answer in fewer bits does for what was proposed last.
+
+        Such a look counts as a pass and is shown to the walk, but nothing is kept of it.
+        """
+        return None
+
     def finished(self) -> Tensor | None:
         """(slots,) bool: walks that have nothing more to try after what was proposed last."""
         return None
@@ -287,6 +294,7 @@ def run(
     restarts: int = 1,
     eight_bit: bool = False,
     margin: float = 0.0,
+    fast: Classifier | None = None,
 ) -> int:
     """Run all jobs; gives back how many classes the model has (0 if there was no job).
 
@@ -295,6 +303,7 @@ def run(
     restarts: walks of a job, until one succeeds (all, where the walk does not leave at a success)
     eight_bit: show the model what 8 bits can hold, within eps; the walk keeps its own pictures
     margin: by how much the wrong logit must win
+    fast: the model in fewer bits, for the looks that a walk calls `rough`
 
     To be called within `frozen(model)`. Raises UserError where the logits are not finite or of
     another shape than (slots, classes).
@@ -338,7 +347,8 @@ def run(
         if eight_bit:
             proposed = balls.on_levels(seats.pictures, proposed, seats.eps, walk.norm)
         leaf = proposed.detach().requires_grad_(walk.uses_gradient)
-        raw = _forward(model, leaf, walk.uses_gradient)
+        rough = [] if fast is None else _rough(walk, seats, [c for c in taken if not checking[c]])
+        raw = _answer(model, fast, leaf, taken, rough, walk.uses_gradient)
         classes = raw.shape[1]
         look = Look(leaf, raw.detach().double(), raw, torch.empty(0), [])
         look.margin = _margins(look.logits, seats.labels, targeted)
@@ -350,6 +360,9 @@ def run(
             book.clean = torch.where(check, look.predicted, book.clean)
         held = _mask(taken, slots, device)
         scouting = walk.scouting(seats)
+        if rough:
+            in_few_bits = _mask(rough, slots, device)
+            scouting = in_few_bits if scouting is None else scouting | in_few_bits
         if scouting is not None:
             if judged_only:
                 scouting = scouting & ~_mask(judged_only, slots, device)
@@ -412,6 +425,26 @@ def run(
             free = sorted(free + leaving)
             further = [done(j, o) for j, o in zip(ended_jobs, outcomes, strict=True)]
             waiting.extendleft(job for job in reversed(further) if job is not None)
+
+
+def _rough(walk: Walk, seats: Seats, rows: Sequence[int]) -> list[int]:
+    marked = walk.rough(seats)
+    return [] if marked is None else [c for c in rows if marked[c]]
+
+
+def _answer(
+    model: Classifier, fast: Classifier | None, leaf: Tensor, taken: Sequence[int],
+    rough: Sequence[int], with_gradient: bool,
+) -> Tensor:  # fmt: skip
+    """Logits, those of the slots `rough` in few bits, the others by the model itself."""
+    if fast is None or not rough:
+        return _forward(model, leaf, with_gradient)
+    answer = _forward(fast, leaf, with_gradient)
+    if len(rough) == len(taken):
+        return answer
+    # A row must not depend on what its neighbours are at.
+    mask = _mask(rough, len(leaf), leaf.device)
+    return torch.where(balls.row(mask), answer, _forward(model, leaf, with_gradient))
 
 
 def _sit(seats: Seats, book: _Book, fresh: Sequence[tuple[int, Job]]) -> None:

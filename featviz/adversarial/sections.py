@@ -165,6 +165,7 @@ def make_sections(
     partial: Any,
     seed: int,
     slots: int,
+    precision: str,
     progress: Progress | None,
 ) -> tuple[list[Section], list[str]]:
     """The sections asked for, and what could not be made, in words.
@@ -188,7 +189,7 @@ def make_sections(
             elif name == "universal":
                 part = universal(
                     model, given.pictures, labels, steps=_UNIVERSAL_STEPS, seed=seed, slots=slots,
-                    progress=progress,
+                    precision=precision, progress=progress,
                 )  # fmt: skip
             elif followed is None:
                 raise UserError("no picture was fooled, so there is none to judge or follow")

@@ -25,6 +25,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -35,14 +36,16 @@ from featviz import images, plots, results
 from featviz.adversarial import balls
 from featviz.adversarial.attacks import short, shown_perturbation
 from featviz.adversarial.balls import NORM_NAMES, eps_text
+from featviz.adversarial.found import chosen_precision
 from featviz.adversarial.inputs import check_eps, check_norm, check_slots
 from featviz.adversarial.labelled import Labelled, read_labelled
 from featviz.adversarial.losses import cross_entropy
-from featviz.adversarial.search import classify, differentiable
+from featviz.adversarial.search import Classifier, classify, differentiable
 from featviz.adversarial.statistics import Share, share
 from featviz.datasets import Pictures
 from featviz.errors import UserError
 from featviz.models.frozen import frozen
+from featviz.models.precision import lowered
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -283,6 +286,7 @@ def universal(
     count: int | None = None,
     seed: int = 0,
     slots: int | None = None,
+    precision: str = "auto",
     progress: Progress | None = None,
 ) -> Universal:
     """One perturbation that changes the model's answer on as many pictures as possible.
@@ -299,6 +303,8 @@ def universal(
     held_out: share of the pictures kept for judging
     count: at most so many pictures in all, evenly spread
     seed: of the parting, the batches, the shuffling and the noise
+    precision: "bf16" ascends in bf16, "auto" does so on processors that are faster at it; what is
+        reported is judged in fp32
 
     Returns a `Universal`. Raises UserError for arguments out of range.
     """
@@ -311,8 +317,10 @@ def universal(
     given = read_labelled(model, pictures, labels, count=count)
     training, held = parted(given, held_out, seed)
     stream = balls.generator(seed, 2)
-    with frozen(model), torch.no_grad():
-        x = given.pictures.to(model.device)
+    x = given.pictures.to(model.device)
+    precision = chosen_precision(model, x, precision)
+    climbed = lowered(model, x) if precision == "bf16" else nullcontext(model)
+    with frozen(model), torch.no_grad(), climbed as fast:
         clean = classify(model, x, slots=slots).argmax(1)
         forwards = len(x)
         v = torch.zeros_like(x[0])
@@ -321,7 +329,7 @@ def universal(
         order = batches_of(training, batch, steps, stream)
         for step, rows in enumerate(order if eps > 0 else ()):
             labels_now = clean[rows] if aim is None else torch.full_like(clean[rows], aim)
-            gradient, hits = _pull(model, x[rows], v, labels_now, aim is not None, clip, slots)
+            gradient, hits = _pull(fast, x[rows], v, labels_now, aim is not None, clip, slots)
             trace.append(hits)
             average = momentum * average + gradient / gradient.abs().sum().clamp(min=1e-30)
             turn = 0.5 + 0.5 * math.cos(math.pi * step / max(1, steps - 1))
@@ -346,7 +354,7 @@ def universal(
             parameters={
                 "eps": eps, "norm": norm, "target": target, "steps": steps, "batch": batch,
                 "momentum": momentum, "clip": clip, "held_out": held_out, "count": count,
-                "slots": slots,
+                "slots": slots, "precision": precision,
             },
             started=started,
             data=given.data,
@@ -418,7 +426,7 @@ def batches_of(rows: Tensor, batch: int, steps: int, stream: torch.Generator) ->
 
 
 def _pull(
-    model: Model, x: Tensor, v: Tensor, labels: Tensor, targeted: bool, clip: float, slots: int
+    model: Classifier, x: Tensor, v: Tensor, labels: Tensor, targeted: bool, clip: float, slots: int
 ) -> tuple[Tensor, Tensor]:
     """The gradient at v of the clipped loss, summed over a batch, and the share already won."""
     total = torch.zeros_like(v)

@@ -16,6 +16,9 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.overrides import TorchFunctionMode
 
+WORTHWHILE = 100_000
+"""weights that a model has at least for bf16 to make up for what the casts cost"""
+
 
 def cpu_computes_bf16() -> bool:
     """Whether the CPU has instructions for bf16, so that it is faster than fp32."""
@@ -26,16 +29,23 @@ def cpu_computes_bf16() -> bool:
 def gains_by_bf16(model: Callable[[Tensor], Tensor], pictures: Tensor) -> bool:
     """Whether the model can be run in bf16 (every operation exists) where that is faster.
 
+    A model of fewer than `WORTHWHILE` weights gains nothing.
+
     pictures: (N, 3, H, W); the first is passed through, forward and backward.
     """
     if pictures.device.type != "cpu" or not isinstance(model, nn.Module):
         return False
-    if pictures.dtype != torch.float32 or not cpu_computes_bf16():
+    if pictures.dtype != torch.float32 or not cpu_computes_bf16() or not len(pictures):
+        return False
+    if sum(p.numel() for p in model.parameters()) < WORTHWHILE:
         return False
     leaf = pictures[:1].detach().clone().requires_grad_(True)
     try:
         with lowered(model, pictures) as fast, torch.enable_grad():
-            torch.autograd.grad(fast(leaf).sum(), leaf)
+            answer = fast(leaf)
+            if not answer.requires_grad:  # it cuts the graph itself, in any precision
+                return False
+            torch.autograd.grad(answer.sum(), leaf)
     except (NotImplementedError, RuntimeError) as error:
         if "not implemented" in str(error) or "dtype" in str(error):
             return False
@@ -50,7 +60,8 @@ def lowered(
     """Within the block, the model as a function that computes in bf16 and gives float32 logits.
 
     Its convolutions and fully connected layers have their weights cast once; the first of them
-    stays in float32. The model itself is not changed.
+    stays in float32. Pictures go in with their channels last, which is the order that bf16
+    convolutions compute in. The model itself is not changed.
 
     pictures: (N, 3, H, W); the first is passed through to see which layer meets it first.
     """
@@ -72,6 +83,7 @@ def lowered(
                 cast[f"{name}.{own}" if name else own] = value.detach().bfloat16()
 
     def fast(x: Tensor) -> Tensor:
+        x = x.contiguous(memory_format=torch.channels_last)
         with torch.autocast(x.device.type, torch.bfloat16, cache_enabled=False), mode:
             return functional_call(model, cast, (x,)).float()  # type: ignore[no-any-return]
 
