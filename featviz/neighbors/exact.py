@@ -34,7 +34,7 @@ _BLOCK = 8192
 """rows that are compared with the queries at a time"""
 _KEPT = 4 << 30
 """bytes of float32 rows that are kept ready; beyond that they are made anew for each search"""
-_HELD = 2 << 30
+_HELD = 1 << 30
 """bytes of a store's float16 rows that are held in memory; a larger store stays on the disk"""
 _COSINE_ERROR = 2e-5
 """more than float32 loses in an inner product of unit vectors of 4096 dimensions (measured 1e-6)"""
