@@ -15,7 +15,8 @@ from torch import nn
 from featviz.atlas import build
 from featviz.atlas.build import Atlas, build_atlas
 from featviz.atlas.icons import before_relu, cell_means, synthetic_icons
-from featviz.atlas.viewer.page import describe, render_page
+from featviz.atlas.viewer.data import carry
+from featviz.atlas.viewer.page import render_page
 from featviz.embedding.extract import embed
 from featviz.errors import UserError
 from featviz.models.load import Model
@@ -147,9 +148,10 @@ def test_the_page_needs_nothing_else_and_escapes_names(atlas: Atlas) -> None:
         assert forbidden not in page, forbidden
     start = page.index('id="data">') + len('id="data">')
     document = json.loads(page[start : page.index("</script>", start)])
-    assert "<b>yellow</b>" in document["names"]
-    assert document == json.loads(json.dumps(describe(atlas)))
-    assert [document["names"][i] for i in document["name"]] == LABELS
+    described, blocks = carry(atlas)
+    assert document == json.loads(json.dumps(described))
+    assert "<b>yellow</b>" in document["classes"]
+    assert [document["classes"][i] for i in blocks["class"]] == LABELS
 
 
 def test_the_same_seed_gives_the_same_page(model: Model, pictures: torch.Tensor) -> None:

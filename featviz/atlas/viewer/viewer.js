@@ -1,611 +1,829 @@
-// The atlas's page. Everything it shows is in the JSON element #data; nothing is fetched.
+// The page: what is shown, and what one can do with it.
 //
-// World coordinates: each view is a rectangle of width 1 with y downwards. The camera says which
-// world point is in the middle of the canvas and how many CSS pixels a world unit has.
-(function () {
-  "use strict";
+// The camera says which world point is in the middle of the canvas and how many CSS pixels a world
+// unit has. From the camera and the state `compose` makes a frame, which a renderer draws:
+//
+//   ground   [r, g, b]
+//   camera   {x, y, scale}
+//   rows     null, or {from, to, t}: two views and how far the rows have come from one to the other,
+//            dots      null, or {size, alpha, square, bareOnly: only rows without a picture}
+//            pictures  null, or {size, alpha, frame: its thickness, spacing: least distance of two}
+//   cells    [{level, icons, size, alpha, frame}]
+//
+// Sizes are CSS pixels. What marks the picture in hand is drawn on a second canvas above.
 
-  const data = JSON.parse(document.getElementById("data").textContent);
-  const count = data.paths.length;
-  const find = (id) => document.getElementById(id);
-  const canvas = find("canvas");
-  const pen = canvas.getContext("2d");
-  const calm = matchMedia("(prefers-reduced-motion: reduce)");
+const find = (id) => document.getElementById(id);
+const canvasAsked = /(^|[?&#])renderer=canvas(&|$)/;
+const TRUST = [[213, 94, 0], [230, 159, 0], [150, 150, 150], [86, 180, 233], [0, 114, 178]];
+const GREY = [140, 140, 140];
+const DIM = 0.1;
 
-  // ---- state ------------------------------------------------------------------------------
-  let view = "map";
-  let icons = "sample";
-  let trust = false;
-  let hovered = null; // {row} or {level, cell}
-  let pinned = null;
-  let matches = null; // Set of rows, or null when nothing is sought
-  const camera = { x: 0.5, y: 0.5, scale: 1 };
-  let morph = null; // {from, start}: rows on their way from one view to another
-  let flight = null; // the camera on its way
-  let width = 1, height = 1;
+const atlas = readAtlas();
+const { count, k } = atlas;
+const views = makeViews(atlas);
+const pointGrid = makeGrid(atlas.xy);
+for (const level of atlas.levels) {
+  level.at = Float32Array.from({ length: 2 * level.cells }, (_, i) => (level.place[i] + 0.5) / level.side);
+  // Squares with more pictures are drawn larger.
+  level.grow = Float32Array.from({ length: level.cells }, (_, cell) => 0.6 + 0.36 * Math.sqrt(level.sizeOf(cell) / level.most));
+}
+const classesTell = atlas.classes.length > 0 && count >= 1.5 * atlas.classes.length;
+const calm = matchMedia("(prefers-reduced-motion: reduce)");
 
-  // ---- where things are -------------------------------------------------------------------
-  const places = {};
-  for (const name of ["map", "mosaic"]) {
-    const { columns, rows, at } = data.views[name];
-    places[name] = {
-      size: 1 / columns, height: rows / columns,
-      x: (row) => at[2 * row] / columns, y: (row) => at[2 * row + 1] / columns,
+// ---- state --------------------------------------------------------------------------------
+const state = {
+  view: count > 2500 ? "points" : "map", icons: "sample", colour: "none", find: "",
+  hovered: null, pinned: null, // {row} or {level, cell}
+};
+const camera = { x: 0.5, y: 0.5, scale: 1 };
+let matches = null, matchCount = 0; // Uint8Array over rows, null when nothing is sought
+let morph = null; // {from, t, start}: rows on their way from one view to another
+let flight = null; // the camera on its way
+let fade = null; // {level, start, t}: the squares that are being replaced
+let lastLevel = null;
+let width = 1, height = 1, ratio = 1;
+let spacing = null; // of the pictured rows, see `spacings`
+let spacingOf = null;
+
+// ---- renderer -----------------------------------------------------------------------------
+let canvas = find("canvas");
+const overlay = find("overlay");
+const over = overlay.getContext("2d");
+let waiting = false;
+function draw() {
+  if (waiting) return;
+  waiting = true;
+  requestAnimationFrame((now) => { waiting = false; step(now); paint(); });
+}
+
+function makeRenderer() {
+  const wanted = !canvasAsked.test(location.search) && !canvasAsked.test(location.hash);
+  const made = wanted ? makeGlRenderer(canvas, atlas, views, draw) : null;
+  if (made) return made;
+  // A canvas that has given out a WebGL context gives out no other.
+  const fresh = canvas.cloneNode(true);
+  canvas.replaceWith(fresh);
+  canvas = fresh;
+  return makeFlatRenderer(canvas, atlas, views, draw);
+}
+const renderer = makeRenderer();
+
+// ---- colours ------------------------------------------------------------------------------
+const styleOf = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+const toRgb = (hex) => [1, 3, 5].map((i) => parseInt(hex.slice(i, i + 2), 16));
+const palette = atlas.colours.map(toRgb);
+let theme = { ground: [255, 255, 255], accent: "#0072b2", ink: "#000000" };
+
+const classRgb = (own) => (own < atlas.classes.length ? palette[atlas.colour[own]] : GREY);
+const trustRgb = (share) => TRUST[Math.min(4, Math.floor(share * 5))];
+
+function rowRgb(row) {
+  if (state.colour === "trust") return trustRgb(atlas.keptCount(row) / k);
+  if (atlas.classOf && (state.colour === "class" || classesTell)) return classRgb(atlas.classOf[row]);
+  const number = atlas.thumbOf[row];
+  return number < 0 ? GREY : vivid(atlas.tint.subarray(3 * number, 3 * number + 3));
+}
+
+// A mean colour is greyer than what it is the mean of.
+function vivid(rgb) {
+  const grey = 0.3 * rgb[0] + 0.59 * rgb[1] + 0.11 * rgb[2];
+  return Array.from(rgb, (value) => Math.min(235, Math.max(30, grey + 1.6 * (value - grey))));
+}
+
+function colourRows() {
+  const rgba = new Uint8Array(4 * count);
+  for (let row = 0; row < count; row++) {
+    rgba.set(rowRgb(row), 4 * row);
+    rgba[4 * row + 3] = !matches || matches[row] ? 255 : 255 * DIM;
+  }
+  renderer.setRowColours(rgba);
+  for (const level of atlas.levels) {
+    const own = new Uint8Array(4 * level.cells);
+    for (let cell = 0; cell < level.cells; cell++) {
+      own.set(cellRgb(level, cell), 4 * cell);
+      own[4 * cell + 3] = !matches || level.membersOf(cell).some((row) => matches[row]) ? 255 : 255 * DIM;
+    }
+    renderer.setCellColours(level, own);
+  }
+  draw();
+}
+
+function cellRgb(level, cell) {
+  if (state.colour === "trust") {
+    let kept = 0;
+    for (const row of level.membersOf(cell)) kept += atlas.keptCount(row);
+    return trustRgb(kept / k / level.sizeOf(cell));
+  }
+  return atlas.classOf ? classRgb(atlas.classOf[level.sample[cell]]) : GREY;
+}
+
+// ---- what is shown at which zoom ----------------------------------------------------------
+const boxNow = () => views[state.view === "cells" ? "points" : state.view].box;
+function scaleToFit(box) {
+  const rim = Math.min(46, 0.06 * Math.min(width, height));
+  return Math.min((width - 2 * rim) / box.width, (height - 2 * rim) / box.height);
+}
+const fitScale = () => scaleToFit(boxNow());
+const wholeCamera = () => {
+  const { x, y, width: across, height: down } = boxNow();
+  return { x: x + across / 2, y: y + down / 2, scale: fitScale() };
+};
+
+// The side of a picture among points: large enough to see what it shows, and slowly more.
+function pointPicture() {
+  const fit = scaleToFit(views.points.box);
+  const base = Math.min(72, Math.max(34, (0.7 * fit * Math.sqrt(views.points.box.width * views.points.box.height)) / Math.sqrt(count)));
+  return Math.min(Math.max(72, atlas.thumbs.size), base * Math.max(1, camera.scale / fit) ** 0.3);
+}
+const TOUCH = 0.94; // pictures among points may cover so little of one another
+
+// The finest squares that are still large enough to be looked at.
+function levelNow() {
+  const able = atlas.levels.filter((level) => state.icons === "sample" || level.icons);
+  let best = able[0];
+  for (const level of able) if (camera.scale / level.side >= 44) best = level;
+  return best;
+}
+
+// Dots and pictures of one view at this zoom.
+function lookOf(view) {
+  const thick = (size) => (state.colour === "none" ? 0 : Math.max(1.5, size / 14));
+  if (!view.unit) {
+    const size = pointPicture();
+    const dot = Math.min(9, Math.max(2.4, (0.5 * camera.scale) / Math.sqrt(count)));
+    return {
+      dots: { size: dot, alpha: count > 50000 ? 0.75 : 0.9, square: false, bareOnly: false },
+      pictures: { size, alpha: 1, frame: thick(size), spacing: (TOUCH * size) / camera.scale },
     };
   }
-  const lookup = {};
-  for (const name of ["map", "mosaic"]) {
-    const { columns, at } = data.views[name];
-    lookup[name] = new Map();
-    for (let row = 0; row < count; row++) {
-      lookup[name].set(at[2 * row + 1] * columns + at[2 * row], row);
-    }
-  }
-  for (const level of data.levels) {
-    level.where = new Map(level.cells.map((cell, i) => [cell.row * level.side + cell.column, i]));
-    level.most = Math.max(...level.cells.map((cell) => cell.members.length));
-  }
-
-  const worldHeight = () => (view === "cells" ? 1 : places[view].height);
-  const fitScale = () => 0.96 * Math.min(width, height / worldHeight());
-
-  // The finest squares that are still large enough to be looked at.
-  function currentLevel() {
-    const able = data.levels.filter((level) => icons === "sample" || level.icons);
-    let best = able[0];
-    for (const level of able) if (camera.scale / level.side >= 44) best = level;
-    return best;
-  }
-
-  function boxOfRow(row) { // world x, y, size; follows a morph
-    if (view === "cells") {
-      const level = currentLevel();
-      const cell = level.cells[level.of[row]];
-      return [cell.column / level.side, cell.row / level.side, 1 / level.side];
-    }
-    const here = places[view];
-    const box = [here.x(row), here.y(row), here.size];
-    if (!morph) return box;
-    const from = places[morph.from];
-    const t = morph.t;
-    return [
-      from.x(row) + (box[0] - from.x(row)) * t,
-      from.y(row) + (box[1] - from.y(row)) * t,
-      from.size + (box[2] - from.size) * t,
-    ];
-  }
-
-  function boxOfCell(level, cell) { // squares with more pictures are drawn larger
-    const share = Math.sqrt(cell.members.length / level.most);
-    const size = (0.58 + 0.38 * share) / level.side;
-    return [
-      (cell.column + 0.5) / level.side - size / 2, (cell.row + 0.5) / level.side - size / 2, size,
-    ];
-  }
-
-  const toScreen = (x, y) => [
-    (x - camera.x) * camera.scale + width / 2, (y - camera.y) * camera.scale + height / 2,
-  ];
-  const toWorld = (sx, sy) => [
-    (sx - width / 2) / camera.scale + camera.x, (sy - height / 2) / camera.scale + camera.y,
-  ];
-
-  function thingAt(sx, sy) {
-    const [x, y] = toWorld(sx, sy);
-    if (view === "cells") {
-      const level = currentLevel();
-      const column = Math.floor(x * level.side), line = Math.floor(y * level.side);
-      if (column < 0 || line < 0 || column >= level.side || line >= level.side) return null;
-      const cell = level.where.get(line * level.side + column);
-      return cell === undefined ? null : { level, cell };
-    }
-    const { columns, rows } = data.views[view];
-    const column = Math.floor(x * columns), line = Math.floor(y * columns);
-    if (column < 0 || line < 0 || column >= columns || line >= rows) return null;
-    const row = lookup[view].get(line * columns + column);
-    return row === undefined ? null : { row };
-  }
-
-  // ---- pictures ---------------------------------------------------------------------------
-  function loadSheets(strip) {
-    strip.images = strip.sheets.map((source) => {
-      const image = new Image();
-      image.onload = () => { image.ready = true; draw(); refreshPanel(); };
-      image.src = source;
-      return image;
-    });
-  }
-  loadSheets(data.thumbs);
-  for (const level of data.levels) if (level.icons) loadSheets(level.icons);
-
-  function paint(target, strip, number, x, y, size) {
-    const sheet = strip.images[Math.floor(number / strip.per_sheet)];
-    const place = number % strip.per_sheet;
-    if (!sheet.ready) {
-      target.fillStyle = "rgba(128,128,128,.35)";
-      target.fillRect(x, y, size, size);
-      return;
-    }
-    target.drawImage(
-      sheet, (place % strip.columns) * strip.size, Math.floor(place / strip.columns) * strip.size,
-      strip.size, strip.size, x, y, size, size,
-    );
-  }
-
-  // ---- drawing ----------------------------------------------------------------------------
-  let waiting = false;
-  function draw() {
-    if (waiting) return;
-    waiting = true;
-    requestAnimationFrame((now) => { waiting = false; step(now); render(); });
-  }
-
-  function step(now) {
-    if (morph) {
-      morph.start = morph.start || now;
-      const t = Math.min(1, (now - morph.start) / 600);
-      morph.t = t * t * (3 - 2 * t);
-      if (t === 1) morph = null; else draw();
-    }
-    if (flight) {
-      flight.start = flight.start || now;
-      const t = Math.min(1, (now - flight.start) / 350), s = t * t * (3 - 2 * t);
-      for (const key of ["x", "y"]) camera[key] = flight.from[key] + (flight.to[key] - flight.from[key]) * s;
-      camera.scale = flight.from.scale * Math.pow(flight.to.scale / flight.from.scale, s);
-      if (t === 1) flight = null; else draw();
-    }
-  }
-
-  const style = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
-  const TRUST = ["#d55e00", "#e69f00", "#b9b9b9", "#56b4e9", "#0072b2"];
-  const trustColour = (share) => TRUST[Math.min(4, Math.floor(share * 5))];
-
-  function render() {
-    const ratio = window.devicePixelRatio || 1;
-    pen.setTransform(ratio, 0, 0, ratio, 0, 0);
-    pen.fillStyle = style("--ground");
-    pen.fillRect(0, 0, width, height);
-    pen.imageSmoothingEnabled = true;
-    pen.imageSmoothingQuality = "high";
-    let shown = 0;
-    if (view === "cells") shown = renderCells();
-    else shown = renderRows();
-    const focus = hovered || pinned;
-    if (focus) renderFocus(focus);
-    const what = view === "cells"
-      ? `${shown} squares, ${currentLevel().side} × ${currentLevel().side}`
-      : `${shown} of ${count} pictures in sight`;
-    const text = matches ? `${matches.size} found · ${what}` : what;
-    if (find("count").textContent !== text) find("count").textContent = text;
-  }
-
-  function renderRows() {
-    const dim = Number(style("--dim"));
-    const gap = camera.scale * places[view].size > 16 ? 1 : 0;
-    let shown = 0;
-    for (let row = 0; row < count; row++) {
-      const [x, y, size] = boxOfRow(row);
-      const [sx, sy] = toScreen(x, y);
-      const side = size * camera.scale - gap;
-      if (sx + side < 0 || sy + side < 0 || sx > width || sy > height) continue;
-      shown++;
-      pen.globalAlpha = matches && !matches.has(row) ? dim : 1;
-      paint(pen, data.thumbs, row, sx, sy, side);
-      if (trust) frame(sx, sy, side, trustColour(data.kept[row]), Math.max(1.5, side / 14), true);
-    }
-    pen.globalAlpha = 1;
-    return shown;
-  }
-
-  function renderCells() {
-    const level = currentLevel();
-    const dim = Number(style("--dim"));
-    let shown = 0;
-    level.cells.forEach((cell, i) => {
-      const [x, y, size] = boxOfCell(level, cell);
-      const [sx, sy] = toScreen(x, y);
-      const side = size * camera.scale;
-      if (sx + side < 0 || sy + side < 0 || sx > width || sy > height) return;
-      shown++;
-      pen.globalAlpha = matches && !cell.members.some((row) => matches.has(row)) ? dim : 1;
-      if (icons === "synthetic") paint(pen, level.icons, i, sx, sy, side);
-      else paint(pen, data.thumbs, cell.sample, sx, sy, side);
-      if (trust) {
-        const mean = cell.members.reduce((sum, row) => sum + data.kept[row], 0) / cell.members.length;
-        frame(sx, sy, side, trustColour(mean), Math.max(1.5, side / 18), true);
-      }
-    });
-    pen.globalAlpha = 1;
-    return shown;
-  }
-
-  function frame(x, y, size, colour, thickness, inside) {
-    const shift = inside ? thickness / 2 : -thickness / 2;
-    pen.strokeStyle = colour;
-    pen.lineWidth = thickness;
-    pen.strokeRect(x + shift, y + shift, size - 2 * shift, size - 2 * shift);
-  }
-
-  function renderFocus(thing) { // the picture in hand, larger, with lines to its true neighbours
-    if (thing.level) {
-      if (view !== "cells" || thing.level !== currentLevel()) return;
-      const [x, y, size] = boxOfCell(thing.level, thing.level.cells[thing.cell]);
-      const [sx, sy] = toScreen(x, y);
-      frame(sx, sy, size * camera.scale, style("--accent"), 3, false);
-      return;
-    }
-    if (view === "cells") return;
-    const [x, y, size] = boxOfRow(thing.row);
-    const [sx, sy] = toScreen(x, y);
-    const side = size * camera.scale;
-    const accent = style("--accent");
-    pen.strokeStyle = accent;
-    pen.lineWidth = 1.5;
-    for (let i = 0; i < data.k; i++) {
-      const other = data.neighbors[thing.row * data.k + i];
-      const [ox, oy, osize] = boxOfRow(other);
-      const [tx, ty] = toScreen(ox, oy);
-      const oside = osize * camera.scale;
-      pen.globalAlpha = 0.85;
-      pen.setLineDash(data.keeps[thing.row * data.k + i] ? [] : [5, 4]);
-      pen.beginPath();
-      pen.moveTo(sx + side / 2, sy + side / 2);
-      pen.lineTo(tx + oside / 2, ty + oside / 2);
-      pen.stroke();
-      pen.setLineDash([]);
-      pen.globalAlpha = 1;
-      frame(tx, ty, oside, accent, 2, false);
-      paint(pen, data.thumbs, other, tx, ty, oside);
-    }
-    const large = Math.max(side * 1.25, 64);
-    const bx = sx + side / 2 - large / 2, by = sy + side / 2 - large / 2;
-    paint(pen, data.thumbs, thing.row, bx, by, large);
-    frame(bx, by, large, accent, 3, false);
-  }
-
-  // ---- the panel --------------------------------------------------------------------------
-  const element = (tag, text, className) => {
-    const made = document.createElement(tag);
-    if (text !== undefined) made.textContent = text;
-    if (className) made.className = className;
-    return made;
+  const place = view.unit * camera.scale;
+  const shown = Math.min(1, Math.max(0, (place - 5) / 2)); // pictures under 5 pixels say nothing
+  const size = place - Math.min(1, place / 16);
+  const whole = shown === 1 && renderer.settled();
+  const bare = atlas.pictured.length < count;
+  const square = view.name === "mosaic";
+  return {
+    dots: !whole || bare
+      ? { size: whole ? Math.min(0.6 * place, 30) : Math.max(1.2, square ? size : 0.84 * place), alpha: 1, square, bareOnly: whole }
+      : null,
+    pictures: shown ? { size, alpha: shown, frame: thick(size), spacing: 0 } : null,
   };
+}
 
-  function small(strip, number, pixels) {
-    const made = element("canvas");
-    made.width = made.height = pixels;
-    const brush = made.getContext("2d");
-    brush.imageSmoothingQuality = "high";
-    paint(brush, strip, number, 0, 0, pixels);
-    return made;
-  }
-
-  const nameOf = (row) => data.names[data.name[row]];
-
-  function pictureList(rows, extra) {
-    const list = element("ol", undefined, "near");
-    rows.forEach((row, i) => {
-      const item = element("li");
-      const button = element("button");
-      button.type = "button";
-      button.title = `${nameOf(row)} (${data.paths[row]})`;
-      button.append(small(data.thumbs, row, 112));
-      if (extra) {
-        const { text, torn } = extra(i);
-        button.append(element("b", text));
-        if (torn) item.className = "torn";
-      }
-      button.append(element("span", nameOf(row)));
-      button.addEventListener("click", () => { pin({ row }); flyTo(row); });
-      item.append(button);
-      list.append(item);
-    });
-    return list;
-  }
-
-  let panelShows = null;
-  function refreshPanel(force = true) {
-    const thing = hovered || pinned;
-    if (!force && thing === panelShows) return;
-    panelShows = thing;
-    const box = find("found");
-    box.replaceChildren();
-    if (!thing) {
-      box.append(element("p", "Point at a picture to see what the network finds near it."));
-      return;
-    }
-    if (thing.level) describeCell(box, thing.level, thing.cell);
-    else describeRow(box, thing.row);
-  }
-
-  function describeRow(box, row) {
-    const figure = element("figure");
-    figure.append(small(data.thumbs, row, 2 * data.thumbs.size));
-    const big = element("div", undefined, "big");
-    big.append(figure);
-    const kept = Math.round(data.kept[row] * data.k);
-    box.append(
-      big, element("h2", nameOf(row)), element("p", data.paths[row], "path"),
-      element("p", `The map keeps ${kept} of its ${data.k} nearest beside it.`),
-      element("h3", `Nearest in ${data.layer}, by ${data.distance}`),
-    );
-    const from = row * data.k;
-    const rows = data.neighbors.slice(from, from + data.k);
-    box.append(pictureList(rows, (i) => ({
-      text: data.distances[from + i].toFixed(2), torn: !data.keeps[from + i],
-    })));
-  }
-
-  function describeCell(box, level, number) {
-    const cell = level.cells[number];
-    const big = element("div", undefined, "big");
-    const add = (strip, at, text) => {
-      const figure = element("figure");
-      figure.append(small(strip, at, 2 * strip.size), element("figcaption", text));
-      big.append(figure);
+function blend(from, to, t) { // two looks while rows travel between their views
+  const mix = (a, b) => a + (b - a) * t;
+  const none = { size: 0, alpha: 0, frame: 0, spacing: 0, bareOnly: true };
+  const both = (a, b) => {
+    if (!a && !b) return null;
+    const [p, q] = [a || { ...none, size: b.size }, b || { ...none, size: a.size }];
+    return {
+      size: mix(p.size, q.size), alpha: mix(p.alpha, q.alpha), frame: mix(p.frame, q.frame),
+      spacing: mix(p.spacing, q.spacing), square: q.square, bareOnly: Boolean(p.bareOnly && q.bareOnly),
     };
-    add(data.thumbs, cell.sample, "nearest to the mean");
-    if (level.icons) add(level.icons, number, `made for the mean, cosine ${cell.cosine.toFixed(2)}`);
-    const names = new Map();
-    for (const row of cell.members) names.set(nameOf(row), (names.get(nameOf(row)) || 0) + 1);
-    const ranked = [...names].sort((a, b) => b[1] - a[1]).slice(0, 3).map(([name]) => name);
-    box.append(
-      big, element("h2", ranked.join(", ")),
-      element("p", `${cell.members.length} pictures in this square of ${level.side} × ${level.side}.`),
-      element("h3", "Some of them"), pictureList(cell.members.slice(0, 15)),
-    );
-  }
-
-  // ---- what one can do --------------------------------------------------------------------
-  function hover(thing) {
-    const same = (a, b) => a === b || (a && b && a.row === b.row && a.cell === b.cell && a.level === b.level);
-    if (same(hovered, thing)) return;
-    hovered = thing;
-    canvas.style.cursor = thing ? "pointer" : "";
-    refreshPanel();
-    draw();
-  }
-
-  function pin(thing) {
-    pinned = thing;
-    hovered = null;
-    refreshPanel();
-    remember();
-    draw();
-  }
-
-  function fly(to) {
-    to.scale = clampScale(to.scale);
-    if (calm.matches) { Object.assign(camera, to); flight = null; } else flight = { from: { ...camera }, to };
-    draw();
-  }
-
-  function clampScale(scale) {
-    const least = 0.5 * fitScale();
-    return Math.min(Math.max(scale, least), Math.max(least, 3000 * Math.sqrt(count) / 10));
-  }
-
-  const fit = () => fly({ x: 0.5, y: worldHeight() / 2, scale: fitScale() });
-
-  function flyTo(row) {
-    const [x, y, size] = boxOfRow(row);
-    fly({ x: x + size / 2, y: y + size / 2, scale: Math.max(camera.scale, 40 / size) });
-  }
-
-  function zoom(factor, sx = width / 2, sy = height / 2) {
-    const [x, y] = toWorld(sx, sy);
-    camera.scale = clampScale(camera.scale * factor);
-    const [nx, ny] = toWorld(sx, sy);
-    camera.x += x - nx;
-    camera.y += y - ny;
-    flight = null;
-    draw();
-  }
-
-  function show(name) {
-    if (name === view) return;
-    const old = view;
-    view = name;
-    for (const button of find("views").children) {
-      button.setAttribute("aria-pressed", String(button.dataset.view === name));
-    }
-    const able = data.levels.some((level) => level.icons);
-    find("icons").hidden = !(able && name === "cells");
-    morph = old !== "cells" && name !== "cells" && !calm.matches ? { from: old, t: 0, start: 0 } : null;
-    if (pinned && (pinned.level ? name !== "cells" : name === "cells")) pinned = null;
-    hovered = null;
-    refreshPanel();
-    remember();
-    fit();
-  }
-
-  function choose(kind) {
-    icons = kind;
-    for (const button of find("icons").children) {
-      button.setAttribute("aria-pressed", String(button.dataset.icons === kind));
-    }
-    hovered = pinned = null;
-    refreshPanel();
-    draw();
-  }
-
-  function seek(text) {
-    const wanted = text.trim().toLowerCase();
-    matches = null;
-    if (wanted) {
-      matches = new Set();
-      for (let row = 0; row < count; row++) {
-        if (nameOf(row).toLowerCase().includes(wanted) || data.paths[row].toLowerCase().includes(wanted)) matches.add(row);
-      }
-    }
-    draw();
-  }
-
-  // The picture that lies next in a direction: near, and rather straight ahead.
-  function walk(dx, dy) {
-    if (view === "cells") { camera.x += dx * 60 / camera.scale; camera.y += dy * 60 / camera.scale; draw(); return; }
-    const [x, y] = pinned ? boxOfRow(pinned.row) : [camera.x, camera.y];
-    let best = null, least = Infinity;
-    for (let row = 0; row < count; row++) {
-      if (pinned && row === pinned.row) continue;
-      const [ox, oy] = boxOfRow(row);
-      const ahead = (ox - x) * dx + (oy - y) * dy, aside = Math.abs((ox - x) * dy) + Math.abs((oy - y) * dx);
-      const cost = pinned ? (ahead > 1e-9 ? ahead + 2.5 * aside : Infinity) : Math.hypot(ox - x, oy - y);
-      if (cost < least) { least = cost; best = row; }
-    }
-    if (best === null) return;
-    pin({ row: best });
-    const [bx, by, size] = boxOfRow(best);
-    const [sx, sy] = toScreen(bx, by), side = size * camera.scale;
-    if (sx < 0 || sy < 0 || sx + side > width || sy + side > height) {
-      fly({ x: bx + size / 2, y: by + size / 2, scale: camera.scale });
-    }
-  }
-
-  // ---- pointers ---------------------------------------------------------------------------
-  const fingers = new Map();
-  let travelled = 0, spread = 0;
-  const at = (event) => {
-    const box = canvas.getBoundingClientRect();
-    return [event.clientX - box.left, event.clientY - box.top];
   };
+  return { dots: both(from.dots, to.dots), pictures: both(from.pictures, to.pictures) };
+}
 
-  canvas.addEventListener("pointerdown", (event) => {
-    canvas.setPointerCapture(event.pointerId);
-    fingers.set(event.pointerId, at(event));
-    travelled = 0;
-    spread = 0;
-    flight = null;
-    canvas.classList.add("moving");
-  });
-  canvas.addEventListener("pointermove", (event) => {
-    const now = at(event);
-    const before = fingers.get(event.pointerId);
-    if (!before) { hover(thingAt(...now)); return; }
-    fingers.set(event.pointerId, now);
-    travelled += Math.hypot(now[0] - before[0], now[1] - before[1]);
-    const parts = fingers.size;
-    camera.x -= (now[0] - before[0]) / camera.scale / parts;
-    camera.y -= (now[1] - before[1]) / camera.scale / parts;
-    if (parts === 2) {
-      const [a, b] = [...fingers.values()];
-      const apart = Math.hypot(a[0] - b[0], a[1] - b[1]);
-      if (spread) zoom(apart / spread, (a[0] + b[0]) / 2, (a[1] + b[1]) / 2);
-      spread = apart;
+function compose() {
+  const frame = { ground: theme.ground, camera, rows: null, cells: [] };
+  if (state.view === "cells") {
+    const level = levelNow();
+    if (lastLevel && lastLevel.level !== level && lastLevel.icons === state.icons && !calm.matches) {
+      fade = { level: lastLevel.level, start: 0, t: 0 };
     }
-    draw();
-  });
-  const release = (event) => {
-    const last = fingers.get(event.pointerId);
-    fingers.delete(event.pointerId);
-    spread = 0;
-    if (!fingers.size) canvas.classList.remove("moving");
-    if (event.type === "pointerup" && last && travelled < 6) pin(thingAt(...last));
+    lastLevel = { level, icons: state.icons };
+    const look = (own, alpha) => {
+      const size = camera.scale / own.side;
+      return { level: own, icons: state.icons, size, alpha, frame: state.colour === "none" ? 0 : Math.max(1.5, size / 18) };
+    };
+    if (fade && (state.icons === "sample" || fade.level.icons)) {
+      frame.cells = [look(fade.level, 1 - fade.t), look(level, fade.t)];
+      draw();
+    } else frame.cells = [look(level, 1)];
+    return frame;
+  }
+  lastLevel = null;
+  const to = views[state.view];
+  if (morph) {
+    const from = views[morph.from];
+    frame.rows = { from, to, t: morph.t, ...blend(lookOf(from), lookOf(to), morph.t) };
+  } else frame.rows = { from: to, to, t: 0, ...lookOf(to) };
+  if (frame.rows.pictures && frame.rows.pictures.spacing) needSpacing();
+  return frame;
+}
+
+function needSpacing() { // who gives way to whom among points; those sought come first
+  if (spacing && spacingOf === matches) return;
+  const order = byImportance(atlas, matches);
+  const found = spacings(atlas.xy, order);
+  spacing = new Float32Array(order.length);
+  order.forEach((row, i) => { spacing[atlas.thumbOf[row]] = found[i]; });
+  spacingOf = matches;
+  renderer.setSpacing(spacing);
+}
+
+// How large a row's picture is among points now; 0 while it gives way to others.
+function shownAmongPoints(row) {
+  const number = atlas.thumbOf[row];
+  if (number < 0 || !spacing) return 0;
+  const size = pointPicture();
+  const shown = Math.min(1, ((spacing[number] * camera.scale) / (TOUCH * size) - 1) * 20);
+  return shown > 0 ? size * (0.4 + 0.6 * shown) : 0;
+}
+
+// ---- where things are on the screen -------------------------------------------------------
+const toScreen = (x, y) => [
+  (x - camera.x) * camera.scale + width / 2, (y - camera.y) * camera.scale + height / 2,
+];
+const toWorld = (sx, sy) => [
+  (sx - width / 2) / camera.scale + camera.x, (sy - height / 2) / camera.scale + camera.y,
+];
+
+// World centre of a row, and the side of its picture on the screen.
+function placeOfRow(row) {
+  if (state.view === "cells") {
+    const level = levelNow();
+    return placeOfCell(level, level.of[row]);
+  }
+  const { at } = views[state.view];
+  let x = at[2 * row], y = at[2 * row + 1];
+  if (morph) {
+    const from = views[morph.from].at;
+    x = from[2 * row] + (x - from[2 * row]) * morph.t;
+    y = from[2 * row + 1] + (y - from[2 * row + 1]) * morph.t;
+  }
+  const look = lookOf(views[state.view]);
+  const size = views[state.view].unit
+    ? views[state.view].unit * camera.scale
+    : shownAmongPoints(row) || look.dots.size;
+  return { x, y, size };
+}
+
+function placeOfCell(level, cell) {
+  return {
+    x: level.at[2 * cell], y: level.at[2 * cell + 1],
+    size: (camera.scale / level.side) * level.grow[cell],
   };
-  canvas.addEventListener("pointerup", release);
-  canvas.addEventListener("pointercancel", release);
-  canvas.addEventListener("pointerleave", () => hover(null));
-  canvas.addEventListener("wheel", (event) => {
-    event.preventDefault();
-    const lines = event.deltaMode === 1 ? 18 : 1;
-    zoom(Math.exp(-event.deltaY * lines * 0.0016), ...at(event));
-  }, { passive: false });
-  canvas.addEventListener("dblclick", (event) => zoom(2, ...at(event)));
+}
 
-  // ---- keys and buttons -------------------------------------------------------------------
-  const ARROWS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
-  document.addEventListener("keydown", (event) => {
-    if (event.target instanceof HTMLInputElement && event.target.type === "search") {
-      if (event.key === "Escape") { event.target.value = ""; seek(""); }
-      return;
-    }
-    if (event.ctrlKey || event.metaKey || event.altKey) return;
-    const arrow = ARROWS[event.key];
-    if (arrow && event.target === canvas) {
-      event.preventDefault();
-      if (event.shiftKey) { camera.x += arrow[0] * 60 / camera.scale; camera.y += arrow[1] * 60 / camera.scale; draw(); }
-      else walk(...arrow);
-    } else if (event.key === "+" || event.key === "=") zoom(1.4);
-    else if (event.key === "-") zoom(1 / 1.4);
-    else if (event.key === "0") fit();
-    else if (event.key === "Escape") pin(null);
-    else if (event.key === "m") show("map");
-    else if (event.key === "o") show("mosaic");
-    else if (event.key === "c") show("cells");
-  });
-  find("closer").addEventListener("click", () => zoom(1.5));
-  find("farther").addEventListener("click", () => zoom(1 / 1.5));
-  find("whole").addEventListener("click", fit);
-  find("views").addEventListener("click", (event) => {
-    if (event.target.dataset.view) show(event.target.dataset.view);
-  });
-  find("icons").addEventListener("click", (event) => {
-    if (event.target.dataset.icons) choose(event.target.dataset.icons);
-  });
-  find("trust").addEventListener("change", (event) => {
-    trust = event.target.checked;
-    find("legend").hidden = !trust;
-    draw();
-  });
-  find("search").addEventListener("input", (event) => seek(event.target.value));
+const placeOf = (thing) => (thing.level ? placeOfCell(thing.level, thing.cell) : placeOfRow(thing.row));
 
-  // ---- light and dark ---------------------------------------------------------------------
-  const root = document.documentElement;
-  const night = matchMedia("(prefers-color-scheme: dark)");
-  const isDark = () => (root.dataset.theme ? root.dataset.theme === "dark" : night.matches);
-  function named() { find("theme").textContent = isDark() ? "Light" : "Dark"; draw(); }
-  find("theme").addEventListener("click", () => {
-    root.dataset.theme = isDark() ? "light" : "dark";
-    named();
-  });
-  night.addEventListener("change", named);
-
-  // ---- the address remembers view and picture ---------------------------------------------
-  function remember() {
-    const parts = [];
-    if (view !== "map") parts.push(`view=${view}`);
-    if (pinned && pinned.row !== undefined) parts.push(`row=${pinned.row}`);
-    history.replaceState(null, "", parts.length ? `#${parts.join("&")}` : location.pathname + location.search);
+function thingAt(sx, sy) {
+  const [x, y] = toWorld(sx, sy);
+  if (state.view === "cells") {
+    const level = levelNow();
+    const column = Math.floor(x * level.side), line = Math.floor(y * level.side);
+    if (column < 0 || line < 0 || column >= level.side || line >= level.side) return null;
+    const cell = level.where.get(line * level.side + column);
+    return cell === undefined ? null : { level, cell };
   }
-  function recall() {
-    const asked = new URLSearchParams(location.hash.slice(1));
-    const row = Number(asked.get("row"));
-    const wanted = asked.get("view");
-    if (wanted && (places[wanted] || wanted === "cells")) show(wanted);
-    if (asked.has("row") && Number.isInteger(row) && row >= 0 && row < count && view !== "cells") pin({ row });
+  if (views[state.view].unit) {
+    const row = views[state.view].find(x, y);
+    return row < 0 ? null : { row };
   }
+  // Among points: the picture on top, else the nearest dot within a few pixels.
+  const reach = Math.max(pointPicture() / 2, 10) / camera.scale;
+  let top = -1, dot = -1, least = (Math.max(7, lookOf(views.points).dots.size / 2 + 3) / camera.scale) ** 2;
+  pointGrid.around(x, y, reach, (row) => {
+    const dx = Math.abs(atlas.xy[2 * row] - x), dy = Math.abs(atlas.xy[2 * row + 1] - y);
+    const far = dx * dx + dy * dy;
+    if (far < least) { least = far; dot = row; }
+    if (Math.max(dx, dy) < reach && Math.max(dx, dy) < shownAmongPoints(row) / 2 / camera.scale && row > top) top = row;
+  });
+  const row = top >= 0 ? top : dot;
+  return row < 0 ? null : { row };
+}
 
-  // ---- begin ------------------------------------------------------------------------------
-  function measure() {
-    const first = width === 1;
-    const whole = Math.abs(camera.scale / fitScale() - 1) < 0.01;
-    width = Math.max(1, canvas.clientWidth);
-    height = Math.max(1, canvas.clientHeight);
-    const ratio = window.devicePixelRatio || 1;
-    canvas.width = Math.round(width * ratio);
-    canvas.height = Math.round(height * ratio);
-    if (first || whole) Object.assign(camera, { x: 0.5, y: worldHeight() / 2, scale: fitScale() });
-    draw();
+// ---- drawing ------------------------------------------------------------------------------
+const eased = (t) => t * t * (3 - 2 * t);
+
+function step(now) {
+  const share = (moving, span) => {
+    moving.start = moving.start || now;
+    return Math.min(1, (now - moving.start) / span);
+  };
+  if (morph) {
+    const t = share(morph, 650);
+    morph.t = eased(t);
+    if (t === 1) morph = null; else draw();
   }
-  new ResizeObserver(measure).observe(canvas);
-  measure();
-  named();
+  if (flight) {
+    const t = share(flight, 380), s = eased(t), { from, to } = flight;
+    camera.scale = from.scale * (to.scale / from.scale) ** s;
+    // Along a straight line on the screen: what is aimed at does not swing while one zooms.
+    const way = Math.abs(to.scale / from.scale - 1) < 1e-6 ? s : (1 - from.scale / camera.scale) / (1 - from.scale / to.scale);
+    for (const key of ["x", "y"]) camera[key] = from[key] + (to[key] - from[key]) * way;
+    if (t === 1) { Object.assign(camera, to); flight = null; remember(); } else draw();
+  }
+  if (fade) {
+    const t = share(fade, 180);
+    fade.t = eased(t);
+    if (t === 1) fade = null; else draw();
+  }
+}
+
+function paint() {
+  renderer.render(compose(), ratio);
+  over.setTransform(ratio, 0, 0, ratio, 0, 0);
+  over.clearRect(0, 0, width, height);
+  over.imageSmoothingQuality = "high";
+  const focus = state.hovered || state.pinned;
+  if (focus) drawFocus(focus);
+  say();
+}
+
+function say() {
+  let text;
+  if (matches) text = matchCount ? `${counted(matchCount)} found` : "nothing found";
+  else if (state.view === "cells") text = `${levelNow().side} × ${levelNow().side} squares`;
+  else text = "";
+  if (find("count").textContent !== text) find("count").textContent = text;
+}
+
+function outline(x, y, size, colour, thickness) {
+  over.strokeStyle = colour;
+  over.lineWidth = thickness;
+  over.strokeRect(x - size / 2 - thickness / 2, y - size / 2 - thickness / 2, size + thickness, size + thickness);
+}
+
+function drawRow(row, x, y, size) {
+  if (atlas.thumbOf[row] >= 0) paintPicture(over, atlas.thumbs, atlas.thumbOf[row], x - size / 2, y - size / 2, size);
+  else {
+    over.fillStyle = `rgb(${rowRgb(row).join(",")})`;
+    over.fillRect(x - size / 2, y - size / 2, size, size);
+  }
+}
+
+// The picture in hand, larger, with lines to its true neighbours: whole where they are as near on
+// the map, dashed where the map has torn them apart.
+function drawFocus(thing) {
+  const { accent } = theme;
+  if (thing.level || state.view === "cells") {
+    const level = levelNow();
+    if (thing.level && thing.level !== level) return;
+    const { x, y, size } = placeOfCell(level, thing.level ? thing.cell : level.of[thing.row]);
+    outline(...toScreen(x, y), size, accent, 3);
+    return;
+  }
+  const own = placeOfRow(thing.row);
+  const [sx, sy] = toScreen(own.x, own.y);
+  const near = Array.from(atlas.nearOf(thing.row), (row) => ({ row, ...placeOfRow(row) }));
+  over.strokeStyle = accent;
+  over.lineWidth = 1.5;
+  over.globalAlpha = 0.85;
+  near.forEach(({ x, y }, i) => {
+    over.setLineDash(atlas.isKept(thing.row, i) ? [] : [5, 4]);
+    over.beginPath();
+    over.moveTo(sx, sy);
+    over.lineTo(...toScreen(x, y));
+    over.stroke();
+  });
+  over.setLineDash([]);
+  over.globalAlpha = 1;
+  for (const { row, x, y, size } of near.reverse()) {
+    const [nx, ny] = toScreen(x, y);
+    const shown = Math.max(size - 1, 22);
+    drawRow(row, nx, ny, shown);
+    outline(nx, ny, shown, accent, 2);
+  }
+  const large = Math.max(own.size * 1.25, Math.min(48, atlas.thumbs.size));
+  drawRow(thing.row, sx, sy, large);
+  outline(sx, sy, large, accent, 3);
+}
+
+// ---- the panel ----------------------------------------------------------------------------
+const panel = makePanel(find("found"), atlas, {
+  pick(row) { pin({ row }); flyTo(row); },
+  find(text) { seek(text, true); },
+  colourOf: (own) => (atlas.classOf && (classesTell || state.colour === "class") && own >= 0 && own < atlas.classes.length
+    ? `rgb(${classRgb(own).join(",")})` : null),
+});
+
+function refreshPanel() {
+  const thing = state.hovered || state.pinned;
+  panel.show(thing);
+}
+
+// ---- what one can do ----------------------------------------------------------------------
+const same = (a, b) => a === b || Boolean(a && b && a.row === b.row && a.cell === b.cell && a.level === b.level);
+
+function hover(thing) {
+  if (same(state.hovered, thing)) return;
+  state.hovered = thing;
+  canvas.style.cursor = thing ? "pointer" : "";
   refreshPanel();
-  recall();
+  draw();
+}
 
-  // For scripts and tests: where a picture is on the page, and what the page shows.
-  window.atlas = {
-    screenOf(row) {
-      const [x, y, size] = boxOfRow(row);
-      const box = canvas.getBoundingClientRect();
-      const [sx, sy] = toScreen(x + size / 2, y + size / 2);
-      return { x: sx + box.left, y: sy + box.top, size: size * camera.scale };
-    },
-    state: () => ({
-      view, icons, scale: camera.scale, hovered: hovered && hovered.row, pinned: pinned && pinned.row,
-      side: view === "cells" ? currentLevel().side : null, moving: Boolean(morph || flight),
-      ready: [data.thumbs, ...data.levels.map((level) => level.icons)].every(
-        (strip) => !strip || strip.images.every((image) => image.ready)),
-    }),
-  };
-})();
+function pin(thing) {
+  state.pinned = thing;
+  state.hovered = null;
+  refreshPanel();
+  find("panel").scrollTop = 0;
+  find("spoken").textContent = !thing ? "" : thing.level
+    ? `${plural(thing.level.sizeOf(thing.cell), "picture")} in this square`
+    : `${atlas.nameOf(thing.row)}; ${atlas.keptCount(thing.row)} of ${k} neighbours are as near on the map`;
+  remember();
+  draw();
+}
+
+function limits() {
+  const least = 0.5 * fitScale();
+  const most = state.view === "cells" ? 240 * atlas.levels[atlas.levels.length - 1].side
+    : views[state.view].unit ? 320 / views[state.view].unit : 320 * Math.sqrt(count);
+  return [least, Math.max(most, 2 * least)];
+}
+
+function clampScale(scale) {
+  const [least, most] = limits();
+  return Math.min(Math.max(scale, least), most);
+}
+
+function fly(to) {
+  to.scale = clampScale(to.scale);
+  if (calm.matches) { Object.assign(camera, to); flight = null; remember(); } else flight = { from: { ...camera }, to };
+  draw();
+}
+
+const fit = () => fly(wholeCamera());
+
+function flyTo(row) {
+  const { x, y } = placeOfRow(row);
+  let scale = camera.scale;
+  if (state.view === "points" && spacing && atlas.thumbOf[row] >= 0) { // near enough for its picture
+    scale = Math.max(scale, Math.min(60 / spacing[atlas.thumbOf[row]], 12 * fitScale()));
+  } else if (state.view !== "cells" && views[state.view].unit) scale = Math.max(scale, 40 / views[state.view].unit);
+  fly({ x, y, scale });
+}
+
+function zoom(factor, sx = width / 2, sy = height / 2) {
+  const [x, y] = toWorld(sx, sy);
+  camera.scale = clampScale(camera.scale * factor);
+  const [nx, ny] = toWorld(sx, sy);
+  camera.x += x - nx;
+  camera.y += y - ny;
+  flight = null;
+  keepInSight();
+  remember();
+  draw();
+}
+
+function keepInSight() { // the middle of the canvas stays on the map
+  const box = boxNow();
+  camera.x = Math.min(box.x + box.width, Math.max(box.x, camera.x));
+  camera.y = Math.min(box.y + box.height, Math.max(box.y, camera.y));
+}
+
+function press(group, key, value) {
+  for (const button of find(group).children) button.setAttribute("aria-pressed", String(button.dataset[key] === value));
+}
+
+function show(name, { still = false } = {}) {
+  if (name === state.view) return;
+  const old = state.view;
+  state.view = name;
+  press("views", "view", name);
+  const able = atlas.levels.some((level) => level.icons);
+  find("icons").hidden = !(able && name === "cells");
+  morph = !still && old !== "cells" && name !== "cells" && !calm.matches ? { from: old, t: 0, start: 0 } : null;
+  fade = null;
+  if (state.pinned && state.pinned.level) state.pinned = null;
+  state.hovered = null;
+  refreshPanel();
+  remember();
+  fit();
+}
+
+function choose(kind) {
+  state.icons = kind;
+  press("icons", "icons", kind);
+  if (state.pinned && state.pinned.level) state.pinned = null;
+  state.hovered = null;
+  fade = null;
+  refreshPanel();
+  remember();
+  draw();
+}
+
+function colour(kind) {
+  state.colour = kind;
+  find("colour").value = kind;
+  find("legend").hidden = kind !== "trust";
+  colourRows();
+  refreshPanel();
+  panel.legend(find("classes"));
+  remember();
+}
+
+// Rows whose class or path has these letters; "class:NAME" means that class and no other.
+function seek(text, typed = false) {
+  if (typed) find("search").value = text;
+  state.find = text;
+  const wanted = text.trim().toLowerCase();
+  matches = null;
+  matchCount = 0;
+  if (wanted) {
+    matches = new Uint8Array(count);
+    const exact = wanted.startsWith("class:") ? wanted.slice(6).trim() : null;
+    const fits = atlas.classes.map((name) => (exact === null ? name.toLowerCase().includes(wanted) : name.toLowerCase() === exact));
+    const paths = exact === null ? atlas.loweredPaths() : null;
+    for (let row = 0; row < count; row++) {
+      if ((atlas.classOf && fits[atlas.classOf[row]]) || (paths && paths[row].includes(wanted))) { matches[row] = 1; matchCount++; }
+    }
+  }
+  find("clear").hidden = !text;
+  colourRows();
+  remember();
+}
+
+function nextMatch() { // the one after the picture in hand
+  if (!matchCount) return;
+  let row = state.pinned && state.pinned.row !== undefined ? state.pinned.row : -1;
+  do row = (row + 1) % count; while (!matches[row]);
+  pin({ row });
+  flyTo(row);
+}
+
+// The picture or square that lies next in a direction: near, and rather straight ahead.
+function walk(dx, dy) {
+  const level = state.view === "cells" ? levelNow() : null;
+  const at = level ? level.at : views[state.view].at;
+  const number = level ? level.cells : count;
+  const { pinned } = state;
+  const own = !pinned ? -1 : !level ? pinned.row : pinned.level === level ? pinned.cell : pinned.row === undefined ? -1 : level.of[pinned.row];
+  const x = own < 0 ? camera.x : at[2 * own], y = own < 0 ? camera.y : at[2 * own + 1];
+  let best = -1, least = Infinity;
+  for (let i = 0; i < number; i++) {
+    if (i === own || (!level && matches && !matches[i])) continue;
+    const ox = at[2 * i] - x, oy = at[2 * i + 1] - y;
+    const ahead = ox * dx + oy * dy, aside = Math.abs(ox * dy) + Math.abs(oy * dx);
+    const cost = own < 0 ? Math.hypot(ox, oy) : ahead > 1e-9 ? ahead + 2.5 * aside : Infinity;
+    if (cost < least) { least = cost; best = i; }
+  }
+  if (best < 0) return;
+  const thing = level ? { level, cell: best } : { row: best };
+  pin(thing);
+  const place = placeOf(thing);
+  const [sx, sy] = toScreen(place.x, place.y), half = place.size / 2;
+  if (sx < half || sy < half || sx + half > width || sy + half > height) fly({ x: place.x, y: place.y, scale: camera.scale });
+}
+
+function saveImage() {
+  const sheet = document.createElement("canvas");
+  sheet.width = canvas.width;
+  sheet.height = canvas.height;
+  const pen = sheet.getContext("2d");
+  paint(); // in this very task, while the drawing is still there
+  pen.drawImage(canvas, 0, 0);
+  pen.drawImage(overlay, 0, 0, sheet.width, sheet.height);
+  sheet.toBlob((blob) => {
+    const link = element("a", { href: URL.createObjectURL(blob), download: "atlas.png" });
+    link.click();
+    setTimeout(() => URL.revokeObjectURL(link.href), 10000);
+  });
+}
+
+// ---- pointers -----------------------------------------------------------------------------
+const fingers = new Map();
+let travelled = 0, spread = 0, parted = false;
+const at = (event) => {
+  const box = canvas.getBoundingClientRect();
+  return [event.clientX - box.left, event.clientY - box.top];
+};
+
+canvas.addEventListener("pointerdown", (event) => {
+  canvas.setPointerCapture(event.pointerId);
+  if (!fingers.size) { travelled = 0; parted = false; }
+  fingers.set(event.pointerId, at(event));
+  if (fingers.size > 1) parted = true;
+  spread = 0;
+  flight = null;
+  canvas.classList.add("moving");
+});
+canvas.addEventListener("pointermove", (event) => {
+  const now = at(event);
+  const before = fingers.get(event.pointerId);
+  if (!before) { if (event.pointerType !== "touch") hover(thingAt(...now)); return; }
+  fingers.set(event.pointerId, now);
+  travelled += Math.hypot(now[0] - before[0], now[1] - before[1]);
+  if (travelled < 4 && fingers.size === 1) return; // a trembling click
+  const parts = fingers.size;
+  camera.x -= (now[0] - before[0]) / camera.scale / parts;
+  camera.y -= (now[1] - before[1]) / camera.scale / parts;
+  if (parts === 2) {
+    const [a, b] = [...fingers.values()];
+    const apart = Math.hypot(a[0] - b[0], a[1] - b[1]);
+    if (spread) zoom(apart / spread, (a[0] + b[0]) / 2, (a[1] + b[1]) / 2);
+    spread = apart;
+  }
+  keepInSight();
+  remember();
+  draw();
+});
+const release = (event) => {
+  const last = fingers.get(event.pointerId);
+  fingers.delete(event.pointerId);
+  spread = 0;
+  if (fingers.size) return;
+  canvas.classList.remove("moving");
+  if (event.type === "pointerup" && last && travelled < 6 && !parted) pin(thingAt(...last));
+};
+canvas.addEventListener("pointerup", release);
+canvas.addEventListener("pointercancel", release);
+canvas.addEventListener("pointerleave", () => hover(null));
+canvas.addEventListener("wheel", (event) => {
+  event.preventDefault();
+  const lines = event.deltaMode === 1 ? 18 : event.ctrlKey ? 5 : 1; // a pinch on a touchpad has ctrl
+  zoom(Math.exp(-Math.max(-400, Math.min(400, event.deltaY * lines)) * 0.0016), ...at(event));
+}, { passive: false });
+canvas.addEventListener("dblclick", (event) => zoom(2, ...at(event)));
+
+// ---- keys and buttons ---------------------------------------------------------------------
+const ARROWS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
+const KEYS = {
+  "+": () => zoom(1.4), "=": () => zoom(1.4), "-": () => zoom(1 / 1.4), 0: fit, Escape: () => pin(null),
+  p: () => show("points"), m: () => show("map"), o: () => show("mosaic"), c: () => show("cells"),
+  n: nextMatch, s: saveImage,
+  i() { if (!find("icons").hidden) choose(state.icons === "sample" ? "synthetic" : "sample"); },
+  "/"() { find("search").focus(); find("search").select(); },
+};
+document.addEventListener("keydown", (event) => {
+  if (event.ctrlKey || event.metaKey || event.altKey) return;
+  if (event.target === find("search")) {
+    if (event.key === "Escape") { seek("", true); canvas.focus(); }
+    if (event.key === "Enter") nextMatch();
+    return;
+  }
+  if (event.target instanceof HTMLSelectElement) return;
+  const arrow = ARROWS[event.key];
+  if (arrow) {
+    if (event.target !== canvas) return;
+    event.preventDefault();
+    if (event.shiftKey) {
+      camera.x += (arrow[0] * 60) / camera.scale;
+      camera.y += (arrow[1] * 60) / camera.scale;
+      keepInSight();
+      remember();
+      draw();
+    } else walk(...arrow);
+  } else if (KEYS[event.key]) {
+    event.preventDefault();
+    KEYS[event.key]();
+  }
+});
+find("closer").addEventListener("click", () => zoom(1.5));
+find("farther").addEventListener("click", () => zoom(1 / 1.5));
+find("whole").addEventListener("click", fit);
+find("views").addEventListener("click", (event) => { if (event.target.dataset.view) show(event.target.dataset.view); });
+find("icons").addEventListener("click", (event) => { if (event.target.dataset.icons) choose(event.target.dataset.icons); });
+find("colour").addEventListener("change", (event) => colour(event.target.value));
+find("search").addEventListener("input", (event) => seek(event.target.value));
+find("clear").addEventListener("click", () => { seek("", true); find("search").focus(); });
+find("save").addEventListener("click", saveImage);
+
+// ---- light and dark -----------------------------------------------------------------------
+const root = document.documentElement;
+const night = matchMedia("(prefers-color-scheme: dark)");
+const isDark = () => (root.dataset.theme ? root.dataset.theme === "dark" : night.matches);
+function dress() {
+  theme = { ground: toRgb(styleOf("--map")), accent: styleOf("--accent"), ink: styleOf("--ink") };
+  find("theme").setAttribute("aria-pressed", String(isDark()));
+  draw();
+}
+find("theme").addEventListener("click", () => {
+  root.dataset.theme = isDark() ? "light" : "dark";
+  dress();
+});
+night.addEventListener("change", dress);
+
+// ---- the address remembers ----------------------------------------------------------------
+// #view=points&at=0.31,0.62,4.5&icons=synthetic&colour=trust&find=dog&row=12 (or cell=SIDE.NUMBER);
+// `at` is the middle and how many times nearer than everything.
+let written = 0;
+const home = () => (count > 2500 ? "points" : "map");
+function address() {
+  const parts = [];
+  const add = (key, value) => parts.push(`${key}=${encodeURIComponent(value).replace(/%2C/g, ",").replace(/%3A/g, ":")}`);
+  if (canvasAsked.test(location.hash)) add("renderer", "canvas");
+  if (state.view !== home()) add("view", state.view);
+  const whole = wholeCamera();
+  const near = camera.scale / whole.scale;
+  const moved = Math.hypot(camera.x - whole.x, camera.y - whole.y) * camera.scale;
+  if (!flight && (Math.abs(near - 1) > 0.01 || moved > 1)) add("at", `${camera.x.toFixed(4)},${camera.y.toFixed(4)},${near.toFixed(2)}`);
+  if (state.icons !== "sample") add("icons", state.icons);
+  if (state.colour !== "none") add("colour", state.colour);
+  if (state.find) add("find", state.find);
+  const { pinned } = state;
+  if (pinned && pinned.level) add("cell", `${pinned.level.side}.${pinned.cell}`);
+  else if (pinned) add("row", pinned.row);
+  return parts.length ? `#${parts.join("&")}` : "";
+}
+function remember() { // browsers allow few changes of the address a second
+  if (written) return;
+  written = setTimeout(() => {
+    written = 0;
+    const wanted = address();
+    if (wanted !== location.hash) history.replaceState(null, "", wanted || location.pathname + location.search);
+  }, 200);
+}
+function recall() {
+  const asked = new URLSearchParams(location.hash.slice(1));
+  const wanted = asked.get("view") || home();
+  if (views[wanted] || wanted === "cells") show(wanted, { still: true });
+  const icons = asked.get("icons") === "synthetic" && atlas.levels.some((level) => level.icons) ? "synthetic" : "sample";
+  if (icons !== state.icons) choose(icons);
+  const painted = asked.get("colour") || "none";
+  if ([...find("colour").options].some((option) => option.value === painted) && painted !== state.colour) colour(painted);
+  if ((asked.get("find") || "") !== state.find) seek(asked.get("find") || "", true);
+  const spot = (asked.get("at") || "").split(",").map(Number);
+  flight = null;
+  Object.assign(camera, wholeCamera());
+  if (spot.length === 3 && spot.every(Number.isFinite)) {
+    Object.assign(camera, { x: spot[0], y: spot[1], scale: clampScale(spot[2] * fitScale()) });
+    keepInSight();
+  }
+  const row = Number(asked.get("row"));
+  const [side, cell] = (asked.get("cell") || "").split(".").map(Number);
+  const level = atlas.levels.find((one) => one.side === side);
+  if (asked.get("row") && Number.isInteger(row) && row >= 0 && row < count) pin({ row });
+  else if (level && state.view === "cells" && cell >= 0 && cell < level.cells) pin({ level, cell });
+  else if (state.pinned) pin(null);
+  draw();
+}
+addEventListener("hashchange", recall);
+
+// ---- begin --------------------------------------------------------------------------------
+function measure() {
+  const first = width === 1;
+  const whole = Math.abs(camera.scale / fitScale() - 1) < 0.01;
+  const near = camera.scale / fitScale();
+  width = Math.max(1, canvas.clientWidth);
+  height = Math.max(1, canvas.clientHeight);
+  ratio = Math.min(2, window.devicePixelRatio || 1);
+  for (const own of [canvas, overlay]) {
+    own.width = Math.round(width * ratio);
+    own.height = Math.round(height * ratio);
+  }
+  if (first || whole) Object.assign(camera, wholeCamera());
+  else camera.scale = clampScale(near * fitScale());
+  draw();
+}
+
+if (!atlas.classes.length) {
+  find("classList").hidden = true;
+  find("colour").querySelector("[value=class]").remove();
+}
+press("views", "view", state.view);
+find("known").replaceChildren(...atlas.classes.slice(0, 1000).map((name) => element("option", { value: name })));
+new ResizeObserver(measure).observe(canvas);
+measure();
+dress();
+colourRows();
+panel.legend(find("classes"));
+refreshPanel();
+recall();
+let sheetsLeft = 0;
+const strips = [atlas.thumbs, ...atlas.levels.map((level) => level.icons)].filter(Boolean);
+for (const strip of strips) {
+  sheetsLeft += strip.sheets;
+  strip.load((own, sheet) => {
+    sheetsLeft--;
+    if (own.bitmaps[sheet]) renderer.sheetReady(own, sheet);
+    refreshPanel();
+    draw();
+  });
+}
+
+// For scripts and tests: where a picture is on the page, what lies at a place, what is shown.
+window.atlas = {
+  renderer: renderer.name,
+  about: renderer.about,
+  screenOf(row) {
+    const { x, y, size } = placeOfRow(row);
+    const box = canvas.getBoundingClientRect();
+    const [sx, sy] = toScreen(x, y);
+    return { x: sx + box.left, y: sy + box.top, size };
+  },
+  isPicture: (row) => (state.view === "points" ? shownAmongPoints(row) > 0 : atlas.thumbOf[row] >= 0),
+  thingAt(x, y) {
+    const box = canvas.getBoundingClientRect();
+    const thing = thingAt(x - box.left, y - box.top);
+    return !thing ? null : thing.level ? { side: thing.level.side, cell: thing.cell } : { row: thing.row };
+  },
+  look(x, y, near) { // the middle, and how many times nearer than everything
+    flight = null;
+    Object.assign(camera, { x, y, scale: clampScale(near * fitScale()) });
+    remember();
+    draw();
+  },
+  drawNow() { paint(); renderer.finish(); },
+  loseContext: () => renderer.loseContext(),
+  state: () => ({
+    view: state.view, icons: state.icons, colour: state.colour, find: state.find, found: matchCount,
+    x: camera.x, y: camera.y, scale: camera.scale, near: camera.scale / fitScale(),
+    hovered: state.hovered && state.hovered.row, pinned: state.pinned && state.pinned.row,
+    cell: state.pinned && state.pinned.level ? state.pinned.cell : null,
+    side: state.view === "cells" ? levelNow().side : null,
+    moving: Boolean(morph || flight || fade || waiting), ready: sheetsLeft === 0 && renderer.settled(),
+  }),
+};

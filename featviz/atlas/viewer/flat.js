@@ -1,0 +1,174 @@
+// Drawing without WebGL2, on a 2-D canvas: the same frames as gl.js, the same look.
+//
+// Dots are written into an array of pixels, which takes 200,000 of them in a few hundredths of a
+// second. Pictures are copied from the sheets, from halved copies of them where they are small.
+
+const PHASES = 4; // places within a pixel at which a dot can be
+
+function makeFlatRenderer(canvas, atlas, views, redraw) {
+  const pen = canvas.getContext("2d", { alpha: false });
+  let rowColours = null, spacing = null, image = null, words = null;
+  const cellColours = new Map();
+  const halves = new Map(); // "strip/sheet" -> copies of half, a quarter ... of the size
+
+  // How much of each pixel a dot covers, 0 to 256, for all its places within a pixel.
+  function stamps(size, square) {
+    const side = Math.ceil(size) + 2, middle = side / 2;
+    const made = [];
+    for (let py = 0; py < PHASES; py++) {
+      for (let px = 0; px < PHASES; px++) {
+        const cover = new Uint16Array(side * side);
+        for (let y = 0; y < side; y++) {
+          for (let x = 0; x < side; x++) {
+            const dx = Math.abs(x + 0.5 - middle - (px + 0.5) / PHASES + 0.5);
+            const dy = Math.abs(y + 0.5 - middle - (py + 0.5) / PHASES + 0.5);
+            const away = square ? Math.max(dx, dy) : Math.hypot(dx, dy);
+            cover[y * side + x] = 256 * Math.max(0, Math.min(1, size / 2 - away + 0.5));
+          }
+        }
+        made.push(cover);
+      }
+    }
+    return { side, made };
+  }
+
+  function drawDots(frame, ratio) {
+    const { width, height } = canvas;
+    const { from, to, t, dots } = frame.rows;
+    if (!image || image.width !== width || image.height !== height) {
+      image = new ImageData(width, height);
+      words = new Uint32Array(image.data.buffer);
+    }
+    const [r, g, b] = frame.ground;
+    words.fill(0xff000000 | (b << 16) | (g << 8) | r);
+    const { side, made } = stamps(Math.max(1, dots.size * ratio), dots.square);
+    const scale = frame.camera.scale * ratio;
+    const left = width / 2 - frame.camera.x * scale - side / 2 + 0.5;
+    const top = height / 2 - frame.camera.y * scale - side / 2 + 0.5;
+    const a = from.at, z = to.at, pixels = image.data;
+    for (let row = 0; row < atlas.count; row++) {
+      if (dots.bareOnly && atlas.thumbOf[row] >= 0) continue;
+      let x = a[2 * row], y = a[2 * row + 1];
+      if (t > 0) { x += (z[2 * row] - x) * t; y += (z[2 * row + 1] - y) * t; }
+      x = x * scale + left;
+      y = y * scale + top;
+      const x0 = Math.floor(x), y0 = Math.floor(y);
+      if (x0 < -side || y0 < -side || x0 >= width || y0 >= height) continue;
+      const stamp = made[Math.floor((y - y0) * PHASES) * PHASES + Math.floor((x - x0) * PHASES)];
+      const own = 4 * row, alpha = (rowColours[own + 3] / 255) * dots.alpha;
+      for (let j = Math.max(0, -y0); j < side && y0 + j < height; j++) {
+        for (let i = Math.max(0, -x0); i < side && x0 + i < width; i++) {
+          const cover = stamp[j * side + i];
+          if (!cover) continue;
+          const share = cover * alpha, place = 4 * ((y0 + j) * width + x0 + i);
+          pixels[place] += ((rowColours[own] - pixels[place]) * share) >> 8;
+          pixels[place + 1] += ((rowColours[own + 1] - pixels[place + 1]) * share) >> 8;
+          pixels[place + 2] += ((rowColours[own + 2] - pixels[place + 2]) * share) >> 8;
+        }
+      }
+    }
+    pen.putImageData(image, 0, 0);
+  }
+
+  // The sheet of a picture, halved until it is less than twice as large as wanted.
+  function source(strip, sheet, size) {
+    const bitmap = strip.bitmaps[sheet];
+    let times = 0;
+    while (strip.size / 2 ** times > 2 * size && (strip.pitch >> times) % 2 === 0) times++;
+    if (!bitmap || !times) return [bitmap, 1];
+    const key = `${strip.name}/${sheet}`;
+    if (!halves.has(key)) halves.set(key, [bitmap]);
+    const made = halves.get(key);
+    while (made.length <= times) {
+      const last = made[made.length - 1];
+      const half = document.createElement("canvas");
+      half.width = last.width / 2;
+      half.height = last.height / 2;
+      const brush = half.getContext("2d");
+      brush.imageSmoothingQuality = "high";
+      brush.drawImage(last, 0, 0, half.width, half.height);
+      made.push(half);
+    }
+    return [made[times], 2 ** -times];
+  }
+
+  function drawPicture(strip, number, x, y, size, rgba, own, alpha, frame) {
+    const shown = alpha * (rgba[own + 3] / 255);
+    if (!shown) return;
+    if (pen.globalAlpha !== shown) pen.globalAlpha = shown;
+    if (frame) {
+      pen.fillStyle = `rgb(${rgba[own]},${rgba[own + 1]},${rgba[own + 2]})`;
+      pen.fillRect(x, y, size, size);
+    }
+    const [sheet, scale] = source(strip, strip.sheetOf(number), size);
+    if (!sheet) return;
+    // With a frame, the same part of the picture is seen as in gl.js: its edge is covered.
+    const cut = (frame / size) * strip.size;
+    pen.drawImage(
+      sheet, (strip.xOf(number) + cut) * scale, (strip.yOf(number) + cut) * scale,
+      (strip.size - 2 * cut) * scale, (strip.size - 2 * cut) * scale,
+      x + frame, y + frame, size - 2 * frame, size - 2 * frame,
+    );
+  }
+
+  function drawRows(frame, ratio) {
+    const { from, to, t, pictures } = frame.rows;
+    const scale = frame.camera.scale * ratio;
+    const left = canvas.width / 2 - frame.camera.x * scale, top = canvas.height / 2 - frame.camera.y * scale;
+    const a = from.at, z = to.at;
+    for (let i = 0; i < atlas.pictured.length; i++) {
+      let grown = 1;
+      if (pictures.spacing && spacing) {
+        grown = Math.min(1, (spacing[i] / pictures.spacing - 1) * 20);
+        if (grown <= 0) continue;
+      }
+      const row = atlas.pictured[i];
+      const size = pictures.size * ratio * (0.4 + 0.6 * grown);
+      const x = (a[2 * row] + (z[2 * row] - a[2 * row]) * t) * scale + left - size / 2;
+      const y = (a[2 * row + 1] + (z[2 * row + 1] - a[2 * row + 1]) * t) * scale + top - size / 2;
+      if (x + size < 0 || y + size < 0 || x > canvas.width || y > canvas.height) continue;
+      drawPicture(atlas.thumbs, i, x, y, size, rowColours, 4 * row, pictures.alpha * grown, pictures.frame * ratio);
+    }
+  }
+
+  function drawCells(frame, { level, icons, size, alpha, frame: thick }, ratio) {
+    const scale = frame.camera.scale * ratio;
+    const left = canvas.width / 2 - frame.camera.x * scale, top = canvas.height / 2 - frame.camera.y * scale;
+    const strip = icons === "synthetic" ? level.icons : atlas.thumbs;
+    for (let cell = 0; cell < level.cells; cell++) {
+      const number = icons === "synthetic" ? cell : atlas.thumbOf[level.sample[cell]];
+      if (number < 0) continue;
+      const own = size * ratio * level.grow[cell];
+      const x = level.at[2 * cell] * scale + left - own / 2, y = level.at[2 * cell + 1] * scale + top - own / 2;
+      if (x + own < 0 || y + own < 0 || x > canvas.width || y > canvas.height) continue;
+      drawPicture(strip, number, x, y, own, cellColours.get(level), 4 * cell, alpha, thick * ratio);
+    }
+  }
+
+  function render(frame, ratio) {
+    pen.setTransform(1, 0, 0, 1, 0, 0);
+    pen.globalAlpha = 1;
+    pen.imageSmoothingEnabled = true;
+    pen.imageSmoothingQuality = "medium";
+    if (frame.rows && frame.rows.dots) drawDots(frame, ratio);
+    else {
+      pen.fillStyle = `rgb(${frame.ground.join(",")})`;
+      pen.fillRect(0, 0, canvas.width, canvas.height);
+    }
+    if (frame.rows && frame.rows.pictures) drawRows(frame, ratio);
+    for (const cells of frame.cells) drawCells(frame, cells, ratio);
+    pen.globalAlpha = 1;
+  }
+
+  return {
+    name: "canvas", render,
+    setRowColours(rgba) { rowColours = rgba; },
+    setCellColours(level, rgba) { cellColours.set(level, rgba); },
+    setSpacing(values) { spacing = values; },
+    sheetReady() { redraw(); },
+    settled: () => true,
+    finish() { pen.getImageData(0, 0, 1, 1); },
+    about: () => "2-D canvas",
+    loseContext: () => null,
+  };
+}

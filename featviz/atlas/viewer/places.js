@@ -1,0 +1,128 @@
+// Where things are. World coordinates: each view is 1 wide, y points downwards.
+
+// The views of rows: "points" as t-SNE placed them, "map" and "mosaic" with a place of its own for
+// each. `at` holds the centres of all rows; `unit` is the side of a place (0: there are none), and
+// everything lies in the rectangle `box`.
+function makeViews(atlas) {
+  const views = { points: { name: "points", at: atlas.xy, unit: 0, box: boxAround(atlas.xy), find: null } };
+  for (const name of ["map", "mosaic"]) {
+    const { columns, rows } = atlas.views[name];
+    const places = atlas.places[name];
+    const at = new Float32Array(places.length);
+    const holder = new Int32Array(columns * rows).fill(-1);
+    for (let row = 0; row < atlas.count; row++) {
+      const column = places[2 * row], line = places[2 * row + 1];
+      at[2 * row] = (column + 0.5) / columns;
+      at[2 * row + 1] = (line + 0.5) / columns;
+      holder[line * columns + column] = row;
+    }
+    views[name] = {
+      name, at, unit: 1 / columns, box: { x: 0, y: 0, width: 1, height: rows / columns },
+      find(x, y) {
+        const column = Math.floor(x * columns), line = Math.floor(y * columns);
+        if (column < 0 || line < 0 || column >= columns || line >= rows) return -1;
+        return holder[line * columns + column];
+      },
+    };
+  }
+  return views;
+}
+
+// The smallest rectangle around points (x, y, x, y ...).
+function boxAround(at) {
+  let left = Infinity, top = Infinity, right = -Infinity, bottom = -Infinity;
+  for (let i = 0; i < at.length; i += 2) {
+    left = Math.min(left, at[i]); right = Math.max(right, at[i]);
+    top = Math.min(top, at[i + 1]); bottom = Math.max(bottom, at[i + 1]);
+  }
+  return { x: left, y: top, width: Math.max(right - left, 1e-6), height: Math.max(bottom - top, 1e-6) };
+}
+
+// A static grid over points (x, y, x, y ...): who is near a place, without asking everybody.
+function makeGrid(at) {
+  const count = at.length / 2;
+  const side = Math.max(1, Math.min(1024, Math.round(Math.sqrt(count / 2))));
+  const { x: left, y: top, width, height } = boxAround(at);
+  const extent = Math.max(width, height) * (1 + 1e-6);
+  const bin = (value, from) => Math.max(0, Math.min(side - 1, Math.floor(((value - from) / extent) * side)));
+  const starts = new Uint32Array(side * side + 1);
+  const binOf = new Uint32Array(count);
+  for (let i = 0; i < count; i++) {
+    binOf[i] = bin(at[2 * i + 1], top) * side + bin(at[2 * i], left);
+    starts[binOf[i] + 1]++;
+  }
+  for (let b = 0; b < side * side; b++) starts[b + 1] += starts[b];
+  const next = starts.slice();
+  const rows = new Uint32Array(count);
+  for (let i = 0; i < count; i++) rows[next[binOf[i]]++] = i;
+  return {
+    // Calls visit(row) for every point in a square around (x, y), and for some beyond it.
+    around(x, y, reach, visit) {
+      const c0 = bin(x - reach, left), c1 = bin(x + reach, left);
+      for (let line = bin(y - reach, top); line <= bin(y + reach, top); line++) {
+        for (let i = starts[line * side + c0]; i < starts[line * side + c1 + 1]; i++) visit(rows[i]);
+      }
+    },
+  };
+}
+
+// How far apart pictures must be for each row to be shown as one: the largest distance d (world
+// units, the larger of |dx| and |dy|) at which it has no neighbour nearer than d that comes first.
+// Rows in `order` are asked one after the other at each of a falling series of distances, and who
+// is in stays in: so pictures only appear, never vanish, as one zooms in.
+function spacings(at, order, { most = 0.5, least = 2e-4, step = 2 ** -0.125 } = {}) {
+  const found = new Float32Array(order.length).fill(least);
+  const bits = Math.max(8, Math.ceil(Math.log2(4 * order.length + 1)));
+  const mask = 2 ** bits - 1;
+  const keys = new Float64Array(mask + 1);
+  const holders = new Int32Array(mask + 1);
+  let outside = Array.from(order, (_, i) => i); // places in `order`
+  const inside = [];
+  for (let d = most; d > least && outside.length; d *= step) {
+    keys.fill(-1);
+    const width = Math.ceil(1 / d) + 3;
+    const slot = (key) => {
+      let place = (Math.imul(key | 0, 2654435769) >>> (32 - bits)) & mask;
+      while (keys[place] !== -1 && keys[place] !== key) place = (place + 1) & mask;
+      return place;
+    };
+    const cellOf = (row) => [Math.floor(at[2 * row] / d) + 1, Math.floor(at[2 * row + 1] / d) + 1];
+    // Points that are at least d apart have a cell of side d for themselves.
+    const enter = (i) => {
+      const [column, line] = cellOf(order[i]);
+      const key = line * width + column, place = slot(key);
+      keys[place] = key;
+      holders[place] = order[i];
+    };
+    inside.forEach(enter);
+    const left = [];
+    for (const i of outside) {
+      const row = order[i];
+      const [column, line] = cellOf(row);
+      let free = true;
+      for (let dy = -1; dy <= 1 && free; dy++) {
+        for (let dx = -1; dx <= 1 && free; dx++) {
+          const key = (line + dy) * width + column + dx, place = slot(key);
+          if (keys[place] !== key) continue;
+          const other = holders[place];
+          free = Math.abs(at[2 * other] - at[2 * row]) >= d || Math.abs(at[2 * other + 1] - at[2 * row + 1]) >= d;
+        }
+      }
+      if (free) { found[i] = d; inside.push(i); enter(i); } else left.push(i);
+    }
+    outside = left;
+  }
+  return found; // in the order of `order`
+}
+
+// Rows in the order in which they may stand for their surroundings: samples of the coarse cells
+// first, then of finer ones, then those whose neighbours the map keeps.
+function byImportance(atlas, matches) {
+  const rank = new Float32Array(atlas.count);
+  for (let row = 0; row < atlas.count; row++) rank[row] = 100 - atlas.keptCount(row) / atlas.k;
+  for (let number = atlas.levels.length - 1; number >= 0; number--) {
+    for (const row of atlas.levels[number].sample) rank[row] = number;
+  }
+  if (matches) for (let row = 0; row < atlas.count; row++) if (!matches[row]) rank[row] += 1000;
+  return Array.from(atlas.pictured).sort((a, b) => rank[a] - rank[b] || a - b);
+}

@@ -1,0 +1,118 @@
+"""What the viewer's page carries: sheets, blocks, colours of classes."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import re
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from made_up_atlas import colour_of, made_up_atlas
+from PIL import Image
+
+from featviz.atlas.viewer.colours import COLOURS, class_colours
+from featviz.atlas.viewer.data import carry
+from featviz.atlas.viewer.page import render_page
+from featviz.atlas.viewer.sheets import Sheets, pack_sheets
+
+KINDS = {"u8": "<u1", "u16": "<u2", "u32": "<u4"}
+
+
+def cut_out(sheets: Sheets, number: int) -> np.ndarray:
+    """Picture `number` as the page finds it: columns first."""
+    with Image.open(io.BytesIO(sheets.files[number // sheets.per_sheet])) as sheet:
+        place = number % sheets.per_sheet
+        x, y = place // sheets.rows * sheets.pitch, place % sheets.rows * sheets.pitch
+        return np.asarray(sheet)[y : y + sheets.size, x : x + sheets.size]
+
+
+@pytest.mark.parametrize(("count", "size", "side"), [(1, 20, 2048), (70, 20, 96), (131, 32, 128)])
+def test_every_picture_is_on_its_sheet_and_no_colour_crosses_over(
+    count: int, size: int, side: int
+) -> None:
+    colours = colour_of(torch.arange(count)).to(torch.uint8)
+    sheets = pack_sheets(colours[:, :, None, None].expand(-1, -1, size, size), side=side)
+    for number in range(count):
+        seen = cut_out(sheets, number).reshape(-1, 3).astype(int)
+        # Flat pictures come back flat: rounding of JPEG alone, at the borders too.
+        assert np.abs(seen - colours[number].numpy()).max() <= 6
+    assert all(max(Image.open(io.BytesIO(file)).size) <= side for file in sheets.files)
+
+
+def blocks_of(page: str) -> dict[str, np.ndarray]:
+    found = re.findall(r'id="block-([\w-]+)" data-kind="(u\d+)">([^<]*)</script>', page)
+    return {
+        name: np.frombuffer(base64.b64decode(text), dtype=KINDS[kind]) for name, kind, text in found
+    }
+
+
+def test_what_is_written_is_read_back() -> None:
+    atlas = made_up_atlas(700, pictured=350)
+    page = render_page(atlas)
+    document = json.loads(re.search(r'id="data">(.*?)</script>', page, re.S).group(1))
+    found = blocks_of(page)
+    np.testing.assert_allclose(found["xy"].reshape(-1, 2) / 65535, atlas.layout.xy, atol=1 / 131070)
+    np.testing.assert_array_equal(found["neighbors"].reshape(700, 10), atlas.neighbors)
+    np.testing.assert_allclose(
+        found["distances"].reshape(700, 10) * document["distance_unit"],
+        atlas.distances, atol=document["distance_unit"],
+    )  # fmt: skip
+    bits = found["keeps"][:, None] >> np.arange(10) & 1
+    np.testing.assert_array_equal(bits.astype(bool), atlas.quality.kept)
+    np.testing.assert_array_equal(found["pictured"], atlas.pictured)
+    np.testing.assert_array_equal(found["tint"].reshape(-1, 3), colour_of(atlas.pictured))
+    assert bytes(found["paths"]).decode().split("\0") == list(atlas.store.pictures.paths)
+    names = [document["classes"][own] for own in found["class"]]
+    assert names == list(atlas.store.pictures.folders)
+    for name, (places, _, _) in (("map", atlas.lattice), ("mosaic", atlas.mosaic)):
+        read = found[name].reshape(-1, 2)
+        np.testing.assert_array_equal(read, places - places.min(0).values)
+        assert [document["views"][name][side] for side in ("columns", "rows")] == list(
+            read.max(0) + 1
+        )
+    for number, level in enumerate(atlas.levels):
+        for cell, own in enumerate(level.grid.cells):
+            assert set(np.flatnonzero(found[f"level{number}-of"] == cell)) == set(own.members)
+            assert tuple(found[f"level{number}-place"].reshape(-1, 2)[cell]) == (
+                own.column,
+                own.row,
+            )
+        assert tuple(found[f"level{number}-sample"]) == level.samples
+
+
+def test_an_atlas_without_classes_or_files_says_so() -> None:
+    atlas = made_up_atlas(40)
+    bare = replace(atlas.store.pictures, folders=("",) * 40)
+    document, blocks = carry(replace(atlas, store=replace(atlas.store, pictures=bare)))
+    assert document["classes"] == []
+    assert "class" not in blocks
+    assert "pictured" not in blocks  # all are
+    assert document["base"] is None
+
+
+def test_large_numbers_of_rows_get_wider_types_and_small_pages() -> None:
+    atlas = made_up_atlas(70_000, pictured=1000, classes=300)
+    started = time.perf_counter()
+    page = render_page(atlas)
+    assert time.perf_counter() - started < 20
+    found = blocks_of(page)
+    assert found["neighbors"].dtype.itemsize == 4
+    assert found["class"].dtype.itemsize == 2
+    assert len(page) / 70_000 < 140  # bytes a row, of which the path takes 30
+
+
+def test_classes_that_are_neighbours_have_colours_that_differ() -> None:
+    # Ninety classes on a lattice: each must differ from those beside it.
+    across = np.stack(np.meshgrid(np.arange(10.0), np.arange(9.0)), -1).reshape(-1, 2)
+    xy = np.concatenate([across, across + 0.1])
+    classes = np.concatenate([np.arange(90), np.arange(90)])
+    chosen = np.array(class_colours(xy, classes, 90))
+    beside = np.linalg.norm(across[:, None] - across[None], axis=2) == 1
+    assert not ((chosen[:, None] == chosen[None]) & beside).any()
+    assert set(chosen) == set(range(len(COLOURS)))  # none is left unused
+    assert len(set(class_colours(xy[:6], np.arange(6), 6))) == 6
