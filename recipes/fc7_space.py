@@ -59,10 +59,7 @@ def main() -> None:
     model = featviz.load(options.model, weights=options.weights, classes=options.classes)
     pictures = featviz.open_pictures(options.data)
     names = read_class_names(options.class_names)
-    stores = {
-        layer: featviz.embed(model, pictures, layer, class_names=names)
-        for layer in ("relu7", "relu5")
-    }
+    stores = featviz.embed_layers(model, pictures, ("relu7", "relu5"), class_names=names)
     groups = read_groups(stores["relu7"].labels)
     options.out.mkdir(parents=True, exist_ok=True)
 
