@@ -1,0 +1,207 @@
+"""t-SNE on a graph of neighbours, in torch, on the processor or a GPU.
+
+The force on a point is its attraction to the neighbours (a sparse product) less its repulsion from
+all points. Linderman et al. 2019, "Fast interpolation-based t-SNE for improved visualization of
+single-cell RNA-seq data" (Nature Methods 16:243), put the repulsion on a regular grid, where it is
+a convolution, so that a step costs as much as there are points. Here:
+
+- the points are spread by cubic B-splines that interpolate, every node `SPACING` apart, instead of
+  by polynomials in separate boxes;
+- one potential, phi(y) = sum 1 / (1 + |y - y_j|^2), is convolved. The repulsion is -1/2 of its
+  gradient, for which the splines are derived, and the normaliser Z is its sum.
+
+So the force is the exact gradient of an approximate divergence, its sum over all points is zero
+to the last digits, and two transforms a step are enough. Measured against all pairs: the force is
+right to 1% (root mean square), Z to 0.05%.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from featviz.atlas.affinities import Affinities
+
+SPACING = 0.5
+"""between nodes of the grid, in units of the kernel 1 / (1 + d^2)"""
+_WIDEST = 4096
+"""nodes a side, padding included; a larger map gets wider spacing"""
+_PAIRS = 1 << 18
+"""pairs whose attraction is worked out at a time, so that they stay in the cache"""
+_ALL_PAIRS = 4000
+"""up to so many points a divergence asked for is summed over all pairs"""
+_LONGEST_STEP = 5.0
+_MOMENTUM = 0.8
+
+
+def optimize(
+    pairs: Affinities,
+    start: Tensor,
+    *,
+    iterations: tuple[int, int],
+    early_exaggeration: float,
+    exaggeration: float,
+    learning_rate: float,
+    device: torch.device | str = "cpu",
+    progress: Callable[[int, int, str], None] | None = None,
+) -> Tensor:
+    """Points (N, 2) float64 that a gradient descent from `start` (N, 2) reaches.
+
+    iterations: steps with `early_exaggeration`, then with `exaggeration`, factors on p
+    learning_rate: N / 12 is the rule (Belkina et al. 2019) for the gradient without its factor 4
+
+    Momentum 0.8 and gains as in van der Maaten's own program; no point moves more than 5 at once.
+    """
+    y = start.T.to(device, torch.float32).contiguous()  # (2, N)
+    pull, push = Attraction(pairs, y.device), Repulsion()
+    gains, velocity = torch.ones_like(y), torch.zeros_like(y)
+    total = sum(iterations)
+    for step in range(total):
+        factor = early_exaggeration if step < iterations[0] else exaggeration
+        away, z = push(y)
+        gradient = factor * pull(y) - away / z
+        same = torch.sign(gradient) == torch.sign(velocity)
+        gains = torch.where(same, gains * 0.8, gains + 0.2).clamp_min_(0.01)
+        velocity = _MOMENTUM * velocity - learning_rate * gains * gradient
+        length = velocity.norm(dim=0)
+        velocity *= _LONGEST_STEP / length.clamp_min(_LONGEST_STEP)
+        y = y + velocity
+        if progress is not None and (step + 1) % 10 == 0:
+            progress(step + 1, total, "laying out")
+    return y.T.double().cpu()
+
+
+class Attraction:
+    """sum over j of p_ij (y_i - y_j) / (1 + |y_i - y_j|^2)."""
+
+    def __init__(self, pairs: Affinities, device: torch.device):
+        self.rows, self.others = pairs.rows.to(device), pairs.others.to(device)
+        self.p = pairs.p.to(device, torch.float32)
+        with warnings.catch_warnings():  # torch calls this form of matrix new each time
+            warnings.filterwarnings("ignore", message="Sparse CSR tensor support")
+            self.held = torch.sparse_csr_tensor(
+                pairs.starts.to(device), self.others, torch.empty_like(self.p),
+                (len(pairs),) * 2, check_invariants=True,
+            )  # fmt: skip
+
+    def __call__(self, y: Tensor) -> Tensor:
+        """The attraction (2, N) of points (2, N)."""
+        strengths = self.held.values()
+        for start in range(0, len(self.p), _PAIRS):
+            part = slice(start, start + _PAIRS)
+            squares = _squares(y, self.rows[part], self.others[part])
+            torch.div(self.p[part], squares.add_(1), out=strengths[part])
+        # sum_j s_ij (y_i - y_j) = y_i sum_j s_ij - sum_j s_ij y_j
+        summed = self.held @ torch.stack([y[0], y[1], torch.ones_like(y[0])], 1)
+        return y * summed[:, 2] - summed[:, :2].T
+
+
+def _squares(y: Tensor, rows: Tensor, others: Tensor) -> Tensor:
+    """Squared distances of pairs of points."""
+    x = y[0].index_select(0, rows).sub_(y[0].index_select(0, others))
+    z = y[1].index_select(0, rows).sub_(y[1].index_select(0, others))
+    return x.square_().addcmul_(z, z)
+
+
+class Repulsion:
+    """sum over j of (y_i - y_j) / (1 + |y_i - y_j|^2)^2, and Z, by a grid."""
+
+    def __init__(self, spacing: float = SPACING):
+        self.spacing = spacing
+        self._sizes: tuple[int, int, float] | None = None
+        self._spectrum = torch.empty(0)
+
+    def __call__(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Of points (2, N): the repulsion (2, N), and Z = sum over i != j of 1 / (1 + d^2)."""
+        low, high = y.min(1).values, y.max(1).values
+        wide, tall = (high - low).tolist()
+        h = max(self.spacing, max(wide, tall) / (_WIDEST / 2 - 12))
+        # twice the map, so that the convolution does not come round, and the splines' ends
+        rows, columns = (_good_size(2 * (math.ceil(side / h) + 6)) for side in (wide, tall))
+        at = (y - low[:, None]) / h + 1
+        node = at.floor()
+        weights, slopes = _splines(at - node)
+        node = node.int() - 1
+        offset = torch.arange(4, device=y.device, dtype=torch.int32)[:, None]
+        places = ((node[0] + offset)[:, None] * columns + (node[1] + offset)[None]).flatten()
+        spread = weights[:, 0, None] * weights[None, :, 1]  # (4, 4, N)
+        grid = torch.zeros(rows * columns, device=y.device, dtype=y.dtype)
+        grid.index_add_(0, places, spread.flatten())
+        waves = torch.fft.rfft2(grid.view(rows, columns)) * self._kernel(rows, columns, h, y)
+        potential = torch.fft.irfft2(waves, s=(rows, columns)).flatten()
+        near = potential.index_select(0, places).view(4, 4, -1)
+        across, along = near * weights[None, :, 1], near * weights[:, 0, None]
+        force = torch.stack([(across.sum(1) * slopes[:, 0]).sum(0),
+                             (along.sum(0) * slopes[:, 1]).sum(0)])  # fmt: skip
+        z = (across.sum(1) * weights[:, 0]).sum(dtype=torch.float64) - y.shape[1]
+        return force * (-0.5 / h), z.to(y.dtype)
+
+    def _kernel(self, rows: int, columns: int, h: float, y: Tensor) -> Tensor:
+        """The kernel's spectrum over the splines' own, squared, so that they interpolate."""
+        if self._sizes != (rows, columns, h) or self._spectrum.device != y.device:
+            down, across = (_ring(size, y.device) for size in (rows, columns))
+            squares = (h * down)[:, None] ** 2 + (h * across)[None] ** 2
+            spectrum = torch.fft.rfft2(1 / (1 + squares)).real
+            blur = [((2 + (2 * math.pi / len(r) * r).cos()) / 3).square() for r in (down, across)]
+            spectrum /= blur[0][:, None] * blur[1][None, : spectrum.shape[1]]
+            self._spectrum, self._sizes = spectrum.to(y.dtype), (rows, columns, h)
+        return self._spectrum
+
+
+def _ring(size: int, device: torch.device) -> Tensor:
+    """0, 1, 2, ... -2, -1: how far each place of a ring is from the first, float64."""
+    places = torch.arange(size, device=device, dtype=torch.float64)
+    return torch.where(places <= size // 2, places, places - size)
+
+
+def _splines(t: Tensor) -> tuple[Tensor, Tensor]:
+    """Weights of the four nodes round places t in [0, 1), and their derivatives, (4, *t.shape)."""
+    u, s, c = 1 - t, t * t, t * t * t
+    weights = torch.stack([u * u * u, 3 * c - 6 * s + 4, -3 * c + 3 * s + 3 * t + 1, c]) / 6
+    slopes = torch.stack([-u * u, 3 * s - 4 * t, -3 * s + 2 * t + 1, s]) / 2
+    return weights, slopes
+
+
+def _good_sizes() -> list[int]:
+    """Even sizes without prime factors above 5, each at least 4% above the one before."""
+    smooth = sorted(
+        2**a * 3**b * 5**c
+        for a in range(1, 15) for b in range(9) for c in range(6) if 2**a * 3**b * 5**c <= 16384
+    )  # fmt: skip
+    chosen = [16]
+    for size in smooth:
+        if size >= 1.04 * chosen[-1]:
+            chosen.append(size)
+    return chosen
+
+
+_SIZES = _good_sizes()
+
+
+def _good_size(wanted: int) -> int:
+    return next(size for size in _SIZES if size >= wanted)
+
+
+def divergence(pairs: Affinities, points: Tensor) -> float:
+    """The Kullback-Leibler divergence of a map's points (N, 2) from p, in nats, exaggeration 1.
+
+    sum p log(p / q), q = 1 / (1 + d^2) / Z. Z over all pairs, or above 4,000 points by a grid of
+    half the usual spacing (relative error below 1e-4). So maps of any method can be compared.
+    """
+    y = points.T.double().contiguous()
+    if y.shape[1] <= _ALL_PAIRS:
+        z = sum(
+            float((1 / (1 + torch.cdist(part, y.T).square())).sum()) for part in y.T.split(1024)
+        ) - y.shape[1]  # fmt: skip
+    else:
+        z = float(Repulsion(SPACING / 2)(y)[1])
+    some = pairs.p > 0
+    p = pairs.p[some]
+    squares = _squares(y, pairs.rows[some], pairs.others[some])
+    return float((p * (p.log() + squares.log1p())).sum()) + math.log(z) * float(p.sum())
