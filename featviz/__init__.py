@@ -44,6 +44,7 @@ _HOMES = {
     "maximize_directions": "featviz.maximization.optimize",
     "maximize_objective": "featviz.maximization.optimize",
     "measure_statistics": "featviz.maximization.statistics",
+    "minimal": "featviz.adversarial.minimal",
     "open_pictures": "featviz.datasets",
     "open_store": "featviz.embedding.store",
     "patch": "featviz.adversarial.patch",
@@ -52,6 +53,7 @@ _HOMES = {
     "read_square": "featviz.images",
     "sample_pictures": "featviz.samples",
     "spatial": "featviz.adversarial.spatial",
+    "suite": "featviz.adversarial.suite",
     "summarize": "featviz.models.summary",
     "top_patches": "featviz.examples",
     "train": "featviz.training",
@@ -66,8 +68,10 @@ if TYPE_CHECKING:
     from featviz.adversarial.audit import audit as audit
     from featviz.adversarial.corruptions import corrupt as corrupt
     from featviz.adversarial.corruptions import corruption_table as corruption_table
+    from featviz.adversarial.minimal import minimal as minimal
     from featviz.adversarial.patch import patch as patch
     from featviz.adversarial.spatial import spatial as spatial
+    from featviz.adversarial.suite import suite as suite
     from featviz.adversarial.transfer import transfer_matrix as transfer_matrix
     from featviz.adversarial.universal import universal as universal
     from featviz.atlas.build import build_atlas as build_atlas

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import time
 from collections.abc import Sequence
@@ -12,10 +13,12 @@ import torch
 from torch import Tensor
 
 from featviz import images, plots, results
+from featviz.adversarial import balls
 from featviz.adversarial.apgd import apgd
 from featviz.adversarial.balls import NORM_NAMES, eps_text
 from featviz.adversarial.found import Found, Progress
-from featviz.adversarial.inputs import check_eps, check_pictures, check_slots
+from featviz.adversarial.inputs import check_eps, check_norm, check_pictures, check_slots
+from featviz.adversarial.minimal import NORMS, minimal
 from featviz.adversarial.projected import bim, fgsm, mi_fgsm, pgd
 from featviz.adversarial.search import classify
 from featviz.adversarial.square import square
@@ -32,9 +35,12 @@ if TYPE_CHECKING:
 
 STEPS = {
     "pgd": 40, "fgsm": 1, "bim": 10, "mi-fgsm": 10, "apgd": 100, "suite": 100, "square": 1000,
+    "minimal": 100,
 }  # fmt: skip
-"""The methods of `attack`, with their steps unless told otherwise (`square`: queries)."""
+"""The methods of `attack`, with their steps unless told otherwise (`square`: queries,
+`minimal`: passes)."""
 METHODS = tuple(STEPS)
+DEFAULT_EPS = 8 / 255
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +61,10 @@ class Attacked(results.Result):
     target: int | None
     method: str
     norm: str
-    eps: float
+    eps: float | None
+    """None where the smallest change was looked for"""
+    logits: Tensor
+    """(N, classes) of the adversarial pictures"""
     before: Tensor
     """(N, classes) probabilities of the originals"""
     after: Tensor
@@ -65,6 +74,9 @@ class Attacked(results.Result):
 
     @property
     def title(self) -> str:
+        if self.eps is None:
+            goal = "" if self.target is None else f" towards {self.classes[self.target]}"
+            return f"Smallest change{goal} in {NORM_NAMES[self.norm]} on {self.model_name}"
         ball = f"{NORM_NAMES[self.norm]}, eps {eps_text(self.eps, self.norm)}"
         if self.target is None:
             return f"{self.method.upper()} on {self.model_name} ({ball})"
@@ -94,6 +106,13 @@ class Attacked(results.Result):
                 "L2 distance": results.Number(
                     float(found.l2[hit].median()), "", "median of the fooled pictures"
                 ),
+            }
+            if self.norm in {"l0", "l1"}:
+                words = "components (a pixel has three)" if self.norm == "l0" else "sum of changes"
+                first[f"{NORM_NAMES[self.norm]} distance"] = results.Number(
+                    float(found.distance[hit].median()), "", f"{words}, median of the fooled"
+                )
+            first |= {
                 "steps": results.Number(
                     float(found.steps[hit].double().median()), "", "gradient steps, median"
                 ),
@@ -154,8 +173,36 @@ class Attacked(results.Result):
             ),
             caption="One row a picture; linf and l2 are the size of the change in [0, 1] units.",
         )  # fmt: skip
+        self._write_certificates(folder)
         if self.inside is not None:
             self.inside.write(folder)
+
+    def _write_certificates(self, folder: results.Folder) -> None:
+        """What anyone needs to hold each claim against the saved picture."""
+        found = self.found
+        rows = []
+        for i, name in enumerate(self.names):
+            clean, moved = self.originals[i : i + 1], found.adversarial[i : i + 1]
+            sizes = [float(balls.distance(clean, moved, norm)) for norm in NORM_NAMES]
+            z = self.logits[i].double()
+            own = int(self.labels[i] if self.target is None else self.target)
+            others = z.clone().index_fill(0, torch.tensor([own]), -math.inf).max()
+            ahead = float(others - z[own]) * (1 if self.target is None else -1)
+            rows.append((
+                name, self.classes[int(self.labels[i])],
+                self.classes[int(found.predicted[i])], int(found.success_8bit[i]), ahead, *sizes,
+                float(moved.min()), float(moved.max()), "float32",
+                hashlib.sha256(moved[0].contiguous().numpy().tobytes()).hexdigest(),
+            ))  # fmt: skip
+        folder.table(
+            "certificates.csv",
+            ("picture", "label", "becomes", "fools_as_saved", "ahead", *NORM_NAMES, "lowest",
+             "highest", "judge", "sha256"), rows,
+            caption="Each adversarial picture as it is saved: its label, the model's answer and "
+            "by how many logits it leads, the size of the change in every norm (float64, [0, 1] "
+            "units), its lowest and highest value, the judge's precision, and the hash of its "
+            "values.",
+        )  # fmt: skip
 
     def _answer(self, probabilities: Tensor) -> str:
         best = int(probabilities.argmax())
@@ -171,6 +218,12 @@ class Attacked(results.Result):
         if found.success[i]:
             return f"{before} becomes {after}; {size}."
         return f"{before} is not fooled, the nearest try gives {after}; {size}."
+
+    def _allowed(self, i: int) -> str:
+        if self.eps is not None:
+            return f"allowed: {NORM_NAMES[self.norm]} {eps_text(self.eps, self.norm)}"
+        size = _size_in_words(float(self.found.distance[i]), self.norm)
+        return f"smallest found in {NORM_NAMES[self.norm]}: {size}"
 
     def plot(self) -> Figure:
         figure = plots.new_figure(9.6, 2.55 * len(self.names))
@@ -191,7 +244,6 @@ class Attacked(results.Result):
         pixelated = self.originals.shape[-1] <= 128
         plots.show_image(axes[0], self.originals[i], self._answer(self.before[i]),
                          pixelated=pixelated)  # fmt: skip
-        size = eps_text(self.eps, self.norm)
         middle = f"change × {factor:,.0f}" if factor else "no change"
         plots.show_image(axes[1], change, middle, pixelated=pixelated)
         plots.show_image(axes[2], self.found.adversarial[i], self._answer(self.after[i]),
@@ -201,10 +253,20 @@ class Attacked(results.Result):
                          ha="center", va="center", color=plots.INK)  # fmt: skip
         measured = (
             f"largest {255 * float(self.found.linf[i]):.2g}/255, L2 {float(self.found.l2[i]):.2g}"
-            f"\nallowed: {NORM_NAMES[self.norm]} {size}"
+            f"\n{self._allowed(i)}"
         )
         axes[1].set_xlabel(measured, fontsize=7, color=plots.INK, labelpad=3)
         draw_bars(axes[3], self.before[i], self.after[i], self.classes)
+
+
+def _size_in_words(distance: float, norm: str) -> str:
+    if not math.isfinite(distance):
+        return "none"
+    if norm == "linf":
+        return f"{255 * distance:.3g}/255"
+    if norm == "l0":
+        return f"{distance:.0f} component{'' if distance == 1 else 's'}"
+    return f"{distance:.3g}"
 
 
 def shown_perturbation(change: Tensor) -> tuple[Tensor, float]:
@@ -260,7 +322,7 @@ def attack(
     labels: Sequence[int | str] | Tensor | None = None,
     *,
     norm: str = "linf",
-    eps: float = 8 / 255,
+    eps: float | None = None,
     method: str = "pgd",
     target: int | str | None = None,
     steps: int | None = None,
@@ -276,13 +338,14 @@ def attack(
     pictures: (N, 3, H, W) or (3, H, W) in [0, 1]; they are rounded to 8 bits, as a file has them
     labels: the classes to leave (indices or names); default: what the model says of the pictures
     norm, eps: the change stays within this distance: "linf" (8/255: no value by more than 8 of
-        255 levels), "l2", or "l1" (the sum of all changes)
+        255 levels, the default), "l2", or "l1" (the sum of all changes)
     method: "pgd", "fgsm" (one step), "bim" (PGD in ten steps of eps / 5), "mi-fgsm" (with
-        momentum), "apgd" (step sizes of its own), "suite" (all that featviz has, in turn) or
-        "square" (asks for no gradient; not in L1)
+        momentum), "apgd" (step sizes of its own), "suite" (all that featviz has, in turn),
+        "square" (asks for no gradient; not in L1) or "minimal" (the smallest change that does it:
+        it takes no eps, and knows "l0", the number of values changed, too)
     target: a class to be reached, instead of any other than the label; not for "suite"
     steps: gradient steps, or queries of "square"; default: 40 of pgd, 10 of bim and mi-fgsm, 100 of
-        apgd and suite, 1000 queries
+        apgd and suite, 1000 queries, 100 passes of minimal
     step_size, restarts: of pgd and bim, and of pgd and apgd; seed, slots: as for `pgd`
     names: what the pictures are called in figures and tables
 
@@ -303,12 +366,21 @@ def attack(
         )
     if method == "suite" and target is not None:
         raise UserError("the suite goes to whatever class is near; for a target take pgd or apgd")
+    if method == "minimal" and eps is not None:
+        raise UserError(
+            "method minimal looks for the smallest change and takes no eps; leave it out, or take "
+            "another method, which stays within eps"
+        )
+    eps = DEFAULT_EPS if eps is None and method != "minimal" else eps
     steps = STEPS[method] if steps is None or method == "fgsm" else steps
     batch = pictures[None] if pictures.dim() == 3 else pictures
     batch = images.quantise(check_pictures(batch)).to(model.device)
     count = len(batch)
     names = tuple(names) if names is not None else tuple(f"picture {i + 1}" for i in range(count))
-    check_eps(eps, norm, count)
+    if eps is None:
+        check_norm(norm, NORMS)
+    else:
+        check_eps(eps, norm, count)
     slots = check_slots(slots, batch.device)
     goal = None if target is None else model.class_index(target)
     with frozen(model):
@@ -316,9 +388,11 @@ def attack(
     own = before.argmax(1).cpu() if labels is None else class_indices(model, labels, count)
     aim = own if goal is None else torch.full((count,), goal)
     settings: dict[str, Any] = {
-        "eps": eps, "norm": norm, "eight_bit": True, "margin": 0.01, "clean": before,
-        "slots": slots, "progress": progress,
+        "norm": norm, "eight_bit": True, "margin": 0.01, "clean": before, "slots": slots,
+        "progress": progress,
     }  # fmt: skip
+    if eps is not None:
+        settings["eps"] = eps
     aimed: dict[str, Any] = {"targeted": goal is not None}
     if method == "fgsm":
         found = fgsm(model, batch, aim, **aimed, **settings)
@@ -334,6 +408,8 @@ def attack(
                      **aimed, **settings)  # fmt: skip
     elif method == "square":
         found = square(model, batch, aim, queries=steps, seed=seed, **aimed, **settings)
+    elif method == "minimal":
+        found = minimal(model, batch, aim, steps=steps, seed=seed, **aimed, **settings)
     else:
         found = suite(model, batch, aim, steps=steps, seed=seed, **settings)
     with frozen(model):
@@ -345,7 +421,7 @@ def attack(
             f"the gradient was 0 everywhere at some step of {blind} pictures: the model hides its "
             "gradient there, and the attack says little about its robustness"
         )
-    if norm == "linf" and 0 < eps < 1 / 255:
+    if norm == "linf" and eps is not None and 0 < eps < 1 / 255:
         warnings.append(
             f"eps {eps_text(eps, norm)} is less than one level of an 8-bit picture, so nothing "
             "can change; the audit works on unrounded pictures"
@@ -353,7 +429,9 @@ def attack(
     missed = int((~found.success).sum())
     if missed:
         more = "more --steps or a larger --eps may do it"
-        if method in {"fgsm", "bim", "mi-fgsm", "square"}:
+        if method == "minimal":
+            more = "more --steps may do it"
+        elif method in {"fgsm", "bim", "mi-fgsm", "square"}:
             more = "apgd, suite or a larger --eps may do it"
         warnings.append(f"{missed} of {count} pictures were not brought there; {more}")
     return Attacked(
@@ -378,6 +456,7 @@ def attack(
         method=method,
         norm=norm,
         eps=eps,
+        logits=after.cpu(),
         before=before.softmax(1).cpu(),
         after=after.softmax(1).cpu(),
     )  # fmt: skip

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from featviz.adversarial import balls
-from featviz.adversarial.half_space import fewest, nearest, reach
+from featviz.adversarial.half_space import beyond_rounding, fewest, in_levels, nearest, reach
 from featviz.adversarial.search import Look, Seats, Walk
 
 _FARTHER, _NEARER = 1.5, 0.7  # of the aim below 0, after a miss and after a hit
@@ -81,9 +81,11 @@ class Boundary(Walk):
     leaves_at_hit = False
 
     def __init__(
-        self, norm: str, plan: Plan, *, targeted: bool = False, mixed: bool = False
+        self, norm: str, plan: Plan, *, targeted: bool = False, mixed: bool = False,
+        eight_bit: bool = False,
     ):  # fmt: skip
         self.norm, self.plan, self.targeted, self.mixed = norm, plan, targeted, mixed
+        self.eight_bit = eight_bit
         self.looks = plan.looks
 
     def prepare(self, seats: Seats) -> None:
@@ -201,6 +203,9 @@ class Boundary(Walk):
             gradient = look.gradient(weights, more=True).flatten(1)[rows]
             bound = -(1 + _AIM) * margin[rows]
             point, size = first_point(self.norm, gradient, bound, low, high)
+            if self.eight_bit:
+                point = beyond_rounding(point, gradient, bound, self.clean[rows])
+                size = reach(self.norm, in_levels(self.clean[rows] + point) - self.clean[rows])
             points.append(point)
             sizes.append(size)
         order = torch.stack(sizes, 1).argsort(dim=1, stable=True)
@@ -263,6 +268,8 @@ class Boundary(Walk):
             if self.norm == "linf":
                 trust = trust * now.abs().amax(1)
             moved = nearest(self.norm, gradient, bound, low, high, change=now, trust=trust)
+        if self.eight_bit:
+            moved = beyond_rounding(moved, gradient, bound, self.clean[rows])
         self.change[rows] = torch.where((gradient != 0).any(1, keepdim=True), moved, now)
 
     def _trust(self, leg: int, along: float) -> float:

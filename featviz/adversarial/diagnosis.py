@@ -25,7 +25,8 @@ from torch import Tensor
 
 from featviz.adversarial import balls
 from featviz.adversarial.corruptions.apply import corrupt
-from featviz.embedding.extract import default_layer, embed_batch, pool
+from featviz.embedding.extract import default_layer, embed_batch
+from featviz.embedding.shards import pool
 from featviz.errors import UserError
 from featviz.models.frozen import frozen
 from featviz.models.layers import activations, tap

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 _ROUNDS = 14
+_LADDER = 33  # factors from 1 to 256
 _NEWTON = 40  # at most; some 6 as a rule
 
 
@@ -148,6 +149,30 @@ def fewest(
         1, order, torch.arange(g.shape[1], device=g.device).expand_as(order)
     )
     return torch.where((place < count) & (gain > 0), value, 0)
+
+
+def beyond_rounding(change: Tensor, gradient: Tensor, bound: Tensor, clean: Tensor) -> Tensor:
+    """The change, made longer until what 8 bits keep of it meets gradient.d <= bound.
+
+    change, gradient, clean: (N, n), the clean pictures held by 8 bits. The smallest factor of a
+    ladder of 2^(1/4) is taken; 1 where rounding does no harm, and where no factor helps.
+    """
+    best = torch.ones_like(bound)
+    met = torch.zeros_like(bound, dtype=torch.bool)
+    for rung in range(_LADDER):
+        factor = 2.0 ** (rung / 4)
+        kept = in_levels(clean + factor * change) - clean
+        now = _dot(kept, gradient) <= bound
+        best = torch.where(now & ~met, factor, best)
+        met = met | now
+        if bool(met.all()):
+            break
+    return change * best[:, None].to(change.dtype)
+
+
+def in_levels(pictures: Tensor) -> Tensor:
+    """Pictures as 8 bits hold them."""
+    return (pictures.clamp(0, 1) * 255).round() / 255
 
 
 def reach(norm: str, change: Tensor) -> Tensor:

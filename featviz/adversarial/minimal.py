@@ -18,6 +18,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from featviz import images
 from featviz.adversarial.boundary import Boundary, Plan
 from featviz.adversarial.found import Found, Progress, chosen_precision, find
 from featviz.adversarial.inputs import check_labels, check_norm, check_pictures, check_slots
@@ -37,6 +38,8 @@ def minimal(
     norm: str,
     steps: int = 100,
     targeted: bool = False,
+    eight_bit: bool = False,
+    margin: float = 0.0,
     clean: Tensor | None = None,
     seed: int = 0,
     slots: int | None = None,
@@ -53,6 +56,9 @@ def minimal(
         polish, and the one that judges what 8 bits hold. 10 are the fewest; 100 are within a few
         per cent of 1,000 on AlexNets (docs/minimal-distances.md)
     targeted: reach the labels instead of leaving them
+    eight_bit: look at pictures only as 8 bits hold them, and find the smallest change among those:
+        what is found is adversarial in a file. The pictures themselves are rounded first
+    margin: how far the wrong logit must be ahead
     clean: (N, classes) logits of the pictures, if they are known: saves the pass that judges them
     seed: of the random starts, which come in once every class has been tried
     slots: how many pictures the model sees at once (default 16, on CUDA 128). At equal slots a
@@ -69,11 +75,12 @@ def minimal(
     check_norm(norm, NORMS)
     precision = chosen_precision(model, check_pictures(pictures), precision)
     walk = Boundary(
-        norm, plan(steps, targeted=targeted), targeted=targeted, mixed=precision == "bf16"
-    )
+        norm, plan(steps, targeted=targeted), targeted=targeted, mixed=precision == "bf16",
+        eight_bit=eight_bit,
+    )  # fmt: skip
     return search_from_clean(
-        model, walk, pictures, labels, attack="minimal", targeted=targeted, clean=clean,
-        seed=seed, slots=slots, precision=precision, progress=progress,
+        model, walk, pictures, labels, attack="minimal", targeted=targeted, eight_bit=eight_bit,
+        margin=margin, clean=clean, seed=seed, slots=slots, precision=precision, progress=progress,
     )  # fmt: skip
 
 
@@ -100,6 +107,8 @@ def search_from_clean(
     *,
     attack: str,
     targeted: bool = False,
+    eight_bit: bool = False,
+    margin: float = 0.0,
     clean: Tensor | None = None,
     seed: int = 0,
     slots: int | None = None,
@@ -116,12 +125,14 @@ def search_from_clean(
     if clean is None:
         pictures = check_pictures(pictures)
         check_labels(labels, len(pictures))
+        pictures = images.quantise(pictures) if eight_bit else pictures
         with frozen(model):
             clean = classify(model, pictures, slots=check_slots(slots, pictures.device))
         spent = 1
     found = find(
         model, walk, pictures, labels, attack=attack, eps=None, targeted=targeted, clean=clean,
-        starts=starts, seed=seed, slots=slots, precision=precision, progress=progress,
+        eight_bit=eight_bit, margin=margin, starts=starts, seed=seed, slots=slots,
+        precision=precision, progress=progress,
     )  # fmt: skip
     return replace(found, forwards=found.forwards + spent)
 

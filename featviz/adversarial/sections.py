@@ -286,7 +286,9 @@ def inside_of(
         nothing = Labelled((), attacked.originals[:0], None, None, ())
         reference = _reference(model, nothing, labels[:0], data, wanted, set(attacked.names))
     names = [attacked.names[i] for i in rows.tolist()]
-    size = f"{NORM_NAMES[attacked.norm]} up to {eps_text(attacked.eps, attacked.norm)}"
+    size = f"smallest in {NORM_NAMES[attacked.norm]}"
+    if attacked.eps is not None:
+        size = f"{NORM_NAMES[attacked.norm]} up to {eps_text(attacked.eps, attacked.norm)}"
     part = look_inside(
         model, attacked.originals[rows], found.adversarial[rows], labels, predicted, names=names,
         size=size, reference=reference, seed=seed, progress=progress,

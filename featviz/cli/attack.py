@@ -16,12 +16,16 @@ def attack(
         typer.Argument(metavar="[PICTURE]...", help="Picture files; default: a bundled one."),
     ] = None,
     eps: Annotated[
-        str,
+        str | None,
         typer.Option(
-            "--eps", help="How far pixels may move: 8/255 or .03; in L2 a length, in L1 a sum."
+            "--eps",
+            help="How far pixels may move: 8/255 (the default) or .03; in L2 a length, in L1 a "
+            "sum. Not for minimal.",
         ),
-    ] = "8/255",
-    norm: Annotated[str, typer.Option("--norm", help="linf, l2 or l1.")] = "linf",
+    ] = None,
+    norm: Annotated[
+        str, typer.Option("--norm", help="linf, l2 or l1; for minimal also l0.")
+    ] = "linf",
     target: Annotated[
         str | None,
         typer.Option("--target", "-t", help="Class to reach (name or index); default: any other."),
@@ -30,8 +34,8 @@ def attack(
         str,
         typer.Option(
             "--method",
-            help="pgd, fgsm (one step), bim, mi-fgsm, apgd, suite (all in turn) or square (without "
-            "any gradient).",
+            help="pgd, fgsm (one step), bim, mi-fgsm, apgd, suite (all in turn), square (without "
+            "any gradient) or minimal (the smallest change that fools).",
         ),
     ] = "pgd",
     steps: Annotated[
@@ -39,7 +43,7 @@ def attack(
         typer.Option(
             "--steps",
             help="Gradient steps at most, or queries of square; default: 40 of pgd, 10 of bim and "
-            "mi-fgsm, 100 of apgd and suite, 1000 queries.",
+            "mi-fgsm, 100 of apgd and suite, 1000 queries, 100 passes of minimal.",
         ),
     ] = None,
     restarts: Annotated[
@@ -72,9 +76,11 @@ def attack(
 
     The adversarial PNG in the result folder is judged as it was saved.
 
+    With --method minimal --norm l2 (or linf, l1, l0) the smallest change is looked for instead.
+
     Example: featviz attack --eps 8/255 --norm linf
     """
-    radius = options.parse_eps(eps)
+    radius = None if eps is None else options.parse_eps(eps)
 
     from featviz.adversarial.attacks import attack as run
     from featviz.cli.given import open_given

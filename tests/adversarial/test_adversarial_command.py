@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 
 import pytest
@@ -70,12 +71,41 @@ def test_what_it_saves_is_adversarial_when_loaded(
     assert 0 < float(size) <= radius + 1e-5
 
 
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1", "l0"])
+def test_the_smallest_change_is_saved_with_its_certificate(mini, picture, capsys, tmp_path, norm):
+    out = tmp_path / "attack"
+    code, said, err = run(capsys, "attack", picture, "--method", "minimal", "--norm", norm,
+                          "--steps", "30", "--out", out, "--json", "--quiet")  # fmt: skip
+    assert code == 0, err
+    assert json.loads(said)["parameters"]["eps"] is None
+    original = images.read_image(out / "pictures" / "01-original.png")
+    adversarial = images.read_image(out / "pictures" / "01-adversarial.png")
+    with (out / "certificates.csv").open(newline="") as file:
+        (row,) = csv.DictReader(file)
+    logits = mini(torch.stack([original, adversarial]))
+    assert row["label"] == mini.class_name(int(logits[0].argmax()))
+    assert row["becomes"] == mini.class_name(int(logits[1].argmax())) != row["label"]
+    first, second = logits[1].topk(2).values.tolist()
+    assert float(row["ahead"]) == pytest.approx(first - second, abs=1e-3)
+    assert row["fools_as_saved"] == "1"
+    change = (adversarial.double() - original.double()).flatten()
+    sizes = {"linf": change.abs().max(), "l2": change.norm(), "l1": change.abs().sum(),
+             "l0": (change != 0).sum()}  # fmt: skip
+    for name, size in sizes.items():
+        assert float(row[name]) == pytest.approx(float(size), rel=1e-6)
+    assert 0 <= float(row["lowest"]) <= float(row["highest"]) <= 1
+    values = adversarial.contiguous().numpy().tobytes()
+    assert row["sha256"] == hashlib.sha256(values).hexdigest()
+
+
 def test_a_wrong_method_or_a_target_for_the_suite_is_refused(picture, capsys, tmp_path):
     out = tmp_path / "attack"
     for words, said in (
         (["--method", "bgd"], "did you mean pgd"),
         (["--method", "square", "--norm", "l1"], "unknown norm 'l1'"),
         (["--method", "suite", "--target", "goldfish"], "for a target take pgd or apgd"),
+        (["--method", "minimal", "--eps", "1/255"], "takes no eps"),
+        (["--method", "pgd", "--norm", "l0"], "unknown norm 'l0'"),
     ):
         code, _, err = run(capsys, "attack", picture, "--out", out, *words)
         assert code == 2

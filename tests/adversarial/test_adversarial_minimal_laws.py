@@ -22,6 +22,7 @@ from featviz.errors import UserError
 
 SHORT = {
     **{f"minimal-{n}": partial(minimal, norm=n, steps=24) for n in NORMS},
+    "minimal-bf16": partial(minimal, norm="l2", steps=24, precision="bf16"),
     **{f"fmn-{n}": partial(fmn, norm=n, steps=20) for n in NORMS},
     "ddn": partial(ddn, steps=12),
     "ddn-8bit": partial(ddn, steps=12, levels=256),
@@ -78,6 +79,38 @@ def test_what_is_found_fools_and_is_as_far_as_it_says(model, pictures, labels, a
     torch.testing.assert_close(found.distance, expected, rtol=1e-12, atol=0)
     saved = model(images.quantise(changed)).argmax(1)
     assert torch.equal(found.success_8bit, found.success & (saved != labels))
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_with_8_bits_each_picture_found_is_one_that_a_file_holds(model, pictures, labels, norm):
+    found = minimal(model, pictures, labels, norm=norm, steps=40, eight_bit=True)
+    clean = images.quantise(pictures)
+    levels = found.adversarial.double() * 255
+    assert float((levels - levels.round()).abs().max()) < 1e-4
+    assert torch.equal(found.success, model(found.adversarial).argmax(1) != labels)
+    assert torch.equal(found.success, found.success_8bit)
+    assert found.success.all()
+    size = reach(norm, (found.adversarial.double() - clean.double()).flatten(1))
+    torch.testing.assert_close(found.distance, size, rtol=1e-12, atol=0)
+    free = minimal(model, clean, labels, norm=norm, steps=40).distance
+    # Nothing is gained by rounding, and the nearest file is not far: half a level a value.
+    assert float((found.distance / free).median()) > 0.99
+    grain = {"l0": 0.0, "l1": 1.0, "l2": 16.0 / 255, "linf": 1.5 / 255}[norm]
+    assert bool((found.distance <= 1.3 * free + grain).all())
+
+
+def test_with_8_bits_a_linear_model_falls_at_the_first_level_that_does_it():
+    model, pictures = two_classes(torch.Generator().manual_seed(6))
+    model, clean = model.float(), images.quantise(pictures)
+    labels = model(clean).argmax(1)
+    way = (model.weights[1] - model.weights[0]).sign() * (1 - 2 * labels[:, None])
+    found = minimal(model, clean, labels, norm="linf", steps=40, eight_bit=True)
+    for i, picture in enumerate(clean):
+        for level in range(1, 256):
+            moved = (picture + level / 255 * way[i].view_as(picture)).clamp(0, 1)
+            if int(model(moved[None]).argmax()) != labels[i]:
+                break
+        assert float(found.distance[i]) * 255 == pytest.approx(level, abs=1e-3)  # float32 values
 
 
 @every

@@ -7,7 +7,10 @@ import torch
 from adversarial_models import photographs, tiny_net
 from oracles.planted import plant
 
+import featviz
 from featviz.adversarial.minimal import minimal
+from featviz.adversarial.suite import suite
+from featviz.models.load import Model
 
 STEPS = 60
 
@@ -33,3 +36,29 @@ def test_the_planted_adversarial_is_found_and_not_by_chance(norm, eps):
         found += bool(result.distance[0] <= eps)
     assert found == 8
     assert by_chance <= 1
+
+
+@pytest.mark.parametrize(("norm", "eps"), [("linf", 8 / 255), ("l2", 0.5)])
+def test_the_suite_finds_the_planted_adversarial(norm, eps):
+    features = tiny_net(seed=3).eval()[:-2]
+    label = torch.zeros(1, dtype=torch.long)
+    for i, picture in enumerate(0.1 + 0.8 * photographs(8)):
+        model, _ = plant(features, picture, eps, norm, seed=i)
+        # The planted point is on the surface, measured in float64 a last bit outside it.
+        found = suite(model, picture[None], label, eps=eps * (1 + 1e-5), norm=norm, slots=1)
+        assert bool(found.success[0]), f"picture {i} stands"
+        assert model(found.adversarial).argmax(1).tolist() == [1]
+
+
+def test_the_audit_finds_the_planted_adversarial():
+    features = tiny_net(seed=3).eval()[:-2]
+    eps = 8 / 255
+    for i, picture in enumerate(0.1 + 0.8 * photographs(3)):
+        planted, _ = plant(features, picture, eps, "linf", seed=i)
+        model = Model(planted, name="planted", input_size=16, mean=(0.0,) * 3, std=(1.0,) * 3,
+                      classes=[("", "as it was"), ("", "planted")])  # fmt: skip
+        found = featviz.audit(
+            model, picture[None], [0], norms=["linf"], eps=[eps / 2, eps], sections=(), queries=0
+        )
+        assert float(found.norms[0].distance[0]) <= eps
+        assert float(found.norms[0].distance[0]) > 0
