@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import math
 import os
 import sys
 import tarfile
@@ -16,6 +17,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
@@ -33,6 +35,9 @@ if TYPE_CHECKING:
 
 
 T = TypeVar("T")
+
+_CHUNK = 8
+"""pictures that a thread reads before it hands them over"""
 
 
 @dataclass(frozen=True)
@@ -283,27 +288,37 @@ def in_order(
 
     ahead: how many rows are read before they are asked for; that bounds the memory
     """
+    # Small pictures would cost less than handing each of them from thread to thread.
+    chunk = max(1, min(_CHUNK, ahead // (2 * workers)))
+
+    def read_some(some: list[int]) -> list[T | BadPicture]:
+        return [_or_why_not(read, row) for row in some]
+
     with ThreadPoolExecutor(workers) as pool:
-        waiting: deque[tuple[int, Future[T]]] = deque()
+        waiting: deque[tuple[list[int], Future[list[T | BadPicture]]]] = deque()
         upcoming = iter(rows)
 
         def submit() -> None:
-            row = next(upcoming, None)
-            if row is not None:
-                waiting.append((row, pool.submit(read, row)))
+            some = list(islice(upcoming, chunk))
+            if some:
+                waiting.append((some, pool.submit(read_some, some)))
 
-        for _ in range(ahead):
+        for _ in range(math.ceil(ahead / chunk)):
             submit()
         try:
             while waiting:
-                row, future = waiting.popleft()
+                some, future = waiting.popleft()
                 submit()
-                try:
-                    yield row, future.result()
-                except BadPicture as error:
-                    yield row, error
+                yield from zip(some, future.result(), strict=True)
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+def _or_why_not(read: Callable[[int], T], row: int) -> T | BadPicture:
+    try:
+        return read(row)
+    except BadPicture as error:
+        return error
 
 
 def read_all(

@@ -46,7 +46,7 @@ def open_rgb(source: str | Path | BinaryIO, name: str | None = None) -> Image.Im
         with _opening, warnings.catch_warnings():
             # Large pictures and odd tags; what cannot be read raises all the same.
             warnings.simplefilter("ignore")
-            opened = Image.open(source)
+            opened = Image.open(source, formats=_formats(source))
         with opened:  # a refused picture's file must not stay open
             if opened.width * opened.height > MAX_PIXELS:
                 raise BadPicture(_too_large(name, opened.width, opened.height))
@@ -68,6 +68,19 @@ def open_rgb(source: str | Path | BinaryIO, name: str | None = None) -> Image.Im
         raise BadPicture(
             f"{name} cannot be decoded ({error}); the file is damaged or cut short"
         ) from None
+
+
+_SIGNATURES = {b"\xff\xd8\xff": "JPEG", b"\x89PNG": "PNG", b"RIFF": "WEBP", b"GIF8": "GIF"}
+
+
+def _formats(source: str | Path | BinaryIO) -> list[str] | None:
+    """What a file in memory can only be by its first bytes; pillow would try one after the other,
+    which takes longer than decoding a small picture. None: try them all."""
+    if not isinstance(source, io.BytesIO):
+        return None
+    with source.getbuffer() as content:
+        start = bytes(content[:4])
+    return next(([kind] for sign, kind in _SIGNATURES.items() if start.startswith(sign)), None)
 
 
 def _too_large(name: str, width: int = 0, height: int = 0) -> str:

@@ -1,0 +1,165 @@
+"""Rows a second of `embed` against decoding alone and the network alone; memory with --rows.
+
+    python benchmarks/embed.py [--quick] [--data FOLDER] [--model NAME --weights FILE]
+    python benchmarks/embed.py --rows 200000
+
+Decoding, the network and both together are measured in interleaved rounds on the same pictures,
+with all threads each. On a GPU the slower of the two bounds the whole. On a CPU they share the
+cores, so that seconds add up: "sum of both" is what one could reach if they never got in each
+other's way, and the ratio to it is what `embed` loses.
+
+With --rows, made-up pictures go through a net with a layer of 4096 units into a store on the disk,
+in a process of its own for each number of rows; what counts is the largest memory.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import _rounds
+import torch
+from torch import nn
+
+import featviz
+from featviz.datasets import Pictures, in_order, open_pictures
+from featviz.decoding import Prepared, as_batch
+from featviz.embedding.extract import default_layer
+from featviz.embedding.shards import Job
+from featviz.errors import BadPicture
+from featviz.models.load import Model
+from featviz.neighbors.exact import build_index
+from featviz.samples import sample_pictures
+
+BATCH = 64
+
+
+def rates(given: argparse.Namespace) -> None:
+    weights = given.weights or None
+    model = featviz.load(given.model, weights=weights)
+    data = open_pictures(given.data) if given.data else sample_pictures(32)
+    data = data.spread(given.pictures)
+    layer = given.layer or default_layer(model)
+    workers = given.workers or torch.get_num_threads()
+    places = (model.layer(layer),)
+    side = model.input_size
+    span = range(len(data))
+    some = [data.prepare(row, model.resize, side).pixels for row in span[:BATCH]]
+
+    def decoding() -> None:
+        for _ in in_order(
+            lambda row: data.prepare(row, model.resize, side, decoder=given.decoder), span,
+            ahead=2 * BATCH, workers=workers,
+        ):  # fmt: skip
+            pass
+
+    works = {"decoding": decoding}
+    for precision in ("float32", "bf16"):
+        job = Job(model, data, places, BATCH, "mean", 0, precision, given.decoder, workers)
+
+        def network(job: Job = job) -> None:
+            batch = as_batch(some)
+            with job.network(batch) as forward:
+                for start in span[::BATCH]:
+                    taken = forward(batch[: len(data) - start])[layer]
+                    job.read(taken, places[0], list(range(len(taken))))
+
+        def both(job: Job = job) -> None:
+            job.run(span)
+
+        works |= {f"network, {precision}": network, f"embed, {precision}": both}
+    seconds = _rounds.measure(works, 2 if given.quick else 5)
+    rows = [
+        _rounds.row(name, "rows/s", [len(data) / s for s in all]) for name, all in seconds.items()
+    ]
+    best = {name: min(all) for name, all in seconds.items()}
+    ratios = {}
+    for precision in ("float32", "bf16"):
+        network_, embed_ = best[f"network, {precision}"], best[f"embed, {precision}"]
+        slower = max(best["decoding"], network_)
+        ratios[f"embed/slower of both, {precision}"] = slower / embed_
+        ratios[f"embed/sum of both, {precision}"] = (best["decoding"] + network_) / embed_
+    print(f"{given.model} at {layer}, {len(data)} pictures of {data.name}, {workers} decoding")
+    _rounds.report("embed", rows, ratios)
+
+
+@dataclass(frozen=True)
+class MadeUp(Pictures):
+    """Tiny pictures that cost next to nothing; every thousandth cannot be read."""
+
+    def prepare(
+        self, row: int, resize: int, crop: int | None = None, *, decoder: str = "exact"
+    ) -> Prepared:
+        if row % 1000 == 999:
+            raise BadPicture(f"{self.paths[row]} is not there")
+        made = torch.Generator().manual_seed(row)
+        pixels = torch.randint(0, 256, (3, 8, 8), generator=made, dtype=torch.uint8)
+        return Prepared(pixels, (8, 8))
+
+
+def memory(rows: int) -> None:
+    """Run as a process of its own: embed so many rows, open and search them."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Flatten(), nn.Linear(192, 4096), nn.ReLU(), nn.Linear(4096, 2))
+    model = Model(net, name="wide", input_size=8)
+    names = tuple(f"class{i % 1000:03}/picture{i:08}.jpg" for i in range(rows))
+    data = MadeUp(Path("made-up"), names, tuple(sys.intern(n[:8]) for n in names))
+    with tempfile.TemporaryDirectory() as folder:
+        before = _peak()
+        started = time.perf_counter()
+        featviz.embed(model, data, "2", out=f"{folder}/s", precision="float32")
+        seconds = time.perf_counter() - started
+        embedded = _peak()
+        started = time.perf_counter()
+        store = featviz.open_store(f"{folder}/s", verify=False)
+        opened = time.perf_counter() - started
+        after_opening = _peak()
+        index = build_index(store)
+        index.search(store.take(range(100)), 10)
+        print(json.dumps({
+            "rows": len(store), "seconds": seconds, "seconds to open": opened,
+            "MB before": before, "MB embedded": embedded, "MB opened": after_opening,
+            "MB searched": _peak(),
+        }))  # fmt: skip
+
+
+def _peak() -> float:
+    """The largest memory of this process so far, MB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def memories(most: int) -> None:
+    found = []
+    for rows in (most // 10, most):
+        command = [sys.executable, __file__, "--rows", str(rows), "--alone", "1"]
+        done = subprocess.run(command, check=True, capture_output=True, text=True)
+        found.append(json.loads(done.stdout.splitlines()[-1]))
+        print({name: round(value, 1) for name, value in found[-1].items()})
+    small, large = found
+    rows = [
+        _rounds.row(f"{stage}, {f['rows']} rows", "MB", [f[f"MB {stage}"]])
+        for stage in ("before", "embedded", "opened", "searched") for f in found
+    ]  # fmt: skip
+    ratios = {"memory of all/of a tenth": large["MB embedded"] / small["MB embedded"]}
+    _rounds.report("embed --rows", rows, ratios)
+
+
+if __name__ == "__main__":
+    given = _rounds.arguments(
+        __doc__.splitlines()[0], data="", model="alexnet-mini", weights="", layer="",
+        pictures=640, decoder="exact", workers=0, rows=0, alone=0,
+    )  # fmt: skip
+    if given.rows and given.alone:
+        memory(given.rows)
+    elif given.rows:
+        memories(given.rows)
+    else:
+        rates(given)
