@@ -2,29 +2,34 @@
 
 from __future__ import annotations
 
-import math
+import os
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from featviz import images, plots, results
+from featviz import images, results
+from featviz.atlas.effects import logit_effects, names_of, top_effects
 from featviz.atlas.graph import build_graph, neighbors_wanted
 from featviz.atlas.grid import Grid, assign, cut, top_classes
 from featviz.atlas.icons import (
+    POWER,
+    RIDGE,
     SyntheticIcons,
     cell_means,
+    icon_numbers,
     medoids,
     synthetic_icons,
     within_cosines,
 )
 from featviz.atlas.layout import Layout, lay_out
-from featviz.atlas.metrics import MapQuality, judge_map
+from featviz.atlas.metrics import MapQuality, judge_map, procrustes
 from featviz.errors import BadPicture, UserError
 from featviz.neighbors.exact import build_index
 
@@ -34,11 +39,24 @@ if TYPE_CHECKING:
     from featviz.datasets import Pictures
     from featviz.embedding.store import Store
     from featviz.models.load import Model
+    from featviz.neighbors.exact import Index
 
 Icons = Literal["sample", "synthetic", "both"]
 
-MOST = 2500
-"""pictures on one map; of larger stores an even sample is shown"""
+MOST = 20_000
+"""pictures on one map, by default; of larger stores an even sample is shown"""
+PICTURED = 20_000
+"""pictures that have a thumbnail; on larger maps the others are dots"""
+SIDES = (5, 10, 20, 40, 80, 160)
+"""squares a side, as long as there are half as many pictures as squares"""
+MOST_SIDE = 320
+EFFECTS = 400
+"""cells of a resolution up to which their effects on the logits are found"""
+GREY = 200
+"""the level of grey where a picture is missing"""
+# Pixels a side of a thumbnail, by the number of them: all together stay below 70 MB.
+_THUMBNAILS = ((1200, 112), (2500, 80), (8000, 48))
+_SMALLEST = 32
 NEIGHBORS = 10
 ROOM = 2.8
 """places of the map's lattice for each picture: enough that islands keep their shape"""
@@ -56,6 +74,9 @@ class Level:
     classes: tuple[tuple[tuple[str, float], ...], ...]
     """for each cell its largest classes with their shares of the cell, largest first; empty
     where the data has no classes"""
+    effects: tuple[tuple[tuple[str, float], ...], ...] | None = None
+    """for each cell the classes whose logits its mean raises most above the mean logit, to first
+    order (`featviz.atlas.effects`); None without the model"""
     synthetic: SyntheticIcons | None = None
 
 
@@ -87,6 +108,8 @@ class Atlas(results.Result):
     samples of the finest cells and an even sample"""
     thumbnails: Tensor
     """(P, 3, T, T) uint8, of the rows in `pictured`"""
+    unrest: float | None = None
+    """mean Procrustes distance to the maps of other seeds, where they were made"""
 
     @property
     def title(self) -> str:
@@ -127,12 +150,27 @@ class Atlas(results.Result):
                 self.layout.divergence, "nats", "Kullback-Leibler, what t-SNE minimises"
             )
             shown["perplexity"] = results.Number(self.layout.perplexity, "", "after its cap")
+        if self.unrest is not None:
+            shown["Procrustes distance"] = results.Number(
+                self.unrest, "", "to maps from other seeds, on average; 0: the same map"
+            )
         for level in self.levels:
-            if level.synthetic is not None:
-                shown["icons' cosine"] = results.Number(
-                    float(level.synthetic.cosines.mean()), "",
-                    "synthetic icon to its cell's mean, on average",
-                )  # fmt: skip
+            side = level.grid.side
+            shown[f"cells at {side}"] = results.Number(
+                len(level.grid.cells), "", f"squares of {side} x {side} with pictures in them"
+            )
+            sizes = torch.tensor([len(cell.members) for cell in level.grid.cells])
+            shown[f"cosine in cells at {side}"] = results.Number(
+                float((level.cosines * sizes).sum() / sizes.sum()), "",
+                "picture to its cell's mean, mean over pictures",
+            )  # fmt: skip
+        made = [level for level in self.levels if level.synthetic is not None]
+        for level in made:
+            assert level.synthetic is not None
+            of = f" at {level.grid.side}" if len(made) > 1 else ""
+            for name, (value, meaning) in icon_numbers(level.synthetic).items():
+                unit = "fraction" if "land" in name else ""
+                shown[name + of] = results.Number(value, unit, meaning)
         return shown
 
     def write(self, folder: results.Folder) -> None:
@@ -156,14 +194,22 @@ class Atlas(results.Result):
             if level.synthetic is None:
                 continue
             side = level.grid.side
-            caption = (
-                f"The map cut into {side} x {side} squares. Left: the picture nearest to the mean "
-                "of each square. Right: the picture made to have that mean"
-            )
             folder.figure(
                 f"cells-{side}.jpg", self.cells_picture(level),
-                caption=f"{caption} (mean cosine {level.synthetic.cosines.mean():.2f}).",
+                caption=f"The map cut into {side} x {side} squares. Left: the picture nearest to "
+                "the mean of each square. Right: the picture made to have that mean. "
+                + _landing_words(level.synthetic),
                 alt="Two grids side by side, photographs and synthetic icons of the same cells",
+            )  # fmt: skip
+        from featviz.atlas.prints import print_page
+
+        page = print_page(self)
+        for file in ("print.png", "print.pdf"):
+            folder.figure(
+                file, page,
+                caption="The map for print, with the largest classes framed in colour and how far "
+                "it may be believed. Axes of a t-SNE map have no scale.",
+                alt="Map of small photographs with a legend of classes and a line of numbers",
             )  # fmt: skip
         folder.table(
             "layout.csv",
@@ -174,10 +220,24 @@ class Atlas(results.Result):
         )
         folder.table(
             "cells.csv",
-            ("side", "row", "column", "pictures", "sample", "cosine"),
+            (
+                "side",
+                "row",
+                "column",
+                "pictures",
+                "sample",
+                "within_cosine",
+                "classes",
+                "effects",
+                "icon_cosine",
+                "icon_lands_row",
+                "icon_lands_column",
+            ),
             self._cell_lines(),
-            caption="Every cell at every resolution, the row of its sample icon, and the cosine of "
-            "its synthetic icon.",
+            caption="Every cell at every resolution: how many pictures, the row of its sample icon "
+            "(its medoid), the mean cosine of its pictures to their mean, its largest classes with "
+            "their shares, the logits that its mean raises most above the mean logit, the cosine "
+            "of its synthetic icon to its mean, and the cell whose mean is nearest to that icon.",
         )
         folder.arrays(
             "layout.npz",
@@ -209,14 +269,18 @@ class Atlas(results.Result):
     def _cell_lines(self) -> list[tuple[object, ...]]:
         lines: list[tuple[object, ...]] = []
         for level in self.levels:
-            for number, (cell, sample) in enumerate(
-                zip(level.grid.cells, level.samples, strict=True)
-            ):
-                cosine = "" if level.synthetic is None else f"{level.synthetic.cosines[number]:.3f}"
+            made = level.synthetic
+            landed = None if made is None else made.landed
+            for number, cell in enumerate(level.grid.cells):
+                home = None if landed is None else level.grid.cells[int(landed[number])]
                 lines.append(
                     (
                         level.grid.side, cell.row, cell.column, len(cell.members),
-                        self.rows[sample], cosine,
+                        self.rows[level.samples[number]], f"{level.cosines[number]:.4f}",
+                        names_of(level.classes[number], ".3f"),
+                        "" if level.effects is None else names_of(level.effects[number]),
+                        "" if made is None else f"{made.cosines[number]:.3f}",
+                        "" if home is None else home.row, "" if home is None else home.column,
                     )
                 )  # fmt: skip
         return lines
@@ -229,17 +293,30 @@ class Atlas(results.Result):
         """Every picture at its place in the mosaic, (3, H, W)."""
         return self._lay_down(self.mosaic[0], width=width)
 
+    def pictures_of(self, rows: Sequence[int] | Tensor) -> Tensor:
+        """Thumbnails of some rows, (len(rows), 3, T, T) uint8; grey where there is none."""
+        wanted = torch.as_tensor(rows, dtype=torch.int64)
+        if len(self.pictured) == len(self.rows):
+            return self.thumbnails[wanted]
+        place = torch.searchsorted(self.pictured, wanted).clamp_max(len(self.pictured) - 1)
+        found = self.thumbnails[place].clone()
+        found[self.pictured[place] != wanted] = GREY
+        return found
+
     def _lay_down(self, places: Tensor, *, width: int) -> Tensor:
         left, top = places.min(0).values.tolist()  # the empty rim of a lattice is not printed
         right, bottom = places.max(0).values.tolist()
         columns, rows = right - left + 1, bottom - top + 1
-        size = max(8, min(width // max(columns, rows), self.thumbnails.shape[-1]))
-        small = resize(self.thumbnails, size - 1)
-        canvas = torch.ones(3, rows * size + 1, columns * size + 1)
-        for picture, (column, row) in zip(small, places.tolist(), strict=True):
-            y, x = (row - top) * size + 1, (column - left) * size + 1
-            canvas[:, y : y + size - 1, x : x + size - 1] = picture
-        return canvas
+        size = max(4, min(width // max(columns, rows), self.thumbnails.shape[-1]))
+        canvas = torch.full((3, rows * size + 1, columns * size + 1), 255, dtype=torch.uint8)
+        for start in range(0, len(places), 1024):
+            some = places[start : start + 1024].tolist()
+            pictures = self.pictures_of(range(start, start + len(some)))
+            small = images.to_uint8(resize(pictures, size - 1))
+            for picture, (column, row) in zip(small, some, strict=True):
+                y, x = (row - top) * size + 1, (column - left) * size + 1
+                canvas[:, y : y + size - 1, x : x + size - 1] = picture
+        return canvas.float() / 255
 
     def cells_picture(self, level: Level, width: int = 1200) -> Tensor:
         """Sample icons, and synthetic icons at their right, in the places of the cells."""
@@ -247,7 +324,7 @@ class Atlas(results.Result):
         places = torch.tensor([(cell.column, cell.row) for cell in level.grid.cells])
         size = max(8, min(width // side, 128))
         sheets = []
-        icons = [self.thumbnails[list(level.samples)].float() / 255]
+        icons = [self.pictures_of(level.samples).float() / 255]
         if level.synthetic is not None:
             icons.append(level.synthetic.images)
         for pictures in icons:
@@ -260,11 +337,26 @@ class Atlas(results.Result):
         return torch.cat(sheets[:-1], 2)
 
     def plot(self) -> Figure:
-        picture = self.map_picture(1400)
-        height = 7 * picture.shape[1] / picture.shape[2]
-        figure = plots.new_figure(7, height + 0.5)
-        plots.show_image(figure.subplots(), picture, self.title)
-        return figure
+        from featviz.atlas.prints import print_page
+
+        return print_page(self)
+
+
+def _landing_words(icons: SyntheticIcons) -> str:
+    """How near icons came to their cells, as a sentence."""
+    text = f"Mean cosine to that mean: {icons.cosines.mean():.2f}"
+    if icons.landing is None or icons.shuffled is None:
+        return f"{text}."
+    made, chance, real = icons.landing, icons.shuffled, icons.samples
+    text += (
+        f"; less the mean of all data {made.centred:.2f}"
+        + ("" if real is None else f" (photographs {real.centred:.2f})")
+        + f". {made.own:.0%} of the icons are nearest to the mean of their own square"
+        + ("" if real is None else f" (photographs {real.own:.0%})")
+        + f", {made.near:.0%} to it or one of the 8 around it; by chance {chance.own:.1%} and "
+        f"{chance.near:.1%}."
+    )
+    return text
 
 
 def resize(pictures: Tensor, size: int) -> Tensor:
@@ -286,31 +378,45 @@ def build_atlas(
     *,
     icons: Icons = "sample",
     sides: Sequence[int] | None = None,
-    icon_side: int = 8,
+    icon_side: int | Sequence[int] = 10,
     icon_steps: int = 128,
+    icon_power: float = POWER,
+    icon_ridge: float | None = RIDGE,
+    icon_tries: int = 1,
     perplexity: float = 30.0,
     iterations: tuple[int, int] = (250, 750),
+    seeds: int = 1,
     most: int = MOST,
     seed: int = 0,
+    partial: str | Path | None = None,
     progress: Callable[[int, int, str], None] | None = None,
 ) -> Atlas:
     """Lay a store out on a map and cut it into cells with icons.
 
-    model: the model that made the store; only synthetic icons need it, else None will do
+    model: the model that made the store. Synthetic icons need it; where it is given the effect of
+        each cell's mean on the logits is found too. Else None will do
     pictures: those of the store's rows, if they are not where the store remembers them
     icons: "sample" (photographs), "synthetic" or "both"
-    sides: squares a side at each resolution; default: 4, 8, 16 ... while there are pictures for it
-    icon_side: the resolution that gets synthetic icons; they cost `icon_steps` passes each
+    sides: squares a side at each resolution; default: 5, 10, 20, 40 ... while there are half as
+        many pictures as squares
+    icon_side: the resolutions that get synthetic icons; they cost `icon_steps` passes each
+    icon_power, icon_ridge, icon_tries: see `featviz.atlas.icons.synthetic_icons`
     perplexity, iterations: see `featviz.atlas.layout.lay_out`
+    seeds: so many maps are made, from `seed` on; the first is shown, and the others say how far it
+        depends on the seed
     most: of larger stores an even sample of so many rows is shown
+    partial: a folder for finished icons, from which the same call goes on after it was killed; the
+        caller removes it
 
     Raises UserError for pictures that are not there, for synthetic icons without a model, and for a
     model with other weights than the store's.
     """
     started = time.perf_counter()
-    if icons not in ("sample", "synthetic", "both"):
-        raise UserError(f"unknown icons {icons!r}; take sample, synthetic or both")
-    if icons != "sample":
+    icon_sides = [icon_side] if isinstance(icon_side, int) else sorted(set(icon_side))
+    _check(icons, [*(sides or ()), *icon_sides], seeds, most)
+    if icons != "sample" and model is None:
+        raise UserError("synthetic icons are made by the model; name it with --model and --weights")
+    if model is not None:
         _check_model(model, store)
     shown = store.pictures if pictures is None else pictures
     if len(shown) != len(store):
@@ -319,36 +425,45 @@ def build_atlas(
     doubts = []
     if len(rows) < len(store):
         doubts.append(f"an even sample of {len(rows)} of {len(store)} pictures is shown")
+    if len(rows) < 2:
+        raise UserError(f"a map needs at least 2 pictures, there are {len(rows)}")
     labels = [store.labels[row] for row in rows]
-    index = build_index(store.take(rows))
+    classes = [store.class_name(row) for row in rows]
+    index = build_index(store if len(rows) == len(store) else store.take(rows))
     graph = build_graph(index, neighbors_wanted(len(rows), perplexity), progress)
-    layout = lay_out(
-        index,
-        graph=graph,
-        perplexity=perplexity,
-        iterations=iterations,
-        seed=seed,
-        progress=progress,
-    )
-    vectors = index.take(range(len(rows)))
-    near = graph.nearest(min(NEIGHBORS, graph.k))
-    named = labels if any(labels) else None
-    thumbnails, missing = _thumbnails(shown, rows, progress)
+    maps = [
+        lay_out(
+            index, graph=graph, perplexity=perplexity, iterations=iterations, seed=seed + more,
+            progress=progress,
+        )
+        for more in range(seeds)
+    ]  # fmt: skip
+    layout = maps[0]
+    unrest = [procrustes(layout.xy, other.xy)[0] for other in maps[1:]]
+    if sides is None:
+        sides = [side for side in SIDES if side == SIDES[0] or side * side <= 2 * len(rows)]
+    wanted = {*sides, *(icon_sides if icons != "sample" else ())}
+    levels = [_level(index, cut(layout.xy, side), classes) for side in sorted(wanted)]
+    pictured = _pictured(len(rows), levels)
+    thumbnails, missing = _thumbnails(shown, [rows[row] for row in pictured], progress)
     if missing:
         doubts.append(f"{missing} pictures could not be read any more; they are grey on the map")
-    classes = [store.class_name(row) for row in rows]
-    levels = _levels(vectors, layout.xy, sides, classes)
+    if model is not None:
+        levels = _with_effects(model, store.layer, index, shown, rows, levels)
     if icons != "sample":
         assert model is not None
         levels = _with_synthetic(
-            model, store, vectors, layout.xy, levels, classes, icon_side, icon_steps, seed, progress
-        )
+            model, store, index, levels, icon_sides, steps=icon_steps, power=icon_power,
+            ridge=icon_ridge, tries=icon_tries, seed=seed, partial=partial, progress=progress,
+        )  # fmt: skip
+    near = graph.nearest(min(NEIGHBORS, len(rows) - 1))
     made = results.origin(
         model,
         parameters={
             "icons": icons, "sides": [level.grid.side for level in levels],
-            "icon_side": icon_side, "icon_steps": icon_steps, "perplexity": perplexity,
-            "iterations": list(iterations), "most": most,
+            "icon_side": icon_sides, "icon_steps": icon_steps, "icon_power": icon_power,
+            "icon_ridge": icon_ridge, "icon_tries": icon_tries, "perplexity": perplexity,
+            "iterations": list(iterations), "seeds": seeds, "most": most,
             "store": None if store.folder is None else str(store.folder),
         },
         started=started,
@@ -360,26 +475,60 @@ def build_atlas(
         store=store if pictures is None else replace(store, pictures=pictures),
         rows=tuple(rows),
         layout=layout,
-        quality=judge_map(index, layout.xy, graph=graph, k=NEIGHBORS, labels=named),
+        quality=judge_map(
+            index, layout.xy, graph=graph, k=NEIGHBORS, labels=labels if any(labels) else None
+        ),
         floor=judge_map(index, layout.start, graph=graph, k=NEIGHBORS),
-        levels=levels,
+        levels=tuple(levels),
         lattice=assign(layout.xy, room=ROOM),
         mosaic=assign(layout.xy),
         neighbors=near.rows,
         distances=near.distances,
-        pictured=torch.arange(len(rows)),
+        pictured=torch.tensor(pictured),
         thumbnails=thumbnails,
+        unrest=sum(unrest) / len(unrest) if unrest else None,
     )
 
 
-def _check_model(model: Model | None, store: Store) -> None:
-    if model is None:
-        raise UserError("synthetic icons are made by the model; name it with --model and --weights")
+def _check(icons: str, sides: Sequence[int], seeds: int, most: int) -> None:
+    if icons not in ("sample", "synthetic", "both"):
+        raise UserError(f"unknown icons {icons!r}; take sample, synthetic or both")
+    wrong = [side for side in sides if not 1 <= side <= MOST_SIDE]
+    if wrong:
+        raise UserError(f"{wrong[0]} squares a side; there are 1 to {MOST_SIDE}")
+    if seeds < 1 or most < 2:
+        raise UserError(f"seeds {seeds}, most {most}: seeds is 1 or more, most 2 or more")
+
+
+def _check_model(model: Model, store: Store) -> None:
     if model.sha256 != (store.origin.model or {}).get("sha256"):
         raise UserError(
             f"{model.name} here has other weights than the {store.model_name} that made the store; "
             "its icons would show another space; give the same --model and --weights"
         )
+
+
+def _level(index: Index, grid: Grid, classes: Sequence[str]) -> Level:
+    return Level(
+        grid,
+        medoids(index, grid),
+        within_cosines(index, cell_means(index, grid), grid),
+        top_classes(classes, grid),
+    )
+
+
+def _pictured(count: int, levels: Sequence[Level]) -> list[int]:
+    """Which of `count` rows get a thumbnail: all, or samples of the finest cells and a spread."""
+    if count <= PICTURED:
+        return list(range(count))
+    chosen: set[int] = set()
+    for level in levels:  # from coarse to fine, as far as there is room
+        if len(chosen | set(level.samples)) <= PICTURED:
+            chosen |= set(level.samples)
+    rest = [row for row in range(count) if row not in chosen]
+    room = PICTURED - len(chosen)
+    chosen |= {rest[i * len(rest) // room] for i in range(room)}
+    return sorted(chosen)
 
 
 def _thumbnails(
@@ -388,63 +537,74 @@ def _thumbnails(
     progress: Callable[[int, int, str], None] | None,
 ) -> tuple[Tensor, int]:
     """Small squares (N, 3, T, T) uint8 of some pictures, and how many could not be read."""
-    size = 112 if len(rows) <= 1200 else 80 if len(rows) <= 2500 else 64
-    found = torch.full((len(rows), 3, size, size), 200, dtype=torch.uint8)
-    missing: list[BadPicture] = []
-    for place, row in enumerate(rows):
+    size = next((size for most, size in _THUMBNAILS if len(rows) <= most), _SMALLEST)
+    found = torch.full((len(rows), 3, size, size), GREY, dtype=torch.uint8)
+
+    def read(place: int) -> BadPicture | None:
         try:
-            square = np.array(images.square(pictures.open(row), size))
+            square = np.array(images.square(pictures.open(rows[place]), size))
             found[place] = torch.from_numpy(square).permute(2, 0, 1)
         except BadPicture as error:
-            missing.append(error)
-        if progress is not None and place % 32 == 0:
-            progress(place, len(rows), "reading pictures")
+            return error
+        return None
+
+    missing: list[BadPicture] = []
+    with ThreadPoolExecutor(os.cpu_count()) as threads:  # decoding leaves python alone
+        for place, error in enumerate(threads.map(read, range(len(rows)))):
+            if error is not None:
+                missing.append(error)
+            if progress is not None and place % 32 == 0:
+                progress(place, len(rows), "reading pictures")
     if len(missing) == len(rows):
         raise UserError(f"no picture of the store is there any more ({missing[0]}); give --data")
     return found, len(missing)
 
 
-def _levels(
-    vectors: Tensor, xy: Tensor, sides: Sequence[int] | None, classes: Sequence[str]
-) -> tuple[Level, ...]:
-    if sides is None:
-        finest = max(4, math.isqrt(2 * len(vectors)))
-        sides = [2**power for power in range(2, 8) if 2**power <= finest]
-    grids = [cut(xy, side) for side in sides]
-    unit = vectors / vectors.norm(dim=1, keepdim=True).clamp_min(1e-30)
-    return tuple(
-        Level(grid, medoids(unit, grid), within_cosines(unit, vectors, grid),
-              top_classes(classes, grid))
-        for grid in grids
-    )  # fmt: skip
+def _with_effects(
+    model: Model, layer: str, index: Index, pictures: Pictures, rows: Sequence[int],
+    levels: list[Level],
+) -> list[Level]:  # fmt: skip
+    """The levels of at most EFFECTS cells with the effect of each cell's mean on the logits.
+
+    Of a layer with positions the effect is taken at the activation of the cell's sample picture;
+    without these pictures there is none.
+    """
+    place = model.layer(layer)
+    done = []
+    for level in levels:
+        if not model.headless and len(level.grid.cells) <= EFFECTS:
+            means = cell_means(index, level.grid)
+            seen = None
+            if len(place.shape) > 1:
+                try:
+                    seen = torch.stack(
+                        [pictures.read(rows[row], model.resize, model.input_size)
+                         for row in level.samples]
+                    )  # fmt: skip
+                except BadPicture:
+                    done.append(level)
+                    continue
+            effects = logit_effects(model, layer, means, pictures=seen)
+            level = replace(level, effects=top_effects(model, effects))
+        done.append(level)
+    return done
 
 
 def _with_synthetic(
     model: Model,
     store: Store,
-    vectors: Tensor,
-    xy: Tensor,
-    levels: tuple[Level, ...],
-    classes: Sequence[str],
-    side: int,
-    steps: int,
-    seed: int,
-    progress: Callable[[int, int, str], None] | None,
-) -> tuple[Level, ...]:
-    """The levels with synthetic icons for the one of `side` squares (added if it is not there)."""
-    if side not in {level.grid.side for level in levels}:
-        levels = tuple(
-            sorted(
-                [*levels, *_levels(vectors, xy, [side], classes)], key=lambda level: level.grid.side
-            )
-        )
-    done = []
-    for level in levels:
-        if level.grid.side == side:
-            made = synthetic_icons(
-                model, store.layer, cell_means(vectors, level.grid), data=vectors,
-                steps=steps, seed=seed, progress=progress,
-            )  # fmt: skip
-            level = replace(level, synthetic=made)
-        done.append(level)
-    return tuple(done)
+    index: Index,
+    levels: list[Level],
+    sides: Sequence[int],
+    **options: Any,
+) -> list[Level]:
+    """The levels with synthetic icons for those of `sides` squares."""
+    chosen = [level for level in levels if level.grid.side in sides]
+    samples = [row for level in chosen for row in level.samples]
+    made = synthetic_icons(
+        model, store.layer, torch.cat([cell_means(index, level.grid) for level in chosen]),
+        data=index, grids=[level.grid for level in chosen], samples=index.take(samples),
+        pooled=store.pooled or not model.layer(store.layer).spatial, **options,
+    )  # fmt: skip
+    by_side = {level.grid.side: icons for level, icons in zip(chosen, made, strict=True)}
+    return [replace(level, synthetic=by_side.get(level.grid.side)) for level in levels]

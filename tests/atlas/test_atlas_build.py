@@ -14,7 +14,7 @@ from torch import nn
 
 from featviz.atlas import build
 from featviz.atlas.build import Atlas, build_atlas
-from featviz.atlas.icons import before_relu, cell_means, synthetic_icons
+from featviz.atlas.icons import cell_means, synthetic_icons
 from featviz.atlas.viewer.data import carry
 from featviz.atlas.viewer.page import render_page
 from featviz.embedding.extract import embed
@@ -70,7 +70,7 @@ def atlas(model: Model, pictures: torch.Tensor) -> Atlas:
 
 def test_the_atlas_knows_what_it_shows(atlas: Atlas) -> None:
     assert atlas.rows == tuple(range(40))
-    assert [level.grid.side for level in atlas.levels] == [4, 8]
+    assert [level.grid.side for level in atlas.levels] == [4, 5]
     assert not (atlas.neighbors == torch.arange(40)[:, None]).any()
     assert atlas.quality.class_space == 1
     assert (torch.diff(atlas.distances, dim=1) >= 0).all()
@@ -87,7 +87,7 @@ def test_the_atlas_knows_what_it_shows(atlas: Atlas) -> None:
 def test_synthetic_icons_point_where_their_cell_does(model: Model, pictures: torch.Tensor) -> None:
     store = embed(model, pictures, labels=LABELS)
     means = store.matrix().view(4, 10, -1).mean(1)
-    made = synthetic_icons(model, store.layer, means, steps=24)
+    (made,) = synthetic_icons(model, store.layer, means, steps=24)
     found = nn.functional.normalize(
         embed(model, made.images, "relu7", batch_size=4).matrix(), dim=1
     )
@@ -102,18 +102,12 @@ def test_synthetic_icons_point_where_their_cell_does(model: Model, pictures: tor
     assert cosines.argmax(0).tolist() == [0, 1, 2, 3]
 
 
-def test_the_layer_before_a_relu_is_maximised(model: Model) -> None:
-    assert before_relu(model, "relu7") == "fc7"
-    assert before_relu(model, "fc7") == "fc7"
-    assert before_relu(model, "conv1") == "conv1"
-
-
 def test_the_folder_holds_pages_prints_and_tables(atlas: Atlas, tmp_path: Path) -> None:
     atlas.save(tmp_path / "a")
     document = read_result(tmp_path / "a")
     assert document["kind"] == "atlas"
     files = {figure["file"] for figure in document["figures"]}
-    assert files == {"atlas.jpg", "mosaic.jpg", "cells-4.jpg"}
+    assert files == {"atlas.jpg", "mosaic.jpg", "cells-4.jpg", "print.png", "print.pdf"}
     assert document["numbers"]["recall@10"]["value"] == pytest.approx(atlas.quality.recall)
     assert 0 <= document["numbers"]["icons' cosine"]["value"] <= 1
     arrays = np.load(tmp_path / "a" / "layout.npz")
