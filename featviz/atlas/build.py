@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -417,10 +418,11 @@ def build_atlas(
     if icons != "sample" and model is None:
         raise UserError("synthetic icons are made by the model; name it with --model and --weights")
     if model is not None:
-        _check_model(model, store)
+        check_model(model, store)
     shown = store.pictures if pictures is None else pictures
     if len(shown) != len(store):
         raise UserError(f"{len(shown)} pictures for a store of {len(store)} rows; give its own")
+    placed = store if pictures is None else replace(store, pictures=pictures)
     rows = [i * len(store) // min(most, len(store)) for i in range(min(most, len(store)))]
     doubts = []
     if len(rows) < len(store):
@@ -445,11 +447,11 @@ def build_atlas(
     wanted = {*sides, *(icon_sides if icons != "sample" else ())}
     levels = [_level(index, cut(layout.xy, side), classes) for side in sorted(wanted)]
     pictured = _pictured(len(rows), levels)
-    thumbnails, missing = _thumbnails(shown, [rows[row] for row in pictured], progress)
+    thumbnails, missing = _thumbnails(placed, [rows[row] for row in pictured], progress)
     if missing:
         doubts.append(f"{missing} pictures could not be read any more; they are grey on the map")
     if model is not None:
-        levels = _with_effects(model, store.layer, index, shown, rows, levels)
+        levels = _with_effects(model, placed, index, rows, levels)
     if icons != "sample":
         assert model is not None
         levels = _with_synthetic(
@@ -472,7 +474,7 @@ def build_atlas(
     return Atlas(
         origin=replace(made, model=store.origin.model, data=store.origin.data),
         warnings=tuple(doubts),
-        store=store if pictures is None else replace(store, pictures=pictures),
+        store=placed,
         rows=tuple(rows),
         layout=layout,
         quality=judge_map(
@@ -500,7 +502,8 @@ def _check(icons: str, sides: Sequence[int], seeds: int, most: int) -> None:
         raise UserError(f"seeds {seeds}, most {most}: seeds is 1 or more, most 2 or more")
 
 
-def _check_model(model: Model, store: Store) -> None:
+def check_model(model: Model, store: Store) -> None:
+    """Raise UserError unless it is the model that made the store."""
     if model.sha256 != (store.origin.model or {}).get("sha256"):
         raise UserError(
             f"{model.name} here has other weights than the {store.model_name} that made the store; "
@@ -532,18 +535,25 @@ def _pictured(count: int, levels: Sequence[Level]) -> list[int]:
 
 
 def _thumbnails(
-    pictures: Pictures,
+    store: Store,
     rows: Sequence[int],
     progress: Callable[[int, int, str], None] | None,
 ) -> tuple[Tensor, int]:
-    """Small squares (N, 3, T, T) uint8 of some pictures, and how many could not be read."""
+    """Small squares (N, 3, T, T) uint8 of some rows, and how many could not be read.
+
+    Of rows that are single positions of a map: what the position sees.
+    """
     size = next((size for most, size in _THUMBNAILS if len(rows) <= most), _SMALLEST)
     found = torch.full((len(rows), 3, size, size), GREY, dtype=torch.uint8)
 
     def read(place: int) -> BadPicture | None:
         try:
-            square = np.array(images.square(pictures.open(rows[place]), size))
-            found[place] = torch.from_numpy(square).permute(2, 0, 1)
+            if store.positions is not None and store.receptive_field is not None:
+                seen = images.to_uint8(store.crop(rows[place])[None])[0]
+                found[place] = images.to_uint8(resize(seen[None], size))[0]
+            else:
+                square = np.array(images.square(store.pictures.open(rows[place]), size))
+                found[place] = torch.from_numpy(square).permute(2, 0, 1)
         except BadPicture as error:
             return error
         return None
@@ -561,33 +571,37 @@ def _thumbnails(
 
 
 def _with_effects(
-    model: Model, layer: str, index: Index, pictures: Pictures, rows: Sequence[int],
-    levels: list[Level],
-) -> list[Level]:  # fmt: skip
+    model: Model, store: Store, index: Index, rows: Sequence[int], levels: list[Level]
+) -> list[Level]:
     """The levels of at most EFFECTS cells with the effect of each cell's mean on the logits.
 
     Of a layer with positions the effect is taken at the activation of the cell's sample picture;
     without these pictures there is none.
     """
-    place = model.layer(layer)
     done = []
     for level in levels:
         if not model.headless and len(level.grid.cells) <= EFFECTS:
             means = cell_means(index, level.grid)
-            seen = None
-            if len(place.shape) > 1:
-                try:
-                    seen = torch.stack(
-                        [pictures.read(rows[row], model.resize, model.input_size)
-                         for row in level.samples]
-                    )  # fmt: skip
-                except BadPicture:
-                    done.append(level)
-                    continue
-            effects = logit_effects(model, layer, means, pictures=seen)
-            level = replace(level, effects=top_effects(model, effects))
+            with suppress(BadPicture):
+                where = standing(model, store, [rows[row] for row in level.samples])
+                effects = logit_effects(model, store.layer, means, **where)
+                level = replace(level, effects=top_effects(model, effects))
         done.append(level)
     return done
+
+
+def standing(model: Model, store: Store, rows: Sequence[int]) -> dict[str, Tensor]:
+    """Where `logit_effects` is to stand for vectors of some rows; nothing for plain vectors.
+
+    Raises BadPicture if a picture is not there any more.
+    """
+    if len(store.shape) == 1:
+        return {}
+    pictures = [store.pictures.read(row, model.resize, model.input_size) for row in rows]
+    where = {"pictures": torch.stack(pictures)}
+    if store.positions is not None:
+        where["positions"] = torch.from_numpy(np.asarray(store.positions)[list(rows)]).long()
+    return where
 
 
 def _with_synthetic(
@@ -604,7 +618,7 @@ def _with_synthetic(
     made = synthetic_icons(
         model, store.layer, torch.cat([cell_means(index, level.grid) for level in chosen]),
         data=index, grids=[level.grid for level in chosen], samples=index.take(samples),
-        pooled=store.pooled or not model.layer(store.layer).spatial, **options,
+        pooled=store.positions is None, **options,
     )  # fmt: skip
     by_side = {level.grid.side: icons for level, icons in zip(chosen, made, strict=True)}
     return [replace(level, synthetic=by_side.get(level.grid.side)) for level in levels]
