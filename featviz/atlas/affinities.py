@@ -86,9 +86,10 @@ def _calibrated(squares: Tensor, goal: float) -> Tensor:
         beta = middle.exp()
         torch.exp(-beta * far, out=p)
         total = p.sum(1, keepdim=True)
-        entropy = total.log() + beta * (p * far).sum(1, keepdim=True) / total
-        wide = entropy > goal
-        if not bool(((entropy - goal).abs() > _CLOSE).any()):
+        miss = total.log() + beta * (p * far).sum(1, keepdim=True) / total - goal
+        # A row that is done stays as it is, so that it does not depend on the others.
+        low = torch.where(miss > _CLOSE, middle, low)
+        high = torch.where(miss < -_CLOSE, middle, high)
+        if not bool((miss.abs() > _CLOSE).any()):
             break
-        low, high = torch.where(wide, middle, low), torch.where(wide, high, middle)
     return p / p.sum(1, keepdim=True)

@@ -160,12 +160,10 @@ class _Space:
     def take(self, rows: Tensor) -> Tensor:
         """Some of the rows, on the processor."""
         found: Tensor = self.index.take(rows.numpy())
-        if self.cosine:
-            norms = torch.from_numpy(self.index.norms[rows.numpy()]).float()
-            found.div_(torch.where(norms > 0, norms, 1)[:, None])
-        else:
-            found.sub_(self.mean)
-        return found
+        if not self.cosine:
+            return found.sub_(self.mean)
+        norms = torch.from_numpy(self.index.norms[rows.numpy()]).float()
+        return found.div_(torch.where(norms > 0, norms, 1)[:, None])
 
     def whole(self) -> Tensor:
         """All rows, on the device."""
@@ -181,7 +179,8 @@ class _Space:
             basis = torch.linalg.qr(sample.T @ (sample @ basis)).Q
         seen = (sample @ basis).double()
         _, turn = torch.linalg.eigh(seen.T @ seen)
-        return basis @ turn.flip(1)[:, :count].float()
+        main: Tensor = basis @ turn.flip(1)[:, :count].float()
+        return main
 
     def along(self, axes: Tensor) -> Tensor:
         """All rows (N, number of axes)."""

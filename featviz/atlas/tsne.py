@@ -20,6 +20,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -54,7 +55,8 @@ def optimize(
     """Points (N, 2) float64 that a gradient descent from `start` (N, 2) reaches.
 
     iterations: steps with `early_exaggeration`, then with `exaggeration`, factors on p
-    learning_rate: N / 12 is the rule (Belkina et al. 2019) for the gradient without its factor 4
+    learning_rate: of the gradient without its factor 4, divided by the exaggeration of the moment,
+        since p, exaggerated, pulls so much harder. 2 N: see `featviz.atlas.layout`
 
     Momentum 0.8 and gains as in van der Maaten's own program; no point moves more than 5 at once.
     """
@@ -68,7 +70,7 @@ def optimize(
         gradient = factor * pull(y) - away / z
         same = torch.sign(gradient) == torch.sign(velocity)
         gains = torch.where(same, gains * 0.8, gains + 0.2).clamp_min_(0.01)
-        velocity = _MOMENTUM * velocity - learning_rate * gains * gradient
+        velocity = _MOMENTUM * velocity - learning_rate / factor * gains * gradient
         length = velocity.norm(dim=0)
         velocity *= _LONGEST_STEP / length.clamp_min(_LONGEST_STEP)
         y = y + velocity
@@ -109,6 +111,39 @@ def _squares(y: Tensor, rows: Tensor, others: Tensor) -> Tensor:
     return x.square_().addcmul_(z, z)
 
 
+@dataclass(frozen=True)
+class Potential:
+    """phi(y) = sum over j of 1 / (1 + |y - y_j|^2), as splines on a regular grid."""
+
+    values: Tensor
+    """(rows * columns,) coefficients"""
+    columns: int
+    low: Tensor
+    """(2,) the place of the first node's successor"""
+    spacing: float
+    reach: Tensor
+    """(2,) nodes a side on which phi is right; points beyond are treated as on the rim"""
+
+    def at(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        """phi at points (2, M), (M,), and minus half its gradient, (2, M): the repulsion."""
+        places, weights, slopes = _places(y, self)
+        near = self.values.index_select(0, places.flatten()).view(4, 4, -1)
+        across, along = (near * weights[None, :, 1]).sum(1), (near * weights[:, 0, None]).sum(0)
+        force = torch.stack([(across * slopes[:, 0]).sum(0), (along * slopes[:, 1]).sum(0)])
+        return (across * weights[:, 0]).sum(0), force * (-0.5 / self.spacing)
+
+
+def _places(y: Tensor, grid: Potential) -> tuple[Tensor, Tensor, Tensor]:
+    """The 16 nodes round points (2, M): numbers (4, 4, M), weights and slopes (4, 2, M)."""
+    at = (y - grid.low[:, None]) / grid.spacing + 1
+    at = at.clamp_min(1).minimum(grid.reach[:, None])
+    node = at.floor()
+    weights, slopes = _splines(at - node)
+    offset = torch.arange(-1, 3, device=y.device, dtype=torch.int32)[:, None]
+    node = node.int()
+    return (node[0] + offset)[:, None] * grid.columns + (node[1] + offset)[None], weights, slopes
+
+
 class Repulsion:
     """sum over j of (y_i - y_j) / (1 + |y_i - y_j|^2)^2, and Z, by a grid."""
 
@@ -119,28 +154,26 @@ class Repulsion:
 
     def __call__(self, y: Tensor) -> tuple[Tensor, Tensor]:
         """Of points (2, N): the repulsion (2, N), and Z = sum over i != j of 1 / (1 + d^2)."""
-        low, high = y.min(1).values, y.max(1).values
+        phi, force = self.potential(y).at(y)
+        return force, (phi.sum(dtype=torch.float64) - y.shape[1]).to(y.dtype)
+
+    def potential(self, y: Tensor, margin: float = 0.0) -> Potential:
+        """phi of points (2, N), right on their bounding box and a margin round it."""
+        low, high = y.min(1).values - margin, y.max(1).values + margin
         wide, tall = (high - low).tolist()
         h = max(self.spacing, max(wide, tall) / (_WIDEST / 2 - 12))
-        # twice the map, so that the convolution does not come round, and the splines' ends
-        rows, columns = (_good_size(2 * (math.ceil(side / h) + 6)) for side in (wide, tall))
-        at = (y - low[:, None]) / h + 1
-        node = at.floor()
-        weights, slopes = _splines(at - node)
-        node = node.int() - 1
-        offset = torch.arange(4, device=y.device, dtype=torch.int32)[:, None]
-        places = ((node[0] + offset)[:, None] * columns + (node[1] + offset)[None]).flatten()
-        spread = weights[:, 0, None] * weights[None, :, 1]  # (4, 4, N)
-        grid = torch.zeros(rows * columns, device=y.device, dtype=y.dtype)
-        grid.index_add_(0, places, spread.flatten())
-        waves = torch.fft.rfft2(grid.view(rows, columns)) * self._kernel(rows, columns, h, y)
-        potential = torch.fft.irfft2(waves, s=(rows, columns)).flatten()
-        near = potential.index_select(0, places).view(4, 4, -1)
-        across, along = near * weights[None, :, 1], near * weights[:, 0, None]
-        force = torch.stack([(across.sum(1) * slopes[:, 0]).sum(0),
-                             (along.sum(0) * slopes[:, 1]).sum(0)])  # fmt: skip
-        z = (across.sum(1) * weights[:, 0]).sum(dtype=torch.float64) - y.shape[1]
-        return force * (-0.5 / h), z.to(y.dtype)
+        nodes = [math.ceil(side / h) + 6 for side in (wide, tall)]
+        # twice the map, so that the convolution does not come round
+        rows, columns = (_good_size(2 * number) for number in nodes)
+        reach = torch.tensor([number - 3.0 for number in nodes], device=y.device, dtype=y.dtype)
+        grid = Potential(torch.empty(0), columns, low, h, reach)
+        places, weights, _ = _places(y, grid)
+        charge = torch.zeros(rows * columns, device=y.device, dtype=y.dtype)
+        charge.index_add_(
+            0, places.flatten(), (weights[:, 0, None] * weights[None, :, 1]).flatten()
+        )
+        waves = torch.fft.rfft2(charge.view(rows, columns)) * self._kernel(rows, columns, h, y)
+        return replace(grid, values=torch.fft.irfft2(waves, s=(rows, columns)).flatten())
 
     def _kernel(self, rows: int, columns: int, h: float, y: Tensor) -> Tensor:
         """The kernel's spectrum over the splines' own, squared, so that they interpolate."""
