@@ -78,6 +78,7 @@ def lay_out(
     iterations: tuple[int, int] | None = None,
     exaggeration: float | None = None,
     method: str = "auto",
+    begin: Tensor | None = None,
     seed: int = 0,
     device: str = "auto",
     progress: Callable[[int, int, str], None] | None = None,
@@ -95,6 +96,8 @@ def lay_out(
     method: "auto" or "tsne", ours; "openTSNE", "scikit-learn" or "cuml" where they are installed;
         "preview", ours with fewer steps on a graph along 50 principal axes: a map in seconds that
         keeps fewer neighbours
+    begin: (N, 2) where to start instead of at the principal components, at any scale: another map
+        of the same rows, so that this one is arranged as that is
     seed: of the tie-breaking inside; the same seed gives the same bytes on one machine with the
         same number of threads
     device: of our method and the search; "auto" takes CUDA where there is one. On a GPU sums have
@@ -132,7 +135,10 @@ def lay_out(
         )  # fmt: skip
     graph = graph.nearest(min(graph.k, max(1, math.floor(3 * capped))))
     # t-SNE makes much of the last bit, and linear algebra does not promise it: round it away.
-    initial = (start / max(float(start[:, 0].std()), 1e-30) * START_SPREAD).float().double()
+    if begin is not None and begin.shape != start.shape:
+        raise UserError(f"a map of {count} rows cannot begin at {tuple(begin.shape)} positions")
+    first = start if begin is None else begin.to(start) - begin.to(start).mean(0)
+    initial = (first / max(float(first[:, 0].std()), 1e-30) * START_SPREAD).float().double()
     task = peers.Task(
         vectors=lambda: _vectors(index),
         graph=graph,
