@@ -1,8 +1,8 @@
 """An atlas from random numbers, of any size, without a model: what the viewer's tests and its
 benchmark show.
 
-Rows lie in round clusters, one a class; every picture is flat in a colour of its own, so that one
-pixel of the page says which row it belongs to.
+Rows lie in round clusters, one a class. Unless others are given, every picture is flat in a colour
+of its own, so that one pixel of the page says which row it belongs to.
 """
 
 from __future__ import annotations
@@ -32,9 +32,18 @@ def colour_of(numbers: Tensor) -> Tensor:
 
 
 def made_up_atlas(
-    count: int, *, pictured: int | None = None, size: int = 32, classes: int = 20, seed: int = 0
+    count: int,
+    *,
+    pictured: int | None = None,
+    size: int = 32,
+    classes: int = 20,
+    pictures: Tensor | None = None,
+    seed: int = 0,
 ) -> Atlas:
-    """An atlas of `count` rows of which every n-th has a thumbnail of `size` pixels."""
+    """An atlas of `count` rows of which every n-th has a thumbnail of `size` pixels.
+
+    pictures: (any, 3, size, size) uint8, taken in turn instead of flat colours
+    """
     generator = torch.Generator().manual_seed(seed)
     own = torch.arange(count) % classes
     middles = 0.1 + 0.8 * torch.rand(classes, 2, generator=generator)
@@ -44,6 +53,8 @@ def made_up_atlas(
     shown = torch.arange(0, count, max(1, count // (pictured or count)))
     colours = colour_of(shown).to(torch.uint8)
     thumbnails = colours[:, :, None, None].expand(-1, -1, size, size).contiguous()
+    if pictures is not None:
+        thumbnails = pictures[torch.arange(len(shown)) % len(pictures)]
     neighbors = (torch.arange(count)[:, None] + classes * torch.arange(1, K + 1)) % count
     kept = torch.rand(count, K, generator=generator) < 0.5
     labels = tuple(f"class {int(number):02d}" for number in own)

@@ -246,6 +246,17 @@ def test_dots_become_pictures_as_one_comes_nearer_and_none_vanishes(browser, lar
     assert "000001.jpg" in text(browser, "found")
 
 
+def test_a_processor_that_plays_graphics_card_is_left_alone(browser, large) -> None:
+    """Where WebGL2 would be drawn by the processor the canvas is several times as fast."""
+    _, page = large
+    visit(browser, page)
+    if "SwiftShader" not in browser.execute_script("return atlas.about()"):
+        pytest.skip("this browser draws WebGL2 by a graphics card")
+    browser.get(page)
+    rest(browser)
+    assert browser.execute_script("return atlas.renderer") == "canvas"
+
+
 def test_the_graphics_card_may_lose_everything(browser, large) -> None:
     _, page = large
     visit(browser, page, address="view=mosaic")

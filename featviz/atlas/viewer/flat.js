@@ -7,8 +7,7 @@ const PHASES = 4; // places within a pixel at which a dot can be
 
 function makeFlatRenderer(canvas, atlas, views, redraw) {
   const pen = canvas.getContext("2d", { alpha: false });
-  let rowColours = null, spacing = null, image = null, words = null;
-  const cellColours = new Map();
+  let image = null, words = null;
   const halves = new Map(); // "strip/sheet" -> copies of half, a quarter ... of the size
 
   // How much of each pixel a dot covers, 0 to 256, for all its places within a pixel.
@@ -34,7 +33,7 @@ function makeFlatRenderer(canvas, atlas, views, redraw) {
 
   function drawDots(frame, ratio) {
     const { width, height } = canvas;
-    const { from, to, t, dots } = frame.rows;
+    const { from, to, t, dots, rgba } = frame.rows;
     if (!image || image.width !== width || image.height !== height) {
       image = new ImageData(width, height);
       words = new Uint32Array(image.data.buffer);
@@ -55,15 +54,15 @@ function makeFlatRenderer(canvas, atlas, views, redraw) {
       const x0 = Math.floor(x), y0 = Math.floor(y);
       if (x0 < -side || y0 < -side || x0 >= width || y0 >= height) continue;
       const stamp = made[Math.floor((y - y0) * PHASES) * PHASES + Math.floor((x - x0) * PHASES)];
-      const own = 4 * row, alpha = (rowColours[own + 3] / 255) * dots.alpha;
+      const own = 4 * row, alpha = (rgba[own + 3] / 255) * dots.alpha;
       for (let j = Math.max(0, -y0); j < side && y0 + j < height; j++) {
         for (let i = Math.max(0, -x0); i < side && x0 + i < width; i++) {
           const cover = stamp[j * side + i];
           if (!cover) continue;
           const share = cover * alpha, place = 4 * ((y0 + j) * width + x0 + i);
-          pixels[place] += ((rowColours[own] - pixels[place]) * share) >> 8;
-          pixels[place + 1] += ((rowColours[own + 1] - pixels[place + 1]) * share) >> 8;
-          pixels[place + 2] += ((rowColours[own + 2] - pixels[place + 2]) * share) >> 8;
+          pixels[place] += ((rgba[own] - pixels[place]) * share) >> 8;
+          pixels[place + 1] += ((rgba[own + 1] - pixels[place + 1]) * share) >> 8;
+          pixels[place + 2] += ((rgba[own + 2] - pixels[place + 2]) * share) >> 8;
         }
       }
     }
@@ -92,57 +91,26 @@ function makeFlatRenderer(canvas, atlas, views, redraw) {
     return [made[times], 2 ** -times];
   }
 
-  function drawPicture(strip, number, x, y, size, rgba, own, alpha, frame) {
-    const shown = alpha * (rgba[own + 3] / 255);
-    if (!shown) return;
-    if (pen.globalAlpha !== shown) pen.globalAlpha = shown;
-    if (frame) {
-      pen.fillStyle = `rgb(${rgba[own]},${rgba[own + 1]},${rgba[own + 2]})`;
-      pen.fillRect(x, y, size, size);
-    }
-    const [sheet, scale] = source(strip, strip.sheetOf(number), size);
-    if (!sheet) return;
-    // With a frame, the same part of the picture is seen as in gl.js: its edge is covered.
-    const cut = (frame / size) * strip.size;
-    pen.drawImage(
-      sheet, (strip.xOf(number) + cut) * scale, (strip.yOf(number) + cut) * scale,
-      (strip.size - 2 * cut) * scale, (strip.size - 2 * cut) * scale,
-      x + frame, y + frame, size - 2 * frame, size - 2 * frame,
-    );
-  }
-
-  function drawRows(frame, ratio) {
-    const { from, to, t, pictures } = frame.rows;
-    const scale = frame.camera.scale * ratio;
-    const left = canvas.width / 2 - frame.camera.x * scale, top = canvas.height / 2 - frame.camera.y * scale;
-    const a = from.at, z = to.at;
-    for (let i = 0; i < atlas.pictured.length; i++) {
-      let grown = 1;
-      if (pictures.spacing && spacing) {
-        grown = Math.min(1, (spacing[i] / pictures.spacing - 1) * 20);
-        if (grown <= 0) continue;
+  function drawPictures(group, frame, ratio) {
+    const { strip, rgba } = group;
+    const thick = group.frame * ratio;
+    eachPicture(group, frame.camera, ratio, canvas, (number, x, y, size, own, alpha) => {
+      const shown = alpha * (rgba[own + 3] / 255);
+      const [sheet, scale] = source(strip, strip.sheetOf(number), size);
+      if (!sheet || !shown) return;
+      if (pen.globalAlpha !== shown) pen.globalAlpha = shown;
+      const left = canvas.width / 2 + x - size / 2, top = canvas.height / 2 + y - size / 2;
+      if (thick) {
+        pen.fillStyle = `rgb(${rgba[own]},${rgba[own + 1]},${rgba[own + 2]})`;
+        pen.fillRect(left, top, size, size);
       }
-      const row = atlas.pictured[i];
-      const size = pictures.size * ratio * (0.4 + 0.6 * grown);
-      const x = (a[2 * row] + (z[2 * row] - a[2 * row]) * t) * scale + left - size / 2;
-      const y = (a[2 * row + 1] + (z[2 * row + 1] - a[2 * row + 1]) * t) * scale + top - size / 2;
-      if (x + size < 0 || y + size < 0 || x > canvas.width || y > canvas.height) continue;
-      drawPicture(atlas.thumbs, i, x, y, size, rowColours, 4 * row, pictures.alpha * grown, pictures.frame * ratio);
-    }
-  }
-
-  function drawCells(frame, { level, icons, size, alpha, frame: thick }, ratio) {
-    const scale = frame.camera.scale * ratio;
-    const left = canvas.width / 2 - frame.camera.x * scale, top = canvas.height / 2 - frame.camera.y * scale;
-    const strip = icons === "synthetic" ? level.icons : atlas.thumbs;
-    for (let cell = 0; cell < level.cells; cell++) {
-      const number = icons === "synthetic" ? cell : atlas.thumbOf[level.sample[cell]];
-      if (number < 0) continue;
-      const own = size * ratio * level.grow[cell];
-      const x = level.at[2 * cell] * scale + left - own / 2, y = level.at[2 * cell + 1] * scale + top - own / 2;
-      if (x + own < 0 || y + own < 0 || x > canvas.width || y > canvas.height) continue;
-      drawPicture(strip, number, x, y, own, cellColours.get(level), 4 * cell, alpha, thick * ratio);
-    }
+      // As in gl.js a frame covers the edge of the picture.
+      const cut = (thick / size) * strip.size, side = (strip.size - 2 * cut) * scale;
+      pen.drawImage(
+        sheet, (strip.xOf(number) + cut) * scale, (strip.yOf(number) + cut) * scale, side, side,
+        left + thick, top + thick, size - 2 * thick, size - 2 * thick,
+      );
+    });
   }
 
   function render(frame, ratio) {
@@ -155,16 +123,12 @@ function makeFlatRenderer(canvas, atlas, views, redraw) {
       pen.fillStyle = `rgb(${frame.ground.join(",")})`;
       pen.fillRect(0, 0, canvas.width, canvas.height);
     }
-    if (frame.rows && frame.rows.pictures) drawRows(frame, ratio);
-    for (const cells of frame.cells) drawCells(frame, cells, ratio);
+    for (const group of frame.pictures) drawPictures(group, frame, ratio);
     pen.globalAlpha = 1;
   }
 
   return {
     name: "canvas", render,
-    setRowColours(rgba) { rowColours = rgba; },
-    setCellColours(level, rgba) { cellColours.set(level, rgba); },
-    setSpacing(values) { spacing = values; },
     sheetReady() { redraw(); },
     settled: () => true,
     finish() { pen.getImageData(0, 0, 1, 1); },

@@ -3,17 +3,20 @@
 // The camera says which world point is in the middle of the canvas and how many CSS pixels a world
 // unit has. From the camera and the state `compose` makes a frame, which a renderer draws:
 //
-//   ground   [r, g, b]
-//   camera   {x, y, scale}
-//   rows     null, or {from, to, t}: two views and how far the rows have come from one to the other,
-//            dots      null, or {size, alpha, square, bareOnly: only rows without a picture}
-//            pictures  null, or {size, alpha, frame: its thickness, spacing: least distance of two}
-//   cells    [{level, icons, size, alpha, frame}]
+//   ground    [r, g, b]
+//   camera    {x, y, scale}
+//   rows      null, or {from, to, t, rgba, dots}: two views and how far the rows have come from one
+//             to the other, their colours (four numbers a row), and
+//             dots: null or {size, alpha, square, bareOnly: only rows without a picture}
+//   pictures  groups {strip, numbers, rows, from, to, t, rgba, size, alpha, frame, grow, spacing,
+//             least}: picture numbers[i] (or i) of the strip is that of row (or cell) rows[i], which
+//             lies at `from` and `to`; `frame` is the thickness of a frame; where `least` is given,
+//             only pictures are shown whose `spacing` is larger
 //
 // Sizes are CSS pixels. What marks the picture in hand is drawn on a second canvas above.
 
 const find = (id) => document.getElementById(id);
-const canvasAsked = /(^|[?&#])renderer=canvas(&|$)/;
+const rendererAsked = () => ((location.search + location.hash).match(/[?&#]renderer=(canvas|webgl2)(?=&|#|$)/) || [])[1];
 const TRUST = [[213, 94, 0], [230, 159, 0], [150, 150, 150], [86, 180, 233], [0, 114, 178]];
 const GREY = [140, 140, 140];
 const DIM = 0.1;
@@ -44,6 +47,8 @@ let lastLevel = null;
 let width = 1, height = 1, ratio = 1;
 let spacing = null; // of the pictured rows, see `spacings`
 let spacingOf = null;
+let rowColours = null;
+const cellColours = new Map();
 
 // ---- renderer -----------------------------------------------------------------------------
 let canvas = find("canvas");
@@ -57,8 +62,8 @@ function draw() {
 }
 
 function makeRenderer() {
-  const wanted = !canvasAsked.test(location.search) && !canvasAsked.test(location.hash);
-  const made = wanted ? makeGlRenderer(canvas, atlas, views, draw) : null;
+  const asked = rendererAsked();
+  const made = asked === "canvas" ? null : makeGlRenderer(canvas, atlas, views, asked === "webgl2", draw);
   if (made) return made;
   // A canvas that has given out a WebGL context gives out no other.
   const fresh = canvas.cloneNode(true);
@@ -96,14 +101,14 @@ function colourRows() {
     rgba.set(rowRgb(row), 4 * row);
     rgba[4 * row + 3] = !matches || matches[row] ? 255 : 255 * DIM;
   }
-  renderer.setRowColours(rgba);
+  rowColours = rgba;
   for (const level of atlas.levels) {
     const own = new Uint8Array(4 * level.cells);
     for (let cell = 0; cell < level.cells; cell++) {
       own.set(cellRgb(level, cell), 4 * cell);
       own[4 * cell + 3] = !matches || level.membersOf(cell).some((row) => matches[row]) ? 255 : 255 * DIM;
     }
-    renderer.setCellColours(level, own);
+    cellColours.set(level, own);
   }
   draw();
 }
@@ -185,31 +190,49 @@ function blend(from, to, t) { // two looks while rows travel between their views
 }
 
 function compose() {
-  const frame = { ground: theme.ground, camera, rows: null, cells: [] };
+  const frame = { ground: theme.ground, camera, rows: null, pictures: [] };
   if (state.view === "cells") {
     const level = levelNow();
     if (lastLevel && lastLevel.level !== level && lastLevel.icons === state.icons && !calm.matches) {
       fade = { level: lastLevel.level, start: 0, t: 0 };
     }
     lastLevel = { level, icons: state.icons };
-    const look = (own, alpha) => {
-      const size = camera.scale / own.side;
-      return { level: own, icons: state.icons, size, alpha, frame: state.colour === "none" ? 0 : Math.max(1.5, size / 18) };
-    };
     if (fade && (state.icons === "sample" || fade.level.icons)) {
-      frame.cells = [look(fade.level, 1 - fade.t), look(level, fade.t)];
+      frame.pictures = [cellGroup(fade.level, 1 - fade.t), cellGroup(level, fade.t)];
       draw();
-    } else frame.cells = [look(level, 1)];
+    } else frame.pictures = [cellGroup(level, 1)];
     return frame;
   }
   lastLevel = null;
   const to = views[state.view];
-  if (morph) {
-    const from = views[morph.from];
-    frame.rows = { from, to, t: morph.t, ...blend(lookOf(from), lookOf(to), morph.t) };
-  } else frame.rows = { from: to, to, t: 0, ...lookOf(to) };
-  if (frame.rows.pictures && frame.rows.pictures.spacing) needSpacing();
+  const from = morph ? views[morph.from] : to, t = morph ? morph.t : 0;
+  const { dots, pictures } = morph ? blend(lookOf(from), lookOf(to), t) : lookOf(to);
+  frame.rows = { from, to, t, dots, rgba: rowColours };
+  if (pictures) {
+    const { size, alpha, frame: thick, spacing: least } = pictures;
+    if (least) needSpacing();
+    frame.pictures = [{
+      strip: atlas.thumbs, numbers: null, rows: atlas.pictured, from: from.at, to: to.at, t,
+      rgba: rowColours, size, alpha, frame: thick, grow: null, spacing, least,
+    }];
+  }
   return frame;
+}
+
+function cellGroup(level, alpha) {
+  const kind = state.icons;
+  if (!level.groups) level.groups = {};
+  if (!level.groups[kind]) {
+    const number = (cell) => (kind === "synthetic" ? cell : atlas.thumbOf[level.sample[cell]]);
+    const rows = Array.from({ length: level.cells }, (_, cell) => cell)
+      .filter((cell) => number(cell) >= 0).sort((a, b) => number(a) - number(b));
+    level.groups[kind] = { strip: kind === "synthetic" ? level.icons : atlas.thumbs, rows, numbers: rows.map(number) };
+  }
+  const size = camera.scale / level.side;
+  return {
+    ...level.groups[kind], from: level.at, to: level.at, t: 0, rgba: cellColours.get(level), size, alpha,
+    frame: state.colour === "none" ? 0 : Math.max(1.5, size / 18), grow: level.grow, spacing: null, least: 0,
+  };
 }
 
 function needSpacing() { // who gives way to whom among points; those sought come first
@@ -219,7 +242,6 @@ function needSpacing() { // who gives way to whom among points; those sought com
   spacing = new Float32Array(order.length);
   order.forEach((row, i) => { spacing[atlas.thumbOf[row]] = found[i]; });
   spacingOf = matches;
-  renderer.setSpacing(spacing);
 }
 
 // How large a row's picture is among points now; 0 while it gives way to others.
@@ -227,7 +249,7 @@ function shownAmongPoints(row) {
   const number = atlas.thumbOf[row];
   if (number < 0 || !spacing) return 0;
   const size = pointPicture();
-  const shown = Math.min(1, ((spacing[number] * camera.scale) / (TOUCH * size) - 1) * 20);
+  const shown = appearing(spacing[number], (TOUCH * size) / camera.scale);
   return shown > 0 ? size * (0.4 + 0.6 * shown) : 0;
 }
 
@@ -704,7 +726,7 @@ const home = () => (count > 2500 ? "points" : "map");
 function address() {
   const parts = [];
   const add = (key, value) => parts.push(`${key}=${encodeURIComponent(value).replace(/%2C/g, ",").replace(/%3A/g, ":")}`);
-  if (canvasAsked.test(location.hash)) add("renderer", "canvas");
+  if (location.hash.includes("renderer=")) add("renderer", rendererAsked() || "");
   if (state.view !== home()) add("view", state.view);
   const whole = wholeCamera();
   const near = camera.scale / whole.scale;
