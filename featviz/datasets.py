@@ -190,9 +190,18 @@ def open_pictures(path: str | Path) -> Pictures:
     return Pictures(root, tuple(p for p, _ in pairs), tuple(c for _, c in pairs))
 
 
-def _walk(root: Path, inside: str = "") -> Iterator[tuple[str, str]]:
-    """(path, class folder) of the pictures below a folder, by path; a million need little room."""
+def _walk(
+    root: Path, inside: str = "", above: tuple[tuple[int, int], ...] = ()
+) -> Iterator[tuple[str, str]]:
+    """(path, class folder) of the pictures below a folder, by path; a million need little room.
+
+    above: the folders that led here, so that a link to one of them is not followed for ever
+    """
     try:
+        found = os.stat(root / inside)
+        here = (found.st_dev, found.st_ino)
+        if here in above:
+            return
         with os.scandir(root / inside) as entries:
             there = sorted(entries, key=lambda entry: entry.name)
     except OSError as error:
@@ -205,8 +214,8 @@ def _walk(root: Path, inside: str = "") -> Iterator[tuple[str, str]]:
     folder = sys.intern(inside.rpartition("/")[2])
     for entry in there:
         path = f"{inside}/{entry.name}" if inside else entry.name
-        if entry.is_dir(follow_symlinks=False):
-            yield from _walk(root, path)
+        if entry.is_dir():
+            yield from _walk(root, path, (*above, here))
         elif _is_picture(entry.name) and entry.is_file():
             yield path, folder
 

@@ -85,6 +85,19 @@ def test_slow_pictures_do_not_lose_their_place() -> None:
     assert rows == list(range(30))
 
 
+def test_linked_class_folders_are_listed_and_loops_end(folder: Path, tmp_path: Path) -> None:
+    some = tmp_path / "some"
+    some.mkdir()
+    (some / "kitten").symlink_to(folder / "cat")
+    (folder / "cat" / "back").symlink_to(folder)
+    pictures = open_pictures(some)
+    assert [p for p in pictures.paths if "back" not in p] == [
+        "kitten/a.png", "kitten/b.png", "kitten/bad.jpg", "kitten/c.PNG",
+    ]  # fmt: skip
+    assert "kitten/back/dog/z.png" in pictures.paths
+    assert not any("back/cat/back" in p for p in pictures.paths)
+
+
 def test_a_list_holds_paths_and_classes(folder: Path) -> None:
     (folder.parent / "data" / "some.txt").write_text("dog/z.png\tpoodle\n\ncat/a.png\tcat\n")
     pictures = open_pictures(folder / "some.txt")
