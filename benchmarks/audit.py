@@ -1,7 +1,7 @@
 """How fast attacks walk, against a bare torch loop and against AutoAttack's own program.
 
     python benchmarks/audit.py [--quick] [--model NAME] [--weights FILE] [--classes FILE]
-                               [--data FOLDER] [--count N] [--eps LEVELS] [--suite N]
+                               [--data FOLDER] [--count N]
 
 Interleaved, in one process:
 
@@ -10,9 +10,8 @@ Interleaved, in one process:
    batches; both again with an eps at which most pictures fall after a few steps, where featviz
    gives their places to others and the bare loop goes on.
 2. AutoAttack's own APGD with cross-entropy (pyautoattack, extra `verify`), of as many steps.
-3. With --suite N: `suite` and AutoAttack's standard suite on N pictures that are right, at one eps:
-   seconds, passes, and every picture that AutoAttack fools and featviz does not. This takes long:
-   AutoAttack spends some 8,000 forward passes on a picture that stands.
+
+Whole suites are compared by suites.py.
 
 Ends with one JSON line.
 """
@@ -22,7 +21,6 @@ from __future__ import annotations
 import functools
 import platform
 import statistics
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -35,7 +33,6 @@ import featviz
 from featviz.adversarial.apgd import apgd
 from featviz.adversarial.found import Found
 from featviz.adversarial.projected import pgd
-from featviz.adversarial.suite import suite
 from featviz.adversarial.verify import autoattack
 from featviz.datasets import open_pictures
 from featviz.errors import UserError
@@ -75,47 +72,20 @@ def their_apgd(norm: str, eps: float, steps: int, slots: int) -> Callable[..., o
     return attack
 
 
-def compare_suites(model: Model, pictures: Tensor, labels: Tensor, eps: float) -> dict[str, float]:
-    """Both suites on the same pictures; the ratio of their seconds, and what one of them misses."""
-    seconds, found = {}, {}
-    for name, attack in (("featviz", suite), ("autoattack", autoattack("linf"))):
-        started, cpu = time.perf_counter(), time.process_time()
-        found[name] = attack(model, pictures, labels, eps=eps)
-        seconds[name] = time.perf_counter() - started
-        cpu = time.process_time() - cpu
-        fell = found[name].success
-        print(
-            f"suite of {name}: {int(fell.sum())} of {len(fell)} fooled in {seconds[name]:.1f} s "
-            f"({cpu:.1f} s of processor time), "
-            f"{float(found[name].forwards.double().mean()):.0f} forward passes a picture"
-        )
-    theirs, ours = found["autoattack"].success, found["featviz"].success
-    print("AutoAttack fools, featviz does not:", (theirs & ~ours).nonzero()[:, 0].tolist())
-    print("featviz fools, AutoAttack does not:", (ours & ~theirs).nonzero()[:, 0].tolist())
-    return {
-        "autoattack/featviz seconds, suite": seconds["autoattack"] / seconds["featviz"],
-        "fooled by autoattack only": float((theirs & ~ours).sum()),
-        "fooled by featviz only": float((ours & ~theirs).sum()),
-    }
-
-
 def main() -> None:
     options = _rounds.arguments(
         __doc__.splitlines()[0], model="alexnet-mini", weights="", classes="", data="", count=0,
-        eps=1.0, suite=0,
     )  # fmt: skip
     count = options.count or (16 if options.quick else 64)
     steps, slots = 10, 8
     model = featviz.load(options.model, weights=options.weights or None,
                          classes=Path(options.classes) if options.classes else None)  # fmt: skip
     data = open_pictures(options.data) if options.data else featviz.sample_pictures()
-    samples = data.spread(max(count, 8 * options.suite))
-    known = samples.labels(model)
+    samples = data.spread(count)
     squares = [samples.read(i, model.resize, model.input_size) for i in range(len(samples))]
-    everything = torch.stack(squares).to(model.device)
+    pictures = torch.stack(squares).to(model.device)
     with torch.no_grad():
-        answers = torch.cat([model(part).argmax(1) for part in everything.split(16)])
-    pictures, labels = everything[:count], answers[:count]
+        labels = torch.cat([model(part).argmax(1) for part in pictures.split(16)])
     gradients: dict[str, int] = {}
 
     def ours(attack: Callable[..., Found], kind: str, eps: float, **own: object) -> None:
@@ -165,12 +135,6 @@ def main() -> None:
     if "apgd bf16, none falls" in seconds:
         ratios["bf16/fp32 speed, APGD, none falls"] = ratio(
             "apgd bf16, none falls", "apgd, none falls"
-        )
-    if options.suite:
-        wanted = answers.cpu() if None in known else torch.tensor(known)
-        right = (answers.cpu() == wanted).nonzero()[:, 0][: options.suite].to(model.device)
-        ratios |= compare_suites(
-            model, everything[right], wanted.to(model.device)[right], options.eps / 255
         )
     device = f"cpu ({platform.machine()}), {torch.get_num_threads()} threads"
     if model.device.type == "cuda":

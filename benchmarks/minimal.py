@@ -31,6 +31,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from _pictures import right_ones
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -74,7 +75,8 @@ def main() -> None:
 
 def compare(options: argparse.Namespace) -> None:
     model = featviz.load(options.model, weights=options.weights, classes=options.classes)
-    pictures, labels = chosen(model, options)
+    kept = options.out / "pictures.safetensors"
+    pictures, labels = right_ones(model, options.data or "", options.count, kept)
     if options.peer:
         run_peer(options.peer, model, pictures, labels, options)
         return
@@ -104,30 +106,6 @@ def compare(options: argparse.Namespace) -> None:
         "benchmark": "minimal", "model": options.model, "steps": options.steps,
         "device": f"cpu, {torch.get_num_threads()} threads", "rows": rows, "ratios": ratios(rows),
     }))  # fmt: skip
-
-
-def chosen(model: Any, options: argparse.Namespace) -> tuple[Tensor, Tensor]:
-    """Pictures that the model gets right, evenly spread over the data; kept in --out."""
-    file = options.out / "pictures.safetensors"
-    if not file.exists():
-        data = featviz.open_pictures(options.data) if options.data else featviz.sample_pictures()
-        known = [i for i, c in enumerate(data.labels(model)) if c is not None]
-        spread = (data.select(known) if options.data else data).spread(4 * options.count)
-        right, found = [], []
-        for i, label in enumerate(spread.labels(model)):
-            picture = spread.read(i, model.resize, model.input_size)
-            answer = int(model(picture[None]).argmax())
-            label = label if options.data else answer
-            if answer == label:
-                right.append(picture)
-                found.append(label)
-        every = [k * len(right) // min(options.count, len(right)) for k in range(options.count)]
-        every = sorted({k for k in every if k < len(right)})
-        options.out.mkdir(parents=True, exist_ok=True)
-        save_file({"pictures": torch.stack([right[k] for k in every]),
-                   "labels": torch.tensor([found[k] for k in every])}, file)  # fmt: skip
-    kept = load_file(file)
-    return kept["pictures"], kept["labels"]
 
 
 def run_ours(

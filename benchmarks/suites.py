@@ -1,6 +1,6 @@
 """featviz's `suite` against AutoAttack's standard suite: who falls, and what it costs.
 
-    .peers/bin/python benchmarks/suites.py --out FOLDER [--data FOLDER] [--model NAME]
+    .peers/bin/python benchmarks/suites.py [--out FOLDER] [--data FOLDER] [--model NAME]
         [--weights FILE] [--classes FILE] [--count 16] [--norm linf] [--eps 0.5,1,2] [--quick]
 
 Takes `count` pictures of class folders that the model gets right, evenly spread (without --data
@@ -31,6 +31,7 @@ from torch import Tensor
 import featviz
 from featviz.adversarial.suite import suite
 from featviz.adversarial.verify import autoattack
+from featviz.errors import UserError
 
 
 def main() -> None:
@@ -47,6 +48,11 @@ def main() -> None:
     options = parser.parse_args()
     if options.quick:
         options.count, options.eps = 4, "8"
+    try:
+        autoattack(options.norm)
+    except UserError as missing:
+        print(missing)
+        return
     with tempfile.TemporaryDirectory() as folder:
         compare(options, options.out or Path(folder))
 
