@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -199,8 +200,10 @@ class Neighbors(results.Result):
         for line, number in enumerate(which):
             query = self.queries[number]
             top = line * 1.38
-            head = query.name if query.members else "sum" if query.parts else "query"
+            head = query.name if query.members else "query"
             name = self._name(query.label) or query.name
+            if query.parts:
+                head, name = _two_lines(query)
             picture = self._query_picture(query)
             self._draw(figure, (0.0, top), picture, name, head, None, _signs(query))
             for rank in range(columns):
@@ -325,6 +328,13 @@ _THUMBNAIL = 160
 def _signs(query: Query) -> list[str]:
     """Of the parts of a sum that its picture shows."""
     return [sign for sign, _ in query.parts[:4]]
+
+
+def _two_lines(query: Query) -> tuple[str, str]:
+    """A sum as it is written, in two lines below its picture."""
+    words = query.name.replace("class:", "").replace(" - ", " − ")
+    first, *more = textwrap.wrap(words, 18)
+    return first, " ".join(more)
 
 
 def _thumbnail(store: Store, row: int) -> Tensor:
