@@ -1,12 +1,16 @@
 """Rows a second of `embed` against decoding alone and the network alone; memory with --rows.
 
     python benchmarks/embed.py [--quick] [--data FOLDER] [--model NAME --weights FILE]
+    python benchmarks/embed.py --agreement 2500 --data FOLDER
     python benchmarks/embed.py --rows 200000
 
 Decoding, the network and both together are measured in interleaved rounds on the same pictures,
 with all threads each. On a GPU the slower of the two bounds the whole. On a CPU they share the
 cores, so that seconds add up: "sum of both" is what one could reach if they never got in each
 other's way, and the ratio to it is what `embed` loses.
+
+With --agreement, so many pictures are embedded in float32 and in bf16, and each is looked for among the
+others in both spaces: the share of float32's ten nearest that bf16 has too.
 
 With --rows, made-up pictures go through a net with a layer of 4096 units into a store on the disk,
 in a process of its own for each number of rows; what counts is the largest memory.
@@ -90,6 +94,28 @@ def rates(given: argparse.Namespace) -> None:
     _rounds.report("embed", rows, ratios)
 
 
+def agreement(given: argparse.Namespace) -> None:
+    model = featviz.load(given.model, weights=given.weights or None)
+    data = open_pictures(given.data) if given.data else sample_pictures(64)
+    data = data.spread(given.agreement)
+    found, rows, seconds = [], [], []
+    for precision in ("float32", "bf16"):
+        started = time.perf_counter()
+        store = featviz.embed(model, data, given.layer or None, precision=precision)
+        seconds.append(time.perf_counter() - started)
+        matrix = store.matrix()
+        rows.append(matrix)
+        found.append(build_index(store).search(matrix, 10, exclude=torch.arange(len(store)))[1])
+    shared = (found[0][:, :, None] == found[1][:, None, :]).any(2).double().mean()
+    away = 1 - torch.cosine_similarity(rows[0].double(), rows[1].double())
+    what = f"{given.model}, {len(data)} pictures of {data.name}"
+    table = [
+        _rounds.row(f"recall@10, {what}", "", [float(shared)]),
+        _rounds.row(f"1 - cosine, {what}", "", away.tolist()),
+    ]
+    _rounds.report("embed --agreement", table, {"bf16/float32": seconds[0] / seconds[1]})
+
+
 @dataclass(frozen=True)
 class MadeUp(Pictures):
     """Tiny pictures that cost next to nothing; every thousandth cannot be read."""
@@ -155,11 +181,14 @@ def memories(most: int) -> None:
 if __name__ == "__main__":
     given = _rounds.arguments(
         __doc__.splitlines()[0], data="", model="alexnet-mini", weights="", layer="",
-        pictures=640, decoder="exact", workers=0, rows=0, alone=0,
+        pictures=640, decoder="exact", workers=0, agreement=0,
+        rows=0, alone=0,
     )  # fmt: skip
     if given.rows and given.alone:
         memory(given.rows)
     elif given.rows:
         memories(given.rows)
+    elif given.agreement:
+        agreement(given)
     else:
         rates(given)

@@ -104,24 +104,30 @@ class Pictures:
                 archive.seek(start)
                 return archive.read(size)
         except KeyError:
-            raise BadPicture(f"{self._where(row)}: no such file in the archive") from None
+            raise BadPicture(f"{self.where(row)}: no such file in the archive") from None
         except FileNotFoundError:
-            raise BadPicture(f"{self._where(row)}: no such file; check the path") from None
+            raise BadPicture(f"{self.where(row)}: no such file; check the path") from None
         except PermissionError:
-            raise BadPicture(f"{self._where(row)}: not allowed to read this file") from None
+            raise BadPicture(f"{self.where(row)}: not allowed to read this file") from None
         except OSError as error:
             why = error.strerror or error
-            raise BadPicture(f"{self._where(row)} cannot be read ({why})") from None
+            raise BadPicture(f"{self.where(row)} cannot be read ({why})") from None
 
-    def _where(self, row: int) -> str:
-        """A picture's file, for messages."""
+    @property
+    def files(self) -> bool:
+        """Whether the pictures are files, and not drawn or in memory."""
+        kind = type(self)
+        return kind.open is Pictures.open and kind.prepare is Pictures.prepare
+
+    def where(self, row: int) -> str:
+        """A picture's file, as messages name it."""
         if self.root.suffix == ".tar":
             return f"{self.root}:{self.paths[row]}"
         return str(self._base / self.paths[row])
 
     def open(self, row: int) -> Image.Image:
         """Picture `row` as an upright 8-bit RGB pillow image. Raises BadPicture."""
-        return images.open_rgb(io.BytesIO(self.content(row)), name=self._where(row))
+        return images.open_rgb(io.BytesIO(self.content(row)), name=self.where(row))
 
     def prepare(
         self, row: int, resize: int, crop: int | None = None, *, decoder: str = "exact"
@@ -130,10 +136,10 @@ class Pictures:
 
         decoder: as `decoding.resolve` names it; what is no file is not decoded
         """
-        if type(self).open is not Pictures.open:
+        if not self.files:
             return decoding.prepared(self.open(row), resize, crop)
         content = self.content(row)
-        return decoding.decode_square(content, resize, crop, decoder=decoder, name=self._where(row))
+        return decoding.decode_square(content, resize, crop, decoder=decoder, name=self.where(row))
 
     def read(self, row: int, resize: int, crop: int | None = None) -> Tensor:
         """Picture `row` as a model wants it: (3, crop, crop) in [0, 1]. Raises BadPicture."""

@@ -411,7 +411,9 @@ def _as_pictures(
         return in_memory(pictures, labels)
     if labels is not None:
         raise UserError("labels belong to a tensor of pictures; a data set has its class folders")
-    return open_pictures(pictures) if isinstance(pictures, str | Path) else pictures
+    data = open_pictures(pictures) if isinstance(pictures, str | Path) else pictures
+    # Absolute, for workers of a cluster are somewhere else.
+    return replace(data, root=data.root.absolute()) if data.files else data
 
 
 def _root(data: Pictures) -> str:

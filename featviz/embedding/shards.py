@@ -85,6 +85,11 @@ class Job:
         self, span: range, report: Callable[[int], None] = lambda _: None
     ) -> tuple[Kept, list[NDArray[np.float16]]]:
         """Which pictures of a span could be read, and the rows (n, units) of each layer."""
+        if self.data.files and not self.data.root.exists():  # all would seem broken
+            raise UserError(
+                f"{self.data.root} is not on this machine; every machine of a cluster needs the "
+                "pictures under the same path"
+            )
         side = self.model.input_size
         values = [np.empty((len(span), place.units), np.float16) for place in self.places]
         rows: list[int] = []
@@ -103,7 +108,10 @@ class Job:
                 pixels: list[Tensor] = []
                 for row, found in islice(stream, wanted):
                     if isinstance(found, BadPicture):
-                        skipped.append(Left(self.data.paths[row], str(found)))
+                        path = self.data.paths[row]
+                        # Relative, so that it is the same wherever the data lies.
+                        reason = str(found).replace(self.data.where(row), path)
+                        skipped.append(Left(path, reason))
                         continue
                     good.append(row)
                     sizes.append(found.size)

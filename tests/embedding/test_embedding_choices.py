@@ -147,6 +147,28 @@ def test_a_store_may_lie_inside_its_data(mini: Model, tmp_path: Path) -> None:
     assert len(second) == 9
 
 
+def test_nothing_in_a_store_tells_how_its_data_was_spelled(
+    mini: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither absolute paths nor relative ones, also of what was skipped."""
+    data = jpegs(tmp_path / "data", 9, 70)
+    sorted(data.rglob("*.jpg"))[2].write_bytes(b"no picture")
+    monkeypatch.chdir(tmp_path)
+    embed(mini, "data", out=tmp_path / "s")
+    embed(mini, data, out=tmp_path / "t")
+    for name in ("skipped.csv", "ids.csv", "manifest.json"):
+        assert (tmp_path / "s" / name).read_bytes() == (tmp_path / "t" / name).read_bytes(), name
+    assert str(tmp_path) not in (tmp_path / "s" / "skipped.csv").read_text()
+
+
+def test_a_machine_without_the_data_does_not_skip_everything(mini: Model, tmp_path: Path) -> None:
+    data = open_pictures(jpegs(tmp_path / "data", 4, 70))
+    (tmp_path / "data").rename(tmp_path / "elsewhere")
+    with pytest.raises(UserError, match="is not on this machine"):
+        embed(mini, data, out=tmp_path / "s")
+    assert {p.name for p in tmp_path.iterdir()} == {"elsewhere"}
+
+
 def test_a_trunk_without_a_head_is_read_before_its_end(tmp_path: Path) -> None:
     with torch.random.fork_rng():
         torch.manual_seed(0)
