@@ -20,10 +20,12 @@ _HOMES = {
     "accentuate": "featviz.maximization.accentuation",
     "activation_maps": "featviz.maps",
     "activations": "featviz.models.layers",
+    "align_maps": "featviz.atlas.aligned",
     "attack": "featviz.adversarial.attacks",
     "attribute": "featviz.attribution",
     "audit": "featviz.adversarial.audit",
     "build_atlas": "featviz.atlas.build",
+    "build_class_atlas": "featviz.atlas.classes",
     "build_gallery": "featviz.gallery.build",
     "build_index": "featviz.neighbors.exact",
     "caricature": "featviz.maximization.dream",
@@ -74,7 +76,9 @@ if TYPE_CHECKING:
     from featviz.adversarial.suite import suite as suite
     from featviz.adversarial.transfer import transfer_matrix as transfer_matrix
     from featviz.adversarial.universal import universal as universal
+    from featviz.atlas.aligned import align_maps as align_maps
     from featviz.atlas.build import build_atlas as build_atlas
+    from featviz.atlas.classes import build_class_atlas as build_class_atlas
     from featviz.attribution import attribute as attribute
     from featviz.datasets import open_pictures as open_pictures
     from featviz.embedding.extract import embed as embed

@@ -385,7 +385,8 @@ def build_atlas(
     icon_ridge: float | None = RIDGE,
     icon_tries: int = 1,
     perplexity: float = 30.0,
-    iterations: tuple[int, int] = (250, 750),
+    iterations: tuple[int, int] | None = None,
+    method: str = "auto",
     seeds: int = 1,
     most: int = MOST,
     seed: int = 0,
@@ -402,7 +403,7 @@ def build_atlas(
         many pictures as squares
     icon_side: the resolutions that get synthetic icons; they cost `icon_steps` passes each
     icon_power, icon_ridge, icon_tries: see `featviz.atlas.icons.synthetic_icons`
-    perplexity, iterations: see `featviz.atlas.layout.lay_out`
+    perplexity, iterations, method: see `featviz.atlas.layout.lay_out`
     seeds: so many maps are made, from `seed` on; the first is shown, and the others say how far it
         depends on the seed
     most: of larger stores an even sample of so many rows is shown
@@ -435,8 +436,8 @@ def build_atlas(
     graph = build_graph(index, neighbors_wanted(len(rows), perplexity), progress)
     maps = [
         lay_out(
-            index, graph=graph, perplexity=perplexity, iterations=iterations, seed=seed + more,
-            progress=progress,
+            index, graph=graph, perplexity=perplexity, iterations=iterations, method=method,
+            seed=seed + more, progress=progress,
         )
         for more in range(seeds)
     ]  # fmt: skip
@@ -465,7 +466,7 @@ def build_atlas(
             "icons": icons, "sides": [level.grid.side for level in levels],
             "icon_side": icon_sides, "icon_steps": icon_steps, "icon_power": icon_power,
             "icon_ridge": icon_ridge, "icon_tries": icon_tries, "perplexity": perplexity,
-            "iterations": list(iterations), "seeds": seeds, "most": most,
+            "iterations": list(layout.iterations), "method": method, "seeds": seeds, "most": most,
             "store": None if store.folder is None else str(store.folder),
         },
         started=started,

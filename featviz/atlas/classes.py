@@ -384,6 +384,7 @@ def _figure(found: ClassAtlas) -> Figure:
         axes.imshow(
             small[number].permute(1, 2, 0).numpy(),
             extent=(x + 0.1, x + 0.9, y + 0.9, y + 0.1), interpolation="antialiased",
+            zorder=2,
         )  # fmt: skip
     axes.set_xlim(0, side)
     axes.set_ylim(side, 0)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -10,22 +11,88 @@ from featviz.cli import options
 from featviz.cli.embed import BatchSize, ClassNames, LayerName
 from featviz.cli.neighbors import StoreFolder
 
+if TYPE_CHECKING:
+    from featviz.cli.run import Progress
+    from featviz.embedding.store import Store
+    from featviz.models.load import Model
+
 
 def atlas(
     store: StoreFolder = None,
     icons: Annotated[
-        Literal["sample", "synthetic", "both"],
-        typer.Option("--icons", help="Photographs, pictures made for each square, or both."),
-    ] = "sample",
+        Literal["sample", "synthetic", "both"] | None,
+        typer.Option(
+            "--icons",
+            help="Photographs, pictures made for each square, or both; default: sample, "
+            "with --class both.",
+        ),
+    ] = None,
+    sides: Annotated[
+        str | None,
+        typer.Option(
+            "--sides",
+            metavar="N,N...",
+            help="Squares a side at each resolution; default: 5, 10, 20, 40 ... as there are "
+            "pictures for it.",
+        ),
+    ] = None,
     icon_side: Annotated[
-        int, typer.Option("--icon-side", min=1, help="Squares a side that get synthetic icons.")
-    ] = 8,
+        str,
+        typer.Option(
+            "--icon-side", metavar="N,N...", help="Squares a side that get synthetic icons."
+        ),
+    ] = "10",
     icon_steps: Annotated[
         int, typer.Option("--icon-steps", min=1, help="Steps for each synthetic icon.")
     ] = 128,
+    icon_power: Annotated[
+        float,
+        typer.Option(
+            "--icon-power", min=0, help="How much more an icon's direction counts than its length."
+        ),
+    ] = 4.0,
+    class_name: Annotated[
+        str | None,
+        typer.Option(
+            "--class", metavar="CLASS", help="An atlas of what argues for one class of the model."
+        ),
+    ] = None,
+    among: Annotated[
+        Literal["arguing", "class"],
+        typer.Option(
+            "--among", help="With --class: pictures that argue for it, or those labelled so."
+        ),
+    ] = "arguing",
+    beside: Annotated[
+        Path | None,
+        typer.Option(
+            "--beside",
+            metavar="STORE",
+            help="A store of another layer or model: both as aligned maps side by side.",
+        ),
+    ] = None,
+    align: Annotated[
+        Literal["start", "procrustes"],
+        typer.Option(
+            "--align", help="With --beside: begin at the first map, or only lay it onto that."
+        ),
+    ] = "start",
     perplexity: Annotated[
         float, typer.Option("--perplexity", min=1, help="Neighbours that each picture minds.")
     ] = 30.0,
+    method: Annotated[
+        str,
+        typer.Option(
+            "--method", help="Of the layout: auto, preview, tsne, openTSNE, scikit-learn or cuml."
+        ),
+    ] = "auto",
+    seeds: Annotated[
+        int,
+        typer.Option("--seeds", min=1, help="Maps to make, to see how far they depend on seeds."),
+    ] = 1,
+    most: Annotated[
+        int, typer.Option("--most", min=2, help="Of more pictures an even sample is shown.")
+    ] = 20_000,
     data: options.Data = None,
     layer: LayerName = None,
     class_names: ClassNames = None,
@@ -42,36 +109,86 @@ def atlas(
 ) -> None:
     """Map a data set as a layer sees it: a page to walk through, prints, and how far to trust them.
 
-    With --store the model is needed for synthetic icons only.
+    With --store the model is needed for synthetic icons and --class only. Icons that are finished
+    when the command is stopped are kept; the same command goes on from them.
 
     Example: featviz atlas --icons sample --out run/atlas
     """
+    from featviz.atlas.aligned import align_maps
     from featviz.atlas.build import build_atlas
-    from featviz.cli.embed import read_class_names
-    from featviz.cli.run import check_out, finish, open_data, progress_bar
-    from featviz.embedding.extract import default_layer, embed
+    from featviz.atlas.classes import MOST, SIDE, build_class_atlas
+    from featviz.cli.run import check_out, finish, progress_bar
+    from featviz.embedding.extract import default_layer
     from featviz.embedding.store import open_store
+    from featviz.errors import UserError
+    from featviz.maximization import shards
     from featviz.models.load import load
+    from featviz.results import Result
 
+    if beside is not None and class_name is not None:
+        raise UserError("--beside and --class are two kinds of atlas; give one of them")
+    cut = None if sides is None else numbers(sides, "--sides")
+    with_icons = numbers(icon_side, "--icon-side")
+    icons = icons or ("sample" if class_name is None else "both")
     net = None
-    if store is None or icons != "sample":
+    if store is None or icons != "sample" or class_name is not None:
         net = load(model, weights=weights, classes=classes, device=device)
+    other = None if beside is None else open_store(beside)
     if store is not None:
         space = open_store(store, data=data)
-        folder = check_out(out, f"atlas-{space.layer}", overwrite)
+        place = space.layer
     else:
         assert net is not None
         place = net.layer(layer or default_layer(net)).name
-        folder = check_out(out, f"atlas-{place}", overwrite)
+    kind = f"-{class_name.replace(' ', '-')}" if class_name else "-beside" if beside else ""
+    folder = check_out(out, f"atlas-{place}{kind}", overwrite)
+    partial = shards.partial_of(folder)
     with progress_bar(quiet) as progress:
         if store is None:
             assert net is not None
-            space = embed(
-                net, open_data(data), place, class_names=read_class_names(class_names),
-                batch_size=batch_size, progress=progress,
+            space = _embedded(net, data, place, class_names, batch_size, progress)
+        result: Result
+        if other is not None:
+            result = align_maps(
+                space, other, how=align, perplexity=perplexity, most=most, seed=seed,
+                progress=progress,
             )  # fmt: skip
-        result = build_atlas(
-            net, space, icons=icons, icon_side=icon_side, icon_steps=icon_steps,
-            perplexity=perplexity, seed=seed, progress=progress,
-        )  # fmt: skip
+        elif class_name is not None:
+            assert net is not None
+            result = build_class_atlas(
+                net, space, class_name, among=among, icons=icons, icon_steps=icon_steps,
+                side=cut[0] if cut else SIDE, most=min(most, MOST), icon_power=icon_power,
+                method=method, seed=seed, partial=partial, progress=progress,
+            )  # fmt: skip
+        else:
+            result = build_atlas(
+                net, space, icons=icons, sides=cut, icon_side=with_icons, icon_steps=icon_steps,
+                icon_power=icon_power, perplexity=perplexity, method=method, seeds=seeds,
+                most=most, seed=seed, partial=partial, progress=progress,
+            )  # fmt: skip
     finish(result, folder, overwrite=overwrite, as_json=as_json, quiet=quiet)
+    shards.remove(partial)
+
+
+def numbers(text: str, option: str) -> list[int]:
+    """ "5,10" as [5, 10]. Raises UserError for anything else."""
+    from featviz.errors import UserError
+
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise UserError(f"{option} {text}: give numbers with commas, as 5,10,20") from None
+
+
+def _embedded(
+    net: Model, data: Path | None, layer: str, class_names: Path | None, batch_size: int,
+    progress: Progress | None,
+) -> Store:  # fmt: skip
+    from featviz.cli.embed import read_class_names
+    from featviz.cli.run import open_data
+    from featviz.embedding.extract import embed
+
+    return embed(
+        net, open_data(data), layer, class_names=read_class_names(class_names),
+        batch_size=batch_size, progress=progress,
+    )  # fmt: skip

@@ -103,8 +103,11 @@ RECIPES = {
     "atlas": Recipe(
         "atlas",
         {
-            "icons": "--icons", "icon_side": "--icon-side", "icon_steps": "--icon-steps",
-            "perplexity": "--perplexity", "layer": "--layer",
+            "icons": "--icons", "sides": "--sides", "icon_side": "--icon-side",
+            "icon_steps": "--icon-steps", "icon_power": "--icon-power", "class": "--class",
+            "among": "--among", "beside": "--beside", "how": "--align",
+            "perplexity": "--perplexity", "method": "--method", "seeds": "--seeds",
+            "most": "--most", "layer": "--layer",
         },
         data=True, seed=True,
     ),
