@@ -116,39 +116,34 @@ function spacings(at, order, { most = 0.5, least = 2e-4, step = 2 ** -0.125 } = 
 }
 
 // Rows in the order in which they may stand for their surroundings: samples of the coarse cells
-// first, then of finer ones, then those whose neighbours the map keeps.
+// first, then of finer ones, then those whose neighbours the map keeps. Of these only the `matches`
+// (1 for each such row), if there are any asked for.
 function byImportance(atlas, matches) {
   const rank = new Float32Array(atlas.count);
   for (let row = 0; row < atlas.count; row++) rank[row] = 100 - atlas.keptCount(row) / atlas.k;
   for (let number = atlas.levels.length - 1; number >= 0; number--) {
     for (const row of atlas.levels[number].sample) rank[row] = number;
   }
-  if (matches) for (let row = 0; row < atlas.count; row++) if (!matches[row]) rank[row] += 1000;
-  return Array.from(atlas.pictured).sort((a, b) => rank[a] - rank[b] || a - b);
+  const able = Array.from(atlas.pictured).filter((row) => !matches || matches[row]);
+  return able.sort((a, b) => rank[a] - rank[b] || a - b);
 }
 
 // Calls visit(number, x, y, size, own, alpha) for every picture of a group that is in sight: its
 // number in the group's strip (ascending), its middle from the canvas's and its side in pixels of
 // the canvas, and where its colour begins in the group's `rgba`. See viewer.js for groups.
 function eachPicture(group, camera, ratio, canvas, visit) {
-  const { numbers, rows, from, to, t, grow, spacing, least, alpha } = group;
+  const { numbers, rows, from, to, t, grow, shown, alpha } = group;
   const scale = camera.scale * ratio, whole = group.size * ratio;
   const right = canvas.width / 2 + whole / 2, bottom = canvas.height / 2 + whole / 2;
   for (let i = 0; i < rows.length; i++) {
-    let shown = 1;
-    if (least) {
-      shown = appearing(spacing[i], least);
-      if (!shown) continue;
-    }
+    const come = shown ? shown[i] : 1;
+    if (!come) continue;
     const row = rows[i];
     let x = from[2 * row], y = from[2 * row + 1];
     if (t) { x += (to[2 * row] - x) * t; y += (to[2 * row + 1] - y) * t; }
     x = (x - camera.x) * scale;
     y = (y - camera.y) * scale;
     if (x < -right || x > right || y < -bottom || y > bottom) continue;
-    visit(numbers ? numbers[i] : i, x, y, whole * (grow ? grow[row] : 1) * (0.4 + 0.6 * shown), 4 * row, alpha * shown);
+    visit(numbers ? numbers[i] : i, x, y, whole * (grow ? grow[row] : 1) * (0.7 + 0.3 * come), 4 * row, alpha * come);
   }
 }
-
-// How far a picture has come in, 0 to 1, that may be shown where pictures are `least` apart.
-const appearing = (spacing, least) => Math.min(1, Math.max(0, (spacing / least - 1) * 20));

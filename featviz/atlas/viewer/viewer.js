@@ -8,10 +8,10 @@
 //   rows      null, or {from, to, t, rgba, dots}: two views and how far the rows have come from one
 //             to the other, their colours (four numbers a row), and
 //             dots: null or {size, alpha, square, bareOnly: only rows without a picture}
-//   pictures  groups {strip, numbers, rows, from, to, t, rgba, size, alpha, frame, grow, spacing,
-//             least}: picture numbers[i] (or i) of the strip is that of row (or cell) rows[i], which
-//             lies at `from` and `to`; `frame` is the thickness of a frame; where `least` is given,
-//             only pictures are shown whose `spacing` is larger
+//   pictures  groups {strip, numbers, rows, from, to, t, rgba, size, alpha, frame, grow, shown}:
+//             picture numbers[i] (or i) of the strip is that of row (or cell) rows[i], which lies at
+//             `from` and `to` and is `grow` times as large as others; `frame` is the thickness of a
+//             frame; shown[i] says how far a picture has come in, 0 to 1
 //
 // Sizes are CSS pixels. What marks the picture in hand is drawn on a second canvas above.
 
@@ -19,7 +19,8 @@ const find = (id) => document.getElementById(id);
 const rendererAsked = () => ((location.search + location.hash).match(/[?&#]renderer=(canvas|webgl2)(?=&|#|$)/) || [])[1];
 const TRUST = [[213, 94, 0], [230, 159, 0], [150, 150, 150], [86, 180, 233], [0, 114, 178]];
 const GREY = [140, 140, 140];
-const DIM = 0.1;
+const DIM = 0.14;
+const ENTRY = 160; // milliseconds in which a picture comes in
 
 const atlas = readAtlas();
 const { count, k } = atlas;
@@ -46,7 +47,8 @@ let fade = null; // {level, start, t}: the squares that are being replaced
 let lastLevel = null;
 let width = 1, height = 1, ratio = 1;
 let spacing = null; // of the pictured rows, see `spacings`
-let spacingOf = null;
+let spacingOf = null; // the matches that it is for
+let arrived = null, entered = null; // of the pictured rows among points: how far in, since when
 let rowColours = null;
 const cellColours = new Map();
 
@@ -155,7 +157,7 @@ function lookOf(view) {
   const thick = (size) => (state.colour === "none" ? 0 : Math.max(1.5, size / 14));
   if (!view.unit) {
     const size = pointPicture();
-    const dot = Math.min(9, Math.max(2.4, (0.5 * camera.scale) / Math.sqrt(count)));
+    const dot = Math.min(8, Math.max(2.4, (0.42 * camera.scale) / Math.sqrt(count)));
     return {
       dots: { size: dot, alpha: count > 50000 ? 0.75 : 0.9, square: false, bareOnly: false },
       pictures: { size, alpha: 1, frame: thick(size), spacing: (TOUCH * size) / camera.scale },
@@ -169,7 +171,7 @@ function lookOf(view) {
   const square = view.name === "mosaic";
   return {
     dots: !whole || bare
-      ? { size: whole ? Math.min(0.6 * place, 30) : Math.max(1.2, square ? size : 0.84 * place), alpha: 1, square, bareOnly: whole }
+      ? { size: whole ? Math.min(0.6 * place, 30) : Math.max(1.2, square ? size : 0.84 * place), alpha: whole || !renderer.settled() ? 1 : 1 - shown ** 2, square, bareOnly: whole }
       : null,
     pictures: shown ? { size, alpha: shown, frame: thick(size), spacing: 0 } : null,
   };
@@ -210,10 +212,10 @@ function compose() {
   frame.rows = { from, to, t, dots, rgba: rowColours };
   if (pictures) {
     const { size, alpha, frame: thick, spacing: least } = pictures;
-    if (least) needSpacing();
+    if (least) enter(least);
     frame.pictures = [{
       strip: atlas.thumbs, numbers: null, rows: atlas.pictured, from: from.at, to: to.at, t,
-      rgba: rowColours, size, alpha, frame: thick, grow: null, spacing, least,
+      rgba: rowColours, size, alpha, frame: thick, grow: null, shown: least ? arrived : null,
     }];
   }
   return frame;
@@ -231,17 +233,31 @@ function cellGroup(level, alpha) {
   const size = camera.scale / level.side;
   return {
     ...level.groups[kind], from: level.at, to: level.at, t: 0, rgba: cellColours.get(level), size, alpha,
-    frame: state.colour === "none" ? 0 : Math.max(1.5, size / 18), grow: level.grow, spacing: null, least: 0,
+    frame: state.colour === "none" ? 0 : Math.max(1.5, size / 18), grow: level.grow, shown: null,
   };
 }
 
-function needSpacing() { // who gives way to whom among points; those sought come first
-  if (spacing && spacingOf === matches) return;
-  const order = byImportance(atlas, matches);
-  const found = spacings(atlas.xy, order);
-  spacing = new Float32Array(order.length);
-  order.forEach((row, i) => { spacing[atlas.thumbOf[row]] = found[i]; });
-  spacingOf = matches;
+// Which points are pictures where pictures may be `least` apart. Who is sought is alone a picture.
+function enter(least) {
+  if (!spacing || spacingOf !== matches) {
+    const order = byImportance(atlas, matches);
+    const found = spacings(atlas.xy, order);
+    spacing = new Float32Array(atlas.pictured.length);
+    order.forEach((row, i) => { spacing[atlas.thumbOf[row]] = found[i]; });
+    spacingOf = matches;
+    arrived = new Float32Array(spacing.length);
+    entered = null;
+  }
+  const now = performance.now(), all = !entered || morph || calm.matches;
+  entered = entered || new Float64Array(spacing.length);
+  let coming = false;
+  for (let i = 0; i < spacing.length; i++) {
+    if (spacing[i] < least) { arrived[i] = entered[i] = 0; continue; }
+    if (!entered[i]) entered[i] = all ? now - ENTRY : now;
+    arrived[i] = Math.min(1, (now - entered[i] + 16) / ENTRY);
+    coming = coming || arrived[i] < 1;
+  }
+  if (coming) draw();
 }
 
 // How large a row's picture is among points now; 0 while it gives way to others.
@@ -249,8 +265,7 @@ function shownAmongPoints(row) {
   const number = atlas.thumbOf[row];
   if (number < 0 || !spacing) return 0;
   const size = pointPicture();
-  const shown = appearing(spacing[number], (TOUCH * size) / camera.scale);
-  return shown > 0 ? size * (0.4 + 0.6 * shown) : 0;
+  return spacing[number] >= (TOUCH * size) / camera.scale ? size : 0;
 }
 
 // ---- where things are on the screen -------------------------------------------------------
@@ -750,8 +765,8 @@ function remember() { // browsers allow few changes of the address a second
 }
 function recall() {
   const asked = new URLSearchParams(location.hash.slice(1));
-  const wanted = asked.get("view") || home();
-  if (views[wanted] || wanted === "cells") show(wanted, { still: true });
+  const wanted = asked.get("view");
+  show(views[wanted] || wanted === "cells" ? wanted : home(), { still: true });
   const icons = asked.get("icons") === "synthetic" && atlas.levels.some((level) => level.icons) ? "synthetic" : "sample";
   if (icons !== state.icons) choose(icons);
   const painted = asked.get("colour") || "none";
@@ -770,6 +785,7 @@ function recall() {
   if (asked.get("row") && Number.isInteger(row) && row >= 0 && row < count) pin({ row });
   else if (level && state.view === "cells" && cell >= 0 && cell < level.cells) pin({ level, cell });
   else if (state.pinned) pin(null);
+  remember();
   draw();
 }
 addEventListener("hashchange", recall);
