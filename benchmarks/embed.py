@@ -9,8 +9,8 @@ with all threads each. On a GPU the slower of the two bounds the whole. On a CPU
 cores, so that seconds add up: "sum of both" is what one could reach if they never got in each
 other's way, and the ratio to it is what `embed` loses.
 
-With --agreement, so many pictures are embedded in float32 and in bf16, and each is looked for among the
-others in both spaces: the share of float32's ten nearest that bf16 has too.
+With --agreement, so many pictures are embedded in float32 and in bf16, and each is looked for among
+the others in both spaces: the share of float32's ten nearest that bf16 has too.
 
 With --rows, made-up pictures go through a net with a layer of 4096 units into a store on the disk,
 in a process of its own for each number of rows; what counts is the largest memory.

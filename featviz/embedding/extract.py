@@ -343,17 +343,13 @@ def _check_arguments(
         raise UserError(f"engine {chosen} puts its shards in a folder; give --out")
     if batch_size < 1:
         raise UserError(f"batch_size {batch_size} is too small; 1 or more")
-    if out is None:
-        return
-    if folder_of is _alone:
-        results.check_target(out, overwrite=overwrite)
-    else:
-        _check_several(Path(out), overwrite=overwrite)
+    if out is not None:
+        _check_out(Path(out), overwrite, folder_of)
 
 
-def _check_several(out: Path, *, overwrite: bool) -> None:
-    """The same for a folder of stores: it may be replaced if it holds nothing else."""
-    if not out.is_dir() or not any(out.iterdir()):
+def _check_out(out: Path, overwrite: bool, folder_of: Callable[[Path, str], Path]) -> None:
+    """Raise UserError unless the store, or the folder of several, may be written there."""
+    if folder_of is _alone or not out.is_dir() or not any(out.iterdir()):
         results.check_target(out, overwrite=overwrite)
         return
     if not all((inside / "manifest.json").is_file() for inside in out.iterdir()):
@@ -621,13 +617,14 @@ def _save(
     overwrite: bool,
 ) -> list[Store]:
     """Write the stores, all or none, and remove the shards that they were made of."""
-    if folder_of is _alone:
-        stores[0].save(out, overwrite=overwrite)
-    else:
-        _check_several(out, overwrite=overwrite)
-        with results.whole(out) as beside:
-            for store in stores:
-                store.save(folder_of(beside, store.layer))
+    _check_out(out, overwrite, folder_of)
+    # Inside the folder of shards, where the next run clears away what a killed one leaves.
+    ready = partial / ".ready"
+    for store in stores:
+        store.save(folder_of(ready, store.layer))
+    with results.whole(out) as beside:
+        beside.rmdir()
+        ready.rename(beside)
     shutil.rmtree(partial)
     return [
         replace(store, folder=folder_of(out, store.layer), shards=tuple(store.numbered()))
