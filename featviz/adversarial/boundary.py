@@ -36,6 +36,7 @@ _ROUGH = 0.7  # of the last leg that may be walked in few bits, before the bound
 _MEMORY = 0.7  # of the gradient, in L0
 _TRUST = {"linf": (0.3, 0.02), "l2": (0.3, 0.02), "l1": (0.3, 0.02), "l0": (0.0, 1.0)}
 _LAST_TRUST = {"linf": (0.1, 0.01), "l2": (0.1, 0.01), "l1": (0.1, 0.01), "l0": (0.5, 2.0)}
+_LONG, _ROUNDS = 150, 3  # looks of a last leg that is walked in rounds, in L-infinity
 _ESTIMATE = -1
 
 
@@ -277,6 +278,9 @@ class Boundary(Walk):
         first, last = (_TRUST if leg < self.plan.legs else _LAST_TRUST)[self.norm]
         if self.norm == "l0":
             return first + along * (last - first)
+        if self.norm == "linf" and leg == self.plan.legs and self.plan.last >= _LONG:
+            # A long leg widens its trust again: what it has settled on need not be the nearest.
+            first, along = _TRUST["linf"][0], along * _ROUNDS % 1
         return first * math.exp(along * math.log(last / first))
 
     def _polish(self, look: Look, rows: Tensor) -> None:

@@ -75,7 +75,7 @@ def minimal(
     check_norm(norm, NORMS)
     precision = chosen_precision(model, check_pictures(pictures), precision)
     walk = Boundary(
-        norm, plan(steps, targeted=targeted), targeted=targeted, mixed=precision == "bf16",
+        norm, plan(steps, norm, targeted=targeted), targeted=targeted, mixed=precision == "bf16",
         eight_bit=eight_bit,
     )  # fmt: skip
     return search_from_clean(
@@ -84,7 +84,7 @@ def minimal(
     )  # fmt: skip
 
 
-def plan(steps: int, *, targeted: bool = False) -> Plan:
+def plan(steps: int, norm: str = "l2", *, targeted: bool = False) -> Plan:
     """How `minimal` spends its passes. Raises UserError where they are too few."""
     if steps < FEWEST_STEPS:
         raise UserError(f"steps is {steps}; a smallest change takes {FEWEST_STEPS} passes or more")
@@ -93,6 +93,8 @@ def plan(steps: int, *, targeted: bool = False) -> Plan:
     polish = max(3, min(12, steps // 8))
     # The polish needs no gradients: so many are left for the estimate at the clean picture.
     classes = 1 if targeted else min(9, polish)
+    if norm == "l0":  # components are tried one by one: it takes as many looks as there are
+        polish = max(polish, steps // 8)
     walking = looks - 1 - polish
     legs = 1 if targeted else max(1, min(9, walking // 20))
     leg = walking // 2 // legs
