@@ -179,6 +179,23 @@ def test_order_and_groups_do_not_matter(model):
     assert torch.equal(parts.noise_right, whole.noise_right[:, order])
 
 
+def test_searching_in_bf16_changes_what_is_tried_not_what_counts(model, labelled, result):
+    pictures, labels = labelled
+    rough = audit(model, pictures, labels, eps=GRIDS, **QUICK, precision="bf16")
+    assert rough.precision == {"search": "bf16", "judge": "fp32"}
+    assert result.precision == {"search": "fp32", "judge": "fp32"}
+    assert torch.equal(rough.clean, result.clean)
+    for one, other in zip(rough.norms, result.norms, strict=True):
+        assert float((one.distance - other.distance).abs().max()) > 0
+        fell = other.distance.isfinite() & (other.distance > 0)
+        assert torch.equal(fell, one.distance.isfinite() & (one.distance > 0))
+        ratio = one.distance[fell] / other.distance[fell]
+        assert float(ratio.median()) == pytest.approx(1, abs=0.02)
+        for fall in one.easiest:  # in float32, as it stands in the sheet
+            answer = int(model(fall.adversarial[None]).argmax())
+            assert answer == fall.predicted != int(labels[fall.row])
+
+
 def test_every_norm_can_be_audited(model):
     found = audit(model, photographs(6), norms=["l1", "l0"], **QUICK)
     l1, l0 = found.norms
