@@ -30,17 +30,19 @@ if TYPE_CHECKING:
     from featviz.neighbors.exact import Metric
 
 START_SPREAD = 1e-4
+SHAKE = 0.1
 EARLY_EXAGGERATION = 12.0
 LEARNING_RATE = 2.0
 """of our method, times the rows, over the exaggeration. Kobak and Berens take 1/12 throughout; at
-10,000 rows that leaves the divergence at 1.07 nats after 750 steps, this reaches 0.87 after 300"""
-ITERATIONS = (100, 400)
+10,000 rows that leaves the divergence at 1.07 nats after 750 steps, this reaches 0.86 after 300"""
+ITERATIONS = (50, 450)
 """of our method: with early exaggeration, and after it"""
 PREVIEW_ITERATIONS = (50, 150)
 PEERS_ITERATIONS = (250, 750)
 """at a learning rate of N / 12 openTSNE's own 250 + 500 are not enough for 10,000 rows"""
 MANY = 100_000
 """rows from which clusters are drawn tighter"""
+_LEARNED = 20_000
 FEWEST = 8
 """with fewer rows than this t-SNE has nothing to weigh up; the principal components are the map"""
 
@@ -64,8 +66,8 @@ class Layout:
     iterations: tuple[int, int]
     """with early exaggeration, and after it"""
     divergence: float | None
-    """the Kullback-Leibler divergence of the map in nats, for every method by the same formula
-    (`featviz.atlas.tsne.divergence`); None for principal components"""
+    """the Kullback-Leibler divergence of the map from its graph in nats, for every method by the
+    same formula (`featviz.atlas.tsne.divergence`); None for principal components"""
     seed: int
 
 
@@ -90,7 +92,7 @@ def lay_out(
     perplexity: about how many neighbours each row tries to keep; 5 to 100. Small data: capped at
         (N - 1) / 3
     iterations: steps with early exaggeration (forms the islands), then without (settles them);
-        100 and 400, for a preview 50 and 150, for other libraries' methods 250 and 750
+        50 and 450, for a preview 50 and 150, for other libraries' methods 250 and 750
     exaggeration: of the second part. 1 is plain t-SNE, the default below 100,000 rows; 4, the
         default from there on, draws clusters tighter so that they do not fray
     method: "auto" or "tsne", ours; "openTSNE", "scikit-learn" or "cuml" where they are installed;
@@ -98,8 +100,9 @@ def lay_out(
         keeps fewer neighbours
     begin: (N, 2) where to start instead of at the principal components, at any scale: another map
         of the same rows, so that this one is arranged as that is
-    seed: of the tie-breaking inside; the same seed gives the same bytes on one machine with the
-        same number of threads
+    seed: of the tenth of its spread by which the start is shaken, so that equal rows come apart and
+        maps of several seeds say what is chance. The same seed gives the same bytes on one machine
+        with the same number of threads
     device: of our method and the search; "auto" takes CUDA where there is one. On a GPU sums have
         no fixed order, so maps of one seed differ there
 
@@ -134,11 +137,14 @@ def lay_out(
             quick=chosen == "preview", device=device,
         )  # fmt: skip
     graph = graph.nearest(min(graph.k, max(1, math.floor(3 * capped))))
-    # t-SNE makes much of the last bit, and linear algebra does not promise it: round it away.
     if begin is not None and begin.shape != start.shape:
         raise UserError(f"a map of {count} rows cannot begin at {tuple(begin.shape)} positions")
     first = start if begin is None else begin.to(start) - begin.to(start).mean(0)
-    initial = (first / max(float(first[:, 0].std()), 1e-30) * START_SPREAD).float().double()
+    # t-SNE makes much of the last bit, and linear algebra does not promise it: round it away.
+    initial = first / max(float(first[:, 0].std()), 1e-30)
+    generator = torch.Generator().manual_seed(seed)
+    initial = initial + SHAKE * torch.randn(count, 2, generator=generator, dtype=torch.float64)
+    initial = (initial * START_SPREAD).float().double()
     task = peers.Task(
         vectors=lambda: _vectors(index),
         graph=graph,
@@ -196,17 +202,22 @@ def _vectors(index: Index) -> Tensor:
 def principal_components(space: Index | Tensor, *, seed: int = 0) -> Tensor:
     """Coordinates (N, 2) float64 on the two main axes of an index's directions, or a matrix's rows.
 
-    Each axis points where its largest entry is.
+    Each axis points where its largest entry is. Of more than 20,000 rows an even sample of so many
+    settles the axes.
     """
     from sklearn.utils.extmath import randomized_svd
 
     vectors = space if isinstance(space, Tensor) else _vectors(space)
-    centred = (vectors - vectors.mean(0)).double().numpy()
-    if not centred.any():
-        return torch.zeros(len(vectors), 2, dtype=torch.float64)
-    u, s, _ = randomized_svd(centred, 2, n_iter=7, random_state=seed, flip_sign=False)
+    middle = vectors.mean(0)
     coordinates = torch.zeros(len(vectors), 2, dtype=torch.float64)
-    coordinates[:, : s.size] = torch.from_numpy(u * s)
+    some = min(len(vectors), _LEARNED)
+    learned = vectors[torch.arange(some) * len(vectors) // some]
+    sample = (learned - middle).double()
+    if not bool(sample.any()):
+        return coordinates
+    _, _, axes = randomized_svd(sample.numpy(), 2, n_iter=7, random_state=seed, flip_sign=False)
+    found = [(rows - middle).double() @ torch.from_numpy(axes.T) for rows in vectors.split(8192)]
+    coordinates[:, : len(axes)] = torch.cat(found)
     largest = coordinates.abs().argmax(0)
     signs = coordinates[largest, torch.arange(2)].sign()
     return coordinates * torch.where(signs == 0, 1, signs)

@@ -7,6 +7,7 @@ projection methods".
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,10 +16,22 @@ import torch
 from torch import Tensor
 
 from featviz.atlas.graph import Graph, build_graph
-from featviz.neighbors.exact import Index, build_index
+from featviz.errors import UserError
+from featviz.neighbors.exact import Index
 
-MOST_RANKED = 3000
-"""rows of which all distances are ranked; more are sampled evenly"""
+TRUST_K = 15
+"""neighbours that trustworthiness and continuity look at"""
+WIDE_K = 50
+"""neighbours of the second recall, where the graph has so many"""
+PAIRS = 5000
+"""pairs of rows whose distances are correlated"""
+MOST_RANKED = 1000
+"""rows that trustworthiness and continuity are averaged over; more are sampled evenly"""
+MOST_AGAINST = 50_000
+"""rows among which they are ranked; more are sampled evenly"""
+_BLOCK = 128
+_SPARE = 8
+"""points beyond those wanted, among which equal distances are put in order"""
 
 
 @dataclass(frozen=True)
@@ -30,10 +43,15 @@ class MapQuality:
     """share of a row's k nearest in the space that are among its k nearest on the map"""
     recall_chance: float
     """what a random map gives: k / (N - 1)"""
+    recall_wide: float | None
+    """the same share for 50 neighbours; None where the graph has not so many"""
     trustworthiness: float
-    """1 less a penalty for neighbours on the map that are far in the space"""
+    """1 less a penalty for neighbours on the map that are far in the space, for 15 neighbours"""
     continuity: float
-    """1 less a penalty for neighbours in the space that are far on the map"""
+    """1 less a penalty for neighbours in the space that are far on the map, for 15 neighbours"""
+    correlation: float
+    """Spearman's, between distances in the space and on the map, over 5,000 pairs of rows: how far
+    the large picture is right (CPD of Kobak and Berens 2019)"""
     ranked: int
     """rows that the last two were measured on"""
     class_space: float | None
@@ -63,24 +81,44 @@ def judge_map(
     """
     count = len(index)
     k = min(k, count - 1)
-    everything = np.arange(count)
-    flat = build_index(xy.float(), metric="l2")
-    near = (build_graph(index, k) if graph is None else graph.nearest(k)).rows
-    _, shown = flat.search(xy.float(), k, exclude=everything)
-    kept = found_again(near, shown)
-    some = np.unique(np.linspace(0, count - 1, min(count, MOST_RANKED)).astype(int))
-    trust, continuity = _trust_both_ways(index, xy, some, k)
+    if graph is None:
+        graph = build_graph(index, max(k, min(WIDE_K, count - 1)))
+    near = graph.nearest(k).rows
+    wide = WIDE_K if graph.k >= WIDE_K else None
+    shown = near_on_map(xy, max(k, wide or 0))
+    kept = found_again(near, shown[:, :k])
+    trust, continuity, ranked = _trust_both_ways(index, xy)
     return MapQuality(
         k=k,
         recall=float(kept.double().mean()),
         recall_chance=k / (count - 1),
+        recall_wide=None if wide is None else shared(graph.rows[:, :wide], shown[:, :wide]),
         trustworthiness=trust,
         continuity=continuity,
-        ranked=len(some),
+        correlation=distance_correlation(index, xy),
+        ranked=ranked,
         class_space=class_accuracy(near, labels) if labels else None,
-        class_map=class_accuracy(shown, labels) if labels else None,
+        class_map=class_accuracy(shown[:, :k], labels) if labels else None,
         kept=kept,
     )
+
+
+def near_on_map(xy: Tensor, k: int) -> Tensor:
+    """Each point's k nearest others on a map (N, 2): (N, k) int64, nearest first, ties by row."""
+    from scipy.spatial import cKDTree
+
+    points = xy.double().numpy()
+    count = len(points)
+    lengths, rows = cKDTree(points).query(points, min(count, k + 1 + _SPARE))
+    lengths[rows == np.arange(count)[:, None]] = np.inf
+    order = np.lexsort((rows, lengths), axis=1)[:, :k]
+    return torch.from_numpy(np.take_along_axis(rows, order, 1).astype(np.int64))
+
+
+def shared(wanted: Tensor, found: Tensor) -> float:
+    """Share of the neighbours (N, k) wanted that are among those found (N, m)."""
+    pairs = zip(wanted.split(4096), found.split(4096), strict=True)
+    return sum(int(found_again(*pair).sum()) for pair in pairs) / wanted.numel()
 
 
 def found_again(wanted: Tensor, found: Tensor) -> Tensor:
@@ -106,39 +144,120 @@ def procrustes(a: Tensor, b: Tensor) -> tuple[float, Tensor]:
     return max(0.0, distance), laid + a.double().mean(0)
 
 
-def _trust_both_ways(index: Index, xy: Tensor, rows: np.ndarray, k: int) -> tuple[float, float]:
-    """Trustworthiness and continuity among some rows; k stays below half of them."""
-    k = min(k, (len(rows) - 1) // 2)
-    if k < 1:
-        return 1.0, 1.0
-    space = index.take(rows).double()
+def distance_correlation(index: Index, xy: Tensor, pairs: int = PAIRS) -> float:
+    """Spearman's correlation of distances in the space and on the map, over fixed random pairs.
+
+    0 where all distances are the same.
+    """
+    from scipy.stats import spearmanr
+
+    count = len(index)
+    generator = torch.Generator().manual_seed(0)
+    one = torch.randint(count, (pairs,), generator=generator)
+    other = (one + torch.randint(1, count, (pairs,), generator=generator)) % count
+    there = torch.cat([
+        (_unit(index, a) - _unit(index, b)).norm(dim=1)
+        for a, b in zip(one.split(512), other.split(512), strict=True)
+    ])  # fmt: skip
+    here = (xy[one] - xy[other]).double().norm(dim=1)
+    if bool((there == there[0]).all()) or bool((here == here[0]).all()):
+        return 0.0
+    return float(spearmanr(there.numpy(), here.numpy()).statistic)
+
+
+def _unit(index: Index, rows: Tensor) -> Tensor:
+    """Some rows in which Euclidean distance orders neighbours as the metric does, float64."""
+    found = index.take(rows.numpy()).double()
     if index.metric == "cosine":
-        space = space / space.norm(dim=1, keepdim=True).clamp_min(1e-30)
-    plane = xy.double()[rows]
-    return trustworthiness(space, plane, k), trustworthiness(plane, space, k)
+        found /= found.norm(dim=1, keepdim=True).clamp_min(1e-30)
+    return found
 
 
-def trustworthiness(space: Tensor, shown: Tensor, k: int) -> float:
+def _trust_both_ways(index: Index, xy: Tensor) -> tuple[float, float, int]:
+    """Trustworthiness, continuity, and the number of rows they are the mean of."""
+    some = _evenly(len(index), MOST_AGAINST)
+    k = min(TRUST_K, (len(some) - 1) // 2)
+    rows = _evenly(len(some), MOST_RANKED)
+    if k < 1:
+        return 1.0, 1.0, len(rows)
+    space = torch.cat([_unit(index, part).float() for part in some.split(4096)])
+    plane = xy[some].double()
+    trust = trustworthiness(space, plane, k, rows=rows)
+    return trust, trustworthiness(plane, space, k, rows=rows), len(rows)
+
+
+def _evenly(count: int, most: int) -> Tensor:
+    """At most so many of `count` rows, evenly spread."""
+    some = min(count, most)
+    return torch.arange(some) * count // some
+
+
+def trustworthiness(space: Tensor, shown: Tensor, k: int, *, rows: Tensor | None = None) -> float:
     """1 less the penalty for rows that are among the k nearest in `shown` but not in `space`.
 
-    space, shown: (N, any) float64 coordinates; k < N / 2. The penalty of an intruder is its rank
-    in the space beyond k, scaled so that the worst map has 0. Equal distances rank by row.
+    space, shown: (N, any) coordinates; k < N / 2. The penalty of an intruder is its rank in the
+    space beyond k, scaled so that the worst map has 0. Equal distances rank by row.
+    rows: the mean is taken over these, each ranked against all N; default all. Distances are worked
+    out in blocks, so memory grows with N alone
     """
     count = len(space)
-    near = _ranked(shown)[:, :k]
-    order = _ranked(space)
-    rank = torch.empty_like(order)
-    rank.scatter_(1, order, torch.arange(1, count + 1).expand(count, -1))
-    beyond = (rank.gather(1, near) - k).clamp_min(0)
-    return 1 - float(beyond.sum()) * 2 / (count * k * (2 * count - 3 * k - 1))
+    asked = torch.arange(count) if rows is None else rows
+    lengths = [points.square().sum(1) for points in (space, shown)]
+    penalty = 0
+    for part in asked.split(_BLOCK):
+        there, here = (
+            _squares(points, norms, part)
+            for points, norms in zip((space, shown), lengths, strict=True)
+        )
+        near = _nearest(here, k)
+        for column in near.T:
+            line = there.gather(1, column[:, None])
+            before = (there < line).sum(1)
+            before += ((there == line) & (torch.arange(count) < column[:, None])).sum(1)
+            penalty += int((before + 1 - k).clamp_min(0).sum())
+    return 1 - penalty * 2 / (len(asked) * k * (2 * count - 3 * k - 1))
 
 
-def _ranked(points: Tensor) -> Tensor:
-    """For each row all rows, nearest first; itself at the end."""
-    lengths = points.square().sum(1)
-    distances = lengths[:, None] + lengths[None, :] - 2 * points @ points.T
-    distances.fill_diagonal_(torch.inf)
-    return torch.sort(distances, dim=1, stable=True).indices
+def _squares(points: Tensor, lengths: Tensor, rows: Tensor) -> Tensor:
+    """Squared distances of some rows to all, infinite to themselves."""
+    squares = torch.addmm(lengths, points[rows], points.T, alpha=-2) + lengths[rows][:, None]
+    squares[torch.arange(len(rows)), rows] = torch.inf
+    return squares
+
+
+def _nearest(squares: Tensor, k: int) -> Tensor:
+    """The columns of each row's k smallest, equal ones by column."""
+    limit = squares.kthvalue(k, dim=1, keepdim=True).values
+    # The k nearest are all below the limit, and of those on it the first that there is room for.
+    below, on = squares < limit, squares == limit
+    room = k - below.sum(1, keepdim=True)
+    chosen = below | (on & (on.cumsum(1) <= room))
+    return chosen.nonzero()[:, 1].view(-1, k)
+
+
+@dataclass(frozen=True)
+class Stability:
+    """How far maps of the same rows agree that differ in chance alone."""
+
+    procrustes: float
+    """mean distance between two of them: 0 the same map, 1 nothing in common"""
+    overlap: float
+    """mean share of a row's k nearest on one map that are so on another"""
+    k: int
+
+
+def compare_maps(maps: Sequence[Tensor], k: int = 10) -> Stability:
+    """The stability of two or more maps (N, 2) of the same rows, say of several seeds."""
+    if len(maps) < 2:
+        raise UserError(f"{len(maps)} map cannot be compared; lay out at least 2 seeds")
+    k = min(k, len(maps[0]) - 1)
+    near = [near_on_map(xy, k) for xy in maps]
+    pairs = list(itertools.combinations(range(len(maps)), 2))
+    return Stability(
+        procrustes=sum(procrustes(maps[a], maps[b])[0] for a, b in pairs) / len(pairs),
+        overlap=sum(shared(near[a], near[b]) for a, b in pairs) / len(pairs),
+        k=k,
+    )
 
 
 def class_accuracy(neighbors: Tensor, labels: Sequence[str]) -> float | None:

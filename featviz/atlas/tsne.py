@@ -33,6 +33,8 @@ SPACING = 0.5
 """between nodes of the grid, in units of the kernel 1 / (1 + d^2)"""
 _WIDEST = 4096
 """nodes a side, padding included; a larger map gets wider spacing"""
+_FEWEST_NODES = 256
+"""a side, without padding; smaller maps get narrower spacing, down to an eighth"""
 _PAIRS = 1 << 18
 """pairs whose attraction is worked out at a time, so that they stay in the cache"""
 _ALL_PAIRS = 4000
@@ -161,7 +163,11 @@ class Repulsion:
         """phi of points (2, N), right on their bounding box and a margin round it."""
         low, high = y.min(1).values - margin, y.max(1).values + margin
         wide, tall = (high - low).tolist()
-        h = max(self.spacing, max(wide, tall) / (_WIDEST / 2 - 12))
+        side = max(wide, tall)
+        h = max(self.spacing, side / (_WIDEST / 2 - 12))
+        if side < _FEWEST_NODES * h:  # a small map can be had finer; in steps, to keep the kernel
+            finer = math.floor(2 * math.log2(max(side, 1e-3) / h / _FEWEST_NODES)) / 2
+            h *= max(1 / 8, 2**finer)
         nodes = [math.ceil(side / h) + 6 for side in (wide, tall)]
         # twice the map, so that the convolution does not come round
         rows, columns = (_good_size(2 * number) for number in nodes)
