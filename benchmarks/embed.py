@@ -135,7 +135,7 @@ def memory(rows: int) -> None:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         net = nn.Sequential(nn.Flatten(), nn.Linear(192, 4096), nn.ReLU(), nn.Linear(4096, 2))
-    model = Model(net, name="wide", input_size=8)
+    model = Model(net, name="wide", input_size=8, mean=(0.5, 0.5, 0.5), std=(0.3, 0.3, 0.3))
     names = tuple(f"class{i % 1000:03}/picture{i:08}.jpg" for i in range(rows))
     data = MadeUp(Path("made-up"), names, tuple(sys.intern(n[:8]) for n in names))
     with tempfile.TemporaryDirectory() as folder:

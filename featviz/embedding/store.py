@@ -199,12 +199,31 @@ class Store(results.Result):
         taken = np.empty((rows.size, self.dim), dtype=np.float16)
         holder = np.searchsorted(self._starts, rows, side="right") - 1
         for number in np.unique(holder):
-            here = holder == number
-            shard = self._maps.get(int(number))
-            if shard is None:
-                shard = self._maps[int(number)] = self._map(int(number))
-            taken[here] = shard[rows[here] - self._starts[number]]
+            here = np.flatnonzero(holder == number)
+            self._read(int(number), rows[here] - self._starts[number], taken, here)
         return taken
+
+    def _read(
+        self,
+        number: int,
+        rows: NDArray[np.int64],
+        into: NDArray[np.float16],
+        at: NDArray[np.int64],
+    ) -> None:
+        """Rows of a shard. Read, not mapped: pages that were touched would stay in memory."""
+        assert self.folder is not None
+        shard = self.shards[number]
+        width = 2 * self.dim
+        file = self.folder / shard.file
+        try:
+            with file.open("rb", buffering=0) as content:
+                start = content.seek(0, os.SEEK_END) - width * shard.rows  # behind the header
+                for row, place in zip(rows.tolist(), at.tolist(), strict=True):
+                    content.seek(start + width * row)
+                    if content.readinto(into[place]) != width:
+                        raise OSError("it is too short")
+        except (OSError, ValueError) as error:
+            raise UserError(f"{file} cannot be read ({error}); embed again") from None
 
     def span(self, start: int, stop: int) -> NDArray[np.float16]:
         """Rows start to stop as they are stored; nothing of them stays in memory."""
@@ -216,11 +235,6 @@ class Store(results.Result):
             if at < stop and start < at + self.shards[number].rows
         ]
         return np.concatenate(parts) if parts else np.empty((0, self.dim), np.float16)
-
-    @cached_property
-    def _maps(self) -> dict[int, NDArray[np.float16]]:
-        """Shards from which single rows were asked for, kept open."""
-        return {}
 
     def crop(self, row: int) -> Tensor:
         """The part of picture `row` that its position sees, (3, h, w) in [0, 1].

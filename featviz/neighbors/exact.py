@@ -42,6 +42,8 @@ _L2_ERROR = 4e-6
 """the same for |x|^2 + |q|^2 - 2 x.q, relative to |x|^2 + |q|^2"""
 _EXACT = 8
 """queries whose candidates are widened to float64 at a time, so that they stay in the cache"""
+_GATHERED = 4096
+"""rows that are widened to float64 at a time, however many candidates a query has"""
 _DECIMALS = 12
 """cosine distances that agree to so many places are equal (x and 2x are in the same direction)"""
 
@@ -192,8 +194,9 @@ class Index:
         found = torch.empty(candidates.shape, dtype=torch.float64)
         rows = None if isinstance(data, _OnDisk) else torch.from_numpy(data)
         queries = torch.from_numpy(xq).double()
-        for start in range(0, len(xq), _EXACT):
-            part = slice(start, start + _EXACT)
+        step = max(1, min(_EXACT, _GATHERED // max(1, candidates.shape[1])))
+        for start in range(0, len(xq), step):
+            part = slice(start, start + step)
             query = queries[part]
             wanted = candidates[part].reshape(-1)
             if rows is None:
