@@ -257,6 +257,26 @@ def test_dots_become_pictures_as_one_comes_nearer_and_none_vanishes(browser, lar
     assert "000001.jpg" in text(browser, "found")
 
 
+def test_names_stand_beside_pictures_of_their_class(browser, large) -> None:
+    atlas, page = large
+    visit(browser, page, address="view=points&at=0.5,0.5,2")
+    named = browser.execute_script("return atlas.named()")
+    assert len(named) > 2
+    own = torch.arange(3000) % 20
+    for row in named:
+        # In the made-up atlas all true neighbours are of a row's class; which are kept is chance.
+        assert int(atlas.quality.kept[row].sum()) >= 4
+        pictured = browser.execute_script(f"return atlas.isPicture({row})")
+        assert pictured or row not in atlas.pictured.tolist()  # else by its dot
+    assert len({int(own[row]) for row in named}) == len(named)  # each class once
+    before = screenshot(browser)
+    press(browser, "l")
+    rest(browser)
+    assert (np.abs(before - screenshot(browser)).max(2) > 60).sum() > 100
+    assert not state(browser)["names"]
+    wait(browser, "location.hash.includes('names=off')")
+
+
 def test_a_processor_that_plays_graphics_card_is_left_alone(browser, large) -> None:
     """Where WebGL2 would be drawn by the processor the canvas is several times as fast."""
     _, page = large

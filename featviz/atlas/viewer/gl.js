@@ -4,7 +4,7 @@
 // that to the card; drawn by a processor they take fifteen times as long.)
 // Each picture has a layer of its own in a texture array, so neither filtering nor mipmaps mix it
 // with others. A sheet becomes one texture, or more where the machine allows fewer layers. What to
-// draw is said by a `frame` (see viewer.js); flat.js takes the same and draws the same.
+// draw is said by a `frame` (see scene.js); flat.js takes the same and draws the same.
 
 const DOT_VERTEX = `#version 300 es
 layout(location = 0) in vec2 a_from;

@@ -19,7 +19,9 @@ from featviz.atlas.viewer.data import Block, carry
 if TYPE_CHECKING:
     from featviz.atlas.build import Atlas
 
-SCRIPTS = ("blocks.js", "places.js", "gl.js", "flat.js", "panel.js", "viewer.js")
+SCRIPTS = (
+    "blocks.js", "places.js", "gl.js", "flat.js", "panel.js", "scene.js", "marks.js", "viewer.js",
+)  # fmt: skip
 """in the order in which they need each other"""
 
 

@@ -116,8 +116,8 @@ function spacings(at, order, { most = 0.5, least = 2e-4, step = 2 ** -0.125 } = 
 }
 
 // Rows in the order in which they may stand for their surroundings: samples of the coarse cells
-// first, then of finer ones, then those whose neighbours the map keeps. Of these only the `matches`
-// (1 for each such row), if there are any asked for.
+// first, then of finer ones, then those whose
+// neighbours the map keeps. Of these only the `matches` (1 for each such row), if any are asked for.
 function byImportance(atlas, matches) {
   const rank = new Float32Array(atlas.count);
   for (let row = 0; row < atlas.count; row++) rank[row] = 100 - atlas.keptCount(row) / atlas.k;
@@ -130,7 +130,7 @@ function byImportance(atlas, matches) {
 
 // Calls visit(number, x, y, size, own, alpha) for every picture of a group that is in sight: its
 // number in the group's strip (ascending), its middle from the canvas's and its side in pixels of
-// the canvas, and where its colour begins in the group's `rgba`. See viewer.js for groups.
+// the canvas, and where its colour begins in the group's `rgba`. See scene.js for groups.
 function eachPicture(group, camera, ratio, canvas, visit) {
   const { numbers, rows, from, to, t, grow, shown, alpha } = group;
   const scale = camera.scale * ratio, whole = group.size * ratio;
@@ -146,4 +146,27 @@ function eachPicture(group, camera, ratio, canvas, visit) {
     if (x < -right || x > right || y < -bottom || y > bottom) continue;
     visit(numbers ? numbers[i] : i, x, y, whole * (grow ? grow[row] : 1) * (0.7 + 0.3 * come), 4 * row, alpha * come);
   }
+}
+
+// Where the names of classes may stand: {row, own: the class}, classes that hold together first. A
+// row may carry its class's name if a third of its true neighbours are of its class and near it on
+// the map, and nearly as many as of any other row of its class. Of these it is the one whose picture
+// appears first as one comes nearer.
+function makeLabels(atlas, spacing) {
+  if (!atlas.classOf) return [];
+  const beside = new Uint8Array(atlas.count), most = new Uint8Array(atlas.classes.length);
+  for (let row = 0; row < atlas.count; row++) {
+    const own = atlas.classOf[row];
+    if (own >= atlas.classes.length) continue;
+    atlas.nearOf(row).forEach((other, i) => { if (atlas.classOf[other] === own && atlas.isKept(row, i)) beside[row]++; });
+    most[own] = Math.max(most[own], beside[row]);
+  }
+  const first = new Map();
+  for (let row = 0; row < atlas.count; row++) {
+    const own = atlas.classOf[row];
+    if (beside[row] < atlas.k / 3 || beside[row] < 0.6 * most[own]) continue;
+    const number = atlas.thumbOf[row], far = number < 0 ? 0 : spacing[number];
+    if (!first.has(own) || first.get(own).far < far) first.set(own, { row, own, far });
+  }
+  return [...first.values()].sort((a, b) => most[b.own] - most[a.own] || b.far - a.far || a.own - b.own);
 }
