@@ -15,6 +15,7 @@ import torch
 from made_up_atlas import colour_of, made_up_atlas
 from PIL import Image
 
+from featviz.atlas.icons import SyntheticIcons
 from featviz.atlas.viewer.colours import COLOURS, class_colours
 from featviz.atlas.viewer.data import carry
 from featviz.atlas.viewer.page import render_page
@@ -83,6 +84,23 @@ def test_what_is_written_is_read_back() -> None:
                 own.row,
             )
         assert tuple(found[f"level{number}-sample"]) == level.samples
+
+
+def test_what_a_cell_argues_for_and_where_its_icon_lands_is_carried() -> None:
+    atlas = made_up_atlas(60)
+    level = atlas.levels[0]
+    cells = len(level.samples)
+    effects = tuple(((f"k{i}", 2.0), (f"k{i + 1}", 1.0)) if i else () for i in range(cells))
+    landed = torch.arange(cells).flip(0)
+    icons = SyntheticIcons(torch.rand(cells, 3, 8, 8), torch.linspace(-0.1, 1, cells), landed)
+    known = replace(level, effects=effects, synthetic=icons)
+    document, blocks = carry(replace(atlas, levels=(known,)))
+    names = [*document["levels"][0]["raised"], None]
+    told = [[names[i] for i in row if names[i]] for row in blocks["level0-raised"]]
+    assert told == [[name for name, _ in cell] for cell in effects]
+    np.testing.assert_array_equal(blocks["level0-landed"], landed)
+    cosines = icons.cosines.clamp_min(0)  # those below zero are told as zero
+    np.testing.assert_allclose(blocks["level0-cosine"] / 65535, cosines, atol=1e-5)
 
 
 def test_an_atlas_without_classes_or_files_says_so() -> None:

@@ -115,6 +115,10 @@ function readLevel(atlas, level, prefix) {
   level.sample = readBlock(`${prefix}-sample`);
   level.within = readBlock(`${prefix}-within`);
   level.cosine = readBlock(`${prefix}-cosine`);
+  level.landed = readBlock(`${prefix}-landed`);
+  const raised = readBlock(`${prefix}-raised`);
+  // Classes that a cell's mean argues for, strongest first.
+  level.raisedBy = (cell) => (raised ? Array.from(raised.subarray(3 * cell, 3 * cell + 3), (i) => level.raised[i]).filter(Boolean) : []);
   if (level.icons) level.icons = makeStrip(`${prefix}-icons`, level.icons);
   level.where = new Map();
   for (let cell = 0; cell < cells; cell++) {

@@ -20,7 +20,10 @@ Blocks, for N rows, P of them pictured, k neighbours:
     L-place     (C, 2)  column and row of each of its cells
     L-sample    (C,)    the row that stands for the cell
     L-within    (C,)    cosine of the members to their mean, [0, 1] as 0 to 65535
-    L-cosine    (C,)    of the synthetic icon to the mean, the same; absent without
+    L-raised    (C, 3)  places in the level's `raised`: classes that the mean argues for; absent
+                        without the model
+    L-cosine    (C,)    of the synthetic icon to the mean, as `within`; absent without icons
+    L-landed    (C,)    the cell whose mean is nearest to the icon; absent where nobody looked
     L-icons-J           sheets of synthetic icons
 """
 
@@ -45,6 +48,8 @@ if TYPE_CHECKING:
 Block = NDArray[Any] | bytes
 """an array of u1, u2 or u4, or a file's bytes"""
 
+RAISED = 3
+"""classes told of a cell that its mean argues for"""
 LARGEST_ICON = 128
 """pixels a side of a synthetic icon on the page"""
 
@@ -164,8 +169,17 @@ def _level(level: Level, count: int, prefix: str) -> tuple[dict[str, Any], dict[
         f"{prefix}-within": _fractions(level.cosines),
     }
     described: dict[str, Any] = {"side": level.grid.side, "cells": len(cells), "icons": None}
+    if level.effects is not None:
+        names = sorted({name for cell in level.effects for name, _ in cell[:RAISED]})
+        described["raised"] = names
+        place = {name: number for number, name in enumerate(names)}
+        rows = [[place[name] for name, _ in cell[:RAISED]] for cell in level.effects]
+        full = [row + [len(names)] * (RAISED - len(row)) for row in rows]
+        blocks[f"{prefix}-raised"] = _smallest(torch.tensor(full).reshape(-1, RAISED))
     made = level.synthetic
     if made is not None:
+        if made.landed is not None:
+            blocks[f"{prefix}-landed"] = _smallest(made.landed)
         icons = pack_sheets(_at_most(made.images, LARGEST_ICON))
         described["icons"] = _grid(icons)
         blocks[f"{prefix}-cosine"] = _fractions(made.cosines)

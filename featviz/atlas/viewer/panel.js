@@ -120,7 +120,8 @@ function makePanel(box, atlas, does) {
     const add = (picture, text) => big.append(element("figure", {}, picture, element("figcaption", { text })));
     add(pictureOf(level.sample[cell], 224), "stands for the square");
     if (level.icons) {
-      add(thumbnail(level.icons, cell, 224), `made for its mean, cosine ${(level.cosine[cell] / 65535).toFixed(2)}`);
+      const strays = level.landed && level.landed[cell] !== cell ? "; nearer to another square's mean" : "";
+      add(thumbnail(level.icons, cell, 224), `made for its mean, cosine ${(level.cosine[cell] / 65535).toFixed(2)}${strays}`);
     }
     const sizes = new Map();
     if (atlas.classOf) for (const row of rows) sizes.set(atlas.classOf[row], (sizes.get(atlas.classOf[row]) || 0) + 1);
@@ -136,6 +137,8 @@ function makePanel(box, atlas, does) {
           + `cosine to their mean ${(level.within[cell] / 65535).toFixed(2)}.`,
       }),
     );
+    const raised = level.raisedBy(cell);
+    if (raised.length) box.append(element("p", { text: `Its mean argues most for ${raised.join(", ")}.` }));
     if (ranked.length > 1 && ranked[0][1] > 1) {
       box.append(
         element("h3", { text: `Classes (${ranked.length})` }),
