@@ -339,6 +339,10 @@ def test_icons_are_toggled_and_a_square_tells_what_is_in_it(browser, made) -> No
     assert f"cosine {float(level.synthetic.cosines[number].clamp_min(0)):.2f}" in shown
     assert f"cosine to their mean {float(level.cosines[number]):.2f}" in shown
     assert level.classes[number][0][0] in shown
+    raised = ", ".join(name for name, _ in level.effects[number][:3])
+    assert f"Its mean argues most for {raised}." in shown
+    strays = int(level.synthetic.landed[number]) != number
+    assert ("nearer to another square" in shown) == strays
     press(browser, "i")
     assert state(browser)["icons"] == "sample"
 
