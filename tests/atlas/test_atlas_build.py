@@ -206,3 +206,65 @@ def test_mistakes_are_said_in_one_line(
     monkeypatch.setattr(build, "lay_out", None)
     with pytest.raises(UserError, match="unknown icons"):  # before any work
         build_atlas(model, replace(store), icons="")  # type: ignore[arg-type]
+
+
+def test_one_picture_is_no_map_and_two_alike_are_one(model: Model, tmp_path: Path) -> None:
+    grey = torch.full((2, 3, 16, 16), 0.5)
+    with pytest.raises(UserError, match="at least 2 pictures, there are 1"):
+        build_atlas(None, embed(model, grey[:1]))
+    twins = build_atlas(model, embed(model, grey), icons="both", icon_side=5, icon_steps=2)
+    assert twins.quality.recall == 1
+    assert len({tuple(place) for place in twins.lattice[0].tolist()}) == 2
+    (level,) = twins.levels
+    assert level.classes == ((),)  # no labels, no classes
+    assert float(level.cosines[0]) == pytest.approx(1)
+    assert level.synthetic is not None
+    assert (level.synthetic.images == 0.5).all()  # nothing sets their cell apart
+    twins.save(tmp_path / "twins")
+    assert read_result(tmp_path / "twins")["numbers"]["pictures"]["value"] == 2
+
+
+def test_above_the_limit_medoids_and_an_even_spread_are_pictured(
+    model: Model, pictures: torch.Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(build, "PICTURED", 16)
+    store = embed(model, pictures, labels=LABELS)
+    few = build_atlas(None, store, sides=[2], perplexity=8, iterations=QUICK)
+    assert len(few.pictured) == len(few.thumbnails) == 16
+    assert set(few.levels[0].samples) <= set(few.pictured.tolist())
+    assert few.pictured.tolist() == sorted(set(few.pictured.tolist()))
+    shown = few.pictures_of(range(40))
+    assert torch.equal(shown[few.pictured], few.thumbnails)
+    others = sorted(set(range(40)) - set(few.pictured.tolist()))
+    assert (shown[others] == build.GREY).all()
+    assert few.map_picture(400).shape[0] == 3
+    assert "pictured" in carry(few)[1]
+
+
+def test_seeds_say_how_far_the_map_depends_on_them(model: Model, pictures: torch.Tensor) -> None:
+    store = embed(model, pictures, labels=LABELS)
+    found = build_atlas(None, store, seeds=2, perplexity=8, iterations=QUICK)
+    assert found.unrest is not None
+    assert 0 <= found.unrest <= 1
+    assert found.numbers()["Procrustes distance"].value == found.unrest
+    alone = build_atlas(None, store, perplexity=8, iterations=QUICK)
+    assert alone.unrest is None
+    assert torch.equal(alone.layout.xy, found.layout.xy)
+
+
+def test_classes_and_numbers_of_cells_add_up(atlas: Atlas) -> None:
+    for level in atlas.levels:
+        sizes = [len(cell.members) for cell in level.grid.cells]
+        assert sum(sizes) == 40
+        for name in set(LABELS):
+            counted = sum(
+                share * size
+                for size, of in zip(sizes, level.classes, strict=True)
+                for known, share in of
+                if known == name
+            )
+            assert counted == pytest.approx(10)
+        assert level.effects is not None
+        whole = atlas.numbers()[f"cosine in cells at {level.grid.side}"].value
+        mean = float((level.cosines * torch.tensor(sizes)).sum() / 40)
+        assert whole == pytest.approx(mean)
