@@ -31,7 +31,7 @@ from featviz.embedding.shards import Job, Kept, as_stored, pool, read_note
 from featviz.embedding.store import Drift, Shard, Store, shard_rows
 from featviz.errors import UserError
 from featviz.models.layers import activations
-from featviz.models.precision import cpu_computes_bf16, gains_by_bf16
+from featviz.models.precision import cpu_computes_bf16, gains_by_bf16, lowered
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -150,15 +150,21 @@ def embed_layers(
     return {store.layer: store for store in stores}
 
 
-def embed_batch(model: Model, pictures: Tensor, layer: str) -> Tensor:
+def embed_batch(
+    model: Model, pictures: Tensor, layer: str, *, precision: str = "float32"
+) -> Tensor:
     """Activations (N, units) of pictures (N, 3, S, S), as a store holds them: float16's numbers.
+
+    precision: that of the store with which they are to be compared, "float32" or "bf16"
 
     Maps and tokens are averaged over positions. Returns float32 on the CPU.
     Raises UserError for values beyond float16.
     """
     place = model.layer(layer)
-    with torch.inference_mode():
-        taken = activations(model, pictures.to(model.device), [layer])[layer]
+    pictures = pictures.to(model.device)
+    with torch.inference_mode(), contextlib.ExitStack() as stack:
+        fast = stack.enter_context(lowered(model, pictures)) if precision == "bf16" else None
+        taken = activations(model, pictures, [layer], forward=fast)[layer]
         return as_stored(pool(taken, place), layer).float()
 
 

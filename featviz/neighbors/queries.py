@@ -160,4 +160,4 @@ def _embed_file(path: Path, store: Store | None, model: Model | None) -> Tensor:
             "distances between their activations mean nothing; give the same --model and --weights"
         )
     picture = images.read_square(path, store.preparation["resize"], store.preparation["crop"])
-    return embed_batch(model, picture[None], store.layer)
+    return embed_batch(model, picture[None], store.layer, precision=store.precision)

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from featviz.datasets import open_pictures
-from featviz.embedding.extract import embed, in_memory
+from featviz.embedding.extract import embed, embed_batch, in_memory
 from featviz.embedding.store import open_store
 from featviz.errors import UserError
 from featviz.models.load import Model
@@ -66,6 +66,10 @@ def test_bf16_is_near_and_leaves_the_model_as_it_was(mini: Model) -> None:
     assert 0 < (1 - cosine).max() < 1e-3  # bf16 keeps 8 bits: 1 - cos about 2^-16 times a few
     assert all(torch.equal(before[name], value) for name, value in mini.state_dict().items())
     assert embed(mini, sample_pictures(1)).precision == "float32"  # few pictures: no haste
+    one = sample_pictures(2).read(5, mini.resize, mini.input_size)[None]
+    again = embed_batch(mini, one, low.layer, precision="bf16")
+    nearer = torch.cosine_similarity(again.double(), low.take([5]).double())
+    assert 1 - nearer < (1 - cosine)[5]  # a query is computed as the store was
 
 
 def test_a_fast_decoder_is_recorded_with_what_it_costs(mini: Model, tmp_path: Path) -> None:
