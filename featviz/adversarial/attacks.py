@@ -99,6 +99,11 @@ class Attacked(results.Result):
             ),
         }  # fmt: skip
         if hit.any():
+            if self.norm in {"l0", "l1"}:
+                words = "components (a pixel has three)" if self.norm == "l0" else "sum of changes"
+                first[f"{NORM_NAMES[self.norm]} distance"] = results.Number(
+                    float(found.distance[hit].median()), "", f"{words}, median of the fooled"
+                )
             first |= {
                 "L∞ distance": results.Number(
                     float(found.linf[hit].median()) * 255, "/255", "median of the fooled pictures"
@@ -106,13 +111,6 @@ class Attacked(results.Result):
                 "L2 distance": results.Number(
                     float(found.l2[hit].median()), "", "median of the fooled pictures"
                 ),
-            }
-            if self.norm in {"l0", "l1"}:
-                words = "components (a pixel has three)" if self.norm == "l0" else "sum of changes"
-                first[f"{NORM_NAMES[self.norm]} distance"] = results.Number(
-                    float(found.distance[hit].median()), "", f"{words}, median of the fooled"
-                )
-            first |= {
                 "steps": results.Number(
                     float(found.steps[hit].double().median()), "", "gradient steps, median"
                 ),
@@ -213,7 +211,7 @@ class Attacked(results.Result):
         found = self.found
         if found.already[i]:
             return f"{before} already, nothing was changed."
-        size = f"no pixel changed by more than {255 * float(found.linf[i]):.2g}/255, " \
+        size = f"no pixel changed by more than {255 * float(found.linf[i]):.3g}/255, " \
                f"L2 {float(found.l2[i]):.2g}"  # fmt: skip
         if found.success[i]:
             return f"{before} becomes {after}; {size}."
@@ -252,7 +250,7 @@ class Attacked(results.Result):
             axes[k].text(1.06, 0.5, text, transform=axes[k].transAxes, fontsize=13,
                          ha="center", va="center", color=plots.INK)  # fmt: skip
         measured = (
-            f"largest {255 * float(self.found.linf[i]):.2g}/255, L2 {float(self.found.l2[i]):.2g}"
+            f"largest {255 * float(self.found.linf[i]):.3g}/255, L2 {float(self.found.l2[i]):.2g}"
             f"\n{self._allowed(i)}"
         )
         axes[1].set_xlabel(measured, fontsize=7, color=plots.INK, labelpad=3)
