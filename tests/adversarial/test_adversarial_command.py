@@ -75,7 +75,7 @@ def test_what_it_saves_is_adversarial_when_loaded(
 def test_the_smallest_change_is_saved_with_its_certificate(mini, picture, capsys, tmp_path, norm):
     out = tmp_path / "attack"
     code, said, err = run(capsys, "attack", picture, "--method", "minimal", "--norm", norm,
-                          "--steps", "30", "--out", out, "--json", "--quiet")  # fmt: skip
+                          "--steps", "16", "--out", out, "--json", "--quiet")  # fmt: skip
     assert code == 0, err
     assert json.loads(said)["parameters"]["eps"] is None
     original = images.read_image(out / "pictures" / "01-original.png")
