@@ -157,13 +157,10 @@ class Atlas(results.Result):
             )
         for level in self.levels:
             side = level.grid.side
-            shown[f"cells at {side}"] = results.Number(
-                len(level.grid.cells), "", f"squares of {side} x {side} with pictures in them"
-            )
             sizes = torch.tensor([len(cell.members) for cell in level.grid.cells])
             shown[f"cosine in cells at {side}"] = results.Number(
                 float((level.cosines * sizes).sum() / sizes.sum()), "",
-                "picture to its cell's mean, mean over pictures",
+                f"picture to the mean of its square, {len(level.grid.cells)} of them with pictures",
             )  # fmt: skip
         made = [level for level in self.levels if level.synthetic is not None]
         for level in made:
