@@ -50,7 +50,8 @@ class Graph:
     """For every row its k nearest others."""
 
     rows: Tensor
-    """(N, k) int64, nearest first, equal distances by row, never the row itself"""
+    """(N, k) int64, nearest first, equal distances by row (above 16,384 rows only among the first
+    eight beyond k), never the row itself"""
     distances: Tensor
     """(N, k) float32: 1 - cosine, or Euclidean lengths"""
     metric: Metric
@@ -216,6 +217,13 @@ def _compare(
         score[torch.arange(len(part)), asked[part]] = -torch.inf
         best, found = score.topk(wide, dim=1, sorted=False)
         near[part], scores[part] = _in_order(best.cpu(), found.cpu(), k)
+        # More rows than were spared may be as near as the last one; then all are put in order.
+        crowd = scores[part, -1] - best.min(1).values.cpu() <= _TICK
+        if wide < len(rows) and bool(crowd.any()):
+            some = score[crowd.to(score.device)].cpu()
+            near[part[crowd]], scores[part[crowd]] = _in_order(
+                some, torch.arange(len(rows)).expand_as(some), k
+            )
         if progress is not None:
             progress(int(part[-1]) + 1, len(asked), "finding neighbours")
     return near, scores

@@ -10,9 +10,11 @@ a convolution, so that a step costs as much as there are points. Here:
 - one potential, phi(y) = sum 1 / (1 + |y - y_j|^2), is convolved. The repulsion is -1/2 of its
   gradient, for which the splines are derived, and the normaliser Z is its sum.
 
-So the force is the exact gradient of an approximate divergence, its sum over all points is zero
-to the last digits, and two transforms a step are enough. Measured against all pairs: the force is
-right to 1% (root mean square), Z to 0.05%.
+So the force is the gradient of one approximate divergence, and two transforms a step are enough.
+What a point would do to itself on the grid, which is nothing in truth, is taken away. Measured
+against all pairs: on a map of usual density the force is right to 1% (root mean square), on one of
+half the extent to 0.3%, and Z to 0.1%. Small maps get a finer grid: in the early steps, where the
+islands form, a coarse one left the divergence 0.05 to 0.1 nats higher.
 """
 
 from __future__ import annotations
@@ -125,11 +127,20 @@ class Potential:
     spacing: float
     reach: Tensor
     """(2,) nodes a side on which phi is right; points beyond are treated as on the rim"""
+    own: Tensor
+    """(16, 16) what the weights of a point add to the coefficients round it"""
 
-    def at(self, y: Tensor) -> tuple[Tensor, Tensor]:
-        """phi at points (2, M), (M,), and minus half its gradient, (2, M): the repulsion."""
+    def at(self, y: Tensor, *, others: bool = False) -> tuple[Tensor, Tensor]:
+        """phi at points (2, M), (M,), and minus half its gradient, (2, M): the repulsion.
+
+        others: the points are those that made phi, and each wants what the others do to it. Its own
+        part would be 1, and flat, but for the grid, and is taken away as the grid has it
+        """
         places, weights, slopes = _places(y, self)
         near = self.values.index_select(0, places.flatten()).view(4, 4, -1)
+        if others:
+            spread = weights[:, 0, None] * weights[None, :, 1]
+            near = near - (self.own @ spread.view(16, -1)).view_as(near)
         across, along = (near * weights[None, :, 1]).sum(1), (near * weights[:, 0, None]).sum(0)
         force = torch.stack([(across * slopes[:, 0]).sum(0), (along * slopes[:, 1]).sum(0)])
         return (across * weights[:, 0]).sum(0), force * (-0.5 / self.spacing)
@@ -152,12 +163,12 @@ class Repulsion:
     def __init__(self, spacing: float = SPACING):
         self.spacing = spacing
         self._sizes: tuple[int, int, float] | None = None
-        self._spectrum = torch.empty(0)
+        self._spectrum = self._own = torch.empty(0)
 
     def __call__(self, y: Tensor) -> tuple[Tensor, Tensor]:
         """Of points (2, N): the repulsion (2, N), and Z = sum over i != j of 1 / (1 + d^2)."""
-        phi, force = self.potential(y).at(y)
-        return force, (phi.sum(dtype=torch.float64) - y.shape[1]).to(y.dtype)
+        phi, force = self.potential(y).at(y, others=True)
+        return force, phi.sum(dtype=torch.float64).to(y.dtype)
 
     def potential(self, y: Tensor, margin: float = 0.0) -> Potential:
         """phi of points (2, N), right on their bounding box and a margin round it."""
@@ -172,25 +183,30 @@ class Repulsion:
         # twice the map, so that the convolution does not come round
         rows, columns = (_good_size(2 * number) for number in nodes)
         reach = torch.tensor([number - 3.0 for number in nodes], device=y.device, dtype=y.dtype)
-        grid = Potential(torch.empty(0), columns, low, h, reach)
+        spectrum, own = self._kernel(rows, columns, h, y)
+        grid = Potential(torch.empty(0), columns, low, h, reach, own)
         places, weights, _ = _places(y, grid)
         charge = torch.zeros(rows * columns, device=y.device, dtype=y.dtype)
-        charge.index_add_(
-            0, places.flatten(), (weights[:, 0, None] * weights[None, :, 1]).flatten()
-        )
-        waves = torch.fft.rfft2(charge.view(rows, columns)) * self._kernel(rows, columns, h, y)
+        spread = weights[:, 0, None] * weights[None, :, 1]
+        charge.index_add_(0, places.flatten(), spread.flatten())
+        waves = torch.fft.rfft2(charge.view(rows, columns)) * spectrum
         return replace(grid, values=torch.fft.irfft2(waves, s=(rows, columns)).flatten())
 
-    def _kernel(self, rows: int, columns: int, h: float, y: Tensor) -> Tensor:
-        """The kernel's spectrum over the splines' own, squared, so that they interpolate."""
+    def _kernel(self, rows: int, columns: int, h: float, y: Tensor) -> tuple[Tensor, Tensor]:
+        """The kernel's spectrum over the splines' own, squared, so that they interpolate; `own`."""
         if self._sizes != (rows, columns, h) or self._spectrum.device != y.device:
             down, across = (_ring(size, y.device) for size in (rows, columns))
             squares = (h * down)[:, None] ** 2 + (h * across)[None] ** 2
             spectrum = torch.fft.rfft2(1 / (1 + squares)).real
             blur = [((2 + (2 * math.pi / len(r) * r).cos()) / 3).square() for r in (down, across)]
             spectrum /= blur[0][:, None] * blur[1][None, : spectrum.shape[1]]
-            self._spectrum, self._sizes = spectrum.to(y.dtype), (rows, columns, h)
-        return self._spectrum
+            kernel = torch.fft.irfft2(spectrum, s=(rows, columns))
+            steps = torch.arange(4, device=y.device)
+            i, j = (n.flatten() for n in torch.meshgrid(steps, steps, indexing="ij"))
+            own = kernel[i[:, None] - i[None], j[:, None] - j[None]]
+            self._spectrum, self._own = spectrum.to(y.dtype), own.to(y.dtype)
+            self._sizes = (rows, columns, h)
+        return self._spectrum, self._own
 
 
 def _ring(size: int, device: torch.device) -> Tensor:
