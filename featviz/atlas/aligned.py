@@ -22,7 +22,7 @@ from torch import Tensor
 from featviz import plots, results
 from featviz.atlas.graph import Graph, build_graph, neighbors_wanted
 from featviz.atlas.layout import Layout, lay_out
-from featviz.atlas.metrics import MapQuality, found_again, judge_map, procrustes
+from featviz.atlas.metrics import MapQuality, found_again, judge_map, near_on_map, procrustes
 from featviz.errors import UserError
 from featviz.neighbors.exact import build_index
 
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from featviz.embedding.store import Store
-    from featviz.neighbors.exact import Index
 
 How = Literal["start", "procrustes"]
 
@@ -220,7 +219,7 @@ def align_maps(
     ]  # fmt: skip
     k = min(NEIGHBORS, len(rows[0]) - 1)
     near = [graph.nearest(k).rows for graph in graphs]
-    shown = [_near_on_map(layout.xy, k) for layout in maps]
+    shown = [near_on_map(layout.xy, k) for layout in maps]
     made = results.origin(
         None,
         parameters={
@@ -284,11 +283,6 @@ def _on_one_square(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
     extent = float((high - low).max()) or 1.0
     moved = (both - (low + high) / 2) / extent + 0.5
     return moved[: len(first)], moved[len(first) :]
-
-
-def _near_on_map(xy: Tensor, k: int) -> Tensor:
-    index: Index = build_index(xy.float(), metric="l2")
-    return index.search(xy.float(), k, exclude=np.arange(len(xy)))[1]
 
 
 def colours_of(xy: Tensor) -> np.ndarray:

@@ -137,7 +137,15 @@ class Atlas(results.Result):
             "continuity": results.Number(
                 found.continuity, "", "1: no neighbours in the space that are torn apart"
             ),
-        }
+            "distance correlation": results.Number(
+                found.correlation, "",
+                "Spearman: distances in the space and on the map, over pairs of pictures",
+            ),
+        }  # fmt: skip
+        if found.recall_wide is not None:
+            shown["recall@50"] = results.Number(
+                found.recall_wide, "fraction", "the same share for 50 neighbours"
+            )
         if found.class_space is not None:
             shown["class vote, space"] = results.Number(
                 found.class_space, "fraction", f"of rows have the class of their {k} nearest"
