@@ -190,7 +190,8 @@ class _Space:
     def rank(self, rows: Tensor, proposed: Tensor, k: int) -> tuple[Tensor, Tensor]:
         """Of some rows the k best of what is proposed (R, wide), in the whole space."""
         found, scores = torch.empty(len(rows), k, dtype=torch.int64), torch.empty(len(rows), k)
-        for part in torch.arange(len(rows)).split(32):
+        # On the processor what is gathered should stay in the cache.
+        for part in torch.arange(len(rows)).split(2 if self.device.type == "cpu" else 256):
             near = self.take(proposed[part].flatten()).to(self.device)
             mine = self.take(rows[part]).to(self.device)
             score = torch.bmm(near.view(len(part), -1, self.index.dim), mine[:, :, None])[:, :, 0]

@@ -12,9 +12,9 @@ a convolution, so that a step costs as much as there are points. Here:
 
 So the force is the gradient of one approximate divergence, and two transforms a step are enough.
 What a point would do to itself on the grid, which is nothing in truth, is taken away. Measured
-against all pairs: on a map of usual density the force is right to 1% (root mean square), on one of
-half the extent to 0.3%, and Z to 0.1%. Small maps get a finer grid: in the early steps, where the
-islands form, a coarse one left the divergence 0.05 to 0.1 nats higher.
+against all pairs (3,000 points in clusters): with nodes 0.5 apart the force is right to 1% (root
+mean square) and Z to 0.03%, with 0.25 to 0.05% and 0.001%. Small maps get the finer grid: in the
+early steps, where islands form, a coarse one left the divergence 0.05 to 0.1 nats higher.
 """
 
 from __future__ import annotations
