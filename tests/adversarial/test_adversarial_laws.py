@@ -464,6 +464,17 @@ def test_any_callable_joins_in_and_is_judged_by_us(model, pictures, labels):
     assert bool((theirs.linf <= EPS["linf"]).all())
     assert int(theirs.forwards[0]) == 1 + (2 + 1 + 1) + 1 + 1  # clean, its own, judged, in 8 bits
 
+    # What float32 rounds off is no cheat, however small the ball.
+    for eps in (0.1 / 255, 0.5 / 255):
+        stream = torch.Generator().manual_seed(1)
+        signs = torch.randn(pictures.shape, generator=stream).sign()
+        rounded = adapter(lambda net, x, y, e, v=signs, r=eps: (x + r * v[: len(x)]).clamp(0, 1))
+        found = rounded(model, pictures, labels, eps=eps, norm="linf")
+        wrong = model(found.adversarial).argmax(1) != labels
+        assert torch.equal(found.success, wrong)
+        assert bool((found.linf <= eps).all())
+        assert bool((found.linf > 0).any())
+
     cheats = {
         "too far": lambda net, x, y, eps: x.flip(-1),
         "outside": lambda net, x, y, eps: x - 2,
