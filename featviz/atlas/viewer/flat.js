@@ -1,14 +1,17 @@
 // Drawing without WebGL2, on a 2-D canvas: the same frames as gl.js, the same look.
 //
-// Dots are written into an array of pixels, which takes 200,000 of them in a few hundredths of a
-// second. Pictures are copied from the sheets, from halved copies of them where they are small.
+// Dots and very small pictures are written into an array of pixels, which takes 200,000 of them in a
+// few hundredths of a second; the canvas itself would take as long for a thousand pictures. Larger
+// pictures are copied from the sheets. Where pictures are shrunk, halved copies of the sheets serve.
 
 const PHASES = 4; // places within a pixel at which a dot can be
+const SMALL = 20; // pixels up to which a picture is written pixel by pixel
 
 function makeFlatRenderer(canvas, atlas, views, redraw) {
   const pen = canvas.getContext("2d", { alpha: false });
   let image = null, words = null;
   const halves = new Map(); // "strip/sheet" -> copies of half, a quarter ... of the size
+  const arrays = new Map(); // "strip/sheet/times" -> the pixels of such a copy
 
   // How much of each pixel a dot covers, 0 to 256, for all its places within a pixel.
   function stamps(size, square) {
@@ -31,15 +34,19 @@ function makeFlatRenderer(canvas, atlas, views, redraw) {
     return { side, made };
   }
 
-  function drawDots(frame, ratio) {
+  function clear(frame) {
     const { width, height } = canvas;
-    const { from, to, t, dots, rgba } = frame.rows;
     if (!image || image.width !== width || image.height !== height) {
       image = new ImageData(width, height);
       words = new Uint32Array(image.data.buffer);
     }
     const [r, g, b] = frame.ground;
     words.fill(0xff000000 | (b << 16) | (g << 8) | r);
+  }
+
+  function writeDots(frame, ratio) {
+    const { width, height } = canvas;
+    const { from, to, t, dots, rgba } = frame.rows;
     const { side, made } = stamps(Math.max(1, dots.size * ratio), dots.square);
     const scale = frame.camera.scale * ratio;
     const left = width / 2 - frame.camera.x * scale - side / 2 + 0.5;
@@ -66,14 +73,18 @@ function makeFlatRenderer(canvas, atlas, views, redraw) {
         }
       }
     }
-    pen.putImageData(image, 0, 0);
   }
 
-  // The sheet of a picture, halved until it is less than twice as large as wanted.
-  function source(strip, sheet, size) {
-    const bitmap = strip.bitmaps[sheet];
+  // How often to halve a sheet so that its pictures are less than `most` times as large as wanted.
+  function halvings(strip, size, most) {
     let times = 0;
-    while (strip.size / 2 ** times > 2 * size && (strip.pitch >> times) % 2 === 0) times++;
+    while (strip.size / 2 ** times > most * size && (strip.pitch >> times) % 2 === 0) times++;
+    return times;
+  }
+
+  // The sheet of a picture, halved so often, and its scale. Null while it is not there.
+  function source(strip, sheet, times) {
+    const bitmap = strip.bitmaps[sheet];
     if (!bitmap || !times) return [bitmap, 1];
     const key = `${strip.name}/${sheet}`;
     if (!halves.has(key)) halves.set(key, [bitmap]);
@@ -91,12 +102,72 @@ function makeFlatRenderer(canvas, atlas, views, redraw) {
     return [made[times], 2 ** -times];
   }
 
+  function pixelsOf(strip, sheet, times) {
+    const key = `${strip.name}/${sheet}/${times}`;
+    if (!arrays.has(key)) {
+      const [copy] = source(strip, sheet, times);
+      if (!copy) return null;
+      const board = document.createElement("canvas");
+      board.width = copy.width;
+      board.height = copy.height;
+      const brush = board.getContext("2d", { willReadFrequently: true });
+      brush.drawImage(copy, 0, 0);
+      const { data } = brush.getImageData(0, 0, copy.width, copy.height);
+      arrays.set(key, { words: new Uint32Array(data.buffer), width: copy.width });
+    }
+    return arrays.get(key);
+  }
+
+  // Small pictures into the array of pixels, each pixel from the nearest of a copy of like size.
+  function writePictures(group, frame, ratio) {
+    const { strip, rgba } = group;
+    const { width, height } = canvas;
+    const thick = group.frame * ratio;
+    const times = halvings(strip, group.size * ratio, 1.5), side = strip.size / 2 ** times;
+    let sheet = -1, copy = null;
+    eachPicture(group, frame.camera, ratio, canvas, (number, x, y, size, own, alpha) => {
+      if (strip.sheetOf(number) !== sheet) {
+        sheet = strip.sheetOf(number);
+        copy = pixelsOf(strip, sheet, times);
+      }
+      if (!copy) return;
+      const share = (alpha * rgba[own + 3] * 256) / 255;
+      const left = width / 2 + x - size / 2, right = left + size;
+      const top = height / 2 + y - size / 2, bottom = top + size;
+      const u0 = strip.xOf(number) / 2 ** times, v0 = strip.yOf(number) / 2 ** times;
+      const step = side / size, last = side - 1;
+      const edge = 0xff000000 | (rgba[own + 2] << 16) | (rgba[own + 1] << 8) | rgba[own];
+      const behind = Math.min(width, Math.ceil(right)), below = Math.min(height, Math.ceil(bottom));
+      for (let j = Math.max(0, Math.floor(top)); j < below; j++) {
+        const v = Math.max(0, Math.min(last, Math.floor((j + 0.5 - top) * step)));
+        const line = (v0 + v) * copy.width + u0;
+        const high = Math.min(j + 1, bottom) - Math.max(j, top); // how much of the pixel it covers
+        const framed = j + 0.5 - top < thick || bottom - j - 0.5 < thick;
+        for (let i = Math.max(0, Math.floor(left)); i < behind; i++) {
+          const u = Math.max(0, Math.min(last, Math.floor((i + 0.5 - left) * step)));
+          const seen = framed || i + 0.5 - left < thick || right - i - 0.5 < thick ? edge : copy.words[line + u];
+          const part = share * high * (Math.min(i + 1, right) - Math.max(i, left));
+          const at = j * width + i;
+          words[at] = part >= 255 ? seen : mixed(words[at], seen, part);
+        }
+      }
+    });
+  }
+
+  function mixed(under, seen, share) { // two colours, `share` of 256 parts from the second
+    const channel = (shift) => {
+      const a = (under >> shift) & 255;
+      return (a + ((((seen >> shift) & 255) - a) * share) / 256) << shift;
+    };
+    return 0xff000000 | channel(16) | channel(8) | channel(0);
+  }
+
   function drawPictures(group, frame, ratio) {
     const { strip, rgba } = group;
-    const thick = group.frame * ratio;
+    const thick = group.frame * ratio, times = halvings(strip, group.size * ratio, 2);
     eachPicture(group, frame.camera, ratio, canvas, (number, x, y, size, own, alpha) => {
       const shown = alpha * (rgba[own + 3] / 255);
-      const [sheet, scale] = source(strip, strip.sheetOf(number), size);
+      const [sheet, scale] = source(strip, strip.sheetOf(number), times);
       if (!sheet || !shown) return;
       if (pen.globalAlpha !== shown) pen.globalAlpha = shown;
       const left = canvas.width / 2 + x - size / 2, top = canvas.height / 2 + y - size / 2;
@@ -118,12 +189,17 @@ function makeFlatRenderer(canvas, atlas, views, redraw) {
     pen.globalAlpha = 1;
     pen.imageSmoothingEnabled = true;
     pen.imageSmoothingQuality = "medium";
-    if (frame.rows && frame.rows.dots) drawDots(frame, ratio);
-    else {
+    const small = frame.pictures.filter((group) => group.size * ratio <= SMALL);
+    if (small.length || (frame.rows && frame.rows.dots)) {
+      clear(frame);
+      if (frame.rows && frame.rows.dots) writeDots(frame, ratio);
+      for (const group of small) writePictures(group, frame, ratio);
+      pen.putImageData(image, 0, 0);
+    } else {
       pen.fillStyle = `rgb(${frame.ground.join(",")})`;
       pen.fillRect(0, 0, canvas.width, canvas.height);
     }
-    for (const group of frame.pictures) drawPictures(group, frame, ratio);
+    for (const group of frame.pictures) if (!small.includes(group)) drawPictures(group, frame, ratio);
     pen.globalAlpha = 1;
   }
 
