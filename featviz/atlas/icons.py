@@ -5,13 +5,14 @@ The synthetic icon maximises
     (h . w) max(.1, cos(h, v))^p
 
 with h the activation, v the cell's mean and w = S v, whitened by S, the inverse second moment of
-the data (Carter, Armstrong, Schubert, Johnson and Olah 2019, "Activation Atlas", Distill). Four
+the data (Carter, Armstrong, Schubert, Johnson and Olah 2019, "Activation Atlas", Distill). Five
 differences from its published code, each for a reason that docs/atlas.md measures:
 
     centred     the mean of all data is taken from h and v, because all cells have it in common
     a cosine    that code divides a mean over channels by one norm only, and takes it to w; ours is
                 the cosine to v, where the icon is meant to land
     a ridge     on the second moment, so units that are hardly ever active do not take over
+    a way back  where the cosine is below .1, v is climbed: along w alone some icons never arrive
     a slope     below zero: behind a ReLU a silent unit would have no gradient
 
 Every icon is read by the model again. `Landing` says how near to its own cell it came.
@@ -190,6 +191,8 @@ def towards(
     """(h . w) max(.1, cos(h, v))^power for each cell, of a layer as it is read before its ReLU.
 
     means: (D, dim) v; whitened: (D, dim) w; centre: (dim,), taken from h and v
+    Where the cosine is below .1, (h . v) stands in the place of (h . w).
+
     pooled: of a map h is the mean over all positions, as in a store of means; else the mean over
         the (up to four) positions in its middle, one of which such a store holds for each picture
     """
@@ -205,8 +208,10 @@ def towards(
             values = torch.nn.functional.leaky_relu(values, SLOPE)
         h = vectors_of(values, layer, pooled=pooled) - centre.to(values)
         chosen = list(targets)
-        dot = (h * drives[chosen].to(h)).sum(1)
-        straight = (h * aims[chosen].to(h)).sum(1) / h.norm(dim=1).clamp_min(1e-6)
+        along = (h * aims[chosen].to(h)).sum(1)
+        straight = along / h.norm(dim=1).clamp_min(1e-6)
+        # Below the floor w alone is climbed, and it may lead ever farther from v: v does not.
+        dot = torch.where(straight > _FLOOR, (h * drives[chosen].to(h)).sum(1), along)
         scores: Tensor = dot * straight.clamp_min(_FLOOR) ** power
         return scores
 

@@ -149,7 +149,7 @@ def test_the_objective_is_the_formula(
         w = drives[target].double() / drives[target].double().norm()
         v = (means[target] - centre).double()
         cosine = h[row] @ v / h[row].norm() / v.norm()
-        expected = (h[row] @ w) * max(0.1, cosine) ** power
+        expected = (h[row] @ (w if cosine > 0.1 else v / v.norm())) * max(0.1, cosine) ** power
         found = goal({"relu1": before}, [2, 0])[row]
         assert float(found) == pytest.approx(float(expected), rel=1e-4)
 
