@@ -43,6 +43,9 @@ _ALL_PAIRS = 4000
 """up to so many points a divergence asked for is summed over all pairs"""
 _LONGEST_STEP = 5.0
 _MOMENTUM = 0.8
+_SETTLING = 1 / 3
+"""of the steps at the end, over which the learning rate falls to nothing, so that points that
+swing about their places come to rest"""
 
 
 def optimize(
@@ -74,7 +77,8 @@ def optimize(
         gradient = factor * pull(y) - away / z
         same = torch.sign(gradient) == torch.sign(velocity)
         gains = torch.where(same, gains * 0.8, gains + 0.2).clamp_min_(0.01)
-        velocity = _MOMENTUM * velocity - learning_rate / factor * gains * gradient
+        rate = learning_rate / factor * min(1.0, (total - step) / (_SETTLING * total))
+        velocity = _MOMENTUM * velocity - rate * gains * gradient
         length = velocity.norm(dim=0)
         velocity *= _LONGEST_STEP / length.clamp_min(_LONGEST_STEP)
         y = y + velocity
