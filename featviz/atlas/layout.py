@@ -34,7 +34,7 @@ SHAKE = 0.1
 EARLY_EXAGGERATION = 12.0
 LEARNING_RATE = 2.0
 """of our method, times the rows, over the exaggeration. Kobak and Berens take 1/12 throughout; at
-10,000 rows that leaves the divergence at 1.07 nats after 750 steps, this reaches 0.86 after 300"""
+10,000 rows that leaves the divergence at 1.07 nats after 750 steps where this has 0.86 after 300"""
 ITERATIONS = (50, 450)
 """of our method: with early exaggeration, and after it"""
 PREVIEW_ITERATIONS = (50, 150)
