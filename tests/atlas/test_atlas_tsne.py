@@ -52,9 +52,9 @@ def true_divergence(p: Tensor, y: Tensor) -> Tensor:
 
 @pytest.mark.parametrize(
     ("extent", "error"),
-    # float32's at the start; then the grid's, which is coarser for larger maps; at last points so
+    # float32's at the start (the start itself is shaken by a tenth); then the grid's, which is coarser for larger maps; at last points so
     # far apart that hardly anything repels
-    [(0.001, 0.02), (3.0, 0.005), (40.0, 0.015), (150.0, 0.08)],
+    [(0.001, 0.05), (3.0, 0.005), (40.0, 0.015), (150.0, 0.08)],
 )
 def test_the_force_is_the_gradient_over_all_pairs(
     extent: float, error: float, graph: Graph, generator: torch.Generator
