@@ -126,7 +126,7 @@ def compare_large(rows: Tensor, steps: int) -> tuple[list[dict[str, Any]], dict[
         *judge(f"featviz, {size}", pairs, graph, layout.raw),
     ]
     peers = {
-        "openTSNE, 1000 steps": (search, *open_tsne_seconds(pairs, layout.raw, steps)),
+        "openTSNE, 1000 steps": (search, open_tsne_seconds(pairs, layout.raw, steps)),
         "scikit-learn, 1000 steps": scikit_learn_seconds(rows, layout.raw, steps),
     }
     ratios = {}
@@ -138,8 +138,8 @@ def compare_large(rows: Tensor, steps: int) -> tuple[list[dict[str, Any]], dict[
     return lines, ratios
 
 
-def open_tsne_seconds(pairs: Affinities, settled: Tensor, steps: int) -> tuple[float, float]:
-    """What comes before the steps beside the graph (next to nothing), and a step's seconds."""
+def open_tsne_seconds(pairs: Affinities, settled: Tensor, steps: int) -> float:
+    """The seconds of a step; before the steps there is next to nothing but the graph."""
     from openTSNE import TSNEEmbedding
     from openTSNE.affinity import PrecomputedAffinities
     from scipy.sparse import csr_matrix
@@ -150,7 +150,7 @@ def open_tsne_seconds(pairs: Affinities, settled: Tensor, steps: int) -> tuple[f
         negative_gradient_method="fft", n_jobs=torch.get_num_threads(), random_state=0,
     )  # fmt: skip
     took, _ = timed(lambda: embedding.optimize(steps, learning_rate=1.0, inplace=True))
-    return 0.0, took / steps
+    return took / steps
 
 
 class Enough(Exception):
