@@ -22,12 +22,15 @@ OPTIONS = {"position": "random", "seed": 4, "batch_size": 4, "shard_bytes": 4 * 
 """shards of four rows"""
 
 RUN = """
-import sys, torch, featviz
-data, out, layers = sys.argv[1], sys.argv[2], sys.argv[3].split(",")
+import sys, time, torch, featviz
+data, out, layers, pause = sys.argv[1], sys.argv[2], sys.argv[3].split(","), float(sys.argv[4])
 print("begun", flush=True)
+def say(done, *_):
+    print(done, flush=True)
+    time.sleep(pause)
 featviz.embed_layers(
     featviz.load("alexnet-mini", device="cpu"), data, layers, out=out, position="random", seed=4,
-    batch_size=4, shard_bytes=4 * 2 * 640, progress=lambda done, *_: print(done, flush=True),
+    batch_size=4, shard_bytes=4 * 2 * 640, progress=say,
 )
 """
 
@@ -62,7 +65,8 @@ def test_killed_three_times_several_layers_end_with_the_same_bytes(
     command = [sys.executable, "-c", RUN, str(data), str(cut), ",".join(LAYERS)]
     reached = 0
     for wanted in (3, 16, 29):  # progress at which the process dies, wherever it then is
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        # slowly, so that a fast machine has not finished before it is killed
+        with subprocess.Popen([*command, "0.1"], stdout=subprocess.PIPE, text=True) as process:
             assert process.stdout is not None
             for line in process.stdout:
                 if line.strip().isdigit() and int(line) >= wanted:
@@ -76,7 +80,7 @@ def test_killed_three_times_several_layers_end_with_the_same_bytes(
         reached = there
     assert 2 <= reached < 11
     # And once more when all is computed and the stores are being written.
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
+    with subprocess.Popen([*command, "0"], stdout=subprocess.DEVNULL) as process:
         while process.poll() is None and not list((tmp_path / "cut.partial").glob(".*ready*")):
             time.sleep(0.002)
         process.kill()
