@@ -30,7 +30,7 @@ from featviz.atlas.icons import (
     within_cosines,
 )
 from featviz.atlas.layout import Layout, lay_out
-from featviz.atlas.metrics import MapQuality, judge_map, procrustes
+from featviz.atlas.metrics import MapQuality, Stability, compare_maps, judge_map
 from featviz.errors import BadPicture, UserError
 from featviz.neighbors.exact import build_index
 
@@ -109,8 +109,8 @@ class Atlas(results.Result):
     samples of the finest cells and an even sample"""
     thumbnails: Tensor
     """(P, 3, T, T) uint8, of the rows in `pictured`"""
-    unrest: float | None = None
-    """mean Procrustes distance to the maps of other seeds, where they were made"""
+    stability: Stability | None = None
+    """how far the maps of several seeds agree, where they were made"""
 
     @property
     def title(self) -> str:
@@ -159,10 +159,14 @@ class Atlas(results.Result):
                 self.layout.divergence, "nats", "Kullback-Leibler, what t-SNE minimises"
             )
             shown["perplexity"] = results.Number(self.layout.perplexity, "", "after its cap")
-        if self.unrest is not None:
+        if self.stability is not None:
             shown["Procrustes distance"] = results.Number(
-                self.unrest, "", "to maps from other seeds, on average; 0: the same map"
+                self.stability.procrustes, "", "between maps of two seeds, on average; 0: the same"
             )
+            shown["overlap of seeds"] = results.Number(
+                self.stability.overlap, "fraction",
+                f"of the {self.stability.k} nearest on the map of one seed are so on another's",
+            )  # fmt: skip
         for level in self.levels:
             side = level.grid.side
             sizes = torch.tensor([len(cell.members) for cell in level.grid.cells])
@@ -439,6 +443,8 @@ def build_atlas(
     classes = [store.class_name(row) for row in rows]
     index = build_index(store if len(rows) == len(store) else store.take(rows))
     graph = build_graph(index, neighbors_wanted(len(rows), perplexity), progress)
+    if graph.recall < 1:
+        doubts.append(f"of the neighbours it is made from {graph.recall:.1%} are the true ones")
     maps = [
         lay_out(
             index, graph=graph, perplexity=perplexity, iterations=iterations, method=method,
@@ -447,7 +453,6 @@ def build_atlas(
         for more in range(seeds)
     ]  # fmt: skip
     layout = maps[0]
-    unrest = [procrustes(layout.xy, other.xy)[0] for other in maps[1:]]
     if sides is None:
         sides = [side for side in SIDES if side == SIDES[0] or side * side <= 2 * len(rows)]
     wanted = {*sides, *(icon_sides if icons != "sample" else ())}
@@ -494,7 +499,7 @@ def build_atlas(
         distances=near.distances,
         pictured=torch.tensor(pictured),
         thumbnails=thumbnails,
-        unrest=sum(unrest) / len(unrest) if unrest else None,
+        stability=compare_maps([each.xy for each in maps]) if seeds > 1 else None,
     )
 
 

@@ -11,10 +11,10 @@ a convolution, so that a step costs as much as there are points. Here:
   gradient, for which the splines are derived, and the normaliser Z is its sum.
 
 So the force is the gradient of one approximate divergence, and two transforms a step are enough.
-What a point would do to itself on the grid, which is nothing in truth, is taken away. Measured
-against all pairs (3,000 points in clusters): with nodes 0.5 apart the force is right to 1% (root
-mean square) and Z to 0.03%, with 0.25 to 0.05% and 0.001%. Small maps get the finer grid: in the
-early steps, where islands form, a coarse one left the divergence 0.05 to 0.1 nats higher.
+What a point would do to itself on the grid, which is nothing in truth, is taken away. Against all
+pairs of a finished map of 10,000 rows the force is right to 6% (root mean square) with nodes 0.5
+apart, to 1% with 0.3 and to 0.2% with 0.2; Z to 0.5%, 0.05% and 0.01%. Small maps get a finer grid,
+for in the early steps islands form.
 """
 
 from __future__ import annotations
@@ -32,8 +32,9 @@ if TYPE_CHECKING:
     from featviz.atlas.affinities import Affinities
 
 SPACING = 0.3
-"""between nodes of the grid, in units of the kernel 1 / (1 + d^2); at 10,000 rows 0.5 saves a third
-of the time and costs 0.1 nats of divergence and 0.1 of recall@10"""
+"""between nodes of the grid, in units of the kernel 1 / (1 + d^2). 10,000 rows, 50 + 950 steps, two
+cores: 0.5 takes 13 s to a divergence of 0.79 and a recall@10 of 0.66, 0.3 takes 20 s to 0.71 and
+0.75, 0.2 takes 47 s to 0.69 and 0.76"""
 _WIDEST = 4096
 """nodes a side, padding included; a larger map gets wider spacing"""
 _FEWEST_NODES = 256

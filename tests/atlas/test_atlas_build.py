@@ -244,11 +244,12 @@ def test_above_the_limit_medoids_and_an_even_spread_are_pictured(
 def test_seeds_say_how_far_the_map_depends_on_them(model: Model, pictures: torch.Tensor) -> None:
     store = embed(model, pictures, labels=LABELS)
     found = build_atlas(None, store, seeds=2, perplexity=8, iterations=QUICK)
-    assert found.unrest is not None
-    assert 0 <= found.unrest <= 1
-    assert found.numbers()["Procrustes distance"].value == found.unrest
+    assert found.stability is not None
+    assert 0 <= found.stability.procrustes <= 1
+    assert 0 < found.stability.overlap <= 1
+    assert found.numbers()["Procrustes distance"].value == found.stability.procrustes
     alone = build_atlas(None, store, perplexity=8, iterations=QUICK)
-    assert alone.unrest is None
+    assert alone.stability is None
     assert torch.equal(alone.layout.xy, found.layout.xy)
 
 
