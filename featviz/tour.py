@@ -337,7 +337,7 @@ class _Guide:
     def _atlas(self, progress: Progress | None) -> results.Result:
         return build_atlas(
             self.model, self.space, seed=self.seed, progress=progress,
-            icons="sample" if self.quick else "both", icon_side=4, icon_steps=64,
+            icons="sample" if self.quick else "both", icon_side=5, icon_steps=64,
         )  # fmt: skip
 
     def _invert(self, progress: Progress | None) -> results.Result:

@@ -3,7 +3,8 @@
     python recipes/make_gallery.py [--out gallery] [--work FOLDER]
 
 The results are made in --work (default: a temporary folder), the site replaces --out. It holds only
-pictures that the project made or may redistribute, and stays under 10 MB.
+pictures that the project made or may redistribute, and stays under 10 MB: figures above 100 kB are
+kept in 256 colours (those that `featviz demo` makes are not).
 """
 
 from __future__ import annotations
@@ -13,12 +14,14 @@ import sys
 import tempfile
 from pathlib import Path
 
+from PIL import Image
+
 import featviz
 from featviz.gallery.build import build_gallery
 from featviz.tour import Taken, take_tour
 
-LIMIT = 10_000_000  # bytes
-UNITS, PICTURES = 3, 6  # of a layer and of a kind: as many as the limit allows
+LIMIT, LARGE = 10_000_000, 100_000  # bytes
+UNITS, PICTURES = 4, 6  # of a layer and of a kind: as many as the limit allows
 ROOT = Path(__file__).parents[1]
 
 
@@ -34,6 +37,9 @@ def main() -> None:
             units=UNITS, announce=tell,
         )  # fmt: skip
         build_gallery(work, given.out, overwrite=True)
+    for figure in given.out.rglob("*.png"):
+        if figure.stat().st_size > LARGE:
+            Image.open(figure).convert("RGB").quantize(256).save(figure, optimize=True)
     size = sum(p.stat().st_size for p in given.out.rglob("*") if p.is_file())
     print(f"{given.out}: {size / 1e6:.1f} MB, made in {tour.seconds:.0f} s")
     if size > LIMIT:

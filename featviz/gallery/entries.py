@@ -229,6 +229,8 @@ def _figures(
     figures: list[Figure] = []
     pages: list[Download] = []
     for item in _items(document, "figures", problems):
+        if _text(item.get("file")).lower().endswith(".pdf"):
+            continue  # for print; a page shows the picture that lies beside it
         file = _inside(folder, item.get("file"), PICTURES | PAGES, problems)
         if file is None:
             continue

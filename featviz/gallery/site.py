@@ -249,7 +249,7 @@ class Site:
             for layer, units in self.layers
         }
         rows = {layer: units for layer, units in hung.items() if len(units) >= WALL_FEWEST}
-        columns = max(5, min((len(units) for units in rows.values()), default=0))
+        columns = max(4, min((len(units) for units in rows.values()), default=0))
         return [(at, _spread(units, min(columns, WALL_COLUMNS))) for at, units in rows.items()]
 
     @property

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import pytest
 
 from featviz.gallery import site as site_module
+from featviz.gallery.entries import _figures
 from featviz.gallery.site import Site
 
 
@@ -19,7 +20,7 @@ class _Unit:
 @pytest.mark.parametrize(
     ("counts", "hung"),
     [
-        ({"conv1": 96, "conv3": 3, "conv5": 3}, {"conv1": 5, "conv3": 3, "conv5": 3}),
+        ({"conv1": 96, "conv3": 3, "conv5": 3}, {"conv1": 4, "conv3": 3, "conv5": 3}),
         ({"conv1": 96, "conv3": 8, "conv5": 12}, {"conv1": 8, "conv3": 8, "conv5": 8}),
         ({"conv1": 96, "conv3": 40}, {"conv1": 10, "conv3": 10}),
         ({"conv1": 96, "conv3": 2}, {"conv1": 10}),
@@ -32,3 +33,12 @@ def test_a_long_row_is_cut_to_about_the_length_of_the_others(counts, hung, monke
     site = Site.__new__(Site)
     object.__setattr__(site, "units", units)
     assert {layer: len(row) for layer, row in site.wall} == hung
+
+
+def test_a_print_version_is_passed_over_without_a_word(tmp_path):
+    """A PDF lies beside the picture that a page shows."""
+    (tmp_path / "print.pdf").write_bytes(b"%PDF-1.4")
+    problems: list[str] = []
+    document = {"figures": [{"file": "print.pdf", "caption": "for print"}]}
+    assert _figures(tmp_path, document, problems) == ([], [])
+    assert problems == []
