@@ -533,7 +533,7 @@ class Audit(results.Result):
         if middle.value is not None and middle.value < part.eps[-1]:
             unit = "/255" if part.norm == "linf" else ""
             ax.annotate(
-                f"median {part.scale * middle.value:.3g}{unit} ", (part.scale * middle.value, 97),
+                f"median {part.scale * middle.value:.3g}{unit} ", (part.scale * middle.value, 6),
                 ha="right", fontsize=7.5, color=plots.BLUE,
             )  # fmt: skip
             ax.axvline(part.scale * middle.value, color=plots.BLUE, linewidth=0.8, linestyle=":")
