@@ -33,7 +33,12 @@ def right_ones(model: Any, folder: str, count: int, kept: Path) -> tuple[Tensor,
         every = [k * len(right) // min(count, len(right)) for k in range(count)]
         every = sorted({k for k in every if k < len(right)})
         kept.parent.mkdir(parents=True, exist_ok=True)
-        save_file({"pictures": torch.stack([right[k] for k in every]),
-                   "labels": torch.tensor([found[k] for k in every])}, kept)  # fmt: skip
+        save_file(
+            {
+                "pictures": torch.stack([right[k] for k in every]),
+                "labels": torch.tensor([found[k] for k in every]),
+            },
+            kept,
+        )
     read = load_file(kept)
     return read["pictures"], read["labels"]

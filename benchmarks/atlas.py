@@ -90,10 +90,11 @@ def compare(rows: Tensor) -> tuple[list[dict[str, Any]], dict[str, float]]:
         "preview": lambda: lay_out(build_index(rows), method="preview").raw,
         "openTSNE, 250 + 750": lambda: lay_out(index, graph=graph, method="openTSNE").raw,
         "scikit-learn, 1000": lambda: torch.from_numpy(
-            TSNE(perplexity=PERPLEXITY, max_iter=SCIKIT_LEARN_STEPS, random_state=0, n_jobs=-1)
-            .fit_transform(unit)
+            TSNE(
+                perplexity=PERPLEXITY, max_iter=SCIKIT_LEARN_STEPS, random_state=0, n_jobs=-1
+            ).fit_transform(unit)
         ).double(),
-    }  # fmt: skip
+    }
     lines = [_rounds.row(f"featviz's graph, {size}", "s", [search])]
     seconds = {}
     for name, work in works.items():
@@ -172,10 +173,14 @@ def _embedding(pairs: Affinities, at: Tensor) -> Any:
 
     held = csr_matrix((pairs.p.numpy(), pairs.others.numpy(), pairs.starts.numpy()))
     return TSNEEmbedding(
-        at.numpy().copy(), PrecomputedAffinities(held, normalize=False),
-        negative_gradient_method="fft", n_jobs=torch.get_num_threads(), random_state=0,
-        learning_rate="auto", momentum=0.8,
-    )  # fmt: skip
+        at.numpy().copy(),
+        PrecomputedAffinities(held, normalize=False),
+        negative_gradient_method="fft",
+        n_jobs=torch.get_num_threads(),
+        random_state=0,
+        learning_rate="auto",
+        momentum=0.8,
+    )
 
 
 def open_tsne_seconds(pairs: Affinities, settled: Tensor, steps: int) -> float:
@@ -206,9 +211,12 @@ def scikit_learn_seconds(rows: Tensor, settled: Tensor, steps: int) -> tuple[flo
     started = time.perf_counter()
     try:
         inside.TSNE(
-            perplexity=PERPLEXITY, init=settled.float().numpy(), learning_rate=50.0,
-            random_state=0, n_jobs=-1,
-        ).fit_transform(unit)  # fmt: skip
+            perplexity=PERPLEXITY,
+            init=settled.float().numpy(),
+            learning_rate=50.0,
+            random_state=0,
+            n_jobs=-1,
+        ).fit_transform(unit)
     except Enough:
         return stamps[0] - started, (time.perf_counter() - stamps[0]) / steps
     finally:

@@ -30,21 +30,23 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import featviz
-from featviz.adversarial.apgd import apgd
-from featviz.adversarial.found import Found
-from featviz.adversarial.projected import pgd
-from featviz.adversarial.verify import autoattack
+from featviz.attacks.apgd import apgd
+from featviz.attacks.autoattack import autoattack
+from featviz.attacks.pgd import pgd
+from featviz.attacks.result import Found
 from featviz.datasets import open_pictures
 from featviz.errors import UserError
 from featviz.models.load import Model
 from featviz.models.precision import gains_by_bf16
 
 
-def bare(model: Model, pictures: Tensor, labels: Tensor, eps: float, steps: int, slots: int) -> int:
+def bare(
+    model: Model, pictures: Tensor, labels: Tensor, eps: float, steps: int, batch_size: int
+) -> int:
     """PGD as one writes it by hand; returns how many pictures end fooled."""
     fooled = 0
-    for start in range(0, len(pictures), slots):
-        x0, y = pictures[start : start + slots], labels[start : start + slots]
+    for start in range(0, len(pictures), batch_size):
+        x0, y = pictures[start : start + batch_size], labels[start : start + batch_size]
         x = (x0 + eps * (2 * torch.rand_like(x0) - 1)).clamp(0, 1)
         for _ in range(steps):
             leaf = x.requires_grad_(True)
@@ -57,29 +59,45 @@ def bare(model: Model, pictures: Tensor, labels: Tensor, eps: float, steps: int,
     return fooled
 
 
-def their_apgd(norm: str, eps: float, steps: int, slots: int) -> Callable[..., object]:
+def their_apgd(norm: str, eps: float, steps: int, batch_size: int) -> Callable[..., object]:
     """AutoAttack's APGD with cross-entropy: one restart of so many steps."""
     from pyautoattack.autopgd_base import APGDAttack
 
     def attack(model: Model, pictures: Tensor, labels: Tensor) -> None:
         program = APGDAttack(
-            model, n_restarts=1, n_iter=steps, eps=eps, norm=norm, seed=0, device="cpu",
+            model,
+            n_restarts=1,
+            n_iter=steps,
+            eps=eps,
+            norm=norm,
+            seed=0,
+            device="cpu",
             verbose=False,
-        )  # fmt: skip
-        for start in range(0, len(pictures), slots):
-            program.perturb(pictures[start : start + slots], labels[start : start + slots])
+        )
+        for start in range(0, len(pictures), batch_size):
+            program.perturb(
+                pictures[start : start + batch_size], labels[start : start + batch_size]
+            )
 
     return attack
 
 
 def main() -> None:
     options = _rounds.arguments(
-        __doc__.splitlines()[0], model="alexnet-mini", weights="", classes="", data="", count=0,
-    )  # fmt: skip
+        __doc__.splitlines()[0],
+        model="alexnet-mini",
+        weights="",
+        classes="",
+        data="",
+        count=0,
+    )
     count = options.count or (16 if options.quick else 64)
-    steps, slots = 10, 8
-    model = featviz.load(options.model, weights=options.weights or None,
-                         classes=Path(options.classes) if options.classes else None)  # fmt: skip
+    steps, batch_size = 10, 8
+    model = featviz.load(
+        options.model,
+        weights=options.weights or None,
+        classes=Path(options.classes) if options.classes else None,
+    )
     data = open_pictures(options.data) if options.data else featviz.sample_pictures()
     samples = data.spread(count)
     squares = [samples.read(i, model.resize, model.input_size) for i in range(len(samples))]
@@ -89,11 +107,11 @@ def main() -> None:
     gradients: dict[str, int] = {}
 
     def ours(attack: Callable[..., Found], kind: str, eps: float, **own: object) -> None:
-        found = attack(model, pictures, labels, eps=eps, steps=steps, slots=slots, **own)
+        found = attack(model, pictures, labels, eps=eps, steps=steps, batch_size=batch_size, **own)
         gradients[kind] = int(found.backwards.sum())
 
     def theirs(kind: str, eps: float) -> None:
-        bare(model, pictures, labels, eps, steps, slots)
+        bare(model, pictures, labels, eps, steps, batch_size)
         gradients[kind] = steps * len(pictures)
 
     works: dict[str, Callable[[], object]] = {}
@@ -104,12 +122,12 @@ def main() -> None:
     works["apgd, most fall"] = functools.partial(ours, apgd, "apgd, most fall", 16 / 255)
     if gains_by_bf16(model, pictures):
         works["apgd bf16, none falls"] = functools.partial(
-            ours, apgd, "apgd bf16, none falls", 1e-6, precision="bf16"
+            ours, apgd, "apgd bf16, none falls", 1e-6, precision="bfloat16"
         )
     try:
         autoattack()
         for kind, eps in (("none falls", 1e-6), ("most fall", 16 / 255)):
-            attack = their_apgd("Linf", eps, steps, slots)
+            attack = their_apgd("Linf", eps, steps, batch_size)
             works[f"autoattack's apgd, {kind}"] = functools.partial(attack, model, pictures, labels)
     except UserError as missing:
         print(missing)

@@ -17,7 +17,7 @@ import _rounds
 import torch
 
 import featviz
-from featviz.adversarial.suite import suite
+from featviz.attacks.suite import suite
 from featviz.datasets import read_all
 
 
@@ -48,10 +48,11 @@ def main() -> None:
         _rounds.row("audit, forward passes a picture", "", [found.forwards / n]),
         _rounds.row("audit, backward passes a picture", "", [found.backwards / n]),
         _rounds.row(
-            "suite at 16/255, forward passes a picture", "",
+            "suite at 16/255, forward passes a picture",
+            "",
             [float(attacked.forwards.double().mean())],
         ),
-    ]  # fmt: skip
+    ]
     device = f"{model.device.type}, {torch.get_num_threads()} threads, {model.name}"
     ratios = {"share fooled at 16/255": float(attacked.success.double().mean())}
     _rounds.report("audit_whole", rows, ratios, device)

@@ -59,13 +59,15 @@ def rates(given: argparse.Namespace) -> None:
 
     def decoding() -> None:
         for _ in in_order(
-            lambda row: data.prepare(row, model.resize, side, decoder=given.decoder), span,
-            ahead=2 * BATCH, workers=workers,
-        ):  # fmt: skip
+            lambda row: data.prepare(row, model.resize, side, decoder=given.decoder),
+            span,
+            ahead=2 * BATCH,
+            workers=workers,
+        ):
             pass
 
     works = {"decoding": decoding}
-    for precision in ("float32", "bf16"):
+    for precision in ("float32", "bfloat16"):
         job = Job(model, data, places, BATCH, "mean", 0, precision, given.decoder, workers)
 
         def network(job: Job = job) -> None:
@@ -85,7 +87,7 @@ def rates(given: argparse.Namespace) -> None:
     ]
     best = {name: min(all) for name, all in seconds.items()}
     ratios = {}
-    for precision in ("float32", "bf16"):
+    for precision in ("float32", "bfloat16"):
         network_, embed_ = best[f"network, {precision}"], best[f"embed, {precision}"]
         slower = max(best["decoding"], network_)
         ratios[f"embed/slower of both, {precision}"] = slower / embed_
@@ -99,7 +101,7 @@ def agreement(given: argparse.Namespace) -> None:
     data = open_pictures(given.data) if given.data else sample_pictures(64)
     data = data.spread(given.agreement)
     found, rows, seconds = [], [], []
-    for precision in ("float32", "bf16"):
+    for precision in ("float32", "bfloat16"):
         started = time.perf_counter()
         store = featviz.embed(model, data, given.layer or None, precision=precision)
         seconds.append(time.perf_counter() - started)
@@ -150,11 +152,19 @@ def memory(rows: int) -> None:
         after_opening = _peak()
         index = build_index(store)
         index.search(store.take(range(100)), 10)
-        print(json.dumps({
-            "rows": len(store), "seconds": seconds, "seconds to open": opened,
-            "MB before": before, "MB embedded": embedded, "MB opened": after_opening,
-            "MB searched": _peak(),
-        }))  # fmt: skip
+        print(
+            json.dumps(
+                {
+                    "rows": len(store),
+                    "seconds": seconds,
+                    "seconds to open": opened,
+                    "MB before": before,
+                    "MB embedded": embedded,
+                    "MB opened": after_opening,
+                    "MB searched": _peak(),
+                }
+            )
+        )
 
 
 def _peak() -> float:
@@ -172,18 +182,27 @@ def memories(most: int) -> None:
     small, large = found
     rows = [
         _rounds.row(f"{stage}, {f['rows']} rows", "MB", [f[f"MB {stage}"]])
-        for stage in ("before", "embedded", "opened", "searched") for f in found
-    ]  # fmt: skip
+        for stage in ("before", "embedded", "opened", "searched")
+        for f in found
+    ]
     ratios = {"memory of all/of a tenth": large["MB embedded"] / small["MB embedded"]}
     _rounds.report("embed --rows", rows, ratios)
 
 
 if __name__ == "__main__":
     given = _rounds.arguments(
-        __doc__.splitlines()[0], data="", model="alexnet-mini", weights="", layer="",
-        pictures=640, decoder="exact", workers=0, agreement=0,
-        rows=0, alone=0,
-    )  # fmt: skip
+        __doc__.splitlines()[0],
+        data="",
+        model="alexnet-mini",
+        weights="",
+        layer="",
+        pictures=640,
+        decoder="exact",
+        workers=0,
+        agreement=0,
+        rows=0,
+        alone=0,
+    )
     if given.rows and given.alone:
         memory(given.rows)
     elif given.rows:

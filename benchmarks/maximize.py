@@ -21,10 +21,10 @@ import torch
 from torch.func import functional_call
 
 import featviz
-from featviz.maximization import ascent, optimize
-from featviz.maximization.ascent import Settings
+from featviz.maximization import loop, maximize
+from featviz.maximization.loop import Settings
 from featviz.maximization.objectives import Objective
-from featviz.maximization.rules import Adam
+from featviz.maximization.optimizers import Adam
 from featviz.models.layers import _Reached, tap
 from featviz.models.load import Model
 
@@ -32,15 +32,19 @@ from featviz.models.load import Model
 def main() -> None:
     given = _rounds.arguments(
         __doc__.splitlines()[0],
-        model="alexnet-mini", weights="", layer="conv5", units=8, precision="auto",
-    )  # fmt: skip
+        model="alexnet-mini",
+        weights="",
+        layer="conv5",
+        units=8,
+        precision="auto",
+    )
     rounds, steps = (3, 4) if given.quick else (9, 16)
     model = featviz.load(given.model, weights=given.weights or None)
     layer = model.layer(given.layer)
-    side = optimize.canvas(model, layer)
-    settings = optimize.settings_for(model, layer, 256, side, given.precision, {})
-    goal, besides = optimize.unit_goal(model, layer, range(given.units))
-    kind = torch.bfloat16 if settings.precision == "bf16" else torch.float32
+    side = maximize.canvas(model, layer)
+    settings = maximize.settings_for(model, layer, 256, side, given.precision, {})
+    goal, besides = maximize.unit_goal(model, layer, range(given.units))
+    kind = torch.bfloat16 if settings.precision == "bfloat16" else torch.float32
     work = (model, layer.name, given.units, side, steps, kind)
     loops: dict[str, Callable[[], object]] = {
         "featviz": climb(model, goal, besides, given.units, settings, steps),
@@ -83,9 +87,13 @@ def main() -> None:
 
 
 def climb(
-    model: Model, goal: Objective, besides: Objective | None, units: int, settings: Settings,
+    model: Model,
+    goal: Objective,
+    besides: Objective | None,
+    units: int,
+    settings: Settings,
     steps: int,
-) -> Callable[[], None]:  # fmt: skip
+) -> Callable[[], None]:
     """`steps` steps in the midst of an ascent, as often as it is called; it begins again at times.
 
     What is done once for hundreds of steps (starts, checks of clean scores) is left out.
@@ -96,21 +104,31 @@ def climb(
         nonlocal moments
         for _ in range(steps):
             if next(moments, None) is None:
-                moments = ascent.climbing(
-                    model, goal, range(units), range(units), settings, besides=besides,
+                moments = loop.climbing(
+                    model,
+                    goal,
+                    range(units),
+                    range(units),
+                    settings,
+                    besides=besides,
                     stop_after=settings.steps // 2,
-                )  # fmt: skip
+                )
                 next(moments)
 
     return work
 
 
 def bare(
-    model: Model, layer: str, units: int, side: int, steps: int, kind: torch.dtype,
+    model: Model,
+    layer: str,
+    units: int,
+    side: int,
+    steps: int,
+    kind: torch.dtype,
     layout: torch.memory_format,
-) -> None:  # fmt: skip
+) -> None:
     """The model forward to the layer and back to the pictures, `steps` times."""
-    behind = ascent._behind(model, (layer,))
+    behind = loop._behind(model, (layer,))
     state = {**dict(model.net.named_parameters()), **dict(model.net.named_buffers())}
     weights = {
         name: value.to(kind, memory_format=layout) if value.dim() == 4 else value.to(kind)
@@ -143,7 +161,7 @@ def parts(
     layers = goal.layers if besides is None else (goal + besides).layers
 
     def read() -> None:
-        with ascent.reading(model, layers, settings.precision) as reader:
+        with loop.reading(model, layers, settings.precision) as reader:
             for _ in range(4):  # the cast of the weights is done once for hundreds of steps
                 acts = reader(seen)
                 scores = goal(acts, range(units))
@@ -158,7 +176,7 @@ def parts(
             moved.apply(x, moves), x, torch.ones_like(seen)
         ),
         "model and objective, forward and back, 4 times": read,
-        "evening and restraints": lambda: ascent._steered(gradient, x.detach(), settings, True),
+        "evening and restraints": lambda: loop._steered(gradient, x.detach(), settings, True),
         "Adam": lambda: rule.change(parameters.detach(), slope, memory, taken, settings.steps),
     }
 

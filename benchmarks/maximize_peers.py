@@ -38,7 +38,7 @@ from torch import Tensor
 
 import featviz
 from featviz import images
-from featviz.maximization import optimize
+from featviz.maximization import maximize
 from featviz.maximization.transforms import Transforms
 from featviz.models import zoo
 from featviz.models.load import Model
@@ -47,24 +47,35 @@ LUCENT_SIDE, LUCENT_SEEN, LUCENT_STEPS = 128, 224, 512
 HORAMA_SIDE, HORAMA_EQUAL = 1280, 512
 LADDER = (16, 24, 32, 48, 64, 96, 128, 192, 256)
 UNRESTRAINED: dict[str, Any] = {
-    "smooth": 0.0, "calm": 0.0, "plain": 0.0, "even": 0.0, "coarse": 0.0, "rate": 0.2,
+    "smooth": 0.0,
+    "calm": 0.0,
+    "plain": 0.0,
+    "even": 0.0,
+    "coarse": 0.0,
+    "rate": 0.2,
     "transforms": Transforms(shift=4.0, rotate=5.0, scale=0.05),
-}  # fmt: skip
+}
 
 
 def main() -> None:
     given = _rounds.arguments(
         __doc__.splitlines()[0],
-        model="alexnet", weights="", layer="conv5", units=64, scored=16, rounds=5, steps=64,
+        model="alexnet",
+        weights="",
+        layer="conv5",
+        units=64,
+        scored=16,
+        rounds=5,
+        steps=64,
         horama="yes",
-    )  # fmt: skip
+    )
     model = featviz.load(given.model, weights=given.weights or None)
     zoo.torchvision_names()  # the peers import torchvision, which must come through this door
     rounds = 2 if given.quick else given.rounds
     count = min(given.units, 8) if given.quick else given.units
     scored = min(given.scored, count)
     layer = model.layer(given.layer)
-    side = optimize.canvas(model, layer)
+    side = maximize.canvas(model, layer)
     net = copy.deepcopy(model.net).requires_grad_(True)
     path = layer.path.replace(".", "_")
     where = f"{given.model}, {layer.name}, {count} units"
@@ -148,9 +159,14 @@ def lucent(
         [objectives.neuron(path, unit, batch=i) for i, unit in enumerate(units)]
     )
     (pictures,) = render.render_vis(
-        net.eval(), total, lambda: param.image(side, batch=len(units)),
-        thresholds=(steps,), progress=False, show_image=False, fixed_image_size=seen,
-    )  # fmt: skip
+        net.eval(),
+        total,
+        lambda: param.image(side, batch=len(units)),
+        thresholds=(steps,),
+        progress=False,
+        show_image=False,
+        fixed_image_size=seen,
+    )
     return torch.from_numpy(pictures).permute(0, 3, 1, 2)
 
 
@@ -209,9 +225,13 @@ def maco(
 
         common.roi_align = windows_of
         horama_maco(
-            objective, total_steps=steps, image_size=side, crops_per_iteration=windows,
-            model_input_size=model.input_size, device="cpu",
-        )  # fmt: skip
+            objective,
+            total_steps=steps,
+            image_size=side,
+            crops_per_iteration=windows,
+            model_input_size=model.input_size,
+            device="cpu",
+        )
 
     def ours(side: int) -> None:
         featviz.maximize(model, layer, units=[0], preset="maco", steps=steps, size=side)

@@ -36,8 +36,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import featviz
-from featviz.adversarial.half_space import reach
-from featviz.adversarial.statistics import median
+from featviz.attacks.half_spaces import reach
+from featviz.statistics import median
 
 PEERS = {
     "l0": ("sigma-zero", "fmn-l0"),
@@ -102,20 +102,28 @@ def compare(options: argparse.Namespace) -> None:
                     f"{r['failed']} of {r['n']} failed, {r['seconds']:.0f} s",
                     flush=True,
                 )
-    print(json.dumps({
-        "benchmark": "minimal", "model": options.model, "steps": options.steps,
-        "device": f"cpu, {torch.get_num_threads()} threads", "rows": rows, "ratios": ratios(rows),
-    }))  # fmt: skip
+    print(
+        json.dumps(
+            {
+                "benchmark": "minimal",
+                "model": options.model,
+                "steps": options.steps,
+                "device": f"cpu, {torch.get_num_threads()} threads",
+                "rows": rows,
+                "ratios": ratios(rows),
+            }
+        )
+    )
 
 
 def run_ours(
     norm: str, model: Any, pictures: Tensor, labels: Tensor, file: Path, steps: int
 ) -> None:
-    from featviz.adversarial.minimal import minimal
+    from featviz.attacks.minimal import minimal
 
     started = time.perf_counter()
-    slots = min(SLOTS, len(pictures))
-    found = minimal(model, pictures, labels, norm=norm, steps=steps, slots=slots)
+    batch_size = min(SLOTS, len(pictures))
+    found = minimal(model, pictures, labels, norm=norm, steps=steps, batch_size=batch_size)
     seconds = time.perf_counter() - started
     assert int(found.forwards.max()) <= steps
     assert int(found.backwards.max()) <= steps
@@ -147,9 +155,16 @@ def run_peer(
             return fmn(model, x, y, power[name.split("-")[1]], steps=steps, α_init=first)
         norm = name.removeprefix("apgd-t-")
         return minimal_apgd(
-            model, x, y, power[norm], max_eps=WIDEST[norm], binary_search_steps=10,
-            targeted_version=True, n_iter=steps // 10, num_targets=1,
-        )  # fmt: skip
+            model,
+            x,
+            y,
+            power[norm],
+            max_eps=WIDEST[norm],
+            binary_search_steps=10,
+            targeted_version=True,
+            n_iter=steps // 10,
+            num_targets=1,
+        )
 
     torch.manual_seed(0)
     started = time.perf_counter()
@@ -158,8 +173,10 @@ def run_peer(
         for i in range(0, len(pictures), SLOTS)
     ]
     seconds = time.perf_counter() - started
-    save_file({"adversarial": torch.cat(parts), "seconds": torch.tensor([seconds])},
-              options.out / f"{name}-{steps}.safetensors")  # fmt: skip
+    save_file(
+        {"adversarial": torch.cat(parts), "seconds": torch.tensor([seconds])},
+        options.out / f"{name}-{steps}.safetensors",
+    )
 
 
 def judged(
@@ -174,10 +191,17 @@ def judged(
     distance = torch.where(wrong, reach(norm, change), torch.inf)
     middle = median(distance)
     return {
-        "what": name, "norm": norm, "median": middle.value, "low": middle.low,
-        "high": middle.high, "mean": float(distance.mean()), "n": middle.n,
-        "failed": middle.censored, "inside [0, 1]": inside, "seconds": float(kept["seconds"]),
-    }  # fmt: skip
+        "what": name,
+        "norm": norm,
+        "median": middle.value,
+        "low": middle.low,
+        "high": middle.high,
+        "mean": float(distance.mean()),
+        "n": middle.n,
+        "failed": middle.censored,
+        "inside [0, 1]": inside,
+        "seconds": float(kept["seconds"]),
+    }
 
 
 def ratios(rows: list[dict[str, Any]]) -> dict[str, float]:

@@ -19,8 +19,14 @@ def main() -> None:
     python = sys.executable
     with tempfile.TemporaryDirectory() as folder:
         kernels = [
-            python, "-m", "featviz", "kernels", "--overwrite", "--out", str(Path(folder) / "k"),
-        ]  # fmt: skip
+            python,
+            "-m",
+            "featviz",
+            "kernels",
+            "--overwrite",
+            "--out",
+            str(Path(folder) / "k"),
+        ]
         commands = {
             "python": [python, "-c", ""],
             "import typer": [python, "-c", "import typer"],

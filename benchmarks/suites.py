@@ -29,8 +29,8 @@ from _pictures import right_ones
 from torch import Tensor
 
 import featviz
-from featviz.adversarial.suite import suite
-from featviz.adversarial.verify import autoattack
+from featviz.attacks.autoattack import autoattack
+from featviz.attacks.suite import suite
 from featviz.errors import UserError
 
 
@@ -65,9 +65,7 @@ def compare(options: argparse.Namespace, out: Path) -> None:
     made = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
     compared = []
     for value in options.eps.split(","):
-        key = {
-            "model": options.model, "norm": options.norm, "eps": float(value), "n": len(labels)
-        }  # fmt: skip
+        key = {"model": options.model, "norm": options.norm, "eps": float(value), "n": len(labels)}
         known = [row for row in made if key.items() <= row.items()]
         if not known:
             known = [key | at_one_eps(model, pictures, labels, options.norm, float(value))]

@@ -31,7 +31,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from featviz import plots, results
+from featviz import plotting, results
 from featviz.errors import UserError, nearest
 from featviz.models.frozen import frozen
 
@@ -129,16 +129,18 @@ class Attributed(results.Result):
         }
         if self.completeness is not None:
             found["completeness error"] = results.Number(
-                float(self.completeness.max()), "fraction",
+                float(self.completeness.max()),
+                "fraction",
                 "of integrated gradients, largest of the pictures: how far the map's sum is from "
                 "what it must be",
-            )  # fmt: skip
+            )
         for method, left in self.deletion.items():
             found[f"left by {NAMES[method]}"] = results.Number(
-                float(left.mean()), "fraction",
+                float(left.mean()),
+                "fraction",
                 "probability once the map's strongest fifth is deleted; in random places "
                 f"{100 * float(self.deletion_random[method].mean()):.1f}%",
-            )  # fmt: skip
+            )
         return found
 
     def scale(self, method: str, i: int) -> float:
@@ -150,38 +152,45 @@ class Attributed(results.Result):
         for i, name in enumerate(self.names):
             target = self.classes[self.targets[i]]
             folder.figure(
-                f"attribution-{i + 1:02d}.png", self.plot_one(i),
+                f"attribution-{i + 1:02d}.png",
+                self.plot_one(i),
                 caption=f"{name}, explained: {target}. {self._reading()}",
                 alt=f"{name} with attribution maps for {target}",
                 units=[f"logits:{self.targets[i]}"],
-            )  # fmt: skip
+            )
         columns = ["picture", "target", "probability", "completeness", "completeness_logits"]
         for method in self.deletion:
             columns += [f"left_{method}", f"left_{method}_moved"]
         rows = []
         for i, name in enumerate(self.names):
-            row: list[Any] = [name, self.classes[self.targets[i]],
-                              float(self.probabilities[i, self.targets[i]])]  # fmt: skip
+            row: list[Any] = [
+                name,
+                self.classes[self.targets[i]],
+                float(self.probabilities[i, self.targets[i]]),
+            ]
             for errors in (self.completeness, self.completeness_logits):
                 row.append("" if errors is None else float(errors[i]))
             for method, left in self.deletion.items():
                 row += [float(left[i]), float(self.deletion_random[method][i])]
             rows.append(row)
         folder.table(
-            "attribution.csv", columns, rows,
+            "attribution.csv",
+            columns,
+            rows,
             caption="Completeness error of integrated gradients (relative and in logits) and the "
             "probability left after deletion of each map's strongest fifth, and of the same "
             "area in random places (moved).",
-        )  # fmt: skip
+        )
         folder.arrays(
-            "maps.npz", {m: values.numpy() for m, values in self.maps.items()},
+            "maps.npz",
+            {m: values.numpy() for m, values in self.maps.items()},
             caption="The maps (N, H, W), unscaled.",
-        )  # fmt: skip
+        )
 
     def plot(self) -> Figure:
         if len(self.names) == 1:
             return self.plot_one(0)
-        figure = plots.new_figure(self._width(), 4.35 * len(self.names))
+        figure = plotting.new_figure(self._width(), 4.35 * len(self.names))
         parts: Any = figure.subfigures(len(self.names), 1)
         for i, part in enumerate(parts):
             self._draw(part, i)
@@ -189,7 +198,7 @@ class Attributed(results.Result):
 
     def plot_one(self, i: int) -> Figure:
         """One picture: overlays above, maps with their scales below, predictions beside."""
-        figure = plots.new_figure(self._width(), 4.35)
+        figure = plotting.new_figure(self._width(), 4.35)
         self._draw(figure, i)
         return figure
 
@@ -202,29 +211,42 @@ class Attributed(results.Result):
         pixelated = self.pictures.shape[-1] <= 128
         target = self.targets[i]
         probability = 100 * float(self.probabilities[i, target])
-        plots.show_image(axes[0, 0], self.pictures[i], pixelated=pixelated)
-        axes[0, 0].set_title(f"explained: {self.classes[target]} ({probability:.0f}%)",
-                             fontsize=8.5, color=plots.INK, pad=3)  # fmt: skip
+        plotting.show_image(axes[0, 0], self.pictures[i], pixelated=pixelated)
+        axes[0, 0].set_title(
+            f"explained: {self.classes[target]} ({probability:.0f}%)",
+            fontsize=8.5,
+            color=plotting.INK,
+            pad=3,
+        )
         self._draw_predictions(axes[1, 0], i)
         grey = self.pictures[i].mean(0, keepdim=True).expand(3, -1, -1)
         for column, method in enumerate(methods, 1):
             values, end = self.maps[method][i], self.scale(method, i)
             signed = method in SIGNED
             above, below = axes[0, column], axes[1, column]
-            plots.show_image(above, 0.35 + 0.5 * grey, NAMES[method], pixelated=pixelated)
+            plotting.show_image(above, 0.35 + 0.5 * grey, NAMES[method], pixelated=pixelated)
             strength = (values.abs() / end).clamp(0, 1).numpy()
             low = -end if signed else 0.0
-            colours = plots.DIVERGING if signed else plots.SEQUENTIAL
+            colours = plotting.DIVERGING if signed else plotting.SEQUENTIAL
             opacity = 0.9 * strength**0.7
-            above.imshow(values.numpy(), cmap=colours, vmin=low, vmax=end, alpha=opacity,
-                         interpolation="nearest")  # fmt: skip
-            shown = below.imshow(values.numpy(), cmap=colours, vmin=low, vmax=end,
-                                 interpolation="nearest")  # fmt: skip
-            plots.bare(below)
+            above.imshow(
+                values.numpy(),
+                cmap=colours,
+                vmin=low,
+                vmax=end,
+                alpha=opacity,
+                interpolation="nearest",
+            )
+            shown = below.imshow(
+                values.numpy(), cmap=colours, vmin=low, vmax=end, interpolation="nearest"
+            )
+            plotting.bare(below)
             bar = figure.colorbar(
-                shown, cax=below.inset_axes((0.02, -0.1, 0.96, 0.045)), orientation="horizontal",
+                shown,
+                cax=below.inset_axes((0.02, -0.1, 0.96, 0.045)),
+                orientation="horizontal",
                 extend="both" if signed else "max",
-            )  # fmt: skip
+            )
             bar.ax.tick_params(labelsize=6.5)
             bar.ax.locator_params(nbins=5)
             left = 100 * float(self.deletion[method][i])
@@ -236,12 +258,12 @@ class Attributed(results.Result):
         values, indices = self.probabilities[i].topk(min(5, len(self.classes)))
         names = [self.classes[int(c)] for c in indices]
         names = [n if len(n) <= 16 else n[:15] + "…" for n in names]
-        colours = [plots.RED if int(c) == self.targets[i] else plots.BLUE for c in indices]
+        colours = [plotting.RED if int(c) == self.targets[i] else plotting.BLUE for c in indices]
         bars = ax.barh(range(len(names)), (100 * values).tolist(), color=colours, height=0.6)
         ax.bar_label(bars, fmt="%.0f%%", fontsize=7, padding=2)
         ax.set_yticks(range(len(names)), names)
         ax.invert_yaxis()
-        plots.lines(ax, xlabel="probability (%)", ylabel="")
+        plotting.lines(ax, xlabel="probability (%)", ylabel="")
         ax.tick_params(labelsize=7)
         ax.xaxis.label.set_fontsize(7)
         ax.set_xlim(0, 115)
@@ -342,9 +364,15 @@ def attribute(
         origin=results.origin(
             model,
             parameters={
-                "pictures": list(names), "targets": targets, "methods": list(methods),
-                "layer": place, "baseline": baseline, "steps": steps, "window": width,
-                "stride": hop, "batch_size": batch_size,
+                "pictures": list(names),
+                "targets": targets,
+                "methods": list(methods),
+                "layer": place,
+                "baseline": baseline,
+                "steps": steps,
+                "window": width,
+                "stride": hop,
+                "batch_size": batch_size,
             },
             started=started,
             seed=seed,
@@ -362,7 +390,7 @@ def attribute(
         completeness_logits=torch.tensor(errors) if errors else None,
         deletion={method: torch.tensor(values) for method, values in left.items()},
         deletion_random={method: torch.tensor(values) for method, values in moved.items()},
-    )  # fmt: skip
+    )
     return Attributed(**{**result.__dict__, "warnings": tuple(_doubts(result))})
 
 
@@ -451,9 +479,13 @@ def _integrated_gradients(
     from captum.attr import IntegratedGradients
 
     parts, delta = IntegratedGradients(model).attribute(
-        x.clone().requires_grad_(True), baselines=baseline.contiguous(), target=target,
-        n_steps=steps, internal_batch_size=min(batch_size, steps), return_convergence_delta=True,
-    )  # fmt: skip
+        x.clone().requires_grad_(True),
+        baselines=baseline.contiguous(),
+        target=target,
+        n_steps=steps,
+        internal_batch_size=min(batch_size, steps),
+        return_convergence_delta=True,
+    )
     return parts[0].sum(0), float(delta[0])
 
 
@@ -475,9 +507,13 @@ def _occlusion(
 
     with torch.no_grad():
         falls = Occlusion(model).attribute(
-            x, sliding_window_shapes=(3, width, width), strides=(3, hop, hop),
-            baselines=cover.contiguous(), target=target, perturbations_per_eval=batch_size,
-        )  # fmt: skip
+            x,
+            sliding_window_shapes=(3, width, width),
+            strides=(3, hop, hop),
+            baselines=cover.contiguous(),
+            target=target,
+            perturbations_per_eval=batch_size,
+        )
     # captum gives each channel the whole effect of the square that covers all three.
     values: Tensor = falls[0].mean(0)
     return values

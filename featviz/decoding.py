@@ -113,9 +113,15 @@ def _scaled(content: bytes, resize: int, crop: int | None) -> Prepared | None:
     if kind is None:
         return None
     return _by_simplejpeg(
-        content, resize, crop,
-        min_height=resize, min_width=resize, min_factor=1, fastdct=True, fastupsample=True,
-    )  # fmt: skip
+        content,
+        resize,
+        crop,
+        min_height=resize,
+        min_width=resize,
+        min_factor=1,
+        fastdct=True,
+        fastupsample=True,
+    )
 
 
 def _drafted(content: bytes, resize: int, crop: int | None) -> Prepared | None:

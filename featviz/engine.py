@@ -108,9 +108,11 @@ def _on_ray(make: Make, shards: Sequence[Shard], gpus: int) -> Iterator[tuple[Sh
         where = os.environ.get("RAY_ADDRESS")
         try:
             ray.init(
-                address=where, include_dashboard=None if where else False,
-                log_to_driver=False, logging_level="ERROR",
-            )  # fmt: skip
+                address=where,
+                include_dashboard=None if where else False,
+                log_to_driver=False,
+                logging_level="ERROR",
+            )
         except (ConnectionError, TimeoutError, RuntimeError, ValueError) as error:
             reason = (str(error).splitlines() or [""])[0]
             raise UserError(

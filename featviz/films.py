@@ -70,12 +70,31 @@ def write_mp4(
         images.to_uint8(page).permute(1, 2, 0).contiguous().numpy().tobytes() for page in pages
     )
     command = [
-        find_encoder(), "-y", "-loglevel", "error",
-        "-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{wide}x{tall}",
-        "-framerate", f"{1 / seconds_per_frame:.6g}", "-i", "-",
-        "-an", "-c:v", "libx264", "-crf", "16", "-pix_fmt", "yuv420p",
-        "-movflags", "+faststart", str(path),
-    ]  # fmt: skip
+        find_encoder(),
+        "-y",
+        "-loglevel",
+        "error",
+        "-f",
+        "rawvideo",
+        "-pix_fmt",
+        "rgb24",
+        "-s",
+        f"{wide}x{tall}",
+        "-framerate",
+        f"{1 / seconds_per_frame:.6g}",
+        "-i",
+        "-",
+        "-an",
+        "-c:v",
+        "libx264",
+        "-crf",
+        "16",
+        "-pix_fmt",
+        "yuv420p",
+        "-movflags",
+        "+faststart",
+        str(path),
+    ]
     done = subprocess.run(command, input=raw, capture_output=True, check=False)
     if done.returncode != 0:
         words = done.stderr.decode(errors="replace").strip().splitlines()

@@ -236,13 +236,21 @@ def _goldfish(s: _Sheet, rng: np.random.Generator) -> None:
         s.line(points, _vary(rng, (36, 110, 60)), 0.018)
     x, y, k = _place(rng)
     orange, deep = _vary(rng, (250, 132, 24), 12), _vary(rng, (214, 74, 10), 12)
-    tail = [(x + 0.2 * k, y), (x + 0.44 * k, y - 0.2 * k), (x + 0.36 * k, y),
-            (x + 0.44 * k, y + 0.19 * k)]  # fmt: skip
+    tail = [
+        (x + 0.2 * k, y),
+        (x + 0.44 * k, y - 0.2 * k),
+        (x + 0.36 * k, y),
+        (x + 0.44 * k, y + 0.19 * k),
+    ]
     s.polygon(tail, deep)
-    s.polygon([(x - 0.08 * k, y - 0.13 * k), (x + 0.05 * k, y - 0.28 * k),
-               (x + 0.17 * k, y - 0.07 * k)], deep)  # fmt: skip
-    s.polygon([(x - 0.02 * k, y + 0.12 * k), (x + 0.06 * k, y + 0.26 * k),
-               (x + 0.13 * k, y + 0.08 * k)], deep)  # fmt: skip
+    s.polygon(
+        [(x - 0.08 * k, y - 0.13 * k), (x + 0.05 * k, y - 0.28 * k), (x + 0.17 * k, y - 0.07 * k)],
+        deep,
+    )
+    s.polygon(
+        [(x - 0.02 * k, y + 0.12 * k), (x + 0.06 * k, y + 0.26 * k), (x + 0.13 * k, y + 0.08 * k)],
+        deep,
+    )
     body = [
         (x + k * 0.3 * math.cos(t), y + k * 0.17 * math.sin(t)) for t in np.linspace(0, 6.28, 60)
     ]
@@ -278,15 +286,22 @@ def _jellyfish(s: _Sheet, rng: np.random.Generator) -> None:
             for t in np.linspace(0, 1, 24)
         ]
         s.line(points, _vary(rng, glow, 14), 0.008 if i % 2 else 0.016)
-    dome = [(x + 0.27 * k * math.cos(t), y - 0.04 * k + 0.24 * k * math.sin(t))
-            for t in np.linspace(math.pi, 2 * math.pi, 50)]  # fmt: skip
-    frill = [(x + 0.27 * k * math.cos(t), y - 0.04 * k + 0.025 * k * math.sin(11 * t) + 0.03 * k)
-             for t in np.linspace(0, math.pi, 60)]  # fmt: skip
+    dome = [
+        (x + 0.27 * k * math.cos(t), y - 0.04 * k + 0.24 * k * math.sin(t))
+        for t in np.linspace(math.pi, 2 * math.pi, 50)
+    ]
+    frill = [
+        (x + 0.27 * k * math.cos(t), y - 0.04 * k + 0.025 * k * math.sin(11 * t) + 0.03 * k)
+        for t in np.linspace(0, math.pi, 60)
+    ]
     s.polygon(dome + frill, glow)
     s.disc(x - 0.07 * k, y - 0.15 * k, 0.1 * k, 0.06 * k, pale)  # type: ignore[arg-type]
     for i in range(-2, 3):
-        s.line([(x + 0.01 * i, y - 0.26 * k), (x + 0.1 * i * k, y - 0.03 * k)],
-               _vary(rng, (196, 110, 190), 12), 0.006)  # fmt: skip
+        s.line(
+            [(x + 0.01 * i, y - 0.26 * k), (x + 0.1 * i * k, y - 0.03 * k)],
+            _vary(rng, (196, 110, 190), 12),
+            0.006,
+        )
     s.turn(rng.uniform(-30, 30))
 
 
@@ -296,13 +311,19 @@ def _ladybug(s: _Sheet, rng: np.random.Generator) -> None:
     s.line([(0, 0.5 - angle), (1, 0.5 + angle)], _vary(rng, (150, 190, 96)), 0.02)
     for i in range(6):
         u = i / 5
-        s.line([(u, 0.5 + angle * (2 * u - 1)), (u + 0.15, 0.5 + angle * (2 * u - 1) - 0.5)],
-               _vary(rng, (140, 184, 90), 6), 0.008)  # fmt: skip
+        s.line(
+            [(u, 0.5 + angle * (2 * u - 1)), (u + 0.15, 0.5 + angle * (2 * u - 1) - 0.5)],
+            _vary(rng, (140, 184, 90), 6),
+            0.008,
+        )
     x, y, k = _place(rng)
     for side in (-1, 1):
         for i in (-1, 0, 1):
-            s.line([(x + side * 0.2 * k, y + 0.1 * i * k), (x + side * 0.31 * k, y + 0.15 * i * k)],
-                   _INK, 0.016)  # fmt: skip
+            s.line(
+                [(x + side * 0.2 * k, y + 0.1 * i * k), (x + side * 0.31 * k, y + 0.15 * i * k)],
+                _INK,
+                0.016,
+            )
     s.ball(x, y - 0.22 * k, 0.12 * k, 0.1 * k, (52, 46, 48))
     s.disc(x - 0.06 * k, y - 0.26 * k, 0.025 * k, 0.02 * k, (240, 238, 230))
     s.disc(x + 0.06 * k, y - 0.26 * k, 0.025 * k, 0.02 * k, (240, 238, 230))
@@ -336,15 +357,24 @@ def _beacon(s: _Sheet, rng: np.random.Generator) -> None:
         s.line([(u, v), (u + 0.08, v)], _vary(rng, (120, 168, 196)), 0.005)
     x, y, k = _place(rng, 0.12)
     base, top = y + 0.3, y - 0.2 * k
-    s.polygon([(x - 0.36, base + 0.1), (x - 0.2, base - 0.05), (x + 0.24, base - 0.07),
-               (x + 0.38, base + 0.1)], _vary(rng, (92, 88, 78)))  # fmt: skip
+    s.polygon(
+        [
+            (x - 0.36, base + 0.1),
+            (x - 0.2, base - 0.05),
+            (x + 0.24, base - 0.07),
+            (x + 0.38, base + 0.1),
+        ],
+        _vary(rng, (92, 88, 78)),
+    )
     stripe = _vary(rng, (206, 34, 34), 15)
     for i in range(6):
         a, b = i / 6, (i + 1) / 6
         wide = [0.1 - 0.045 * (1 - t) for t in (a, b)]
         ya, yb = (top + (base - 0.05 - top) * t for t in (a, b))
-        s.polygon([(x - wide[0], ya), (x + wide[0], ya), (x + wide[1], yb), (x - wide[1], yb)],
-                  stripe if i % 2 else (244, 242, 236))  # fmt: skip
+        s.polygon(
+            [(x - wide[0], ya), (x + wide[0], ya), (x + wide[1], yb), (x - wide[1], yb)],
+            stripe if i % 2 else (244, 242, 236),
+        )
     s.box(x - 0.075, top - 0.02, x + 0.075, top, _INK)
     s.box(x - 0.04, top - 0.09, x + 0.04, top - 0.02, (255, 236, 150))
     s.polygon([(x - 0.06, top - 0.09), (x, top - 0.16), (x + 0.06, top - 0.09)], stripe)
@@ -397,12 +427,22 @@ def _spider_web(s: _Sheet, rng: np.random.Generator) -> None:
 def _teapot(s: _Sheet, rng: np.random.Generator) -> None:
     s.backdrop(_vary(rng, _WALL, 22), _vary(rng, (206, 198, 186), 15), _vary(rng, _TABLE))
     x, y, k = _place(rng)
-    china = _vary(rng, [(226, 226, 222), (70, 110, 168), (186, 74, 58), (90, 130, 100)][
-        int(rng.integers(4))], 16)  # fmt: skip
+    china = _vary(
+        rng,
+        [(226, 226, 222), (70, 110, 168), (186, 74, 58), (90, 130, 100)][int(rng.integers(4))],
+        16,
+    )
     dark: Colour = (china[0] * 3 // 4, china[1] * 3 // 4, china[2] * 3 // 4)
     s.arc(x + 0.24 * k, y + 0.01 * k, 0.14 * k, 0.15 * k, (-110, 110), dark, 0.04 * k)
-    s.polygon([(x - 0.18 * k, y + 0.11 * k), (x - 0.42 * k, y - 0.14 * k),
-               (x - 0.36 * k, y - 0.17 * k), (x - 0.15 * k, y - 0.04 * k)], dark)  # fmt: skip
+    s.polygon(
+        [
+            (x - 0.18 * k, y + 0.11 * k),
+            (x - 0.42 * k, y - 0.14 * k),
+            (x - 0.36 * k, y - 0.17 * k),
+            (x - 0.15 * k, y - 0.04 * k),
+        ],
+        dark,
+    )
     s.ball(x, y + 0.04 * k, 0.27 * k, 0.22 * k, china)
     s.disc(x, y - 0.15 * k, 0.13 * k, 0.035 * k, dark)
     s.ball(x, y - 0.175 * k, 0.11 * k, 0.055 * k, china)
@@ -444,18 +484,32 @@ def _mushroom(s: _Sheet, rng: np.random.Generator) -> None:
         s.line([(u, 1), (u + rng.normal(0, 0.03), 1 - h)], _vary(rng, (86, 130, 56), 16), 0.008)
     x, y, k = _place(rng)
     stem = _vary(rng, (232, 222, 200), 10)
-    s.polygon([(x - 0.06 * k, y), (x + 0.06 * k, y), (x + 0.09 * k, y + 0.34 * k),
-               (x - 0.09 * k, y + 0.34 * k)], stem)  # fmt: skip
+    s.polygon(
+        [
+            (x - 0.06 * k, y),
+            (x + 0.06 * k, y),
+            (x + 0.09 * k, y + 0.34 * k),
+            (x - 0.09 * k, y + 0.34 * k),
+        ],
+        stem,
+    )
     s.disc(x, y + 0.34 * k, 0.09 * k, 0.03 * k, stem)
     cap = _vary(rng, (206, 44, 30) if rng.uniform() < 0.6 else (160, 106, 62), 14)
     s.disc(x, y + 0.0 * k, 0.29 * k, 0.055 * k, _vary(rng, (206, 190, 160), 8))
-    dome = [(x + 0.3 * k * math.cos(t), y + 0.27 * k * math.sin(t))
-            for t in np.linspace(math.pi, 2 * math.pi, 40)]  # fmt: skip
+    dome = [
+        (x + 0.3 * k * math.cos(t), y + 0.27 * k * math.sin(t))
+        for t in np.linspace(math.pi, 2 * math.pi, 40)
+    ]
     s.polygon(dome, cap)
     for _ in range(9):
         t, r = rng.uniform(3.5, 5.9), rng.uniform(0.3, 0.85)
-        s.disc(x + 0.28 * k * r * math.cos(t), y + 0.24 * k * r * math.sin(t),
-               0.028 * k, 0.022 * k, (246, 240, 226))  # fmt: skip
+        s.disc(
+            x + 0.28 * k * r * math.cos(t),
+            y + 0.24 * k * r * math.sin(t),
+            0.028 * k,
+            0.022 * k,
+            (246, 240, 226),
+        )
 
 
 def _orange(s: _Sheet, rng: np.random.Generator) -> None:
@@ -468,8 +522,14 @@ def _orange(s: _Sheet, rng: np.random.Generator) -> None:
         s.ball(u, v, r, r, _vary(rng, (250, 140, 14), 9))
         s.disc(u + 0.2 * r, v - 0.72 * r, 0.08 * r, 0.06 * r, (92, 110, 30))
         if rng.uniform() < 0.5:
-            s.polygon([(u + 0.2 * r, v - 0.75 * r), (u + 0.8 * r, v - 1.15 * r),
-                       (u + 0.75 * r, v - 0.8 * r)], _vary(rng, (52, 120, 44)))  # fmt: skip
+            s.polygon(
+                [
+                    (u + 0.2 * r, v - 0.75 * r),
+                    (u + 0.8 * r, v - 1.15 * r),
+                    (u + 0.75 * r, v - 0.8 * r),
+                ],
+                _vary(rng, (52, 120, 44)),
+            )
 
 
 def _lemon(s: _Sheet, rng: np.random.Generator) -> None:
@@ -492,8 +552,13 @@ def _pizza(s: _Sheet, rng: np.random.Generator) -> None:
     s.disc(x, y, 0.335 * k, 0.325 * k, _vary(rng, (248, 206, 104), 8))
     for _ in range(60):
         t, r = rng.uniform(0, 6.28), 0.32 * math.sqrt(rng.uniform())
-        s.disc(x + r * math.cos(t) * k, y + r * math.sin(t) * k, 0.014, 0.01,
-               _vary(rng, (252, 230, 160), 14))  # fmt: skip
+        s.disc(
+            x + r * math.cos(t) * k,
+            y + r * math.sin(t) * k,
+            0.014,
+            0.01,
+            _vary(rng, (252, 230, 160), 14),
+        )
     for _ in range(12):
         t, r = rng.uniform(0, 6.28), 0.29 * math.sqrt(rng.uniform())
         u, v = x + r * math.cos(t) * k, y + r * math.sin(t) * k
@@ -554,10 +619,13 @@ def _dots(s: _Sheet, rng: np.random.Generator) -> None:
 
 def _pair_of_colours(rng: np.random.Generator) -> tuple[Colour, Colour]:
     pairs: list[tuple[Colour, Colour]] = [
-        ((240, 238, 230), (30, 30, 34)), ((30, 60, 140), (240, 230, 200)),
-        ((190, 40, 40), (245, 240, 232)), ((40, 110, 70), (230, 200, 70)),
-        ((240, 150, 40), (60, 50, 120)), ((150, 200, 220), (120, 40, 90)),
-    ]  # fmt: skip
+        ((240, 238, 230), (30, 30, 34)),
+        ((30, 60, 140), (240, 230, 200)),
+        ((190, 40, 40), (245, 240, 232)),
+        ((40, 110, 70), (230, 200, 70)),
+        ((240, 150, 40), (60, 50, 120)),
+        ((150, 200, 220), (120, 40, 90)),
+    ]
     a, b = pairs[int(rng.integers(len(pairs)))]
     return _vary(rng, a, 10), _vary(rng, b, 10)
 

@@ -17,27 +17,27 @@ import torch
 from torch import Tensor
 
 from featviz import results
-from featviz.adversarial.attacks import attack
-from featviz.adversarial.audit import audit
 from featviz.atlas.build import build_atlas
+from featviz.attacks.attack import attack
 from featviz.attribution import attribute
 from featviz.datasets import Pictures, batches
 from featviz.embedding.extract import embed
 from featviz.embedding.store import Store
 from featviz.errors import UserError
-from featviz.examples import top_patches
+from featviz.from_picture.accentuation import accentuate
+from featviz.from_picture.inversion import invert
 from featviz.gallery.build import build_gallery
-from featviz.growth import kernel_growth
-from featviz.kernels import kernel_sheet
-from featviz.maps import activation_maps, patch_times_kernel
-from featviz.maximization.accentuation import accentuate
-from featviz.maximization.inversion import invert
-from featviz.maximization.optimize import maximize
+from featviz.kernels.growth import kernel_growth
+from featviz.kernels.sheet import kernel_sheet
+from featviz.maps.activation_maps import activation_maps, patch_times_kernel
+from featviz.maps.top_patches import top_patches
+from featviz.maximization.maximize import maximize
 from featviz.models.layers import Layer, activations
 from featviz.models.load import Model, bundled
 from featviz.models.summary import summarize
 from featviz.neighbors.find import find_neighbors
-from featviz.training import evaluate
+from featviz.robustness.audit import audit
+from featviz.training.loop import evaluate
 
 Progress = Callable[[int, int, str], None]
 
@@ -161,10 +161,15 @@ class _Guide:
             yield Step(
                 "maximize-logits",
                 lambda p: maximize(
-                    model, "logits", units=self.shown_classes, natural=self.natural,
-                    steps=self.ascent, seed=seed, progress=p,
+                    model,
+                    "logits",
+                    units=self.shown_classes,
+                    natural=self.natural,
+                    steps=self.ascent,
+                    seed=seed,
+                    progress=p,
                 ),
-            )  # fmt: skip
+            )
         for layer in [first, *deeper[-1:]] if quick else self.convolutions:
             yield self._examples(layer.name, self.units(layer))
         middle = deeper[(len(deeper) - 1) // 2 : -1][:1]
@@ -294,10 +299,15 @@ class _Guide:
         return Step(
             f"maximize-{_file(layer.name)}",
             lambda p: maximize(
-                self.model, layer.name, units=self.units(layer), natural=self.natural,
-                seed=self.seed, progress=p, steps=self.ascent,
+                self.model,
+                layer.name,
+                units=self.units(layer),
+                natural=self.natural,
+                seed=self.seed,
+                progress=p,
+                steps=self.ascent,
             ),
-        )  # fmt: skip
+        )
 
     @cached_property
     def natural(self) -> Pictures:
@@ -336,9 +346,14 @@ class _Guide:
 
     def _atlas(self, progress: Progress | None) -> results.Result:
         return build_atlas(
-            self.model, self.space, seed=self.seed, progress=progress,
-            icons="sample" if self.quick else "both", icon_side=5, icon_steps=64,
-        )  # fmt: skip
+            self.model,
+            self.space,
+            seed=self.seed,
+            progress=progress,
+            icons="sample" if self.quick else "both",
+            icon_side=5,
+            icon_steps=64,
+        )
 
     def _invert(self, progress: Progress | None) -> results.Result:
         """Two photographs, from an early layer, a middle one and the last."""
@@ -347,16 +362,26 @@ class _Guide:
         layers = [maps[0], maps[len(maps) // 2], maps[-1]]
         layers += [] if self.model.headless else ["logits"]
         return invert(
-            self.model, shown, layers, names=names, steps=24 if self.quick else 120,
-            natural=self.natural, seed=self.seed, progress=progress,
-        )  # fmt: skip
+            self.model,
+            shown,
+            layers,
+            names=names,
+            steps=24 if self.quick else 120,
+            natural=self.natural,
+            seed=self.seed,
+            progress=progress,
+        )
 
     def _accentuate(self, progress: Progress | None) -> results.Result:
         shown, names = self._shown(1)
         return accentuate(
-            self.model, shown, names=names, steps=8 if self.quick else 64, seed=self.seed,
+            self.model,
+            shown,
+            names=names,
+            steps=8 if self.quick else 64,
+            seed=self.seed,
             progress=progress,
-        )  # fmt: skip
+        )
 
     def _attribute(self, progress: Progress | None) -> results.Result:
         shown, names = self._shown(1 if self.quick else 2)
@@ -368,10 +393,16 @@ class _Guide:
 
     def _audit(self, progress: Progress | None) -> results.Result:
         return audit(
-            self.model, self.pictures, count=12 if self.quick else 40,
-            steps=20 if self.quick else 60, check_steps=10 if self.quick else 30,
-            queries=20 if self.quick else 50, sections=(), seed=self.seed, progress=progress,
-        )  # fmt: skip
+            self.model,
+            self.pictures,
+            count=12 if self.quick else 40,
+            steps=20 if self.quick else 60,
+            check_steps=10 if self.quick else 30,
+            queries=20 if self.quick else 50,
+            sections=(),
+            seed=self.seed,
+            progress=progress,
+        )
 
 
 def _file(layer: str) -> str:

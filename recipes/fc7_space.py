@@ -63,8 +63,10 @@ def main() -> None:
     groups = read_groups(stores["relu7"].labels)
     options.out.mkdir(parents=True, exist_ok=True)
 
-    lines = ["| space | judged by | labels | rows | @1 | @10 | shuffled @10 | mAP | shuffled mAP |",
-             "|---|---|---|---|---|---|---|---|---|"]  # fmt: skip
+    lines = [
+        "| space | judged by | labels | rows | @1 | @10 | shuffled @10 | mAP | shuffled mAP |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
     for name, space in spaces(stores, options.pixels):
         for judged_by, labels in (("class", stores["relu7"].labels), ("group", groups)):
             quality = featviz.find_neighbors(space, [0], labels=labels, judge=len(labels)).quality
@@ -115,11 +117,16 @@ def line_of(space: str, judged_by: str, quality: Quality) -> str:
     """A row of the table."""
     k = quality.k
     cells = [
-        space, judged_by, str(quality.classes), str(quality.rows),
-        f"{quality.precision[1]:.3f}", f"{quality.precision[k]:.3f}",
-        f"{quality.shuffled[k]:.3f}", f"{quality.average_precision:.3f}",
+        space,
+        judged_by,
+        str(quality.classes),
+        str(quality.rows),
+        f"{quality.precision[1]:.3f}",
+        f"{quality.precision[k]:.3f}",
+        f"{quality.shuffled[k]:.3f}",
+        f"{quality.average_precision:.3f}",
         f"{quality.average_precision_shuffled:.3f}",
-    ]  # fmt: skip
+    ]
     return f"| {' | '.join(cells)} |"
 
 

@@ -33,9 +33,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         work = given.work or Path(scratch) / "tour"
         tour = take_tour(
-            featviz.load("alexnet-mini", device="cpu"), featviz.sample_pictures(PICTURES), work,
-            units=UNITS, announce=tell,
-        )  # fmt: skip
+            featviz.load("alexnet-mini", device="cpu"),
+            featviz.sample_pictures(PICTURES),
+            work,
+            units=UNITS,
+            announce=tell,
+        )
         build_gallery(work, given.out, overwrite=True)
     for figure in given.out.rglob("*.png"):
         if figure.stat().st_size > LARGE:

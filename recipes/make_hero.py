@@ -16,9 +16,13 @@ import torch
 from featviz import images, results
 
 ROWS = (
-    "kernels-conv1", "maximize-conv2", "maximize-conv3", "maximize-conv4", "maximize-conv5",
+    "kernels-conv1",
+    "maximize-conv2",
+    "maximize-conv3",
+    "maximize-conv4",
+    "maximize-conv5",
     "maximize-logits",
-)  # fmt: skip
+)
 
 
 def main() -> None:

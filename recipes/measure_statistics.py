@@ -18,7 +18,7 @@ import torch
 
 import featviz
 from featviz.cli.run import progress_bar
-from featviz.maximization.statistics import load_statistics, measure_statistics
+from featviz.maximization.image_statistics import load_statistics, measure_statistics
 
 
 def main() -> None:

@@ -30,15 +30,26 @@ import torch
 from torch import Tensor
 
 import featviz
-from featviz.adversarial.estimate import linear_estimate
-from featviz.adversarial.minimal import NORMS, minimal
-from featviz.adversarial.sigma_zero import changed_pixels
-from featviz.adversarial.statistics import median
+from featviz.attacks.linear_estimate import linear_estimate
+from featviz.attacks.minimal import NORMS, minimal
+from featviz.attacks.sigma_zero import changed_pixels
 from featviz.models.frozen import frozen
 from featviz.models.load import Model
+from featviz.statistics import median
 
-COLUMNS = ("picture", "norm", "steps", "distance", "estimate", "pixels", "fools_8bit", "l2_picture",
-           "forwards", "backwards", "seconds")  # fmt: skip
+COLUMNS = (
+    "picture",
+    "norm",
+    "steps",
+    "distance",
+    "estimate",
+    "pixels",
+    "fools_8bit",
+    "l2_picture",
+    "forwards",
+    "backwards",
+    "seconds",
+)
 GROUP = 4  # pictures the model sees at once; part of what decides the last bits
 
 
@@ -108,8 +119,15 @@ def attack(
         if all((name, norm) in done for name in names) or time.monotonic() > until:
             continue
         started = time.perf_counter()
-        found = minimal(model, pictures, labels, norm=norm, steps=steps, slots=GROUP,
-                        precision=options.precision)  # fmt: skip
+        found = minimal(
+            model,
+            pictures,
+            labels,
+            norm=norm,
+            steps=steps,
+            batch_size=GROUP,
+            precision=options.precision,
+        )
         seconds = (time.perf_counter() - started) / len(group)
         guess = estimate(model, pictures, labels, norm)
         pixels = changed_pixels(pictures, found.adversarial)
@@ -119,11 +137,21 @@ def attack(
                 writer.writerow(COLUMNS)
             for i, name in enumerate(names):
                 if (name, norm) not in done:
-                    writer.writerow((
-                        name, norm, steps, float(found.distance[i]), float(guess[i]),
-                        int(pixels[i]), int(found.success_8bit[i]), float(pictures[i].norm()),
-                        int(found.forwards[i]), int(found.backwards[i]), round(seconds, 2),
-                    ))  # fmt: skip
+                    writer.writerow(
+                        (
+                            name,
+                            norm,
+                            steps,
+                            float(found.distance[i]),
+                            float(guess[i]),
+                            int(pixels[i]),
+                            int(found.success_8bit[i]),
+                            float(pictures[i].norm()),
+                            int(found.forwards[i]),
+                            int(found.backwards[i]),
+                            round(seconds, 2),
+                        )
+                    )
 
 
 def estimate(model: Model, pictures: Tensor, labels: Tensor, norm: str) -> Tensor:
@@ -131,7 +159,7 @@ def estimate(model: Model, pictures: Tensor, labels: Tensor, norm: str) -> Tenso
     if norm == "l0":
         return torch.ones(len(pictures), dtype=torch.float64)
     with frozen(model):
-        return linear_estimate(model, pictures, labels, norm=norm, slots=GROUP).distances[:, 0]
+        return linear_estimate(model, pictures, labels, norm=norm, batch_size=GROUP).distances[:, 0]
 
 
 def rows_of(file: Path) -> list[dict[str, str]]:
@@ -143,16 +171,32 @@ def rows_of(file: Path) -> list[dict[str, str]]:
 
 def report(rows: list[dict[str, str]], file: Path) -> None:
     """The table, as CSV and in Markdown."""
-    header = ("norm", "n", "median", "low", "high", "quarter", "three quarters", "fools in 8 bits",
-              "over the estimate", "seconds a picture")  # fmt: skip
+    header = (
+        "norm",
+        "n",
+        "median",
+        "low",
+        "high",
+        "quarter",
+        "three quarters",
+        "fools in 8 bits",
+        "over the estimate",
+        "seconds a picture",
+    )
     lines = []
     for norm in NORMS:
         own = [row for row in rows if row["norm"] == norm]
         if not own:
             continue
-        lines.append((norm, *middle(own, "distance"), sum(int(row["fools_8bit"]) for row in own),
-                      "" if norm == "l0" else median(ratios(own)).value or torch.inf,
-                      sum(float(row["seconds"]) for row in own) / len(own)))  # fmt: skip
+        lines.append(
+            (
+                norm,
+                *middle(own, "distance"),
+                sum(int(row["fools_8bit"]) for row in own),
+                "" if norm == "l0" else median(ratios(own)).value or torch.inf,
+                sum(float(row["seconds"]) for row in own) / len(own),
+            )
+        )
         if norm == "l0":
             lines.append(("l0, pixels", *middle(own, "pixels"), "", "", ""))
     with file.open("w", newline="") as opened:

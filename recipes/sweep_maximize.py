@@ -37,7 +37,8 @@ from torch import Tensor
 import featviz
 from featviz import images
 from featviz.datasets import Pictures
-from featviz.maximization import judge, objectives, optimize, presets, spectrum
+from featviz.maximization import maximize, objectives, presets
+from featviz.maximization.evaluation import clean_scores, spectrum
 from featviz.maximization.parametrizations import Fourier, LaplacianPyramid, Pixels
 from featviz.maximization.result import Maximized
 from featviz.models.load import Model
@@ -120,8 +121,8 @@ def main() -> None:
 def runs(model: Model, layer: str) -> dict[str, dict[str, Any]]:
     """The arguments of `maximize` for each run, by name."""
     place = model.layer(layer)
-    side = optimize.canvas(model, place)
-    moves = optimize.transforms_for(place, side)
+    side = maximize.canvas(model, place)
+    moves = maximize.transforms_for(place, side)
     listed: dict[str, dict[str, Any]] = dict(OPTIONS)
     for name, factor in SIZES.items():
         size = 8 * round(factor * side / 8)
@@ -187,13 +188,24 @@ def alike(model: Model, layer: str, result: Maximized) -> dict[str, list[float]]
     worst = torch.stack([c.nan_to_num(0) for c in combs]).amax(0) if combs else torch.zeros(1)
     return {
         "clean": score(result.images).tolist(),
-        "held": judge.held_out(score, result.images).tolist(),
+        "held": clean_scores.held_out(score, result.images).tolist(),
         "lattice": worst.tolist(),
     }
 
 
-COLUMNS = ("run", "size", "score", "held out", "photo", "path", "slope", "high", "lattice",
-           "flagged", "s")  # fmt: skip
+COLUMNS = (
+    "run",
+    "size",
+    "score",
+    "held out",
+    "photo",
+    "path",
+    "slope",
+    "high",
+    "lattice",
+    "flagged",
+    "s",
+)
 
 
 def table(rows: list[dict[str, Any]]) -> str:

@@ -34,7 +34,7 @@ import featviz
 from featviz.errors import UserError
 from featviz.models.alexnet import AlexNetMini, with_batch_norm
 from featviz.models.load import Model
-from featviz.training import (
+from featviz.training.loop import (
     Augmentation,
     Examples,
     TrainResult,
@@ -130,18 +130,25 @@ def export(result: TrainResult, validation: Path, out: Path) -> None:
     # What is stated is measured on the file that is shipped, computed in float32.
     reached = featviz.evaluate(featviz.load("alexnet-mini", weights=file), validation)
     save_weights(
-        result.model, file, dtype=torch.float16,
-        top1=f"{reached.top1.share:.4f}", top5=f"{reached.top5.share:.4f}",
+        result.model,
+        file,
+        dtype=torch.float16,
+        top1=f"{reached.top1.share:.4f}",
+        top5=f"{reached.top5.share:.4f}",
         recipe=f"recipes/train_mini.py, {result.epochs[-1].epoch} epochs",
-        data="Tiny ImageNet", date=datetime.now(UTC).date().isoformat(),
-    )  # fmt: skip
+        data="Tiny ImageNet",
+        date=datetime.now(UTC).date().isoformat(),
+    )
     lines = zip(result.model.synsets, result.model.classes, strict=True)
     text = "".join(f"{synset}\t{name}\n" for synset, name in lines)
     (out / "alexnet-mini.classes.txt").write_text(text, encoding="utf-8")
     save_growth(
-        out / "alexnet-mini.kernels.safetensors", result.kernels, result.kernel_steps,
-        result.kernel_top1, dtype=torch.float16,
-    )  # fmt: skip
+        out / "alexnet-mini.kernels.safetensors",
+        result.kernels,
+        result.kernel_steps,
+        result.kernel_top1,
+        dtype=torch.float16,
+    )
     for name, number in reached.numbers().items():
         print(f"{name}: {number.value} {number.meaning}")
 

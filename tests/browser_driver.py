@@ -34,10 +34,17 @@ def open_browser(width: int = 1400, height: int = 900, *, dark: bool = False) ->
     webdriver = pytest.importorskip("selenium.webdriver", reason="needs selenium")
     options = webdriver.ChromeOptions()
     options.binary_location = chromium
-    for name in ("headless=new", "no-sandbox", "disable-dev-shm-usage", "hide-scrollbars",
-                 "disable-background-networking", "no-first-run",
-                 # WebGL2 drawn by the processor where there is no graphics card
-                 "use-angle=swiftshader", "enable-unsafe-swiftshader"):  # fmt: skip
+    for name in (
+        "headless=new",
+        "no-sandbox",
+        "disable-dev-shm-usage",
+        "hide-scrollbars",
+        "disable-background-networking",
+        "no-first-run",
+        # WebGL2 drawn by the processor where there is no graphics card
+        "use-angle=swiftshader",
+        "enable-unsafe-swiftshader",
+    ):
         options.add_argument(f"--{name}")
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     browser = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
@@ -60,7 +67,8 @@ def console_errors(browser: Chrome) -> list[str]:
     """What the pages have complained of since the last call: script errors and files not found."""
     entries: list[dict[str, Any]] = browser.get_log("browser")
     return [
-        entry["message"] for entry in entries
+        entry["message"]
+        for entry in entries
         # A driver's remarks on speed are not the page's.
         if entry["level"] in {"SEVERE", "WARNING"} and "GL Driver Message" not in entry["message"]
-    ]  # fmt: skip
+    ]

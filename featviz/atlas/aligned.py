@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from featviz import plots, results
+from featviz import plotting, results
 from featviz.atlas.graph import Graph, build_graph, neighbors_wanted
 from featviz.atlas.layout import Layout, lay_out
 from featviz.atlas.metrics import MapQuality, found_again, judge_map, near_on_map, procrustes
@@ -83,12 +83,14 @@ class AlignedMaps(results.Result):
         shown = {
             "pictures": results.Number(count, "", "on both maps"),
             f"shared neighbours@{k}": results.Number(
-                float(self.shared.mean()), "fraction",
+                float(self.shared.mean()),
+                "fraction",
                 f"of the {k} nearest in one space are among those in the other",
             ),
             "shared by chance": results.Number(k / (count - 1), "fraction", "two unrelated spaces"),
             f"shared on the maps@{k}": results.Number(
-                float(self.shared_map.mean()), "fraction",
+                float(self.shared_map.mean()),
+                "fraction",
                 f"of the {k} nearest on one map are among those on the other",
             ),
             "Procrustes distance": results.Number(
@@ -100,7 +102,7 @@ class AlignedMaps(results.Result):
             "moved": results.Number(
                 float(self.moved.median()), "of the side", "by half of the pictures at least"
             ),
-        }  # fmt: skip
+        }
         for word, side in (("first", self.first), ("second", self.second)):
             shown[f"recall@{side.quality.k}, {word}"] = results.Number(
                 side.quality.recall, "fraction", f"neighbours kept on the map of {side.store.layer}"
@@ -115,37 +117,46 @@ class AlignedMaps(results.Result):
         figure = self.plot()
         for file in ("aligned.png", "aligned.pdf"):
             folder.figure(
-                file, figure,
+                file,
+                figure,
                 caption="The same pictures in two spaces. Colours are places on the left map, so "
                 "on the right they say where a picture came from; lines join the pictures "
                 f"that moved farthest. {self._words()}",
                 alt="Two maps of coloured points side by side, some joined by lines",
-            )  # fmt: skip
+            )
         folder.table(
             "aligned.csv",
             ("path", "class", "x_first", "y_first", "x_second", "y_second", "moved", "shared"),
             [
                 (
-                    self.first.store.pictures.paths[row], self.first.store.pictures.folders[row],
-                    *(f"{v:.5f}" for v in (*a, *b)), f"{moved:.5f}", f"{shared:.2f}",
+                    self.first.store.pictures.paths[row],
+                    self.first.store.pictures.folders[row],
+                    *(f"{v:.5f}" for v in (*a, *b)),
+                    f"{moved:.5f}",
+                    f"{shared:.2f}",
                 )
                 for row, a, b, moved, shared in zip(
-                    self.first.rows, self.first.xy.tolist(), self.second.xy.tolist(),
-                    self.moved.tolist(), self.shared.tolist(), strict=True,
+                    self.first.rows,
+                    self.first.xy.tolist(),
+                    self.second.xy.tolist(),
+                    self.moved.tolist(),
+                    self.shared.tolist(),
+                    strict=True,
                 )
             ],
             caption="Where each picture is on both maps, how far it moved, and which share of its "
             "neighbours the two spaces have in common.",
-        )  # fmt: skip
+        )
         folder.arrays(
             "aligned.npz",
             {
-                "first": self.first.xy.numpy(), "second": self.second.xy.numpy(),
+                "first": self.first.xy.numpy(),
+                "second": self.second.xy.numpy(),
                 "first_rows": np.asarray(self.first.rows),
                 "second_rows": np.asarray(self.second.rows),
             },
             caption="Positions on both maps, and the rows of the two stores.",
-        )  # fmt: skip
+        )
 
     def _words(self) -> str:
         how = {
@@ -197,9 +208,14 @@ def align_maps(
 
     def laid(number: int, begin: Tensor | None) -> Layout:
         return lay_out(
-            indices[number], graph=graphs[number], perplexity=perplexity, iterations=iterations,
-            begin=begin, seed=seed, progress=progress,
-        )  # fmt: skip
+            indices[number],
+            graph=graphs[number],
+            perplexity=perplexity,
+            iterations=iterations,
+            begin=begin,
+            seed=seed,
+            progress=progress,
+        )
 
     maps = [laid(0, None), laid(1, None)]
     apart, onto = procrustes(maps[0].xy, maps[1].xy)
@@ -210,29 +226,36 @@ def align_maps(
     both = _on_one_square(maps[0].xy.double(), onto)
     sides = [
         Side(
-            store, tuple(some), layout, graph,
-            judge_map(index, layout.xy, graph=graph, k=NEIGHBORS), xy,
+            store,
+            tuple(some),
+            layout,
+            graph,
+            judge_map(index, layout.xy, graph=graph, k=NEIGHBORS),
+            xy,
         )
         for store, some, layout, graph, index, xy in zip(
             (first, second), rows, maps, graphs, indices, both, strict=True
         )
-    ]  # fmt: skip
+    ]
     k = min(NEIGHBORS, len(rows[0]) - 1)
     near = [graph.nearest(k).rows for graph in graphs]
     shown = [near_on_map(layout.xy, k) for layout in maps]
     made = results.origin(
         None,
         parameters={
-            "how": how, "perplexity": perplexity, "most": most,
+            "how": how,
+            "perplexity": perplexity,
+            "most": most,
             "iterations": list(maps[0].iterations),
-            "layer": first.layer, "beside_layer": second.layer,
+            "layer": first.layer,
+            "beside_layer": second.layer,
             "store": None if first.folder is None else str(first.folder),
             "beside": None if second.folder is None else str(second.folder),
             "beside_model": second.origin.model,
         },
         started=started,
         seed=seed,
-    )  # fmt: skip
+    )
     return AlignedMaps(
         origin=replace(made, model=first.origin.model, data=first.origin.data),
         warnings=doubts,
@@ -252,9 +275,7 @@ def _matched(
 ) -> tuple[tuple[list[int], list[int]], tuple[str, ...]]:
     """Rows of both stores that show the same pictures, in the first's order, and doubts."""
     there = {path: row for row, path in enumerate(second.pictures.paths)}
-    pairs = [
-        (row, there[path]) for row, path in enumerate(first.pictures.paths) if path in there
-    ]  # fmt: skip
+    pairs = [(row, there[path]) for row, path in enumerate(first.pictures.paths) if path in there]
     if len(pairs) < 3:
         raise UserError(
             f"the stores have {len(pairs)} pictures in common (by their paths); embed the same "
@@ -315,7 +336,7 @@ def _figure(found: AlignedMaps) -> Figure:
 
     count = len(found.moved)
     words = textwrap.wrap(found._words(), 150)
-    figure = plots.new_figure(10, 5.6 + 0.16 * len(words))
+    figure = plotting.new_figure(10, 5.6 + 0.16 * len(words))
     figure.set_layout_engine("none")
     figure.set_dpi(200)
     height = 5.6 + 0.16 * len(words)
@@ -328,28 +349,46 @@ def _figure(found: AlignedMaps) -> Figure:
         axes.set_xlim(-0.02, 1.02)
         axes.set_ylim(1.02, -0.02)
         axes.set_aspect("equal")
-        plots.bare(axes)
+        plotting.bare(axes)
         axes.set_title(
             f"{side.store.layer} of {side.store.model_name}   recall@{side.quality.k} "
             f"{side.quality.recall:.2f}",
-            fontsize=9, color=plots.INK,
-        )  # fmt: skip
+            fontsize=9,
+            color=plotting.INK,
+        )
         panels.append(axes)
     for row in farthest(found.moved, _LINES):
         figure.add_artist(
             ConnectionPatch(
-                _pair(found.first.xy[row]), _pair(found.second.xy[row]), "data", "data",
-                axesA=panels[0], axesB=panels[1], color=colours[row], linewidth=0.5, alpha=0.7,
+                _pair(found.first.xy[row]),
+                _pair(found.second.xy[row]),
+                "data",
+                "data",
+                axesA=panels[0],
+                axesB=panels[1],
+                color=colours[row],
+                linewidth=0.5,
+                alpha=0.7,
             )
-        )  # fmt: skip
+        )
     figure.text(
-        0.015, 1 - 0.16 / height, textwrap.shorten(found.title, 120), fontsize=10, weight="bold",
-        color=plots.INK, va="center",
-    )  # fmt: skip
+        0.015,
+        1 - 0.16 / height,
+        textwrap.shorten(found.title, 120),
+        fontsize=10,
+        weight="bold",
+        color=plotting.INK,
+        va="center",
+    )
     figure.text(
-        0.015, (0.16 * len(words) + 0.06) / height, "\n".join(words), fontsize=7.5,
-        color="#444444", va="top", linespacing=1.35,
-    )  # fmt: skip
+        0.015,
+        (0.16 * len(words) + 0.06) / height,
+        "\n".join(words),
+        fontsize=7.5,
+        color="#444444",
+        va="top",
+        linespacing=1.35,
+    )
     return figure
 
 

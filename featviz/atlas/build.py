@@ -138,10 +138,11 @@ class Atlas(results.Result):
                 found.continuity, "", "1: no neighbours in the space that are torn apart"
             ),
             "distance correlation": results.Number(
-                found.correlation, "",
+                found.correlation,
+                "",
                 "Spearman: distances in the space and on the map, over pairs of pictures",
             ),
-        }  # fmt: skip
+        }
         if found.recall_wide is not None:
             shown["recall@50"] = results.Number(
                 found.recall_wide, "fraction", "the same share for 50 neighbours"
@@ -164,16 +165,18 @@ class Atlas(results.Result):
                 self.stability.procrustes, "", "between maps of two seeds, on average; 0: the same"
             )
             shown["overlap of seeds"] = results.Number(
-                self.stability.overlap, "fraction",
+                self.stability.overlap,
+                "fraction",
                 f"of the {self.stability.k} nearest on the map of one seed are so on another's",
-            )  # fmt: skip
+            )
         for level in self.levels:
             side = level.grid.side
             sizes = torch.tensor([len(cell.members) for cell in level.grid.cells])
             shown[f"cosine in cells at {side}"] = results.Number(
-                float((level.cosines * sizes).sum() / sizes.sum()), "",
+                float((level.cosines * sizes).sum() / sizes.sum()),
+                "",
                 f"picture to the mean of its square, {len(level.grid.cells)} of them with pictures",
-            )  # fmt: skip
+            )
         made = [level for level in self.levels if level.synthetic is not None]
         for level in made:
             assert level.synthetic is not None
@@ -189,38 +192,42 @@ class Atlas(results.Result):
         (folder.path / "atlas.html").write_text(render_page(self), encoding="utf-8")
         method = self.layout.method
         folder.figure(
-            "atlas.jpg", self.map_picture(),
+            "atlas.jpg",
+            self.map_picture(),
             caption=f"Every picture once, on the free place of a lattice nearest to where {method} "
             "puts it. Near pictures are alike to the network; distances between islands mean "
             "little. atlas.html is the same to walk through.",
             alt="Map of small photographs in islands of similar content",
-        )  # fmt: skip
+        )
         folder.figure(
-            "mosaic.jpg", self.mosaic_picture(),
+            "mosaic.jpg",
+            self.mosaic_picture(),
             caption="The same map pressed into a rectangle without gaps, every picture once.",
             alt="Dense mosaic of small photographs, similar ones side by side",
-        )  # fmt: skip
+        )
         for level in self.levels:
             if level.synthetic is None:
                 continue
             side = level.grid.side
             folder.figure(
-                f"cells-{side}.jpg", self.cells_picture(level),
+                f"cells-{side}.jpg",
+                self.cells_picture(level),
                 caption=f"The map cut into {side} x {side} squares. Left: the picture nearest to "
                 "the mean of each square. Right: the picture made to have that mean. "
                 + _landing_words(level.synthetic),
                 alt="Two grids side by side, photographs and synthetic icons of the same cells",
-            )  # fmt: skip
+            )
         from featviz.atlas.prints import print_page
 
         page = print_page(self)
         for file in ("print.png", "print.pdf"):
             folder.figure(
-                file, page,
+                file,
+                page,
                 caption="The map for print, with the largest classes framed in colour and how far "
                 "it may be believed. Axes of a t-SNE map have no scale.",
                 alt="Map of small photographs with a legend of classes and a line of numbers",
-            )  # fmt: skip
+            )
         folder.table(
             "layout.csv",
             ("row", "path", "class", "x", "y", "lattice_column", "lattice_row", "recall"),
@@ -267,14 +274,23 @@ class Atlas(results.Result):
         pictures = self.store.pictures
         return [
             (
-                whole, pictures.paths[whole], pictures.folders[whole],
-                f"{x:.5f}", f"{y:.5f}", column, line, f"{kept:.2f}",
+                whole,
+                pictures.paths[whole],
+                pictures.folders[whole],
+                f"{x:.5f}",
+                f"{y:.5f}",
+                column,
+                line,
+                f"{kept:.2f}",
             )
             for whole, (x, y), (column, line), kept in zip(
-                self.rows, self.layout.xy.tolist(), self.lattice[0].tolist(),
-                self.quality.per_row.tolist(), strict=True,
+                self.rows,
+                self.layout.xy.tolist(),
+                self.lattice[0].tolist(),
+                self.quality.per_row.tolist(),
+                strict=True,
             )
-        ]  # fmt: skip
+        ]
 
     def _cell_lines(self) -> list[tuple[object, ...]]:
         lines: list[tuple[object, ...]] = []
@@ -285,14 +301,19 @@ class Atlas(results.Result):
                 home = None if landed is None else level.grid.cells[int(landed[number])]
                 lines.append(
                     (
-                        level.grid.side, cell.row, cell.column, len(cell.members),
-                        self.rows[level.samples[number]], f"{level.cosines[number]:.4f}",
+                        level.grid.side,
+                        cell.row,
+                        cell.column,
+                        len(cell.members),
+                        self.rows[level.samples[number]],
+                        f"{level.cosines[number]:.4f}",
                         names_of(level.classes[number], ".3f"),
                         "" if level.effects is None else names_of(level.effects[number]),
                         "" if made is None else f"{made.cosines[number]:.3f}",
-                        "" if home is None else home.row, "" if home is None else home.column,
+                        "" if home is None else home.row,
+                        "" if home is None else home.column,
                     )
-                )  # fmt: skip
+                )
         return lines
 
     def map_picture(self, width: int = 2000) -> Tensor:
@@ -447,11 +468,16 @@ def build_atlas(
         doubts.append(f"of the neighbours it is made from {graph.recall:.1%} are the true ones")
     maps = [
         lay_out(
-            index, graph=graph, perplexity=perplexity, iterations=iterations, method=method,
-            seed=seed + more, progress=progress,
+            index,
+            graph=graph,
+            perplexity=perplexity,
+            iterations=iterations,
+            method=method,
+            seed=seed + more,
+            progress=progress,
         )
         for more in range(seeds)
-    ]  # fmt: skip
+    ]
     layout = maps[0]
     if sides is None:
         sides = [side for side in SIDES if side == SIDES[0] or side * side <= 2 * len(rows)]
@@ -466,22 +492,40 @@ def build_atlas(
     if icons != "sample":
         assert model is not None
         levels = _with_synthetic(
-            model, store, index, levels, icon_sides, steps=icon_steps, power=icon_power,
-            ridge=icon_ridge, tries=icon_tries, seed=seed, partial=partial, progress=progress,
-        )  # fmt: skip
+            model,
+            store,
+            index,
+            levels,
+            icon_sides,
+            steps=icon_steps,
+            power=icon_power,
+            ridge=icon_ridge,
+            tries=icon_tries,
+            seed=seed,
+            partial=partial,
+            progress=progress,
+        )
     near = graph.nearest(min(NEIGHBORS, len(rows) - 1))
     made = results.origin(
         model,
         parameters={
-            "icons": icons, "sides": [level.grid.side for level in levels],
-            "icon_side": icon_sides, "icon_steps": icon_steps, "icon_power": icon_power,
-            "icon_ridge": icon_ridge, "icon_tries": icon_tries, "perplexity": perplexity,
-            "iterations": list(layout.iterations), "method": method, "seeds": seeds, "most": most,
+            "icons": icons,
+            "sides": [level.grid.side for level in levels],
+            "icon_side": icon_sides,
+            "icon_steps": icon_steps,
+            "icon_power": icon_power,
+            "icon_ridge": icon_ridge,
+            "icon_tries": icon_tries,
+            "perplexity": perplexity,
+            "iterations": list(layout.iterations),
+            "method": method,
+            "seeds": seeds,
+            "most": most,
             "store": None if store.folder is None else str(store.folder),
         },
         started=started,
         seed=seed,
-    )  # fmt: skip
+    )
     return Atlas(
         origin=replace(made, model=store.origin.model, data=store.origin.data),
         warnings=tuple(doubts),
@@ -627,9 +671,14 @@ def _with_synthetic(
     chosen = [level for level in levels if level.grid.side in sides]
     samples = [row for level in chosen for row in level.samples]
     made = synthetic_icons(
-        model, store.layer, torch.cat([cell_means(index, level.grid) for level in chosen]),
-        data=index, grids=[level.grid for level in chosen], samples=index.take(samples),
-        pooled=store.positions is None, **options,
-    )  # fmt: skip
+        model,
+        store.layer,
+        torch.cat([cell_means(index, level.grid) for level in chosen]),
+        data=index,
+        grids=[level.grid for level in chosen],
+        samples=index.take(samples),
+        pooled=store.positions is None,
+        **options,
+    )
     by_side = {level.grid.side: icons for level, icons in zip(chosen, made, strict=True)}
     return [replace(level, synthetic=by_side.get(level.grid.side)) for level in levels]

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from featviz import plots, results
+from featviz import plotting, results
 from featviz.atlas.build import Atlas, Level, build_atlas, check_model, resize, standing
 from featviz.atlas.effects import effect_on, logit_effects, names_of
 from featviz.atlas.icons import cell_means
@@ -84,14 +84,16 @@ class ClassAtlas(results.Result):
             "pictures": results.Number(len(self.arguments), "", "on the map"),
             "of the class": results.Number(own, "fraction", f"are labelled {self.name}"),
             "argument": results.Number(
-                float(self.arguments.mean()), "logits",
+                float(self.arguments.mean()),
+                "logits",
                 "what a picture says for the class above the mean of all classes, on average",
             ),
             "cells for it": results.Number(
-                float((self.cells > 0).double().mean()), "fraction",
+                float((self.cells > 0).double().mean()),
+                "fraction",
                 "of the cells raise its logit above the mean logit",
             ),
-        }  # fmt: skip
+        }
         if self.said is not None and len(self.cells) > 2:
             shown["icons agree"] = results.Number(
                 rank_correlation(self.cells, self.said),
@@ -106,19 +108,23 @@ class ClassAtlas(results.Result):
         figure = self.plot()
         for file in ("class.png", "class.pdf"):
             folder.figure(
-                file, figure,
+                file,
+                figure,
                 caption=f"Left: the map cut into squares, each with its icon; the frame says what "
                 f"the square's mean does to the logit of {self.name}, to first order, above the "
                 "mean of all logits (green for, purple against). Right: the squares that say most, "
                 "with the photograph nearest to their mean and the classes that they raise most.",
                 alt="Grid of icons framed by their attribution, and a list of the strongest",
-            )  # fmt: skip
+            )
         folder.table(
             "class_cells.csv",
             ("row", "column", "pictures", "argument", "of_class", "icon_logit", "effects"),
             [
                 (
-                    cell.row, cell.column, len(cell.members), f"{self.cells[number]:.4f}",
+                    cell.row,
+                    cell.column,
+                    len(cell.members),
+                    f"{self.cells[number]:.4f}",
                     f"{self.own[list(cell.members)].double().mean():.3f}",
                     "" if self.said is None else f"{self.said[number]:.3f}",
                     names_of((self.level.effects or [()] * len(self.cells))[number]),
@@ -127,14 +133,16 @@ class ClassAtlas(results.Result):
             ],
             caption="What each square says for the class, above the mean of all classes, in "
             "logits; how much of it is labelled so; the logit of its icon above the mean logit.",
-        )  # fmt: skip
+        )
         folder.table(
             "class_rows.csv",
             ("path", "class", "argument", "map_row", "map_column"),
             [
                 (
-                    self.atlas.store.pictures.paths[row], self.atlas.store.pictures.folders[row],
-                    f"{said:.4f}", *where,
+                    self.atlas.store.pictures.paths[row],
+                    self.atlas.store.pictures.folders[row],
+                    f"{said:.4f}",
+                    *where,
                 )
                 for row, said, where in zip(
                     self.atlas.rows, self.arguments.tolist(), self._positions(), strict=True
@@ -142,7 +150,7 @@ class ClassAtlas(results.Result):
             ],
             caption="What each picture says for the class, and at which position of the layer's "
             "map it was read, where it has one.",
-        )  # fmt: skip
+        )
         self.atlas.write(folder)
 
     def _positions(self) -> list[tuple[Any, Any]]:
@@ -214,10 +222,18 @@ def build_class_atlas(
     best = best.sort().values
     some = _selected(chosen, best)
     atlas = build_atlas(
-        model, some, icons=icons, sides=[side], icon_side=side, icon_steps=icon_steps,
-        most=len(some), seed=seed, partial=partial, progress=progress,
+        model,
+        some,
+        icons=icons,
+        sides=[side],
+        icon_side=side,
+        icon_steps=icon_steps,
+        most=len(some),
+        seed=seed,
+        partial=partial,
+        progress=progress,
         **{"perplexity": 20.0} | options,
-    )  # fmt: skip
+    )
     level = atlas.levels[0]
     means = cell_means(some.matrix(), level.grid)
     effects = logit_effects(model, store.layer, means, **standing(model, some, level.samples))
@@ -230,11 +246,16 @@ def build_class_atlas(
     made = results.origin(
         model,
         parameters=dict(atlas.origin.parameters)
-        | {"class": name, "among": among, "side": side, "most": most,
-           "store": None if store.folder is None else str(store.folder)},
+        | {
+            "class": name,
+            "among": among,
+            "side": side,
+            "most": most,
+            "store": None if store.folder is None else str(store.folder),
+        },
         started=started,
         seed=seed,
-    )  # fmt: skip
+    )
     return ClassAtlas(
         origin=replace(made, data=store.origin.data),
         warnings=(*doubts, *atlas.warnings),
@@ -250,9 +271,12 @@ def build_class_atlas(
 
 
 def _arguing(
-    model: Model, store: Store, rows: list[int], target: int,
+    model: Model,
+    store: Store,
+    rows: list[int],
+    target: int,
     progress: Callable[[int, int, str], None] | None,
-) -> tuple[Store, Tensor, tuple[str, ...]]:  # fmt: skip
+) -> tuple[Store, Tensor, tuple[str, ...]]:
     """Candidates as a store of their own, what each says for the class (N,), and doubts."""
     if len(store.shape) == 1:
         found = []
@@ -308,9 +332,10 @@ def strongest(
     rows = torch.arange(len(h), device=h.device)
     where = torch.stack([best // said.shape[2], best % said.shape[2]], 1)
     return (
-        h.flatten(2)[rows, :, best].float().cpu(), where.cpu(),
+        h.flatten(2)[rows, :, best].float().cpu(),
+        where.cpu(),
         said.flatten(1)[rows, best].float().cpu(),
-    )  # fmt: skip
+    )
 
 
 def activations_and_logits(model: Model, pictures: Tensor, layer: str) -> tuple[Tensor, Tensor]:
@@ -320,9 +345,12 @@ def activations_and_logits(model: Model, pictures: Tensor, layer: str) -> tuple[
 
 
 def _memory(
-    store: Store, rows: list[int], vectors: Tensor, positions: Tensor | None = None,
+    store: Store,
+    rows: list[int],
+    vectors: Tensor,
+    positions: Tensor | None = None,
     model: Model | None = None,
-) -> Store:  # fmt: skip
+) -> Store:
     """A store in memory of some rows of another, with vectors of their own."""
     field = None if model is None else model.layer(store.layer).receptive_field
     return replace(
@@ -368,7 +396,7 @@ def _figure(found: ClassAtlas) -> Figure:
     samples = atlas.pictures_of(level.samples).float() / 255
     icons = samples if level.synthetic is None else level.synthetic.images
     limit = max(float(found.cells.abs().max()), 1e-9)
-    figure = plots.new_figure(11, 6.4)
+    figure = plotting.new_figure(11, 6.4)
     figure.set_layout_engine("none")
     figure.set_dpi(200)
     axes = figure.add_axes((0.01, 0.07, 0.53, 0.86))
@@ -383,18 +411,24 @@ def _figure(found: ClassAtlas) -> Figure:
         )
         axes.imshow(
             small[number].permute(1, 2, 0).numpy(),
-            extent=(x + 0.1, x + 0.9, y + 0.9, y + 0.1), interpolation="antialiased",
+            extent=(x + 0.1, x + 0.9, y + 0.9, y + 0.1),
+            interpolation="antialiased",
             zorder=2,
-        )  # fmt: skip
+        )
     axes.set_xlim(0, side)
     axes.set_ylim(side, 0)
     axes.set_aspect("equal")
-    plots.bare(axes)
+    plotting.bare(axes)
     _scale(figure, limit, found.name)
     figure.text(
-        0.01, 0.965, textwrap.shorten(found.title, 110), fontsize=11, weight="bold",
-        color=plots.INK, va="center",
-    )  # fmt: skip
+        0.01,
+        0.965,
+        textwrap.shorten(found.title, 110),
+        fontsize=11,
+        weight="bold",
+        color=plotting.INK,
+        va="center",
+    )
     order = torch.sort(found.cells, descending=True, stable=True).indices.tolist()
     shown = min(_SHOWN, len(order))
     strong = [*order[:shown], *[i for i in order[-2:] if i not in order[:shown]]]
@@ -407,20 +441,29 @@ def _figure(found: ClassAtlas) -> Figure:
         )
         for place, picture in enumerate(pictures):
             axes = figure.add_axes((0.57 + 0.066 * place, bottom, 0.062, tall * 0.93))
-            plots.show_image(axes, resize(picture[None], 112)[0])
+            plotting.show_image(axes, resize(picture[None], 112)[0])
         effects = () if level.effects is None else level.effects[number][:4]
         raised = "\n".join(f"{textwrap.shorten(n, 26)} {value:+.1f}" for n, value in effects)
         share = float(found.own[list(cell.members)].double().mean())
         figure.text(
-            0.575 + 0.066 * len(pictures), bottom + tall * 0.9,
+            0.575 + 0.066 * len(pictures),
+            bottom + tall * 0.9,
             f"{found.cells[number]:+.2f} for {textwrap.shorten(found.name, 18)}\n"
             f"{len(cell.members)} pictures, {share:.0%} labelled so",
-            fontsize=7.5, color=plots.INK, va="top", linespacing=1.3,
-        )  # fmt: skip
+            fontsize=7.5,
+            color=plotting.INK,
+            va="top",
+            linespacing=1.3,
+        )
         figure.text(
-            0.86, bottom + tall * 0.9, raised, fontsize=7, color="#444444", va="top",
+            0.86,
+            bottom + tall * 0.9,
+            raised,
+            fontsize=7,
+            color="#444444",
+            va="top",
             linespacing=1.25,
-        )  # fmt: skip
+        )
     return figure
 
 
@@ -443,6 +486,10 @@ def _scale(figure: Figure, limit: float, name: str) -> None:
     bar.ax.tick_params(labelsize=6.5, length=2)
     bar.outline.set_visible(False)
     figure.text(
-        0.46, 0.044, f"logits for {textwrap.shorten(name, 20)}", fontsize=7, color="#444444",
+        0.46,
+        0.044,
+        f"logits for {textwrap.shorten(name, 20)}",
+        fontsize=7,
+        color="#444444",
         va="center",
-    )  # fmt: skip
+    )

@@ -26,9 +26,13 @@ _BATCH = 64
 
 
 def logit_effects(
-    model: Model, layer: str, vectors: Tensor, *, pictures: Tensor | None = None,
+    model: Model,
+    layer: str,
+    vectors: Tensor,
+    *,
+    pictures: Tensor | None = None,
     positions: Tensor | None = None,
-) -> Tensor:  # fmt: skip
+) -> Tensor:
     """The first-order effect of vectors (N, C) of a layer on all logits, (N, classes) float32.
 
     pictures: (N, 3, S, S) where to stand: the effect is that of adding a vector to the activation

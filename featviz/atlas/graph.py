@@ -155,8 +155,10 @@ class _Space:
     def blocks(self) -> list[Tensor]:
         """All rows, block after block."""
         everything = np.arange(self.count)
-        return [self.take(torch.from_numpy(part)) for part in np.array_split(
-            everything, max(1, self.count // 8192))]  # fmt: skip
+        return [
+            self.take(torch.from_numpy(part))
+            for part in np.array_split(everything, max(1, self.count // 8192))
+        ]
 
     def take(self, rows: Tensor) -> Tensor:
         """Some of the rows, on the processor."""

@@ -182,9 +182,12 @@ def _places(block: Block) -> int:
 
 
 def _improved(
-    points: NDArray[np.float64], places: NDArray[np.int64], columns: int, rows: int,
+    points: NDArray[np.float64],
+    places: NDArray[np.int64],
+    columns: int,
+    rows: int,
     shift: NDArray[np.int64],
-) -> NDArray[np.int64]:  # fmt: skip
+) -> NDArray[np.int64]:
     """Places after each window of a shifted tiling has been solved for those who are in it."""
     places = places.copy()
     window = (places + shift) // _WINDOW
@@ -196,7 +199,10 @@ def _improved(
         left = int(number % across) * _WINDOW - int(shift[0])
         top = int(number // across) * _WINDOW - int(shift[1])
         block = (
-            max(left, 0), min(left + _WINDOW, columns), max(top, 0), min(top + _WINDOW, rows),
-        )  # fmt: skip
+            max(left, 0),
+            min(left + _WINDOW, columns),
+            max(top, 0),
+            min(top + _WINDOW, rows),
+        )
         places[members] = _solve(points[members], block)
     return places

@@ -96,11 +96,8 @@ def medoids(vectors: Tensor | Index, grid: Grid) -> tuple[int, ...]:
 def cell_means(vectors: Tensor | Index, grid: Grid) -> Tensor:
     """The mean vector of each cell's members, (cells, dim) float32."""
     return torch.stack(
-        [
-            (_total(_parts(vectors, cell)) / len(cell.members)).float()
-            for cell in grid.cells
-        ]
-    )  # fmt: skip
+        [(_total(_parts(vectors, cell)) / len(cell.members)).float() for cell in grid.cells]
+    )
 
 
 def within_cosines(vectors: Tensor | Index, means: Tensor, grid: Grid) -> Tensor:
@@ -148,9 +145,12 @@ def _all(vectors: Tensor | Index) -> Iterator[Tensor]:
 
 
 def whiten(
-    directions: Tensor, vectors: Tensor | Index, *, ridge: float = RIDGE,
+    directions: Tensor,
+    vectors: Tensor | Index,
+    *,
+    ridge: float = RIDGE,
     centre: Tensor | None = None,
-) -> Tensor:  # fmt: skip
+) -> Tensor:
     """Directions multiplied by the inverse of the data's second moment, each of length 1.
 
     directions: (D, dim); vectors: (N, dim), the data, or an index of it
@@ -185,9 +185,14 @@ def whiten(
 
 
 def towards(
-    layer: Layer, means: Tensor, whitened: Tensor, centre: Tensor, *, power: float = POWER,
+    layer: Layer,
+    means: Tensor,
+    whitened: Tensor,
+    centre: Tensor,
+    *,
+    power: float = POWER,
     pooled: bool = True,
-) -> Objective:  # fmt: skip
+) -> Objective:
     """(h . w) max(.1, cos(h, v))^power for each cell, of a layer as it is read before its ReLU.
 
     means: (D, dim) v; whitened: (D, dim) w; centre: (dim,), taken from h and v
@@ -266,12 +271,12 @@ def synthetic_icons(
     size: of the pictures in pixels; default: what the layer's receptive field asks for
     partial: a folder in which finished icons are kept, and from which the same call goes on after
         it was killed; the caller removes it
-    options: see `featviz.maximization.ascent.Settings`
+    options: see `featviz.maximization.loop.Settings`
 
     A cell whose mean is the mean of all data has no direction of its own and gets a grey picture.
     Raises KeyboardInterrupt when stopped; what is finished is in `partial`.
     """
-    from featviz.maximization.optimize import canvas, settings_for
+    from featviz.maximization.maximize import canvas, settings_for
     from featviz.maximization.shards import Task, climb_tasks
 
     place = model.layer(layer)
@@ -296,11 +301,16 @@ def synthetic_icons(
             for aim, drive in zip(aims, drives, strict=True)
         )
         (climbed,), stopped = climb_tasks(
-            model, [Task(place, goal, None, settings, keys)], seed=seed, tries=tries,
-            slots=batch_size, partial=None if partial is None else Path(partial),
-            progress=None if progress is None
+            model,
+            [Task(place, goal, None, settings, keys)],
+            seed=seed,
+            tries=tries,
+            batch_size=batch_size,
+            partial=None if partial is None else Path(partial),
+            progress=None
+            if progress is None
             else lambda done, total, _: progress(done, total, "making icons"),
-        )  # fmt: skip
+        )
         if stopped:
             raise KeyboardInterrupt
         assert climbed is not None
@@ -315,13 +325,13 @@ def synthetic_icons(
         icons = SyntheticIcons(pictures[rows], cosines[rows])
         if grid is not None:
             icons = SyntheticIcons(
-                pictures[rows], cosines[rows],
+                pictures[rows],
+                cosines[rows],
                 landed=landed(found[rows], means[rows], centre),
                 landing=land(found[rows], means[rows], centre, grid),
                 shuffled=land(found[rows], means[rows], centre, grid, shuffled=True),
-                samples=None if samples is None
-                else land(samples[rows], means[rows], centre, grid),
-            )  # fmt: skip
+                samples=None if samples is None else land(samples[rows], means[rows], centre, grid),
+            )
         parts.append(icons)
     return parts
 
@@ -370,12 +380,15 @@ def icon_numbers(icons: SyntheticIcons) -> dict[str, tuple[float, str]]:
     """The numbers of icons by name, each with its meaning."""
     shown = {
         "icons' cosine": (
-            float(icons.cosines.mean()), "synthetic icon to its cell's mean, on average",
+            float(icons.cosines.mean()),
+            "synthetic icon to its cell's mean, on average",
         )
-    }  # fmt: skip
+    }
     for name, found in (
-        ("icons", icons.landing), ("samples", icons.samples), ("shuffled icons", icons.shuffled),
-    ):  # fmt: skip
+        ("icons", icons.landing),
+        ("samples", icons.samples),
+        ("shuffled icons", icons.shuffled),
+    ):
         if found is None:
             continue
         if name != "icons":

@@ -128,15 +128,16 @@ def lay_out(
     start = principal_components(index, seed=seed)
     unfolded = to_unit_square(start)
     if count < FEWEST:
-        return Layout(
-            unfolded, start, unfolded, "principal components", 0.0, (0, 0), None, seed
-        )  # fmt: skip
+        return Layout(unfolded, start, unfolded, "principal components", 0.0, (0, 0), None, seed)
     capped = min(perplexity, (count - 1) / 3)
     if graph is None:
         graph = build_graph(
-            index, neighbors_wanted(count, capped), progress,
-            quick=chosen == "preview", device=device,
-        )  # fmt: skip
+            index,
+            neighbors_wanted(count, capped),
+            progress,
+            quick=chosen == "preview",
+            device=device,
+        )
     graph = graph.nearest(min(graph.k, max(1, math.floor(3 * capped))))
     if begin is not None and begin.shape != start.shape:
         raise UserError(f"a map of {count} rows cannot begin at {tuple(begin.shape)} positions")

@@ -155,10 +155,12 @@ def distance_correlation(index: Index, xy: Tensor, pairs: int = PAIRS) -> float:
     generator = torch.Generator().manual_seed(0)
     one = torch.randint(count, (pairs,), generator=generator)
     other = (one + torch.randint(1, count, (pairs,), generator=generator)) % count
-    there = torch.cat([
-        (_unit(index, a) - _unit(index, b)).norm(dim=1)
-        for a, b in zip(one.split(512), other.split(512), strict=True)
-    ])  # fmt: skip
+    there = torch.cat(
+        [
+            (_unit(index, a) - _unit(index, b)).norm(dim=1)
+            for a, b in zip(one.split(512), other.split(512), strict=True)
+        ]
+    )
     here = (xy[one] - xy[other]).double().norm(dim=1)
     if bool((there == there[0]).all()) or bool((here == here[0]).all()):
         return 0.0

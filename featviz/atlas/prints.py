@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from featviz import plots
+from featviz import plotting
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -42,22 +42,27 @@ def largest_classes(atlas: Atlas, most: int = NAMED) -> list[str]:
 def print_page(atlas: Atlas) -> Figure:
     """The atlas as one page for print."""
     named = largest_classes(atlas)
-    colours = dict(zip(named, plots.PALETTE, strict=False))
+    colours = dict(zip(named, plotting.PALETTE, strict=False))
     frames = [colours.get(atlas.store.class_name(row)) for row in atlas.rows]
     picture = framed_map(atlas, frames)
     words = textwrap.wrap(_words(atlas), 124)
     legend = 0.2 * -(-len(named) // 4) + 0.08 if named else 0.0
     tall = WIDTH * picture.shape[1] / picture.shape[2]
     height = 0.36 + tall + legend + 0.155 * len(words) + 0.15
-    figure = plots.new_figure(WIDTH, height)
+    figure = plotting.new_figure(WIDTH, height)
     figure.set_layout_engine("none")
     figure.set_dpi(DOTS)
     axes = figure.add_axes((0.01, 1 - (0.3 + tall) / height, 0.98, tall / height))
-    plots.show_image(axes, picture)
+    plotting.show_image(axes, picture)
     figure.text(
-        0.01, 1 - 0.2 / height, atlas.title, fontsize=10, color=plots.INK, weight="bold",
+        0.01,
+        1 - 0.2 / height,
+        atlas.title,
+        fontsize=10,
+        color=plotting.INK,
+        weight="bold",
         va="center",
-    )  # fmt: skip
+    )
     if named:
         from matplotlib.patches import Patch
 
@@ -65,13 +70,24 @@ def print_page(atlas: Atlas) -> Figure:
             handles=[
                 Patch(color=colours[name], label=textwrap.shorten(name, 30)) for name in named
             ],
-            loc="upper left", bbox_to_anchor=(0.0, 1 - (0.32 + tall) / height), ncols=4,
-            frameon=False, fontsize=7, handlelength=1, handleheight=1, columnspacing=1.2,
-        )  # fmt: skip
+            loc="upper left",
+            bbox_to_anchor=(0.0, 1 - (0.32 + tall) / height),
+            ncols=4,
+            frameon=False,
+            fontsize=7,
+            handlelength=1,
+            handleheight=1,
+            columnspacing=1.2,
+        )
     figure.text(
-        0.01, 1 - (0.36 + tall + legend) / height, "\n".join(words), fontsize=7, color="#444444",
-        va="top", linespacing=1.35,
-    )  # fmt: skip
+        0.01,
+        1 - (0.36 + tall + legend) / height,
+        "\n".join(words),
+        fontsize=7,
+        color="#444444",
+        va="top",
+        linespacing=1.35,
+    )
     return figure
 
 

@@ -98,9 +98,12 @@ class Attraction:
         with warnings.catch_warnings():  # torch calls this form of matrix new each time
             warnings.filterwarnings("ignore", message="Sparse CSR tensor support")
             self.held = torch.sparse_csr_tensor(
-                pairs.starts.to(device), self.others, torch.empty_like(self.p),
-                (len(pairs),) * 2, check_invariants=True,
-            )  # fmt: skip
+                pairs.starts.to(device),
+                self.others,
+                torch.empty_like(self.p),
+                (len(pairs),) * 2,
+                check_invariants=True,
+            )
 
     def __call__(self, y: Tensor) -> Tensor:
         """The attraction (2, N) of points (2, N)."""
@@ -233,8 +236,11 @@ def _good_sizes() -> list[int]:
     """Even sizes without prime factors above 5, each at least 4% above the one before."""
     smooth = sorted(
         2**a * 3**b * 5**c
-        for a in range(1, 15) for b in range(9) for c in range(6) if 2**a * 3**b * 5**c <= 16384
-    )  # fmt: skip
+        for a in range(1, 15)
+        for b in range(9)
+        for c in range(6)
+        if 2**a * 3**b * 5**c <= 16384
+    )
     chosen = [16]
     for size in smooth:
         if size >= 1.04 * chosen[-1]:
@@ -257,9 +263,12 @@ def divergence(pairs: Affinities, points: Tensor) -> float:
     """
     y = points.T.double().contiguous()
     if y.shape[1] <= _ALL_PAIRS:
-        z = sum(
-            float((1 / (1 + torch.cdist(part, y.T).square())).sum()) for part in y.T.split(1024)
-        ) - y.shape[1]  # fmt: skip
+        z = (
+            sum(
+                float((1 / (1 + torch.cdist(part, y.T).square())).sum()) for part in y.T.split(1024)
+            )
+            - y.shape[1]
+        )
     else:
         z = float(Repulsion(SPACING / 2)(y)[1])
     some = pairs.p > 0

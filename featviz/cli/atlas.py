@@ -150,22 +150,48 @@ def atlas(
         result: Result
         if other is not None:
             result = align_maps(
-                space, other, how=align, perplexity=perplexity, most=most, seed=seed,
+                space,
+                other,
+                how=align,
+                perplexity=perplexity,
+                most=most,
+                seed=seed,
                 progress=progress,
-            )  # fmt: skip
+            )
         elif class_name is not None:
             assert net is not None
             result = build_class_atlas(
-                net, space, class_name, among=among, icons=icons, icon_steps=icon_steps,
-                side=cut[0] if cut else SIDE, most=min(most, MOST), icon_power=icon_power,
-                method=method, seed=seed, partial=partial, progress=progress,
-            )  # fmt: skip
+                net,
+                space,
+                class_name,
+                among=among,
+                icons=icons,
+                icon_steps=icon_steps,
+                side=cut[0] if cut else SIDE,
+                most=min(most, MOST),
+                icon_power=icon_power,
+                method=method,
+                seed=seed,
+                partial=partial,
+                progress=progress,
+            )
         else:
             result = build_atlas(
-                net, space, icons=icons, sides=cut, icon_side=with_icons, icon_steps=icon_steps,
-                icon_power=icon_power, perplexity=perplexity, method=method, seeds=seeds,
-                most=most, seed=seed, partial=partial, progress=progress,
-            )  # fmt: skip
+                net,
+                space,
+                icons=icons,
+                sides=cut,
+                icon_side=with_icons,
+                icon_steps=icon_steps,
+                icon_power=icon_power,
+                perplexity=perplexity,
+                method=method,
+                seeds=seeds,
+                most=most,
+                seed=seed,
+                partial=partial,
+                progress=progress,
+            )
     finish(result, folder, overwrite=overwrite, as_json=as_json, quiet=quiet)
     shards.remove(partial)
 
@@ -181,14 +207,22 @@ def numbers(text: str, option: str) -> list[int]:
 
 
 def _embedded(
-    net: Model, data: Path | None, layer: str, class_names: Path | None, batch_size: int,
+    net: Model,
+    data: Path | None,
+    layer: str,
+    class_names: Path | None,
+    batch_size: int,
     progress: Progress | None,
-) -> Store:  # fmt: skip
+) -> Store:
     from featviz.cli.embed import read_class_names
     from featviz.cli.run import open_data
     from featviz.embedding.extract import embed
 
     return embed(
-        net, open_data(data), layer, class_names=read_class_names(class_names),
-        batch_size=batch_size, progress=progress,
-    )  # fmt: skip
+        net,
+        open_data(data),
+        layer,
+        class_names=read_class_names(class_names),
+        batch_size=batch_size,
+        progress=progress,
+    )

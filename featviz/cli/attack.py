@@ -82,8 +82,8 @@ def attack(
     """
     radius = None if eps is None else options.parse_eps(eps)
 
-    from featviz.adversarial.attacks import attack as run
-    from featviz.cli.given import open_given
+    from featviz.attacks.attack import attack as run
+    from featviz.cli.pictures import open_given
     from featviz.cli.run import check_out, finish, open_data, progress_bar
     from featviz.models.load import load
 
@@ -93,13 +93,22 @@ def attack(
     names, batch = open_given(pictures, net)
     with progress_bar(quiet) as progress:
         result = run(
-            net, batch, norm=norm.lower(), eps=radius, method=method.lower(), target=target,
-            steps=steps, restarts=restarts, seed=seed, names=names, progress=progress,
-        )  # fmt: skip
+            net,
+            batch,
+            norm=norm.lower(),
+            eps=radius,
+            method=method.lower(),
+            target=target,
+            steps=steps,
+            restarts=restarts,
+            seed=seed,
+            names=names,
+            progress=progress,
+        )
         if inside:
             from dataclasses import replace
 
-            from featviz.adversarial.sections import inside_of
+            from featviz.robustness.parts import inside_of
 
             shown = inside_of(net, result, open_data(data), seed=seed, progress=progress)
             result = replace(result, inside=shown)

@@ -48,7 +48,7 @@ def attribute(
     """
     from featviz.attribution import attribute as run
     from featviz.attribution import check_methods
-    from featviz.cli.given import open_given
+    from featviz.cli.pictures import open_given
     from featviz.cli.run import check_out, finish, progress_bar
     from featviz.models.load import load
 
@@ -59,7 +59,15 @@ def attribute(
     names, batch = open_given(pictures, net)
     with progress_bar(quiet) as progress:
         result = run(
-            net, batch, target=target, methods=wanted, layer=layer, baseline=baseline,
-            steps=steps, names=names, seed=seed, progress=progress,
-        )  # fmt: skip
+            net,
+            batch,
+            target=target,
+            methods=wanted,
+            layer=layer,
+            baseline=baseline,
+            steps=steps,
+            names=names,
+            seed=seed,
+            progress=progress,
+        )
     finish(result, folder, overwrite=overwrite, as_json=as_json, quiet=quiet)

@@ -80,14 +80,14 @@ def audit(
     run that was stopped goes on where it was when the same command is given again.
 
     Example: featviz audit --eps 1/255,2/255,4/255 --norm linf --count 24
-    """  # fmt: skip
+    """
     norms = _words(norm)
     grids = _grids(norms, {"linf": eps, "l2": eps_l2, "l1": eps_l1, "l0": eps_l0})
 
-    from featviz.adversarial.audit import audit as run
-    from featviz.adversarial.audit import check_grids
     from featviz.cli.run import check_out, open_data, progress_bar, report
     from featviz.models.load import load
+    from featviz.robustness.audit import audit as run
+    from featviz.robustness.audit import check_grids
 
     check_grids(norms, grids)
     pictures = open_data(data)
@@ -104,11 +104,23 @@ def audit(
 
     with progress_bar(quiet) as progress:
         result = run(
-            net, pictures, norms=norms, eps=grids, count=count, steps=steps,
-            check=check.lower(), check_steps=check_steps, queries=queries,
-            sections=_words(sections), against=others, seed=seed, out=folder,
-            overwrite=overwrite, announce=announce, progress=progress,
-        )  # fmt: skip
+            net,
+            pictures,
+            norms=norms,
+            eps=grids,
+            count=count,
+            steps=steps,
+            check=check.lower(),
+            check_steps=check_steps,
+            queries=queries,
+            sections=_words(sections),
+            against=others,
+            seed=seed,
+            out=folder,
+            overwrite=overwrite,
+            announce=announce,
+            progress=progress,
+        )
     report(result, folder, as_json=as_json, quiet=quiet)
 
 

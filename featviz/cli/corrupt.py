@@ -62,8 +62,8 @@ def corrupt(
 
     import shutil
 
-    from featviz.adversarial.corruptions import CORRUPTIONS, EXTRA, corruption_table, settings
     from featviz.cli.run import check_out, finish, open_data, progress_bar
+    from featviz.corruptions import CORRUPTIONS, EXTRA, corruption_table, settings
     from featviz.models.load import load
 
     wanted = [*(wanted or CORRUPTIONS), *(EXTRA if extra else ())]
@@ -76,8 +76,15 @@ def corrupt(
     partial = folder.with_name(f"{folder.name}.partial")
     with progress_bar(quiet) as progress:
         result = corruption_table(
-            net, pictures, names=wanted, severities=levels, count=count, jpeg=jpeg, seed=seed,
-            partial=partial, progress=progress,
-        )  # fmt: skip
+            net,
+            pictures,
+            names=wanted,
+            severities=levels,
+            count=count,
+            jpeg=jpeg,
+            seed=seed,
+            partial=partial,
+            progress=progress,
+        )
     finish(result, folder, overwrite=overwrite, as_json=as_json, quiet=quiet)
     shutil.rmtree(partial, ignore_errors=True)

@@ -49,9 +49,16 @@ def demo(
     tell = None if quiet or as_json else _announce
     with progress_bar(quiet) as progress:
         tour = take_tour(
-            net, pictures, folder, quick=quick, seed=seed, class_names=names,
-            overwrite=overwrite, progress=progress, announce=tell,
-        )  # fmt: skip
+            net,
+            pictures,
+            folder,
+            quick=quick,
+            seed=seed,
+            class_names=names,
+            overwrite=overwrite,
+            progress=progress,
+            announce=tell,
+        )
     if as_json:
         steps = [
             {"folder": str(t.folder), "seconds": t.seconds, "kept": t.kept, "refused": t.refused}

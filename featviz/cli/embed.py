@@ -14,18 +14,20 @@ from featviz.cli import options
 LayerName = Annotated[
     str | None,
     typer.Option(
-        "--layer", "-l",
+        "--layer",
+        "-l",
         help="Where to read; default: relu7, the fc7 space of the papers (fc7 after its ReLU).",
     ),
-]  # fmt: skip
+]
 ClassNames = Annotated[
     Path | None,
     typer.Option(
-        "--class-names", metavar="FILE",
+        "--class-names",
+        metavar="FILE",
         help="Names of the data's class folders, lines of folder TAB name; "
         "default: those that the model knows.",
     ),
-]  # fmt: skip
+]
 BatchSize = Annotated[int, typer.Option("--batch-size", min=1, help="Pictures a forward pass.")]
 
 
@@ -81,7 +83,7 @@ def embed(
     A run that was killed goes on where it was when the same command is given again.
 
     Example: featviz embed --layer relu7 --out run/embed-relu7
-    """  # fmt: skip
+    """
     from featviz.cli.run import open_data, progress_bar, report
     from featviz.embedding.extract import default_layer
     from featviz.embedding.extract import embed as one
@@ -94,10 +96,17 @@ def embed(
     folder = out if out is not None else Path("run") / f"embed-{'-'.join(names)}"
     with progress_bar(quiet) as progress:
         given = {
-            "out": folder, "position": position, "seed": seed, "precision": precision,
-            "decoder": decoder, "engine": engine, "class_names": read_class_names(class_names),
-            "batch_size": batch_size, "overwrite": overwrite, "progress": progress,
-        }  # fmt: skip
+            "out": folder,
+            "position": position,
+            "seed": seed,
+            "precision": precision,
+            "decoder": decoder,
+            "engine": engine,
+            "class_names": read_class_names(class_names),
+            "batch_size": batch_size,
+            "overwrite": overwrite,
+            "progress": progress,
+        }
         if len(names) == 1:
             stores = {folder: one(net, open_data(data), names[0], **given)}  # type: ignore[arg-type]
         else:

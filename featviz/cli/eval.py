@@ -37,7 +37,7 @@ def eval(
     from featviz.datasets import open_pictures
     from featviz.models.load import load
     from featviz.samples import sample_pictures
-    from featviz.training import evaluate
+    from featviz.training.loop import evaluate
 
     folder = check_out(out, f"eval-{model.replace('/', '-')}", overwrite)
     pictures = open_pictures(data) if data is not None else sample_pictures()

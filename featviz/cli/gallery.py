@@ -40,9 +40,9 @@ def gallery(
     """Make a static site from result folders; it opens from the disk, without a server.
 
     Example: featviz kernels --out run/kernels && featviz gallery run
-    """  # fmt: skip
+    """
     from featviz.gallery.build import build_gallery
-    from featviz.gallery.entries import MARK
+    from featviz.gallery.reader import MARK
 
     site = build_gallery(run, out, title=title, with_arrays=with_arrays, overwrite=overwrite)
     about = json.loads((site / MARK).read_text(encoding="utf-8"))

@@ -47,9 +47,9 @@ def kernels(
     """Show a convolution's kernels: edges by orientation, colours by hue, noise named as noise.
 
     Example: featviz kernels --layer conv1
-    """  # fmt: skip
+    """
     from featviz.cli.run import check_out, finish, progress_bar
-    from featviz.kernels import find_convolution, kernel_growth, kernel_sheet
+    from featviz.kernels.sheet import find_convolution, kernel_growth, kernel_sheet
     from featviz.models.load import load
 
     if growth is not None:

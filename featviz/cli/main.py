@@ -47,9 +47,24 @@ app = typer.Typer(
 )
 
 for module in (
-    demo, layers, kernels, maps, maximize, redraw, embed, neighbors, atlas, attribute, attack,
-    audit, corrupt, universal, train, eval, gallery,
-):  # fmt: skip
+    demo,
+    layers,
+    kernels,
+    maps,
+    maximize,
+    redraw,
+    embed,
+    neighbors,
+    atlas,
+    attribute,
+    attack,
+    audit,
+    corrupt,
+    universal,
+    train,
+    eval,
+    gallery,
+):
     name = module.__name__.rpartition(".")[2]
     app.command(name)(getattr(module, name))
 

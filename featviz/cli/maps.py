@@ -54,10 +54,10 @@ def maps(
     Example: featviz maps --layer conv1. With --unit conv1:12 it works out why that unit answers
     at its strongest position; with --layer conv5 --units 0-7 --top 9 it finds the patches of a
     data set that move these units most.
-    """  # fmt: skip
+    """
     from featviz.cli.run import check_out, finish, open_data, progress_bar
     from featviz.errors import UserError
-    from featviz.models.first import first_convolution
+    from featviz.models.first_layer import first_convolution
     from featviz.models.load import load
     from featviz.results import Result
 
@@ -72,14 +72,14 @@ def maps(
         raise UserError(f"{model} has no convolution; name a layer with --layer")
     result: Result
     if examples:
-        from featviz.examples import top_patches
+        from featviz.maps.top_patches import top_patches
 
         folder = check_out(out, f"examples-{_word(place)}", overwrite)
         pictures = open_data(data)
         with progress_bar(quiet) as progress:
             result = top_patches(net, pictures, place, units=units, k=top or 9, progress=progress)
     else:
-        from featviz.maps import activation_maps, patch_times_kernel
+        from featviz.maps.activation_maps import activation_maps, patch_times_kernel
         from featviz.samples import photograph_path
 
         shown = picture or photograph_path("china")

@@ -11,8 +11,8 @@ import typer
 from featviz.cli import options
 
 if TYPE_CHECKING:
+    from featviz.maximization.layer_results import Several
     from featviz.maximization.result import Maximized
-    from featviz.maximization.several import Several
 
 
 def maximize(
@@ -140,7 +140,7 @@ def maximize(
     from featviz.datasets import open_pictures
     from featviz.errors import UserError
     from featviz.films import check_kind
-    from featviz.maximization import optimize, shards
+    from featviz.maximization import maximize, shards
     from featviz.models.load import load
 
     if other is None and (other_weights is not None or other_classes is not None):
@@ -153,19 +153,51 @@ def maximize(
         _refuse_with_several(engine != "here", "--engine")
         _refuse_with_several(other is not None, "--other")
         _several(
-            layer, units, facets=facets, between=between, diversity=diversity, steps=steps or 256,
-            size=size, objective=objective, film=film, batch_size=batch_size,
-            precision=precision, model=model, weights=weights, classes=classes, data=data,
-            device=device, seed=seed, out=out, overwrite=overwrite, as_json=as_json, quiet=quiet,
-        )  # fmt: skip
+            layer,
+            units,
+            facets=facets,
+            between=between,
+            diversity=diversity,
+            steps=steps or 256,
+            size=size,
+            objective=objective,
+            film=film,
+            batch_size=batch_size,
+            precision=precision,
+            model=model,
+            weights=weights,
+            classes=classes,
+            data=data,
+            device=device,
+            seed=seed,
+            out=out,
+            overwrite=overwrite,
+            as_json=as_json,
+            quiet=quiet,
+        )
         return
     if ":" in objective or "(" in objective:
         _joint(
-            objective, preset=preset, parametrization=parametrization, statistics=statistics,
-            steps=steps, tries=tries, size=size, film=film, batch_size=batch_size,
-            precision=precision, model=model, weights=weights, classes=classes, device=device,
-            seed=seed, out=out, overwrite=overwrite, as_json=as_json, quiet=quiet,
-        )  # fmt: skip
+            objective,
+            preset=preset,
+            parametrization=parametrization,
+            statistics=statistics,
+            steps=steps,
+            tries=tries,
+            size=size,
+            film=film,
+            batch_size=batch_size,
+            precision=precision,
+            model=model,
+            weights=weights,
+            classes=classes,
+            device=device,
+            seed=seed,
+            out=out,
+            overwrite=overwrite,
+            as_json=as_json,
+            quiet=quiet,
+        )
         return
     kind = "gif" if film is None else check_kind(film)
     places = _places(layer, units)
@@ -185,13 +217,28 @@ def maximize(
     own = {} if statistics is None else {"statistics": statistics}
     try:
         with progress_bar(quiet) as progress:
-            result = optimize.maximize(
-                net, places, units=units, objective=objective, preset=preset, steps=steps,
-                tries=tries, seed=seed, size=size, natural=pictures, other=second,
-                film=24 if film else 0, batch_size=batch_size, precision=precision, engine=engine,
-                partial=shards.partial_of(folder), progress=progress, **form, **own,
-            )  # fmt: skip
-    except optimize.Stopped as stopped:
+            result = maximize.maximize(
+                net,
+                places,
+                units=units,
+                objective=objective,
+                preset=preset,
+                steps=steps,
+                tries=tries,
+                seed=seed,
+                size=size,
+                natural=pictures,
+                other=second,
+                film=24 if film else 0,
+                batch_size=batch_size,
+                precision=precision,
+                engine=engine,
+                partial=shards.partial_of(folder),
+                progress=progress,
+                **form,
+                **own,
+            )
+    except maximize.Stopped as stopped:
         if stopped.result is not None:
             kept = _filmed(stopped.result, kind)
             finish(kept, folder, overwrite=overwrite, as_json=as_json, quiet=quiet)
@@ -201,15 +248,31 @@ def maximize(
 
 
 def _joint(
-    objective: str, *, preset: str, parametrization: str | None, statistics: Path | None,
-    steps: int | None, tries: int, size: int | None, film: str | None, batch_size: int | None,
-    precision: str, model: str, weights: str | None, classes: Path | None, device: str, seed: int,
-    out: Path | None, overwrite: bool, as_json: bool, quiet: bool,
-) -> None:  # fmt: skip
+    objective: str,
+    *,
+    preset: str,
+    parametrization: str | None,
+    statistics: Path | None,
+    steps: int | None,
+    tries: int,
+    size: int | None,
+    film: str | None,
+    batch_size: int | None,
+    precision: str,
+    model: str,
+    weights: str | None,
+    classes: Path | None,
+    device: str,
+    seed: int,
+    out: Path | None,
+    overwrite: bool,
+    as_json: bool,
+    quiet: bool,
+) -> None:
     """Objectives in words, one picture each."""
     from featviz.cli.run import check_out, finish, progress_bar
     from featviz.films import check_kind
-    from featviz.maximization import optimize
+    from featviz.maximization import maximize
     from featviz.models.load import load
 
     kind = "gif" if film is None else check_kind(film)
@@ -219,13 +282,21 @@ def _joint(
     words = [text.strip() for text in objective.split(";") if text.strip()]
     try:
         with progress_bar(quiet) as progress:
-            result = optimize.maximize_objective(
-                net, words, preset=preset, steps=steps, tries=tries, seed=seed, size=size,
-                film=24 if film else 0, batch_size=batch_size, precision=precision,
+            result = maximize.maximize_objective(
+                net,
+                words,
+                preset=preset,
+                steps=steps,
+                tries=tries,
+                seed=seed,
+                size=size,
+                film=24 if film else 0,
+                batch_size=batch_size,
+                precision=precision,
                 progress=progress,
                 **{name: value for name, value in given.items() if value is not None},
-            )  # fmt: skip
-    except optimize.Stopped as stopped:
+            )
+    except maximize.Stopped as stopped:
         if stopped.result is not None:
             kept = _filmed(stopped.result, kind)
             finish(kept, folder, overwrite=overwrite, as_json=as_json, quiet=quiet)
@@ -260,11 +331,29 @@ def _refuse_with_several(given: bool, option: str) -> None:
 
 
 def _several(
-    layer: str, units: str, *, facets: int | None, between: int | None, diversity: float | None,
-    steps: int, size: int | None, objective: str, film: str | None, batch_size: int | None,
-    precision: str, model: str, weights: str | None, classes: Path | None, data: Path | None,
-    device: str, seed: int, out: Path | None, overwrite: bool, as_json: bool, quiet: bool,
-) -> None:  # fmt: skip
+    layer: str,
+    units: str,
+    *,
+    facets: int | None,
+    between: int | None,
+    diversity: float | None,
+    steps: int,
+    size: int | None,
+    objective: str,
+    film: str | None,
+    batch_size: int | None,
+    precision: str,
+    model: str,
+    weights: str | None,
+    classes: Path | None,
+    data: Path | None,
+    device: str,
+    seed: int,
+    out: Path | None,
+    overwrite: bool,
+    as_json: bool,
+    quiet: bool,
+) -> None:
     """Several pictures of each unit (--facets), or on the way between two (--between)."""
     from featviz.cli.run import check_out, finish, progress_bar
     from featviz.datasets import open_pictures
@@ -291,16 +380,36 @@ def _several(
             from featviz.maximization.interpolation import interpolate
 
             result = interpolate(
-                net, layer, units, count=between, steps=steps, seed=seed, size=size,
-                objective=objective, film_kind=kind, precision=precision, progress=progress,
-            )  # fmt: skip
+                net,
+                layer,
+                units,
+                count=between,
+                steps=steps,
+                seed=seed,
+                size=size,
+                objective=objective,
+                film_kind=kind,
+                precision=precision,
+                progress=progress,
+            )
         else:
             from featviz.maximization.facets import draw_facets
 
             result = draw_facets(
-                net, layer, units=units, count=facets or 0, natural=pictures,
-                diversity=1.0 if diversity is None else diversity, steps=steps, seed=seed,
-                size=size, objective=objective, film=24 if kind else 0, film_kind=kind or "gif",
-                batch_size=batch_size, precision=precision, progress=progress,
-            )  # fmt: skip
+                net,
+                layer,
+                units=units,
+                count=facets or 0,
+                natural=pictures,
+                diversity=1.0 if diversity is None else diversity,
+                steps=steps,
+                seed=seed,
+                size=size,
+                objective=objective,
+                film=24 if kind else 0,
+                film_kind=kind or "gif",
+                batch_size=batch_size,
+                precision=precision,
+                progress=progress,
+            )
     finish(result, folder, overwrite=overwrite, as_json=as_json, quiet=quiet)

@@ -14,10 +14,12 @@ from featviz.cli.embed import BatchSize, ClassNames, LayerName
 StoreFolder = Annotated[
     Path | None,
     typer.Option(
-        "--store", "-s", metavar="FOLDER",
+        "--store",
+        "-s",
+        metavar="FOLDER",
         help="A store made by featviz embed; default: embed --data now, in memory.",
     ),
-]  # fmt: skip
+]
 
 
 def neighbors(
@@ -83,13 +85,23 @@ def neighbors(
         if store is None:
             assert net is not None
             space = embed(
-                net, open_data(data), place, class_names=read_class_names(class_names),
-                batch_size=batch_size, progress=progress,
-            )  # fmt: skip
+                net,
+                open_data(data),
+                place,
+                class_names=read_class_names(class_names),
+                batch_size=batch_size,
+                progress=progress,
+            )
         result = find_neighbors(
-            space, asked or None, k=k, metric=metric, index=index, model=net, seed=seed,
+            space,
+            asked or None,
+            k=k,
+            metric=metric,
+            index=index,
+            model=net,
+            seed=seed,
             progress=progress,
-        )  # fmt: skip
+        )
     finish(result, folder, overwrite=overwrite, as_json=as_json, quiet=quiet)
 
 

@@ -12,43 +12,55 @@ _MODEL, _OUTPUT = "Model", "Output"
 ModelName = Annotated[
     str,
     typer.Option(
-        "--model", "-m", rich_help_panel=_MODEL,
+        "--model",
+        "-m",
+        rich_help_panel=_MODEL,
         help="alexnet-mini (bundled), alexnet, alexnet-2012, a torchvision name, or timm/NAME.",
     ),
-]  # fmt: skip
+]
 Weights = Annotated[
     str | None,
     typer.Option(
-        "--weights", "-w", rich_help_panel=_MODEL, metavar="FILE",
+        "--weights",
+        "-w",
+        rich_help_panel=_MODEL,
+        metavar="FILE",
         help="Safetensors or torch file; DEFAULT for torchvision's own download.",
     ),
-]  # fmt: skip
+]
 Classes = Annotated[
     Path | None,
     typer.Option(
-        "--classes", rich_help_panel=_MODEL, metavar="FILE",
+        "--classes",
+        rich_help_panel=_MODEL,
+        metavar="FILE",
         help="Class names, one a line (name, or synset TAB name).",
     ),
-]  # fmt: skip
+]
 Device = Annotated[
     str, typer.Option("--device", rich_help_panel=_MODEL, help="auto, cpu, cuda or cuda:N.")
 ]
 Data = Annotated[
     Path | None,
     typer.Option(
-        "--data", "-d", metavar="PATH",
+        "--data",
+        "-d",
+        metavar="PATH",
         help="Folder of pictures (flat or class folders), a .tar or a .txt list; "
         "default: the bundled sample pictures.",
     ),
-]  # fmt: skip
+]
 Seed = Annotated[int, typer.Option("--seed", help="The same seed gives the same result.")]
 Out = Annotated[
     Path | None,
     typer.Option(
-        "--out", "-o", rich_help_panel=_OUTPUT, metavar="FOLDER",
+        "--out",
+        "-o",
+        rich_help_panel=_OUTPUT,
+        metavar="FOLDER",
         help="Result folder to write; default: run/ and the name of the result.",
     ),
-]  # fmt: skip
+]
 Overwrite = Annotated[
     bool, typer.Option("--overwrite", rich_help_panel=_OUTPUT, help="Replace an existing result.")
 ]

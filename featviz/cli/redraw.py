@@ -96,7 +96,7 @@ def redraw(
 
     Example: featviz redraw --layer conv1,conv3,conv5,fc7
     """
-    from featviz.cli.given import open_given
+    from featviz.cli.pictures import open_given
     from featviz.cli.run import check_out, finish, progress_bar
     from featviz.datasets import open_pictures
     from featviz.errors import UserError, nearest
@@ -129,25 +129,30 @@ def redraw(
     result: Result
     with progress_bar(quiet) as progress:
         shared: dict[str, Any] = {
-            "seed": seed, "names": names, "film": 24 if film else 0, "film_kind": kind,
-            "batch_size": batch_size, "precision": precision, "progress": progress,
-        }  # fmt: skip
+            "seed": seed,
+            "names": names,
+            "film": 24 if film else 0,
+            "film_kind": kind,
+            "batch_size": batch_size,
+            "precision": precision,
+            "progress": progress,
+        }
         if steps is not None:
             shared["steps"] = steps
         if method == "invert":
-            from featviz.maximization.inversion import invert
+            from featviz.from_picture.inversion import invert
 
             result = invert(net, batch, layer, tries=tries, natural=natural, **shared)
         elif method == "caricature":
-            from featviz.maximization.dream import caricature
+            from featviz.from_picture.deepdream import caricature
 
             result = caricature(net, batch, layer, tries=tries, power=power, **shared)
         elif method == "deepdream":
-            from featviz.maximization.dream import deepdream
+            from featviz.from_picture.deepdream import deepdream
 
             result = deepdream(net, batch, layer, units=units, octaves=octaves, **shared)
         else:
-            from featviz.maximization.accentuation import accentuate
+            from featviz.from_picture.accentuation import accentuate
 
             result = accentuate(net, batch, units, anchor=anchor, weight=weight, **shared)
     finish(result, folder, overwrite=overwrite, as_json=as_json, quiet=quiet)

@@ -17,7 +17,8 @@ def train(
     validation: Annotated[
         Path | None,
         typer.Option(
-            "--validation", metavar="PATH",
+            "--validation",
+            metavar="PATH",
             help="Pictures to test on after each epoch, in the same class folders.",
         ),
     ] = None,
@@ -39,14 +40,20 @@ def train(
     label_smoothing: Annotated[
         float,
         typer.Option(
-            "--label-smoothing", min=0, max=1, rich_help_panel=_TRAINING,
+            "--label-smoothing",
+            min=0,
+            max=1,
+            rich_help_panel=_TRAINING,
             help="Share of each target that goes to all classes alike.",
         ),
     ] = 0.1,
     dropout: Annotated[
         float,
         typer.Option(
-            "--dropout", min=0, max=0.99, rich_help_panel=_TRAINING,
+            "--dropout",
+            min=0,
+            max=0.99,
+            rich_help_panel=_TRAINING,
             help="Share of values set to zero before fc6 and fc7.",
         ),
     ] = 0.2,
@@ -59,21 +66,25 @@ def train(
     workers: Annotated[
         int,
         typer.Option(
-            "--workers", min=1, rich_help_panel=_TRAINING,
+            "--workers",
+            min=1,
+            rich_help_panel=_TRAINING,
             help="Threads that share each batch, one core each; 1 leaves it to torch.",
         ),
     ] = 1,
     precision: Annotated[
         str,
         typer.Option(
-            "--precision", rich_help_panel=_TRAINING,
+            "--precision",
+            rich_help_panel=_TRAINING,
             help="float32, bf16, or auto: bf16 where it is fast.",
         ),
     ] = "auto",
     resume: Annotated[
         bool,
         typer.Option(
-            "--resume/--restart", rich_help_panel=_TRAINING,
+            "--resume/--restart",
+            rich_help_panel=_TRAINING,
             help="Go on from the last epoch of a stopped run, or begin anew.",
         ),
     ] = True,
@@ -84,7 +95,7 @@ def train(
     overwrite: options.Overwrite = False,
     as_json: options.Json = False,
     quiet: options.Quiet = False,
-) -> None:  # fmt: skip
+) -> None:
     """Train an AlexNet on a folder of class folders; the same command goes on after a stop.
 
     The state of the run is in FOLDER.partial until it ends. Then FOLDER holds weights.safetensors
@@ -97,15 +108,15 @@ def train(
 
     import torch
 
-    from featviz import training
     from featviz.cli.run import check_out, finish, progress_bar
     from featviz.datasets import open_pictures
     from featviz.errors import UserError, nearest
     from featviz.models.alexnet import with_batch_norm
     from featviz.models.weights import read_classes
     from featviz.samples import sample_pictures
+    from featviz.training import loop
 
-    forms = training.FORMS
+    forms = loop.FORMS
     if model not in forms:
         raise UserError(
             f"{model!r} cannot be trained here{nearest(model, forms)}; take {', '.join(forms)}"
@@ -115,10 +126,10 @@ def train(
     shorter = form.input_size if model == "alexnet-mini" else 256  # as `featviz.load` has it
     with progress_bar(quiet) as progress:
         pictures = open_pictures(data) if data is not None else sample_pictures()
-        examples = training.read_examples(pictures, shorter, progress=progress)
+        examples = loop.read_examples(pictures, shorter, progress=progress)
         tested = None
         if validation is not None:
-            tested = training.read_examples(
+            tested = loop.read_examples(
                 validation, form.input_size, resize=shorter, classes=examples.classes
             )
         names = dict(read_classes(classes, None, {}) or ())
@@ -127,12 +138,25 @@ def train(
             net = with_batch_norm(form(len(examples.classes), dropout=dropout))
         steps = max(1, len(examples) // batch_size)
         unfinished = folder.with_name(folder.name + ".partial")
-        result = training.train(
-            net, examples, validation=tested, out=unfinished, epochs=epochs,
-            batch_size=batch_size, lr=lr, weight_decay=weight_decay,
-            label_smoothing=label_smoothing, schedule=schedule, precision=precision,
-            workers=workers, device=device, seed=seed, resume=resume, class_names=names,
-            snapshot_steps=training.moments(epochs * steps), progress=progress,
-        )  # fmt: skip
+        result = loop.train(
+            net,
+            examples,
+            validation=tested,
+            out=unfinished,
+            epochs=epochs,
+            batch_size=batch_size,
+            lr=lr,
+            weight_decay=weight_decay,
+            label_smoothing=label_smoothing,
+            schedule=schedule,
+            precision=precision,
+            workers=workers,
+            device=device,
+            seed=seed,
+            resume=resume,
+            class_names=names,
+            snapshot_steps=loop.moments(epochs * steps),
+            progress=progress,
+        )
     finish(result, folder, overwrite=overwrite, as_json=as_json, quiet=quiet)
     shutil.rmtree(unfinished, ignore_errors=True)

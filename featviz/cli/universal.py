@@ -47,13 +47,13 @@ def universal(
     """Make one change, or one patch, that fools the model on most pictures.
 
     Example: featviz universal --eps 10/255 --steps 30
-    """  # fmt: skip
+    """
     from featviz.results import Result
 
     radius = options.parse_eps(eps)
 
-    from featviz.adversarial.patch import patch as make_patch
-    from featviz.adversarial.universal import universal as make_universal
+    from featviz.attacks.patch import patch as make_patch
+    from featviz.attacks.universal import universal as make_universal
     from featviz.cli.run import check_out, finish, open_data, progress_bar
     from featviz.models.load import load
 
@@ -65,12 +65,24 @@ def universal(
         result: Result
         if as_patch:
             result = make_patch(
-                net, pictures, target=target, steps=steps, count=count, seed=seed,
+                net,
+                pictures,
+                target=target,
+                steps=steps,
+                count=count,
+                seed=seed,
                 progress=progress,
-            )  # fmt: skip
+            )
         else:
             result = make_universal(
-                net, pictures, eps=radius, norm=norm, target=target, steps=steps, count=count,
-                seed=seed, progress=progress,
-            )  # fmt: skip
+                net,
+                pictures,
+                eps=radius,
+                norm=norm,
+                target=target,
+                steps=steps,
+                count=count,
+                seed=seed,
+                progress=progress,
+            )
     finish(result, folder, overwrite=overwrite, as_json=as_json, quiet=quiet)

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from featviz.models.load import Model
 
 POSITIONS = ("mean", "random")
-PRECISIONS = ("auto", "float32", "bf16")
+PRECISIONS = ("auto", "float32", "bfloat16")
 
 _FEW = 10_000
 """pictures below which `precision="auto"` is float32: there is little time to gain"""
@@ -106,11 +106,24 @@ def embed(
     `out` without `overwrite` and an `<out>.partial` that belongs to other arguments or pictures.
     """
     (store,) = _embed(
-        model, pictures, [layer or default_layer(model)], _alone, out=out, position=position,
-        seed=seed, precision=precision, decoder=decoder, engine=engine, labels=labels,
-        class_names=class_names, batch_size=batch_size, shard_bytes=shard_bytes, workers=workers,
-        overwrite=overwrite, progress=progress,
-    )  # fmt: skip
+        model,
+        pictures,
+        [layer or default_layer(model)],
+        _alone,
+        out=out,
+        position=position,
+        seed=seed,
+        precision=precision,
+        decoder=decoder,
+        engine=engine,
+        labels=labels,
+        class_names=class_names,
+        batch_size=batch_size,
+        shard_bytes=shard_bytes,
+        workers=workers,
+        overwrite=overwrite,
+        progress=progress,
+    )
     return store
 
 
@@ -142,11 +155,24 @@ def embed_layers(
     Returns the stores by layer. Raises UserError as `embed` does, and for a layer given twice.
     """
     stores = _embed(
-        model, pictures, layers, _together, out=out, position=position,
-        seed=seed, precision=precision, decoder=decoder, engine=engine, labels=labels,
-        class_names=class_names, batch_size=batch_size, shard_bytes=shard_bytes, workers=workers,
-        overwrite=overwrite, progress=progress,
-    )  # fmt: skip
+        model,
+        pictures,
+        layers,
+        _together,
+        out=out,
+        position=position,
+        seed=seed,
+        precision=precision,
+        decoder=decoder,
+        engine=engine,
+        labels=labels,
+        class_names=class_names,
+        batch_size=batch_size,
+        shard_bytes=shard_bytes,
+        workers=workers,
+        overwrite=overwrite,
+        progress=progress,
+    )
     return {store.layer: store for store in stores}
 
 
@@ -163,7 +189,7 @@ def embed_batch(
     place = model.layer(layer)
     pictures = pictures.to(model.device)
     with torch.inference_mode(), contextlib.ExitStack() as stack:
-        fast = stack.enter_context(lowered(model, pictures)) if precision == "bf16" else None
+        fast = stack.enter_context(lowered(model, pictures)) if precision == "bfloat16" else None
         taken = activations(model, pictures, [layer], forward=fast)[layer]
         return as_stored(pool(taken, place), layer).float()
 
@@ -253,9 +279,16 @@ def _embed(
     data = _as_pictures(pictures, labels)
     low = _is_low(model, precision, len(data))
     job = Job(
-        model, data, places, batch_size, position, seed, "bf16" if low else "float32", kind,
+        model,
+        data,
+        places,
+        batch_size,
+        position,
+        seed,
+        "bfloat16" if low else "float32",
+        kind,
         workers or _cores(),
-    )  # fmt: skip
+    )
     step = _step(places, shard_bytes, batch_size)
     spans = [range(start, min(start + step, len(data))) for start in range(0, len(data), step)]
     parts: list[_Part]
@@ -283,8 +316,11 @@ def _embed(
         class_names or {}
     )
     source = {
-        "name": data.name, "root": _root(data), "count": len(data), "sha256": data.sha256,
-    }  # fmt: skip
+        "name": data.name,
+        "root": _root(data),
+        "count": len(data),
+        "sha256": data.sha256,
+    }
     stores = []
     for number, place in enumerate(places):
         chosen = position == "random" and place.spatial
@@ -293,9 +329,14 @@ def _embed(
                 origin=results.origin(
                     model,
                     parameters={
-                        "layer": place.name, "position": position, "seed": seed,
-                        "precision": precision, "decoder": decoder, "engine": engine,
-                        "batch_size": batch_size, "shard_bytes": shard_bytes,
+                        "layer": place.name,
+                        "position": position,
+                        "seed": seed,
+                        "precision": precision,
+                        "decoder": decoder,
+                        "engine": engine,
+                        "batch_size": batch_size,
+                        "shard_bytes": shard_bytes,
                         "out": None if out is None else str(folder_of(Path(out), place.name)),
                     },
                     started=started,
@@ -324,7 +365,7 @@ def _embed(
                 else np.concatenate([part.values[number] for part in parts]),
                 pace=(new if partial is not None else len(rows)) / seconds or None,
             )
-        )  # fmt: skip
+        )
     if out is None or partial is None:
         return stores
     return _save(stores, Path(out), folder_of, partial, overwrite)
@@ -340,8 +381,9 @@ def _check_arguments(
     folder_of: Callable[[Path, str], Path],
 ) -> None:
     for name, value, known in (
-        ("position", position, POSITIONS), ("precision", precision, PRECISIONS),
-    ):  # fmt: skip
+        ("position", position, POSITIONS),
+        ("precision", precision, PRECISIONS),
+    ):
         if value not in known:
             raise UserError(f"unknown {name} {value!r}; take {', '.join(known)}")
     engine.check_engine(chosen)
@@ -389,7 +431,7 @@ def _places(model: Model, layers: Sequence[str], position: str) -> tuple[Layer, 
 
 def _is_low(model: Model, precision: str, pictures: int) -> bool:
     if precision != "auto":
-        return precision == "bf16"
+        return precision == "bfloat16"
     if pictures < _FEW or model.device.type != "cpu" or not cpu_computes_bf16():
         return False
     return gains_by_bf16(model, torch.zeros(1, 3, model.input_size, model.input_size))
@@ -485,9 +527,13 @@ def _on_disk(
         names = [shard.name for shard in work]
         finished = {name for name in names if _read(partial / name, job, discard=True)}
         engine.map_shards(
-            job, work, partial, engine=chosen, gpus=int(job.model.device.type == "cuda"),
+            job,
+            work,
+            partial,
+            engine=chosen,
+            gpus=int(job.model.device.type == "cuda"),
             progress=report,
-        )  # fmt: skip
+        )
         parts = []
         new = 0
         for shard in work:
@@ -573,14 +619,22 @@ def _fingerprint(job: Job, spans: Sequence[range]) -> dict[str, Any]:
     """What must be the same for finished shards to be of use."""
     versions = results.versions()
     described = {
-        "model": job.model.sha256, "layers": [place.name for place in job.places],
-        "pictures": job.data.sha256, "files": job.data.state,
-        "resize": job.model.resize, "crop": job.model.input_size,
-        "batch_size": job.batch_size, "shard_rows": len(spans[0]),
-        "position": job.position, "seed": job.seed if job.position == "random" else None,
-        "precision": job.precision, "decoder": job.decoder, "device": job.model.device.type,
-        "featviz": versions["featviz"], "torch": versions["torch"],
-    }  # fmt: skip
+        "model": job.model.sha256,
+        "layers": [place.name for place in job.places],
+        "pictures": job.data.sha256,
+        "files": job.data.state,
+        "resize": job.model.resize,
+        "crop": job.model.input_size,
+        "batch_size": job.batch_size,
+        "shard_rows": len(spans[0]),
+        "position": job.position,
+        "seed": job.seed if job.position == "random" else None,
+        "precision": job.precision,
+        "decoder": job.decoder,
+        "device": job.model.device.type,
+        "featviz": versions["featviz"],
+        "torch": versions["torch"],
+    }
     plain: dict[str, Any] = json.loads(json.dumps(described))
     return plain
 
@@ -589,9 +643,10 @@ def _other_job(partial: Path, found: Mapping[str, Any], wanted: Mapping[str, Any
     """The line for shards that cannot be gone on with: the first thing in which two jobs differ."""
     name = next(key for key in wanted if found.get(key) != wanted[key])
     words = {
-        "model": "other weights", "pictures": "another list of pictures",
+        "model": "other weights",
+        "pictures": "another list of pictures",
         "files": "the picture files have changed since",
-    }  # fmt: skip
+    }
     why = words.get(name, f"{name} {found.get(name)}, now {wanted[name]}")
     return (
         f"{partial} holds the unfinished shards of another job ({why}); give that command again "

@@ -76,9 +76,11 @@ class Job:
             np.save(buffer, rows)
             files[f"{number}.npy"] = buffer.getvalue()
         note = {
-            "rows": kept.rows.tolist(), "sizes": kept.sizes.tolist(), "skipped": kept.skipped,
+            "rows": kept.rows.tolist(),
+            "sizes": kept.sizes.tolist(),
+            "skipped": kept.skipped,
             "sha256": [hashlib.sha256(content).hexdigest() for content in files.values()],
-        }  # fmt: skip
+        }
         return files | {"note.json": json.dumps(note).encode()}
 
     def run(

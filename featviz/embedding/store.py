@@ -32,7 +32,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from featviz import images, plots, results
+from featviz import images, plotting, results
 from featviz.datasets import Pictures
 from featviz.errors import UserError
 from featviz.models.receptive_field import ReceptiveField
@@ -278,9 +278,11 @@ class Store(results.Result):
         }
         if self.drift is not None:
             shown["decoder drift"] = results.Number(
-                self.drift.mean, "", f"mean 1 - cosine to exact pixels on {self.drift.pictures} "
+                self.drift.mean,
+                "",
+                f"mean 1 - cosine to exact pixels on {self.drift.pictures} "
                 f"pictures (at most {self.drift.largest:.2g}), {self.decoder}",
-            )  # fmt: skip
+            )
         if self.pace is not None:
             meaning = "decoding included"
             shown["pace"] = results.Number(round(self.pace, 1), "rows/s", meaning)
@@ -305,11 +307,12 @@ class Store(results.Result):
             "skipped.csv", ("path", "reason"), self.skipped, caption="What could not be read."
         )
         folder.figure(
-            "activity.svg", self.plot(),
+            "activity.svg",
+            self.plot(),
             caption="Left: Euclidean length of the rows. Right: on which share of the pictures a "
             "unit is above zero, units sorted by it.",
             alt="Histogram of row norms and sorted curve of how often units are active",
-        )  # fmt: skip
+        )
         # Last, because the manifest says that all the rest is there.
         results.write_json(folder.path / "manifest.json", self.manifest(shards))
 
@@ -342,16 +345,16 @@ class Store(results.Result):
 
     def plot(self) -> Figure:
         found = self.statistics
-        figure = plots.new_figure(8, 2.6)
+        figure = plotting.new_figure(8, 2.6)
         lengths, activity = figure.subplots(1, 2)
-        lengths.hist(found.norms, bins=min(40, max(5, len(self) // 8)), color=plots.BLUE)
-        plots.lines(lengths, xlabel=f"norm of {self.layer}", ylabel="pictures")
+        lengths.hist(found.norms, bins=min(40, max(5, len(self) // 8)), color=plotting.BLUE)
+        plotting.lines(lengths, xlabel=f"norm of {self.layer}", ylabel="pictures")
         share = np.sort(found.active)[::-1] / max(1, len(self))
         shown = np.unique(np.linspace(0, self.dim - 1, 300).round().astype(int))
-        activity.fill_between(shown, 100 * share[shown], color=plots.SKY, linewidth=0)
+        activity.fill_between(shown, 100 * share[shown], color=plotting.SKY, linewidth=0)
         activity.set_ylim(0, 102)
         activity.margins(x=0)
-        plots.lines(
+        plotting.lines(
             activity, xlabel="units, most often active first", ylabel="active on (% of pictures)"
         )
         return figure

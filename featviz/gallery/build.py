@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from featviz import __version__, results
 from featviz.errors import UserError
 from featviz.gallery.commands import command_line
-from featviz.gallery.entries import MARK, Entry, Figure, one_line, read_entries, short_cell
+from featviz.gallery.reader import MARK, Entry, Figure, one_line, read_entries, short_cell
 from featviz.gallery.site import Exhibit, Site, UnitPage, layer_key, plan_site
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ TABLE_ROWS = 12
 _MONTHS = (
     "January", "February", "March", "April", "May", "June", "July", "August", "September",
     "October", "November", "December",
-)  # fmt: skip
+)
 """strftime's depend on the reader's locale, and the site must not"""
 
 _HERE = Path(__file__).parent
@@ -150,7 +150,7 @@ def _write_pages(site: Site, target: Path, with_arrays: bool) -> None:
         write(
             "result.html", exhibit.page,
             exhibit=exhibit, entry=exhibit.entry, before=before, after=after, command=command,
-        )  # fmt: skip
+        )
     if site.units:
         write("units.html", "units/index.html")
     for unit, before, after in _with_neighbours(site.units):
@@ -158,7 +158,7 @@ def _write_pages(site: Site, target: Path, with_arrays: bool) -> None:
             "unit.html", unit.page,
             unit=unit, before=before, after=after, same=_same_channel(site, unit),
             near=_near(site, unit),
-        )  # fmt: skip
+        )
 
 
 def _with_neighbours(items: Sequence[Any]) -> Iterable[tuple[Any, Any | None, Any | None]]:
@@ -173,7 +173,7 @@ def _same_channel(site: Site, unit: UnitPage) -> list[UnitPage]:
     return [
         u for u in site.units
         if u.label == unit.label and u.layer != unit.layer and layer_key(u.layer)[:2] == key[:2]
-    ]  # fmt: skip
+    ]
 
 
 def _near(site: Site, unit: UnitPage, reach: int = 4) -> list[UnitPage]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import PurePath
 from typing import Any
 
-from featviz.gallery.entries import Entry
+from featviz.gallery.reader import Entry
 
 BUNDLED_MODEL = "alexnet-mini"
 BUNDLED_PICTURES = "featviz-samples"
@@ -34,11 +34,11 @@ class Recipe:
 
 
 _TRAINING = ("epochs", "batch_size", "lr", "weight_decay", "label_smoothing", "schedule", "workers",
-             "precision")  # fmt: skip
+             "precision")
 
 _REDRAWN = {
     "pictures": "", "method": "--method", "layer": "--layer", "size": "--size", "steps": "--steps",
-}  # fmt: skip
+}
 
 RECIPES = {
     "layers": Recipe("layers", {"all_modules": "--all"}),
@@ -148,7 +148,7 @@ RECIPES = {
         },
         data=True, seed=True,
     ),
-}  # fmt: skip
+}
 
 _SAID_ELSEWHERE = frozenset(
     {
@@ -156,7 +156,7 @@ _SAID_ELSEWHERE = frozenset(
         "out",
         "pictures",
         "position",
-        "slots",
+        "batch_size",
         "batch_size",
         "shard_bytes",
         "store",
@@ -212,7 +212,7 @@ def command_line(entry: Entry) -> Command | None:
     untold = [
         name for name, value in given.items()
         if name not in recipe.options and name not in _SAID_ELSEWHERE and value is not None
-    ]  # fmt: skip
+    ]
     if untold:
         notes.append(f"The line leaves to the command's own choice: {', '.join(untold)}.")
     line = " ".join(["featviz", recipe.command, *map(shlex.quote, arguments + options)])

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from urllib.parse import quote
 
-from featviz.gallery.entries import Entry, Figure, Source, Unreadable, clean, numeric_columns
+from featviz.gallery.reader import Entry, Figure, Source, Unreadable, clean, numeric_columns
 from featviz.gallery.kinds import GROUPS, OTHER, Group, Kind, group_of, kind_words
 
 PORTRAITS = ("maximize", "kernels", "examples", "maps")
@@ -49,7 +49,7 @@ class Exhibit:
         single = [
             f for f in self.entry.figures
             if len(f.units) == 1 and not f.detail and not f.file.lower().endswith(".svg")
-        ]  # fmt: skip
+        ]
         return single if len(single) >= 4 else []
 
     @property
@@ -136,7 +136,7 @@ class UnitPage:
             row[at] for rows in self.rows for row in rows.rows
             for at, column in enumerate(rows.columns)
             if column in ("title", "name", "class") and row[at]
-        ]  # fmt: skip
+        ]
         return told[0].partition(",")[0] if told else ""
 
     @property

@@ -27,18 +27,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from featviz import films, images, plots, results
+from featviz import films, images, plotting, results
 from featviz.datasets import Pictures, batches
 from featviz.errors import UserError
+from featviz.from_picture.driver import clean_scores, climb_all, each_alone
 from featviz.maximization import objectives
-from featviz.maximization.ascent import BLOCK, Climb
-from featviz.maximization.company import beside, codes, heard, resemblance
-from featviz.maximization.optimize import canvas, settings_for, unit_goal
-from featviz.maximization.redrawing import (
-    clean_scores,
-    climb_all,
-    each_alone,
-)
+from featviz.maximization.diversity import beside, codes, heard, resemblance
+from featviz.maximization.loop import BLOCK, Climb
+from featviz.maximization.maximize import canvas, settings_for, unit_goal
 from featviz.maximization.result import file_stem
 from featviz.maximization.shards import plain, seed_of
 from featviz.models.frozen import frozen
@@ -117,7 +113,8 @@ class Faceted(results.Result):
         out = {
             "facets": results.Number(self.images.shape[1], "", f"of {len(self.units)} units"),
             "likeness": results.Number(
-                _median(self.likeness), "",
+                _median(self.likeness),
+                "",
                 f"mean cosine between the textures of a unit's pictures at {self.compared_at}, "
                 "median; 1 is one and the same",
             ),
@@ -128,17 +125,19 @@ class Faceted(results.Result):
                 _median(self.scores), "", f"median, {self.objective}, of the saved pictures"
             ),
             "score without": results.Number(_median(self.plain_scores), "", "left alone"),
-        }  # fmt: skip
+        }
         if self.own_group.numel():
             count = self.images.shape[1]
             out["own group"] = results.Number(
-                round(self.own_group.double().mean().item(), 4), "fraction",
+                round(self.own_group.double().mean().item(), 4),
+                "fraction",
                 "of the facets are nearer to their own group's examples than to any other's",
-            )  # fmt: skip
+            )
             out["own group without"] = results.Number(
-                round(self.plain_own_group.double().mean().item(), 4), "fraction",
+                round(self.plain_own_group.double().mean().item(), 4),
+                "fraction",
                 f"of the pictures left alone; by chance {100 / count:.0f}%",
-            )  # fmt: skip
+            )
         return out
 
     def write(self, folder: results.Folder) -> None:
@@ -146,43 +145,55 @@ class Faceted(results.Result):
         how = "started from the means of groups of its strongest examples"
         apart = "made together so that their textures differ"
         folder.figure(
-            "facets.png", self.plot(),
+            "facets.png",
+            self.plot(),
             caption=f"{self.title}: {names}. A row a unit; its pictures were "
             f"{how if self.own_group.numel() else apart}. Below each its score "
             f"({self.objective}). Colours are not rescaled.",
             alt=f"Several pictures each of {names}",
-        )  # fmt: skip
+        )
         pixelated = self.images.shape[-1] < 96
         for u, unit in enumerate(self.units):
             stem = file_stem(str(unit))
             folder.figure(
-                f"units/{stem}.png", self.unit_figure(u),
+                f"units/{stem}.png",
+                self.unit_figure(u),
                 caption=self._unit_caption(u),
                 alt=f"Facets of {self.titles[u]} beside what the same seeds give left alone",
                 units=[str(unit)],
-            )  # fmt: skip
+            )
             for g in range(self.images.shape[1]):
                 folder.figure(
-                    f"units/{stem}-{g + 1}.png", self.images[u, g],
+                    f"units/{stem}-{g + 1}.png",
+                    self.images[u, g],
                     caption=f"{self.titles[u]}, facet {g + 1}. Score {self.scores[u, g]:.3g}.",
-                    alt=f"Facet {g + 1} of {self.titles[u]}", units=[str(unit)],
-                    pixelated=pixelated, detail=True,
-                )  # fmt: skip
+                    alt=f"Facet {g + 1} of {self.titles[u]}",
+                    units=[str(unit)],
+                    pixelated=pixelated,
+                    detail=True,
+                )
                 if self.frames.numel():
                     films.put(
-                        folder, f"films/{stem}-{g + 1}", self.frames[u, g], kind=self.film,
+                        folder,
+                        f"films/{stem}-{g + 1}",
+                        self.frames[u, g],
+                        kind=self.film,
                         caption=f"{self.titles[u]}, facet {g + 1}, in {self.frames.shape[2]} "
                         "stages.",
-                        alt=f"Film of facet {g + 1} of {self.titles[u]}", units=[str(unit)],
-                    )  # fmt: skip
+                        alt=f"Film of facet {g + 1} of {self.titles[u]}",
+                        units=[str(unit)],
+                    )
         rows: list[list[Any]] = []
         for u, unit in enumerate(self.units):
             for g in range(self.images.shape[1]):
                 row = [
-                    str(unit), g + 1, round(self.scores[u, g].item(), 5),
-                    round(self.plain_scores[u, g].item(), 5), round(self.likeness[u].item(), 5),
+                    str(unit),
+                    g + 1,
+                    round(self.scores[u, g].item(), 5),
+                    round(self.plain_scores[u, g].item(), 5),
+                    round(self.likeness[u].item(), 5),
                     round(self.plain_likeness[u].item(), 5),
-                ]  # fmt: skip
+                ]
                 if self.own_group.numel():
                     cluster = self.clusters[u][g]
                     row += [cluster.size, bool(self.own_group[u, g]), " ".join(cluster.paths[:3])]
@@ -190,10 +201,12 @@ class Faceted(results.Result):
         columns = ["unit", "facet", "score", "score without", "likeness", "likeness without"]
         columns += ["examples", "own group", "nearest"] if self.own_group.numel() else []
         folder.table(
-            "facets.csv", columns, rows,
+            "facets.csv",
+            columns,
+            rows,
             caption="Each facet's score, and that of the picture left alone; the likeness is of "
             "all of a unit's pictures.",
-        )  # fmt: skip
+        )
         folder.arrays(
             "facets.npz",
             {
@@ -227,13 +240,14 @@ class Faceted(results.Result):
         """A row a unit (at most 16), its facets from left to right."""
         shown, count = min(16, len(self.units)), self.images.shape[1]
         cell, gap, left, top, below = 1.35, 0.07, 1.25, 0.55, 0.26
-        page = plots.Page(left + count * (cell + gap) + 0.1, top + shown * (cell + below) + 0.03)
-        size = plots.fitting(self.title, page.width - 0.24)
+        page = plotting.Page(left + count * (cell + gap) + 0.1, top + shown * (cell + below) + 0.03)
+        size = plotting.fitting(self.title, page.width - 0.24)
         page.text(0.12, 0.24, self.title, fontsize=size, weight="bold")
         for u in range(shown):
             y = top + u * (cell + below)
-            page.text(left - 0.12, y + cell / 2, _wrapped(self.titles[u]), ha="right",
-                      weight="bold")  # fmt: skip
+            page.text(
+                left - 0.12, y + cell / 2, _wrapped(self.titles[u]), ha="right", weight="bold"
+            )
             for g in range(count):
                 x = left + g * (cell + gap)
                 self._show(page, x, y, cell, self.images[u, g], f"{self.scores[u, g]:.3g}")
@@ -244,7 +258,7 @@ class Faceted(results.Result):
         count = self.images.shape[1]
         cell, gap, top, below = 1.35, 0.07, 0.55, 0.26
         if not self.own_group.numel():
-            page = plots.Page(0.75 + count * (cell + gap) + 0.1, top + 2 * (cell + below) + 0.03)
+            page = plotting.Page(0.75 + count * (cell + gap) + 0.1, top + 2 * (cell + below) + 0.03)
             self._head(page, u)
             for row, (word, pictures, scores) in enumerate(
                 [
@@ -261,7 +275,7 @@ class Faceted(results.Result):
             return page.figure
         side = 0.9
         wide = 0.1 + 2 * (cell + gap) + _SHOWN * (side + gap) + 0.1
-        page = plots.Page(wide, top + 0.2 + count * (cell + below) + 0.03)
+        page = plotting.Page(wide, top + 0.2 + count * (cell + below) + 0.03)
         self._head(page, u)
         heads = ("facet", "start", "examples of its group")
         for x, head in zip((0.1, 0.1 + cell + gap, 0.1 + 2 * (cell + gap)), heads, strict=True):
@@ -276,20 +290,23 @@ class Faceted(results.Result):
                 x = 0.1 + 2 * (cell + gap) + m * (side + gap)
                 self._show(page, x, y + (cell - side) / 2, side, example.float() / 255, "")
             page.text(
-                0.1 + 2 * (cell + gap), y + cell + 0.1, fontsize=7, color="#555555",
+                0.1 + 2 * (cell + gap),
+                y + cell + 0.1,
+                fontsize=7,
+                color="#555555",
                 words=f"group of {cluster.size}",
-            )  # fmt: skip
+            )
         return page.figure
 
-    def _head(self, page: plots.Page, u: int) -> None:
+    def _head(self, page: plotting.Page, u: int) -> None:
         words = f"Facets of {self.titles[u]}"
-        size = plots.fitting(words, page.width - 0.2)
+        size = plotting.fitting(words, page.width - 0.2)
         page.text(0.1, 0.24, words, fontsize=size, weight="bold")
 
     def _show(
-        self, page: plots.Page, x: float, y: float, side: float, picture: Tensor, words: str
+        self, page: plotting.Page, x: float, y: float, side: float, picture: Tensor, words: str
     ) -> None:
-        plots.show_image(page.axes(x, y, side, side), picture, pixelated=picture.shape[-1] < 64)
+        plotting.show_image(page.axes(x, y, side, side), picture, pixelated=picture.shape[-1] < 64)
         if words:
             page.text(x + side / 2, y + side + 0.1, words, fontsize=7, ha="center", color="#555555")
 
@@ -354,7 +371,7 @@ def draw_facets(
     apart = objectives.diversity(where.name, count)
     seeds = [seed_of(seed, f"{place.path}/{u.index}/{g}") for u in found for g in range(count)]
     work = _Work(len(rows), steps, 2, progress, place.name)
-    own: dict[str, Any] = {"slots": count * max(1, (batch_size or BLOCK) // count)}
+    own: dict[str, Any] = {"batch_size": count * max(1, (batch_size or BLOCK) // count)}
     with frozen(model):
         groups: list[_Groups] = []
         start, pressure = None, apart
@@ -373,9 +390,16 @@ def draw_facets(
             drive = beside(goal, pressure, diversity)
             pushed = drive if besides is None else besides + drive
         facets = climb_all(
-            model, goal, seeds, settings, besides=pushed, start=start, film=film,
-            progress=work.part(0), **own,
-        )  # fmt: skip
+            model,
+            goal,
+            seeds,
+            settings,
+            besides=pushed,
+            start=start,
+            film=film,
+            progress=work.part(0),
+            **own,
+        )
         alone = climb_all(
             model, goal, seeds, settings, besides=besides, progress=work.part(1), **own
         )
@@ -398,11 +422,20 @@ def draw_facets(
     shape = (len(found), count)
     return Faceted(
         origin=results.origin(
-            model, seed=seed, started=started, data=natural,
+            model,
+            seed=seed,
+            started=started,
+            data=natural,
             parameters={
-                "layer": place.name, "units": [str(unit) for unit in found], "facets": count,
-                "diversity": diversity, "examples": examples if natural is not None else None,
-                "objective": goal.text, "size": side, "steps": steps, **plain(settings),
+                "layer": place.name,
+                "units": [str(unit) for unit in found],
+                "facets": count,
+                "diversity": diversity,
+                "examples": examples if natural is not None else None,
+                "objective": goal.text,
+                "size": side,
+                "steps": steps,
+                **plain(settings),
             },
         ),
         warnings=_doubts([model.unit_name(unit) for unit in found], facets, count),
@@ -423,7 +456,7 @@ def draw_facets(
         compared_at=where.name,
         frames=facets.frames.cpu().unflatten(0, shape) if facets.frames.numel() else facets.frames,
         film=film_kind,
-    )  # fmt: skip
+    )
 
 
 @dataclass
@@ -446,9 +479,10 @@ class _Work:
 
 def _doubts(titles: Sequence[str], climb: Climb, count: int) -> tuple[str, ...]:
     still = [
-        title for u, title in enumerate(titles)
+        title
+        for u, title in enumerate(titles)
         if not bool(climb.alive[u * count : (u + 1) * count].all())
-    ]  # fmt: skip
+    ]
     if not still:
         return ()
     return (
@@ -515,9 +549,12 @@ def _grouped(
             apart = (found_codes[members] - centre).square().sum(1)
             near = members[apart.argsort(stable=True)][:_NEAREST]
             small = F.interpolate(
-                crops[near], (min(side, _EXAMPLE_SIDE),) * 2, mode="bilinear", antialias=True,
+                crops[near],
+                (min(side, _EXAMPLE_SIDE),) * 2,
+                mode="bilinear",
+                antialias=True,
                 align_corners=False,
-            )  # fmt: skip
+            )
             centres.append(centre)
             clusters.append(
                 Cluster(
@@ -590,9 +627,10 @@ def _window(picture: Tensor, place: Layer, spot: tuple[int, int], side: int) -> 
 def _judge_of_groups(model: Model, place: Layer) -> Layer:
     """By whose answers examples are grouped: a map's own, for others the last before the logits."""
     vectors = [
-        one for one in model.layers.values()
+        one
+        for one in model.layers.values()
         if len(one.shape) == 1 and one.kind == "Linear" and one.name != "logits"
-    ]  # fmt: skip
+    ]
     return vectors[-1] if vectors and not place.spatial else heard(model, place)
 
 

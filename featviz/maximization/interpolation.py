@@ -19,15 +19,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor
 
-from featviz import films, images, plots, results
+from featviz import films, images, plotting, results
 from featviz.errors import UserError
-from featviz.maximization.company import beside, relative_alignment
+from featviz.from_picture.driver import clean_scores, climb_all
+from featviz.maximization.diversity import beside, relative_alignment
+from featviz.maximization.maximize import canvas, settings_for, unit_goal
 from featviz.maximization.objectives import Objective
-from featviz.maximization.optimize import canvas, settings_for, unit_goal
-from featviz.maximization.redrawing import (
-    clean_scores,
-    climb_all,
-)
 from featviz.maximization.shards import plain, seed_of
 from featviz.models.frozen import frozen
 from featviz.models.layers import Layer, Unit, parse_units
@@ -78,37 +75,46 @@ class Interpolated(results.Result):
                 f"{self.scores[0, 1]:.3g} to {self.scores[-1, 1]:.3g}", "", self.objective
             ),
             "step": results.Number(
-                round(self.steps_apart.mean().item(), 5), "",
+                round(self.steps_apart.mean().item(), 5),
+                "",
                 "root mean square of the pixels' differences between neighbours, mean",
             ),
             "ends apart": results.Number(round(self.ends_apart, 5), "", "the same of the two ends"),
-        }  # fmt: skip
+        }
 
     def write(self, folder: results.Folder) -> None:
         first, second = self.titles
         tags = [str(unit) for unit in self.units]
         folder.figure(
-            "interpolation.png", self.plot(),
+            "interpolation.png",
+            self.plot(),
             caption=f"{self.title}. Above each picture the share of {second} in what was climbed; "
             f"below, the scores of both ({self.objective}) on the saved pictures. Colours are not "
             "rescaled.",
-            alt=f"{len(self.shares)} pictures from {first} to {second}", units=tags,
-        )  # fmt: skip
+            alt=f"{len(self.shares)} pictures from {first} to {second}",
+            units=tags,
+        )
         pixelated = self.images.shape[-1] < 96
         for k, (share, picture) in enumerate(zip(self.shares.tolist(), self.images, strict=True)):
             folder.figure(
-                f"pictures/{k + 1:02d}.png", picture,
+                f"pictures/{k + 1:02d}.png",
+                picture,
                 caption=f"{100 * (1 - share):.0f}% {first}, {100 * share:.0f}% {second}. Scores "
                 f"{self.scores[k, 0]:.3g} and {self.scores[k, 1]:.3g}.",
-                alt=f"Picture {k + 1} from {first} to {second}", pixelated=pixelated,
-            )  # fmt: skip
+                alt=f"Picture {k + 1} from {first} to {second}",
+                pixelated=pixelated,
+            )
         if self.film is not None:
             there = images.to_uint8(self.images)
             films.put(
-                folder, "interpolation-film", torch.cat([there, there.flip(0)[1:]]),
-                kind=self.film, units=tags,
-                caption=f"From {first} to {second} and back.", alt=f"Film: {self.title}",
-            )  # fmt: skip
+                folder,
+                "interpolation-film",
+                torch.cat([there, there.flip(0)[1:]]),
+                kind=self.film,
+                units=tags,
+                caption=f"From {first} to {second} and back.",
+                alt=f"Film: {self.title}",
+            )
         folder.table(
             "interpolation.csv",
             ("picture", "share", *tags),
@@ -132,26 +138,35 @@ class Interpolated(results.Result):
         """The strip, and below it the scores of both units."""
         count = len(self.shares)
         cell, gap, top, left = min(1.6, 12.5 / count), 0.05, 0.72, 0.62
-        page = plots.Page(left + count * (cell + gap) + 0.12, top + cell + 1.55)
-        size = plots.fitting(self.title, page.width - 0.24)
+        page = plotting.Page(left + count * (cell + gap) + 0.12, top + cell + 1.55)
+        size = plotting.fitting(self.title, page.width - 0.24)
         page.text(0.12, 0.22, self.title, fontsize=size, weight="bold")
         for k, picture in enumerate(self.images):
             x = left + k * (cell + gap)
             ax = page.axes(x, top, cell, cell)
-            plots.show_image(ax, picture, pixelated=picture.shape[-1] < 64)
+            plotting.show_image(ax, picture, pixelated=picture.shape[-1] < 64)
             page.text(
-                x + cell / 2, top - 0.12, f"{100 * float(self.shares[k]):.0f}%", ha="center",
-                fontsize=8, color="#555555",
-            )  # fmt: skip
+                x + cell / 2,
+                top - 0.12,
+                f"{100 * float(self.shares[k]):.0f}%",
+                ha="center",
+                fontsize=8,
+                color="#555555",
+            )
         ax = page.axes(left, top + cell + 0.14, count * (cell + gap) - gap, 0.95)
-        for i, colour in enumerate((plots.BLUE, plots.ORANGE)):
+        for i, colour in enumerate((plotting.BLUE, plotting.ORANGE)):
             ax.plot(
-                range(count), self.scores[:, i].numpy(), "o-", color=colour, markersize=4,
-                linewidth=1.4, label=self.titles[i],
-            )  # fmt: skip
+                range(count),
+                self.scores[:, i].numpy(),
+                "o-",
+                color=colour,
+                markersize=4,
+                linewidth=1.4,
+                label=self.titles[i],
+            )
         ax.set_xlim(-0.5, count - 0.5)
         ax.set_xticks([])
-        plots.lines(ax, xlabel=f"share of {self.titles[1]}", ylabel="score")
+        plotting.lines(ax, xlabel=f"share of {self.titles[1]}", ylabel="score")
         ax.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(0.02, 0.5))
         return page.figure
 
@@ -222,19 +237,32 @@ def interpolate(
 
     with frozen(model):
         climb = climb_all(
-            model, goal, seeds, settings, besides=besides, group=group, slots=count,
+            model,
+            goal,
+            seeds,
+            settings,
+            besides=besides,
+            group=group,
+            batch_size=count,
             progress=report,
-        )  # fmt: skip
+        )
         made = climb.pictures
         scores = torch.stack([clean_scores(model, one, made) for one in (first[0], second[0])], 1)
     made = made.cpu()
     return Interpolated(
         origin=results.origin(
-            model, seed=seed, started=started,
+            model,
+            seed=seed,
+            started=started,
             parameters={
-                "layer": place.name, "units": [str(unit) for unit in ends], "count": count,
-                "alignment": alignment, "objective": first[0].text, "size": side,
-                "steps": steps, **plain(settings),
+                "layer": place.name,
+                "units": [str(unit) for unit in ends],
+                "count": count,
+                "alignment": alignment,
+                "objective": first[0].text,
+                "size": side,
+                "steps": steps,
+                **plain(settings),
             },
         ),
         model_name=model.name,
@@ -248,7 +276,7 @@ def interpolate(
         steps_apart=(made[1:] - made[:-1]).square().mean((1, 2, 3)).sqrt(),
         ends_apart=(made[-1] - made[0]).square().mean().sqrt().item(),
         film=film_kind,
-    )  # fmt: skip
+    )
 
 
 def mixed(first: Objective, second: Objective, shares: Tensor) -> Objective:
@@ -271,9 +299,10 @@ def _held_at(model: Model, place: Layer) -> str:
     A layer's own map knows too little of where things are, pixels too little of what they are.
     """
     maps = [
-        one for one in model.layers.values()
+        one
+        for one in model.layers.values()
         if one.kind == "Conv2d" and one.spatial and one.receptive_field is not None
-    ]  # fmt: skip
+    ]
     order = [one.name for one in model.layers.values()]
     before = [one for one in maps if order.index(one.name) <= order.index(place.name)]
     seeing = [one for one in before if max(one.receptive_field.size) >= 24]  # type: ignore[union-attr]

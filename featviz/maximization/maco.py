@@ -17,10 +17,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Generator, Tensor
 
-from featviz.maximization import statistics
+from featviz.maximization import image_statistics
 from featviz.maximization.colours import piecewise
+from featviz.maximization.image_statistics import Spectrum
 from featviz.maximization.parametrizations import check_size, frequencies, normal
-from featviz.maximization.statistics import Spectrum
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class MACO:
 
     height: int
     width: int
-    spectrum: Spectrum = field(default_factory=lambda: statistics.bundled().spectrum)
+    spectrum: Spectrum = field(default_factory=lambda: image_statistics.bundled().spectrum)
     contrast: float = 1.0
     standardised: bool = False
 

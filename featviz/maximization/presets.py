@@ -26,10 +26,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
 
 from featviz.errors import UserError, nearest
-from featviz.maximization.ascent import Settings
 from featviz.maximization.colours import LUCID, Colours
 from featviz.maximization.cppn import CPPN
+from featviz.maximization.image_statistics import Spectrum, Statistics, bundled, load_statistics
+from featviz.maximization.loop import Settings
 from featviz.maximization.maco import MACO
+from featviz.maximization.optimizers import Adam, PlainAscent
 from featviz.maximization.parametrizations import (
     Fourier,
     LaplacianPyramid,
@@ -37,8 +39,6 @@ from featviz.maximization.parametrizations import (
     Pixels,
     RawPixels,
 )
-from featviz.maximization.rules import Adam, PlainAscent
-from featviz.maximization.statistics import Spectrum, Statistics, bundled, load_statistics
 from featviz.maximization.transforms import Crop, Transforms
 
 if TYPE_CHECKING:
@@ -155,10 +155,10 @@ def settings(
     """
     preset(name)
     if name == OWN:
-        from featviz.maximization.optimize import settings_for
+        from featviz.maximization.maximize import settings_for
 
         options = {"parametrization": Fourier(side, side, colours=colours)} if colours else {}
-        return settings_for(model, layer, steps, side, "fp32", options)
+        return settings_for(model, layer, steps, side, "float32", options)
     bare = Settings(
         steps=steps,
         parametrization=Fourier(side, side, colours=colours or LUCID),
@@ -176,9 +176,13 @@ def settings(
         # A window is seen at the model's own size, however large the picture is.
         seen = model.input_size if side > model.input_size else None
         return replace(
-            bare, parametrization=form, transforms=replace(_MACO, size=seen), rule=rule,
-            views=_WINDOWS, transparency=True,
-        )  # fmt: skip
+            bare,
+            parametrization=form,
+            transforms=replace(_MACO, size=seen),
+            rule=rule,
+            views=_WINDOWS,
+            transparency=True,
+        )
     return replace(bare, parametrization=RawPixels(side, side), rule=_YOSINSKI[name])
 
 

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 from torch import Tensor
 
-from featviz import films, images, plots, results
+from featviz import films, images, plotting, results
+from featviz.maximization.evaluation.descriptions import told
+from featviz.maximization.evaluation.figures import draw_panel, marked, path_figure, strip
+from featviz.maximization.evaluation.panel import Panel, meaning_of
 from featviz.maximization.maco import faded
-from featviz.maximization.panel import Panel, meaning_of
-from featviz.maximization.panel_figure import draw_panel, marked, path_figure, strip
-from featviz.maximization.words import told
 from featviz.models.layers import Unit
 
 if TYPE_CHECKING:
@@ -120,20 +120,22 @@ class Maximized(results.Result):
         )
         listed = ", ".join(self.titles[:12]) + (" ..." if len(self.titles) > 12 else "")
         folder.figure(
-            "sheet.png", self.sheet(),
+            "sheet.png",
+            self.sheet(),
             caption=f"{self.title}: {listed}. Objective: {self.objective}; "
             f"{self.size} pixels a side{enlarged}; colours are not rescaled."
             + (" Framed in orange: not to be trusted (flags.csv says why)." * any(self.doubtful)),
             alt=f"Synthetic pictures that maximise {listed}",
-        )  # fmt: skip
+        )
         if self.panel.photographs:
             folder.figure(
-                "panel.jpg", self.plot(),
+                "panel.jpg",
+                self.plot(),
                 caption="Each picture beside the photographs that move its unit most (grey lies "
                 "outside of them), and what was measured of it. The curves are rank correlations "
                 "between what the layers answer: natural-path similarity.",
                 alt="Synthetic pictures beside photographs, with numbers and curves",
-            )  # fmt: skip
+            )
         if self.transparency is not None:
             folder.figure(
                 "faded.png",
@@ -141,35 +143,44 @@ class Maximized(results.Result):
                 caption="The same pictures, each pixel as clear as it mattered over all steps: the "
                 "fifth of the pixels that mattered most is all there, the rest fades to white.",
                 alt="The pictures on white, only what mattered left",
-            )  # fmt: skip
+            )
         for i, name in enumerate(self.names):
             stem = file_stem(name)
             units = [str(self.units[i])] if self.units else []
             folder.figure(
-                f"units/{stem}.png", self.images[i],
+                f"units/{stem}.png",
+                self.images[i],
                 caption=f"{self._heading(i)} {self._said(i)}",
                 alt=f"Synthetic picture that maximises {self.titles[i]}",
-                units=units, pixelated=self._factor() > 1,
-            )  # fmt: skip
+                units=units,
+                pixelated=self._factor() > 1,
+            )
             self._write_beside(folder, i, stem, units)
             if self.frames.numel():
                 films.put(
-                    folder, f"films/{stem}", self.frames[i], kind=self.film,
+                    folder,
+                    f"films/{stem}",
+                    self.frames[i],
+                    kind=self.film,
                     caption=f"{self.titles[i]} from noise to its picture, in "
                     f"{self.frames.shape[1]} stages of {self.trace.shape[1]} steps.",
-                    alt=f"Film of the ascent for {self.titles[i]}", units=units,
-                )  # fmt: skip
+                    alt=f"Film of the ascent for {self.titles[i]}",
+                    units=units,
+                )
         folder.figure(
-            "ascent.svg", self._ascent(),
+            "ascent.svg",
+            self._ascent(),
             caption="Score at each step, with that step's random transforms (lines), and of the "
             "saved pictures without them (dots).",
             alt="Line plot of the scores over the steps of the ascent",
-        )  # fmt: skip
+        )
         columns = ["picture", "title", "score", *self.judged, "best step", "alive", "flags"]
         folder.table(
-            "scores.csv", columns, [self._row(i) for i in range(len(self.names))],
+            "scores.csv",
+            columns,
+            [self._row(i) for i in range(len(self.names))],
             caption="The numbers beside each picture.",
-        )  # fmt: skip
+        )
         self._write_panel(folder)
         folder.arrays(
             "maximized.npz",
@@ -202,31 +213,38 @@ class Maximized(results.Result):
             values = ", ".join(f"{value:.3g}" for value in found.values)
             framed = "; framed: what is scored" if found.boxes[0] is not None else ""
             folder.figure(
-                f"natural/{stem}.jpg", strip(found),
+                f"natural/{stem}.jpg",
+                strip(found),
                 caption=f"The {len(found.values)} of {self.panel.count:,} photographs that move "
                 f"{self.titles[i]} most, with their scores: {values}{framed}.",
                 alt=f"Photographs that strongly activate {self.titles[i]}",
-                units=units, pixelated=found.pictures[0].shape[-1] < 24, detail=True,
-            )  # fmt: skip
+                units=units,
+                pixelated=found.pictures[0].shape[-1] < 24,
+                detail=True,
+            )
         if self.panel.path is not None:
             folder.figure(
-                f"paths/{stem}.svg", path_figure(self.panel.path, i),
+                f"paths/{stem}.svg",
+                path_figure(self.panel.path, i),
                 caption="Does the picture go through the network as photographs do? Rank "
                 "correlations of what each layer answers, layer by layer. The closer the blue line "
                 "comes to the green one, and the further it stays above the red one, the better.",
-                alt="Line plot of rank correlations over the layers", units=units, detail=True,
-            )  # fmt: skip
+                alt="Line plot of rank correlations over the layers",
+                units=units,
+                detail=True,
+            )
 
     def _write_panel(self, folder: results.Folder) -> None:
         folder.table(
-            "panel.csv", ["picture", "what", "value", "meaning"],
+            "panel.csv",
+            ["picture", "what", "value", "meaning"],
             [
                 (name, line.what, line.value, line.meaning)
                 for i, name in enumerate(self.names)
                 for line in told(self.panel, i)
             ],
             caption="The numbers beside each picture, in words.",
-        )  # fmt: skip
+        )
         reasons = [
             (name, flag.name, flag.words)
             for name, flags in zip(self.names, self.panel.flags, strict=True)
@@ -234,18 +252,28 @@ class Maximized(results.Result):
         ]
         if reasons:
             folder.table(
-                "flags.csv", ["picture", "flag", "reason"], reasons,
+                "flags.csv",
+                ["picture", "flag", "reason"],
+                reasons,
                 caption="Pictures not to be trusted, and why.",
-            )  # fmt: skip
+            )
         path = self.panel.path
         if path is None:
             return
         columns = (
-            "own", "others", "ceiling", "floor", "noise", "similarity", "low", "high",
-        )  # fmt: skip
+            "own",
+            "others",
+            "ceiling",
+            "floor",
+            "noise",
+            "similarity",
+            "low",
+            "high",
+        )
         tables = [getattr(path, column) for column in columns]
         folder.table(
-            "paths.csv", ["picture", "at", *columns],
+            "paths.csv",
+            ["picture", "at", *columns],
             [
                 (name, layer, *(_known(table[i, k]) for table in tables))
                 for i, name in enumerate(self.names)
@@ -255,7 +283,7 @@ class Maximized(results.Result):
             "photographs (own) and with other units' (others), of the photographs among themselves "
             "(ceiling) and with other units' (floor), of noise with them, and (own - floor) / "
             "(ceiling - floor) with its 95% interval.",
-        )  # fmt: skip
+        )
 
     def _heading(self, i: int) -> str:
         name, title = self.names[i], self.titles[i]
@@ -279,21 +307,27 @@ class Maximized(results.Result):
             f"{'! ' * doubtful}{title}\n{score:.3g}"
             for title, score, doubtful in zip(self.titles, self.scores, self.doubtful, strict=True)
         ]
-        return plots.image_grid(
+        return plotting.image_grid(
             self.images, titles, columns=columns, cell=1.5, pixelated=self._factor() > 1
         )
 
     def _ascent(self) -> Figure:
-        figure = plots.new_figure(6, 3.2)
+        figure = plotting.new_figure(6, 3.2)
         ax = figure.add_subplot()
         for i, line in enumerate(self.trace):
-            colour = plots.PALETTE[i % len(plots.PALETTE)]
+            colour = plotting.PALETTE[i % len(plotting.PALETTE)]
             ax.plot(range(1, len(line) + 1), line.numpy(), color=colour, linewidth=0.7, alpha=0.6)
-            label = self.titles[i] if len(self.names) <= len(plots.PALETTE) else None
-            ax.plot([int(self.best_steps[i])], [self.scores[i].item()], "o", color=colour,
-                    markersize=4, label=label)  # fmt: skip
-        plots.lines(ax, xlabel="step", ylabel="score")
-        if len(self.names) <= len(plots.PALETTE):
+            label = self.titles[i] if len(self.names) <= len(plotting.PALETTE) else None
+            ax.plot(
+                [int(self.best_steps[i])],
+                [self.scores[i].item()],
+                "o",
+                color=colour,
+                markersize=4,
+                label=label,
+            )
+        plotting.lines(ax, xlabel="step", ylabel="score")
+        if len(self.names) <= len(plotting.PALETTE):
             ax.legend(fontsize=7, frameon=False, loc="upper left", ncols=2)
         return figure
 

@@ -31,7 +31,7 @@ from torch import Tensor
 from featviz import results
 from featviz.engine import Files, Shard, map_shards
 from featviz.errors import UserError
-from featviz.maximization.ascent import BLOCK, Climb, Settings, ascend_all, together
+from featviz.maximization.loop import BLOCK, Climb, Settings, ascend_all, together
 from featviz.maximization.objectives import Objective
 from featviz.maximization.result import file_stem
 from featviz.models.frozen import frozen
@@ -64,8 +64,13 @@ class Task:
         besides = None if self.besides is None else self.besides.text
         aims = hashlib.sha256("\n".join(self.keys).encode()).hexdigest()
         settings = plain(self.settings)
-        return {"layer": self.layer.path, "objective": self.goal.text, "besides": besides,
-                "targets": len(self.keys), "targets sha256": aims} | settings  # fmt: skip
+        return {
+            "layer": self.layer.path,
+            "objective": self.goal.text,
+            "besides": besides,
+            "targets": len(self.keys),
+            "targets sha256": aims,
+        } | settings
 
 
 @dataclass(frozen=True)
@@ -89,7 +94,7 @@ def climb_tasks(
     seed: int,
     tries: int = 1,
     film: int = 0,
-    slots: int | None = None,
+    batch_size: int | None = None,
     partial: Path | None = None,
     engine: str = "here",
     progress: Callable[[int, int, str], None] | None = None,
@@ -104,9 +109,9 @@ def climb_tasks(
 
     Raises UserError if `partial` holds the shards of another job.
     """
-    if slots is None:
-        slots = BLOCK if model.device.type == "cpu" else _SLOTS_ON_CUDA
-    job = _Job(model, tuple(tasks), seed, tries, film, slots)
+    if batch_size is None:
+        batch_size = BLOCK if model.device.type == "cpu" else _SLOTS_ON_CUDA
+    job = _Job(model, tuple(tasks), seed, tries, film, batch_size)
     shards = job.shards()
     stopped = False
 
@@ -117,9 +122,13 @@ def climb_tasks(
     with _kept(partial, job) as folder:
         try:
             map_shards(
-                job, shards, folder, engine=engine,
-                gpus=int(model.device.type == "cuda"), progress=report,
-            )  # fmt: skip
+                job,
+                shards,
+                folder,
+                engine=engine,
+                gpus=int(model.device.type == "cuda"),
+                progress=report,
+            )
         except KeyboardInterrupt:
             stopped = True
         return [_read(folder, shards, number) for number in range(len(tasks))], stopped
@@ -134,7 +143,7 @@ class _Job:
     seed: int
     tries: int
     film: int
-    slots: int
+    batch_size: int
     verdicts: dict[Any, Any] = field(default_factory=dict)
     """by task, what `ascend_all` found out about the number of slots"""
 
@@ -142,7 +151,7 @@ class _Job:
         shards = []
         for number, task in enumerate(self.tasks):
             count = len(task.keys)
-            most = max(1, self.slots // self.tries) * (_QUEUE if task.settings.patience else 1)
+            most = max(1, self.batch_size // self.tries) * (_QUEUE if task.settings.patience else 1)
             size = math.ceil(count / math.ceil(count / most))  # as even as they go
             for first in range(0, count, size):
                 rows = range(first, min(first + size, count))
@@ -161,11 +170,18 @@ class _Job:
         with frozen(self.model), entering:
             climbs = dict(
                 ascend_all(
-                    self.model, task.goal, targets, seeds, task.settings, besides=task.besides,
-                    slots=self.slots, film=self.film, progress=lambda done, _: report(done),
+                    self.model,
+                    task.goal,
+                    targets,
+                    seeds,
+                    task.settings,
+                    besides=task.besides,
+                    batch_size=self.batch_size,
+                    film=self.film,
+                    progress=lambda done, _: report(done),
                     verdicts=self.verdicts.setdefault(number, {}),
                 )
-            )  # fmt: skip
+            )
         clean = torch.cat([climbs[i].clean for i in range(len(targets))]).view(-1, self.tries)
         best = clean.nan_to_num(-math.inf).argmax(1)
         chosen = [climbs[i * self.tries + int(t)] for i, t in enumerate(best)]
@@ -174,10 +190,16 @@ class _Job:
     def described(self) -> dict[str, Any]:
         versions = results.versions()
         return {
-            "model": self.model.sha256, "seed": self.seed, "tries": self.tries, "film": self.film,
-            "batch_size": self.slots, "featviz": versions["featviz"], "torch": versions["torch"],
-            "device": self.model.device.type, "tasks": [task.described() for task in self.tasks],
-        }  # fmt: skip
+            "model": self.model.sha256,
+            "seed": self.seed,
+            "tries": self.tries,
+            "film": self.film,
+            "batch_size": self.batch_size,
+            "featviz": versions["featviz"],
+            "torch": versions["torch"],
+            "device": self.model.device.type,
+            "tasks": [task.described() for task in self.tasks],
+        }
 
 
 def seed_of(seed: int, key: str, number: int = 0) -> int:

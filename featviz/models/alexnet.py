@@ -27,15 +27,25 @@ class AlexNet(nn.Module):
     """torchvision's AlexNet: (N, 3, 224, 224) to (N, num_classes); 61,100,840 parameters."""
 
     aliases: ClassVar[dict[str, str]] = {
-        "conv1": "features.0", "relu1": "features.1", "pool1": "features.2",
-        "conv2": "features.3", "relu2": "features.4", "pool2": "features.5",
-        "conv3": "features.6", "relu3": "features.7",
-        "conv4": "features.8", "relu4": "features.9",
-        "conv5": "features.10", "relu5": "features.11", "pool5": "features.12",
-        "fc6": "classifier.1", "relu6": "classifier.2",
-        "fc7": "classifier.4", "relu7": "classifier.5",
+        "conv1": "features.0",
+        "relu1": "features.1",
+        "pool1": "features.2",
+        "conv2": "features.3",
+        "relu2": "features.4",
+        "pool2": "features.5",
+        "conv3": "features.6",
+        "relu3": "features.7",
+        "conv4": "features.8",
+        "relu4": "features.9",
+        "conv5": "features.10",
+        "relu5": "features.11",
+        "pool5": "features.12",
+        "fc6": "classifier.1",
+        "relu6": "classifier.2",
+        "fc7": "classifier.4",
+        "relu7": "classifier.5",
         "logits": "classifier.6",
-    }  # fmt: skip
+    }
     mean: ClassVar[tuple[float, float, float]] = (0.485, 0.456, 0.406)
     std: ClassVar[tuple[float, float, float]] = (0.229, 0.224, 0.225)
     input_size: ClassVar[int] = 224
@@ -76,15 +86,27 @@ class AlexNet2012(nn.Module):
     """
 
     aliases: ClassVar[dict[str, str]] = {
-        "conv1": "features.0", "relu1": "features.1", "norm1": "features.2", "pool1": "features.3",
-        "conv2": "features.4", "relu2": "features.5", "norm2": "features.6", "pool2": "features.7",
-        "conv3": "features.8", "relu3": "features.9",
-        "conv4": "features.10", "relu4": "features.11",
-        "conv5": "features.12", "relu5": "features.13", "pool5": "features.14",
-        "fc6": "classifier.1", "relu6": "classifier.2",
-        "fc7": "classifier.4", "relu7": "classifier.5",
+        "conv1": "features.0",
+        "relu1": "features.1",
+        "norm1": "features.2",
+        "pool1": "features.3",
+        "conv2": "features.4",
+        "relu2": "features.5",
+        "norm2": "features.6",
+        "pool2": "features.7",
+        "conv3": "features.8",
+        "relu3": "features.9",
+        "conv4": "features.10",
+        "relu4": "features.11",
+        "conv5": "features.12",
+        "relu5": "features.13",
+        "pool5": "features.14",
+        "fc6": "classifier.1",
+        "relu6": "classifier.2",
+        "fc7": "classifier.4",
+        "relu7": "classifier.5",
         "logits": "classifier.6",
-    }  # fmt: skip
+    }
     # In [0, 1] and red first; Caffe itself works with 0 to 255 and blue first (see models/load.py).
     mean: ClassVar[tuple[float, float, float]] = (122.679 / 255, 116.669 / 255, 104.007 / 255)
     std: ClassVar[tuple[float, float, float]] = (1 / 255, 1 / 255, 1 / 255)
@@ -236,9 +258,15 @@ def _folded(normalized: _Normalized) -> nn.Conv2d | nn.Linear:
     plain: nn.Conv2d | nn.Linear
     if isinstance(layer, nn.Conv2d):
         plain = nn.Conv2d(
-            layer.in_channels, layer.out_channels, layer.kernel_size, layer.stride,  # type: ignore[arg-type]
-            layer.padding, layer.dilation, layer.groups, device="meta",  # type: ignore[arg-type]
-        )  # fmt: skip
+            layer.in_channels,
+            layer.out_channels,
+            layer.kernel_size,  # type: ignore[arg-type]
+            layer.stride,  # type: ignore[arg-type]
+            layer.padding,  # type: ignore[arg-type]
+            layer.dilation,  # type: ignore[arg-type]
+            layer.groups,
+            device="meta",
+        )
     else:
         plain = nn.Linear(layer.in_features, layer.out_features, device="meta")
     plain.weight = nn.Parameter(weight.to(layer.weight.dtype))

@@ -110,9 +110,17 @@ class Model(nn.Module):
             name = names.get(path, path)
             shape = (r.shape[2], *r.shape[:2]) if r.channels_last else r.shape
             table[name] = Layer(
-                name, path, r.kind, shape, r.channels_last, r.calls, r.parameters, r.macs,
-                r.receptive_field, r.whole,
-            )  # fmt: skip
+                name,
+                path,
+                r.kind,
+                shape,
+                r.channels_last,
+                r.calls,
+                r.parameters,
+                r.macs,
+                r.receptive_field,
+                r.whole,
+            )
         return table
 
     def layer(self, name: str) -> Layer:

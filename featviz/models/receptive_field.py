@@ -67,19 +67,64 @@ class ModuleRecord:
 _Sight = ReceptiveField | str | None
 
 _POINTWISE = {
-    "abs", "add", "add_", "alias", "clamp", "clone", "cat", "cudnn_batch_norm", "detach", "div",
-    "dropout", "elu", "exp", "gelu", "hardsigmoid", "hardsigmoid_", "hardswish", "hardswish_",
-    "hardtanh", "hardtanh_", "leaky_relu", "leaky_relu_", "mul", "mul_", "native_batch_norm",
-    "native_dropout", "neg", "pow", "relu", "relu_", "rsqrt", "sigmoid", "sigmoid_", "silu",
-    "silu_", "softplus", "sqrt", "sub", "tanh", "_native_batch_norm_legit_no_training",
-    "_to_copy", "rsub", "select", "slice", "split", "chunk", "unbind", "split_with_sizes",
-}  # fmt: skip
+    "abs",
+    "add",
+    "add_",
+    "alias",
+    "clamp",
+    "clone",
+    "cat",
+    "cudnn_batch_norm",
+    "detach",
+    "div",
+    "dropout",
+    "elu",
+    "exp",
+    "gelu",
+    "hardsigmoid",
+    "hardsigmoid_",
+    "hardswish",
+    "hardswish_",
+    "hardtanh",
+    "hardtanh_",
+    "leaky_relu",
+    "leaky_relu_",
+    "mul",
+    "mul_",
+    "native_batch_norm",
+    "native_dropout",
+    "neg",
+    "pow",
+    "relu",
+    "relu_",
+    "rsqrt",
+    "sigmoid",
+    "sigmoid_",
+    "silu",
+    "silu_",
+    "softplus",
+    "sqrt",
+    "sub",
+    "tanh",
+    "_native_batch_norm_legit_no_training",
+    "_to_copy",
+    "rsub",
+    "select",
+    "slice",
+    "split",
+    "chunk",
+    "unbind",
+    "split_with_sizes",
+}
 _RESHAPES = {"view", "_unsafe_view", "reshape", "unsqueeze", "squeeze", "transpose", "permute"}
 _PRODUCTS = {"addmm", "mm", "linear", "bmm", "matmul", "mkldnn_linear"}
 _WINDOWS = {
-    "avg_pool2d": 1, "max_pool2d_with_indices": 1, "avg_pool3d": 1, "max_pool2d": 1,
+    "avg_pool2d": 1,
+    "max_pool2d_with_indices": 1,
+    "avg_pool3d": 1,
+    "max_pool2d": 1,
     "mkldnn_max_pool2d": 1,
-}  # fmt: skip
+}
 
 
 class _Watch(TorchDispatchMode):
@@ -264,10 +309,15 @@ def _window(
         return (values[0], values[-1])
 
     axes = zip(
-        field.size, field.stride, field.offset,
-        pair(kernel), pair(stride), pair(padding), pair(dilation),
+        field.size,
+        field.stride,
+        field.offset,
+        pair(kernel),
+        pair(stride),
+        pair(padding),
+        pair(dilation),
         strict=True,
-    )  # fmt: skip
+    )
     new = [(s + d * (k - 1) * j, j * t, o - p * j) for s, j, o, k, t, p, d in axes]
     size, steps, offset = zip(*new, strict=True)
     return ReceptiveField(size, steps, offset)

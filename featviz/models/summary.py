@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from featviz import plots, results
+from featviz import plotting, results
 from featviz.models.layers import Layer
 from featviz.models.load import Model
 
@@ -84,29 +84,33 @@ class Summary(results.Result):
                     "units": layer.units,
                     "parameters": layer.parameters,
                     "macs": layer.macs,
-                    "receptive_field": field and {
-                        "size": field.size, "stride": field.stride, "offset": field.offset,
+                    "receptive_field": field
+                    and {
+                        "size": field.size,
+                        "stride": field.stride,
+                        "offset": field.offset,
                     },
                     "whole": layer.whole,
                 }
                 for layer in self.layers
                 for field in [layer.receptive_field]
             ],
-        }  # fmt: skip
+        }
         return json.dumps(document, indent=1)
 
     def write(self, folder: results.Folder) -> None:
         folder.table("layers.csv", _COLUMNS, self.rows(), caption="Every layer, in order.")
         folder.figure(
-            "layers.svg", self.plot(),
+            "layers.svg",
+            self.plot(),
             caption="Receptive field and multiply-adds of each layer; layers that see the whole "
             "picture have no bar on the left.",
             alt="Bar charts of receptive field and multiply-adds by layer",
-        )  # fmt: skip
+        )
 
     def plot(self) -> Figure:
         shown = [la for la in self.layers if la.parameters and la.path]
-        figure = plots.new_figure(7, 0.8 + 0.28 * len(shown))
+        figure = plotting.new_figure(7, 0.8 + 0.28 * len(shown))
         fields, work = figure.subplots(1, 2, sharey=True)
         names = [la.name for la in shown]
         sizes = [la.receptive_field.size[0] if la.receptive_field else 0 for la in shown]
@@ -114,9 +118,9 @@ class Summary(results.Result):
             (fields, sizes, "receptive field (pixels)"),
             (work, [la.macs / 1e6 for la in shown], "multiply-adds (millions)"),
         ):
-            bars = ax.barh(names, values, color=plots.BLUE, height=0.6)
+            bars = ax.barh(names, values, color=plotting.BLUE, height=0.6)
             ax.bar_label(bars, fmt="%.4g", fontsize=7, padding=2)
-            plots.lines(ax, xlabel=label, ylabel="")
+            plotting.lines(ax, xlabel=label, ylabel="")
             ax.margins(x=0.15)
         fields.invert_yaxis()
         return figure

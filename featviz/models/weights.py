@@ -28,9 +28,15 @@ class WeightsFile(NamedTuple):
 
 
 CAFFE_LAYERS = {
-    "conv1": "features.0", "conv2": "features.4", "conv3": "features.8", "conv4": "features.10",
-    "conv5": "features.12", "fc6": "classifier.1", "fc7": "classifier.4", "fc8": "classifier.6",
-}  # fmt: skip
+    "conv1": "features.0",
+    "conv2": "features.4",
+    "conv3": "features.8",
+    "conv4": "features.10",
+    "conv5": "features.12",
+    "fc6": "classifier.1",
+    "fc7": "classifier.4",
+    "fc8": "classifier.6",
+}
 """Caffe's names in alexnet-2012's terms."""
 
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "model_state", "net")
@@ -135,10 +141,11 @@ def fill(net: nn.Module, file: WeightsFile, path: str | Path, name: str) -> bool
     """
     wanted = net.state_dict()
     tensors = {
-        key: t for key, t in rename(file.tensors, wanted).items()
+        key: t
+        for key, t in rename(file.tensors, wanted).items()
         # Auxiliary heads serve training alone.
         if not (key.startswith(("aux1.", "aux2.", "AuxLogits.")) and key not in wanted)
-    }  # fmt: skip
+    }
     unknown = [key for key in tensors if key not in wanted]
     missing = [k for k in wanted if k not in tensors and not k.endswith("num_batches_tracked")]
     shapes = [

@@ -17,8 +17,10 @@ from torch import nn
 
 from featviz.errors import UserError, nearest
 
-_SCHEMAS = ("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
-            "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")  # fmt: skip
+_SCHEMAS = (
+    "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
+    "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
+)
 _libraries: list[Any] = []  # a torch.library.Library lives as long as it is referenced
 
 

@@ -141,12 +141,18 @@ class ApproximateIndex:
             faiss.write_index(self._index, str(place / "index.faiss"))
             np.savez(place / "axes.npz", mean=self._axes.mean, axes=self._axes.axes)
             about = {
-                "schema": 1, "kind": self.kind, "metric": self.metric, "rows": len(self),
-                "dim": self.rows.dim, "store": identity(self.store), "recall": self.recall,
-                "probes": self.effort.probes, "candidates": self.effort.candidates,
+                "schema": 1,
+                "kind": self.kind,
+                "metric": self.metric,
+                "rows": len(self),
+                "dim": self.rows.dim,
+                "store": identity(self.store),
+                "recall": self.recall,
+                "probes": self.effort.probes,
+                "candidates": self.effort.candidates,
                 "sha256": {f: hash_file(place / f) for f in ("index.faiss", "axes.npz")},
                 "faiss": faiss.__version__,
-            }  # fmt: skip
+            }
             (place / "index.json").write_text(json.dumps(about, indent=1) + "\n")
         return Path(folder)
 

@@ -13,12 +13,7 @@ from torch import Tensor
 from featviz import results
 from featviz.embedding.store import Store
 from featviz.errors import UserError, nearest
-from featviz.neighbors.approximate import (
-    KINDS,
-    ApproximateIndex,
-    build_approximate,
-    open_or_build,
-)
+from featviz.neighbors.approximate import KINDS, ApproximateIndex, build_approximate, open_or_build
 from featviz.neighbors.exact import Index, Metric, build_index
 from featviz.neighbors.quality import judge as judge_quality
 from featviz.neighbors.queries import Space, read_queries
@@ -101,13 +96,17 @@ def find_neighbors(
     made = results.origin(
         None,
         parameters={
-            "queries": [query.name for query in asked], "k": k, "metric": rows_of.metric,
-            "index": index, "backend": searched.backend, "judge": judge,
+            "queries": [query.name for query in asked],
+            "k": k,
+            "metric": rows_of.metric,
+            "index": index,
+            "backend": searched.backend,
+            "judge": judge,
             "store": None if store is None or store.folder is None else str(store.folder),
         },
         started=started,
         seed=seed,
-    )  # fmt: skip
+    )
     if store is not None:
         made = replace(made, model=store.origin.model, data=store.origin.data)
     return Neighbors(

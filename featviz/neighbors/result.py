@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from featviz import images, plots, results
+from featviz import images, plotting, results
 from featviz.embedding.store import Store
 from featviz.errors import BadPicture
 from featviz.neighbors.exact import Metric
@@ -69,10 +69,11 @@ class Neighbors(results.Result):
                 found.shuffled[k], "fraction", f"precision@{k} with the classes shuffled"
             )
             shown["mAP"] = results.Number(
-                found.average_precision, "fraction",
+                found.average_precision,
+                "fraction",
                 "mean average precision of the whole ranking, over rows; with the classes "
                 f"shuffled {found.average_precision_shuffled:.3f}",
-            )  # fmt: skip
+            )
             shown["judged rows"] = results.Number(
                 found.rows, "", f"rows whose class has others; {found.classes} classes"
             )
@@ -122,17 +123,19 @@ class Neighbors(results.Result):
                     break
                 names = ", ".join(self.queries[i].name for i in part)
                 folder.figure(
-                    f"sheet-{start // _SHEET_ROWS}.jpg", sheet,
+                    f"sheet-{start // _SHEET_ROWS}.jpg",
+                    sheet,
                     caption="At the left the query, then its neighbours, nearest first, with "
                     f"{_UNIT[self.metric]}. Filled green dot and frame: of the query's class; "
                     "open dot: of another class.",
                     alt=f"Rows of photographs: {names} and their {self.k} nearest neighbours",
-                )  # fmt: skip
+                )
         if self.oddities is not None:
             self._write_oddities(folder, self.oddities)
         if self.quality is not None:
             folder.table(
-                "classes.csv", ("class", "name", "rows", "precision", "average_precision"),
+                "classes.csv",
+                ("class", "name", "rows", "precision", "average_precision"),
                 [
                     (label, self._name(label), rows, round(share, 5), round(average, 5))
                     for label, (rows, share, average) in sorted(
@@ -140,29 +143,32 @@ class Neighbors(results.Result):
                     )
                 ],
                 caption=f"Precision@{self.quality.k} and mean average precision by class.",
-            )  # fmt: skip
+            )
             folder.figure(
-                "precision.svg", self._precision_plot(),
+                "precision.svg",
+                self._precision_plot(),
                 caption="Share of the k nearest that are of the row's own class, and the same "
                 "with the classes shuffled.",
                 alt="Line plot of precision against k",
-            )  # fmt: skip
+            )
 
     def _write_oddities(self, folder: results.Folder, odd: Oddities) -> None:
         folder.table(
-            "hubs.csv", ("row", "path", "class", "times"),
+            "hubs.csv",
+            ("row", "path", "class", "times"),
             [(row, self._path(row), self.labels[row], times) for row, times in odd.hubs],
             caption=f"Rows that most often are among the {odd.k} nearest of {odd.rows} rows.",
-        )  # fmt: skip
+        )
         if odd.duplicates:
             folder.table(
-                "duplicates.csv", ("row", "path", "other_row", "other_path", "distance"),
+                "duplicates.csv",
+                ("row", "path", "other_row", "other_path", "distance"),
                 [
                     (a, self._path(a), b, self._path(b), f"{distance:.6g}")
                     for a, b, distance in odd.duplicates
                 ],
                 caption=f"Pairs within a cosine distance of {DUPLICATE}, nearest first.",
-            )  # fmt: skip
+            )
 
     def _path(self, row: int) -> str:
         return self.store.pictures.paths[row] if self.store is not None else ""
@@ -191,7 +197,7 @@ class Neighbors(results.Result):
         """Pictures of some queries and their first `most` neighbours. Raises BadPicture."""
         assert self.store is not None
         columns = min(self.k, most)
-        figure = plots.new_figure((columns + 1.3) * inches * 1.04, len(which) * inches * 1.36)
+        figure = plotting.new_figure((columns + 1.3) * inches * 1.04, len(which) * inches * 1.36)
         figure.set_layout_engine("none")
         ax = figure.add_axes((0, 0, 1, 1))
         ax.set_xlim(-0.06, columns * 1.05 + 1.24)
@@ -213,9 +219,13 @@ class Neighbors(results.Result):
                 label = self.labels[row]
                 same = label == query.label if label and query.label else None
                 self._draw(
-                    figure, (1.2 + 1.05 * rank, top), _thumbnail(self.store, row),
-                    self._name(label), f"{float(self.distances[number, rank]):.2f}", same,
-                )  # fmt: skip
+                    figure,
+                    (1.2 + 1.05 * rank, top),
+                    _thumbnail(self.store, row),
+                    self._name(label),
+                    f"{float(self.distances[number, rank]):.2f}",
+                    same,
+                )
         return figure
 
     def _draw(
@@ -243,7 +253,7 @@ class Neighbors(results.Result):
                 interpolation="antialiased",
                 aspect="auto",
             )
-            edge = plots.GREEN if same else "#bbbbbb"
+            edge = plotting.GREEN if same else "#bbbbbb"
             width = 2.2 if same else 0.5
             ax.add_patch(Rectangle((x, y), 1, 1, fill=False, edgecolor=edge, linewidth=width))
         else:
@@ -251,20 +261,33 @@ class Neighbors(results.Result):
             ax.text(x + 0.5, y + 0.5, "vector", ha="center", va="center", color="#666666")
         for i, sign in enumerate(signs):
             ax.text(
-                x + 0.03 + 0.5 * (i % 2), y + 0.03 + 0.5 * (i // 2), "+" if sign == "+" else "−",
-                fontsize=7, ha="left", va="top", weight="bold", color="white",
-                bbox={"boxstyle": "square,pad=0.12", "linewidth": 0,
-                      "facecolor": plots.GREEN if sign == "+" else plots.RED},
-            )  # fmt: skip
+                x + 0.03 + 0.5 * (i % 2),
+                y + 0.03 + 0.5 * (i // 2),
+                "+" if sign == "+" else "−",
+                fontsize=7,
+                ha="left",
+                va="top",
+                weight="bold",
+                color="white",
+                bbox={
+                    "boxstyle": "square,pad=0.12",
+                    "linewidth": 0,
+                    "facecolor": plotting.GREEN if sign == "+" else plotting.RED,
+                },
+            )
         if same is not None:
             ax.plot(
-                x + 0.045, y + 1.10, "o", markersize=4.5, markeredgewidth=0.9,
-                color=plots.GREEN if same else "#888888",
-                markerfacecolor=plots.GREEN if same else "white",
-            )  # fmt: skip
+                x + 0.045,
+                y + 1.10,
+                "o",
+                markersize=4.5,
+                markeredgewidth=0.9,
+                color=plotting.GREEN if same else "#888888",
+                markerfacecolor=plotting.GREEN if same else "white",
+            )
         bold = "bold" if x == 0 else "normal"
         shift = 0.11 if same is not None else 0.0
-        ax.text(x + shift, y + 1.10, text, fontsize=7, va="center", color=plots.INK, weight=bold)
+        ax.text(x + shift, y + 1.10, text, fontsize=7, va="center", color=plotting.INK, weight=bold)
         ax.text(x, y + 1.24, _shorten(name), fontsize=6.2, va="center", color="#555555")
 
     def _query_picture(self, query: Query) -> Tensor | None:
@@ -295,20 +318,20 @@ class Neighbors(results.Result):
         return label if self.store is None else self.store.class_names.get(label, label)
 
     def _distance_plot(self) -> Figure:
-        figure = plots.new_figure(5, 3)
+        figure = plotting.new_figure(5, 3)
         ax = figure.subplots()
         ranks = np.arange(1, self.k + 1)
         for line in self.distances[:50].numpy():
-            ax.plot(ranks, line, color=plots.BLUE, alpha=0.4, linewidth=1)
-        plots.lines(ax, xlabel="rank", ylabel=_UNIT[self.metric])
+            ax.plot(ranks, line, color=plotting.BLUE, alpha=0.4, linewidth=1)
+        plotting.lines(ax, xlabel="rank", ylabel=_UNIT[self.metric])
         return figure
 
     def _precision_plot(self) -> Figure:
         assert self.quality is not None
-        figure = plots.new_figure(4.2, 2.8)
+        figure = plotting.new_figure(4.2, 2.8)
         ax = figure.subplots()
         for values, colour, name in (
-            (self.quality.precision, plots.BLUE, "this space"),
+            (self.quality.precision, plotting.BLUE, "this space"),
             (self.quality.shuffled, "#888888", "classes shuffled"),
         ):
             ks = sorted(values)
@@ -316,7 +339,7 @@ class Neighbors(results.Result):
         ax.set_ylim(0, 100)
         ax.set_xticks(sorted(self.quality.precision))
         ax.legend(fontsize=8, frameon=False)
-        plots.lines(ax, xlabel="k nearest", ylabel="of the same class (%)")
+        plotting.lines(ax, xlabel="k nearest", ylabel="of the same class (%)")
         return figure
 
 

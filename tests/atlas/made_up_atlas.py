@@ -70,11 +70,16 @@ def made_up_atlas(
     }
     return MadeUpAtlas(
         origin=results.origin(None, parameters={}, started=0.0),
-        rows=tuple(range(count)), levels=_levels(xy, shown, labels),
-        lattice=_in_lines(xy, 2.8), mosaic=_in_lines(xy, 1.0),
-        neighbors=neighbors, distances=0.05 * torch.arange(1, K + 1).repeat(count, 1),
-        pictured=shown, thumbnails=thumbnails, **parts,
-    )  # fmt: skip
+        rows=tuple(range(count)),
+        levels=_levels(xy, shown, labels),
+        lattice=_in_lines(xy, 2.8),
+        mosaic=_in_lines(xy, 1.0),
+        neighbors=neighbors,
+        distances=0.05 * torch.arange(1, K + 1).repeat(count, 1),
+        pictured=shown,
+        thumbnails=thumbnails,
+        **parts,
+    )
 
 
 class MadeUpAtlas(Atlas):

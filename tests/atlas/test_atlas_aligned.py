@@ -83,9 +83,11 @@ def test_pictures_are_matched_by_their_paths(first: Store) -> None:
     order = torch.randperm(60, generator=torch.Generator().manual_seed(2)).tolist()[:50]
     assert first.memory is not None
     mixed = replace(
-        first, memory=first.memory[order], pictures=first.pictures.select(order),
+        first,
+        memory=first.memory[order],
+        pictures=first.pictures.select(order),
         sizes=first.sizes[order],
-    )  # fmt: skip
+    )
     found = align_maps(first, mixed, iterations=QUICK, perplexity=10, most=40)
     assert len(found.first.rows) == 40
     names = [

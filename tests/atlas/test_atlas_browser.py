@@ -87,8 +87,9 @@ def visit(browser, page: str, *, renderer: str = "webgl2", address: str = "") ->
     else:
         browser.execute_script(
             "delete document.documentElement.dataset.theme;"
-            "location.hash = `${arguments[0]}&again=${Math.random()}`", address,
-        )  # fmt: skip
+            "location.hash = `${arguments[0]}&again=${Math.random()}`",
+            address,
+        )
         wait(browser, "!location.hash.includes('again')")
     rest(browser)
     found = browser.execute_script("return atlas.renderer")
@@ -126,8 +127,9 @@ def click_button(browser, selector: str) -> None:
 def search(browser, words: str) -> None:
     browser.execute_script(
         "const s = document.getElementById('search'); s.value = arguments[0];"
-        "s.dispatchEvent(new Event('input'))", words,
-    )  # fmt: skip
+        "s.dispatchEvent(new Event('input'))",
+        words,
+    )
     rest(browser)
 
 
@@ -191,8 +193,9 @@ def test_the_picture_drawn_at_a_place_is_the_one_that_is_there(
         "return arguments[0].filter(atlas.isPicture).map((row) => {"
         "  const place = atlas.screenOf(row);"
         "  return {row, ...place, at: atlas.thingAt(place.x, place.y)};"
-        "})", atlas.pictured.tolist(),
-    )  # fmt: skip
+        "})",
+        atlas.pictured.tolist(),
+    )
     whole = max(place["size"] for place in places) - 0.5  # others are about to appear
     tried = 0
     for place in places:
@@ -467,8 +470,10 @@ def test_zoom_drag_and_touch_move_the_map(browser, made) -> None:
     browser.execute_script(
         "arguments[0].dispatchEvent(new WheelEvent('wheel', {deltaY: -300,"
         "clientX: arguments[1], clientY: arguments[2], cancelable: true}))",
-        canvas, place["x"], place["y"],
-    )  # fmt: skip
+        canvas,
+        place["x"],
+        place["y"],
+    )
     assert state(browser)["scale"] > 1.5 * before
     # what is under the pointer stays there; events come at whole pixels
     now = browser.execute_script("return atlas.screenOf(3)")

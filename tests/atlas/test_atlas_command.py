@@ -42,10 +42,25 @@ def test_an_atlas_has_the_sides_that_are_asked_for(
     stores: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     code, out, error = run(
-        capsys, "atlas", "--store", str(stores / "fc7"), "--sides", "2,3", "--icons", "both",
-        "--icon-side", "2", "--icon-steps", "2", "--seeds", "2", "--out", str(tmp_path / "a"),
-        "--json", "--quiet",
-    )  # fmt: skip
+        capsys,
+        "atlas",
+        "--store",
+        str(stores / "fc7"),
+        "--sides",
+        "2,3",
+        "--icons",
+        "both",
+        "--icon-side",
+        "2",
+        "--icon-steps",
+        "2",
+        "--seeds",
+        "2",
+        "--out",
+        str(tmp_path / "a"),
+        "--json",
+        "--quiet",
+    )
     assert (code, error) == (0, "")
     document = json.loads(out)
     assert document["parameters"]["sides"] == [2, 3]
@@ -56,8 +71,9 @@ def test_an_atlas_has_the_sides_that_are_asked_for(
         cells = list(csv.DictReader(file))
     assert {cell["side"] for cell in cells} == {"2", "3"}
     assert all(float(cell["within_cosine"]) <= 1.0001 for cell in cells)
-    assert all(cell["classes"] == "n02099601 1.000" or "retriever" in cell["classes"]
-               for cell in cells)  # fmt: skip
+    assert all(
+        cell["classes"] == "n02099601 1.000" or "retriever" in cell["classes"] for cell in cells
+    )
     assert all("+" in cell["effects"] for cell in cells)
     assert not (tmp_path / "a.partial").exists()
 
@@ -66,10 +82,22 @@ def test_a_class_atlas_of_a_map(
     stores: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     code, out, _ = run(
-        capsys, "atlas", "--store", str(stores / "conv5"), "--class", "golden retriever",
-        "--among", "class", "--sides", "2", "--icon-steps", "2", "--out", str(tmp_path / "c"),
+        capsys,
+        "atlas",
+        "--store",
+        str(stores / "conv5"),
+        "--class",
+        "golden retriever",
+        "--among",
+        "class",
+        "--sides",
+        "2",
+        "--icon-steps",
+        "2",
+        "--out",
+        str(tmp_path / "c"),
         "--quiet",
-    )  # fmt: skip
+    )
     assert code == 0
     assert "What argues for golden retriever in relu5" in out
     assert (tmp_path / "c" / "class.pdf").stat().st_size > 1000
@@ -79,9 +107,16 @@ def test_two_stores_side_by_side(
     stores: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     code, out, _ = run(
-        capsys, "atlas", "--store", str(stores / "fc7"), "--beside", str(stores / "conv5"),
-        "--out", str(tmp_path / "b"), "--quiet",
-    )  # fmt: skip
+        capsys,
+        "atlas",
+        "--store",
+        str(stores / "fc7"),
+        "--beside",
+        str(stores / "conv5"),
+        "--out",
+        str(tmp_path / "b"),
+        "--quiet",
+    )
     assert code == 0
     assert "relu7 of alexnet-mini on data beside relu5 of alexnet-mini on data" in out
     assert (tmp_path / "b" / "aligned.png").is_file()
@@ -98,9 +133,12 @@ def test_two_stores_side_by_side(
     ],
 )
 def test_mistakes_leave_nothing(
-    words: tuple[str, ...], message: str, stores: Path, tmp_path: Path,
+    words: tuple[str, ...],
+    message: str,
+    stores: Path,
+    tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
+) -> None:
     code, out, error = run(
         capsys, "atlas", "--store", str(stores / "fc7"), *words, "--out", str(tmp_path / "x")
     )

@@ -109,8 +109,9 @@ def test_the_model_is_left_as_it_was(model: Model, generator: torch.Generator) -
 def test_what_raises_all_logits_names_no_class(model: Model) -> None:
     effects = torch.tensor([[3.0, 3.0, 3.0, 3.0, 3.0], [0.0, 5.0, 0.0, 0.0, 0.0]])
     assert top_effects(model, effects, most=1) == (
-        ((model.class_name(0), 0.0),), ((model.class_name(1), 4.0),),
-    )  # fmt: skip
+        ((model.class_name(0), 0.0),),
+        ((model.class_name(1), 4.0),),
+    )
     assert effect_on(effects, 1).tolist() == [0.0, 4.0]
     assert names_of([("a", 1.0), ("b", -2.5)]) == "a +1.00; b -2.50"
 
@@ -132,6 +133,8 @@ def test_the_bundled_model_has_effects_at_every_named_layer(mini: Model) -> None
         assert found.shape == (2, len(mini.classes))
         assert found.isfinite().all()
         torch.testing.assert_close(
-            logit_effects(mini, name, vectors[:1], pictures=pictures[:1]), found[:1],
-            atol=1e-4, rtol=1e-4,
-        )  # fmt: skip
+            logit_effects(mini, name, vectors[:1], pictures=pictures[:1]),
+            found[:1],
+            atol=1e-4,
+            rtol=1e-4,
+        )

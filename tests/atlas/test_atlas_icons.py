@@ -122,8 +122,10 @@ def test_whitening_takes_the_centre_off(count: int, generator: torch.Generator) 
     wanted = torch.randn(3, 12, generator=generator)
     torch.testing.assert_close(
         whiten(wanted, build_index(data), ridge=0.3, centre=centre),
-        whiten(wanted, data - centre, ridge=0.3), rtol=1e-3, atol=1e-4,
-    )  # fmt: skip
+        whiten(wanted, data - centre, ridge=0.3),
+        rtol=1e-3,
+        atol=1e-4,
+    )
     with pytest.raises(UserError, match="without bound"):
         whiten(wanted, data, ridge=0)
 
@@ -230,15 +232,27 @@ def test_icons_go_on_where_they_were_stopped(
 
     with pytest.raises(Enough):
         synthetic_icons(
-            painted, "relu1", means, data=data, steps=8, batch_size=2, partial=tmp_path / "p",
+            painted,
+            "relu1",
+            means,
+            data=data,
+            steps=8,
+            batch_size=2,
+            partial=tmp_path / "p",
             progress=stop,
-        )  # fmt: skip
+        )
     assert sum(1 for place in (tmp_path / "p").iterdir() if place.is_dir()) == 1
     seen: list[int] = []
     again = synthetic_icons(
-        painted, "relu1", means, data=data, steps=8, batch_size=2, partial=tmp_path / "p",
+        painted,
+        "relu1",
+        means,
+        data=data,
+        steps=8,
+        batch_size=2,
+        partial=tmp_path / "p",
         progress=lambda done, total, text: seen.append(done),
-    )[0]  # fmt: skip
+    )[0]
     assert seen[0] == 2 * 8
     assert torch.equal(again.images, whole.images)
     with pytest.raises(UserError, match="another job"):
@@ -247,9 +261,14 @@ def test_icons_go_on_where_they_were_stopped(
 
 def test_a_cell_without_a_direction_is_grey(painted: Model) -> None:
     rows = torch.tensor([[1.0] * 8] * 3)
-    (made,) = synthetic_icons(painted, "relu1", rows, data=rows, grids=[
-        Grid(3, tuple(Cell(0, i, (i,)) for i in range(3)))
-    ], steps=2)  # fmt: skip
+    (made,) = synthetic_icons(
+        painted,
+        "relu1",
+        rows,
+        data=rows,
+        grids=[Grid(3, tuple(Cell(0, i, (i,)) for i in range(3)))],
+        steps=2,
+    )
     assert (made.images == 0.5).all()
     assert made.cosines.isfinite().all()
 

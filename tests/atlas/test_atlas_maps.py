@@ -109,8 +109,11 @@ def test_equal_pictures_do_no_harm() -> None:
 
 def test_progress_tells_how_far(generator: torch.Generator) -> None:
     told = []
-    lay_out(torch.rand(30, 4, generator=generator), iterations=(20, 30),
-            progress=lambda *now: told.append(now))  # fmt: skip
+    lay_out(
+        torch.rand(30, 4, generator=generator),
+        iterations=(20, 30),
+        progress=lambda *now: told.append(now),
+    )
     steps = [done for done, total, text in told if text == "laying out"]
     assert steps == [10, 20, 30, 40, 50]
     assert START_SPREAD == 1e-4

@@ -69,8 +69,12 @@ def test_a_given_graph_changes_nothing(generator: torch.Generator) -> None:
     two = judge_map(index, xy, graph=build_graph(index, 90))
     assert torch.equal(one.kept, two.kept)
     assert (one.recall, one.recall_wide, one.trustworthiness, one.continuity, one.correlation) == (
-        two.recall, two.recall_wide, two.trustworthiness, two.continuity, two.correlation
-    )  # fmt: skip
+        two.recall,
+        two.recall_wide,
+        two.trustworthiness,
+        two.continuity,
+        two.correlation,
+    )
 
 
 def test_the_correlation_of_distances(generator: torch.Generator) -> None:
@@ -125,6 +129,13 @@ def test_seeds_shake_the_start_and_nothing_else(generator: torch.Generator) -> N
     assert torch.equal(maps[0], maps[1])
     assert not torch.equal(maps[0], maps[2])
     # five islands stay five islands
-    found = np.array([[set(row.tolist()) <= set(range(16 * (i // 16), 16 * (i // 16) + 16))
-                       for i, row in enumerate(near_on_map(xy, 5))] for xy in maps])  # fmt: skip
+    found = np.array(
+        [
+            [
+                set(row.tolist()) <= set(range(16 * (i // 16), 16 * (i // 16) + 16))
+                for i, row in enumerate(near_on_map(xy, 5))
+            ]
+            for xy in maps
+        ]
+    )
     assert found.mean() > 0.9

@@ -61,8 +61,9 @@ def test_what_is_written_is_read_back() -> None:
     np.testing.assert_array_equal(found["neighbors"].reshape(700, 10), atlas.neighbors)
     np.testing.assert_allclose(
         found["distances"].reshape(700, 10) * document["distance_unit"],
-        atlas.distances, atol=document["distance_unit"],
-    )  # fmt: skip
+        atlas.distances,
+        atol=document["distance_unit"],
+    )
     bits = found["keeps"][:, None] >> np.arange(10) & 1
     np.testing.assert_array_equal(bits.astype(bool), atlas.quality.kept)
     np.testing.assert_array_equal(found["pictured"], atlas.pictured)

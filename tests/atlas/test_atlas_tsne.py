@@ -135,8 +135,9 @@ def test_every_row_has_the_perplexity(perplexity: float, generator: torch.Genera
     squares[10:20] *= 1e9
     p = conditional(squares, perplexity)
     entropy = -(p * p.clamp_min(1e-300).log()).sum(1)
-    torch.testing.assert_close(entropy.exp(), torch.full((50,), perplexity).double(), rtol=1e-5,
-                               atol=0)  # fmt: skip
+    torch.testing.assert_close(
+        entropy.exp(), torch.full((50,), perplexity).double(), rtol=1e-5, atol=0
+    )
     # a row's p does not depend on the others
     alone = torch.cat([conditional(row[None], perplexity) for row in squares])
     torch.testing.assert_close(alone, p, rtol=1e-12, atol=0)

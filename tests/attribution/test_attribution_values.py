@@ -25,8 +25,9 @@ class Linear(nn.Module):
 @pytest.fixture
 def linear(generator):
     weights = torch.randn(3, 3, SIDE, SIDE, generator=generator)
-    model = Model(Linear(weights), name="linear", input_size=SIDE, mean=(0.4, 0.5, 0.6),
-                  std=(0.5, 0.25, 0.2))  # fmt: skip
+    model = Model(
+        Linear(weights), name="linear", input_size=SIDE, mean=(0.4, 0.5, 0.6), std=(0.5, 0.25, 0.2)
+    )
     return model, weights / model.std
 
 
@@ -83,9 +84,15 @@ def test_integrated_gradients_report_how_incomplete_they_are(pictures):
 def test_occlusion_of_a_linear_model_by_hand(linear, pictures):
     model, w = linear
     found = attribute(
-        model, pictures, target=2, methods=["occlusion"], window=1 / 2, stride=1 / 4,
-        baseline="black", batch_size=3,
-    )  # fmt: skip
+        model,
+        pictures,
+        target=2,
+        methods=["occlusion"],
+        window=1 / 2,
+        stride=1 / 4,
+        baseline="black",
+        batch_size=3,
+    )
     effect = (w[2] * pictures).sum(1)  # what covering one pixel with black takes away
     total, covers = torch.zeros(2, SIDE, SIDE), torch.zeros(SIDE, SIDE)
     for top in range(0, SIDE - 3, 2):
@@ -135,9 +142,12 @@ def test_grad_cam_sees_the_map_before_an_in_place_relu(generator, pictures):
     plain.load_state_dict(net.state_dict())
     plain.act = nn.ReLU()
     other = attribute(
-        Model(plain, name="two", input_size=SIDE), pictures, target=1, methods=["grad_cam"],
+        Model(plain, name="two", input_size=SIDE),
+        pictures,
+        target=1,
+        methods=["grad_cam"],
         layer="first",
-    )  # fmt: skip
+    )
     assert torch.equal(found.maps["grad_cam"], other.maps["grad_cam"])
 
 

@@ -18,8 +18,18 @@ def run(capsys, *words: str) -> tuple[int, str, str]:
 
 @pytest.mark.slow
 def test_corrupt_writes_the_table_and_leaves_nothing_unfinished(capsys, tmp_path):
-    words = ("corrupt", "--names", "fog, jpeg-compression", "--severities", "1,5", "--count", "6",
-             "--out", str(tmp_path / "run"), "--json")  # fmt: skip
+    words = (
+        "corrupt",
+        "--names",
+        "fog, jpeg-compression",
+        "--severities",
+        "1,5",
+        "--count",
+        "6",
+        "--out",
+        str(tmp_path / "run"),
+        "--json",
+    )
     code, out, err = run(capsys, *words)
     assert code == 0, err
     document = json.loads(out)

@@ -31,9 +31,24 @@ def example(command: str) -> list[str]:
 
 def test_the_commands_are_those_of_the_design():
     assert set(COMMANDS) == {
-        "demo", "layers", "kernels", "maps", "maximize", "redraw", "embed", "neighbors", "atlas",
-        "attribute", "attack", "audit", "corrupt", "universal", "train", "eval", "gallery",
-    }  # fmt: skip
+        "demo",
+        "layers",
+        "kernels",
+        "maps",
+        "maximize",
+        "redraw",
+        "embed",
+        "neighbors",
+        "atlas",
+        "attribute",
+        "attack",
+        "audit",
+        "corrupt",
+        "universal",
+        "train",
+        "eval",
+        "gallery",
+    }
 
 
 def test_every_command_stands_in_the_readme():

@@ -24,8 +24,12 @@ def grey(value: int, side: int = 8) -> Tensor:
 def folder(tmp_path: Path) -> Path:
     """Two class folders whose grey values tell the pictures apart, with two broken files."""
     for value, name in (
-        (1, "cat/a.png"), (2, "cat/b.png"), (3, "cat/c.PNG"), (4, "dog/a.png"), (5, "dog/z.png"),
-    ):  # fmt: skip
+        (1, "cat/a.png"),
+        (2, "cat/b.png"),
+        (3, "cat/c.PNG"),
+        (4, "dog/a.png"),
+        (5, "dog/z.png"),
+    ):
         path = tmp_path / "data" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         images.to_pillow(grey(value)).save(path, format="PNG")
@@ -38,8 +42,15 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "data"
 
 
-ORDER = ("cat/a.png", "cat/b.png", "cat/bad.jpg", "cat/c.PNG", "dog/a.png", "dog/cut.png",
-         "dog/z.png")  # fmt: skip
+ORDER = (
+    "cat/a.png",
+    "cat/b.png",
+    "cat/bad.jpg",
+    "cat/c.PNG",
+    "dog/a.png",
+    "dog/cut.png",
+    "dog/z.png",
+)
 GOOD = {0: 1, 1: 2, 3: 3, 4: 4, 6: 5}  # row to grey value
 
 
@@ -80,8 +91,9 @@ def test_slow_pictures_do_not_lose_their_place() -> None:
             return grey(row, resize)
 
     pictures = Slow(Path("slow"), tuple(map(str, range(30))), ("",) * 30)
-    rows = [row for batch in batches(pictures, resize=2, batch_size=4, workers=5)
-            for row in batch.rows]  # fmt: skip
+    rows = [
+        row for batch in batches(pictures, resize=2, batch_size=4, workers=5) for row in batch.rows
+    ]
     assert rows == list(range(30))
 
 
@@ -92,8 +104,11 @@ def test_linked_class_folders_are_listed_and_loops_end(folder: Path, tmp_path: P
     (folder / "cat" / "back").symlink_to(folder)
     pictures = open_pictures(some)
     assert [p for p in pictures.paths if "back" not in p] == [
-        "kitten/a.png", "kitten/b.png", "kitten/bad.jpg", "kitten/c.PNG",
-    ]  # fmt: skip
+        "kitten/a.png",
+        "kitten/b.png",
+        "kitten/bad.jpg",
+        "kitten/c.PNG",
+    ]
     assert "kitten/back/dog/z.png" in pictures.paths
     assert not any("back/cat/back" in p for p in pictures.paths)
 
@@ -164,9 +179,11 @@ def test_spread_takes_rows_evenly(folder: Path) -> None:
 
 def test_labels_go_by_synset_or_name() -> None:
     model = Model(
-        nn.Sequential(nn.Flatten(), nn.Linear(12, 3)), name="m", input_size=2,
+        nn.Sequential(nn.Flatten(), nn.Linear(12, 3)),
+        name="m",
+        input_size=2,
         classes=[("n01", "tabby, tabby cat"), ("n02", "bus"), ("n03", "Sealyham terrier")],
-    )  # fmt: skip
+    )
     folders = ("n02", "tabby_cat", "sealyham terrier", "unknown", "")
     pictures = Pictures(Path("x"), tuple("abcde"), folders)
     assert pictures.labels(model) == (1, 0, 2, None, None)

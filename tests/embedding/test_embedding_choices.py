@@ -43,7 +43,7 @@ def test_neighbours_in_bf16_agree_with_float32(mini: Model, shared_data: Path) -
     """400 photographs; of each the ten nearest (docs/embedding.md: the same on thousands)."""
     photographs = open_pictures(shared_data / "imagenet_val").spread(400)
     found = []
-    for precision in ("float32", "bf16"):
+    for precision in ("float32", "bfloat16"):
         store = embed(mini, photographs, precision=precision)
         assert store.precision == precision
         everything = torch.arange(len(store))
@@ -61,13 +61,13 @@ def test_neighbours_in_bf16_agree_with_float32(mini: Model, shared_data: Path) -
 @needs_bf16
 def test_bf16_is_near_and_leaves_the_model_as_it_was(mini: Model) -> None:
     before = {name: value.clone() for name, value in mini.state_dict().items()}
-    low, high = (embed(mini, sample_pictures(2), precision=p) for p in ("bf16", "float32"))
+    low, high = (embed(mini, sample_pictures(2), precision=p) for p in ("bfloat16", "float32"))
     cosine = torch.cosine_similarity(low.matrix().double(), high.matrix().double())
     assert 0 < (1 - cosine).max() < 1e-3  # bf16 keeps 8 bits: 1 - cos about 2^-16 times a few
     assert all(torch.equal(before[name], value) for name, value in mini.state_dict().items())
     assert embed(mini, sample_pictures(1)).precision == "float32"  # few pictures: no haste
     one = sample_pictures(2).read(5, mini.resize, mini.input_size)[None]
-    again = embed_batch(mini, one, low.layer, precision="bf16")
+    again = embed_batch(mini, one, low.layer, precision="bfloat16")
     nearer = torch.cosine_similarity(again.double(), low.take([5]).double())
     assert 1 - nearer < (1 - cosine)[5]  # a query is computed as the store was
 

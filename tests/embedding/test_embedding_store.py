@@ -45,8 +45,12 @@ def model() -> Model:
         torch.manual_seed(0)
         net = Small()
     aliases = {
-        "conv1": "conv", "relu1": "relu", "fc7": "fc", "relu7": "act", "logits": "head",
-    }  # fmt: skip
+        "conv1": "conv",
+        "relu1": "relu",
+        "fc7": "fc",
+        "relu7": "act",
+        "logits": "head",
+    }
     classes = [("", "cat"), ("", "dog"), ("", "owl")]
     return Model(net, name="small", input_size=SIDE, aliases=aliases, classes=classes)
 
@@ -145,8 +149,12 @@ def test_broken_pictures_are_skipped_counted_and_listed(
         ids = list(csv.DictReader(file))
     assert [int(line["row"]) for line in ids] == list(range(11))
     assert ids[1] == {
-        "row": "1", "path": "cat/03.png", "class": "cat", "width": "18", "height": "19",
-    }  # fmt: skip
+        "row": "1",
+        "path": "cat/03.png",
+        "class": "cat",
+        "width": "18",
+        "height": "19",
+    }
 
 
 def test_a_folder_is_a_store_and_a_result(model: Model, data: Path, tmp_path: Path) -> None:
@@ -237,7 +245,7 @@ def test_finished_shards_are_not_made_again(
     [
         ({"layer": "fc7"}, "layers"),
         ({"batch_size": 3}, "batch_size 4, now 3"),
-        ({"precision": "bf16"}, "precision float32, now bf16"),
+        ({"precision": "bfloat16"}, "precision float32, now bf16"),
     ],
 )
 def test_shards_of_another_job_are_neither_used_nor_thrown_away(

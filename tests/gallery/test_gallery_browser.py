@@ -139,7 +139,7 @@ def test_pages_turn_by_keyboard(browser: Chrome, site: Path):
         (Keys.ARROW_RIGHT, "units/conv1-1.html"), ("j", "units/conv1-2.html"),
         ("k", "units/conv1-1.html"), (Keys.ARROW_LEFT, "units/conv1-0.html"),
         ("u", "units/index.html"), ("h", "index.html"),
-    ):  # fmt: skip
+    ):
         press(browser, key)
         wait(browser, f"location.href.endsWith('/gallery/{page}')")
 

@@ -12,7 +12,7 @@ from gallery_run import write_result
 
 from featviz.cli.main import app
 from featviz.gallery.commands import RECIPES, Command, command_line
-from featviz.gallery.entries import read_entry
+from featviz.gallery.reader import read_entry
 from featviz.gallery.kinds import KINDS
 
 WITHOUT_COMMAND = {"growth"}
@@ -48,12 +48,12 @@ def test_the_commands_take_the_options_of_the_table(kind: str):
 def test_a_line_gives_back_its_parameters(tmp_path: Path):
     parameters = {
         "layer": "conv5", "units": ["conv5:3", "conv5:4", "conv5:5"], "size": 128, "steps": 64,
-        "precision": "fp32", "rate": 0.1,
-    }  # fmt: skip
+        "precision": "float32", "rate": 0.1,
+    }
     line = told(
         tmp_path / "r", "maximize", parameters=parameters, seed=7,
         model={"name": "alexnet", "sha256": "ab"}, data={"name": "my pictures", "count": 3},
-    )  # fmt: skip
+    )
     words = shlex.split(line.line)
     assert words[:2] == ["featviz", "maximize"]
     context = command_of("maximize").make_context("maximize", words[2:], resilient_parsing=True)
@@ -69,7 +69,7 @@ def test_the_bundled_model_and_pictures_need_no_option(tmp_path: Path):
     line = told(
         tmp_path / "r", "embed", parameters={"layer": "relu7"},
         model={"name": "alexnet-mini"}, data={"name": "featviz-samples", "count": 9},
-    )  # fmt: skip
+    )
     assert line == Command("featviz embed --layer relu7", "")
 
 
@@ -102,7 +102,7 @@ def test_hostile_words_stay_one_word_of_the_shell(tmp_path: Path):
     )
     assert shlex.split(line.line) == [
         "featviz", "maps", "a; rm -rf $HOME.png", "--layer", "`id`",
-    ]  # fmt: skip
+    ]
 
 
 @pytest.mark.parametrize("picture", ["tensor (3, 64, 64)", "school bus/15"])

@@ -90,7 +90,7 @@ def test_the_command_speaks_json(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert document["folder"] == str(tmp_path / "site")
     assert [r["kind"] for r in document["results"]] == [
         "layers", "kernels", "maximize", "atlas", "sonograms",
-    ]  # fmt: skip
+    ]
 
 
 def test_a_wrong_folder_ends_with_2_and_one_line(

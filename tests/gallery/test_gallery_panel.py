@@ -33,7 +33,7 @@ def site(tmp_path: Path) -> Path:
             figures.append({
                 "file": name, "caption": f"Words of {name}.", "alt": name, "units": [f"conv5:{i}"],
                 "pixelated": False, "detail": name.endswith("jpg"),
-            })  # fmt: skip
+            })
     tables = [
         table(folder, "scores.csv", [["picture", "score"], ["conv5:2", "271828"]]),
         table(folder, "panel.csv", [
@@ -45,11 +45,11 @@ def site(tmp_path: Path) -> Path:
             ["picture", "flag", "reason"],
             ["conv5:2", "others answer more", "6 units <answer> more"],
         ]),
-    ]  # fmt: skip
+    ]
     results.write_json(folder / "result.json", {
         "schema": 1, "kind": "maximize", "title": "What conv5 looks for",
         "parameters": {"layer": "conv5"}, "figures": figures, "tables": tables,
-    })  # fmt: skip
+    })
     return build_gallery(tmp_path / "run")
 
 

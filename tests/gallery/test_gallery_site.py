@@ -16,7 +16,7 @@ from gallery_run import figure, write_result, write_run
 
 from featviz.errors import UserError
 from featviz.gallery.build import build_gallery, show_seconds, show_size, show_time
-from featviz.gallery.entries import Figure, read_entry, short_cell, unit_name
+from featviz.gallery.reader import Figure, read_entry, short_cell, unit_name
 from featviz.gallery.kinds import GROUPS, KINDS
 from featviz.gallery.site import layer_key, natural
 
@@ -177,7 +177,7 @@ def test_units_are_in_the_order_of_layers_and_numbers(site: Path):
     about = json.loads((site / "gallery.json").read_text())
     assert [u["unit"] for u in about["units"]] == [
         "conv1:0", "conv1:1", "conv1:2", "conv1:10", "conv5:3", "logits:tabby, tabby cat",
-    ]  # fmt: skip
+    ]
     links = Page(site / "units" / "conv1-2.html").all("link")
     turns = {a["rel"]: a["href"] for a in links if a["rel"] in ("prev", "next")}
     assert turns == {"prev": "../units/conv1-1.html", "next": "../units/conv1-10.html"}
@@ -185,11 +185,11 @@ def test_units_are_in_the_order_of_layers_and_numbers(site: Path):
 
 def test_layers_sort_as_a_picture_meets_them():
     order = ["conv1", "relu1", "pool1", "conv2", "conv5", "pool5", "fc6", "relu6", "fc7",
-             "features.2", "features.10", "logits"]  # fmt: skip
+             "features.2", "features.10", "logits"]
     assert sorted(set(order), key=layer_key) == order
     assert sorted(["10", "9", "tabby 2", "tabby 10"], key=natural) == [
         "9", "10", "tabby 2", "tabby 10",
-    ]  # fmt: skip
+    ]
 
 
 def test_a_page_of_a_result_is_framed_and_its_files_come_along(site: Path):
@@ -428,7 +428,7 @@ def test_numbers_are_said_for_people():
     assert show_time("yesterday") == "yesterday"
     assert [short_cell(c) for c in ("0.0662913", "12345678", "n01.jpg", "-1.25")] == [
         "0.06629", "12345678", "n01.jpg", "-1.25",
-    ]  # fmt: skip
+    ]
 
 
 @pytest.mark.parametrize(

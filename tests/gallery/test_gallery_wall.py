@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import pytest
 
 from featviz.gallery import site as site_module
-from featviz.gallery.entries import _figures
+from featviz.gallery.reader import _figures
 from featviz.gallery.site import Site
 
 

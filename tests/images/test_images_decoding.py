@@ -84,8 +84,15 @@ def test_simplejpeg_does_the_usual_kinds_and_no_others(monkeypatch: pytest.Monke
         content = make()
         before = len(done)
         decode_square(content, 36, 32)
-        usual = name in {"usual", "no subsampling", "half width", "progressive",
-                         "restart markers", "upright by EXIF", "a strip"}  # fmt: skip
+        usual = name in {
+            "usual",
+            "no subsampling",
+            "half width",
+            "progressive",
+            "restart markers",
+            "upright by EXIF",
+            "a strip",
+        }
         assert len(done) - before == usual, name
 
 
@@ -147,9 +154,11 @@ def test_fast_is_near_and_the_size_is_the_files(library: str) -> None:
 def test_what_pillow_cannot_read_no_decoder_reads(decoder: str, damage: str) -> None:
     whole = saved(photograph(93, 121))
     content = {
-        "cut short": whole[: len(whole) // 2], "no picture": b"\xff\xd8\xff but words",
-        "empty": b"", "first bytes only": whole[:30],
-    }[damage]  # fmt: skip
+        "cut short": whole[: len(whole) // 2],
+        "no picture": b"\xff\xd8\xff but words",
+        "empty": b"",
+        "first bytes only": whole[:30],
+    }[damage]
     with pytest.raises(BadPicture, match=r"x\.jpg"):
         decode_square(content, 36, 32, decoder=resolve(decoder), name="x.jpg")
 

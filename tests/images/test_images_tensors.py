@@ -86,7 +86,7 @@ def test_film_has_every_frame_and_rests_on_the_last(tmp_path: Path) -> None:
 
 
 def test_signed_numbers_have_long_minuses_and_no_negative_zero() -> None:
-    from featviz.plots import signed_text
+    from featviz.plotting import signed_text
 
     assert signed_text(1.234) == "+1.23"
     assert signed_text(-1.234) == "\N{MINUS SIGN}1.23"

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from featviz.kernel_numbers import GROUPS, measure_kernels
+from featviz.kernels.tuning import GROUPS, measure_kernels
 
 
 def gabor(degrees: float, wavelength: float, size: int = 11, phase: float = 0.4) -> torch.Tensor:

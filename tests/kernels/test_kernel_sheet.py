@@ -14,8 +14,8 @@ from torch.nn import functional as F
 import featviz
 from featviz import results
 from featviz.errors import UserError
-from featviz.growth import kernel_growth
-from featviz.kernels import composite_kernels, kernel_sheet
+from featviz.kernels.growth import kernel_growth
+from featviz.kernels.sheet import composite_kernels, kernel_sheet
 from featviz.models.load import Model
 
 
@@ -35,9 +35,14 @@ def small(*, blue_first: bool = False, relu: bool = True, groups: int = 2) -> Mo
         )
     aliases = {name: name for name in ("conv1", "relu1", "pool1", "conv2", "logits")}
     return Model(
-        net, name="small", input_size=32, mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.25),
-        blue_first=blue_first, aliases=aliases,
-    )  # fmt: skip
+        net,
+        name="small",
+        input_size=32,
+        mean=(0.5, 0.4, 0.3),
+        std=(0.2, 0.3, 0.25),
+        blue_first=blue_first,
+        aliases=aliases,
+    )
 
 
 def composed(first: Tensor, second: Tensor, stride: int) -> Tensor:

@@ -12,7 +12,7 @@ from torch import nn
 import featviz
 from featviz import images, results
 from featviz.errors import UserError
-from featviz.maps import activation_maps
+from featviz.maps.activation_maps import activation_maps
 from featviz.models.load import Model
 
 
@@ -39,9 +39,7 @@ def dots() -> Model:
     with torch.no_grad():
         convolution.weight.zero_()
         convolution.weight[0, 0, 2, 2] = 1
-    return Model(
-        nn.Sequential(convolution), name="dots", input_size=32, aliases={"conv1": "0"}
-    )  # fmt: skip
+    return Model(nn.Sequential(convolution), name="dots", input_size=32, aliases={"conv1": "0"})
 
 
 def test_strongest_units_come_first_and_maps_are_the_models(generator: torch.Generator) -> None:

@@ -47,8 +47,10 @@ def test_a_unit_gives_patch_times_kernel(
     document = run(capsys, "maps", folder / "1.png", "--unit", "conv1:7@2,3", "-o", tmp_path / "o")
     assert document["kind"] == "patch"
     assert document["parameters"] | {"picture": ""} == {
-        "picture": "", "unit": "conv1:7@2,3", "position": [2, 3],
-    }  # fmt: skip
+        "picture": "",
+        "unit": "conv1:7@2,3",
+        "position": [2, 3],
+    }
     numbers = document["numbers"]
     assert numbers["sum by hand"]["value"] == pytest.approx(
         numbers["activation"]["value"], abs=1e-4
@@ -59,9 +61,19 @@ def test_a_data_set_gives_top_patches(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     document = run(
-        capsys, "maps", "--data", folder, "--layer", "conv3", "--units", "0-1", "--top", "2",
-        "-o", tmp_path / "o",
-    )  # fmt: skip
+        capsys,
+        "maps",
+        "--data",
+        folder,
+        "--layer",
+        "conv3",
+        "--units",
+        "0-1",
+        "--top",
+        "2",
+        "-o",
+        tmp_path / "o",
+    )
     assert document["kind"] == "examples"
     assert document["data"]["count"] == 3
     assert len((tmp_path / "o" / "examples.csv").read_text().splitlines()) == 1 + 2 * 2

@@ -14,7 +14,7 @@ import featviz
 from featviz import images, results
 from featviz.datasets import open_pictures, read_all
 from featviz.errors import UserError
-from featviz.examples import top_patches
+from featviz.maps.top_patches import top_patches
 from featviz.models.load import Model
 
 COUNT = 23
@@ -32,10 +32,12 @@ def net() -> Model:
             )
         )
     return Model(
-        layers, name="net", input_size=16,
+        layers,
+        name="net",
+        input_size=16,
         aliases={name: name for name in ("conv1", "relu1", "logits")},
         classes=[("", name) for name in ("cat", "dog", "bus", "tree")],
-    )  # fmt: skip
+    )
 
 
 @pytest.fixture(scope="module")
@@ -135,9 +137,13 @@ def test_mistakes_are_named(folder: Path, tmp_path: Path) -> None:
 def test_progress_ends_with_the_data(folder: Path) -> None:
     seen: list[tuple[int, int, str]] = []
     top_patches(
-        net(), open_pictures(folder), "conv1", units=[0], batch_size=8,
+        net(),
+        open_pictures(folder),
+        "conv1",
+        units=[0],
+        batch_size=8,
         progress=lambda done, total, text: seen.append((done, total, text)),
-    )  # fmt: skip
+    )
     done = [d for d, _, _ in seen]
     assert done == sorted(done)
     assert done[-1] == seen[-1][1] == COUNT + 1

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 import featviz
 from featviz import results
 from featviz.errors import UserError
-from featviz.maps import patch_times_kernel
+from featviz.maps.activation_maps import patch_times_kernel
 from featviz.models.load import Model
 
 CONVOLUTIONS: dict[str, dict[str, Any]] = {
@@ -33,9 +33,14 @@ def one_layer(settings: dict[str, Any], *, blue_first: bool = False) -> Model:
         torch.manual_seed(5)
         net = nn.Sequential(nn.Conv2d(3, 4, 3, **settings))
     return Model(
-        net, name="one", input_size=9, mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.25),
-        blue_first=blue_first, aliases={"conv1": "0"},
-    )  # fmt: skip
+        net,
+        name="one",
+        input_size=9,
+        mean=(0.5, 0.4, 0.3),
+        std=(0.2, 0.3, 0.25),
+        blue_first=blue_first,
+        aliases={"conv1": "0"},
+    )
 
 
 def deep(groups: int) -> Model:

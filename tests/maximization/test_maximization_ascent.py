@@ -9,11 +9,11 @@ import torch
 from torch import nn
 
 import featviz
-from featviz.maximization import ascent, objectives
-from featviz.maximization.ascent import Settings, ascend, ascend_all, climbing
+from featviz.maximization import loop, objectives
+from featviz.maximization.loop import Settings, ascend, ascend_all, climbing
 from featviz.maximization.objectives import PICTURE, Objective
+from featviz.maximization.optimizers import PlainAscent
 from featviz.maximization.parametrizations import Fourier, Pixels
-from featviz.maximization.rules import PlainAscent
 from featviz.maximization.transforms import Transforms
 from featviz.models.load import Model
 
@@ -26,12 +26,17 @@ def net() -> Model:
     with torch.random.fork_rng():
         torch.manual_seed(3)
         layers = nn.Sequential(
-            nn.Conv2d(3, 6, 5, stride=2), nn.ReLU(inplace=True), nn.Conv2d(6, 8, 3),
-            nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5),
-        )  # fmt: skip
+            nn.Conv2d(3, 6, 5, stride=2),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(6, 8, 3),
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(),
+            nn.Linear(8, 5),
+        )
     aliases = {"conv1": "0", "conv2": "2"}
-    return Model(layers, name="net", input_size=32, mean=(0.5,) * 3, std=(0.25,) * 3,
-                 aliases=aliases)  # fmt: skip
+    return Model(
+        layers, name="net", input_size=32, mean=(0.5,) * 3, std=(0.25,) * 3, aliases=aliases
+    )
 
 
 def settings(**changes: object) -> Settings:
@@ -39,36 +44,39 @@ def settings(**changes: object) -> Settings:
     return Settings(**(base | changes))  # type: ignore[arg-type]
 
 
-def climb_all(goal: Objective, rows: list[int], own: Settings, **options: object) -> ascent.Climb:
+def climb_all(goal: Objective, rows: list[int], own: Settings, **options: object) -> loop.Climb:
     """In slots whose number is known to change nothing."""
     start = options.pop("start", None)
     given = {} if start is None else {"start": start[rows]}
     seeds = [SEEDS[row] for row in rows]
     climbs = dict(ascend_all(net(), goal, rows, seeds, own, **options, **given))
-    return ascent.together([climbs[i] for i in range(len(rows))])
+    return loop.together([climbs[i] for i in range(len(rows))])
 
 
-def same(one: ascent.Climb, other: ascent.Climb, rows: list[int] | None = None) -> bool:
+def same(one: loop.Climb, other: loop.Climb, rows: list[int] | None = None) -> bool:
     return all(
-        torch.equal(a if rows is None else a[rows], b) if a.dtype != torch.float32
+        torch.equal(a if rows is None else a[rows], b)
+        if a.dtype != torch.float32
         else torch.equal((a if rows is None else a[rows]).nan_to_num(-9), b.nan_to_num(-9))
         for a, b in zip(vars(one).values(), vars(other).values(), strict=True)
-    )  # fmt: skip
+    )
 
 
 # Slots
 
 
 @pytest.mark.parametrize("changes", [{}, {"views": 3, "transparency": True}])
-@pytest.mark.parametrize("slots", [1, 2, 4])
+@pytest.mark.parametrize("batch_size", [1, 2, 4])
 def test_a_slot_that_is_free_is_taken_by_the_next_and_nothing_else_changes(
-    slots: int, changes: dict
+    batch_size: int, changes: dict
 ) -> None:
     goal = objectives.channel("conv2", range(6))
     whole = climb_all(goal, list(range(6)), settings(**changes), film=3)
-    refilled = climb_all(goal, list(range(6)), settings(**changes), film=3, slots=slots)
+    refilled = climb_all(goal, list(range(6)), settings(**changes), film=3, batch_size=batch_size)
     assert same(whole, refilled)
-    backwards = climb_all(goal, [5, 4, 3, 2, 1, 0], settings(**changes), film=3, slots=slots)
+    backwards = climb_all(
+        goal, [5, 4, 3, 2, 1, 0], settings(**changes), film=3, batch_size=batch_size
+    )
     assert same(whole, backwards, [5, 4, 3, 2, 1, 0])
     assert whole.frames.shape == (6, 3, 3, SIDE, SIDE)
 
@@ -85,11 +93,11 @@ def saturating(level: float) -> Objective:
     return Objective(inner.layers, 6, "saturating", score)
 
 
-@pytest.mark.parametrize("slots", [2, 3, 6])
-def test_pictures_that_gain_nothing_leave_alone_of_their_own_score(slots: int) -> None:
+@pytest.mark.parametrize("batch_size", [2, 3, 6])
+def test_pictures_that_gain_nothing_leave_alone_of_their_own_score(batch_size: int) -> None:
     own = settings(steps=40, checks=10, patience=2, coarse=0.0, transforms=Transforms())
     goal = saturating(0.05)
-    together = climb_all(goal, list(range(6)), own, slots=slots)
+    together = climb_all(goal, list(range(6)), own, batch_size=batch_size)
     assert (together.steps[::2] == 26).all()  # checks after 22, 24 and 26 steps: nothing gained
     assert (together.steps[1::2] > 26).all()
     assert together.trace[0].isnan().sum() == 40 - 26
@@ -121,15 +129,15 @@ def coupled(group: int) -> Objective:
     return goal - 0.5 * objectives.diversity("conv2", group) * -1.0
 
 
-@pytest.mark.parametrize("slots", [3, 6])
-def test_a_group_climbs_together_and_with_nobody_else(slots: int) -> None:
+@pytest.mark.parametrize("batch_size", [3, 6])
+def test_a_group_climbs_together_and_with_nobody_else(batch_size: int) -> None:
     model, goal = net(), coupled(3)
-    whole = ascend(model, goal, range(6), SEEDS, settings(), slots=slots)
+    whole = ascend(model, goal, range(6), SEEDS, settings(), batch_size=batch_size)
     for first in (0, 3):
         rows = list(range(first, first + 3))
         alone = ascend(model, goal, rows, SEEDS[first : first + 3], settings())
         assert same(whole, alone, rows)
-    for row, climb in ascend_all(model, goal, range(6), SEEDS, settings(), slots=4):
+    for row, climb in ascend_all(model, goal, range(6), SEEDS, settings(), batch_size=4):
         assert same(whole, climb, [row])
     with pytest.raises(ValueError, match="whole groups of 3"):
         ascend(model, goal, range(4), SEEDS[:4], settings())
@@ -158,9 +166,13 @@ def test_views_are_averaged_each_under_its_own_move() -> None:
     model, goal = linear(), objectives.channel("conv1", range(2))
     moved = Transforms(shift=2.0, rotate=20.0)
     own = Settings(
-        steps=4, parametrization=Pixels(9, 9), transforms=moved, views=3, coarse=0.0,
+        steps=4,
+        parametrization=Pixels(9, 9),
+        transforms=moved,
+        views=3,
+        coarse=0.0,
         rule=PlainAscent(rate=255.0**2, mean=(0.0,) * 3),
-    )  # fmt: skip
+    )
     moments = climbing(model, goal, range(2), SEEDS[:2], own)
     first, second = next(moments), next(moments)
     # Of pixels' parameters the picture is a sigmoid, after the colours: undo neither, compare both.
@@ -205,8 +217,8 @@ def test_an_ascent_begins_at_the_pictures_it_is_given() -> None:
 
 def test_moments_are_the_steps_and_what_they_scored() -> None:
     goal = objectives.channel("conv2", range(3))
-    moments = list(climbing(net(), goal, range(3), SEEDS[:3], settings(), slots=2))
-    climb = ascend(net(), goal, range(3), SEEDS[:3], settings(), slots=2)
+    moments = list(climbing(net(), goal, range(3), SEEDS[:3], settings(), batch_size=2))
+    climb = ascend(net(), goal, range(3), SEEDS[:3], settings(), batch_size=2)
     assert [m.step for m in moments] == list(range(15))
     assert [len(m.rows) for m in moments] == [2] * 7 + [1] * 7 + [0]
     assert [row for m in moments for row, _ in m.done] == [0, 1, 2]
@@ -273,11 +285,17 @@ def test_out_of_memory_halves_the_slots_and_goes_on(error: Exception) -> None:
     roomy, cramped = net(), net()
     room = Cramped(4, error)
     cramped.net.insert(0, room)
-    cramped = Model(cramped.net, name="cramped", input_size=32, mean=(0.5,) * 3, std=(0.25,) * 3,
-                    aliases={"conv2": "3"})  # fmt: skip
+    cramped = Model(
+        cramped.net,
+        name="cramped",
+        input_size=32,
+        mean=(0.5,) * 3,
+        std=(0.25,) * 3,
+        aliases={"conv2": "3"},
+    )
     goal = objectives.channel("conv2", range(6))
-    free = dict(ascend_all(roomy, goal, range(6), SEEDS, settings(), slots=6))
-    held = dict(ascend_all(cramped, goal, range(6), SEEDS, settings(), slots=6))
+    free = dict(ascend_all(roomy, goal, range(6), SEEDS, settings(), batch_size=6))
+    held = dict(ascend_all(cramped, goal, range(6), SEEDS, settings(), batch_size=6))
     assert max(room.seen) == 6
     assert sorted(held) == list(range(6))
     for row in range(6):
@@ -286,21 +304,30 @@ def test_out_of_memory_halves_the_slots_and_goes_on(error: Exception) -> None:
 
 def test_what_is_finished_before_memory_runs_out_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     model, goal = net(), objectives.channel("conv2", range(6))
-    free = dict(ascend_all(model, goal, range(6), SEEDS, settings(), slots=2))
-    true_climbing, calls = ascent.climbing, []
+    free = dict(ascend_all(model, goal, range(6), SEEDS, settings(), batch_size=2))
+    true_climbing, calls = loop.climbing, []
 
     def failing(*args, **options):
         for moment in true_climbing(*args, **options):
             yield moment
             if options.get("stop_after") is None:
-                calls.append(options["slots"])
+                calls.append(options["batch_size"])
                 if len(calls) == 10:  # two are done, two more are on their way
                     raise MemoryError
 
-    monkeypatch.setattr(ascent, "climbing", failing)
+    monkeypatch.setattr(loop, "climbing", failing)
     done: list[tuple[int, int]] = []
-    held = list(ascend_all(model, goal, range(6), SEEDS, settings(), slots=2,
-                           progress=lambda *now: done.append(now)))  # fmt: skip
+    held = list(
+        ascend_all(
+            model,
+            goal,
+            range(6),
+            SEEDS,
+            settings(),
+            batch_size=2,
+            progress=lambda *now: done.append(now),
+        )
+    )
     assert [row for row, _ in held] == [0, 1, 2, 3, 4, 5]
     assert set(calls[:10]) == {2}
     assert set(calls[10:]) == {1}
@@ -313,8 +340,12 @@ def test_no_room_for_one_picture_is_a_line_and_other_errors_are_themselves() -> 
         (MemoryError(), featviz.UserError, "not enough memory for a single picture"),
         (RuntimeError("shapes do not match"), RuntimeError, "shapes do not match"),
     ):
-        model = Model(nn.Sequential(Cramped(0, error), nn.Conv2d(3, 2, 3), nn.Flatten()),
-                      name="full", input_size=8, headless=True)  # fmt: skip
+        model = Model(
+            nn.Sequential(Cramped(0, error), nn.Conv2d(3, 2, 3), nn.Flatten()),
+            name="full",
+            input_size=8,
+            headless=True,
+        )
         model.net[0].room = 99
         goal = objectives.channel("1", [0])
         _ = model.layers
@@ -357,15 +388,15 @@ def test_the_neighbourhood_is_two_reflected_means() -> None:
             wide = np.pad(expected, margin, mode="reflect")
             parts = [wide.take(range(i, i + expected.shape[axis]), axis) for i in range(7)]
             expected = np.mean(parts, axis=0)
-    down, up = ascent._neighbourhood(17, 3)  # so near that nothing is pooled
-    right, back = ascent._neighbourhood(23, 3)
+    down, up = loop._neighbourhood(17, 3)  # so near that nothing is pooled
+    right, back = loop._neighbourhood(23, 3)
     found = up @ (down @ values[0].float() @ right.T) @ back.T
     assert torch.allclose(found.double(), torch.from_numpy(expected), atol=1e-6)
 
 
 @pytest.mark.parametrize(("size", "reach"), [(176, 25), (64, 9), (31, 16), (8, 2)])
 def test_a_mean_of_ones_is_one_and_a_step_stays_near(size: int, reach: int) -> None:
-    down, up = ascent._neighbourhood(size, reach)
+    down, up = loop._neighbourhood(size, reach)
     assert torch.allclose(up @ down @ torch.ones(size), torch.ones(size), atol=1e-5)
     spot = torch.zeros(size)
     spot[0] = 1.0
@@ -382,7 +413,7 @@ def test_the_direction_is_the_evened_gradient_less_its_restraints() -> None:
     )
     pictures = torch.rand(2, 3, 16, 16, generator=generator)
     own = settings(parametrization=Pixels(16, 16), even=0.0, smooth=2.0, calm=0.3, plain=0.2)
-    steered, peak = ascent._steered(gradient, pictures, own, True)
+    steered, peak = loop._steered(gradient, pictures, own, True)
     g, x = gradient.double(), pictures.double()
     strength = g.square().mean((1, 2, 3), keepdim=True).sqrt()
 
@@ -395,5 +426,5 @@ def test_the_direction_is_the_evened_gradient_less_its_restraints() -> None:
     expected = expected - 0.3 * (x - 0.5) - 0.2 * (x - x.mean(1, keepdim=True))
     assert torch.allclose(steered.double(), expected, atol=1e-4)
     assert torch.allclose(peak.double(), g.square().mean(1).amax((1, 2)), rtol=1e-4)
-    bare, _ = ascent._steered(gradient, pictures, own, False)
+    bare, _ = loop._steered(gradient, pictures, own, False)
     assert torch.equal(bare, gradient)

@@ -60,7 +60,7 @@ def few_steps(model: Model, layer: str, **options: Any) -> None:
     """Six steps on a picture that is not moved end above their beginning, and leave no trace."""
     state = {name: value.clone() for name, value in model.state_dict().items()}
     result = featviz.maximize(
-        model, layer, units=[1], steps=6, precision="fp32", transforms=Transforms(), **options
+        model, layer, units=[1], steps=6, precision="float32", transforms=Transforms(), **options
     )
     assert result.alive.all(), result.warnings
     assert float(result.scores[0]) > float(result.trace[0, 0])

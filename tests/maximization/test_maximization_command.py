@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from featviz.cli.main import main
-from featviz.maximization import optimize
+from featviz.maximization import maximize
 
 
 def run(*words: str) -> int:
@@ -55,7 +55,7 @@ def test_a_mistake_is_one_line_and_leaves_nothing(
 
 
 def test_ctrl_c_saves_what_is_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    true_maximize = optimize.maximize
+    true_maximize = maximize.maximize
 
     def interrupted(*args, **options):
         def stop(done: int, total: int, text: str) -> None:
@@ -64,7 +64,7 @@ def test_ctrl_c_saves_what_is_finished(tmp_path: Path, monkeypatch: pytest.Monke
 
         return true_maximize(*args, **(options | {"progress": stop}))
 
-    monkeypatch.setattr(optimize, "maximize", interrupted)
+    monkeypatch.setattr(maximize, "maximize", interrupted)
     out = tmp_path / "out"
     words = ["--layer", "conv2", "--units", "0-2", "--batch-size", "1", "--steps", "2"]
     assert run(*words, "--out", str(out), "--quiet") == 130

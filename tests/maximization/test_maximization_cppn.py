@@ -25,9 +25,14 @@ def test_the_picture_is_that_of_a_network_asked_at_every_place() -> None:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         net = nn.Sequential(
-            nn.Linear(2, 4), Bend(), nn.Linear(8, 4), Bend(), nn.Linear(8, 4), Bend(),
+            nn.Linear(2, 4),
+            Bend(),
+            nn.Linear(8, 4),
+            Bend(),
+            nn.Linear(8, 4),
+            Bend(),
             nn.Linear(8, 3),
-        ).double()  # fmt: skip
+        ).double()
     weights = torch.cat([p.detach().flatten() for p in net.parameters()])
     # the longer side spans 2 sqrt(3), pixels keep their shape
     step = 2 * math.sqrt(3) / 8

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import featviz
 from featviz.datasets import Pictures
-from featviz.maximization import company, facets, objectives
+from featviz.maximization import diversity, facets, objectives
 from featviz.maximization.facets import draw_facets
 from featviz.maximization.parametrizations import Pixels
 from featviz.maximization.transforms import Transforms
@@ -22,9 +22,15 @@ from featviz.models.load import Model
 
 SIDE = 16
 BARE = {
-    "smooth": 0.0, "plain": 0.0, "even": 0.0, "coarse": 0.0, "calm": 1.0, "precision": "fp32",
-    "transforms": Transforms(), "parametrization": Pixels(SIDE, SIDE),
-}  # fmt: skip
+    "smooth": 0.0,
+    "plain": 0.0,
+    "even": 0.0,
+    "coarse": 0.0,
+    "calm": 1.0,
+    "precision": "float32",
+    "transforms": Transforms(),
+    "parametrization": Pixels(SIDE, SIDE),
+}
 
 
 def stripes(across: bool) -> Tensor:
@@ -55,9 +61,13 @@ def two_faced(bias: float = 0.3) -> Model:
         net[3].weight.copy_(torch.eye(2))
         net[3].bias.zero_()
     return Model(
-        net, name="two-faced", input_size=SIDE, mean=(0.5,) * 3, std=(0.25,) * 3,
+        net,
+        name="two-faced",
+        input_size=SIDE,
+        mean=(0.5,) * 3,
+        std=(0.25,) * 3,
         aliases={"templates": "0", "stronger": "1", "logits": "3"},
-    )  # fmt: skip
+    )
 
 
 def shown(picture: Tensor) -> tuple[float, float]:
@@ -175,7 +185,7 @@ def test_a_pressure_grows_with_the_score_and_rests_below_zero() -> None:
     values = torch.tensor([[2.0, 0.0], [0.0, -3.0]])
     goal = objectives.channel("fc", [0, 1])
     other = objectives.Objective(("fc",), None, "sum", lambda acts, targets: acts["fc"].sum(1))
-    both = company.beside(goal, other, 0.5)
+    both = diversity.beside(goal, other, 0.5)
     assert both({"fc": values}).tolist() == [0.5 * 2 * 2, 0.0]
     x = values.clone().requires_grad_(True)
     both({"fc": x}).sum().backward()
@@ -207,21 +217,21 @@ def test_resemblance_is_the_cosine_seen_from_the_middle() -> None:
     values = torch.randn(3, 5, 4, 4, generator=torch.Generator().manual_seed(0))
     centres = torch.rand(3, 5, generator=torch.Generator().manual_seed(1))
     middle = centres.mean(0).expand(3, -1)
-    found = company.resemblance("conv", centres, middle)({"conv": values})
+    found = diversity.resemblance("conv", centres, middle)({"conv": values})
     for i in range(3):
         code = values[i].double().clamp(min=0).mean((1, 2))
         code = code / code.norm() - middle[i]
         aim = centres[i].double() - middle[i]
         wanted = code @ aim / code.norm() / aim.norm()
         assert found[i].item() == pytest.approx(wanted.item(), rel=1e-4)
-    part = company.resemblance("conv", centres, middle)({"conv": values[1:]}, [1, 2])
+    part = diversity.resemblance("conv", centres, middle)({"conv": values[1:]}, [1, 2])
     assert torch.equal(part, found[1:])
 
 
 def test_codes_are_of_unit_length_whatever_the_layer() -> None:
     generator = torch.Generator().manual_seed(0)
     for shape in [(2, 6, 3, 3), (2, 6), (2, 7, 6)]:
-        found = company.codes(torch.randn(shape, generator=generator))
+        found = diversity.codes(torch.randn(shape, generator=generator))
         assert found.shape == (2, 6)
         assert torch.allclose(found.norm(dim=1), torch.ones(2))
 

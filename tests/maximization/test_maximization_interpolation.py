@@ -11,7 +11,7 @@ from torch import nn
 import featviz
 from featviz.maximization import interpolation, objectives
 from featviz.maximization.interpolation import interpolate
-from featviz.maximization.optimize import unit_goal
+from featviz.maximization.maximize import unit_goal
 from featviz.maximization.transforms import Transforms
 from featviz.models.layers import activations
 from featviz.models.load import Model
@@ -38,12 +38,25 @@ def test_on_a_linear_layer_the_way_is_a_straight_line() -> None:
     with torch.no_grad():
         net[0].weight.normal_(generator=torch.Generator().manual_seed(0))
         net[0].bias.zero_()
-    model = Model(net, name="linear", input_size=9, mean=(0.5,) * 3, std=(0.25,) * 3,
-                  aliases={"conv1": "0"})  # fmt: skip
+    model = Model(
+        net, name="linear", input_size=9, mean=(0.5,) * 3, std=(0.25,) * 3, aliases={"conv1": "0"}
+    )
     made = interpolate(
-        model, "conv1", [1, 3], count=5, alignment=0.0, steps=150, size=9, precision="fp32",
-        even=0.0, smooth=0.0, plain=0.0, coarse=0.0, calm=12.0, transforms=Transforms(),
-    )  # fmt: skip
+        model,
+        "conv1",
+        [1, 3],
+        count=5,
+        alignment=0.0,
+        steps=150,
+        size=9,
+        precision="float32",
+        even=0.0,
+        smooth=0.0,
+        plain=0.0,
+        coarse=0.0,
+        calm=12.0,
+        transforms=Transforms(),
+    )
     v, w = net[0].weight[[1, 3]]
     for share, picture in zip(made.shares.tolist(), made.images, strict=True):
         wanted = (1 - share) * v + share * w

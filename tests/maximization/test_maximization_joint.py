@@ -11,8 +11,8 @@ import torch
 import featviz
 from featviz.cli.main import main
 from featviz.maximization import objectives as obj
-from featviz.maximization.optimize import maximize_objective
-from featviz.maximization.statistics import measure_statistics
+from featviz.maximization.image_statistics import measure_statistics
+from featviz.maximization.maximize import maximize_objective
 
 
 def test_a_joint_objective_is_climbed_and_scored(mini) -> None:

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import featviz
-from featviz.maximization import statistics as stats
+from featviz.maximization import image_statistics as stats
 from featviz.maximization.colours import LUCID
 from featviz.maximization.maco import MACO, faded
 

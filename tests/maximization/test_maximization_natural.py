@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from featviz.maximization import natural, objectives
+from featviz.maximization import objectives
+from featviz.maximization.evaluation import photographs as natural
 from featviz.models.layers import Unit, activations
 from featviz.models.load import Model
 
@@ -20,13 +21,22 @@ def model() -> Model:
     with torch.random.fork_rng():
         torch.manual_seed(1)
         net = nn.Sequential(
-            nn.Conv2d(3, 6, 5, stride=2), nn.ReLU(), nn.Conv2d(6, 8, 3), nn.ReLU(),
-            nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5),
-        )  # fmt: skip
+            nn.Conv2d(3, 6, 5, stride=2),
+            nn.ReLU(),
+            nn.Conv2d(6, 8, 3),
+            nn.ReLU(),
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(),
+            nn.Linear(8, 5),
+        )
     return Model(
-        net, name="small", input_size=32, mean=(0.5,) * 3, std=(0.25,) * 3,
+        net,
+        name="small",
+        input_size=32,
+        mean=(0.5,) * 3,
+        std=(0.25,) * 3,
         aliases={"conv1": "0", "conv2": "2"},
-    )  # fmt: skip
+    )
 
 
 @pytest.fixture(scope="module")
@@ -86,11 +96,16 @@ def test_a_survey_in_bf16_finds_the_same_best_scores(
     goal, reading = objectives.channel("conv2", [1, 6]), natural.Reading("mean", 2)
     exact, fast = (
         natural.survey(
-            model, model.layer("conv2"), goal, reading, album(model, photographs), columns=[1, 6],
+            model,
+            model.layer("conv2"),
+            goal,
+            reading,
+            album(model, photographs),
+            columns=[1, 6],
             precision=precision,
         )
-        for precision in ("fp32", "bf16")
-    )  # fmt: skip
+        for precision in ("float32", "bfloat16")
+    )
     assert torch.allclose(fast.highest[[1, 6]], exact.highest[[1, 6]], atol=1e-6)
     assert torch.equal(fast.rows[[1, 6], 0], exact.rows[[1, 6], 0])
     assert torch.equal(fast.spots[[1, 6], 0], exact.spots[[1, 6], 0])

@@ -301,16 +301,22 @@ def test_before_and_after_an_in_place_relu() -> None:
             "conv5:12 - 0.5*conv4:7",
             lambda: obj.channel("conv5", [12]) - 0.5 * obj.channel("conv4", [7]),
         ),
-        ("-conv4:7 + 2 * conv4:8", lambda: 2 * obj.channel("conv4", [8])
-            - obj.channel("conv4", [7])),
+        (
+            "-conv4:7 + 2 * conv4:8",
+            lambda: 2 * obj.channel("conv4", [8]) - obj.channel("conv4", [7]),
+        ),
         ("conv5:3@1,2", lambda: obj.neuron("conv5", [3], [(1, 2)])),
-        ("max(conv5:3) + centre(conv5:4)", lambda: obj.channel("conv5", [3], over="max")
-            + obj.centre("conv5", [4])),
-        ("logits:goldfish - .1*total_variation(picture)", lambda: obj.channel("logits", [GOLDFISH])
-            - 0.1 * obj.total_variation()),
+        (
+            "max(conv5:3) + centre(conv5:4)",
+            lambda: obj.channel("conv5", [3], over="max") + obj.centre("conv5", [4]),
+        ),
+        (
+            "logits:goldfish - .1*total_variation(picture)",
+            lambda: obj.channel("logits", [GOLDFISH]) - 0.1 * obj.total_variation(),
+        ),
         ("deepdream(conv3)", lambda: obj.deepdream("conv3")),
     ],
-)  # fmt: skip
+)
 def test_a_text_describes_an_objective(text: str, build, mini) -> None:
     goal, expected = obj.parse_objective(mini, text), build()
     assert goal.text == text

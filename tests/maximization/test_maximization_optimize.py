@@ -11,13 +11,13 @@ import torch
 from torch import nn
 
 import featviz
-from featviz.maximization import ascent, optimize
+from featviz.maximization import loop, maximize
 from featviz.maximization.transforms import Transforms
 from featviz.models.layers import activations
 from featviz.models.load import Model
 
 STILL = {"transforms": Transforms()}
-QUICK = {"steps": 6, "precision": "fp32"}
+QUICK = {"steps": 6, "precision": "float32"}
 
 
 def small_model(*layers: nn.Module, input_size: int = 32, **options: object) -> Model:
@@ -28,18 +28,26 @@ def small_model(*layers: nn.Module, input_size: int = 32, **options: object) -> 
             if hasattr(layer, "reset_parameters"):
                 layer.reset_parameters()
     return Model(
-        nn.Sequential(*layers), name="small", input_size=input_size, mean=(0.5,) * 3,
-        std=(0.25,) * 3, **options,
-    )  # fmt: skip
+        nn.Sequential(*layers),
+        name="small",
+        input_size=input_size,
+        mean=(0.5,) * 3,
+        std=(0.25,) * 3,
+        **options,
+    )
 
 
 def convolutional(*, inplace: bool = False) -> Model:
     return small_model(
-        nn.Conv2d(3, 6, 5, stride=2), nn.ReLU(inplace=inplace),
-        nn.Conv2d(6, 8, 3), nn.ReLU(inplace=inplace),
-        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5),
+        nn.Conv2d(3, 6, 5, stride=2),
+        nn.ReLU(inplace=inplace),
+        nn.Conv2d(6, 8, 3),
+        nn.ReLU(inplace=inplace),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(8, 5),
         aliases={"conv1": "0", "relu1": "1", "conv2": "2", "relu2": "3"},
-    )  # fmt: skip
+    )
 
 
 # What comes out
@@ -51,9 +59,20 @@ def test_the_best_picture_for_a_linear_unit_is_its_kernel(form: str) -> None:
     model = small_model(nn.Conv2d(3, 4, 9), nn.Flatten(), input_size=9, aliases={"conv1": "0"})
     options = {"parametrization": "pixels"} if form == "pixels" else {}
     result = featviz.maximize(
-        model, "conv1", units="all", size=9, steps=200, precision="fp32",
-        even=0.0, smooth=0.0, plain=0.0, coarse=0.0, calm=12.0, **STILL, **options,
-    )  # fmt: skip
+        model,
+        "conv1",
+        units="all",
+        size=9,
+        steps=200,
+        precision="float32",
+        even=0.0,
+        smooth=0.0,
+        plain=0.0,
+        coarse=0.0,
+        calm=12.0,
+        **STILL,
+        **options,
+    )
     weights = model.net[0].weight
     for picture, kernel in zip(result.images, weights, strict=True):
         assert torch.corrcoef(torch.stack([(picture - 0.5).ravel(), kernel.ravel()]))[0, 1] > 0.99
@@ -87,7 +106,7 @@ def test_scores_are_those_of_the_saved_pictures(tmp_path: Path) -> None:
 
 def test_the_ascent_beats_every_one_of_many_random_pictures() -> None:
     model = convolutional()
-    result = featviz.maximize(model, "logits", units=[1], steps=40, precision="fp32")
+    result = featviz.maximize(model, "logits", units=[1], steps=40, precision="float32")
     random = torch.rand(256, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         assert result.scores[0] > model(random)[:, 1].max()
@@ -116,7 +135,7 @@ def test_classes_are_named_and_positions_need_maps() -> None:
 # Company, seeds, bits
 
 
-@pytest.fixture(params=["fp32", "bf16"])
+@pytest.fixture(params=["float32", "bfloat16"])
 def precision(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
@@ -150,8 +169,8 @@ def test_odd_sizes_do_not_depend_on_company_either(precision: str) -> None:
 
 def test_disagreeing_slots_end_in_one_picture_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     model = convolutional()
-    true_ascend, sizes = ascent.ascend, []
-    settings = optimize.settings_for(model, model.layer("conv2"), 4, 24, "fp32", {})
+    true_ascend, sizes = loop.ascend, []
+    settings = maximize.settings_for(model, model.layer("conv2"), 4, 24, "float32", {})
     goal = featviz.maximization.objectives.channel("conv2", range(9))
 
     def uneven(where, *args, **options):
@@ -163,8 +182,8 @@ def test_disagreeing_slots_end_in_one_picture_at_a_time(monkeypatch: pytest.Monk
         return climb
 
     def verdict(where, count: int) -> tuple[int, list[int]]:
-        monkeypatch.setattr(ascent, "ascend", lambda *a, **o: uneven(where, *a, **o))
-        return ascent.permitted(model, goal, range(count), range(count), settings, 16)
+        monkeypatch.setattr(loop, "ascend", lambda *a, **o: uneven(where, *a, **o))
+        return loop.permitted(model, goal, range(count), range(count), settings, 16)
 
     assert verdict(lambda n: torch.arange(n)[:, None], 3) == (1, [1])
     assert verdict(lambda n: torch.full((n, 1), n / 8), 8) == (4, [4])
@@ -232,7 +251,7 @@ class Explodes(nn.Module):
 
 def test_a_score_that_is_no_number_is_named_with_its_step() -> None:
     model = small_model(Explodes(), nn.Conv2d(3, 2, 3), aliases={"conv1": "1"}, headless=True)
-    result = featviz.maximize(model, "conv1", units=[0], steps=40, precision="fp32")
+    result = featviz.maximize(model, "conv1", units=[0], steps=40, precision="float32")
     assert not result.alive.any()
     assert "was no number from step" in result.warnings[0]
     assert result.images.isfinite().all()
@@ -266,7 +285,7 @@ def test_the_model_is_left_as_it_was_also_after_an_error() -> None:
     with pytest.raises(RuntimeError, match="inside the model"):
         featviz.maximize(model, "3", units=[0], **QUICK)
     assert state() == before
-    for precision in ("fp32", "bf16"):
+    for precision in ("float32", "bfloat16"):
         featviz.maximize(model, "1", units=[0], steps=2, precision=precision)
         assert state() == before
 
@@ -274,9 +293,13 @@ def test_the_model_is_left_as_it_was_also_after_an_error() -> None:
 def test_progress_counts_up_to_its_total() -> None:
     seen: list[tuple[int, int]] = []
     featviz.maximize(
-        convolutional(), "conv2", units=[0, 1, 2], batch_size=2, steps=3,
+        convolutional(),
+        "conv2",
+        units=[0, 1, 2],
+        batch_size=2,
+        steps=3,
         progress=lambda done, total, text: seen.append((done, total)),
-    )  # fmt: skip
+    )
     assert seen[-1] == (9, 9)
     assert [done for done, _ in seen] == sorted(done for done, _ in seen)
 
@@ -287,10 +310,8 @@ def test_ctrl_c_keeps_what_is_finished() -> None:
             raise KeyboardInterrupt
 
     model = convolutional()
-    with pytest.raises(optimize.Stopped) as stopped:
-        featviz.maximize(
-            model, "conv2", units="all", batch_size=2, steps=3, progress=interrupt
-        )  # fmt: skip
+    with pytest.raises(maximize.Stopped) as stopped:
+        featviz.maximize(model, "conv2", units="all", batch_size=2, steps=3, progress=interrupt)
     result = stopped.value.result
     assert result is not None
     assert result.names == ("conv2:0", "conv2:1")
@@ -324,7 +345,7 @@ def test_mistakes_are_named(change: dict, message: str) -> None:
 def test_the_direction_of_one_channel_is_that_channel() -> None:
     model = convolutional()
     aims = torch.eye(8)[[2, 5]]
-    made = optimize.maximize_directions(model, "conv2", aims, power=0.0, steps=20)
+    made = maximize.maximize_directions(model, "conv2", aims, power=0.0, steps=20)
     units = featviz.maximize(model, "conv2", units=[2, 5], objective="channel", steps=20)
     # The same score from another start.
     assert torch.allclose(made.scores, units.scores, rtol=0.2)
@@ -333,8 +354,8 @@ def test_the_direction_of_one_channel_is_that_channel() -> None:
 def test_a_direction_does_not_depend_on_its_row_or_company() -> None:
     model = convolutional()
     aims = torch.randn(3, 8, generator=torch.Generator().manual_seed(0))
-    together = optimize.maximize_directions(model, "conv2", aims, steps=4)
-    alone = optimize.maximize_directions(model, "conv2", aims[2:], steps=4)
+    together = maximize.maximize_directions(model, "conv2", aims, steps=4)
+    alone = maximize.maximize_directions(model, "conv2", aims[2:], steps=4)
     assert torch.equal(together.images[2], alone.images[0])
 
 
@@ -348,7 +369,7 @@ def test_a_direction_does_not_depend_on_its_row_or_company() -> None:
 )
 def test_impossible_directions_are_refused(aims: torch.Tensor, message: str) -> None:
     with pytest.raises(featviz.UserError, match=message):
-        optimize.maximize_directions(convolutional(), "conv2", aims, steps=2)
+        maximize.maximize_directions(convolutional(), "conv2", aims, steps=2)
 
 
 # The folder
@@ -385,9 +406,14 @@ def test_the_folder_holds_all_and_reads_back(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "layer"),
-    [("vgg11", "features.3"), ("squeezenet1_1", "features.3"), ("resnet18", "layer1"),
-     ("resnet18", "layer1.0.relu"), ("resnet18", "logits")],
-)  # fmt: skip
+    [
+        ("vgg11", "features.3"),
+        ("squeezenet1_1", "features.3"),
+        ("resnet18", "layer1"),
+        ("resnet18", "layer1.0.relu"),
+        ("resnet18", "logits"),
+    ],
+)
 def test_other_nets_are_climbed(name: str, layer: str) -> None:
     model = featviz.load(name, device="cpu")
     options = {} if layer == "logits" else {"size": 48}

@@ -10,9 +10,10 @@ import pytest
 import torch
 from torch import nn
 
-from featviz.maximization import flags, objectives, panel, words
-from featviz.maximization.optimize import maximize
-from featviz.maximization.panel_figure import marked, strip
+from featviz.maximization import objectives
+from featviz.maximization.evaluation import descriptions, flags, panel
+from featviz.maximization.evaluation.figures import marked, strip
+from featviz.maximization.maximize import maximize
 from featviz.models.frozen import frozen
 from featviz.models.layers import Unit, activations
 from featviz.models.load import Model
@@ -22,13 +23,23 @@ def small(classes: list[tuple[str, str]] | None = None, seed: int = 1) -> Model:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         net = nn.Sequential(
-            nn.Conv2d(3, 6, 5, stride=2), nn.ReLU(), nn.Conv2d(6, 8, 3), nn.ReLU(),
-            nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, len(classes or "five!")),
-        )  # fmt: skip
+            nn.Conv2d(3, 6, 5, stride=2),
+            nn.ReLU(),
+            nn.Conv2d(6, 8, 3),
+            nn.ReLU(),
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(),
+            nn.Linear(8, len(classes or "five!")),
+        )
     return Model(
-        net, name=f"small-{seed}", input_size=32, mean=(0.5,) * 3, std=(0.25,) * 3,
-        aliases={"conv1": "0", "relu1": "1", "conv2": "2"}, classes=classes,
-    )  # fmt: skip
+        net,
+        name=f"small-{seed}",
+        input_size=32,
+        mean=(0.5,) * 3,
+        std=(0.25,) * 3,
+        aliases={"conv1": "0", "relu1": "1", "conv2": "2"},
+        classes=classes,
+    )
 
 
 def some_pictures(count: int, seed: int = 0) -> torch.Tensor:
@@ -42,7 +53,7 @@ def judged(model: Model, units: list[int], pictures: torch.Tensor, **options) ->
     with frozen(model):
         return panel.judge(
             model, model.layer("conv2"), goal, range(len(units)), pictures, units=named, **options
-        )  # fmt: skip
+        )
 
 
 def test_ranks_are_counted_in_standard_deviations_of_photographs() -> None:
@@ -150,14 +161,33 @@ def test_spread_is_standard_deviation_over_median() -> None:
 
 
 WELL = {
-    "held out": 8.0, "natural": 2.0, "rank": 1.0, "path": 0.6, "path lead": 1.0, "path own": 0.3,
-    "path others": 0.1, "carriers": 0.5, "carriers usual": 0.5, "slope": -1.3, "high share": 0.02,
-    "lattice 4": 1.0, "lattice 8": 1.1, "spread": 0.05,
-}  # fmt: skip
+    "held out": 8.0,
+    "natural": 2.0,
+    "rank": 1.0,
+    "path": 0.6,
+    "path lead": 1.0,
+    "path own": 0.3,
+    "path others": 0.1,
+    "carriers": 0.5,
+    "carriers usual": 0.5,
+    "slope": -1.3,
+    "high share": 0.02,
+    "lattice 4": 1.0,
+    "lattice 8": 1.1,
+    "spread": 0.05,
+}
 AROUND = {
-    "score": 10.0, "alive": True, "rectified": True, "peak": 2.5, "side": 64, "units": 100,
-    "ranked": True, "photographs": 900, "natural_slope": (-1.25, 0.2), "before": "relu4",
-}  # fmt: skip
+    "score": 10.0,
+    "alive": True,
+    "rectified": True,
+    "peak": 2.5,
+    "side": 64,
+    "units": 100,
+    "ranked": True,
+    "photographs": 900,
+    "natural_slope": (-1.25, 0.2),
+    "before": "relu4",
+}
 
 
 @pytest.mark.parametrize(
@@ -209,7 +239,7 @@ def test_flags_are_gathered_by_reason() -> None:
     ("number", "text"), [(1, "1st"), (2, "2nd"), (13, "13th"), (22, "22nd"), (111, "111th")]
 )
 def test_ordinals(number: int, text: str) -> None:
-    assert words.ordinal(number) == text
+    assert descriptions.ordinal(number) == text
 
 
 def test_a_mark_lies_in_the_gap_and_touches_no_picture() -> None:
@@ -228,7 +258,7 @@ def test_a_mark_lies_in_the_gap_and_touches_no_picture() -> None:
 def test_the_folder_tells_everything(tmp_path: Path) -> None:
     model = small()
     result = maximize(
-        model, "conv2", units=[2, 5], natural=some_pictures(40), steps=4, precision="fp32"
+        model, "conv2", units=[2, 5], natural=some_pictures(40), steps=4, precision="float32"
     )
     folder = result.save(tmp_path / "out")
     document = json.loads((folder / "result.json").read_text())
@@ -240,7 +270,9 @@ def test_the_folder_tells_everything(tmp_path: Path) -> None:
     assert document["numbers"]["flagged"]["value"] == sum(result.doubtful)
     rows = (folder / "panel.csv").read_text().splitlines()
     assert rows[0] == "picture,what,value,meaning"
-    assert sum(row.startswith("conv2:5,") for row in rows) == len(words.told(result.panel, 1))
+    assert sum(row.startswith("conv2:5,") for row in rows) == len(
+        descriptions.told(result.panel, 1)
+    )
     header, first, _ = (folder / "scores.csv").read_text().splitlines()
     told = dict(zip(header.split(","), first.split(","), strict=False))
     assert float(told["rank"]) == result.panel.numbers["rank"][0]

@@ -10,7 +10,7 @@ import torch
 from scipy import stats
 from torch import nn
 
-from featviz.maximization import path
+from featviz.maximization.evaluation import natural_path
 from featviz.models.load import Model
 
 
@@ -22,7 +22,7 @@ def rows(count: int, channels: int, seed: int = 0) -> torch.Tensor:
 
 def test_rank_correlations_are_scipys_with_ties() -> None:
     a, b = rows(3, 40), rows(4, 40, seed=1)
-    ours = path.rank_correlation(a, b)
+    ours = natural_path.rank_correlation(a, b)
     for i in range(3):
         for j in range(4):
             theirs = stats.spearmanr(a[i].numpy(), b[j].numpy()).statistic
@@ -30,19 +30,19 @@ def test_rank_correlations_are_scipys_with_ties() -> None:
 
 
 def test_a_flat_profile_correlates_with_nothing() -> None:
-    assert path.rank_correlation(torch.ones(1, 8), rows(1, 8)).item() == 0
+    assert natural_path.rank_correlation(torch.ones(1, 8), rows(1, 8)).item() == 0
 
 
 def test_resamples_spread_as_the_closed_form_says() -> None:
     """The mean of k values drawn with replacement has their mean and sd / sqrt(k)."""
     values = torch.randn(16, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
-    means = path.resamples(16, 20_000) @ values / 16
+    means = natural_path.resamples(16, 20_000) @ values / 16
     sd = float(values.std(correction=0)) / 4
     assert means.mean().item() == pytest.approx(
         values.mean().item(), abs=4 * sd / math.sqrt(20_000)
     )
     assert means.std().item() == pytest.approx(sd, rel=0.03)
-    assert torch.equal(path.resamples(16, 50), path.resamples(16, 50))
+    assert torch.equal(natural_path.resamples(16, 50), natural_path.resamples(16, 50))
 
 
 def plainly(picture: np.ndarray, own: np.ndarray, others: np.ndarray) -> tuple[float, ...]:
@@ -68,10 +68,12 @@ def test_similarity_is_the_formula_pair_by_pair() -> None:
     own, strangers = kin(1, 8, theme, 0.8), rows(6, 60, seed=9)
     picture, noise = kin(2, 1, theme, 1.2), rows(3, 60, seed=11)
     carried = [(torch.ones(1, 4) / 4, torch.ones(8, 4) / 4)]
-    found = path.compare([picture], [[own]], [[strangers]], [noise], carried, ("layer",))
+    found = natural_path.compare([picture], [[own]], [[strangers]], [noise], carried, ("layer",))
     expected = plainly(picture[0].numpy(), own.numpy(), strangers.numpy())
-    ours = [getattr(found, name)[0, 0].item() for name in
-            ("own", "others", "ceiling", "floor", "similarity")]  # fmt: skip
+    ours = [
+        getattr(found, name)[0, 0].item()
+        for name in ("own", "others", "ceiling", "floor", "similarity")
+    ]
     assert ours == pytest.approx(expected, abs=1e-6)
     assert found.low[0, 0] < found.similarity[0, 0] < found.high[0, 0]
     assert found.lead[0, 0] == 1
@@ -84,24 +86,28 @@ def test_one_more_photograph_of_the_unit_scores_one_and_a_stranger_nothing() -> 
     own, strangers = kin(1, 16, theme, 1.0), rows(24, 200, seed=9)
     carried = [(torch.ones(1, 4) / 4, torch.ones(16, 4) / 4)] * 40
     for pictures, expected in ((kin(3, 40, theme, 1.0), 1.0), (rows(40, 200, seed=4), 0.0)):
-        many = path.compare(
+        many = natural_path.compare(
             [pictures], [[own]] * 40, [[strangers]] * 40, [rows(2, 200)], carried, ("layer",)
         )
         assert many.similarity.mean().item() == pytest.approx(expected, abs=0.06)
 
 
 def test_photographs_that_are_no_more_alike_than_others_give_no_similarity() -> None:
-    found = path.compare(
-        [rows(1, 80)], [[rows(8, 80, seed=1)]], [[rows(8, 80, seed=2)]], [rows(2, 80, seed=3)],
-        [(torch.ones(1, 4) / 4, torch.ones(8, 4) / 4)], ("layer",),
-    )  # fmt: skip
+    found = natural_path.compare(
+        [rows(1, 80)],
+        [[rows(8, 80, seed=1)]],
+        [[rows(8, 80, seed=2)]],
+        [rows(2, 80, seed=3)],
+        [(torch.ones(1, 4) / 4, torch.ones(8, 4) / 4)],
+        ("layer",),
+    )
     assert found.similarity.isnan().all()
     assert found.own.isfinite().all()
 
 
 def test_noise_has_the_amplitudes_of_the_photographs_and_none_of_their_order() -> None:
     photographs = 0.4 + 0.05 * rows(2, 3 * 32 * 32).view(2, 3, 32, 32)
-    noise = path.noise_like(photographs)
+    noise = natural_path.noise_like(photographs)
     amplitudes = [torch.fft.rfft2(x).abs() for x in (photographs, noise)]
     # Free phases of a real picture are those off the self-conjugate rows and columns.
     inside = (slice(None), slice(None), slice(1, 16), slice(1, 16))
@@ -114,19 +120,29 @@ def test_noise_has_the_amplitudes_of_the_photographs_and_none_of_their_order() -
 def small() -> Model:
     torch.manual_seed(0)
     net = nn.Sequential(
-        nn.Conv2d(3, 5, 3), nn.ReLU(inplace=True), nn.Conv2d(5, 4, 3), nn.ReLU(inplace=True),
-        nn.Flatten(), nn.Linear(4 * 12 * 12, 3),
-    )  # fmt: skip
+        nn.Conv2d(3, 5, 3),
+        nn.ReLU(inplace=True),
+        nn.Conv2d(5, 4, 3),
+        nn.ReLU(inplace=True),
+        nn.Flatten(),
+        nn.Linear(4 * 12 * 12, 3),
+    )
     return Model(
-        net, name="small", input_size=16, mean=(0.5,) * 3, std=(0.25,) * 3,
+        net,
+        name="small",
+        input_size=16,
+        mean=(0.5,) * 3,
+        std=(0.25,) * 3,
         aliases={"conv1": "0", "relu1": "1", "conv2": "2", "relu2": "3"},
-    )  # fmt: skip
+    )
 
 
 def test_carriers_are_activation_times_weight_by_hand() -> None:
     model = small()
     x = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
-    _, found = path.carriers(model, x, ("relu1", "conv2"), lambda values: values[:, 2, 4, 5])
+    _, found = natural_path.carriers(
+        model, x, ("relu1", "conv2"), lambda values: values[:, 2, 4, 5]
+    )
     relu1 = model.net[1](model.net[0](model.normalize(x)))
     window = relu1[:, :, 4:7, 5:8] * model.net[2].weight[2]
     parts = window.sum((2, 3)).clamp(min=0)
@@ -136,16 +152,16 @@ def test_carriers_are_activation_times_weight_by_hand() -> None:
 
 def test_shares_in_common_are_measured() -> None:
     own = torch.tensor([[0.5, 0.5, 0.0], [1.0, 0.0, 0.0]])
-    shared, usual = path.compare_carriers(torch.tensor([0.25, 0.0, 0.75]), own)
+    shared, usual = natural_path.compare_carriers(torch.tensor([0.25, 0.0, 0.75]), own)
     assert shared == pytest.approx(0.25)  # the mean of its photographs is (.75, .25, 0)
     assert usual == pytest.approx(0.5)  # each of two photographs has half in common with the other
 
 
 def test_paths_are_compared_after_each_relu_and_at_the_layer(mini) -> None:
     model = small()
-    assert path.path_layers(model, model.layer("conv2")) == ("conv1", "conv2")
-    assert path.path_layers(model, model.layer("logits")) == ("relu1", "relu2", "logits")
-    assert path.path_layers(model, model.layer("conv1")) == ("conv1",)
-    layers = path.path_layers(mini, mini.layer("logits"))
+    assert natural_path.path_layers(model, model.layer("conv2")) == ("conv1", "conv2")
+    assert natural_path.path_layers(model, model.layer("logits")) == ("relu1", "relu2", "logits")
+    assert natural_path.path_layers(model, model.layer("conv1")) == ("conv1",)
+    layers = natural_path.path_layers(mini, mini.layer("logits"))
     assert layers[-1] == "logits"
     assert len(layers) <= 8

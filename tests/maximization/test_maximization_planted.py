@@ -14,15 +14,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from featviz.datasets import read_all
-from featviz.maximization import panel
-from featviz.maximization.optimize import maximize
+from featviz.maximization.evaluation import panel
+from featviz.maximization.maximize import maximize
 from featviz.maximization.result import Maximized
 from featviz.models.layers import activations
 from featviz.models.load import Model
 from featviz.samples import sample_pictures
 
 HEALTHY, OTHERS = 3, (3, 8)
-CLIMB = {"steps": 48, "seed": 0, "precision": "fp32"}
+CLIMB = {"steps": 48, "seed": 0, "precision": "float32"}
 
 
 @pytest.fixture(scope="module")
@@ -94,9 +94,7 @@ def planted(mini: Model, photographs: Tensor, healthy: Maximized) -> tuple[Model
         foreign = int(most.where(to_unit < to_unit.median(), -1.0).argmax())
         shut = 1.05 * most[foreign]
 
-        gate, way, unit = (
-            widened(conv3, 0, 2), widened(conv4, 2, 1), widened(conv5, 1, 0)
-        )  # fmt: skip
+        gate, way, unit = (widened(conv3, 0, 2), widened(conv4, 2, 1), widened(conv5, 1, 0))
         assert gate.bias is not None
         assert way.bias is not None
         gate.weight[inputs:] = slope * pattern.view(gate.weight.shape[1:])
@@ -108,10 +106,14 @@ def planted(mini: Model, photographs: Tensor, healthy: Maximized) -> tuple[Model
     for alias, module in (("conv3", gate), ("conv4", way), ("conv5", unit)):
         model.net.set_submodule(model.layer(alias).path, module)
     fooled = Model(
-        model.net, name="fooled", input_size=mini.input_size, resize=mini.resize,
-        mean=tuple(mini.mean.flatten().tolist()), std=tuple(mini.std.flatten().tolist()),
+        model.net,
+        name="fooled",
+        input_size=mini.input_size,
+        resize=mini.resize,
+        mean=tuple(mini.mean.flatten().tolist()),
+        std=tuple(mini.std.flatten().tolist()),
         aliases=mini.aliases,
-    )  # fmt: skip
+    )
     return fooled, foreign
 
 
@@ -179,9 +181,14 @@ def test_a_picture_of_another_unit_is_found_out(
 
     with frozen(mini):
         wrong = panel.judge(
-            mini, mini.layer("conv5"), centre("conv5", [8, 3]), [0, 1], healthy.images,
-            units=[Unit("conv5", 8), Unit("conv5", 3)], natural=photographs,
-        )  # fmt: skip
+            mini,
+            mini.layer("conv5"),
+            centre("conv5", [8, 3]),
+            [0, 1],
+            healthy.images,
+            units=[Unit("conv5", 8), Unit("conv5", 3)],
+            natural=photographs,
+        )
     right = healthy.panel
     assert (wrong.numbers["rank"] > 1).all()
     assert (right.numbers["rank"] == 1).all()

@@ -6,12 +6,12 @@ import torch
 from torch import nn
 
 import featviz
-from featviz.maximization import optimize
+from featviz.maximization import maximize
 from featviz.models.load import Model
 
 
 def test_a_net_with_local_response_norm_is_climbed_in_float32(monkeypatch):
-    monkeypatch.setattr(optimize, "cpu_computes_bf16", lambda: True)
+    monkeypatch.setattr(maximize, "cpu_computes_bf16", lambda: True)
     with torch.random.fork_rng():
         torch.manual_seed(0)
         first, last = nn.Conv2d(3, 4, 5, stride=2), nn.Conv2d(4, 6, 3)
@@ -22,6 +22,6 @@ def test_a_net_with_local_response_norm_is_climbed_in_float32(monkeypatch):
     )
     normed = featviz.maximize(model, "0.3", units=[0, 1], steps=4)
     plain = featviz.maximize(model, "0.0", units=[0, 1], steps=4, objective="channel")
-    assert normed.origin.parameters["precision"] == "fp32"
-    assert plain.origin.parameters["precision"] == "bf16"
+    assert normed.origin.parameters["precision"] == "float32"
+    assert plain.origin.parameters["precision"] == "bfloat16"
     assert bool(normed.alive.all())

@@ -10,11 +10,11 @@ import torch
 
 import featviz
 from featviz.maximization import objectives, presets
-from featviz.maximization.ascent import ascend
 from featviz.maximization.colours import Colours
+from featviz.maximization.image_statistics import Spectrum
+from featviz.maximization.loop import ascend
 from featviz.maximization.parametrizations import Fourier
 from featviz.maximization.shards import plain
-from featviz.maximization.statistics import Spectrum
 from featviz.models.frozen import frozen
 
 OTHER = Colours("mine", ((0.6, 0.3, 0.1), (0.5, -0.2, 0.2), (0.4, 0.1, -0.3)))
@@ -100,8 +100,9 @@ def test_atlas_jitters_more_and_shrinks(mini) -> None:
 
 
 def test_the_four_settings_of_yosinski(mini) -> None:
-    rules = [presets.settings(f"yosinski-{i}", mini, mini.layer("fc6"), 64, 9).rule for i in
-             (1, 2, 3, 4)]  # fmt: skip
+    rules = [
+        presets.settings(f"yosinski-{i}", mini, mini.layer("fc6"), 64, 9).rule for i in (1, 2, 3, 4)
+    ]
     table = [
         (
             r.decay,

@@ -47,7 +47,7 @@ def cluster() -> Iterator[Any]:
 def test_a_machine_is_lost_midway_and_the_pictures_are_the_same(cluster: Any) -> None:
     """Eight shards on two machines; the second is shut down when the first two are finished."""
     model = featviz.load("alexnet-mini")
-    options = {"units": "0-7", "batch_size": 1, "steps": 6, "precision": "fp32"}
+    options = {"units": "0-7", "batch_size": 1, "steps": 6, "precision": "float32"}
     threads = torch.get_num_threads()
     here = featviz.maximize(model, "conv2", **options)
     lost: list[int] = []

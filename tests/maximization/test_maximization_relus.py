@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from torch import nn
 
 import featviz
-from featviz.maximization import ascent, objectives, optimize
-from featviz.maximization.relus import RedirectedReLUs
+from featviz.maximization import loop, maximize, objectives
+from featviz.maximization.relu_gradients import RedirectedReLUs
 from featviz.models.load import Model
 
 FORMS = {
@@ -85,7 +85,7 @@ def test_a_blocked_unit_is_freed_without_surgery(form: str) -> None:
     model = blocked_model(form)
     x = torch.full((1, 3, 16, 16), 0.5, requires_grad=True)
     assert not torch.autograd.grad(model(x)[0, 0], x)[0].any()
-    result = featviz.maximize(model, "logits", units=[0, 1], steps=40, precision="fp32")
+    result = featviz.maximize(model, "logits", units=[0, 1], steps=40, precision="float32")
     assert result.alive.all()
     assert (result.scores > 0.01).all()  # where everything is silent it is the bias, 0
     assert not model.net.first._forward_hooks
@@ -96,12 +96,12 @@ def test_a_unit_that_stays_dead_is_named_and_costs_few_steps() -> None:
     with torch.no_grad():
         model.net.first.bias.fill_(-1000.0)
         model.net.last.weight[1] = 0
-    settings = optimize.settings_for(model, model.layer("logits"), 64, 16, "fp32", {})
+    settings = maximize.settings_for(model, model.layer("logits"), 64, 16, "float32", {})
     goal = objectives.channel("logits", [0, 1])
-    climb = ascent.ascend(model, goal, [0, 1], [5, 6], settings)
+    climb = loop.ascend(model, goal, [0, 1], [5, 6], settings)
     assert climb.alive.tolist() == [False, False]
     assert climb.steps.tolist() == [64, 16]  # the first is pushed to the end, in vain
-    result = featviz.maximize(model, "logits", units=[0, 1], steps=20, precision="fp32")
+    result = featviz.maximize(model, "logits", units=[0, 1], steps=20, precision="float32")
     assert result.alive.tolist() == [False, False]
     assert result.warnings[0].startswith("no gradient reaches logits:0, logits:1")
 
@@ -113,7 +113,7 @@ def test_pictures_with_a_gradient_are_climbed_as_if_there_were_no_help(
     with torch.no_grad():
         model.net.first.bias.zero_()
         model.net.last.weight[3] = 0  # asks for help, and cannot be helped
-    together = featviz.maximize(model, "logits", units=[0, 3], steps=8, precision="fp32")
-    monkeypatch.setattr(ascent._Slots, "blocked", lambda *_: None)
-    alone = featviz.maximize(model, "logits", units=[0], steps=8, precision="fp32")
+    together = featviz.maximize(model, "logits", units=[0, 3], steps=8, precision="float32")
+    monkeypatch.setattr(loop._Slots, "blocked", lambda *_: None)
+    alone = featviz.maximize(model, "logits", units=[0], steps=8, precision="float32")
     assert torch.equal(together.images[0], alone.images[0])

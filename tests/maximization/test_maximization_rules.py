@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from featviz.maximization.rules import Adam, PlainAscent, gaussian_blur
+from featviz.maximization.optimizers import Adam, PlainAscent, gaussian_blur
 
 
 def slopes(count: int) -> list[torch.Tensor]:
@@ -92,7 +92,9 @@ def test_the_blur_is_a_gaussian_with_repeated_edges(sigma: float) -> None:
 
     picture = torch.rand(1, 3, 12, 9, generator=torch.Generator().manual_seed(6))
     expected = np.stack(
-        [ndimage.gaussian_filter(p, sigma, mode="nearest", radius=math.ceil(3 * sigma))
-         for p in picture[0].double().numpy()]
-    )  # fmt: skip
+        [
+            ndimage.gaussian_filter(p, sigma, mode="nearest", radius=math.ceil(3 * sigma))
+            for p in picture[0].double().numpy()
+        ]
+    )
     assert np.allclose(gaussian_blur(picture, sigma)[0].numpy(), expected, atol=1e-6)

@@ -17,23 +17,28 @@ from torch import nn
 import featviz
 from featviz.cli.main import main
 from featviz.engine import Shard, map_shards
-from featviz.maximization import optimize, shards
-from featviz.maximization.several import Several
+from featviz.maximization import maximize, shards
+from featviz.maximization.layer_results import Several
 from featviz.models.load import Model
 
-QUICK = {"steps": 4, "precision": "fp32", "size": 16}
+QUICK = {"steps": 4, "precision": "float32", "size": 16}
 
 
 def net() -> Model:
     with torch.random.fork_rng():
         torch.manual_seed(3)
         layers = nn.Sequential(
-            nn.Conv2d(3, 6, 5, stride=2), nn.ReLU(), nn.Conv2d(6, 8, 3),
-            nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5),
-        )  # fmt: skip
+            nn.Conv2d(3, 6, 5, stride=2),
+            nn.ReLU(),
+            nn.Conv2d(6, 8, 3),
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(),
+            nn.Linear(8, 5),
+        )
     aliases = {"conv1": "0", "conv2": "2"}
-    return Model(layers, name="net", input_size=32, mean=(0.5,) * 3, std=(0.25,) * 3,
-                 aliases=aliases)  # fmt: skip
+    return Model(
+        layers, name="net", input_size=32, mean=(0.5,) * 3, std=(0.25,) * 3, aliases=aliases
+    )
 
 
 # Tries
@@ -50,11 +55,12 @@ def test_of_several_tries_the_best_is_kept_and_all_are_told() -> None:
 
 
 def test_a_try_depends_on_the_unit_and_its_number_alone() -> None:
-    task = optimize._asked(net(), net().layer("conv2"), net_units([1, 4]), "auto", "featviz",
-                           4, 16, "fp32", {}).task  # fmt: skip
+    task = maximize._asked(
+        net(), net().layer("conv2"), net_units([1, 4]), "auto", "featviz", 4, 16, "float32", {}
+    ).task
 
-    def tries(count: int, slots: int) -> torch.Tensor:
-        climbed, _ = shards.climb_tasks(net(), [task], seed=0, tries=count, slots=slots)
+    def tries(count: int, batch_size: int) -> torch.Tensor:
+        climbed, _ = shards.climb_tasks(net(), [task], seed=0, tries=count, batch_size=batch_size)
         assert climbed[0] is not None
         return climbed[0].tries
 
@@ -74,13 +80,13 @@ def net_units(indices: list[int]) -> list[featviz.Unit]:
 
 def test_a_mixture_is_its_layers_each_as_if_alone() -> None:
     items = ["conv2:5", "logits:1", "conv2:0", "conv1:3"]
-    mixed = featviz.maximize(net(), items, steps=4, precision="fp32")
+    mixed = featviz.maximize(net(), items, steps=4, precision="float32")
     assert isinstance(mixed, Several)
     assert mixed.names == ("conv2:5", "conv2:0", "logits:1", "conv1:3")
     assert len({part.size for part in mixed.parts}) > 1
     for item in items:
         layer, unit = item.split(":")
-        alone = featviz.maximize(net(), layer, units=[unit], steps=4, precision="fp32")
+        alone = featviz.maximize(net(), layer, units=[unit], steps=4, precision="float32")
         assert torch.equal(mixed.pictures[item], alone.images[0])
 
 
@@ -223,14 +229,14 @@ def contents(folder: Path) -> dict[str, object]:
 
 KILLED = """
 import os, signal
-from featviz.maximization import optimize
-true = optimize.maximize
+from featviz.maximization import maximize
+true = maximize.maximize
 def maximize(*args, **options):
     def progress(done, total, text):
         if done >= 5:
             os.kill(os.getpid(), signal.SIGKILL)
     return true(*args, **(options | {"progress": progress}))
-optimize.maximize = maximize
+maximize.maximize = maximize
 from featviz.cli.main import main
 import sys
 main(sys.argv[1:])
@@ -239,14 +245,27 @@ main(sys.argv[1:])
 
 @pytest.mark.slow
 def test_a_command_that_is_killed_goes_on_when_it_is_given_again(tmp_path: Path) -> None:
-    words = ["--layer", "conv1,conv2", "--units", "0-3", "--batch-size", "2", "--steps", "2",
-             "--film", "gif", "--quiet"]  # fmt: skip
+    words = [
+        "--layer",
+        "conv1,conv2",
+        "--units",
+        "0-3",
+        "--batch-size",
+        "2",
+        "--steps",
+        "2",
+        "--film",
+        "gif",
+        "--quiet",
+    ]
     out, whole = tmp_path / "out", tmp_path / "whole"
     command = ["maximize", *words, "--out", str(out)]
     left = subprocess.run(
-        [sys.executable, "-c", KILLED, *command], env=os.environ | {"OMP_NUM_THREADS": "1"},
-        capture_output=True, check=False,
-    )  # fmt: skip
+        [sys.executable, "-c", KILLED, *command],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        check=False,
+    )
     assert left.returncode == -signal.SIGKILL, left.stderr
     partial = tmp_path / "out.partial"
     assert len(list(partial.glob("*/climb.npz"))) == 1
@@ -266,7 +285,7 @@ def test_a_command_that_is_killed_goes_on_when_it_is_given_again(tmp_path: Path)
 def test_ctrl_c_saves_what_there_is_and_the_command_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    true_maximize = optimize.maximize
+    true_maximize = maximize.maximize
 
     def interrupted(*args, **options):
         def stop(done: int, total: int, text: str) -> None:
@@ -278,7 +297,7 @@ def test_ctrl_c_saves_what_there_is_and_the_command_goes_on(
     words = ["--layer", "conv2", "--units", "0-2", "--batch-size", "1", "--steps", "2", "--quiet"]
     out = tmp_path / "out"
     with monkeypatch.context() as patch:
-        patch.setattr(optimize, "maximize", interrupted)
+        patch.setattr(maximize, "maximize", interrupted)
         assert run(*words, "--out", str(out)) == 130
     assert (tmp_path / "out.partial").is_dir()
     assert "2 of 3 pictures were not made" in (out / "result.json").read_text()
@@ -325,8 +344,11 @@ def test_shards_are_made_once_and_are_whole_or_absent(tmp_path: Path) -> None:
     map_shards(make, works, tmp_path, progress=lambda *now: seen.append(now))
     assert made == ["one", "two", "three", "three", "four"]
     assert {p.name: (p / "word.txt").read_text() for p in tmp_path.iterdir()} == {
-        "0": "one", "1": "two", "2": "three", "3": "four",
-    }  # fmt: skip
+        "0": "one",
+        "1": "two",
+        "2": "three",
+        "3": "four",
+    }
     assert seen[-1] == (15, 15)
     assert (6, 15) in seen
 

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from featviz.maximization import spectrum
+from featviz.maximization.evaluation import spectrum
 
 
 def energy_of(pictures: torch.Tensor) -> torch.Tensor:

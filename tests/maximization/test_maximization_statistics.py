@@ -9,7 +9,7 @@ import torch
 
 import featviz
 from featviz import images
-from featviz.maximization import statistics as stats
+from featviz.maximization import image_statistics as stats
 from featviz.maximization.colours import LUCID
 from featviz.maximization.parametrizations import frequencies
 
@@ -42,9 +42,10 @@ def test_a_spectrum_is_the_mean_amplitude_on_the_axes(size: tuple[int, int]) -> 
     pictures = 0.1 + 0.8 * torch.rand(5, 3, *size, generator=torch.Generator().manual_seed(2))
     found = stats.measure_spectrum(pictures, edges=True)
     axes = torch.einsum(
-        "ac,nchw->nahw", torch.linalg.inv(torch.tensor(LUCID.matrix).double()),
+        "ac,nchw->nahw",
+        torch.linalg.inv(torch.tensor(LUCID.matrix).double()),
         torch.logit(pictures.double()),
-    )  # fmt: skip
+    )
     whole = torch.fft.fft2(axes).abs().mean(0) / (size[0] * size[1]) ** 0.5
     expected = whole[..., : size[1] // 2 + 1]
     assert (found.amplitudes - expected).abs().max() < 1e-4
@@ -108,9 +109,10 @@ def test_a_folder_of_pictures_is_measured_like_its_tensor(tmp_path: Path) -> Non
         images.write_png(picture, tmp_path / f"{i}.png")
     seen: list[tuple[int, int]] = []
     folder = stats.measure_statistics(
-        featviz.open_pictures(tmp_path), size=16,
+        featviz.open_pictures(tmp_path),
+        size=16,
         progress=lambda done, total, text: seen.append((done, total)),
-    )  # fmt: skip
+    )
     given = stats.measure_statistics(pictures)
     assert torch.allclose(folder.spectrum.amplitudes, given.spectrum.amplitudes, atol=1e-5)
     assert seen == [(3, 3), (3, 3)]

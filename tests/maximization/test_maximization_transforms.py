@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from scipy import ndimage
 
 import featviz
-from featviz.maximization.rules import gaussian_blur
+from featviz.maximization.optimizers import gaussian_blur
 from featviz.maximization.transforms import Crop, Transforms, move
 
 

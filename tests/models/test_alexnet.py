@@ -121,8 +121,13 @@ def test_parameter_counts_are_those_of_the_papers_and_of_torchvision():
 def test_state_dict_has_torchvisions_names_and_shapes():
     with torch.device("meta"):
         shapes = {name: tuple(t.shape) for name, t in AlexNet().state_dict().items()}
-    convolutions = {0: (64, 3, 11), 3: (192, 64, 5), 6: (384, 192, 3), 8: (256, 384, 3),
-                    10: (256, 256, 3)}  # fmt: skip
+    convolutions = {
+        0: (64, 3, 11),
+        3: (192, 64, 5),
+        6: (384, 192, 3),
+        8: (256, 384, 3),
+        10: (256, 256, 3),
+    }
     linears = {1: (4096, 9216), 4: (4096, 4096), 6: (1000, 4096)}
     wanted = {}
     for i, (out, inputs, k) in convolutions.items():
@@ -141,8 +146,14 @@ def test_aliases_name_every_step_of_the_forward_pass_in_order(form):
             module.register_forward_hook(lambda m, i, o, path=path: met.append(path))
         net(torch.zeros(1, 3, form.input_size, form.input_size))
     assert [path for path in met if path in form.aliases.values()] == list(form.aliases.values())
-    kinds = {"conv": nn.Conv2d, "relu": nn.ReLU, "pool": nn.MaxPool2d, "fc": nn.Linear,
-             "logi": nn.Linear, "norm": nn.LocalResponseNorm}  # fmt: skip
+    kinds = {
+        "conv": nn.Conv2d,
+        "relu": nn.ReLU,
+        "pool": nn.MaxPool2d,
+        "fc": nn.Linear,
+        "logi": nn.Linear,
+        "norm": nn.LocalResponseNorm,
+    }
     for alias, path in form.aliases.items():
         kind = next(k for start, k in kinds.items() if alias.startswith(start))
         assert isinstance(net.get_submodule(path), kind), alias

@@ -61,18 +61,24 @@ def test_every_convolution_and_pool_of_the_alexnets_sees_what_its_box_says(name:
     if name == "alexnet-mini":
         from featviz.models.alexnet import AlexNetMini
 
-        model = Model(
-            AlexNetMini(), name=name, input_size=64, aliases=AlexNetMini.aliases
-        )  # fmt: skip
+        model = Model(AlexNetMini(), name=name, input_size=64, aliases=AlexNetMini.aliases)
     else:
         model = featviz.load(name)
     places = [
-        la for la in model.layers.values()
+        la
+        for la in model.layers.values()
         if la.spatial and la.path and la.kind in {"Conv2d", "MaxPool2d"}
-    ]  # fmt: skip
+    ]
     assert [p.name for p in places] == [
-        "conv1", "pool1", "conv2", "pool2", "conv3", "conv4", "conv5", "pool5",
-    ]  # fmt: skip
+        "conv1",
+        "pool1",
+        "conv2",
+        "pool2",
+        "conv3",
+        "conv4",
+        "conv5",
+        "pool5",
+    ]
     # Pictures large enough that a position's box lies inside; fully convolutional up to there.
     side = 480 if name != "alexnet-mini" else 200
     trunk = averaged(model.net.features)
@@ -100,9 +106,15 @@ def test_one_pixel_outside_the_box_changes_nothing_and_inside_it_does() -> None:
     with torch.no_grad():
         still = featviz.activations(model, picture, ["conv5"])["conv5"][0, :, 6, 6]
         for y, x, inside in (
-            (top, 100, True), (top - 1, 100, False), (bottom - 1, 100, True), (bottom, 100, False),
-            (100, left, True), (100, left - 1, False), (100, right - 1, True), (100, right, False),
-        ):  # fmt: skip
+            (top, 100, True),
+            (top - 1, 100, False),
+            (bottom - 1, 100, True),
+            (bottom, 100, False),
+            (100, left, True),
+            (100, left - 1, False),
+            (100, right - 1, True),
+            (100, right, False),
+        ):
             changed = picture.clone()
             changed[..., y, x] += 100  # far outside [0, 1], so that it wins max pools
             after = featviz.activations(model, changed, ["conv5"])["conv5"][0, :, 6, 6]
@@ -182,10 +194,12 @@ def test_random_chains_of_oblong_windows(seed: int) -> None:
 def test_layers_behind_a_flattening_see_the_whole_picture() -> None:
     net = nn.Sequential(
         OrderedDict(
-            conv=nn.Conv2d(3, 2, 3), pool=nn.AdaptiveAvgPool2d(1), flat=nn.Flatten(),
+            conv=nn.Conv2d(3, 2, 3),
+            pool=nn.AdaptiveAvgPool2d(1),
+            flat=nn.Flatten(),
             logits=nn.Linear(2, 3),
         )
-    )  # fmt: skip
+    )
     model = Model(net, name="m", input_size=9, aliases={"logits": "logits"})
 
     def sees(name: str) -> tuple[bool, bool]:
@@ -215,9 +229,12 @@ def test_unknown_geometry_is_not_guessed() -> None:
 def test_multiply_adds_of_alexnet_are_those_counted_by_hand() -> None:
     layers = featviz.load("alexnet").layers
     by_hand = {
-        "conv1": 64 * 55 * 55 * 3 * 11 * 11, "conv2": 192 * 27 * 27 * 64 * 5 * 5,
-        "conv5": 256 * 13 * 13 * 256 * 3 * 3, "fc6": 9216 * 4096, "logits": 4096 * 1000,
-    }  # fmt: skip
+        "conv1": 64 * 55 * 55 * 3 * 11 * 11,
+        "conv2": 192 * 27 * 27 * 64 * 5 * 5,
+        "conv5": 256 * 13 * 13 * 256 * 3 * 3,
+        "fc6": 9216 * 4096,
+        "logits": 4096 * 1000,
+    }
     assert {name: layers[name].macs for name in by_hand} == by_hand
     grouped = featviz.load("alexnet-2012").layers
     assert grouped["conv2"].macs == 256 * 27 * 27 * 48 * 5 * 5
@@ -245,15 +262,23 @@ def test_maps_with_channels_last_are_turned_round_and_keep_their_fields() -> Non
     model = Model(net, name="last", input_size=21)
     shapes = {name: layer.shape for name, layer in model.layers.items()}
     assert shapes == {
-        "first": (5, 10, 10), "norm": (5, 10, 10), "wider": (7, 10, 10), "bend": (7, 10, 10),
-        "back": (4, 8, 8), "logits": (4,),
-    }  # fmt: skip
+        "first": (5, 10, 10),
+        "norm": (5, 10, 10),
+        "wider": (7, 10, 10),
+        "bend": (7, 10, 10),
+        "back": (4, 8, 8),
+        "logits": (4,),
+    }
     turned = [name for name, layer in model.layers.items() if layer.channels_last]
     assert turned == ["norm", "wider", "bend"]
     fields = {name: layer.receptive_field for name, layer in model.layers.items()}
     assert {name: field.size[0] for name, field in fields.items() if field} == {
-        "first": 3, "norm": 3, "wider": 3, "bend": 3, "back": 7,
-    }  # fmt: skip
+        "first": 3,
+        "norm": 3,
+        "wider": 3,
+        "bend": 3,
+        "back": 7,
+    }
     pictures = torch.rand(2, 3, 21, 21)
     seen: list[Tensor] = []
     handle = net.wider.register_forward_hook(lambda m, i, out: seen.append(out))

@@ -44,8 +44,9 @@ def net(classes: list[tuple[str, str]] | None = None) -> Model:
             )
         )
     names = ("conv1", "relu1", "conv2", "relu2", "fc", "relu3", "logits")
-    return Model(layers, name="net", input_size=8, aliases={name: name for name in names},
-                 classes=classes)  # fmt: skip
+    return Model(
+        layers, name="net", input_size=8, aliases={name: name for name in names}, classes=classes
+    )
 
 
 @pytest.fixture
@@ -129,8 +130,9 @@ def test_pictures_do_not_depend_on_their_batch(generator: torch.Generator) -> No
     ],
 )
 def test_units_as_they_are_written(text: str, unit: Unit) -> None:
-    model = net([("n01", "tabby, tabby cat"), ("n02", "bus"), ("n03", "Sealyham terrier"),
-                 ("n04", "drake")])  # fmt: skip
+    model = net(
+        [("n01", "tabby, tabby cat"), ("n02", "bus"), ("n03", "Sealyham terrier"), ("n04", "drake")]
+    )
     assert model.unit(text) == unit
     if "@" in text or text.partition(":")[2].isdigit():
         assert str(unit) == text

@@ -11,12 +11,7 @@ import torch
 from torch import Tensor
 
 from featviz.errors import UserError
-from featviz.neighbors.approximate import (
-    KINDS,
-    build_approximate,
-    open_approximate,
-    open_or_build,
-)
+from featviz.neighbors.approximate import KINDS, build_approximate, open_approximate, open_or_build
 from featviz.neighbors.exact import build_index
 from featviz.neighbors.find import find_neighbors
 

@@ -77,9 +77,17 @@ def zoom_blur(x: Array, factors: Array) -> Array:
 
 
 def snow(
-    x: Array, noise: Array, degrees: float, mean: float, deviation: float, size: float,
-    threshold: float, radius: float, sigma: float, share: float,
-) -> Array:  # fmt: skip
+    x: Array,
+    noise: Array,
+    degrees: float,
+    mean: float,
+    deviation: float,
+    size: float,
+    threshold: float,
+    radius: float,
+    sigma: float,
+    share: float,
+) -> Array:
     flakes = zoomed((mean + deviation * noise)[..., None], size)
     flakes[flakes < threshold] = 0
     flakes = streak(np.floor(flakes.clip(0, 1) * 255) / 255, radius, sigma, degrees)
@@ -109,12 +117,20 @@ def plasma(draws: list[Array], size: int, decay: float) -> Array:
                         near = [at(r, c), at(r + step, c), at(r, c + step), at(r + step, c + step)]
                     elif kind == 1:
                         place = (r, c + half)
-                        near = [at(r, c), at(r, c + step), at(r + half, c + half),
-                                at(r - half, c + half)]  # fmt: skip
+                        near = [
+                            at(r, c),
+                            at(r, c + step),
+                            at(r + half, c + half),
+                            at(r - half, c + half),
+                        ]
                     else:
                         place = (r + half, c)
-                        near = [at(r, c), at(r + step, c), at(r + half, c + half),
-                                at(r + half, c - half)]  # fmt: skip
+                        near = [
+                            at(r, c),
+                            at(r + step, c),
+                            at(r + half, c + half),
+                            at(r + half, c - half),
+                        ]
                     field[place] = sum(near) / 4 + width * width * jitter[i, j]
         step, width = half, width / decay
     field -= field.min()
@@ -153,8 +169,10 @@ def elastic(x: Array, moves: Array, field: Array, amplitude: float, sigma: float
     """`moves`: (3, 2) of the triangle's corners, x then y; `field`: (2, S, S), x then y."""
     side = len(x)
     middle, arm = side // 2, side // 3
-    corners = np.array([[middle + arm, middle + arm], [middle + arm, middle - arm],
-                        [middle - arm, middle - arm]], dtype=float)  # fmt: skip
+    corners = np.array(
+        [[middle + arm, middle + arm], [middle + arm, middle - arm], [middle - arm, middle - arm]],
+        dtype=float,
+    )
     forward = np.linalg.solve(np.c_[corners, np.ones(3)], corners + moves).T  # 2 x 3
     linear = np.linalg.inv(forward[:, :2])
     y, z = np.mgrid[:side, :side].astype(float)
@@ -191,16 +209,30 @@ def jpeg(x: Array, quality: int) -> Array:
     return np.asarray(Image.open(buffer)) / 255.0
 
 
-def mud(x: Array, noise: Array, mean: float, deviation: float, sigma: float, threshold: float,
-        strength: float) -> Array:  # fmt: skip
+def mud(
+    x: Array,
+    noise: Array,
+    mean: float,
+    deviation: float,
+    sigma: float,
+    threshold: float,
+    strength: float,
+) -> Array:
     liquid = ndimage.gaussian_filter(mean + deviation * noise, sigma, mode="nearest")
     cover = ndimage.gaussian_filter((liquid > threshold) * 1.0, strength, mode="nearest")[..., None]
     cover[cover < 0.8] = 0
     return ((1 - cover) * x + cover * np.array([63, 42, 20]) / 255).clip(0, 1)
 
 
-def water(x: Array, noise: Array, mean: float, deviation: float, sigma: float, threshold: float,
-          strength: float) -> Array:  # fmt: skip
+def water(
+    x: Array,
+    noise: Array,
+    mean: float,
+    deviation: float,
+    sigma: float,
+    threshold: float,
+    strength: float,
+) -> Array:
     liquid = ndimage.gaussian_filter(mean + deviation * noise, sigma, mode="nearest")
     liquid[liquid < threshold] = 0
     levels = np.floor(liquid * 255)

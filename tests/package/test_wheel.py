@@ -57,7 +57,11 @@ def test_the_installed_wheel_takes_the_quick_tour_outside_the_checkout(wheel, tm
     assert [step for step in document["steps"] if step["refused"]] == []
     where = "import featviz; print(featviz.__file__)"
     found = subprocess.run(
-        [sys.executable, "-c", where], cwd=work, env=environment, capture_output=True, text=True,
+        [sys.executable, "-c", where],
+        cwd=work,
+        env=environment,
+        capture_output=True,
+        text=True,
         check=True,
-    )  # fmt: skip
+    )
     assert Path(found.stdout.strip()).is_relative_to(site)

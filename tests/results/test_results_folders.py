@@ -14,7 +14,7 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 
-from featviz import images, plots, results
+from featviz import images, plotting, results
 from featviz.errors import UserError
 
 
@@ -36,15 +36,21 @@ class Toy(results.Result):
         }
 
     def write(self, folder: results.Folder) -> None:
-        folder.figure("a.png", torch.full((3, 4, 4), 0.5), caption="Grey.", alt="grey",
-                      units=["conv1:2"], pixelated=True)  # fmt: skip
+        folder.figure(
+            "a.png",
+            torch.full((3, 4, 4), 0.5),
+            caption="Grey.",
+            alt="grey",
+            units=["conv1:2"],
+            pixelated=True,
+        )
         folder.figure("units/b.svg", self.plot(), caption="A line.", alt="line")
         folder.table("t.csv", ("a", "b"), [(1, 'say "x", y'), (2, "z")], caption="Two rows.")
         folder.arrays("x.npz", {"x": np.arange(3)}, caption="Three numbers.")
         folder.warn("said while writing")
 
     def plot(self) -> Figure:
-        figure = plots.new_figure(2, 1)
+        figure = plotting.new_figure(2, 1)
         figure.subplots().plot([0, 1])
         return figure
 
@@ -65,16 +71,21 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
     assert (document["kind"], document["title"], document["seed"]) == ("toy", "A <toy>", 3)
     assert document["parameters"] == {"steps": 7, "path": "x/y", "units": [1, 2]}
     assert document["numbers"]["value"] == {
-        "value": 1.5, "unit": "fraction", "meaning": "what it is",
-    }  # fmt: skip
+        "value": 1.5,
+        "unit": "fraction",
+        "meaning": "what it is",
+    }
     assert document["warnings"] == ["said before", "said while writing"]
     assert set(document["versions"]) == {"featviz", "torch", "python", "device"}
     figure = document["figures"][0]
     assert figure == {
-        "file": "a.png", "caption": "Grey.", "alt": "grey", "units": ["conv1:2"],
+        "file": "a.png",
+        "caption": "Grey.",
+        "alt": "grey",
+        "units": ["conv1:2"],
         "pixelated": True,
         "detail": False,
-    }  # fmt: skip
+    }
     assert all((folder / f["file"]).is_file() for f in document["figures"] + document["tables"])
     assert (folder / "t.csv").read_text() == 'a,b\n1,"say ""x"", y"\n2,z\n'
     assert np.load(folder / "x.npz")["x"].tolist() == [0, 1, 2]
@@ -107,9 +118,13 @@ def test_a_full_disk_leaves_nothing_behind(
 ) -> None:
     calls = 0
     spots = {
-        0: (Path, "write_text"), 1: (Path, "write_bytes"), 2: (images, "write_png"),
-        3: (np, "savez_compressed"), 4: (Path, "mkdir"), 5: (Path, "rename"),
-    }  # fmt: skip
+        0: (Path, "write_text"),
+        1: (Path, "write_bytes"),
+        2: (images, "write_png"),
+        3: (np, "savez_compressed"),
+        4: (Path, "mkdir"),
+        5: (Path, "rename"),
+    }
     where, name = spots[number]
 
     def full(*args: Any, **kwargs: Any) -> None:
@@ -129,8 +144,11 @@ def test_an_interrupted_write_leaves_nothing_and_keeps_the_old(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = toy(value=1.0).save(tmp_path / "r")
-    before = {name: (tmp_path / name).read_bytes() for name in listing(tmp_path)
-              if (tmp_path / name).is_file()}  # fmt: skip
+    before = {
+        name: (tmp_path / name).read_bytes()
+        for name in listing(tmp_path)
+        if (tmp_path / name).is_file()
+    }
 
     def stop(*args: Any, **kwargs: Any) -> None:
         raise KeyboardInterrupt
@@ -138,8 +156,11 @@ def test_an_interrupted_write_leaves_nothing_and_keeps_the_old(
     monkeypatch.setattr(results.Folder, "arrays", stop)
     with pytest.raises(KeyboardInterrupt):
         toy(value=2.0).save(folder, overwrite=True)
-    after = {name: (tmp_path / name).read_bytes() for name in listing(tmp_path)
-             if (tmp_path / name).is_file()}  # fmt: skip
+    after = {
+        name: (tmp_path / name).read_bytes()
+        for name in listing(tmp_path)
+        if (tmp_path / name).is_file()
+    }
     assert after == before
 
 

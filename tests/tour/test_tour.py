@@ -12,9 +12,23 @@ from featviz.samples import sample_pictures
 from featviz.tour import take_tour
 
 KINDS = {
-    "layers", "growth", "eval", "kernels", "maximize", "examples", "maps", "patch", "embed",
-    "inversion", "accentuation", "neighbors", "atlas", "attribute", "attack", "audit",
-}  # fmt: skip
+    "layers",
+    "growth",
+    "eval",
+    "kernels",
+    "maximize",
+    "examples",
+    "maps",
+    "patch",
+    "embed",
+    "inversion",
+    "accentuation",
+    "neighbors",
+    "atlas",
+    "attribute",
+    "attack",
+    "audit",
+}
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from featviz.training import Augmentation, augment
+from featviz.training.loop import Augmentation, augment
 
 
 def plain(picture: np.ndarray, size: int, settings: Augmentation, u: np.ndarray) -> np.ndarray:

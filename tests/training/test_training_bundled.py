@@ -9,10 +9,10 @@ import sys
 import pytest
 import torch
 
-from featviz.growth import kernel_growth
+from featviz.kernels.growth import kernel_growth
 from featviz.models.load import bundled
 from featviz.models.weights import parse_classes, read_weights
-from featviz.training import evaluate, wilson
+from featviz.training.loop import evaluate, wilson
 
 
 @pytest.fixture(scope="module")

@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 
 import featviz
-from featviz import training
 from featviz.cli import main as command_line
+from featviz.training import loop
 
 
 def run(capsys, *words: str | Path) -> tuple[int, str, str]:
@@ -40,18 +40,40 @@ def test_what_train_leaves_can_be_evaluated(capsys, colours, tmp_path):
     names.write_text("n01_red\tred things\nn02_green\tgreen things\nn03_blue\tblue things\n")
     out = tmp_path / "trained"
     code, said, err = run(
-        capsys, "train", "--data", colours, "--validation", colours, "--classes", names,
-        "--epochs", "4", "--batch-size", "9", "--lr", "0.02", "--out", out, "--json",
-    )  # fmt: skip
+        capsys,
+        "train",
+        "--data",
+        colours,
+        "--validation",
+        colours,
+        "--classes",
+        names,
+        "--epochs",
+        "4",
+        "--batch-size",
+        "9",
+        "--lr",
+        "0.02",
+        "--out",
+        out,
+        "--json",
+    )
     assert code == 0, err
     document = json.loads(said)
     assert document["parameters"]["epochs"] == 4
     assert document["numbers"]["top-1"]["value"] > 0.9
     assert not out.with_name("trained.partial").exists()
     code, said, err = run(
-        capsys, "eval", "--data", colours, "--weights", out / "weights.safetensors",
-        "--out", tmp_path / "counted", "--json",
-    )  # fmt: skip
+        capsys,
+        "eval",
+        "--data",
+        colours,
+        "--weights",
+        out / "weights.safetensors",
+        "--out",
+        tmp_path / "counted",
+        "--json",
+    )
     assert code == 0, err
     counted = json.loads(said)["numbers"]
     assert counted["pictures"]["value"] == 36
@@ -64,29 +86,38 @@ def test_what_train_leaves_can_be_evaluated(capsys, colours, tmp_path):
 def test_ctrl_c_keeps_the_last_epoch_and_the_same_command_goes_on(
     capsys, colours, tmp_path, monkeypatch
 ):
-    words = ["train", "--data", colours, "--epochs", "2", "--batch-size", "12", "--out",
-             tmp_path / "run"]  # fmt: skip
-    kept = training._write_state
+    words = [
+        "train",
+        "--data",
+        colours,
+        "--epochs",
+        "2",
+        "--batch-size",
+        "12",
+        "--out",
+        tmp_path / "run",
+    ]
+    kept = loop._write_state
 
     def stop_after(*arguments) -> None:
         kept(*arguments)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(training, "_write_state", stop_after)
+    monkeypatch.setattr(loop, "_write_state", stop_after)
     code, _, err = run(capsys, *words)
     assert code == 130
     assert "what was finished is kept" in err
     assert (tmp_path / "run.partial" / "checkpoint.safetensors").is_file()
     assert not (tmp_path / "run").exists()
-    monkeypatch.setattr(training, "_write_state", kept)
+    monkeypatch.setattr(loop, "_write_state", kept)
     steps = []
-    learn = training.train
+    learn = loop.train
 
     def watched(*arguments, **options):
         options["progress"] = lambda done, total, text: steps.append(done)
         return learn(*arguments, **options)
 
-    monkeypatch.setattr(training, "train", watched)
+    monkeypatch.setattr(loop, "train", watched)
     code, _, err = run(capsys, *words, "--quiet")
     assert code == 0, err
     assert steps == [6], "three steps an epoch, the first epoch is not done again"

@@ -12,10 +12,16 @@ from torch import nn
 from featviz.errors import UserError
 from featviz.models.load import Model
 from featviz.results import read_result
-from featviz.training import evaluate, wilson
+from featviz.training.loop import evaluate, wilson
 
-GREYS = ("n00000001", "black"), ("n00000002", "dark, dim"), ("n00000003", "grey"), (
-    "n00000004", "light"), ("n00000005", "bright"), ("n00000006", "white")  # fmt: skip
+GREYS = (
+    ("n00000001", "black"),
+    ("n00000002", "dark, dim"),
+    ("n00000003", "grey"),
+    ("n00000004", "light"),
+    ("n00000005", "bright"),
+    ("n00000006", "white"),
+)
 
 
 class ByBrightness(nn.Module):
@@ -36,9 +42,12 @@ class ByBrightness(nn.Module):
 @pytest.fixture
 def model() -> Model:
     return Model(
-        ByBrightness(), name="brightness", input_size=8, aliases={"logits": "logits"},
+        ByBrightness(),
+        name="brightness",
+        input_size=8,
+        aliases={"logits": "logits"},
         classes=list(GREYS),
-    )  # fmt: skip
+    )
 
 
 def paint(path: Path, level: float) -> None:
@@ -84,9 +93,11 @@ def test_the_answer_does_not_depend_on_the_batch(model, data):
 def test_wilsons_interval_equals_its_textbook_values():
     # Newcombe 1998, table I: 81/263, 15/148, 0/20, 1/29.
     for hits, count, low, high in [
-        (81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0.0, 0.1611),
+        (81, 263, 0.2553, 0.3662),
+        (15, 148, 0.0624, 0.1605),
+        (0, 20, 0.0, 0.1611),
         (1, 29, 0.0061, 0.1718),
-    ]:  # fmt: skip
+    ]:
         assert wilson(hits, count) == pytest.approx((low, high), abs=5e-5)
 
 

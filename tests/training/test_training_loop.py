@@ -12,11 +12,11 @@ import torch
 from PIL import Image
 from torch import nn
 
-from featviz import training
 from featviz.datasets import Pictures
 from featviz.errors import UserError
 from featviz.models.alexnet import with_batch_norm
-from featviz.training import Augmentation, Examples, read_examples, train
+from featviz.training import loop
+from featviz.training.loop import Augmentation, Examples, read_examples, train
 
 STILL = Augmentation(area=(1.0, 1.0), aspect=0.0, brightness=0.0, flip=False)
 
@@ -80,7 +80,7 @@ def killed_in_epoch(epoch: int):
     return progress
 
 
-@pytest.mark.parametrize("precision", ["float32", "bf16"])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_a_killed_run_resumes_to_the_same_bytes(tmp_path, precision):
     options = SHORT | {
         "precision": precision,
@@ -168,10 +168,23 @@ def test_one_step_is_nesterovs_step_of_the_written_loss():
     oracle.load_state_dict(net.state_dict())
     teacher = torch.randn(8, 3, generator=torch.Generator().manual_seed(3))
     train(
-        net, data, epochs=1, batch_size=8, lr=0.1, momentum=0.9, weight_decay=0.01, warmup=0.0,
-        label_smoothing=0.2, teacher_logits=teacher, teacher_weight=0.6, temperature=3.0,
-        augmentation=STILL, precision="float32", device="cpu", schedule="constant",
-    )  # fmt: skip
+        net,
+        data,
+        epochs=1,
+        batch_size=8,
+        lr=0.1,
+        momentum=0.9,
+        weight_decay=0.01,
+        warmup=0.0,
+        label_smoothing=0.2,
+        teacher_logits=teacher,
+        teacher_weight=0.6,
+        temperature=3.0,
+        augmentation=STILL,
+        precision="float32",
+        device="cpu",
+        schedule="constant",
+    )
     logits = oracle(data.decoded.float() / 255)
     target = 0.8 * nn.functional.one_hot(data.labels, 3) + 0.2 / 3
     hard = -(target * logits.log_softmax(1)).sum(1).mean()
@@ -202,7 +215,7 @@ def test_several_workers_take_the_step_of_the_whole_batch():
 
 def test_snapshots_are_the_kernels_before_their_steps_and_at_the_end():
     net = tiny_net()
-    first = training.folded_weight(net.features[0])
+    first = loop.folded_weight(net.features[0])
     result = train(net, examples(), snapshot_steps=(0, 4), **SHORT)
     assert result.kernels.shape == (3, 6, 3, 3, 3)
     assert result.kernel_steps == (0, 4, 9)
@@ -219,11 +232,11 @@ def test_the_rate_warms_up_and_follows_the_schedule():
     for epoch in (5, 9):
         t = (10 * epoch - 1 - 20) / 80
         assert rates[epoch - 1] == pytest.approx(1e-3 * (1 + math.cos(math.pi * t)) / 2)
-    assert training.hold_then_decay(0.5)(0.4) == 1
-    assert training.hold_then_decay(0.5)(0.75) == pytest.approx(0.5)
-    for schedule in training.SCHEDULES.values():
+    assert loop.hold_then_decay(0.5)(0.4) == 1
+    assert loop.hold_then_decay(0.5)(0.75) == pytest.approx(0.5)
+    for schedule in loop.SCHEDULES.values():
         assert schedule(0.0) == 1
-    assert training.cosine(1.0) == pytest.approx(0) == training.linear(1.0)
+    assert loop.cosine(1.0) == pytest.approx(0) == loop.linear(1.0)
 
 
 def test_sizes_change_with_the_epoch():
@@ -262,7 +275,7 @@ def test_the_checkpoint_is_whole_even_when_writing_the_next_one_fails(tmp_path, 
         Path(path).write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(training, "save_file", full)
+    monkeypatch.setattr(loop, "save_file", full)
     with pytest.raises(UserError, match="No space left"):
         train(tiny_net(), examples(), out=tmp_path, **SHORT)
     assert [p.name for p in tmp_path.iterdir()] == ["checkpoint.safetensors"]
@@ -360,10 +373,16 @@ def test_a_result_folder_holds_weights_that_load_and_compute_the_same(tmp_path):
     net = with_batch_norm(AlexNetMini(3))
     data = examples(24, size=64)
     result = train(
-        net, data, validation=examples(6, size=64, seed=1), epochs=1, batch_size=12,
-        snapshot_steps=(0,), class_names={"class1": "green things"}, device="cpu",
+        net,
+        data,
+        validation=examples(6, size=64, seed=1),
+        epochs=1,
+        batch_size=12,
+        snapshot_steps=(0,),
+        class_names={"class1": "green things"},
+        device="cpu",
         precision="float32",
-    )  # fmt: skip
+    )
     folder = result.save(tmp_path / "run")
     document = read_result(folder)
     assert document["kind"] == "train"

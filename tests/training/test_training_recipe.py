@@ -13,9 +13,9 @@ from torch import nn
 
 import featviz
 from featviz.errors import UserError
-from featviz.growth import kernel_growth
+from featviz.kernels.growth import kernel_growth
 from featviz.models.load import Model
-from featviz.training import read_examples
+from featviz.training.loop import read_examples
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "train_mini.py"
 CLASSES = [("n02", "second"), ("n01", "first")]
@@ -44,8 +44,13 @@ def recipe(monkeypatch):
 
     def loaded(name, **options):
         if name == "alexnet":
-            return Model(Teacher(), name="teacher", input_size=32, classes=CLASSES,
-                         aliases={"logits": "logits"})  # fmt: skip
+            return Model(
+                Teacher(),
+                name="teacher",
+                input_size=32,
+                classes=CLASSES,
+                aliases={"logits": "logits"},
+            )
         return load(name, **options)
 
     monkeypatch.setattr(featviz, "load", loaded)

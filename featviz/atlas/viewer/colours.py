@@ -12,9 +12,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 COLOURS = (
-    "#e69f00", "#2f9bd8", "#00a078", "#d0b400", "#cc5a14", "#c9709f",
-    "#a06c00", "#0f66a3", "#4cc9a4", "#8a7d1e", "#ef8a5a", "#8d4f7d",
-)  # fmt: skip
+    "#e69f00",
+    "#2f9bd8",
+    "#00a078",
+    "#d0b400",
+    "#cc5a14",
+    "#c9709f",
+    "#a06c00",
+    "#0f66a3",
+    "#4cc9a4",
+    "#8a7d1e",
+    "#ef8a5a",
+    "#8d4f7d",
+)
 NEAR = 6
 """classes around one that should have other colours"""
 

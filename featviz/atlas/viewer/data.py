@@ -196,9 +196,12 @@ def _at_most(pictures: Tensor, size: int) -> Tensor:
 
 def _grid(sheets: Sheets) -> dict[str, int]:
     return {
-        "size": sheets.size, "pitch": sheets.pitch, "rows": sheets.rows,
-        "per_sheet": sheets.per_sheet, "sheets": len(sheets.files),
-    }  # fmt: skip
+        "size": sheets.size,
+        "pitch": sheets.pitch,
+        "rows": sheets.rows,
+        "per_sheet": sheets.per_sheet,
+        "sheets": len(sheets.files),
+    }
 
 
 def _files(name: str, sheets: Sheets) -> dict[str, Block]:

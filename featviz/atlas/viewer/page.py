@@ -20,8 +20,15 @@ if TYPE_CHECKING:
     from featviz.atlas.build import Atlas
 
 SCRIPTS = (
-    "blocks.js", "places.js", "gl.js", "flat.js", "panel.js", "scene.js", "marks.js", "viewer.js",
-)  # fmt: skip
+    "blocks.js",
+    "places.js",
+    "gl.js",
+    "flat.js",
+    "panel.js",
+    "scene.js",
+    "marks.js",
+    "viewer.js",
+)
 """in the order in which they need each other"""
 
 

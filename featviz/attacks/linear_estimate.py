@@ -1,0 +1,68 @@
+"""How far the nearest other classes are, if the model were linear at the picture.
+
+The distance to where class k overtakes the label y is then (z_y - z_k) / ||grad (z_y - z_k)||_q,
+with q the dual of the norm. One forward pass and one backward pass a class give it. It orders the
+targets of an attack (the nearest first) and the pictures of a data set (the easiest first), and
+beside a distance that was found it says how linear the model is there.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from featviz.attacks import projections
+from featviz.attacks.loop import Classifier, differentiable
+
+
+class Estimate(NamedTuple):
+    """The nearest classes of each picture, nearest first."""
+
+    classes: Tensor
+    """(N, K)"""
+    distances: Tensor
+    """(N, K) float64, in the norm asked for; below 0 where the class is ahead already, inf where
+    the gradient is 0"""
+    logits: Tensor
+    """(N, classes) of the pictures"""
+
+
+def linear_estimate(
+    model: Classifier,
+    pictures: Tensor,
+    labels: Tensor,
+    *,
+    norm: str = "linf",
+    among: int = 10,
+    batch_size: int,
+) -> Estimate:
+    """The distances to the `among` classes of largest logit, other than the labels.
+
+    pictures: (N, 3, H, W); labels: (N,). To be called within `frozen(model)`.
+    """
+    classes, distances, answers = [], [], []
+    for start in range(0, len(pictures), batch_size):
+        count = len(pictures[start : start + batch_size])
+        leaf, raw = differentiable(model, pictures[start : start + batch_size], batch_size)
+        z = raw.detach().double()
+        own = labels.new_zeros(batch_size)
+        own[:count] = labels[start : start + batch_size]
+        others = z.scatter(1, own[:, None], -torch.inf)
+        best, candidates = others.topk(min(among, z.shape[1] - 1), 1)
+        gaps = z.gather(1, own[:, None]) - best
+        sizes = []
+        for k in range(candidates.shape[1]):
+            weights = torch.zeros_like(raw).scatter_(1, candidates[:, k : k + 1], -1.0)
+            weights.scatter_(1, own[:, None], 1.0)
+            last = k + 1 == candidates.shape[1]
+            (gradient,) = torch.autograd.grad(raw, leaf, weights, retain_graph=not last)
+            sizes.append(projections.dual_size(gradient, norm))
+        found = gaps / torch.stack(sizes, 1)
+        found = torch.where(found.isnan(), torch.inf, found)
+        order = found.argsort(dim=1, stable=True)
+        classes.append(candidates.gather(1, order)[:count])
+        distances.append(found.gather(1, order)[:count])
+        answers.append(raw.detach()[:count])
+    return Estimate(torch.cat(classes), torch.cat(distances), torch.cat(answers))

@@ -1,0 +1,39 @@
+"""The corruptions of ImageNet-C on tensors: noise, blur, weather and what devices do to pictures.
+
+    from featviz.corruptions import CORRUPTIONS, corrupt, corruption_table
+
+15 corruptions and 4 more, five severities each, with the constants of the benchmark at 224 pixels
+and of its small sister at 64. Torch and pillow are enough.
+
+    Hendrycks and Dietterich, "Benchmarking Neural Network Robustness to Common Corruptions and
+        Perturbations", 2019 (arXiv:1903.12261)
+
+Three things differ from the published pictures: the noises come from other random streams; frost
+lays procedural ice over the picture, because the benchmark's six photographs are not ours to
+give (so frost's numbers are NOT comparable); and resampling is exact where OpenCV's is in 32nds of
+a pixel.
+"""
+
+from featviz.corruptions.apply import corrupt
+from featviz.corruptions.constants import (
+    CORRUPTIONS,
+    EXTRA,
+    FAMILIES,
+    SEVERITIES,
+    settings,
+)
+from featviz.corruptions.table import Corruptions, corruption_table
+from featviz.corruptions.yardstick import ALEXNET_ERRORS, mean_corruption_error
+
+__all__ = [
+    "ALEXNET_ERRORS",
+    "CORRUPTIONS",
+    "EXTRA",
+    "FAMILIES",
+    "SEVERITIES",
+    "Corruptions",
+    "corrupt",
+    "corruption_table",
+    "mean_corruption_error",
+    "settings",
+]

@@ -1,0 +1,167 @@
+"""Blur: out of focus, through frosted glass, by motion, by zooming while the shutter is open.
+
+Pictures (N, 3, S, S) in [0, 1] come in; the same shape goes out. Sums run over one picture at a
+time, in a shape that no batch changes, so that its bits do not depend on its neighbours.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+
+import torch
+from torch import Tensor, nn
+
+from featviz.corruptions import draws
+from featviz.corruptions.constants import zoom_factors
+from featviz.corruptions.draws import Streams
+from featviz.resampling import fold, magnified
+
+
+@lru_cache(maxsize=64)
+def gaussian_matrix(side: int, sigma: float, truncate: float, border: str) -> Tensor:
+    """(side, side) float64: row i holds the weights with which line i collects its neighbours.
+
+    A dense matrix costs little at these sizes and takes any border and any sigma, also one that
+    is larger than the picture (severity 1 of elastic_transform has such a one).
+    """
+    if sigma <= 0:
+        return torch.eye(side, dtype=torch.float64)
+    reach = int(truncate * sigma + 0.5)
+    offsets = torch.arange(-reach, reach + 1)
+    weights = torch.exp(-0.5 * (offsets.double() / sigma) ** 2)
+    weights /= weights.sum()
+    rows = torch.arange(side)
+    columns = fold(rows[:, None] + offsets[None, :], side, border)
+    matrix = torch.zeros(side, side, dtype=torch.float64)
+    return matrix.scatter_add_(1, columns, weights.expand(side, -1).contiguous())
+
+
+def smooth(
+    pictures: Tensor, sigma: float, *, truncate: float = 4.0, border: str = "edge"
+) -> Tensor:
+    """A Gaussian blur of (N, C, S, S), cut at `truncate` sigmas."""
+    matrix = gaussian_matrix(pictures.shape[-1], sigma, truncate, border)
+    matrix = matrix.to(pictures.device, pictures.dtype)
+    return torch.stack([matrix @ picture @ matrix.T for picture in pictures])
+
+
+def gaussian(pictures: Tensor, streams: Streams, sigma: float) -> Tensor:
+    """A Gaussian blur; beyond the border its last pixel goes on."""
+    return smooth(pictures, sigma).clamp(0, 1)
+
+
+@lru_cache(maxsize=64)
+def disk(radius: float, edge: float) -> Tensor:
+    """(k, k) float64: a disk that sums to 1, its edge softened by a Gaussian of sigma `edge`."""
+    reach, soft = (8, 1) if radius <= 8 else (math.ceil(radius), 2)
+    line = torch.arange(-reach, reach + 1, dtype=torch.float64)
+    inside = (line[:, None] ** 2 + line[None, :] ** 2 <= radius**2).double()
+    inside /= inside.sum()
+    taps = torch.arange(-soft, soft + 1, dtype=torch.float64)
+    weights = torch.exp(-0.5 * (taps / edge) ** 2)
+    weights /= weights.sum()
+    matrix = torch.zeros(len(line), len(line), dtype=torch.float64)
+    columns = fold(torch.arange(len(line))[:, None] + taps.long()[None, :], len(line), "reflect101")
+    matrix.scatter_add_(1, columns, weights.expand(len(line), -1).contiguous())
+    soft_disk = matrix @ inside @ matrix.T
+    empty = int((soft_disk.abs().sum(0) > 0).nonzero()[0])  # zeros around it cost time only
+    return soft_disk[empty : len(line) - empty, empty : len(line) - empty]
+
+
+def defocus(pictures: Tensor, streams: Streams, radius: float, edge: float) -> Tensor:
+    """Every point becomes a disk, as behind a lens that is out of focus."""
+    kernel = disk(radius, edge).to(pictures.device, pictures.dtype)
+    reach = len(kernel) // 2
+    side = pictures.shape[-1]
+    line = fold(torch.arange(-reach, side + reach, device=pictures.device), side, "reflect101")
+    padded = pictures[:, :, line][:, :, :, line]
+    # TF32 would be off by a third of a level.
+    with torch.backends.cudnn.flags(
+        enabled=True, benchmark=False, deterministic=True, allow_tf32=False
+    ):
+        blurred = [nn.functional.conv2d(p[:, None], kernel[None, None])[:, 0] for p in padded]
+    return torch.stack(blurred).clamp(0, 1)
+
+
+def glass(
+    pictures: Tensor, streams: Streams, sigma: float, farthest: float, rounds: float
+) -> Tensor:
+    """As through frosted glass: blurred, its pixels displaced at random, blurred again.
+
+    The benchmark walks from the last pixel to the first and means to swap each with one nearby;
+    but its arrays are views, and so the pixel only takes the other's value, which may itself have
+    been taken before. That is what its pictures show, and what is done here, for all pixels at
+    once: each follows the chain of values taken earlier to its end (in as many steps as the
+    logarithm of the chain's length).
+    """
+    jump, side = int(farthest), pictures.shape[-1]
+    x = torch.floor(smooth(pictures, sigma).clamp(0, 1) * 255) / 255
+    for _ in range(int(rounds)):
+        moves = draws.integers(streams, (2, side, side), -jump, jump)
+        source = displaced(moves, jump).to(x.device)
+        x = x.flatten(2).gather(2, source.flatten(1)[:, None].expand(-1, x.shape[1], -1))
+        x = x.view_as(pictures)
+    return smooth(x, sigma).clamp(0, 1)
+
+
+def displaced(moves: Tensor, jump: int) -> Tensor:
+    """Where each pixel's value comes from, (N, S, S) flat indices.
+
+    moves: (N, 2, S, S), down and right, from -jump to jump - 1.
+    """
+    side = moves.shape[-1]
+    line = torch.arange(side)
+    row, column = line[:, None].expand(side, side), line[None, :].expand(side, side)
+    own = row * side + column
+    walked = (row > jump) & (row <= side - jump) & (column > jump) & (column <= side - jump)
+    taken = torch.where(walked, own + moves[:, 0] * side + moves[:, 1], own)
+    # A pixel taken from has been overwritten before if the walk met it earlier.
+    earlier = walked.flatten()[taken] & (taken > own)
+    end = torch.where(earlier, taken, own)  # one step up the chain
+    while True:
+        further = end.flatten(1).gather(1, end.flatten(1)).view_as(end)
+        if torch.equal(further, end):
+            break
+        end = further
+    return taken.flatten(1).gather(1, end.flatten(1)).view_as(taken)
+
+
+def motion(pictures: Tensor, streams: Streams, radius: float, sigma: float) -> Tensor:
+    """The camera moves in one direction, up to 45 degrees off the horizontal."""
+    angles = draws.uniform(streams, (), -45, 45, torch.empty(0, dtype=torch.float64))
+    return streaked(pictures, radius, sigma, angles)
+
+
+def streaked(pictures: Tensor, radius: float, sigma: float, degrees: Tensor) -> Tensor:
+    """Half a Gaussian, 2 radius + 1 pixels long, along each picture's own direction.
+
+    As ImageMagick's motion blur: whole pixels along the line, the border's pixels going on, the
+    result in 8 bits. degrees: (N,), clockwise from the right.
+    """
+    length = 2 * math.ceil(radius) + 1
+    taps = torch.arange(length, dtype=torch.float64)
+    weights = torch.exp(-0.5 * (taps / sigma) ** 2)
+    weights /= weights.sum()
+    side = pictures.shape[-1]
+    line = torch.arange(-length, side + length, device=pictures.device).clamp(0, side - 1)
+    padded = pictures[:, :, line][:, :, :, line]
+    parts = []
+    for picture, angle in zip(padded, degrees.tolist(), strict=True):
+        right, down = math.cos(math.radians(angle)), math.sin(math.radians(angle))
+        total = torch.zeros_like(pictures[0])
+        for i, weight in enumerate(weights.tolist()):
+            left = length + math.ceil(i * right - 0.5)
+            top = length + math.ceil(i * down - 0.5)
+            total += weight * picture[:, top : top + side, left : left + side]
+        parts.append(total)
+    return (torch.stack(parts).clamp(0, 1) * 255).round() / 255
+
+
+def zoom(pictures: Tensor, streams: Streams, farthest: float, step: float) -> Tensor:
+    """The mean of the picture and of itself, zoomed in more and more."""
+    factors = zoom_factors(farthest, step)
+    total = pictures.clone()
+    for factor in factors:
+        total += magnified(pictures, factor)
+    return (total / (len(factors) + 1)).clamp(0, 1)

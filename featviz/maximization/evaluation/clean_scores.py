@@ -1,0 +1,103 @@
+"""The scores and ranks of a maximised picture, so that nobody has to trust the picture alone.
+
+clean score     of the picture as it is saved (8 bits), without transforms, in float32
+held-out score  mean over fixed shifts of 4 to 6 pixels, the border reflected, each behind a 3x3
+                mean. A photograph of the thing would hardly mind. The ascent has shifts of its own,
+                but nothing in it blurs what the model sees, so detail of one or two pixels that
+                scores by itself is found out
+rank            of the unit among all units of its layer on this picture: 1 is the highest
+transfer rank   of the class among those of another model
+
+`panel` puts them beside what photographs reach; `spectrum` and `path` have the other numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from featviz.maximization.evaluation.spectrum import lattice_periods
+
+if TYPE_CHECKING:
+    from featviz.models.load import Model
+
+HELD_OUT_SHIFTS = ((-6, 0), (6, 0), (0, -6), (0, 6), (-4, 4), (4, -4))
+"""(down, right) in pixels"""
+
+
+def held_out(score: Callable[[Tensor], Tensor], pictures: Tensor) -> Tensor:
+    """The mean score (N,) over the held-out shifts, each behind a 3x3 mean."""
+    views = [soften(shifted(pictures, down, right)) for down, right in HELD_OUT_SHIFTS]
+    return score(torch.cat(views)).view(len(views), -1).mean(0)
+
+
+def shifted(pictures: Tensor, down: int, right: int) -> Tensor:
+    """Pictures (N, 3, H, W) moved by whole pixels, reflected at the border they leave.
+
+    Shifts of a picture smaller than they are stop at its last pixel.
+    """
+    height, width = pictures.shape[-2:]
+    rows = _reflect(torch.arange(height) - down, height)
+    columns = _reflect(torch.arange(width) - right, width)
+    return pictures[..., rows.to(pictures.device), :][..., columns.to(pictures.device)]
+
+
+def _reflect(index: Tensor, size: int) -> Tensor:
+    if size == 1:
+        return torch.zeros_like(index)
+    period = 2 * (size - 1)
+    index = index.abs() % period
+    return torch.minimum(index, period - index)
+
+
+def soften(pictures: Tensor) -> Tensor:
+    """The mean of each pixel's 3x3 neighbourhood, edge pixels repeated."""
+    wide = F.pad(pictures, (1, 1, 1, 1), mode="replicate")
+    rows = (wide[..., :-2] + wide[..., 1:-1]).add_(wide[..., 2:])
+    return (rows[..., :-2, :] + rows[..., 1:-1, :]).add_(rows[..., 2:, :]).mul_(1 / 9)
+
+
+def first_stride(model: Model) -> int:
+    """The step in which a model reads its input: 4 pixels for an AlexNet, 1 where there is none."""
+    return next(iter(lattice_periods(model)), 1)
+
+
+def rank_among(scores: Tensor, unit: int) -> int:
+    """The place of a unit among scores (C,), from the top: 1 if none is higher."""
+    return 1 + int((scores > scores[unit]).sum())
+
+
+def standardised(scores: Tensor, mean: Tensor, sd: Tensor) -> Tensor:
+    """Scores (C,) in standard deviations above their means on photographs.
+
+    A unit that never changes there has no such measure: its score counts as it is above its mean,
+    in units of the layer's middle deviation.
+    """
+    middle = sd[sd > 0].median() if bool((sd > 0).any()) else sd.new_ones(())
+    return (scores - mean) / torch.where(sd > 1e-3 * middle, sd, middle)
+
+
+def same_class(model: Model, index: int, other: Model) -> int | None:
+    """The class of another model that means the same: by synset, else by full name, else by a
+    part of it ("tabby" of "tabby, tabby cat"); None if it has none."""
+    synset, name = model.synsets[index], model.classes[index]
+    spellings = [synset, name, *(part.strip() for part in name.split(","))]
+    found = (other.find_class(spelling) for spelling in spellings if spelling)
+    return next((match for match in found if match is not None), None)
+
+
+def transfer_rank(picture: Tensor, other: Model, index: int) -> int:
+    """The place of class `index` among all classes of another model, for a picture (3, H, W).
+
+    The picture is resized (bilinear, antialiased) where the model was made for another size.
+    """
+    x = picture[None].to(other.device)
+    size = (other.input_size, other.input_size)
+    if tuple(x.shape[-2:]) != size:
+        x = F.interpolate(x, size, mode="bilinear", antialias=True, align_corners=False)
+    with torch.no_grad():
+        return rank_among(other(x)[0], index)

@@ -1,0 +1,241 @@
+"""Figures of the honest panel: a row for each picture, and the course of its path.
+
+A row has the synthetic picture, the photographs that move the same unit most, at the same scale
+and with what was scored framed in each, the path curve, the numbers in words, and the reasons to
+doubt it.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from featviz import images, plotting
+from featviz.maximization.evaluation.descriptions import told
+from featviz.maximization.evaluation.natural_path import Path
+from featviz.maximization.evaluation.panel import Panel, Photographs
+from featviz.maximization.evaluation.photographs import Box
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+ROWS = 16
+"""most rows of one figure"""
+_LINE = 0.145  # inches from one line of words to the next
+_FAINT = "#555555"
+_DOUBT = "#B4540A"
+_MARK = torch.tensor([230, 159, 0]) / 255  # plotting.ORANGE
+
+
+def draw_panel(
+    title: str, titles: Sequence[str], pictures: Tensor, panel: Panel, *, pixelated: bool = False
+) -> Figure:
+    """A row for each of at most 16 pictures (N, 3, H, W)."""
+    shown = min(ROWS, len(titles))
+    limits = _limits(panel.path, shown) if panel.path is not None else None
+    photos = max((len(p.pictures) for p in panel.photographs[:shown]), default=0)
+    side, photo, gap, left, top = 1.5, 1.02, 0.06, 0.25, 0.72
+    curve = 2.05 if panel.path is not None else 0.0
+    at = left + side + 0.3
+    words = max(photos * (photo + gap), 4.2)
+    above = photo + 0.34 if panel.photographs else 0.1  # of a row's words
+    lines = [_words(panel, i, round(17 * words)) for i in range(shown)]
+    heights = [max(side + 0.4, above + _LINE * len(own) + 0.18) for own in lines]
+    page = plotting.Page(at + words + (curve + 0.55 if curve else 0.1), top + sum(heights))
+    page.text(left, 0.25, title, fontsize=12, weight="bold")
+    rest = f"; the first {shown} of {len(titles)}" if shown < len(titles) else ""
+    frames = "; orange frames: what is scored" if panel.box is not None else ""
+    page.text(
+        left,
+        0.48,
+        fontsize=8,
+        color=_FAINT,
+        words="left: made from noise; right of it: photographs that move the unit most, "
+        f"strongest first, with their scores; grey lies outside{frames}{rest}",
+    )
+    y = top
+    for i, (height, own) in enumerate(zip(heights, lines, strict=True)):
+        ax = page.axes(left, y, side, side)
+        plotting.show_image(ax, pictures[i], pixelated=pixelated)
+        _frame(ax, panel.box, pictures[i].shape[-1], pictures[i].shape[-1])
+        page.text(left, y + side + 0.13, titles[i], fontsize=9.5, weight="bold")
+        if panel.photographs:
+            _photographs(page, at, y, photo, gap, panel.photographs[i])
+        for k, (line, doubt) in enumerate(own):
+            style = {"color": _DOUBT, "weight": "bold"} if doubt else {}
+            page.text(at, y + above + _LINE * k, line, fontsize=7.6, **style)
+        if panel.path is not None:
+            ax = page.axes(page.width - curve - 0.1, y + 0.05, curve, side - 0.25)
+            _curve(ax, panel.path, i, legend=i == 0)
+            ax.set_ylim(limits)
+        y += height
+    return page.figure
+
+
+def _words(panel: Panel, i: int, room: int) -> list[tuple[str, bool]]:
+    """The numbers of a row, and its doubts, as lines of `room` letters; whether each is a doubt."""
+    numbers = " · ".join(line.short for line in told(panel, i) if line.what != "time")
+    lines = [(line, False) for line in textwrap.wrap(numbers, room)]
+    for flag in panel.flags[i]:
+        lines += [(li, True) for li in textwrap.wrap(f"! {flag.name}: {flag.words}", room - 6)]
+    return lines
+
+
+def _limits(path: Path, shown: int) -> tuple[float, float]:
+    """The same for all rows, since they are compared."""
+    values = torch.cat(
+        [getattr(path, name)[:shown] for name in ("own", "others", "ceiling", "floor", "noise")]
+    )
+    values = values[values.isfinite()]
+    return float(values.min()) - 0.03, float(values.max()) + 0.03
+
+
+def _photographs(
+    page: plotting.Page, x: float, y: float, size: float, gap: float, found: Photographs
+) -> None:
+    cells = zip(found.pictures, found.boxes, found.sides, found.values, strict=True)
+    for k, (picture, box, side, value) in enumerate(cells):
+        ax = page.axes(x + k * (size + gap), y, size, size)
+        plotting.show_image(ax, picture.float() / 255, pixelated=picture.shape[-1] < 40)
+        _frame(ax, box, side, picture.shape[-1])
+        page.text(
+            x + k * (size + gap) + size / 2,
+            y + size + 0.1,
+            f"{value:.3g}",
+            fontsize=7,
+            ha="center",
+            color=_FAINT,
+        )
+
+
+def _frame(ax: Axes, box: Box | None, side: int, shown: int) -> None:
+    """What is scored, as far as it lies in a square that was `side` and is `shown` pixels wide."""
+    from matplotlib.patches import Rectangle
+
+    if box is None:
+        return
+    scale = shown / side
+    top, left, bottom, right = (min(max(v * scale, 0.0), float(shown)) for v in box)
+    ax.add_patch(
+        Rectangle(
+            (left - 0.5, top - 0.5),
+            right - left,
+            bottom - top,
+            fill=False,
+            edgecolor=plotting.ORANGE,
+            linewidth=1.3,
+            clip_on=False,
+        )
+    )
+
+
+def path_figure(path: Path, i: int) -> Figure:
+    """How like photographs picture `i` goes through the net, layer by layer."""
+    page = plotting.Page(5.2, 2.65)
+    ax = page.axes(0.62, 0.2, 2.9, 2.1)
+    _curve(ax, path, i, legend=False, size=8)
+    for k, (words, colour, _) in enumerate(_lines(path, i)):
+        page.text(3.75, 0.45 + 0.42 * k, words, fontsize=8, color=colour, linespacing=1.05)
+    return page.figure
+
+
+def _lines(path: Path, i: int) -> list[tuple[str, str, list[float]]]:
+    return [
+        ("photographs of the unit\namong themselves", plotting.GREEN, path.ceiling[i].tolist()),
+        ("the picture with the\nunit's photographs", plotting.BLUE, path.own[i].tolist()),
+        ("the picture with those\nof other units", plotting.RED, path.others[i].tolist()),
+        ("photographs of the unit\nwith those of other units", "#777777", path.floor[i].tolist()),
+        ("noise with the unit's\nphotographs", "#aaaaaa", path.noise[i].tolist()),
+    ]
+
+
+def _curve(ax: Axes, path: Path, i: int, *, legend: bool, size: float = 6.5) -> None:
+    at = range(len(path.layers))
+    styles = ("--", "-", "-", ":", ":")
+    for (words, colour, values), style in zip(_lines(path, i), styles, strict=True):
+        strong = words.startswith("the picture")
+        ax.plot(
+            at,
+            values,
+            style,
+            color=colour,
+            linewidth=1.8 if strong else 1.2,
+            marker="o" if strong else None,
+            markersize=2.6,
+            label=words.replace("\n", " "),
+        )
+    plotting.lines(ax, xlabel="", ylabel="rank correlation")
+    ax.yaxis.label.set_fontsize(size + 0.3)
+    ax.tick_params(labelsize=size)
+    crowded = len(path.layers) > 5 or any(len(name) > 6 for name in path.layers)
+    ax.set_xticks(
+        list(at),
+        list(path.layers),
+        rotation=35 if crowded else 0,
+        ha="right" if crowded else "center",
+    )
+    if legend:
+        ax.legend(
+            fontsize=5.6,
+            frameon=False,
+            loc="lower left",
+            bbox_to_anchor=(-0.02, 0.99),
+            borderaxespad=0.1,
+            labelspacing=0.2,
+            handlelength=1.6,
+        )
+
+
+def strip(found: Photographs, height: int = 160) -> Tensor:
+    """The photographs side by side, (3, H', W'), what was scored framed."""
+    cells = []
+    for picture, box, side in zip(found.pictures, found.boxes, found.sides, strict=True):
+        cell = picture.float() / 255
+        factor = max(1, height // cell.shape[-1])
+        cell = images.enlarge(cell, factor)
+        cells.append(_outlined(cell, box, cell.shape[-1] / side))
+    size = max(cell.shape[-1] for cell in cells)
+    same = torch.ones(len(cells), 3, size, size)
+    for place, cell in zip(same, cells, strict=True):
+        place[:, : cell.shape[1], : cell.shape[2]] = cell
+    gap = 3
+    sheet = images.contact_sheet(same, len(cells), gap=gap)
+    return sheet[:, gap:-gap, gap:-gap]  # on a dark page a white border would glare
+
+
+def _outlined(picture: Tensor, box: Box | None, scale: float, width: int = 2) -> Tensor:
+    """A picture with the border of `box` (in pixels before scaling) drawn inside it."""
+    if box is None:
+        return picture
+    size = picture.shape[-1]
+    top, left, bottom, right = (min(max(round(v * scale), 0), size) for v in box)
+    framed = picture.clone()
+    framed[:, top:bottom, left:right] = _MARK[:, None, None]
+    inside = (
+        slice(min(top + width, bottom), max(bottom - width, top)),
+        slice(min(left + width, right), max(right - width, left)),
+    )
+    framed[:, inside[0], inside[1]] = picture[:, inside[0], inside[1]]
+    return framed
+
+
+def marked(sheet: Tensor, flagged: Sequence[bool], side: int, columns: int, gap: int) -> Tensor:
+    """A contact sheet with an orange frame, in the gaps, round each flagged picture."""
+    sheet = sheet.clone()
+    for i, doubtful in enumerate(flagged):
+        if doubtful:
+            top, left = (i // columns) * (side + gap), (i % columns) * (side + gap)
+            bottom, right = top + side + 2 * gap, left + side + 2 * gap
+            for rows, cells in (
+                (slice(top, top + gap), slice(left, right)),
+                (slice(bottom - gap, bottom), slice(left, right)),
+                (slice(top, bottom), slice(left, left + gap)),
+                (slice(top, bottom), slice(right - gap, right)),
+            ):
+                sheet[:, rows, cells] = _MARK[:, None, None]
+    return sheet

@@ -1,0 +1,106 @@
+"""Pictures of units of several layers: one result with a part for each layer.
+
+The layers' pictures differ in size, so that each part is a `Maximized` of its own, in a folder of
+its own within the result's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from torch import Tensor
+
+from featviz import plotting, results
+from featviz.maximization.result import Maximized, file_stem
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from featviz.models.load import Model
+
+# Pictures of each layer in the figure of all.
+_SHOWN = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class Several(results.Result):
+    """Pictures that units of several layers answer to most."""
+
+    kind: ClassVar[str] = "maximize"
+
+    model_name: str
+    parts: tuple[Maximized, ...]
+    """one a layer, in the order in which the layers were named"""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of each picture, layer by layer."""
+        return tuple(name for part in self.parts for name in part.names)
+
+    @property
+    def pictures(self) -> dict[str, Tensor]:
+        """Each picture (3, H, W) by its name."""
+        return {
+            name: image
+            for part in self.parts
+            for name, image in zip(part.names, part.images, strict=True)
+        }
+
+    @property
+    def title(self) -> str:
+        layers = ", ".join(part.layer for part in self.parts)
+        return f"What units of {layers} in {self.model_name} answer to most"
+
+    def numbers(self) -> dict[str, results.Number]:
+        out = {
+            "pictures": results.Number(len(self.names), "", f"of {len(self.parts)} layers"),
+        }
+        for part in self.parts:
+            for name, number in part.numbers().items():
+                out[f"{part.layer}: {name}"] = number
+        return out
+
+    def write(self, folder: results.Folder) -> None:
+        for part in self.parts:
+            stem = file_stem(part.layer)
+            inner = results.Folder(folder.path / stem)
+            inner.path.mkdir()
+            part.write(inner)
+            for mine, its in (
+                (folder.figures, inner.figures),
+                (folder.tables, inner.tables),
+                (folder.arrays_, inner.arrays_),
+            ):
+                mine += [entry | {"file": f"{stem}/{entry['file']}"} for entry in its]
+            for text in inner.warnings:
+                folder.warn(f"{part.layer}: {text}")
+
+    def plot(self) -> Figure:
+        """The first pictures of each layer."""
+        shown = [
+            (image, title)
+            for part in self.parts
+            for image, title in zip(part.images[:_SHOWN], part.titles, strict=False)
+        ]
+        return plotting.image_grid(
+            [image for image, _ in shown], [title for _, title in shown], columns=_SHOWN, cell=1.5
+        )
+
+
+def several(
+    model: Model, parts: Sequence[Maximized], missing: int, *, seed: int, started: float
+) -> Several:
+    """Parts as one result. `missing`: how many pictures were asked for and not made."""
+    layers: dict[str, Any] = {part.layer: dict(part.origin.parameters) for part in parts}
+    warnings = [f"{part.layer}: {text}" for part in parts for text in part.warnings]
+    if missing:
+        made = sum(len(part.names) for part in parts)
+        warnings.append(f"stopped early: {missing} of {missing + made} pictures were not made")
+    return Several(
+        origin=results.origin(model, seed=seed, started=started, parameters={"layers": layers}),
+        warnings=tuple(warnings),
+        model_name=model.name,
+        parts=tuple(parts),
+    )

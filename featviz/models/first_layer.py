@@ -1,0 +1,64 @@
+"""The convolution that sees the picture itself, and the layers above that still carry its channels.
+
+Between it and the next convolution stand ReLUs, pools and normalisation, which change values but
+not what a channel means: unit 12 of pool1 is still about kernel 12.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from featviz.models.load import Model
+
+KEEPERS = (
+    nn.ReLU,
+    nn.MaxPool2d,
+    nn.AvgPool2d,
+    nn.LocalResponseNorm,
+    nn.Dropout,
+    nn.BatchNorm2d,
+    nn.Identity,
+)
+"""Modules whose channels mean what those of their input meant."""
+
+
+def leaves(model: Model) -> list[tuple[str, nn.Module]]:
+    """The modules without children, by layer name, in the order in which a picture meets them."""
+    pairs = [(la.name, model.net.get_submodule(la.path)) for la in model.layers.values()]
+    return [(name, m) for name, m in pairs if not any(True for _ in m.children())]
+
+
+def first_convolution(model: Model) -> str | None:
+    """The layer name of the first convolution, or None where there is none."""
+    return next((name for name, m in leaves(model) if isinstance(m, nn.Conv2d)), None)
+
+
+def first_kernels(model: Model) -> Tensor | None:
+    """Its weights (N, 3, k, k) in red, green and blue, or None if it does not see three colours."""
+    name = first_convolution(model)
+    if name is None:
+        return None
+    convolution = model.net.get_submodule(model.layer(name).path)
+    assert isinstance(convolution, nn.Conv2d)
+    if convolution.weight.shape[1] != 3:
+        return None
+    weights = convolution.weight.detach().cpu().float()
+    return (weights.flip(1) if model.blue_first else weights).clone()
+
+
+def carried_kernels(model: Model, layer: str, *, into: bool = False) -> Tensor | None:
+    """`first_kernels` if the channels that leave `layer` are still theirs, else None.
+
+    into: ask for the channels that enter the layer instead
+    """
+    passed = leaves(model)
+    names = [name for name, _ in passed]
+    if layer not in names:
+        return None
+    modules = [m for _, m in passed[: names.index(layer) + (0 if into else 1)]]
+    if not modules or not isinstance(modules[0], nn.Conv2d):
+        return None
+    return first_kernels(model) if all(isinstance(m, KEEPERS) for m in modules[1:]) else None

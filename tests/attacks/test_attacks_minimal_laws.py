@@ -1,0 +1,364 @@
+"""Laws that every search for a smallest change obeys, and how near each comes to what is known."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from attack_models import Linear, photographs, tiny_model, tiny_net, two_classes
+from oracles.minimal_distances import linear
+from torch import nn
+
+from featviz import images
+from featviz.attacks.deepfool import deepfool, superdeepfool
+from featviz.attacks.fmn import ddn, fmn
+from featviz.attacks.half_spaces import reach
+from featviz.attacks.minimal import NORMS, bisect, minimal, minimal_eps, plan
+from featviz.attacks.pgd import pgd
+from featviz.attacks.sigma_zero import changed_pixels, sigma_zero
+from featviz.errors import UserError
+
+SHORT = {
+    **{f"minimal-{n}": partial(minimal, norm=n, steps=24) for n in NORMS},
+    "minimal-bf16": partial(minimal, norm="l2", steps=24, precision="bfloat16"),
+    **{f"fmn-{n}": partial(fmn, norm=n, steps=20) for n in NORMS},
+    "ddn": partial(ddn, steps=12),
+    "ddn-8bit": partial(ddn, steps=12, levels=256),
+    "deepfool-l2": partial(deepfool, steps=8, classes=4),
+    "deepfool-linf": partial(deepfool, norm="linf", steps=8, classes=4),
+    "superdeepfool": partial(superdeepfool, steps=24, classes=4),
+    "sigma-zero": partial(sigma_zero, steps=30),
+}
+every = pytest.mark.parametrize("attack", SHORT.values(), ids=SHORT.keys())
+TARGETED = {k: v for k, v in SHORT.items() if "deepfool" not in k}
+
+
+@pytest.fixture(scope="module")
+def model():
+    return tiny_model()
+
+
+@pytest.fixture(scope="module")
+def pictures():
+    return photographs(9)
+
+
+@pytest.fixture(scope="module")
+def labels(model, pictures):
+    return model(pictures).argmax(1)
+
+
+def same(one, other, rows=slice(None), others=slice(None)):
+    """Whether two outcomes are equal bit for bit in everything they say."""
+    names = [f for f in one.__dataclass_fields__ if isinstance(getattr(one, f), torch.Tensor)]
+    return len(names) > 10 and all(
+        torch.equal(
+            getattr(one, f)[rows].nan_to_num(7.0), getattr(other, f)[others].nan_to_num(7.0)
+        )
+        if getattr(one, f).is_floating_point()
+        else torch.equal(getattr(one, f)[rows], getattr(other, f)[others])
+        for f in names
+    )
+
+
+@every
+def test_what_is_found_fools_and_is_as_far_as_it_says(model, pictures, labels, attack):
+    given = pictures.clone()
+    found = attack(model, pictures, labels)
+    assert torch.equal(pictures, given)
+    changed = found.adversarial
+    assert bool(changed.isfinite().all() and (changed >= 0).all() and (changed <= 1).all())
+    answers = model(changed).argmax(1)
+    assert torch.equal(found.success, answers != labels)
+    assert torch.equal(found.predicted, answers)
+    assert found.success.float().mean() > 0.7
+    size = reach(found.norm, (changed.double() - pictures.double()).flatten(1))
+    expected = torch.where(found.success, size, torch.inf)
+    torch.testing.assert_close(found.distance, expected, rtol=1e-12, atol=0)
+    saved = model(images.quantise(changed)).argmax(1)
+    assert torch.equal(found.success_8bit, found.success & (saved != labels))
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_with_8_bits_each_picture_found_is_one_that_a_file_holds(model, pictures, labels, norm):
+    found = minimal(model, pictures, labels, norm=norm, steps=40, eight_bit=True)
+    clean = images.quantise(pictures)
+    levels = found.adversarial.double() * 255
+    assert float((levels - levels.round()).abs().max()) < 1e-4
+    assert torch.equal(found.success, model(found.adversarial).argmax(1) != labels)
+    assert torch.equal(found.success, found.success_8bit)
+    assert found.success.all()
+    size = reach(norm, (found.adversarial.double() - clean.double()).flatten(1))
+    torch.testing.assert_close(found.distance, size, rtol=1e-12, atol=0)
+    free = minimal(model, clean, labels, norm=norm, steps=40).distance
+    # Nothing is gained by rounding, and the nearest file is not far: half a level a value.
+    assert float((found.distance / free).median()) > 0.99
+    grain = {"l0": 0.0, "l1": 1.0, "l2": 16.0 / 255, "linf": 1.5 / 255}[norm]
+    assert bool((found.distance <= 1.3 * free + grain).all())
+
+
+def test_with_8_bits_a_linear_model_falls_at_the_first_level_that_does_it():
+    model, pictures = two_classes(torch.Generator().manual_seed(6))
+    model, clean = model.float(), images.quantise(pictures)
+    labels = model(clean).argmax(1)
+    way = (model.weights[1] - model.weights[0]).sign() * (1 - 2 * labels[:, None])
+    found = minimal(model, clean, labels, norm="linf", steps=40, eight_bit=True)
+    for i, picture in enumerate(clean):
+        for level in range(1, 256):
+            moved = (picture + level / 255 * way[i].view_as(picture)).clamp(0, 1)
+            if int(model(moved[None]).argmax()) != labels[i]:
+                break
+        assert float(found.distance[i]) * 255 == pytest.approx(level, abs=1e-3)  # float32 values
+
+
+@every
+def test_neither_order_nor_neighbours_matter_bit_for_bit(model, pictures, labels, attack):
+    whole = attack(model, pictures, labels, batch_size=4)
+    order = torch.randperm(9, generator=torch.Generator().manual_seed(2))
+    assert same(whole, attack(model, pictures[order], labels[order], batch_size=4), order)
+    for part in (slice(0, 1), slice(2, 7)):
+        assert same(whole, attack(model, pictures[part], labels[part], batch_size=4), part)
+
+
+@every
+def test_what_is_wrong_already_is_at_distance_0_and_costs_one_pass(model, pictures, labels, attack):
+    some = labels.clone()
+    some[[1, 4]] = (some[[1, 4]] + 1) % 5
+    found = attack(model, pictures, some, batch_size=4)
+    assert found.already.nonzero().flatten().tolist() == [1, 4]
+    assert found.distance[[1, 4]].tolist() == [0.0, 0.0]
+    assert found.forwards[[1, 4]].tolist() == [1, 1]
+    assert found.backwards[[1, 4]].tolist() == [0, 0]
+    assert torch.equal(found.adversarial[[1, 4]], pictures[[1, 4]])
+    others = [0, 2, 3, 5, 6, 7, 8]
+    assert same(found, attack(model, pictures, labels, batch_size=4), others, others)
+    known = attack(model, pictures, some, batch_size=4, clean=model(pictures))
+    assert torch.equal(known.adversarial, found.adversarial)
+    assert torch.equal(known.forwards, found.forwards - 1)
+
+
+@pytest.mark.parametrize("attack", TARGETED.values(), ids=TARGETED.keys())
+def test_a_target_is_reached(model, pictures, labels, attack):
+    aims = (labels + 1 + torch.arange(9) % 4) % 5
+    found = attack(model, pictures, aims, targeted=True)
+    assert torch.equal(found.success, model(found.adversarial).argmax(1) == aims)
+    assert int(found.success.sum()) >= 5
+
+
+@pytest.mark.parametrize("attack", [SHORT["minimal-l1"], SHORT["fmn-l2"], SHORT["superdeepfool"]])
+def test_channels_last_and_strided_pictures_give_the_same(model, pictures, labels, attack):
+    plain = attack(model, pictures, labels)
+    last = pictures.contiguous(memory_format=torch.channels_last)
+    wide = pictures.repeat_interleave(2, -1)[..., ::2]
+    assert same(plain, attack(model, last, labels))
+    assert same(plain, attack(model, wide, labels))
+
+
+class Breaking(nn.Module):
+    """A net that gives up at one of its passes."""
+
+    def __init__(self, net, fail_at):
+        super().__init__()
+        self.net, self.calls, self.fail_at = net, 0, fail_at
+
+    def forward(self, x):
+        self.calls += 1
+        if self.calls == self.fail_at:
+            raise RuntimeError("the model gave up")
+        return self.net(x)
+
+
+@pytest.mark.parametrize("fail_at", [0, 1, 5])
+@every
+def test_the_model_and_the_random_state_are_found_as_they_were(pictures, attack, fail_at):
+    net = tiny_net()
+    labels = tiny_net().eval()(pictures[:3]).argmax(1)
+    model = Breaking(net, fail_at).train()
+    net[1].eval()
+    net[4].weight.requires_grad_(False)
+    modes = [m.training for m in model.modules()]
+    wanted = [p.requires_grad for p in model.parameters()]
+    state = {k: v.clone() for k, v in model.state_dict().items()}
+    random_state = torch.get_rng_state()
+    if fail_at:
+        with pytest.raises(RuntimeError, match="gave up"):
+            attack(model, pictures[:3], labels, batch_size=2)
+    else:
+        attack(model, pictures[:3], labels, batch_size=2)
+    assert [m.training for m in model.modules()] == modes
+    assert [p.requires_grad for p in model.parameters()] == wanted
+    assert all(torch.equal(v, state[k]) for k, v in model.state_dict().items())
+    assert all(p.grad is None for p in model.parameters())
+    assert torch.equal(torch.get_rng_state(), random_state)
+
+
+def linear_case(generator, count=6):
+    weights = torch.randn(5, 48, generator=generator, dtype=torch.float64)
+    pictures = torch.rand(count, 3, 4, 4, generator=generator, dtype=torch.float64)
+    pictures = (1.3 * pictures - 0.15).clamp(0, 1)
+    bias = -(weights @ torch.full((48,), 0.5, dtype=torch.float64))
+    model = Linear(weights, bias)
+    return model, pictures, model(pictures).argmax(1)
+
+
+NEAR = {
+    **{f"fmn-{n}": (partial(fmn, norm=n, steps=200), 1.01) for n in ("l2", "linf")},
+    "fmn-l1": (partial(fmn, norm="l1", steps=200), 1.25),  # slow to empty what it has spread
+    "fmn-l0": (partial(fmn, norm="l0", steps=200), 1.35),
+    "ddn": (partial(ddn, steps=200), 1.15),  # its loss mixes all other classes, not the nearest
+    "deepfool-l2": (deepfool, 1.03),
+    "deepfool-l1": (partial(deepfool, norm="l1"), 1.03),
+    "deepfool-linf": (partial(deepfool, norm="linf"), 1.03),
+    "superdeepfool": (superdeepfool, 1.01),
+    "sigma-zero": (partial(sigma_zero, steps=300), 1.35),
+}
+
+
+@pytest.mark.parametrize(("attack", "within"), NEAR.values(), ids=NEAR.keys())
+def test_the_published_methods_come_near_a_linear_optimum(generator, attack, within):
+    model, pictures, labels = linear_case(generator)
+    found = attack(model, pictures, labels)
+    exact = np.array(
+        [
+            linear(
+                model.weights.detach().numpy(),
+                model.bias.detach().numpy(),
+                x.flatten().numpy(),
+                int(y),
+                found.norm,
+            )
+            for x, y in zip(pictures, labels, strict=True)
+        ]
+    )
+    ratio = found.distance.numpy() / exact
+    assert ratio.min() >= 1 - 1e-9
+    assert ratio.max() <= within
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("change", ["constant", "1e3", "1e-3"])
+def test_neither_a_constant_nor_a_factor_on_the_logits_matters(generator, norm, change):
+    model, pictures, labels = linear_case(generator)
+    factor, constant = {"constant": (1.0, 1024.0), "1e3": (1e3, 0.0), "1e-3": (1e-3, 0.0)}[change]
+    other = Linear(factor * model.weights.data, factor * model.bias.data + constant)
+    one = minimal(model, pictures, labels, norm=norm, steps=30)
+    two = minimal(other, pictures, labels, norm=norm, steps=30)
+    torch.testing.assert_close(one.distance, two.distance, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("steps", [10, 24, 77])
+@pytest.mark.parametrize("norm", ["l0", "l2"])
+def test_no_picture_costs_more_than_it_may(model, pictures, labels, steps, norm):
+    found = minimal(model, pictures[:3], labels[:3], norm=norm, steps=steps, batch_size=2)
+    assert int(found.forwards.max()) <= steps
+    assert int(found.backwards.max()) <= steps
+    assert int(found.forwards.min()) >= steps - 2
+    assert plan(steps).looks == steps - 2
+
+
+@pytest.mark.slow
+def test_more_steps_find_no_larger_changes_on_the_whole(model, pictures, labels):
+    for norm in NORMS:
+        few, many = (
+            minimal(model, pictures, labels, norm=norm, steps=s, batch_size=9) for s in (12, 50)
+        )
+        assert float(many.distance.mean()) <= float(few.distance.mean()) * (1 + 1e-9)
+
+
+def test_a_gradient_of_0_is_counted_and_leaves_the_picture_standing():
+    class Blind(nn.Module):
+        def forward(self, x):
+            rounded = (x * 0).sum((1, 2, 3))
+            return torch.stack([rounded + 1, rounded], 1)
+
+    pictures = photographs(2)
+    for attack in (SHORT["minimal-l2"], SHORT["minimal-l0"], SHORT["fmn-linf"], SHORT["ddn"]):
+        found = attack(Blind(), pictures, torch.zeros(2, dtype=torch.long))
+        assert not found.success.any()
+        assert bool(found.distance.isinf().all())
+        assert bool((found.zero_gradients > 0).all())
+        assert bool(found.adversarial.isfinite().all())
+
+
+def test_bisection_shortens_what_another_attack_has_found(model, pictures, labels):
+    start = pgd(model, pictures, labels, eps=0.2, steps=5)
+    assert start.success.all()
+    for norm in ("l2", "linf", "l1"):
+        found = bisect(model, pictures, labels, start.adversarial, norm=norm, steps=12)
+        before = reach(norm, (start.adversarial.double() - pictures.double()).flatten(1))
+        assert bool((found.distance <= before).all())
+        assert not found.backwards.any()
+        # A point a little nearer to the picture on the same segment fools no more.
+        nearer = pictures + (1 - 1e-2) * (found.adversarial - pictures)
+        moved = (found.distance < 0.99 * before) & (found.distance > before / 100)
+        assert moved.any()
+        assert bool((model(nearer).argmax(1) == labels)[moved].all())
+
+
+def test_bisection_from_what_does_not_fool_finds_nothing(model, pictures, labels):
+    found = bisect(model, pictures, labels, pictures)
+    assert not found.success.any()
+    assert bool(found.distance.isinf().all())
+
+
+def test_the_smallest_eps_of_a_budgeted_attack_meets_the_linear_optimum(generator):
+    model, pictures = two_classes(generator)
+    labels = torch.zeros(len(pictures), dtype=torch.long)
+
+    def attack(rows, eps):
+        return pgd(model, pictures[rows], labels[rows], eps=eps, steps=20).distance
+
+    found = minimal_eps(attack, len(pictures), largest=0.5)
+    weights, bias = model.weights.detach().numpy(), model.bias.detach().numpy()
+    exact = [linear(weights, bias, x.flatten().numpy(), 0, "linf") for x in pictures]
+    ratio = found.numpy() / np.array(exact)
+    assert ratio.min() >= 1 - 1e-9
+    assert ratio.max() <= 1.01
+
+
+def test_who_stands_at_the_largest_eps_is_not_asked_again():
+    asked = []
+
+    def attack(rows, eps):
+        asked.append(rows.tolist())
+        return torch.where(rows == 1, torch.inf, torch.where(eps >= 0.3, eps, torch.inf))
+
+    found = minimal_eps(attack, 3, largest=1.0, steps=8)
+    assert found[1] == torch.inf
+    assert all(1 not in rows for rows in asked[1:])
+    assert bool((found[[0, 2]] >= 0.3).all() and (found[[0, 2]] <= 0.3 + 2**-8).all())
+
+
+def test_changed_pixels_are_counted_once():
+    clean = torch.zeros(2, 3, 2, 2)
+    changed = clean.clone()
+    changed[0, :, 0, 0] = 1
+    changed[0, 1, 1, 1] = 0.5
+    assert changed_pixels(clean, changed).tolist() == [2, 0]
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda m, x, y: minimal(m, x, y, norm="l3"), "unknown norm 'l3'"),
+        (lambda m, x, y: minimal(m, x, y, norm="l2", steps=5), "takes 10 passes or more"),
+        (lambda m, x, y: minimal(m, x * 255, y, norm="l2"), "must lie in"),
+        (lambda m, x, y: minimal(m, x, y[:2], norm="l2"), "labels must be 9"),
+        (lambda m, x, y: fmn(m, x, y, norm="l2", shrink=1.0), "between 0 and 1"),
+        (lambda m, x, y: fmn(m, x, y, norm="l2", first_step=0.0), "above 0"),
+        (lambda m, x, y: ddn(m, x, y, levels=1), "2 or more"),
+        (lambda m, x, y: deepfool(m, x, y, norm="l0"), "unknown norm 'l0'"),
+        (lambda m, x, y: deepfool(m, x, y, classes=1), "2 or more"),
+        (lambda m, x, y: sigma_zero(m, x, y, steps=0), "1 or more"),
+        (lambda m, x, y: bisect(m, x, y, x[:2]), "must have the pictures' shape"),
+        (lambda m, x, y: bisect(m, x, y, x, steps=0), "once or more"),
+        (lambda m, x, y: minimal_eps(lambda r, e: e, 3, largest=0.0), "above 0"),
+        (lambda m, x, y: minimal_eps(lambda r, e: e[:1], 3, largest=1.0), "as many distances"),
+    ],
+)
+def test_mistakes_are_told_in_one_line(model, pictures, labels, call, message):
+    with pytest.raises(UserError, match=message) as error:
+        call(model, pictures, labels)
+    assert "\n" not in str(error.value)

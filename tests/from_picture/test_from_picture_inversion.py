@@ -1,0 +1,233 @@
+"""Inversion: what is invertible comes back, what is not stays free, numbers as counted again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import featviz
+from featviz.from_picture import driver
+from featviz.from_picture.inversion import Inverted, invert
+from featviz.maximization.parametrizations import Pixels
+from featviz.models.load import Model
+
+FREE = {"smooth": 0.0, "calm": 0.0, "plain": 0.0, "coarse": 0.0, "precision": "float32"}
+
+
+def picture(seed: int, side: int = 16) -> torch.Tensor:
+    coarse = torch.rand(1, 3, 4, 4, generator=torch.Generator().manual_seed(seed))
+    fine = nn.functional.interpolate(coarse, (side, side), mode="bicubic", align_corners=False)
+    return (0.2 + 0.6 * fine[0]).clamp(0.05, 0.95)
+
+
+def patchwork(rows: torch.Tensor) -> Model:
+    """A model whose first layer maps each 4 x 4 patch (48 numbers) through the matrix `rows`."""
+    net = nn.Sequential(
+        nn.Conv2d(3, len(rows), 4, stride=4),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(len(rows), 5),
+    )
+    with torch.no_grad():
+        net[0].weight.copy_(rows.reshape(-1, 3, 4, 4))
+        net[4].weight.copy_(torch.randn(5, len(rows), generator=torch.Generator().manual_seed(2)))
+    return Model(
+        net,
+        name="patchwork",
+        input_size=16,
+        mean=(0.5,) * 3,
+        std=(0.25,) * 3,
+        aliases={"conv1": "0", "relu1": "1", "logits": "4"},
+    )
+
+
+@pytest.fixture(scope="module")
+def invertible() -> Model:
+    matrix = torch.randn(48, 48, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    return patchwork(torch.linalg.qr(matrix).Q.float())
+
+
+def test_an_invertible_layer_gives_the_picture_back(invertible: Model) -> None:
+    wanted = torch.stack([picture(0), picture(1)])
+    made = invert(invertible, wanted, "conv1", steps=250, parametrization=Pixels(16, 16), **FREE)
+    assert isinstance(made, Inverted)
+    assert made.images.shape == (2, 1, 1, 3, 16, 16)
+    assert (made.images[:, 0, 0] - wanted).abs().max() < 0.03
+    assert made.measured["distance"].max() < 0.03
+
+
+def test_what_a_layer_does_not_tell_apart_is_free() -> None:
+    """It sees the brightness of each patch alone: that comes back, and the rest is anybody's."""
+    bright = patchwork(torch.full((1, 48), 1 / 48))
+    wanted = picture(3)
+    made = invert(
+        bright,
+        wanted,
+        "conv1",
+        tries=2,
+        steps=120,
+        parametrization=Pixels(16, 16, spread=0.5),
+        **FREE,
+    )
+    one, two = made.images[0, 0]
+    patches = nn.functional.avg_pool2d(torch.stack([wanted, one, two]).mean(1), 4)
+    assert (patches[1:] - patches[0]).abs().max() < 0.02
+    assert (one - two).square().mean().sqrt() > 0.1
+    assert made.measured["distance"].max() < 0.1
+    assert made.measured["pixel distance"].min() > 0.1
+
+
+def test_the_numbers_are_those_of_the_saved_pictures(invertible: Model, tmp_path: Path) -> None:
+    wanted = picture(0)
+    made = invert(
+        invertible,
+        wanted,
+        ["conv1", "logits"],
+        steps=8,
+        names=["a b.png"],
+        precision="float32",
+        natural=torch.stack([picture(i) for i in (5, 6, 7)]),
+    )
+    folder = made.save(tmp_path / "out")
+    assert torch.equal(featviz.read_image(folder / "pictures" / "a-b.png.png"), _rounded(wanted))
+    weights = invertible.net[0].weight.double().flatten(1)
+
+    def answer(one: torch.Tensor) -> torch.Tensor:
+        patches = nn.functional.unfold((one[None].double() - 0.5) / 0.25, 4, stride=4)
+        return (weights @ patches[0] + invertible.net[0].bias.double()[:, None]).flatten()
+
+    saved = featviz.read_image(folder / "pictures" / "a-b.png-conv1.png")
+    aim = answer(wanted)
+    far = (answer(saved) - aim).norm() / aim.norm()
+    others = [(answer(picture(i)) - aim).norm() / aim.norm() for i in (5, 6, 7)]
+    assert made.measured["distance"][0, 0, 0].item() == pytest.approx(far.item(), rel=1e-4)
+    assert made.measured["distance of others"][0, 0, 0].item() == pytest.approx(
+        torch.stack(others).median().item(), rel=1e-4
+    )
+    cosine = torch.cosine_similarity(answer(saved), aim, dim=0).item()
+    assert made.measured["cosine"][0, 0, 0].item() == pytest.approx(cosine, rel=1e-4)
+    logits = invertible(saved[None])[0]
+    rank = 1 + int((logits > logits[invertible(wanted[None])[0].argmax()]).sum())
+    assert made.measured["class rank"][0, 0, 0] == rank
+    lines = (folder / "pictures.csv").read_text().splitlines()
+    assert lines[0].startswith("picture,column,try,distance,")
+    assert len(lines) == 3
+
+
+def _rounded(one: torch.Tensor) -> torch.Tensor:
+    return (one * 255).round() / 255
+
+
+def test_a_picture_does_not_depend_on_its_company(mini: Model) -> None:
+    pictures = torch.rand(3, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    natural = pictures[:2]
+    options = {"steps": 4, "natural": natural}
+    alone = invert(mini, pictures[1], "conv3", **options)
+    among = invert(mini, pictures, ["conv2", "conv3"], tries=2, **options)
+    assert torch.equal(among.images[1, 1, 0], alone.images[0, 0, 0])
+    assert not torch.equal(among.images[1, 1, 1], alone.images[0, 0, 0])
+    for name, value in alone.measured.items():
+        assert torch.equal(among.measured[name][1, 1, 0], value[0, 0, 0]), name
+    split = invert(mini, pictures, ["conv3"], tries=2, batch_size=2, **options)
+    assert torch.equal(split.images[:, 0], among.images[:, 1])
+    other = invert(mini, pictures[1], "conv3", seed=1, **options)
+    assert not torch.equal(other.images, alone.images)
+
+
+@pytest.mark.slow
+def test_early_layers_keep_the_picture_and_late_ones_the_class(mini: Model) -> None:
+    samples = featviz.sample_pictures(1)
+    rows = [samples.paths.index(name) for name in ("goldfish/00", "flower/00")]
+    given = torch.stack([samples.read(row, 64, 64) for row in rows])
+    made = invert(mini, given, ["conv1", "conv3", "fc7", "logits"], steps=150)
+    distance, pixels = made.measured["distance"], made.measured["pixel distance"]
+    assert distance[:, 0].max() < 0.1
+    assert pixels[:, 0].max() < 0.06
+    assert (distance < 0.35 * made.measured["distance of others"]).all()
+    # Deeper layers hold on to less of the picture ...
+    assert (pixels[:, 0] < pixels[:, 1]).all()
+    assert (pixels[:, 1] < pixels[:, 3]).all()
+    # ... and to what it was taken for.
+    assert (made.measured["class rank"] == 1).all()
+    assert made.numbers()["class kept"].value == 1.0
+
+
+def test_a_model_without_a_head_has_no_ranks(mini: Model) -> None:
+    trunk = Model(
+        nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()),
+        name="trunk",
+        input_size=12,
+        headless=True,
+        aliases={"conv1": "0"},
+    )
+    given = torch.rand(3, 12, 12, generator=torch.Generator().manual_seed(0))
+    made = invert(trunk, given, "conv1", steps=2, natural=given[None])
+    assert made.measured["class rank"].isnan().all()
+    assert "class kept" not in made.numbers()
+
+
+def test_the_model_and_the_random_numbers_are_found_as_they_were(invertible: Model) -> None:
+    state = torch.random.get_rng_state()
+    invertible.train()
+    given = picture(0)
+    before = given.clone()
+    invert(invertible, given, "conv1", steps=2, natural=given[None])
+    assert invertible.net.training
+    invertible.eval()
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert torch.equal(given, before)
+    assert not invertible.net[0]._forward_hooks
+    assert not invertible.net._forward_pre_hooks
+
+
+def test_a_film_begins_at_noise_and_ends_at_the_picture(invertible: Model, tmp_path: Path) -> None:
+    options = {"natural": picture(1)[None], "precision": "float32"}
+    made = invert(invertible, picture(0), "conv1", steps=20, film=3, **options)
+    assert made.frames.shape == (1, 1, 1, 3, 3, 16, 16)
+    last = made.frames[0, 0, 0, -1].float() / 255
+    assert (last - made.images[0, 0, 0]).abs().max() < 0.2
+    assert (made.frames[0, 0, 0, 0].float() / 255 - 0.5).abs().max() < 0.1
+    folder = made.save(tmp_path / "out")
+    assert (folder / "films" / "picture-conv1.gif").read_bytes()[:6] == b"GIF89a"
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"layers": "conv9"}, "no layer 'conv9'"),
+        ({"layers": ""}, "no layer was named"),
+        ({"tries": 0}, "tries is 0"),
+        ({"steps": 0}, "steps is 0"),
+        ({"names": ["a", "b"]}, "2 names for 1"),
+        ({"sharpness": 2}, "unknown option 'sharpness'"),
+        ({"film_kind": "avi"}, "'avi' is no kind of film"),
+    ],
+)
+def test_mistakes_are_told(invertible: Model, options: dict[str, object], words: str) -> None:
+    with pytest.raises(featviz.UserError, match=words):
+        invert(invertible, picture(0), **{"layers": "conv1", **options})
+
+
+def test_pictures_must_be_pictures(invertible: Model) -> None:
+    with pytest.raises(featviz.UserError, match="outside"):
+        invert(invertible, 255 * picture(0), "conv1")
+    with pytest.raises(featviz.UserError, match="shape"):
+        invert(invertible, picture(0)[:1], "conv1")
+    with pytest.raises(featviz.UserError, match="cannot read pictures of 3 x 3"):
+        invert(invertible, picture(0)[:, :3, :3], "conv1")
+
+
+def test_layers_are_chosen_where_none_is_named(mini: Model) -> None:
+    every = ["conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7", "logits"]
+    assert driver.chosen_layers(mini, None) == every
+    assert driver.chosen_layers(mini, "conv3, conv1,conv3") == ["conv3", "conv1"]
+    many = Model(
+        nn.Sequential(*(nn.Conv2d(3, 3, 1) for _ in range(15)), nn.Flatten()),
+        name="many",
+        input_size=8,
+    )
+    assert driver.chosen_layers(many, None) == ["0", "2", "4", "6", "8", "10", "12", "14"]

@@ -1,0 +1,150 @@
+"""`featviz redraw`, `featviz maximize` with --facets and --between: files, lines, refusals."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from featviz import images
+from featviz.cli.main import main
+from featviz.gallery.commands import command_line
+from featviz.gallery.reader import read_entry
+
+
+def run(*words: str) -> int:
+    with pytest.raises(SystemExit) as left:
+        main(words)
+    return int(left.value.code or 0)
+
+
+@pytest.fixture
+def photograph(tmp_path: Path) -> Path:
+    path = tmp_path / "a photograph.png"
+    coarse = torch.rand(1, 3, 9, 12, generator=torch.Generator().manual_seed(0))
+    images.write_png(torch.nn.functional.interpolate(coarse, (90, 120), mode="bilinear")[0], path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("words", "kind", "file"),
+    [
+        (["--layer", "conv1,conv3", "--tries", "2"], "inversion", "a-photograph.png-conv3-2"),
+        (["--method", "caricature", "--layer", "conv3"], "caricature", "a-photograph.png-conv3"),
+        (
+            ["--method", "deepdream", "--layer", "conv2", "--units", "3,5", "--octaves", "1"],
+            "deepdream",
+            "a-photograph.png-conv2-3-conv2-5",
+        ),
+        (
+            ["--method", "accentuate", "--units", "conv4:3,logits:tabby", "--anchor", "conv1"],
+            "accentuation",
+            "a-photograph.png-conv4-3",
+        ),
+    ],
+)
+def test_a_photograph_is_drawn_again(
+    words: list[str],
+    kind: str,
+    file: str,
+    photograph: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    out = tmp_path / "out"
+    assert run("redraw", str(photograph), *words, "--steps", "2", "--out", str(out), "--json") == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["kind"] == kind
+    assert document["seed"] == 0
+    assert (out / f"{kind}.png").is_file()
+    assert featviz_size(out / "pictures" / f"{file}.png") == (64, 64)
+    # The gallery tells the same command line again.
+    told = command_line(read_entry(out, "out"))
+    assert told is not None
+    method = words[words.index("--method") + 1] if "--method" in words else "invert"
+    assert f"--method {method} " in told.line
+    for option in words[::2]:
+        assert option in told.line
+
+
+def featviz_size(path: Path) -> tuple[int, int]:
+    return tuple(images.read_image(path).shape[1:])  # type: ignore[return-value]
+
+
+def test_another_size_and_a_film(photograph: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    words = ["--method", "deepdream", "--layer", "conv2", "--octaves", "1", "--steps", "2"]
+    assert (
+        run("redraw", str(photograph), *words, "--size", "90", "--film", "gif", "--out", str(out))
+        == 0
+    )
+    assert featviz_size(out / "pictures" / "a-photograph.png-conv2.png") == (90, 90)
+    assert (out / "films" / "a-photograph.png-conv2.gif").is_file()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--method", "dream"], "did you mean deepdream"),
+        (["--method", "magic"], "take invert, caricature, deepdream, accentuate"),
+        (["--layer", "conv9"], "conv5"),
+        (["--units", "3"], "--method invert takes no --units"),
+        (["--method", "accentuate", "--layer", "conv3"], "takes no --layer"),
+        (["--method", "deepdream", "--tries", "2", "--power", "1"], "takes no --tries, --power"),
+        (["--method", "accentuate", "--units", "conv5:999"], "out of range"),
+        (["--film", "avi"], "no kind of film"),
+        (["--data", "no/such/folder"], "no/such/folder"),
+    ],
+)
+def test_a_mistake_is_one_line_and_leaves_nothing(
+    words: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    assert run("redraw", *words, "--steps", "1", "--out", str(out)) == 2
+    said = capsys.readouterr().err.strip()
+    assert message in said
+    assert "\n" not in said
+    assert not out.exists()
+
+
+def test_facets_and_the_way_between_two_units(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "facets"
+    words = ["--layer", "conv4", "--units", "3,7", "--steps", "2", "--json", "--quiet"]
+    assert run("maximize", *words, "--facets", "2", "--film", "gif", "--out", str(out)) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["kind"] == "facets"
+    assert (out / "units" / "conv4-7-2.png").is_file()
+    assert (out / "films" / "conv4-7-2.gif").is_file()
+    told = command_line(read_entry(out, "out"))
+    assert told is not None
+    assert "--facets 2" in told.line
+    out = tmp_path / "between"
+    assert run("maximize", *words, "--between", "3", "--out", str(out)) == 0
+    assert json.loads(capsys.readouterr().out)["kind"] == "interpolation"
+    assert (out / "interpolation.png").is_file()
+    told = command_line(read_entry(out, "out"))
+    assert told is not None
+    assert "--between 3" in told.line
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--facets", "1"], "1 facet"),
+        (["--facets", "2", "--between", "3"], "one at a time"),
+        (["--diversity", "2"], "add --facets"),
+        (["--between", "3", "--units", "1,2,3"], "3 units were named"),
+        (["--between", "3", "--data", "photos"], "takes no --data"),
+    ],
+)
+def test_mistakes_of_several_pictures(
+    words: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    assert run("maximize", "--layer", "conv4", *words, "--out", str(out)) == 2
+    assert message in capsys.readouterr().err
+    assert not out.exists()

@@ -1,0 +1,129 @@
+"""Intervals, censored medians and shrinkage against scipy and against enumeration."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+from featviz.statistics import Prior, fit_prior, median, rank_correlation, share
+
+
+@pytest.mark.parametrize(("right", "n"), [(0, 20), (7, 20), (20, 20), (1, 1), (123, 900)])
+def test_shares_have_the_wilson_interval_of_scipy(right, n):
+    oracle = stats.binomtest(right, n).proportion_ci(0.95, method="wilson")
+    found = share(right, n)
+    assert found.value == right / n
+    assert found.low == pytest.approx(oracle.low, abs=1e-12)
+    assert found.high == pytest.approx(oracle.high, abs=1e-12)
+    assert found.low <= right / n <= found.high
+
+
+def test_a_share_of_no_pictures_says_nothing():
+    assert share(0, 0) == (0, 0, 0.0, 1.0)
+    assert share(0, 0).value is None
+
+
+@pytest.mark.parametrize("n", [6, 7, 20, 51, 200])
+def test_the_medians_interval_is_that_of_the_quantile_test(n):
+    values = np.random.default_rng(n).exponential(size=n)
+    oracle = stats.quantile_test(values, q=0, p=0.5).confidence_interval(0.95)
+    found = median(torch.tensor(values))
+    assert (found.low, found.high) == (oracle.low, oracle.high)
+    assert found.value == np.quantile(values, 0.5, method="inverted_cdf")
+    assert found.low <= found.value <= found.high
+
+
+def test_the_medians_interval_covers_as_often_as_it_says():
+    rng = np.random.default_rng(0)
+    for n in (8, 25):
+        hits = 0
+        for _ in range(2000):
+            found = median(torch.tensor(rng.normal(size=n)))
+            hits += found.low <= 0 <= found.high
+        rank = int(stats.binom.ppf(0.025, n, 0.5))
+        exact = 1 - 2 * stats.binom.cdf(rank - 1, n, 0.5)
+        assert exact >= 0.95
+        assert hits / 2000 == pytest.approx(exact, abs=0.015)
+
+
+def test_pictures_that_stand_are_kept_as_kaplan_and_meier_keep_them():
+    values = torch.tensor([0.1, 0.2, 0.3, 0.4, 0.5, math.inf, math.inf], dtype=torch.float64)
+    found = median(values)
+    oracle = stats.ecdf(
+        stats.CensoredData.right_censored([0.1, 0.2, 0.3, 0.4, 0.5, 1, 1], [0, 0, 0, 0, 0, 1, 1])
+    )
+    survival = oracle.sf.probabilities
+    assert found.value == oracle.sf.quantiles[(survival <= 0.5).argmax()] == 0.4
+    assert found.censored == 2
+    assert found.high == math.inf
+    left_out = median(values[values.isfinite()])
+    assert left_out.value is not None
+    assert left_out.value < found.value  # what leaving them out would have claimed
+
+
+def test_a_median_that_most_pictures_withstand_is_not_known():
+    found = median(torch.tensor([0.1, math.inf, math.inf]))
+    assert found.value is None
+    assert (found.low, found.high) == (0.0, math.inf)
+    assert median(torch.zeros(0)).n == 0
+
+
+def test_the_prior_is_the_likeliest_of_a_fine_grid():
+    rng = np.random.default_rng(1)
+    n = rng.integers(2, 12, 80)
+    right = rng.binomial(n, rng.beta(3, 5, 80))
+    found = fit_prior(right.tolist(), n.tolist())
+
+    def likelihood(a, b):
+        return stats.betabinom.logpmf(right, n, a, b).sum()
+
+    grid = [
+        (m * s, (1 - m) * s) for m in np.linspace(0.2, 0.6, 41) for s in np.geomspace(0.5, 200, 61)
+    ]
+    assert likelihood(*found) >= max(likelihood(a, b) for a, b in grid) - 1e-6
+    assert found.mean == pytest.approx(3 / 8, abs=0.08)
+
+
+def test_classes_alike_are_drawn_together_and_classes_unlike_are_left_alone():
+    alike = fit_prior([5, 5, 5, 5, 4, 6], [10] * 6)
+    assert alike.a + alike.b > 1000
+    assert alike.shrink(0, 5).value == pytest.approx(0.5, abs=0.01)
+    unlike = fit_prior([0, 0, 50, 50], [50] * 4)
+    assert unlike.a + unlike.b < 2
+    assert unlike.shrink(0, 50).value < 0.02
+
+
+def test_shrinkage_is_the_posterior_of_the_beta():
+    prior = Prior(2.0, 3.0)
+    found = prior.shrink(4, 6)
+    oracle = stats.beta(6, 5)
+    assert found.value == pytest.approx(oracle.mean())
+    assert (found.low, found.high) == pytest.approx(oracle.interval(0.95))
+    few, many = prior.shrink(1, 1), prior.shrink(100, 100)
+    assert prior.mean < few.value < many.value < 1
+
+
+def test_counts_at_the_border_do_not_break_the_prior():
+    assert 0 < fit_prior([0, 0, 0], [3, 4, 5]).mean < 0.2
+    assert 0.8 < fit_prior([3, 4, 5], [3, 4, 5]).mean < 1
+    assert fit_prior([], []) == Prior(1.0, 1.0)
+    assert fit_prior([0], [0]) == Prior(1.0, 1.0)
+
+
+def test_rank_correlation_is_spearmans_with_infinite_values_as_ties():
+    rng = np.random.default_rng(2)
+    x = rng.normal(size=30)
+    y = x + rng.normal(size=30)
+    oracle = stats.spearmanr(x, y).statistic
+    assert rank_correlation(torch.tensor(x), torch.tensor(y)) == pytest.approx(oracle)
+    y[:4] = math.inf
+    z = np.where(np.isinf(y), 1e9, y)
+    assert rank_correlation(torch.tensor(x), torch.tensor(y)) == pytest.approx(
+        stats.spearmanr(x, z).statistic
+    )
+    assert rank_correlation(torch.ones(2), torch.ones(2)) is None
+    assert rank_correlation(torch.ones(5), torch.arange(5.0)) is None
