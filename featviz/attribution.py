@@ -64,7 +64,7 @@ _DRAWS = 8  # random places of the same area
 Progress = Callable[[int, int, str], None]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Attributed(results.Result):
     """Maps of what the logit of one class a picture rests on."""
 

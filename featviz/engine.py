@@ -1,48 +1,45 @@
-"""A function mapped over shards of work: in this process, or on a Ray cluster.
+"""A function mapped over pieces of work: in this process, or on a Ray cluster.
 
-A shard is a name and a description of some work. Its result is a few files (name to bytes), which
-become the folder `<folder>/<shard's name>`: whole or absent, so that work which was killed goes on
-from the shards that are there. Shards know nothing of one another and give the same bytes wherever
-and however often they are made; that is all that Ray is asked to rely on when it loses a worker.
+A piece is a name and a description of some work; its result is a few arrays, which go into a
+checkpoint (`checkpoints`), so that a job that was stopped makes only what is missing. Pieces are
+independent of one another and give the same arrays wherever and however often they are made; that
+is all that Ray is asked to rely on when it loses a worker.
 
-    map_shards(make, [Shard("conv5-00000", range(16)), ...], Path("run/x.partial"), engine="ray")
+    with open_checkpoint(folder, job) as kept:
+        map_pieces(make, [Piece("rows-000000", range(16)), ...], kept, engine="ray")
+        arrays = kept.read("rows-000000")
 
-Ray (extra `ray`) is started here, or found where RAY_ADDRESS says. Its workers send the files to
+Ray (extra `ray`) is started here, or found where RAY_ADDRESS says. Its workers send the arrays to
 this process, so they need no file system in common.
 """
 
 from __future__ import annotations
 
 import os
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
+from featviz.checkpoints import Arrays, Checkpoint
 from featviz.errors import UserError
-from featviz.results import cannot_write
 
 ENGINES = ("here", "ray")
 
-Files = dict[str, bytes]
-"""what a shard's work gives: name to content"""
-Make = Callable[[Any, Callable[[int], None]], Files]
-"""make(description, report): the files of a shard; report(done) may be told of the shard's size"""
+Make = Callable[[Any, Callable[[int], None]], Arrays]
+"""make(work, report): the arrays of a piece; report(done) may be called with a part of its size"""
 
-# How often a shard may be lost with its worker before the cluster is held to be sick.
+# How often a piece may be lost with its worker before the cluster is considered broken.
 _LOSSES = 8
 
 
 @dataclass(frozen=True)
-class Shard:
+class Piece:
     """A piece of work."""
 
     name: str
-    """of its folder; the same name is the same work"""
+    """of its file in the checkpoint; the same name is the same work"""
     work: Any
-    """what `make` is given"""
+    """the argument of `make`"""
     size: int = 1
     """how much work it is, for the progress"""
 
@@ -55,28 +52,33 @@ def check_engine(engine: str) -> None:
         _ray()
 
 
-def map_shards(
+def map_pieces(
     make: Make,
-    shards: Sequence[Shard],
-    folder: Path,
+    pieces: Sequence[Piece],
+    kept: Checkpoint,
     *,
     engine: str = "here",
     gpus: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> None:
-    """Make every shard that `folder` does not hold yet.
+    """Make every piece that the checkpoint does not hold yet.
 
-    make: with engine "ray" it is sent to the workers, with all that it refers to
-    gpus: that each shard needs, for Ray to place it
-    progress: called with (done, total) in units of the shards' sizes
+    Args:
+        make: With engine "ray" it is sent to the workers, with all that it refers to.
+        pieces: In the order in which they are made.
+        kept: Where the pieces are written.
+        engine: "here" or "ray".
+        gpus: How many each piece needs, for Ray to place it.
+        progress: Called with (done, total) in units of the pieces' sizes.
 
-    Raises UserError for an engine that is unknown, not installed or not to be reached, and when
-    the folder cannot be written. What `make` raises is raised here.
+    Raises:
+        UserError: The engine is unknown, not installed or cannot be reached, or the folder cannot
+            be written. What `make` raises is raised here.
     """
     check_engine(engine)
-    missing = [shard for shard in shards if not (folder / shard.name).is_dir()]
-    total = sum(shard.size for shard in shards)
-    done = total - sum(shard.size for shard in missing)
+    missing = [piece for piece in pieces if kept.read(piece.name, size=piece.size) is None]
+    total = sum(piece.size for piece in pieces)
+    done = total - sum(piece.size for piece in missing)
 
     def report(more: int) -> None:
         if progress is not None:
@@ -86,20 +88,20 @@ def map_shards(
     if not missing:
         return
     made = _here(make, missing, report) if engine == "here" else _on_ray(make, missing, gpus)
-    for shard, files in made:
-        _keep(files, folder / shard.name)
-        done += shard.size
+    for piece, arrays in made:
+        kept.write(piece.name, arrays, size=piece.size)
+        done += piece.size
         report(0)
 
 
 def _here(
-    make: Make, shards: Sequence[Shard], report: Callable[[int], None]
-) -> Iterator[tuple[Shard, Files]]:
-    for shard in shards:
-        yield shard, make(shard.work, report)
+    make: Make, pieces: Sequence[Piece], report: Callable[[int], None]
+) -> Iterator[tuple[Piece, Arrays]]:
+    for piece in pieces:
+        yield piece, make(piece.work, report)
 
 
-def _on_ray(make: Make, shards: Sequence[Shard], gpus: int) -> Iterator[tuple[Shard, Files]]:
+def _on_ray(make: Make, pieces: Sequence[Piece], gpus: int) -> Iterator[tuple[Piece, Arrays]]:
     import torch
 
     ray = _ray()
@@ -122,17 +124,17 @@ def _on_ray(make: Make, shards: Sequence[Shard], gpus: int) -> Iterator[tuple[Sh
     task = ray.remote(max_retries=_LOSSES, num_gpus=gpus)(_made)
     parcel = ray.put(make)  # sent once to each node, not once with each shard
     threads = torch.get_num_threads()  # kernels may round by their number
-    pending = {task.remote(parcel, shard.work, threads): shard for shard in shards}
+    pending = {task.remote(parcel, piece.work, threads): piece for piece in pieces}
     try:
         while pending:
             ready, _ = ray.wait(list(pending))
             for reference in ready:
-                shard = pending.pop(reference)
+                piece = pending.pop(reference)
                 try:
-                    files = ray.get(reference)
+                    arrays = ray.get(reference)
                 except ray.exceptions.RayTaskError as error:
                     raise error.as_instanceof_cause() from None
-                yield shard, files
+                yield piece, arrays
     finally:
         for reference in pending:
             ray.cancel(reference, force=True)
@@ -140,8 +142,8 @@ def _on_ray(make: Make, shards: Sequence[Shard], gpus: int) -> Iterator[tuple[Sh
             ray.shutdown()
 
 
-def _made(make: Make, work: Any, threads: int) -> Files:
-    """On a worker: the files of one shard."""
+def _made(make: Make, work: Any, threads: int) -> Arrays:
+    """On a worker: the arrays of one piece."""
     import torch
 
     torch.set_num_threads(threads)
@@ -157,18 +159,3 @@ def _ray() -> Any:
             "or leave --engine out to work here"
         ) from None
     return ray
-
-
-def _keep(files: Files, target: Path) -> None:
-    """Write a shard's folder whole or not at all."""
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-        try:
-            for name, content in files.items():
-                (temporary / name).write_bytes(content)
-            temporary.rename(target)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
-    except OSError as error:
-        raise cannot_write(target, error) from None

@@ -1,4 +1,4 @@
-"""The one error a user is meant to read, and the nearest right spelling of a wrong name.
+"""The error that users are meant to read, the nearest right spelling of a wrong name, public calls.
 
 FeatvizError
 └── UserError        a mistake that the user can mend: one line, exit code 2
@@ -8,7 +8,13 @@ FeatvizError
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+import functools
+import inspect
+from collections.abc import Callable, Iterable
+from typing import ParamSpec, TypeVar
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
 
 
 class FeatvizError(Exception):
@@ -28,3 +34,18 @@ def nearest(name: str, names: Iterable[str], most: int = 3) -> str:
     by_folded = {known.casefold(): known for known in names}
     close = difflib.get_close_matches(name.casefold(), by_folded, n=most, cutoff=0.5)
     return f"; did you mean {', '.join(by_folded[c] for c in close)}?" if close else ""
+
+
+def public(function: Callable[_P, _R]) -> Callable[_P, _R]:
+    """Decorate a public function: a misspelt option is a UserError that names the nearest one."""
+    known = inspect.signature(function).parameters
+    assert all(p.kind is not inspect.Parameter.VAR_KEYWORD for p in known.values())
+
+    @functools.wraps(function)
+    def checked(*args: _P.args, **options: _P.kwargs) -> _R:
+        for name in options:
+            if name not in known:
+                raise UserError(f"{function.__name__} has no option {name!r}{nearest(name, known)}")
+        return function(*args, **options)
+
+    return checked

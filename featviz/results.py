@@ -16,6 +16,7 @@ import io
 import json
 import math
 import platform
+import re
 import shutil
 import tempfile
 import time
@@ -48,6 +49,12 @@ class Number:
     value: float | int | str | None
     unit: str = ""
     meaning: str = ""
+    low: float | None = None
+    """lower end of the 95% interval, for an estimate"""
+    high: float | None = None
+    """upper end of it"""
+    n: int | None = None
+    """how many observations the estimate is made from"""
 
 
 @dataclass(frozen=True)
@@ -121,6 +128,14 @@ class Result(ABC):
     def plot(self) -> Figure:
         """The result as one matplotlib figure."""
 
+    @property
+    def parts(self) -> Mapping[str, Result]:
+        """Results within this one, by name: each is written into a folder of its own."""
+        return {}
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}: {self.title}>"
+
     def save(self, folder: str | Path, *, overwrite: bool = False) -> Path:
         """Write the result folder and return its path.
 
@@ -128,6 +143,8 @@ class Result(ABC):
         """
         with writing(folder, overwrite=overwrite) as target:
             self.write(target)
+            for name, part in self.parts.items():
+                target.part(name, part)
             target.finish(self)
         return Path(folder)
 
@@ -273,6 +290,23 @@ class Folder:
         np.savez_compressed(self.path / file, **arrays)  # type: ignore[arg-type]
         self.arrays_.append({"file": file, "caption": caption, "names": sorted(arrays)})
 
+    def part(self, name: str, result: Result) -> None:
+        """Write a result into a folder of its own within this one, and list what it holds here."""
+        stem = file_stem(name)
+        inner = Folder(self.path / stem)
+        inner.path.mkdir()
+        result.write(inner)
+        for deeper, part in result.parts.items():
+            inner.part(deeper, part)
+        for mine, its in (
+            (self.figures, inner.figures),
+            (self.tables, inner.tables),
+            (self.arrays_, inner.arrays_),
+        ):
+            mine += [entry | {"file": f"{stem}/{entry['file']}"} for entry in its]
+        for text in inner.warnings:
+            self.warn(f"{name}: {text}")
+
     def warn(self, text: str) -> None:
         """State a doubt beside those of the result itself."""
         self.warnings.append(text)
@@ -291,13 +325,31 @@ class Folder:
             "versions": versions() | {"device": made.device},
             "created": made.created,
             "seconds": made.seconds,
-            "numbers": {name: asdict(n) for name, n in result.numbers().items()},
+            "numbers": {name: _number_record(n) for name, n in result.numbers().items()},
             "figures": self.figures,
             "tables": self.tables,
             "arrays": self.arrays_,
             "warnings": [*result.warnings, *self.warnings],
         }
         write_json(self.path / "result.json", document)
+
+
+def _number_record(number: Number) -> dict[str, Any]:
+    """A number for result.json: `low`, `high` and `n` only where it is an estimate."""
+    record = asdict(number)
+    return {
+        key: value
+        for key, value in record.items()
+        if value is not None or key not in {"low", "high", "n"}
+    }
+
+
+def file_stem(name: str) -> str:
+    """The name of a layer, unit or part as a file name: "features.3:12@6,6" -> "features.3-12-6-6".
+
+    Letters, digits, ".", "_" and "-" stay; each run of other characters becomes one "-".
+    """
+    return re.sub(r"[^\w.]+", "-", name, flags=re.ASCII).strip("-.") or "unnamed"
 
 
 def versions() -> dict[str, str]:
@@ -358,7 +410,12 @@ def list_results(folder: str | Path) -> list[Path]:
     root = Path(folder)
     if not root.is_dir():
         raise UserError(f"{root}: no such folder")
-    return sorted(p.parent for p in root.rglob("result.json") if ".partial" not in str(p))
+    found = (path.parent for path in root.rglob("result.json"))
+    return sorted(
+        path
+        for path in found
+        if not any(part.endswith(".partial") for part in path.relative_to(root).parts)
+    )
 
 
 @contextlib.contextmanager

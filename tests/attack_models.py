@@ -11,7 +11,7 @@ from featviz.models.load import Model
 class Linear(nn.Module):
     """Logits W x + b of flattened pictures."""
 
-    def __init__(self, weights: Tensor, bias: Tensor):
+    def __init__(self, weights: Tensor, bias: Tensor) -> None:
         super().__init__()
         self.weights = nn.Parameter(weights)
         self.bias = nn.Parameter(bias)
@@ -101,7 +101,7 @@ class Broken(nn.Module):
         "wants 255",
     )
 
-    def __init__(self, net: nn.Module, kind: str):
+    def __init__(self, net: nn.Module, kind: str) -> None:
         super().__init__()
         assert kind in {*self.KINDS, "healthy"}
         self.net, self.kind = net, kind

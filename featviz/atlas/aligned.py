@@ -54,7 +54,7 @@ class Side:
     """(N, 2) as drawn: in [0, 1], the second laid onto the first"""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class AlignedMaps(results.Result):
     """The same pictures in two spaces, on aligned maps, and what moved."""
 

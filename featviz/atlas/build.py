@@ -81,7 +81,7 @@ class Level:
     synthetic: SyntheticIcons | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Atlas(results.Result):
     """A store as a map: where each picture is, cells at several resolutions, icons, quality."""
 

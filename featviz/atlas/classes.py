@@ -48,7 +48,7 @@ _SHOWN = 5
 """cells for and against that are shown one by one"""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class ClassAtlas(results.Result):
     """What argues for one class: an atlas of the vectors that do, and how much each cell says."""
 

@@ -49,7 +49,7 @@ METHODS = tuple(STEPS)
 DEFAULT_EPS = 8 / 255
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Attacked(results.Result):
     """A few pictures, what was added to them, and what the model says before and after."""
 

@@ -58,7 +58,7 @@ class Places(NamedTuple):
     y: Tensor
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class AdversarialPatch(results.Result):
     """A patch that fools a model, and how often."""
 

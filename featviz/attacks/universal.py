@@ -65,7 +65,7 @@ _WORDS = {
 }
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Universal(results.Result):
     """A perturbation that fools a model on most pictures, and how often."""
 

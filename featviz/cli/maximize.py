@@ -320,7 +320,7 @@ def _filmed(result: Maximized | Several, kind: str) -> Maximized | Several:
 
     if isinstance(result, Maximized):
         return replace(result, film=kind)
-    return replace(result, parts=tuple(replace(part, film=kind) for part in result.parts))
+    return replace(result, layers=tuple(replace(part, film=kind) for part in result.layers))
 
 
 def _refuse_with_several(given: bool, option: str) -> None:

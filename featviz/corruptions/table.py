@@ -66,7 +66,7 @@ def words(name: str) -> str:
     return name.replace("_", " ").replace("jpeg", "JPEG")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Corruptions(results.Result):
     """Accuracy of a model under corruptions of growing severity."""
 

@@ -23,7 +23,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from featviz import decoding, engine, images, results
+from featviz import decoding, images, results
+from featviz import engine_old as engine
 from featviz.datasets import Pictures, open_pictures
 from featviz.decoding import Prepared
 from featviz.embedding.positions import draw_positions

@@ -26,7 +26,7 @@ from featviz.datasets import Pictures, in_order
 from featviz.decoding import Prepared
 from featviz.embedding.positions import draw_positions
 from featviz.embedding.store import Left, hash_file
-from featviz.engine import Files
+from featviz.engine_old import Files
 from featviz.errors import BadPicture, UserError
 from featviz.models.layers import Layer, activations
 from featviz.models.precision import lowered

@@ -85,7 +85,7 @@ class Statistics(NamedTuple):
     """share of values that are exactly zero"""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Store(results.Result):
     """Activations of N pictures at one layer, as float16 rows."""
 

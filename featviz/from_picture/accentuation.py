@@ -56,7 +56,7 @@ _ANCHOR_SEES = 0.46
 _PROBE = 0.02
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Accentuated(Redrawn):
     """Photographs, changed a little so that units answer more strongly."""
 

@@ -58,7 +58,7 @@ _PIXELS = Measure("root mean square of the pixels' differences from the photogra
 _SMALLEST = 48
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Dreamed(Redrawn):
     """Photographs, changed until layers answered more strongly."""
 
@@ -85,7 +85,7 @@ class Dreamed(Redrawn):
         )
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Caricatured(Redrawn):
     """Photographs, drawn from noise as layers would exaggerate them."""
 

@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 Progress = Callable[[int, int, str], None]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Inverted(Redrawn):
     """Photographs, drawn again from what layers keep of them."""
 

@@ -37,7 +37,7 @@ class Measure:
     """below a picture, as in "{:.2f} away"; "" leaves it to the table"""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Redrawn(results.Result):
     """Photographs, and the pictures that were made from each."""
 

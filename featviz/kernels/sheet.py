@@ -34,7 +34,7 @@ __all__ = ["Kernels", "composite_kernels", "kernel_growth", "kernel_sheet", "mea
 Progress = Callable[[int, int, str], None]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Kernels(results.Result):
     """The kernels of one convolution as pictures."""
 

@@ -53,7 +53,7 @@ def open_picture(model: Model, picture: Tensor | str | Path) -> Tensor:
 # --- maps ------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class ActivationMaps(results.Result):
     """The maps of some units of one layer for one picture."""
 
@@ -379,7 +379,7 @@ def _file(name: str) -> str:
 # --- patch times kernel ----------------------------------------------------------------------
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class PatchTimesKernel(results.Result):
     """One position of one convolution worked out: patch, kernel, product, sum."""
 

@@ -50,7 +50,7 @@ class Place:
     value: float
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class TopPatches(results.Result):
     """For each unit the patches that move it most."""
 

@@ -69,7 +69,7 @@ class Cluster:
     """(3, S, S): their mean, where the ascent began"""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Faceted(results.Result):
     """Several pictures of each unit."""
 

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 Progress = Callable[[int, int, str], None]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Interpolated(results.Result):
     """A strip of pictures from one unit to another."""
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from torch import Tensor
 
 from featviz import plotting, results
-from featviz.maximization.result import Maximized, file_stem
+from featviz.maximization.result import Maximized
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -24,64 +24,56 @@ if TYPE_CHECKING:
 _SHOWN = 8
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Several(results.Result):
     """Pictures that units of several layers answer to most."""
 
     kind: ClassVar[str] = "maximize"
 
     model_name: str
-    parts: tuple[Maximized, ...]
+    layers: tuple[Maximized, ...]
     """one a layer, in the order in which the layers were named"""
 
     @property
     def names(self) -> tuple[str, ...]:
         """Of each picture, layer by layer."""
-        return tuple(name for part in self.parts for name in part.names)
+        return tuple(name for part in self.layers for name in part.names)
 
     @property
     def pictures(self) -> dict[str, Tensor]:
         """Each picture (3, H, W) by its name."""
         return {
             name: image
-            for part in self.parts
+            for part in self.layers
             for name, image in zip(part.names, part.images, strict=True)
         }
 
     @property
     def title(self) -> str:
-        layers = ", ".join(part.layer for part in self.parts)
+        layers = ", ".join(part.layer for part in self.layers)
         return f"What units of {layers} in {self.model_name} answer to most"
 
     def numbers(self) -> dict[str, results.Number]:
         out = {
-            "pictures": results.Number(len(self.names), "", f"of {len(self.parts)} layers"),
+            "pictures": results.Number(len(self.names), "", f"of {len(self.layers)} layers"),
         }
-        for part in self.parts:
+        for part in self.layers:
             for name, number in part.numbers().items():
                 out[f"{part.layer}: {name}"] = number
         return out
 
+    @property
+    def parts(self) -> dict[str, results.Result]:
+        return {part.layer: part for part in self.layers}
+
     def write(self, folder: results.Folder) -> None:
-        for part in self.parts:
-            stem = file_stem(part.layer)
-            inner = results.Folder(folder.path / stem)
-            inner.path.mkdir()
-            part.write(inner)
-            for mine, its in (
-                (folder.figures, inner.figures),
-                (folder.tables, inner.tables),
-                (folder.arrays_, inner.arrays_),
-            ):
-                mine += [entry | {"file": f"{stem}/{entry['file']}"} for entry in its]
-            for text in inner.warnings:
-                folder.warn(f"{part.layer}: {text}")
+        """Nothing of its own: each layer is written as a part."""
 
     def plot(self) -> Figure:
         """The first pictures of each layer."""
         shown = [
             (image, title)
-            for part in self.parts
+            for part in self.layers
             for image, title in zip(part.images[:_SHOWN], part.titles, strict=False)
         ]
         return plotting.image_grid(
@@ -102,5 +94,5 @@ def several(
         origin=results.origin(model, seed=seed, started=started, parameters={"layers": layers}),
         warnings=tuple(warnings),
         model_name=model.name,
-        parts=tuple(parts),
+        layers=tuple(parts),
     )

@@ -27,7 +27,7 @@ _SHOWN = 128
 _GAP = 4
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Maximized(results.Result):
     """Pictures that units answer to most."""
 

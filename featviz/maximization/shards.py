@@ -29,7 +29,7 @@ import torch
 from torch import Tensor
 
 from featviz import results
-from featviz.engine import Files, Shard, map_shards
+from featviz.engine_old import Files, Shard, map_shards
 from featviz.errors import UserError
 from featviz.maximization.loop import BLOCK, Climb, Settings, ascend_all, together
 from featviz.maximization.objectives import Objective

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 _COLUMNS = ("layer", "module", "kind", "shape", "parameters", "multiply-adds", "field", "stride")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Summary(results.Result):
     """The layers of a model, in the order in which one picture meets them."""
 

@@ -142,7 +142,7 @@ class ClassRow(NamedTuple):
     """(class, pictures) that its pictures fall into, most first"""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Audit(results.Result):
     """Accuracy of a model against the size of the attack."""
 

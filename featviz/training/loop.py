@@ -479,7 +479,7 @@ def train(
     )
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class TrainResult(results.Result):
     """A trained model, how it got there, and its first kernels on the way."""
 
@@ -921,7 +921,7 @@ def wilson(hits: int, count: int, z: float = 1.959964) -> tuple[float, float]:
     return max(0.0, middle - half), min(1.0, middle + half)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class EvalResult(results.Result):
     """How often a model is right on labelled pictures."""
 

@@ -6,6 +6,7 @@ import base64
 import io
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from PIL import Image
 from featviz.atlas.build import Atlas, build_atlas
 from featviz.atlas.viewer.page import render_page
 from featviz.embedding.extract import embed
+from featviz.models.load import Model
 from featviz.samples import sample_pictures
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
@@ -25,7 +27,7 @@ RENDERERS = ("webgl2", "canvas")
 
 
 @pytest.fixture(scope="module")
-def made(mini, tmp_path_factory: pytest.TempPathFactory) -> tuple[Atlas, str]:
+def made(mini: Model, tmp_path_factory: pytest.TempPathFactory) -> tuple[Atlas, str]:
     """A small real atlas with icons of both kinds, and the address of its page."""
     store = embed(mini, sample_pictures(4))
     atlas = build_atlas(mini, store, icons="both", icon_side=4, icon_steps=2, iterations=(50, 100))
@@ -526,7 +528,9 @@ def test_an_address_leads_back(browser, made) -> None:
     assert state(browser)["pinned"] is None
 
 
-def test_a_picture_is_linked_where_its_folder_is_known(browser, mini, tmp_path) -> None:
+def test_a_picture_is_linked_where_its_folder_is_known(
+    browser, mini: Model, tmp_path: Path
+) -> None:
     from featviz.datasets import open_pictures
 
     folder = tmp_path / "my pictures" / "a#b"

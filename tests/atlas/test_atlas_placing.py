@@ -62,7 +62,7 @@ def test_rows_of_the_map_land_by_their_own_neighbours(made) -> None:
     assert float((moved < reach).double().mean()) > 0.8
 
 
-def test_a_descent_lowers_the_divergence_of_each_point(made, generator) -> None:
+def test_a_descent_lowers_the_divergence_of_each_point(made, generator: torch.Generator) -> None:
     from featviz.atlas.affinities import conditional
 
     index, layout, _ = made

@@ -21,7 +21,7 @@ print(hashlib.sha256(np.ascontiguousarray(layout.xy).tobytes()).hexdigest())
 
 
 @pytest.mark.slow
-def test_a_layout_is_the_same_bytes_in_another_process():
+def test_a_layout_is_the_same_bytes_in_another_process() -> None:
     runs = [
         subprocess.run(
             [sys.executable, "-c", CODE, junk], capture_output=True, text=True, check=True

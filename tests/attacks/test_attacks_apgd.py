@@ -15,7 +15,7 @@ from featviz.attacks.loop import Job, Look, Seats
 from featviz.attacks.square import Blobs, Squares, bump, square
 
 
-def test_the_checkpoints_are_those_of_the_paper():
+def test_the_checkpoints_are_those_of_the_paper() -> None:
     ends = checkpoints(100)
     assert len(ends) == 101
     found = [k for k, window in enumerate(ends) if window]
@@ -38,11 +38,13 @@ def differentiated(loss, logits):
 
 
 @pytest.fixture
-def logits(generator):
+def logits(generator: torch.Generator):
     return 3 * torch.randn(64, 7, generator=generator, dtype=torch.float64)
 
 
-def test_the_losses_and_their_gradients_are_those_of_the_papers(logits, generator):
+def test_the_losses_and_their_gradients_are_those_of_the_papers(
+    logits, generator: torch.Generator
+) -> None:
     labels = torch.randint(0, 7, (64,), generator=generator)
     aims = (labels + 1 + torch.randint(0, 6, (64,), generator=generator)) % 7
     rows = torch.arange(64)
@@ -79,7 +81,9 @@ def test_the_losses_and_their_gradients_are_those_of_the_papers(logits, generato
     torch.testing.assert_close(own[:, None] * weights, gradient)
 
 
-def test_dlr_knows_neither_shift_nor_scale_and_tells_who_errs(logits, generator):
+def test_dlr_knows_neither_shift_nor_scale_and_tells_who_errs(
+    logits, generator: torch.Generator
+) -> None:
     labels = torch.randint(0, 7, (64,), generator=generator)
     aims = (labels + 1) % 7
     for loss in (lambda z: losses.dlr(z, labels), lambda z: losses.dlr_towards(z, labels, aims)):
@@ -94,7 +98,7 @@ def test_dlr_knows_neither_shift_nor_scale_and_tells_who_errs(logits, generator)
     assert bool((value[~wrong] >= -1).all())
 
 
-def test_confidence_does_not_silence_cross_entropy():
+def test_confidence_does_not_silence_cross_entropy() -> None:
     z = torch.tensor([[1e6, 0.0, -1.0]], dtype=torch.float64)
     _, weights = losses.cross_entropy(z, torch.tensor([0]))
     assert float(weights[0, 0]) == -1.0
@@ -124,7 +128,7 @@ def climb(values):
     return sizes
 
 
-def test_the_step_is_halved_where_the_loss_rises_too_seldom():
+def test_the_step_is_halved_where_the_loss_rises_too_seldom() -> None:
     steps = 100
     rising = climb([float(k) for k in range(steps + 1)])
     assert rising == [1.0] * steps  # it always rises: nothing is ever halved
@@ -133,7 +137,7 @@ def test_the_step_is_halved_where_the_loss_rises_too_seldom():
     assert halvings == [22, 41, 57, 70, 80, 87, 93, 99]
 
 
-def test_the_first_step_counts_as_a_rise_only_if_it_is_one():
+def test_the_first_step_counts_as_a_rise_only_if_it_is_one() -> None:
     # 17 of 22 rises are more than 75%, 16 are not. Programs that compare the first loss with a
     # row of zeros count one too many here.
     for rises, halved in ((17, False), (16, True)):
@@ -146,7 +150,7 @@ def test_the_first_step_counts_as_a_rise_only_if_it_is_one():
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
-def test_windows_reach_every_row_and_column(norm):
+def test_windows_reach_every_row_and_column(norm: str) -> None:
     picture = torch.full((3, 8, 8), 0.5)
     seats = Seats(picture, 2)
     walk = (Squares if norm == "linf" else Blobs)(200, 0.2, stretched=True)
@@ -167,7 +171,7 @@ def test_windows_reach_every_row_and_column(norm):
     assert not torch.equal(walk.numbers[0], walk.numbers[1])  # each picture has its own
 
 
-def test_the_window_shrinks_as_the_paper_says():
+def test_the_window_shrinks_as_the_paper_says() -> None:
     walk = Squares(10_000, 0.8, stretched=True)
     marks = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
     for k, mark in enumerate(marks):
@@ -177,7 +181,7 @@ def test_the_window_shrinks_as_the_paper_says():
     assert Squares(1000, 0.8, stretched=False).share(100) == walk.share(100)
 
 
-def test_square_moves_every_value_as_far_as_the_ball_allows():
+def test_square_moves_every_value_as_far_as_the_ball_allows() -> None:
     model, pictures = tiny_model(), photographs(6)
     labels = model(pictures).argmax(1)
     eps = 2 / 255
@@ -192,7 +196,7 @@ def test_square_moves_every_value_as_far_as_the_ball_allows():
     assert bool((size <= 0.05).all() and (size > 0.045).all())
 
 
-def test_bumps_have_length_one_and_a_side_of_each_sign():
+def test_bumps_have_length_one_and_a_side_of_each_sign() -> None:
     for side in (1, 2, 3, 7, 12):
         shape = bump(side)
         assert shape.shape == (side, side)
@@ -200,7 +204,7 @@ def test_bumps_have_length_one_and_a_side_of_each_sign():
     assert bool((bump(7)[:3] >= 0).all() and (bump(7)[3:] <= 0).all())
 
 
-def test_a_later_best_is_kept_with_its_gradient(generator):
+def test_a_later_best_is_kept_with_its_gradient(generator: torch.Generator) -> None:
     # From the start that is given the walk can only lose; its best stays the start.
     model, pictures = tiny_model(), photographs(4)
     labels = model(pictures).argmax(1)

@@ -14,7 +14,7 @@ EPS = (1e-6, 0.5 / 255, 1 / 255, 0.03, 8 / 255, 0.3, 1.0)
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("eps", EPS)
-def test_linf_bounds_hold_exactly_and_are_tight(generator, eps, dtype):
+def test_linf_bounds_hold_exactly_and_are_tight(generator: torch.Generator, eps, dtype) -> None:
     x = torch.rand(4, 3, 8, 8, generator=generator, dtype=torch.float64).to(dtype)
     radii = torch.full((4,), eps, dtype=torch.float64)
     low, high = projections.linf_bounds(x, radii)
@@ -39,7 +39,7 @@ def bisected(v, low, high, eps):
     return (small * v).clamp(low, high)
 
 
-def test_the_l2_projection_is_that_on_ball_and_box(generator):
+def test_the_l2_projection_is_that_on_ball_and_box(generator: torch.Generator) -> None:
     x = torch.rand(24, 60, generator=generator, dtype=torch.float64)
     x[:, ::7] = 0.0  # components without room on one side
     v = torch.randn(24, 60, generator=generator, dtype=torch.float64)
@@ -59,7 +59,7 @@ def test_the_l2_projection_is_that_on_ball_and_box(generator):
     assert bool((((v - projected) * (others - projected)).sum(1) <= 1e-9).all())
 
 
-def test_scaling_and_then_clipping_is_not_the_projection(generator):
+def test_scaling_and_then_clipping_is_not_the_projection(generator: torch.Generator) -> None:
     x = torch.zeros(1, 10, dtype=torch.float64)
     v = torch.ones(1, 10, dtype=torch.float64)
     v[0, :5] = -1.0  # no room below 0
@@ -85,7 +85,7 @@ def drawn_in(v, low, high, eps):
     return (v.sign() * (v.abs() - large).clamp(min=0)).clamp(low, high)
 
 
-def test_the_l1_projection_is_that_on_ball_and_box(generator):
+def test_the_l1_projection_is_that_on_ball_and_box(generator: torch.Generator) -> None:
     x = torch.rand(40, 60, generator=generator, dtype=torch.float64)
     x[:, ::7] = 0.0
     v = torch.randn(40, 60, generator=generator, dtype=torch.float64)
@@ -106,7 +106,7 @@ def test_the_l1_projection_is_that_on_ball_and_box(generator):
 
 
 @pytest.mark.parametrize("norm", ["l2", "l1"])
-def test_the_projections_are_those_of_a_solver(generator, norm):
+def test_the_projections_are_those_of_a_solver(generator: torch.Generator, norm: str) -> None:
     project = {"l2": projections.project_l2, "l1": projections.project_l1}[norm]
     n = 5
     for _ in range(6):
@@ -133,7 +133,9 @@ def test_the_projections_are_those_of_a_solver(generator, norm):
         torch.testing.assert_close(projected, expected, rtol=0, atol=1e-5)
 
 
-def test_the_farthest_picture_of_an_l1_ball_is_the_answer_of_a_linear_program(generator):
+def test_the_farthest_picture_of_an_l1_ball_is_the_answer_of_a_linear_program(
+    generator: torch.Generator,
+) -> None:
     for _ in range(6):
         x = 1.4 * torch.rand(1, 3, 2, 2, generator=generator, dtype=torch.float64) - 0.2
         x = x.clamp(0, 1)
@@ -147,7 +149,9 @@ def test_the_farthest_picture_of_an_l1_ball_is_the_answer_of_a_linear_program(ge
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
-def test_nothing_of_the_ball_lies_farther_along_the_gradient(generator, norm):
+def test_nothing_of_the_ball_lies_farther_along_the_gradient(
+    generator: torch.Generator, norm: str
+) -> None:
     x = torch.rand(8, 3, 4, 4, generator=generator)
     x[:, :, 0] = 0.0
     g = torch.randn(x.shape, generator=generator)
@@ -165,7 +169,7 @@ def test_nothing_of_the_ball_lies_farther_along_the_gradient(generator, norm):
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
-def test_random_starts_fill_the_ball_evenly(generator, norm):
+def test_random_starts_fill_the_ball_evenly(generator: torch.Generator, norm: str) -> None:
     middle = torch.full((3, 2, 2), 0.5)
     eps = 0.3
     starts = torch.stack(
@@ -182,7 +186,7 @@ def test_random_starts_fill_the_ball_evenly(generator, norm):
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
-def test_noise_has_the_size_of_the_ball(generator, norm):
+def test_noise_has_the_size_of_the_ball(generator: torch.Generator, norm: str) -> None:
     picture = torch.full((3, 8, 8), 0.5)
     noisy = projections.random_noise(picture, 0.4, norm, generator)
     size = float(projections.distance(picture[None], noisy[None], norm))
@@ -191,7 +195,7 @@ def test_noise_has_the_size_of_the_ball(generator, norm):
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
-def test_levels_are_whole_and_stay_in_the_ball(generator, norm):
+def test_levels_are_whole_and_stay_in_the_ball(generator: torch.Generator, norm: str) -> None:
     x = torch.randint(0, 256, (6, 3, 9, 9), generator=generator).float() / 255
     eps = torch.tensor([0.2, 1.0, 1.5, 3.0, 8.0, 40.0], dtype=torch.float64) / 255
     eps = eps * {"linf": 1, "l2": 10, "l1": 100}[norm]
@@ -212,7 +216,9 @@ def test_levels_are_whole_and_stay_in_the_ball(generator, norm):
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
-def test_a_random_start_is_inside_and_belongs_to_the_picture_and_the_seed(generator, norm):
+def test_a_random_start_is_inside_and_belongs_to_the_picture_and_the_seed(
+    generator: torch.Generator, norm: str
+) -> None:
     pictures = torch.rand(2, 3, 8, 8, generator=generator)
     keys = [projections.picture_key(p, 0) for p in pictures]
     assert keys[0] != keys[1]
@@ -243,5 +249,5 @@ def test_a_random_start_is_inside_and_belongs_to_the_picture_and_the_seed(genera
         (0.0, "linf", "0"),
     ],
 )
-def test_an_eps_reads_as_people_write_it(eps, norm, text):
+def test_an_eps_reads_as_people_write_it(eps, norm: str, text: str) -> None:
     assert projections.eps_text(eps, norm) == text

@@ -5,12 +5,14 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+from pathlib import Path
 
 import pytest
 import torch
 
 from featviz import images
 from featviz.cli import main as command_line
+from featviz.models.load import Model
 
 METHODS = [
     ("fgsm", "linf", "16/255", []),
@@ -24,7 +26,7 @@ METHODS = [
 ]
 
 
-def run(capsys, *words):
+def run(capsys: pytest.CaptureFixture[str], *words):
     with pytest.raises(SystemExit) as left:
         command_line.main([str(word) for word in words])
     said = capsys.readouterr()
@@ -32,7 +34,7 @@ def run(capsys, *words):
 
 
 @pytest.fixture(scope="module")
-def picture(tmp_path_factory):
+def picture(tmp_path_factory: pytest.TempPathFactory):
     """A picture of another size than the model's, as a file."""
     path = tmp_path_factory.mktemp("pictures") / "one.png"
     ramp = torch.linspace(0.2, 0.8, 80)
@@ -49,8 +51,15 @@ def picture(tmp_path_factory):
 
 @pytest.mark.parametrize(("method", "norm", "eps", "more"), METHODS, ids=lambda v: str(v)[:9])
 def test_what_it_saves_is_adversarial_when_loaded(
-    mini, picture, capsys, tmp_path, method, norm, eps, more
-):
+    mini: Model,
+    picture,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    method: str,
+    norm: str,
+    eps,
+    more,
+) -> None:
     out = tmp_path / "attack"
     code, said, err = run(
         capsys,
@@ -91,7 +100,9 @@ def test_what_it_saves_is_adversarial_when_loaded(
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2", "l1", "l0"])
-def test_the_smallest_change_is_saved_with_its_certificate(mini, picture, capsys, tmp_path, norm):
+def test_the_smallest_change_is_saved_with_its_certificate(
+    mini: Model, picture, capsys: pytest.CaptureFixture[str], tmp_path: Path, norm: str
+) -> None:
     out = tmp_path / "attack"
     code, said, err = run(
         capsys,
@@ -134,7 +145,9 @@ def test_the_smallest_change_is_saved_with_its_certificate(mini, picture, capsys
     assert row["sha256"] == hashlib.sha256(values).hexdigest()
 
 
-def test_a_wrong_method_or_a_target_for_the_suite_is_refused(picture, capsys, tmp_path):
+def test_a_wrong_method_or_a_target_for_the_suite_is_refused(
+    picture, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     out = tmp_path / "attack"
     for words, said in (
         (["--method", "bgd"], "did you mean pgd"),

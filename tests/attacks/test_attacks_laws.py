@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ from featviz.attacks.pgd import bim, fgsm, mi_fgsm, pgd
 from featviz.attacks.square import noise, square
 from featviz.attacks.suite import suite
 from featviz.errors import UserError
+from featviz.models.load import Model
 
 EPS = {"linf": 8 / 255, "l2": 0.6, "l1": 8.0}
 KINDS = {
@@ -76,7 +78,9 @@ def same(one, other, rows=slice(None)):
 
 
 @pytest.mark.parametrize(("method", "norm"), ATTACKS)
-def test_what_is_found_is_inside_ball_and_box_exactly(model, pictures, labels, method, norm):
+def test_what_is_found_is_inside_ball_and_box_exactly(
+    model, pictures, labels, method: str, norm: str
+) -> None:
     eps = torch.logspace(-3, 0, 11, dtype=torch.float64) * EPS[norm]
     given = pictures.clone()
     found = method(model, pictures, labels, eps=eps, norm=norm)
@@ -97,12 +101,14 @@ def test_what_is_found_is_inside_ball_and_box_exactly(model, pictures, labels, m
 
 
 @pytest.mark.parametrize(("method", "norm"), [p for p in WALKS if p in SOME])
-def test_a_large_ball_leaves_nobody_standing(model, pictures, labels, method, norm):
+def test_a_large_ball_leaves_nobody_standing(
+    model, pictures, labels, method: str, norm: str
+) -> None:
     assert bool(method(model, pictures, labels, eps=20 * EPS[norm], norm=norm).success.all())
 
 
 @pytest.mark.parametrize(("method", "norm"), SOME)
-def test_eps_0_gives_the_pictures_back(model, pictures, labels, method, norm):
+def test_eps_0_gives_the_pictures_back(model, pictures, labels, method: str, norm: str) -> None:
     wrong = labels.clone()
     wrong[3] = (wrong[3] + 1) % 5
     found = method(model, pictures, wrong, eps=0.0, norm=norm)
@@ -115,8 +121,8 @@ def test_eps_0_gives_the_pictures_back(model, pictures, labels, method, norm):
 
 @pytest.mark.parametrize(("method", "norm"), ATTACKS)
 def test_order_number_and_neighbours_do_not_matter_bit_for_bit(
-    model, pictures, labels, method, norm
-):
+    model, pictures, labels, method: str, norm: str
+) -> None:
     options = {"eps": EPS[norm] / 4, "norm": norm, "batch_size": 4}
     whole = method(model, pictures, labels, **options)
     if method is not KINDS["noise"]:
@@ -128,7 +134,7 @@ def test_order_number_and_neighbours_do_not_matter_bit_for_bit(
 
 
 @pytest.mark.slow
-def test_the_same_holds_on_a_real_alexnet(real_alexnet, shared_data):
+def test_the_same_holds_on_a_real_alexnet(real_alexnet: Model, shared_data: Path) -> None:
     from featviz.datasets import open_pictures, read_all
 
     some = open_pictures(shared_data / "imagenet_val").spread(5)
@@ -141,7 +147,9 @@ def test_the_same_holds_on_a_real_alexnet(real_alexnet, shared_data):
 
 
 @pytest.mark.parametrize(("method", "norm"), SOME)
-def test_channels_last_and_strided_pictures_give_the_same(model, pictures, labels, method, norm):
+def test_channels_last_and_strided_pictures_give_the_same(
+    model, pictures, labels, method: str, norm: str
+) -> None:
     plain = method(model, pictures, labels, eps=EPS[norm] / 4, norm=norm)
     last = pictures.contiguous(memory_format=torch.channels_last)
     wide = pictures.repeat_interleave(2, -1)[..., ::2]
@@ -150,7 +158,7 @@ def test_channels_last_and_strided_pictures_give_the_same(model, pictures, label
     assert same(plain, method(model, wide, labels, eps=EPS[norm] / 4, norm=norm))
 
 
-def test_the_same_seed_gives_the_same_and_another_seed_another(model, pictures, labels):
+def test_the_same_seed_gives_the_same_and_another_seed_another(model, pictures, labels) -> None:
     short = (partial(pgd, steps=3), partial(apgd, steps=3), noise, partial(square, queries=9))
     for method in short:
         runs = [method(model, pictures[:4], labels[:4], eps=1 / 255, seed=s) for s in (0, 0, 1)]
@@ -160,8 +168,8 @@ def test_the_same_seed_gives_the_same_and_another_seed_another(model, pictures, 
 
 @pytest.mark.parametrize(("method", "norm"), SOME)
 def test_what_is_wrong_already_costs_a_pass_at_most_and_stays_as_it_was(
-    model, pictures, labels, method, norm
-):
+    model, pictures, labels, method: str, norm: str
+) -> None:
     wrong = (labels + 1) % 5
     found = method(model, pictures, wrong, eps=EPS[norm], norm=norm)
     assert bool(found.already.all() and found.success.all())
@@ -175,7 +183,7 @@ def test_what_is_wrong_already_costs_a_pass_at_most_and_stays_as_it_was(
 
 
 @pytest.mark.parametrize(("method", "norm"), SOME)
-def test_one_clean_pass_serves_all_attacks(model, pictures, labels, method, norm):
+def test_one_clean_pass_serves_all_attacks(model, pictures, labels, method: str, norm: str) -> None:
     plain = method(model, pictures, labels, eps=EPS[norm] / 4, norm=norm)
     told = method(model, pictures, labels, eps=EPS[norm] / 4, norm=norm, clean=model(pictures))
     for name in ("adversarial", "success", "success_8bit", "clean", "predicted", "distance"):
@@ -186,7 +194,7 @@ def test_one_clean_pass_serves_all_attacks(model, pictures, labels, method, norm
 
 
 @pytest.mark.parametrize(("method", "norm"), SOME)
-def test_the_trace_tells_when_it_was_won(model, pictures, labels, method, norm):
+def test_the_trace_tells_when_it_was_won(model, pictures, labels, method: str, norm: str) -> None:
     found = method(model, pictures, labels, eps=EPS[norm] / 2, norm=norm)
     looks = ~found.trace.isnan()
     for i in range(11):
@@ -208,7 +216,9 @@ def test_the_trace_tells_when_it_was_won(model, pictures, labels, method, norm):
 
 
 @pytest.mark.parametrize(("method", "norm"), [p for p in WALKS[:-3] if p in SOME])
-def test_searching_in_bf16_is_judged_in_float32(model, pictures, labels, method, norm):
+def test_searching_in_bf16_is_judged_in_float32(
+    model, pictures, labels, method: str, norm: str
+) -> None:
     options = {"eps": EPS[norm] / 4, "norm": norm, "batch_size": 4, "precision": "bfloat16"}
     found = method(model, pictures, labels, **options)
     assert torch.equal(found.success, model(found.adversarial).argmax(1) != labels)
@@ -220,7 +230,9 @@ def test_searching_in_bf16_is_judged_in_float32(model, pictures, labels, method,
 
 @pytest.mark.parametrize("norm", EPS)
 @pytest.mark.parametrize("kind", ["apgd-dlr", "apgd-t", "suite"])
-def test_scaling_the_logits_changes_neither_dlr_nor_the_suite(model, pictures, labels, kind, norm):
+def test_scaling_the_logits_changes_neither_dlr_nor_the_suite(
+    model, pictures, labels, kind: str, norm: str
+) -> None:
     method = KINDS[kind]
     options = {"eps": EPS[norm] / 4, "norm": norm}
     plain = method(model, pictures, labels, **options)
@@ -236,7 +248,7 @@ def test_scaling_the_logits_changes_neither_dlr_nor_the_suite(model, pictures, l
 class Counting(nn.Module):
     """A model that counts its passes, and can fail at one of them."""
 
-    def __init__(self, model: nn.Module, fail_at: int | None = None):
+    def __init__(self, model: nn.Module, fail_at: int | None = None) -> None:
         super().__init__()
         self.model, self.calls, self.fail_at = model, 0, fail_at
 
@@ -248,13 +260,13 @@ class Counting(nn.Module):
 
 
 @pytest.mark.parametrize(("method", "norm"), SOME)
-def test_every_pass_is_counted(model, pictures, labels, method, norm):
+def test_every_pass_is_counted(model, pictures, labels, method: str, norm: str) -> None:
     counting = Counting(model)
     found = method(counting, pictures[:5], labels[:5], eps=EPS[norm] / 4, norm=norm, batch_size=1)
     assert counting.calls == int(found.forwards.sum())
 
 
-def test_a_fooled_picture_leaves_and_another_takes_its_place(model, pictures, labels):
+def test_a_fooled_picture_leaves_and_another_takes_its_place(model, pictures, labels) -> None:
     found = pgd(model, pictures[:8], labels[:8], eps=1.0, batch_size=2, random_start=False, steps=4)
     assert bool(found.success.all())
     spent = found.forwards - (found.success & ~found.already).long()  # without the 8-bit judge
@@ -265,7 +277,7 @@ def test_a_fooled_picture_leaves_and_another_takes_its_place(model, pictures, la
     assert int(spent.sum()) <= 2 * search <= int(spent.sum()) + 2 * int(spent.max())
 
 
-def test_counts_are_those_of_the_passes_made(model, pictures, labels):
+def test_counts_are_those_of_the_passes_made(model, pictures, labels) -> None:
     counting = Counting(model)
     found = pgd(counting, pictures, labels, eps=0.2 / 255, steps=3, restarts=2, batch_size=1)
     judged = int((found.success & ~found.already).sum())
@@ -280,7 +292,9 @@ def test_counts_are_those_of_the_passes_made(model, pictures, labels):
 
 @pytest.mark.parametrize("method", KINDS.values(), ids=KINDS)
 @pytest.mark.parametrize("fail_at", [None, 1, 3])
-def test_the_model_and_the_random_state_are_found_as_they_were(pictures, fail_at, method):
+def test_the_model_and_the_random_state_are_found_as_they_were(
+    pictures, fail_at, method: str
+) -> None:
     net = tiny_net()
     net[1].eval()
     net[4].weight.requires_grad_(False)
@@ -311,7 +325,9 @@ def test_the_model_and_the_random_state_are_found_as_they_were(pictures, fail_at
 
 
 @pytest.mark.parametrize("method", KINDS.values(), ids=KINDS)
-def test_an_attack_works_within_no_grad_and_inference_mode(model, pictures, labels, method):
+def test_an_attack_works_within_no_grad_and_inference_mode(
+    model, pictures, labels, method: str
+) -> None:
     pictures, labels = pictures[:3], labels[:3]
     plain = method(model, pictures, labels, eps=1 / 255)
     with torch.no_grad():
@@ -321,7 +337,9 @@ def test_an_attack_works_within_no_grad_and_inference_mode(model, pictures, labe
 
 
 @pytest.mark.parametrize(("method", "norm"), [p for p in AIMED if p in SOME])
-def test_a_targeted_attack_reaches_its_target(model, pictures, labels, method, norm):
+def test_a_targeted_attack_reaches_its_target(
+    model, pictures, labels, method: str, norm: str
+) -> None:
     aims = (labels + 1) % 5
     found = method(model, pictures, aims, eps=3 * EPS[norm], norm=norm, targeted=True)
     answers = model(found.adversarial).argmax(1)
@@ -332,7 +350,9 @@ def test_a_targeted_attack_reaches_its_target(model, pictures, labels, method, n
 
 
 @pytest.mark.parametrize(("method", "norm"), SOME)
-def test_success_is_counted_on_the_saved_picture(model, pictures, labels, method, norm):
+def test_success_is_counted_on_the_saved_picture(
+    model, pictures, labels, method: str, norm: str
+) -> None:
     found = method(model, pictures, labels, eps=EPS[norm] / 4, norm=norm)
     saved = images.quantise(found.adversarial)
     answers = model(saved).argmax(1)
@@ -340,7 +360,7 @@ def test_success_is_counted_on_the_saved_picture(model, pictures, labels, method
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
-def test_an_8_bit_attack_finds_8_bit_pictures(model, pictures, labels, norm):
+def test_an_8_bit_attack_finds_8_bit_pictures(model, pictures, labels, norm: str) -> None:
     found = pgd(model, pictures, labels, eps=EPS[norm], norm=norm, eight_bit=True)
     assert torch.equal(images.quantise(found.adversarial), found.adversarial)
     assert torch.equal(found.success, found.success_8bit)
@@ -349,7 +369,9 @@ def test_an_8_bit_attack_finds_8_bit_pictures(model, pictures, labels, norm):
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
-def test_a_saved_adversarial_is_adversarial_still_when_loaded(model, pictures, tmp_path, norm):
+def test_a_saved_adversarial_is_adversarial_still_when_loaded(
+    model, pictures, tmp_path: Path, norm: str
+) -> None:
     result = attack(model, pictures[:4], eps=EPS[norm], norm=norm, names=list("abcd"))
     folder = result.save(tmp_path / "attack")
     assert bool(result.found.success.all())
@@ -361,7 +383,7 @@ def test_a_saved_adversarial_is_adversarial_still_when_loaded(model, pictures, t
         assert torch.equal(original, pictures[i])
 
 
-def test_attack_reports_what_happened(model, pictures, tmp_path):
+def test_attack_reports_what_happened(model, pictures, tmp_path: Path) -> None:
     from featviz.results import read_result
 
     # Towards what the model says of the first picture: that one is there already.
@@ -383,7 +405,7 @@ def test_attack_reports_what_happened(model, pictures, tmp_path):
     assert "<img" in result._repr_html_()
 
 
-def test_the_amplification_is_as_stated(model, pictures):
+def test_the_amplification_is_as_stated(model, pictures) -> None:
     result = attack(model, pictures[:1], eps=8 / 255)
     shown, factor = result.perturbation(0)
     change = result.found.adversarial[0] - pictures[0]
@@ -404,12 +426,14 @@ def test_the_amplification_is_as_stated(model, pictures):
         ({"eps": 0.1, "batch_size": 0}, "batch_size is 0"),
     ],
 )
-def test_settings_out_of_range_are_refused_in_words(model, pictures, labels, options, message):
+def test_settings_out_of_range_are_refused_in_words(
+    model, pictures, labels, options, message: str
+) -> None:
     with pytest.raises(UserError, match=message):
         pgd(model, pictures, labels, **options)
 
 
-def test_input_that_is_no_pictures_or_labels_is_refused_in_words(model, pictures, labels):
+def test_input_that_is_no_pictures_or_labels_is_refused_in_words(model, pictures, labels) -> None:
     with pytest.raises(UserError, match=r"must lie in \[0, 1\], these reach from -1.98"):
         pgd(model, 4 * pictures - 2, labels, eps=0.1)
     with pytest.raises(UserError, match=r"must lie in \[0, 1\]"):
@@ -428,7 +452,7 @@ def test_input_that_is_no_pictures_or_labels_is_refused_in_words(model, pictures
         attack(model, pictures, target="kind 9")
 
 
-def test_the_suite_is_no_weaker_than_its_parts(model, pictures, labels):
+def test_the_suite_is_no_weaker_than_its_parts(model, pictures, labels) -> None:
     parts = (fgsm, apgd, partial(apgd, loss="dlr"), partial(apgd_targeted, targets=2))
     for norm, eps in EPS.items():
         options = {"eps": eps / 6, "norm": norm}
@@ -442,7 +466,7 @@ def test_the_suite_is_no_weaker_than_its_parts(model, pictures, labels):
 
 
 @pytest.mark.parametrize("classes", [2, 3])
-def test_the_suite_works_with_few_classes_where_dlr_does_not(pictures, classes):
+def test_the_suite_works_with_few_classes_where_dlr_does_not(pictures, classes) -> None:
     few = tiny_model(classes=classes)
     labels = few(pictures).argmax(1)
     assert bool(suite(few, pictures, labels, eps=0.2).success.all())
@@ -453,7 +477,7 @@ def test_the_suite_works_with_few_classes_where_dlr_does_not(pictures, classes):
             apgd(few, pictures, labels, eps=1 / 255, loss="dlr")
 
 
-def test_any_callable_joins_in_and_is_judged_by_us(model, pictures, labels):
+def test_any_callable_joins_in_and_is_judged_by_us(model, pictures, labels) -> None:
     options = {"eps": EPS["linf"], "norm": "linf"}
     ours = fgsm(model, pictures, labels, **options)
 
@@ -508,7 +532,7 @@ def test_any_callable_joins_in_and_is_judged_by_us(model, pictures, labels):
     ],
 )
 def test_options_out_of_range_are_refused_in_words(
-    model, pictures, labels, method, options, message
-):
+    model, pictures, labels, method: str, options, message: str
+) -> None:
     with pytest.raises(UserError, match=message):
         method(model, pictures, labels, eps=0.1, **options)

@@ -20,7 +20,9 @@ ZEROS = torch.zeros(8, dtype=torch.long)
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
-def test_fgsm_changes_the_margin_by_eps_times_the_dual_norm(generator, norm):
+def test_fgsm_changes_the_margin_by_eps_times_the_dual_norm(
+    generator: torch.Generator, norm: str
+) -> None:
     weights = torch.randn(2, 48, generator=generator, dtype=torch.float64)
     model = Linear(weights, torch.tensor([100.0, 0.0], dtype=torch.float64))
     pictures = 0.3 + 0.4 * torch.rand(8, 3, 4, 4, generator=generator, dtype=torch.float64)
@@ -35,7 +37,7 @@ def test_fgsm_changes_the_margin_by_eps_times_the_dual_norm(generator, norm):
     torch.testing.assert_close(size, eps, rtol=2e-7, atol=0)
 
 
-def optimal(model, pictures, norm, box):
+def optimal(model, pictures, norm: str, box):
     """The smallest distance of each picture to the other class, in closed form."""
     w = (model.weights[0] - model.weights[1]).detach()
     logits = model(pictures).detach()
@@ -61,8 +63,8 @@ LAST = {
 @pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
 @pytest.mark.parametrize("method", LAST.values(), ids=LAST)
 def test_an_attack_succeeds_just_above_the_smallest_distance_and_fails_just_below(
-    generator, norm, box, method
-):
+    generator: torch.Generator, norm: str, box, method: str
+) -> None:
     if (method, norm) == (LAST["pgd"], "l1"):
         return  # its steps keep their length: it comes near to the optimum, no more
     model, pictures = two_classes(generator)
@@ -83,7 +85,7 @@ def test_an_attack_succeeds_just_above_the_smallest_distance_and_fails_just_belo
     assert bool((above.distance >= optimum * (1 - 1e-9)).all())
 
 
-def test_pgd_leaves_by_the_nearest_of_many_classes(generator):
+def test_pgd_leaves_by_the_nearest_of_many_classes(generator: torch.Generator) -> None:
     weights = torch.randn(6, 48, generator=generator, dtype=torch.float64)
     pictures = 0.4 + 0.2 * torch.rand(8, 3, 4, 4, generator=generator, dtype=torch.float64)
     logits = pictures.flatten(1) @ weights.T
@@ -106,7 +108,9 @@ def test_pgd_leaves_by_the_nearest_of_many_classes(generator):
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
-def test_the_linear_estimate_is_exact_on_a_linear_model(generator, norm):
+def test_the_linear_estimate_is_exact_on_a_linear_model(
+    generator: torch.Generator, norm: str
+) -> None:
     weights = torch.randn(6, 48, generator=generator, dtype=torch.float64)
     model = Linear(weights, torch.zeros(6, dtype=torch.float64)).requires_grad_(False)
     pictures = torch.rand(5, 3, 4, 4, generator=generator, dtype=torch.float64)
@@ -128,7 +132,7 @@ def test_the_linear_estimate_is_exact_on_a_linear_model(generator, norm):
     torch.testing.assert_close(found.logits, logits)
 
 
-def test_momentum_adds_gradients_of_length_one_in_l1(generator):
+def test_momentum_adds_gradients_of_length_one_in_l1(generator: torch.Generator) -> None:
     # On a linear model every gradient is the same, so that momentum changes no sign.
     model, pictures = two_classes(generator)
     eps = optimal(model, pictures, "linf", True)
@@ -138,7 +142,7 @@ def test_momentum_adds_gradients_of_length_one_in_l1(generator):
         torch.testing.assert_close(moved.adversarial, plain.adversarial)
 
 
-def test_a_confident_model_hides_no_gradient():
+def test_a_confident_model_hides_no_gradient() -> None:
     # Softmax of these logits is exactly (1, 0) in float64; cross-entropy's gradient is then 0.
     weights = 1e5 * torch.stack([torch.ones(48), -torch.ones(48)])
     model = Linear(weights, torch.zeros(2))
@@ -154,7 +158,7 @@ def test_a_confident_model_hides_no_gradient():
     assert not found.zero_gradients.any()
 
 
-def test_adding_a_constant_to_the_logits_changes_nothing(generator):
+def test_adding_a_constant_to_the_logits_changes_nothing(generator: torch.Generator) -> None:
     weights = torch.randn(4, 48, generator=generator, dtype=torch.float64)
     pictures = torch.rand(8, 3, 4, 4, generator=generator, dtype=torch.float64)
     labels = (pictures.flatten(1) @ weights.T).argmax(1)

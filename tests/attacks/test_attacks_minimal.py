@@ -13,7 +13,7 @@ from torch import nn
 from featviz.attacks.minimal import NORMS, minimal
 
 
-def linear_case(generator, *, classes=5, side=4, near_edge=True):
+def linear_case(generator: torch.Generator, *, classes=5, side=4, near_edge=True):
     """A linear model and pictures; `near_edge`: with many pixels at 0 and 1, so the box matters."""
     n = 3 * side * side
     weights = torch.randn(classes, n, generator=generator, dtype=torch.float64)
@@ -24,7 +24,7 @@ def linear_case(generator, *, classes=5, side=4, near_edge=True):
     return model, pictures, model(pictures).argmax(1)
 
 
-def optimum(model, pictures, labels, norm, *, box=True):
+def optimum(model, pictures, labels, norm: str, *, box=True):
     weights, bias = model.weights.detach().numpy(), model.bias.detach().numpy()
     return np.array(
         [
@@ -36,7 +36,9 @@ def optimum(model, pictures, labels, norm, *, box=True):
 
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("near_edge", [True, False])
-def test_linear_models_within_a_percent_of_the_optimum(generator, norm, near_edge):
+def test_linear_models_within_a_percent_of_the_optimum(
+    generator: torch.Generator, norm: str, near_edge
+) -> None:
     model, pictures, labels = linear_case(generator, near_edge=near_edge)
     exact = optimum(model, pictures, labels, norm)
     free = optimum(model, pictures, labels, norm, box=False)
@@ -51,7 +53,7 @@ def test_linear_models_within_a_percent_of_the_optimum(generator, norm, near_edg
 class Ball(nn.Module):
     """Class 0 within a ball, class 1 outside: logits (R^2 - |x - a|^2, 0)."""
 
-    def __init__(self, centre, radius):
+    def __init__(self, centre, radius) -> None:
         super().__init__()
         self.centre, self.radius = centre, radius
 
@@ -61,7 +63,7 @@ class Ball(nn.Module):
 
 
 @pytest.mark.parametrize("norm", ["l1", "l2", "linf"])
-def test_the_way_out_of_a_ball(generator, norm):
+def test_the_way_out_of_a_ball(generator: torch.Generator, norm: str) -> None:
     centre = 0.4 + 0.2 * torch.rand(3, 4, 4, generator=generator, dtype=torch.float64)
     offset = 0.04 * torch.randn(6, 3, 4, 4, generator=generator, dtype=torch.float64)
     pictures = centre + offset
@@ -79,7 +81,7 @@ def test_the_way_out_of_a_ball(generator, norm):
     assert ratio.max() <= 1.02
 
 
-def relu_net(seed, inputs=12, hidden=10, classes=3):
+def relu_net(seed: int, inputs=12, hidden=10, classes=3):
     """A random net with one hidden layer as torch and as numpy layers."""
     rng = np.random.default_rng(seed)
     layers = [
@@ -96,7 +98,9 @@ def relu_net(seed, inputs=12, hidden=10, classes=3):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("norm", "mean_excess"), [("l0", 0.05), ("l1", 0.05), ("linf", 0.05)])
-def test_small_relu_nets_against_an_exact_program(generator, norm, mean_excess):
+def test_small_relu_nets_against_an_exact_program(
+    generator: torch.Generator, norm: str, mean_excess
+) -> None:
     ratios = []
     for seed in range(3):
         net, layers = relu_net(seed)

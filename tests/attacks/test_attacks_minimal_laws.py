@@ -64,7 +64,7 @@ def same(one, other, rows=slice(None), others=slice(None)):
 
 
 @every
-def test_what_is_found_fools_and_is_as_far_as_it_says(model, pictures, labels, attack):
+def test_what_is_found_fools_and_is_as_far_as_it_says(model, pictures, labels, attack) -> None:
     given = pictures.clone()
     found = attack(model, pictures, labels)
     assert torch.equal(pictures, given)
@@ -82,7 +82,9 @@ def test_what_is_found_fools_and_is_as_far_as_it_says(model, pictures, labels, a
 
 
 @pytest.mark.parametrize("norm", NORMS)
-def test_with_8_bits_each_picture_found_is_one_that_a_file_holds(model, pictures, labels, norm):
+def test_with_8_bits_each_picture_found_is_one_that_a_file_holds(
+    model, pictures, labels, norm: str
+) -> None:
     found = minimal(model, pictures, labels, norm=norm, steps=40, eight_bit=True)
     clean = images.quantise(pictures)
     levels = found.adversarial.double() * 255
@@ -99,7 +101,7 @@ def test_with_8_bits_each_picture_found_is_one_that_a_file_holds(model, pictures
     assert bool((found.distance <= 1.3 * free + grain).all())
 
 
-def test_with_8_bits_a_linear_model_falls_at_the_first_level_that_does_it():
+def test_with_8_bits_a_linear_model_falls_at_the_first_level_that_does_it() -> None:
     model, pictures = two_classes(torch.Generator().manual_seed(6))
     model, clean = model.float(), images.quantise(pictures)
     labels = model(clean).argmax(1)
@@ -114,7 +116,7 @@ def test_with_8_bits_a_linear_model_falls_at_the_first_level_that_does_it():
 
 
 @every
-def test_neither_order_nor_neighbours_matter_bit_for_bit(model, pictures, labels, attack):
+def test_neither_order_nor_neighbours_matter_bit_for_bit(model, pictures, labels, attack) -> None:
     whole = attack(model, pictures, labels, batch_size=4)
     order = torch.randperm(9, generator=torch.Generator().manual_seed(2))
     assert same(whole, attack(model, pictures[order], labels[order], batch_size=4), order)
@@ -123,7 +125,9 @@ def test_neither_order_nor_neighbours_matter_bit_for_bit(model, pictures, labels
 
 
 @every
-def test_what_is_wrong_already_is_at_distance_0_and_costs_one_pass(model, pictures, labels, attack):
+def test_what_is_wrong_already_is_at_distance_0_and_costs_one_pass(
+    model, pictures, labels, attack
+) -> None:
     some = labels.clone()
     some[[1, 4]] = (some[[1, 4]] + 1) % 5
     found = attack(model, pictures, some, batch_size=4)
@@ -140,7 +144,7 @@ def test_what_is_wrong_already_is_at_distance_0_and_costs_one_pass(model, pictur
 
 
 @pytest.mark.parametrize("attack", TARGETED.values(), ids=TARGETED.keys())
-def test_a_target_is_reached(model, pictures, labels, attack):
+def test_a_target_is_reached(model, pictures, labels, attack) -> None:
     aims = (labels + 1 + torch.arange(9) % 4) % 5
     found = attack(model, pictures, aims, targeted=True)
     assert torch.equal(found.success, model(found.adversarial).argmax(1) == aims)
@@ -148,7 +152,7 @@ def test_a_target_is_reached(model, pictures, labels, attack):
 
 
 @pytest.mark.parametrize("attack", [SHORT["minimal-l1"], SHORT["fmn-l2"], SHORT["superdeepfool"]])
-def test_channels_last_and_strided_pictures_give_the_same(model, pictures, labels, attack):
+def test_channels_last_and_strided_pictures_give_the_same(model, pictures, labels, attack) -> None:
     plain = attack(model, pictures, labels)
     last = pictures.contiguous(memory_format=torch.channels_last)
     wide = pictures.repeat_interleave(2, -1)[..., ::2]
@@ -159,7 +163,7 @@ def test_channels_last_and_strided_pictures_give_the_same(model, pictures, label
 class Breaking(nn.Module):
     """A net that gives up at one of its passes."""
 
-    def __init__(self, net, fail_at):
+    def __init__(self, net, fail_at) -> None:
         super().__init__()
         self.net, self.calls, self.fail_at = net, 0, fail_at
 
@@ -172,7 +176,7 @@ class Breaking(nn.Module):
 
 @pytest.mark.parametrize("fail_at", [0, 1, 5])
 @every
-def test_the_model_and_the_random_state_are_found_as_they_were(pictures, attack, fail_at):
+def test_the_model_and_the_random_state_are_found_as_they_were(pictures, attack, fail_at) -> None:
     net = tiny_net()
     labels = tiny_net().eval()(pictures[:3]).argmax(1)
     model = Breaking(net, fail_at).train()
@@ -194,7 +198,7 @@ def test_the_model_and_the_random_state_are_found_as_they_were(pictures, attack,
     assert torch.equal(torch.get_rng_state(), random_state)
 
 
-def linear_case(generator, count=6):
+def linear_case(generator: torch.Generator, count: int = 6):
     weights = torch.randn(5, 48, generator=generator, dtype=torch.float64)
     pictures = torch.rand(count, 3, 4, 4, generator=generator, dtype=torch.float64)
     pictures = (1.3 * pictures - 0.15).clamp(0, 1)
@@ -217,7 +221,9 @@ NEAR = {
 
 
 @pytest.mark.parametrize(("attack", "within"), NEAR.values(), ids=NEAR.keys())
-def test_the_published_methods_come_near_a_linear_optimum(generator, attack, within):
+def test_the_published_methods_come_near_a_linear_optimum(
+    generator: torch.Generator, attack, within
+) -> None:
     model, pictures, labels = linear_case(generator)
     found = attack(model, pictures, labels)
     exact = np.array(
@@ -239,7 +245,9 @@ def test_the_published_methods_come_near_a_linear_optimum(generator, attack, wit
 
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("change", ["constant", "1e3", "1e-3"])
-def test_neither_a_constant_nor_a_factor_on_the_logits_matters(generator, norm, change):
+def test_neither_a_constant_nor_a_factor_on_the_logits_matters(
+    generator: torch.Generator, norm: str, change
+) -> None:
     model, pictures, labels = linear_case(generator)
     factor, constant = {"constant": (1.0, 1024.0), "1e3": (1e3, 0.0), "1e-3": (1e-3, 0.0)}[change]
     other = Linear(factor * model.weights.data, factor * model.bias.data + constant)
@@ -250,7 +258,7 @@ def test_neither_a_constant_nor_a_factor_on_the_logits_matters(generator, norm, 
 
 @pytest.mark.parametrize("steps", [10, 24, 77])
 @pytest.mark.parametrize("norm", ["l0", "l2"])
-def test_no_picture_costs_more_than_it_may(model, pictures, labels, steps, norm):
+def test_no_picture_costs_more_than_it_may(model, pictures, labels, steps, norm: str) -> None:
     found = minimal(model, pictures[:3], labels[:3], norm=norm, steps=steps, batch_size=2)
     assert int(found.forwards.max()) <= steps
     assert int(found.backwards.max()) <= steps
@@ -259,7 +267,7 @@ def test_no_picture_costs_more_than_it_may(model, pictures, labels, steps, norm)
 
 
 @pytest.mark.slow
-def test_more_steps_find_no_larger_changes_on_the_whole(model, pictures, labels):
+def test_more_steps_find_no_larger_changes_on_the_whole(model, pictures, labels) -> None:
     for norm in NORMS:
         few, many = (
             minimal(model, pictures, labels, norm=norm, steps=s, batch_size=9) for s in (12, 50)
@@ -267,7 +275,7 @@ def test_more_steps_find_no_larger_changes_on_the_whole(model, pictures, labels)
         assert float(many.distance.mean()) <= float(few.distance.mean()) * (1 + 1e-9)
 
 
-def test_a_gradient_of_0_is_counted_and_leaves_the_picture_standing():
+def test_a_gradient_of_0_is_counted_and_leaves_the_picture_standing() -> None:
     class Blind(nn.Module):
         def forward(self, x):
             rounded = (x * 0).sum((1, 2, 3))
@@ -282,7 +290,7 @@ def test_a_gradient_of_0_is_counted_and_leaves_the_picture_standing():
         assert bool(found.adversarial.isfinite().all())
 
 
-def test_bisection_shortens_what_another_attack_has_found(model, pictures, labels):
+def test_bisection_shortens_what_another_attack_has_found(model, pictures, labels) -> None:
     start = pgd(model, pictures, labels, eps=0.2, steps=5)
     assert start.success.all()
     for norm in ("l2", "linf", "l1"):
@@ -297,13 +305,15 @@ def test_bisection_shortens_what_another_attack_has_found(model, pictures, label
         assert bool((model(nearer).argmax(1) == labels)[moved].all())
 
 
-def test_bisection_from_what_does_not_fool_finds_nothing(model, pictures, labels):
+def test_bisection_from_what_does_not_fool_finds_nothing(model, pictures, labels) -> None:
     found = bisect(model, pictures, labels, pictures)
     assert not found.success.any()
     assert bool(found.distance.isinf().all())
 
 
-def test_the_smallest_eps_of_a_budgeted_attack_meets_the_linear_optimum(generator):
+def test_the_smallest_eps_of_a_budgeted_attack_meets_the_linear_optimum(
+    generator: torch.Generator,
+) -> None:
     model, pictures = two_classes(generator)
     labels = torch.zeros(len(pictures), dtype=torch.long)
 
@@ -318,7 +328,7 @@ def test_the_smallest_eps_of_a_budgeted_attack_meets_the_linear_optimum(generato
     assert ratio.max() <= 1.01
 
 
-def test_who_stands_at_the_largest_eps_is_not_asked_again():
+def test_who_stands_at_the_largest_eps_is_not_asked_again() -> None:
     asked = []
 
     def attack(rows, eps):
@@ -331,7 +341,7 @@ def test_who_stands_at_the_largest_eps_is_not_asked_again():
     assert bool((found[[0, 2]] >= 0.3).all() and (found[[0, 2]] <= 0.3 + 2**-8).all())
 
 
-def test_changed_pixels_are_counted_once():
+def test_changed_pixels_are_counted_once() -> None:
     clean = torch.zeros(2, 3, 2, 2)
     changed = clean.clone()
     changed[0, :, 0, 0] = 1
@@ -358,7 +368,7 @@ def test_changed_pixels_are_counted_once():
         (lambda m, x, y: minimal_eps(lambda r, e: e[:1], 3, largest=1.0), "as many distances"),
     ],
 )
-def test_mistakes_are_told_in_one_line(model, pictures, labels, call, message):
+def test_mistakes_are_told_in_one_line(model, pictures, labels, call, message: str) -> None:
     with pytest.raises(UserError, match=message) as error:
         call(model, pictures, labels)
     assert "\n" not in str(error.value)

@@ -11,7 +11,7 @@ from oracles.relu_milp import smallest_change
 from scipy.optimize import linprog, minimize
 
 
-def draws(count, n, seed=0):
+def draws(count: int, n, seed: int = 0):
     """Half-spaces and points; some components at the edges of the box."""
     rng = np.random.default_rng(seed)
     for _ in range(count):
@@ -20,7 +20,7 @@ def draws(count, n, seed=0):
         yield w, x, float(rng.uniform(0.1, 0.9) * (np.abs(w) * room).sum())
 
 
-def linear_program(w, x, margin, norm, *, box):
+def linear_program(w, x, margin, norm: str, *, box):
     n = len(w)
     costs = n if norm == "l1" else 1
     spread = np.eye(n) if norm == "l1" else np.ones((n, 1))
@@ -36,14 +36,14 @@ def linear_program(w, x, margin, norm, *, box):
 
 @pytest.mark.parametrize("box", [False, True])
 @pytest.mark.parametrize("norm", ["l1", "linf"])
-def test_half_spaces_agree_with_a_linear_program(norm, box):
+def test_half_spaces_agree_with_a_linear_program(norm: str, box) -> None:
     for w, x, margin in draws(25, 9):
         expected = linear_program(w, x, margin, norm, box=box)
         assert half_space(w, x, margin, norm, box=box) == pytest.approx(expected, rel=1e-6)
 
 
 @pytest.mark.parametrize("box", [False, True])
-def test_half_spaces_agree_with_a_quadratic_program(box):
+def test_half_spaces_agree_with_a_quadratic_program(box) -> None:
     for w, x, margin in draws(15, 6):
         solved = minimize(
             lambda d: d @ d,
@@ -63,7 +63,7 @@ def test_half_spaces_agree_with_a_quadratic_program(box):
         assert found == pytest.approx(np.sqrt(solved.fun), rel=1e-5)
 
 
-def test_fewest_components_agree_with_enumeration():
+def test_fewest_components_agree_with_enumeration() -> None:
     for w, x, margin in draws(25, 7):
         gain = np.abs(w) * np.where(w > 0, x, 1 - x)
         fewest = next(
@@ -75,20 +75,20 @@ def test_fewest_components_agree_with_enumeration():
 
 
 @pytest.mark.parametrize("norm", ["l0", "l1", "l2", "linf"])
-def test_out_of_reach_is_infinitely_far(norm):
+def test_out_of_reach_is_infinitely_far(norm: str) -> None:
     w, x = np.array([1.0, -2.0]), np.array([0.25, 0.5])
     assert half_space(w, x, 1.3, norm) == np.inf
     assert half_space(w, x, 1.3, norm, box=False) < np.inf
 
 
 @pytest.mark.parametrize(("norm", "dual"), [("l1", np.inf), ("l2", 2), ("linf", 1)])
-def test_without_a_box_it_is_the_margin_over_the_dual_norm(norm, dual):
+def test_without_a_box_it_is_the_margin_over_the_dual_norm(norm: str, dual) -> None:
     for w, x, margin in draws(5, 8):
         expected = margin / np.linalg.norm(w, dual)
         assert half_space(w, x, margin, norm, box=False) == pytest.approx(expected, rel=1e-12)
 
 
-def sphere_distance(x, centre, radius, norm):
+def sphere_distance(x, centre, radius, norm: str):
     """From many directions and many sizes: the smallest change that leaves the ball."""
     rng = np.random.default_rng(1)
     n = len(x)
@@ -110,7 +110,7 @@ def sphere_distance(x, centre, radius, norm):
 
 
 @pytest.mark.parametrize("norm", ["l1", "l2", "linf"])
-def test_the_way_out_of_a_ball_is_the_shortest_of_many(norm):
+def test_the_way_out_of_a_ball_is_the_shortest_of_many(norm: str) -> None:
     rng = np.random.default_rng(0)
     for _ in range(5):
         x, centre = rng.random(4), rng.random(4)
@@ -119,7 +119,7 @@ def test_the_way_out_of_a_ball_is_the_shortest_of_many(norm):
         assert exact == pytest.approx(sphere_distance(x, centre, radius, norm), rel=1e-9)
 
 
-def test_a_small_relu_net_agrees_with_a_grid():
+def test_a_small_relu_net_agrees_with_a_grid() -> None:
     rng = np.random.default_rng(4)
     first = (2 * rng.normal(size=(8, 2)), rng.normal(size=8))
     layers = [first, (rng.normal(size=(3, 8)), np.zeros(3))]
@@ -139,7 +139,7 @@ def test_a_small_relu_net_agrees_with_a_grid():
     assert seen > 4  # the boundary is within the box, and not at the points themselves
 
 
-def test_without_hidden_layers_the_program_gives_the_closed_form():
+def test_without_hidden_layers_the_program_gives_the_closed_form() -> None:
     rng = np.random.default_rng(2)
     weights, bias = rng.normal(size=(4, 6)), rng.normal(size=4) * 0.1
     for _ in range(4):

@@ -16,7 +16,7 @@ STEPS = 60
 
 
 @pytest.mark.parametrize(("norm", "eps"), [("linf", 8 / 255), ("l2", 0.5)])
-def test_the_planted_adversarial_is_found_and_not_by_chance(norm, eps):
+def test_the_planted_adversarial_is_found_and_not_by_chance(norm: str, eps) -> None:
     net = tiny_net(seed=3).eval()
     features = net[:-2]
     generator = torch.Generator().manual_seed(5)
@@ -41,7 +41,7 @@ def test_the_planted_adversarial_is_found_and_not_by_chance(norm, eps):
 
 
 @pytest.mark.parametrize(("norm", "eps"), [("linf", 8 / 255), ("l2", 0.5)])
-def test_the_suite_finds_the_planted_adversarial(norm, eps):
+def test_the_suite_finds_the_planted_adversarial(norm: str, eps) -> None:
     features = tiny_net(seed=3).eval()[:-2]
     label = torch.zeros(1, dtype=torch.long)
     for i, picture in enumerate(0.1 + 0.8 * photographs(8)):
@@ -52,7 +52,7 @@ def test_the_suite_finds_the_planted_adversarial(norm, eps):
         assert model(found.adversarial).argmax(1).tolist() == [1]
 
 
-def test_the_audit_finds_the_planted_adversarial():
+def test_the_audit_finds_the_planted_adversarial() -> None:
     features = tiny_net(seed=3).eval()[:-2]
     eps = 8 / 255
     for i, picture in enumerate(0.1 + 0.8 * photographs(3)):

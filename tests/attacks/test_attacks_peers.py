@@ -50,7 +50,7 @@ found, _ = program.run_standard_evaluation(pictures, labels, batch_size=4)
 """
 
 
-def theirs(program, tmp_path):
+def theirs(program, tmp_path: Path):
     """The pictures that a program of theirs makes of the same model and pictures."""
     file = tmp_path / "found.safetensors"
     saving = f"save_file({{'found': found.contiguous()}}, {str(file)!r})\n"
@@ -82,7 +82,9 @@ def labels(model, pictures):
     return model(pictures).argmax(1)
 
 
-def test_ddn_finds_what_adv_libs_ddn_finds_and_minimal_no_more(model, pictures, labels, tmp_path):
+def test_ddn_finds_what_adv_libs_ddn_finds_and_minimal_no_more(
+    model, pictures, labels, tmp_path: Path
+) -> None:
     found = theirs(DDN, tmp_path)
     wrong = model(found).argmax(1) != labels
     assert wrong.all()
@@ -94,7 +96,9 @@ def test_ddn_finds_what_adv_libs_ddn_finds_and_minimal_no_more(model, pictures, 
     assert float((smallest / distance).max()) <= 1.05
 
 
-def test_whoever_falls_to_autoattack_falls_to_the_suite(model, pictures, labels, tmp_path):
+def test_whoever_falls_to_autoattack_falls_to_the_suite(
+    model, pictures, labels, tmp_path: Path
+) -> None:
     found = theirs(AUTOATTACK, tmp_path)
     inside = (found.double() - pictures.double()).abs().flatten(1).amax(1) <= EPS + 1e-6
     fell = (model(found).argmax(1) != labels) & inside

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -51,7 +52,7 @@ def grey(count: int = 12) -> torch.Tensor:
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 @pytest.mark.parametrize("eps", [1e-3, 10 / 255, 0.3, 1.0])
-def test_v_lies_in_its_ball_exactly(model, pictures, norm, eps):
+def test_v_lies_in_its_ball_exactly(model, pictures, norm: str, eps) -> None:
     found = universal(model, pictures, eps=eps, norm=norm, steps=6, batch=8)
     v = found.perturbation.double()
     size = float(v.abs().max()) if norm == "linf" else float(v.norm())
@@ -60,7 +61,7 @@ def test_v_lies_in_its_ball_exactly(model, pictures, norm, eps):
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
-def test_bringing_into_the_ball_leaves_what_is_inside(norm):
+def test_bringing_into_the_ball_leaves_what_is_inside(norm: str) -> None:
     v = torch.randn(3, 9, 9, generator=torch.Generator().manual_seed(0))
     size = float(v.double().abs().max() if norm == "linf" else v.double().norm())
     assert torch.equal(into_ball(v, size * 1.01, norm), v)
@@ -69,7 +70,7 @@ def test_bringing_into_the_ball_leaves_what_is_inside(norm):
     assert size / 3 * (1 - 1e-5) < now <= size / 3
 
 
-def test_eps_0_changes_nothing(model, pictures):
+def test_eps_0_changes_nothing(model, pictures) -> None:
     labels = torch.arange(24) % 5
     found = universal(model, pictures, labels, eps=0.0, **QUICK)
     assert not found.perturbation.any()
@@ -79,7 +80,7 @@ def test_eps_0_changes_nothing(model, pictures):
     assert found.accuracy("universal") == found.accuracy()
 
 
-def test_on_a_linear_model_it_is_the_closed_form_in_both_norms():
+def test_on_a_linear_model_it_is_the_closed_form_in_both_norms() -> None:
     model, x = linear_model(), grey()
     w = (model.net.weights[1] - model.net.weights[0]).view(3, 8, 8)
     for norm, eps in (("linf", 0.05), ("l2", 0.4)):
@@ -88,7 +89,7 @@ def test_on_a_linear_model_it_is_the_closed_form_in_both_norms():
         torch.testing.assert_close(found.perturbation, best, rtol=0, atol=1e-5)
 
 
-def test_a_linear_model_falls_exactly_when_the_margin_is_below_eps_times_the_dual_norm():
+def test_a_linear_model_falls_exactly_when_the_margin_is_below_eps_times_the_dual_norm() -> None:
     model, x = linear_model(), grey()
     w = model.net.weights[1] - model.net.weights[0]
     logits = model(x)
@@ -100,7 +101,9 @@ def test_a_linear_model_falls_exactly_when_the_margin_is_below_eps_times_the_dua
         assert fallen.tolist() == [float(margins[i]) < eps * 1.001 for i in rows]
 
 
-def test_rates_are_those_counted_again_on_pictures_it_was_not_made_from(model, pictures, made):
+def test_rates_are_those_counted_again_on_pictures_it_was_not_made_from(
+    model, pictures, made
+) -> None:
     rows = [int(name.split()[1]) - 1 for name in made.names]
     assert len(rows) == 12
     assert made.trained_on == 12
@@ -122,7 +125,7 @@ def test_rates_are_those_counted_again_on_pictures_it_was_not_made_from(model, p
 @pytest.mark.parametrize("clip", [math.inf, 1.3])
 def test_a_step_follows_autograd_through_the_clipped_sum_and_the_clipped_loss(
     model, pictures, clip
-):
+) -> None:
     labels = model(pictures).argmax(1)
     v = 0.4 * torch.randn(3, 16, 16, generator=torch.Generator().manual_seed(1))
     leaf = v.clone().requires_grad_(True)
@@ -139,12 +142,12 @@ def test_a_step_follows_autograd_through_the_clipped_sum_and_the_clipped_loss(
     assert float(won) == pytest.approx(float((logits.argmax(1) != labels).double().mean()))
 
 
-def test_it_beats_noise_and_its_own_pixels_shuffled(made):
+def test_it_beats_noise_and_its_own_pixels_shuffled(made) -> None:
     assert made.rate().right > made.rate("noise").right
     assert made.rate().right > made.rate("shuffled").right
 
 
-def test_shuffling_keeps_pixels_whole():
+def test_shuffling_keeps_pixels_whole() -> None:
     v = torch.arange(3 * 5 * 5.0).view(3, 5, 5)
     mixed = _shuffled(v, torch.Generator().manual_seed(0))
     assert not torch.equal(mixed, v)
@@ -152,7 +155,7 @@ def test_shuffling_keeps_pixels_whole():
     assert {tuple(c) for c in mixed.flatten(1).T.tolist()} == columns
 
 
-def test_the_same_seed_gives_the_same_bytes_and_disturbs_nothing(model, pictures, made):
+def test_the_same_seed_gives_the_same_bytes_and_disturbs_nothing(model, pictures, made) -> None:
     state, modes = torch.get_rng_state(), [m.training for m in model.modules()]
     again = universal(model, pictures, torch.arange(24) % 5, eps=0.15, **QUICK)
     assert torch.equal(again.perturbation, made.perturbation)
@@ -163,7 +166,7 @@ def test_the_same_seed_gives_the_same_bytes_and_disturbs_nothing(model, pictures
     assert all(p.grad is None for p in model.parameters())
 
 
-def test_a_target_is_reached_and_those_that_are_there_do_not_count(model, pictures):
+def test_a_target_is_reached_and_those_that_are_there_do_not_count(model, pictures) -> None:
     clean = model(pictures).argmax(1)
     target = int(clean.bincount(minlength=5).argmax())
     found = universal(model, pictures, eps=0.3, target=target, **QUICK)
@@ -173,7 +176,7 @@ def test_a_target_is_reached_and_those_that_are_there_do_not_count(model, pictur
     assert found.rate().right == int(hits.sum()) > 0
 
 
-def test_every_picture_is_met_once_before_any_is_met_twice():
+def test_every_picture_is_met_once_before_any_is_met_twice() -> None:
     rows = torch.tensor([3, 5, 8, 9, 11, 12])
     order = batches_of(rows, 4, 9, torch.Generator().manual_seed(0))
     assert [len(batch) for batch in order] == [4] * 9
@@ -182,7 +185,7 @@ def test_every_picture_is_met_once_before_any_is_met_twice():
         assert sorted(drawn[start : start + 6]) == rows.tolist()
 
 
-def test_the_folder_holds_the_perturbation_and_every_answer(made, tmp_path):
+def test_the_folder_holds_the_perturbation_and_every_answer(made, tmp_path: Path) -> None:
     import numpy as np
 
     document = results.read_result(made.save(tmp_path / "run"))
@@ -206,7 +209,7 @@ def test_the_folder_holds_the_perturbation_and_every_answer(made, tmp_path):
         ({"target": "kund 3"}, "did you mean"),
     ],
 )
-def test_mistakes_are_told_in_a_line(model, pictures, arguments, words):
+def test_mistakes_are_told_in_a_line(model, pictures, arguments, words: str) -> None:
     with pytest.raises(UserError, match=words):
         universal(model, pictures, **arguments)
     with pytest.raises(UserError, match="2 pictures"):
@@ -216,7 +219,7 @@ def test_mistakes_are_told_in_a_line(model, pictures, arguments, words):
 # Patches.
 
 
-def test_a_patch_without_turn_on_whole_pixels_is_pasted_as_it_is():
+def test_a_patch_without_turn_on_whole_pixels_is_pasted_as_it_is() -> None:
     generator = torch.Generator().manual_seed(1)
     x = torch.rand(2, 3, 16, 16, generator=generator, dtype=torch.float64)
     sticker = torch.rand(3, 4, 4, generator=generator, dtype=torch.float64)
@@ -236,7 +239,7 @@ def test_a_patch_without_turn_on_whole_pixels_is_pasted_as_it_is():
 
 
 @pytest.mark.parametrize("shape", ["circle", "square"])
-def test_places_hold_the_whole_patch(shape):
+def test_places_hold_the_whole_patch(shape) -> None:
     stream = torch.Generator().manual_seed(0)
     places = drawn_places(60, 0.2, 0.45, 45.0, shape, [stream])
     black, white = torch.zeros(60, 3, 96, 96), torch.ones(3, 64, 64)
@@ -250,7 +253,9 @@ def test_places_hold_the_whole_patch(shape):
     assert float(places.angle.abs().max()) <= 45
 
 
-def test_a_patch_is_judged_on_other_pictures_beside_noise_at_the_same_places(model, pictures):
+def test_a_patch_is_judged_on_other_pictures_beside_noise_at_the_same_places(
+    model, pictures
+) -> None:
     target = int(model(pictures).argmax(1).bincount(minlength=5).argmin())
     found = patch(model, pictures, target=target, steps=25, batch=6, sizes=(0.4, 0.6), batch_size=4)
     assert bool(((found.patch >= 0) & (found.patch <= 1)).all())
@@ -268,7 +273,9 @@ def test_a_patch_is_judged_on_other_pictures_beside_noise_at_the_same_places(mod
     assert torch.equal(answers, found.answers[found.shown_size][list(found.shown)])
 
 
-def test_a_patch_leaves_model_and_random_state_and_can_be_saved(model, pictures, tmp_path):
+def test_a_patch_leaves_model_and_random_state_and_can_be_saved(
+    model, pictures, tmp_path: Path
+) -> None:
     state = torch.get_rng_state()
     found = patch(model, pictures, steps=3, batch=6, shape="square")
     assert torch.equal(torch.get_rng_state(), state)
@@ -288,6 +295,6 @@ def test_a_patch_leaves_model_and_random_state_and_can_be_saved(model, pictures,
         {"steps": 0},
     ],
 )
-def test_a_patch_of_no_sense_is_refused(model, pictures, arguments):
+def test_a_patch_of_no_sense_is_refused(model, pictures, arguments) -> None:
     with pytest.raises(UserError):
         patch(model, pictures, **arguments)

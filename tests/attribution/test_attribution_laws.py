@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -35,11 +37,11 @@ def model():
 
 
 @pytest.fixture
-def pictures(generator):
+def pictures(generator: torch.Generator):
     return torch.rand(3, 3, 16, 16, generator=generator)
 
 
-def test_a_picture_does_not_depend_on_its_neighbours(model, pictures):
+def test_a_picture_does_not_depend_on_its_neighbours(model, pictures) -> None:
     whole = attribute(model, pictures, target=1, steps=8)
     for i in range(3):
         alone = attribute(model, pictures[i], target=1, steps=8)
@@ -48,7 +50,7 @@ def test_a_picture_does_not_depend_on_its_neighbours(model, pictures):
             assert alone.deletion[method][0] == whole.deletion[method][i]
 
 
-def test_batches_bound_the_memory_and_change_no_value(model, pictures):
+def test_batches_bound_the_memory_and_change_no_value(model, pictures) -> None:
     seen = []
     handle = model.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
     few = attribute(model, pictures[:1], steps=20, batch_size=5)
@@ -60,7 +62,7 @@ def test_batches_bound_the_memory_and_change_no_value(model, pictures):
 
 
 class Failing(nn.Module):
-    def __init__(self, net: nn.Module, fail_at: int | None):
+    def __init__(self, net: nn.Module, fail_at: int | None) -> None:
         super().__init__()
         self.net, self.fail_at, self.calls = net, fail_at, 0
 
@@ -73,7 +75,7 @@ class Failing(nn.Module):
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("fails", [False, True])
-def test_the_model_is_found_as_it_was(pictures, method, fails):
+def test_the_model_is_found_as_it_was(pictures, method: str, fails) -> None:
     failing = Failing(tiny_net(), None)
     model = Model(failing, name="tiny", input_size=16)
     assert model.layers  # the table of layers is made once, by a pass of its own
@@ -99,7 +101,7 @@ def test_the_model_is_found_as_it_was(pictures, method, fails):
     assert not pictures.requires_grad
 
 
-def test_by_default_the_answer_is_explained(model, pictures):
+def test_by_default_the_answer_is_explained(model, pictures) -> None:
     found = attribute(model, pictures, methods=["saliency"])
     assert found.targets == tuple(model(pictures).argmax(1).tolist())
     by_name = attribute(model, pictures, target="kind 2", methods=["saliency"])
@@ -108,13 +110,13 @@ def test_by_default_the_answer_is_explained(model, pictures):
     assert torch.equal(by_name.maps["saliency"], by_index.maps["saliency"])
 
 
-def test_grad_cam_looks_behind_the_last_convolution():
+def test_grad_cam_looks_behind_the_last_convolution() -> None:
     alexnet = load("alexnet-2012", device="cpu")
     assert grad_cam_layer(alexnet) == "relu5"
 
 
 @pytest.mark.slow
-def test_all_methods_work_on_a_net_with_in_place_relus():
+def test_all_methods_work_on_a_net_with_in_place_relus() -> None:
     model = load("squeezenet1_1", device="cpu")
     picture = torch.rand(3, 224, 224, generator=torch.Generator().manual_seed(0))
     found = attribute(model, picture, steps=8, window=1 / 3, stride=1 / 3)
@@ -127,7 +129,7 @@ def test_all_methods_work_on_a_net_with_in_place_relus():
     assert bool(inner.maps["grad_cam"].isfinite().all())
 
 
-def test_a_saved_result_holds_the_maps(model, pictures, tmp_path):
+def test_a_saved_result_holds_the_maps(model, pictures, tmp_path: Path) -> None:
     from featviz.results import read_result
 
     result = attribute(model, pictures[:2], steps=4, names=["a", "b"])
@@ -144,9 +146,9 @@ def test_a_saved_result_holds_the_maps(model, pictures, tmp_path):
     assert "<img" in result._repr_html_()
 
 
-def test_a_map_of_zeros_is_said_to_be_one(pictures):
+def test_a_map_of_zeros_is_said_to_be_one(pictures) -> None:
     class Blind(nn.Module):
-        def __init__(self):
+        def __init__(self) -> None:
             super().__init__()
             self.conv = nn.Conv2d(3, 2, 3)
 
@@ -174,11 +176,11 @@ def test_a_map_of_zeros_is_said_to_be_one(pictures):
         ({"steps": 0}, "1 or more"),
     ],
 )
-def test_mistakes_are_refused_in_words(model, pictures, options, message):
+def test_mistakes_are_refused_in_words(model, pictures, options, message: str) -> None:
     with pytest.raises(UserError, match=message):
         attribute(model, pictures, **options)
 
 
-def test_what_is_no_picture_is_refused_in_words(model):
+def test_what_is_no_picture_is_refused_in_words(model) -> None:
     with pytest.raises(UserError, match=r"got \(2, 16, 16\) of torch.float32"):
         attribute(model, torch.rand(2, 16, 16))

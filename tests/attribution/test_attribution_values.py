@@ -14,7 +14,7 @@ SIDE = 8
 
 
 class Linear(nn.Module):
-    def __init__(self, weights: Tensor):
+    def __init__(self, weights: Tensor) -> None:
         super().__init__()
         self.weights = nn.Parameter(weights)
 
@@ -23,7 +23,7 @@ class Linear(nn.Module):
 
 
 @pytest.fixture
-def linear(generator):
+def linear(generator: torch.Generator):
     weights = torch.randn(3, 3, SIDE, SIDE, generator=generator)
     model = Model(
         Linear(weights), name="linear", input_size=SIDE, mean=(0.4, 0.5, 0.6), std=(0.5, 0.25, 0.2)
@@ -32,18 +32,20 @@ def linear(generator):
 
 
 @pytest.fixture
-def pictures(generator):
+def pictures(generator: torch.Generator):
     return torch.rand(2, 3, SIDE, SIDE, generator=generator)
 
 
-def test_saliency_of_a_linear_model_is_its_weights(linear, pictures):
+def test_saliency_of_a_linear_model_is_its_weights(linear, pictures) -> None:
     model, w = linear
     found = attribute(model, pictures, target=[1, 2], methods=["saliency"])
     torch.testing.assert_close(found.maps["saliency"], w[[1, 2]].abs().amax(1))
 
 
 @pytest.mark.parametrize("baseline", ["mean", "black", "white", 0.3])
-def test_integrated_gradients_of_a_linear_model_are_exact_and_complete(linear, pictures, baseline):
+def test_integrated_gradients_of_a_linear_model_are_exact_and_complete(
+    linear, pictures, baseline
+) -> None:
     model, w = linear
     found = attribute(
         model, pictures, target=1, methods=["integrated_gradients"], baseline=baseline, steps=7
@@ -59,7 +61,7 @@ def test_integrated_gradients_of_a_linear_model_are_exact_and_complete(linear, p
     assert not any("incomplete" in w for w in found.warnings)
 
 
-def test_integrated_gradients_report_how_incomplete_they_are(pictures):
+def test_integrated_gradients_report_how_incomplete_they_are(pictures) -> None:
     class Steep(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
             score = torch.relu(x.mean((1, 2, 3)) - 0.45) * 10
@@ -81,7 +83,7 @@ def test_integrated_gradients_report_how_incomplete_they_are(pictures):
     assert any("take more steps" in w for w in found.warnings)
 
 
-def test_occlusion_of_a_linear_model_by_hand(linear, pictures):
+def test_occlusion_of_a_linear_model_by_hand(linear, pictures) -> None:
     model, w = linear
     found = attribute(
         model,
@@ -106,7 +108,7 @@ def test_occlusion_of_a_linear_model_by_hand(linear, pictures):
 class TwoConvolutions(nn.Module):
     """Two convolutions, a mean over positions, a linear head."""
 
-    def __init__(self, generator: torch.Generator):
+    def __init__(self, generator: torch.Generator) -> None:
         super().__init__()
         self.first = nn.Conv2d(3, 4, 3, stride=2, padding=1)
         self.act = nn.ReLU(inplace=True)
@@ -119,7 +121,7 @@ class TwoConvolutions(nn.Module):
         return self.head(self.second(self.act(self.first(x))).mean((2, 3)))
 
 
-def test_grad_cam_by_hand(generator, pictures):
+def test_grad_cam_by_hand(generator: torch.Generator, pictures) -> None:
     net = TwoConvolutions(generator)
     model = Model(net, name="two", input_size=SIDE)
     found = attribute(model, pictures, target=1, methods=["grad_cam"], layer="second")
@@ -134,7 +136,9 @@ def test_grad_cam_by_hand(generator, pictures):
     assert found.layer == "second"
 
 
-def test_grad_cam_sees_the_map_before_an_in_place_relu(generator, pictures):
+def test_grad_cam_sees_the_map_before_an_in_place_relu(
+    generator: torch.Generator, pictures
+) -> None:
     net = TwoConvolutions(generator)
     model = Model(net, name="two", input_size=SIDE)
     found = attribute(model, pictures, target=1, methods=["grad_cam"], layer="first")
@@ -151,7 +155,7 @@ def test_grad_cam_sees_the_map_before_an_in_place_relu(generator, pictures):
     assert torch.equal(found.maps["grad_cam"], other.maps["grad_cam"])
 
 
-def test_the_deletion_check_tells_a_map_that_knows_from_one_that_does_not():
+def test_the_deletion_check_tells_a_map_that_knows_from_one_that_does_not() -> None:
     class Corner(nn.Module):
         """Looks at the upper left quarter alone."""
 

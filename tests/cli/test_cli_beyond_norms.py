@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
 from featviz.cli import main as command_line
 
 
-def run(capsys, *words: str) -> tuple[int, str, str]:
+def run(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
     with pytest.raises(SystemExit) as left:
         command_line.main(words)
     said = capsys.readouterr()
@@ -17,7 +18,9 @@ def run(capsys, *words: str) -> tuple[int, str, str]:
 
 
 @pytest.mark.slow
-def test_corrupt_writes_the_table_and_leaves_nothing_unfinished(capsys, tmp_path):
+def test_corrupt_writes_the_table_and_leaves_nothing_unfinished(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     words = (
         "corrupt",
         "--names",
@@ -39,7 +42,9 @@ def test_corrupt_writes_the_table_and_leaves_nothing_unfinished(capsys, tmp_path
 
 
 @pytest.mark.slow
-def test_universal_and_its_patch_write_their_folders(capsys, tmp_path):
+def test_universal_and_its_patch_write_their_folders(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     words = ("universal", "--steps", "2", "--count", "8", "--eps", "10/255", "--quiet", "--json")
     for extra, kind in (((), "universal"), (("--patch",), "adversarial-patch")):
         code, out, err = run(capsys, *words, *extra, "--out", str(tmp_path / kind))
@@ -59,7 +64,13 @@ def test_universal_and_its_patch_write_their_folders(capsys, tmp_path):
         (("universal", "--target", "golfish"), "did you mean goldfish"),
     ],
 )
-def test_a_mistake_is_one_line_and_leaves_nothing(capsys, tmp_path, monkeypatch, words, said):
+def test_a_mistake_is_one_line_and_leaves_nothing(
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    words: str,
+    said,
+) -> None:
     monkeypatch.chdir(tmp_path)
     code, out, err = run(capsys, *words)
     assert code == 2

@@ -14,7 +14,7 @@ from featviz.cli import main as command_line
 COMMANDS = {c.name: c.callback for c in command_line.app.registered_commands}
 
 
-def run(capsys, *words: str) -> tuple[int, str, str]:
+def run(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
     with pytest.raises(SystemExit) as left:
         command_line.main(words)
     said = capsys.readouterr()
@@ -29,7 +29,7 @@ def example(command: str) -> list[str]:
     return shlex.split(match[1])
 
 
-def test_the_commands_are_those_of_the_design():
+def test_the_commands_are_those_of_the_design() -> None:
     assert set(COMMANDS) == {
         "demo",
         "layers",
@@ -51,13 +51,15 @@ def test_the_commands_are_those_of_the_design():
     }
 
 
-def test_every_command_stands_in_the_readme():
+def test_every_command_stands_in_the_readme() -> None:
     readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
     assert [c for c in COMMANDS if f"`featviz {c}`" not in readme] == []
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_every_option_of_every_command_is_explained(command, capsys):
+def test_every_option_of_every_command_is_explained(
+    command, capsys: pytest.CaptureFixture[str]
+) -> None:
     code, out, _ = run(capsys, command, "--help")
     assert code == 0
     assert "Example: featviz" in out
@@ -67,7 +69,9 @@ def test_every_option_of_every_command_is_explained(command, capsys):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("command", ["layers", "kernels", "maps", "neighbors", "attribute"])
-def test_the_example_works_as_pasted_and_json_parses(command, capsys, tmp_path, monkeypatch):
+def test_the_example_works_as_pasted_and_json_parses(
+    command, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     code, out, err = run(capsys, *example(command), "--json")
     assert code == 0, err

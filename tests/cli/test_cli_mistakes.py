@@ -12,7 +12,7 @@ from PIL import Image
 from featviz.cli.main import main
 
 
-def run(capsys, *words: object) -> tuple[int, str, str]:
+def run(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, str, str]:
     """(exit code, standard output, standard error) of `featviz WORDS`."""
     with pytest.raises(SystemExit) as left:
         main([str(w) for w in words])
@@ -22,7 +22,7 @@ def run(capsys, *words: object) -> tuple[int, str, str]:
 
 
 @pytest.fixture
-def refused(capsys, tmp_path, monkeypatch):
+def refused(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Run a command that must be refused; return its one line."""
     monkeypatch.chdir(tmp_path)
 
@@ -40,27 +40,27 @@ def refused(capsys, tmp_path, monkeypatch):
     return check
 
 
-def test_an_unknown_model_has_the_nearest_names(refused):
+def test_an_unknown_model_has_the_nearest_names(refused) -> None:
     assert "did you mean alexnet" in refused("layers", "--model", "alxnet")
 
 
-def test_an_unknown_layer_has_the_nearest_names(refused):
+def test_an_unknown_layer_has_the_nearest_names(refused) -> None:
     line = refused("kernels", "--layer", "conv9")
     assert "has no layer 'conv9'" in line
     assert "did you mean conv5" in line
 
 
-def test_a_unit_out_of_range_names_the_range(refused):
+def test_a_unit_out_of_range_names_the_range(refused) -> None:
     line = refused("maximize", "--layer", "conv1", "--units", "9999")
     assert "unit 9999 is out of range: conv1 has units 0 to" in line
 
 
-def test_an_unknown_class_has_the_nearest_names(refused):
+def test_an_unknown_class_has_the_nearest_names(refused) -> None:
     line = refused("maximize", "--layer", "logits", "--units", "goldfsh")
     assert "did you mean goldfish" in line
 
 
-def test_weights_of_another_architecture_name_the_mismatches(refused, tmp_path):
+def test_weights_of_another_architecture_name_the_mismatches(refused, tmp_path: Path) -> None:
     from safetensors.torch import save_file
 
     path = tmp_path / "other.safetensors"
@@ -70,7 +70,7 @@ def test_weights_of_another_architecture_name_the_mismatches(refused, tmp_path):
     assert "features.3.weight is missing" in line
 
 
-def test_every_truncation_of_a_checkpoint_is_refused(refused, tmp_path):
+def test_every_truncation_of_a_checkpoint_is_refused(refused, tmp_path: Path) -> None:
     from safetensors.torch import save
 
     whole = save({"features.0.weight": torch.zeros(64, 3, 11, 11)})
@@ -81,7 +81,7 @@ def test_every_truncation_of_a_checkpoint_is_refused(refused, tmp_path):
         assert "cut short" in line
 
 
-def test_a_truncated_torch_file_is_refused(refused, tmp_path):
+def test_a_truncated_torch_file_is_refused(refused, tmp_path: Path) -> None:
     path = tmp_path / "cut.pt"
     torch.save({"features.0.weight": torch.zeros(64, 3, 11, 11)}, path)
     path.write_bytes(path.read_bytes()[:2000])
@@ -91,7 +91,7 @@ def test_a_truncated_torch_file_is_refused(refused, tmp_path):
 class _Attack:
     """A pickle that would make a file when it is loaded."""
 
-    def __init__(self, trace: Path):
+    def __init__(self, trace: Path) -> None:
         self.trace = trace
 
     def __reduce__(self):
@@ -99,7 +99,9 @@ class _Attack:
 
 
 @pytest.mark.parametrize("how", ["torch", "pickle"])
-def test_a_pickle_that_would_run_code_is_refused_and_does_not_run(refused, tmp_path, how):
+def test_a_pickle_that_would_run_code_is_refused_and_does_not_run(
+    refused, tmp_path: Path, how
+) -> None:
     path, trace = tmp_path / "evil.pt", tmp_path / "ran"
     if how == "torch":
         torch.save({"features.0.weight": _Attack(trace)}, path)
@@ -110,25 +112,25 @@ def test_a_pickle_that_would_run_code_is_refused_and_does_not_run(refused, tmp_p
     assert not trace.exists()
 
 
-def test_a_missing_weights_file_is_named(refused):
+def test_a_missing_weights_file_is_named(refused) -> None:
     assert "nowhere.pt: no such file" in refused("layers", "--weights", "nowhere.pt")
 
 
-def test_class_names_must_be_as_many_as_classes(refused, tmp_path):
+def test_class_names_must_be_as_many_as_classes(refused, tmp_path: Path) -> None:
     path = tmp_path / "names.txt"
     path.write_text("cat\ndog\n")
     assert "2 class names for a model of 200 classes" in refused("layers", "--classes", path)
 
 
 @pytest.mark.parametrize("device", ["cuda", "cuda:7", "tpu", "banana"])
-def test_an_absent_device_is_named(refused, device, monkeypatch):
+def test_an_absent_device_is_named(refused, device, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert device in refused("layers", "--device", device)
 
 
 @pytest.mark.parametrize("eps", ["abc", "-1", "1/0", "nan", "inf", ""])
 @pytest.mark.parametrize("command", ["attack", "audit"])
-def test_an_impossible_eps_is_named(refused, eps, command):
+def test_an_impossible_eps_is_named(refused, eps, command) -> None:
     assert "eps" in refused(command, f"--eps={eps}")
 
 
@@ -148,29 +150,29 @@ def test_an_impossible_eps_is_named(refused, eps, command):
     ],
     ids=lambda words: words[0],
 )
-def test_a_missing_path_is_named(refused, command):
+def test_a_missing_path_is_named(refused, command) -> None:
     assert "missing" in refused(*command)
 
 
-def test_an_empty_folder_is_named(refused, tmp_path):
+def test_an_empty_folder_is_named(refused, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     assert "holds no pictures" in refused("embed", "--data", tmp_path / "empty")
 
 
-def test_a_text_file_named_jpg_is_named(refused, tmp_path):
+def test_a_text_file_named_jpg_is_named(refused, tmp_path: Path) -> None:
     path = tmp_path / "words.jpg"
     path.write_text("this is not a picture")
     assert "words.jpg is not a picture" in refused("maps", path)
 
 
-def test_a_truncated_jpeg_is_named(refused, tmp_path):
+def test_a_truncated_jpeg_is_named(refused, tmp_path: Path) -> None:
     path = tmp_path / "cut.jpg"
     Image.effect_noise((64, 64), 80).convert("RGB").save(path)
     path.write_bytes(path.read_bytes()[:900])
     assert "cut.jpg cannot be decoded" in refused("attribute", path)
 
 
-def test_a_decompression_bomb_is_named(refused, tmp_path):
+def test_a_decompression_bomb_is_named(refused, tmp_path: Path) -> None:
     path = tmp_path / "bomb.png"
     _png_of_size(path, 60_000, 60_000)
     assert "more than 178 million pixels" in refused("maps", path)
@@ -192,25 +194,29 @@ def _png_of_size(path: Path, width: int, height: int) -> None:
     path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(parts))
 
 
-def test_an_existing_result_is_not_replaced_without_a_word(refused, capsys, tmp_path):
+def test_an_existing_result_is_not_replaced_without_a_word(
+    refused, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     out = tmp_path / "layers"
     assert run(capsys, "layers", "--out", out)[0] == 0
     assert "add --overwrite" in refused("layers", "--out", out)
 
 
-def test_a_folder_that_featviz_did_not_make_is_never_replaced(refused, tmp_path):
+def test_a_folder_that_featviz_did_not_make_is_never_replaced(refused, tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "letter.txt").write_text("dear reader")
     line = refused("layers", "--out", tmp_path / "mine", "--overwrite")
     assert "not a result folder" in line
 
 
-def test_a_place_that_cannot_be_written_is_named(refused, tmp_path):
+def test_a_place_that_cannot_be_written_is_named(refused, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     assert "cannot write" in refused("layers", "--out", tmp_path / "file" / "below")
 
 
-def test_a_full_disk_is_named_and_leaves_nothing(refused, tmp_path, monkeypatch):
+def test_a_full_disk_is_named_and_leaves_nothing(
+    refused, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import errno
 
     from featviz import results
@@ -222,22 +228,24 @@ def test_a_full_disk_is_named_and_leaves_nothing(refused, tmp_path, monkeypatch)
     assert "no space left on the disk" in refused("layers", "--out", tmp_path / "out")
 
 
-def test_an_unknown_option_is_one_line_with_the_nearest(refused):
+def test_an_unknown_option_is_one_line_with_the_nearest(refused) -> None:
     assert "--model" in refused("layers", "--modl", "alexnet")
 
 
-def test_an_unknown_command_is_one_line_with_the_nearest(refused):
+def test_an_unknown_command_is_one_line_with_the_nearest(refused) -> None:
     assert "'layers'" in refused("layrs")
 
 
-def test_no_command_at_all_is_a_call_for_help(capsys):
+def test_no_command_at_all_is_a_call_for_help(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, err = run(capsys)
     assert code == 0
     assert "Usage: featviz" in out
     assert err == ""
 
 
-def test_ctrl_c_leaves_with_130(capsys, monkeypatch):
+def test_ctrl_c_leaves_with_130(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     from featviz.models import load
 
     def stop(*_: object, **__: object) -> None:
@@ -249,7 +257,9 @@ def test_ctrl_c_leaves_with_130(capsys, monkeypatch):
     assert err == "featviz: stopped; what was finished is kept\n"
 
 
-def test_an_error_of_ours_is_one_line_and_a_traceback_under_debug(capsys, monkeypatch):
+def test_an_error_of_ours_is_one_line_and_a_traceback_under_debug(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     from featviz.models import load
 
     def fail(*_: object, **__: object) -> None:

@@ -22,36 +22,36 @@ def imported(code: str) -> set[str]:
     return set(done.stdout.split())
 
 
-def test_importing_featviz_imports_no_torch():
+def test_importing_featviz_imports_no_torch() -> None:
     assert "torch" not in imported("import featviz")
 
 
-def test_the_test_above_can_fail():
+def test_the_test_above_can_fail() -> None:
     assert "torch" in imported("import featviz; featviz.load")
 
 
-def test_the_command_line_imports_nothing_heavy():
+def test_the_command_line_imports_nothing_heavy() -> None:
     heavy = {"torch", "numpy", "matplotlib", "PIL", "sklearn", "scipy", "captum", "faiss"}
     assert not heavy & imported("import featviz.cli.main")
 
 
 @pytest.mark.parametrize("words", [["--help"], ["maximize", "--help"], ["--version"]])
-def test_help_loads_no_torch(words):
+def test_help_loads_no_torch(words: str) -> None:
     done = run("-X", "importtime", "-m", "featviz", *words)
     assert done.returncode == 0
     assert "| torch" not in done.stderr
 
 
-def test_version_is_the_package_version():
+def test_version_is_the_package_version() -> None:
     assert run("-m", "featviz", "--version").stdout.split() == ["featviz", featviz.__version__]
 
 
-def test_public_names_are_sorted_and_all_there():
+def test_public_names_are_sorted_and_all_there() -> None:
     assert featviz.__all__ == sorted(featviz.__all__)
     for name in featviz.__all__:
         assert getattr(featviz, name) is not None
 
 
-def test_an_unknown_name_is_an_attribute_error():
+def test_an_unknown_name_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="no attribute 'maximise'"):
         featviz.maximise  # noqa: B018

@@ -6,6 +6,8 @@ import csv
 import itertools
 import json
 import math
+from pathlib import Path
+from typing import Never
 
 import pytest
 import torch
@@ -48,7 +50,7 @@ def pictures():
     return quantise((photographs(3, side=64) + grain).clamp(0, 1))
 
 
-def test_there_are_15_and_4():
+def test_there_are_15_and_4() -> None:
     assert len(CORRUPTIONS) == len(set(CORRUPTIONS)) == 15
     assert len(EXTRA) == 4
     assert not set(CORRUPTIONS) & set(EXTRA)
@@ -57,7 +59,9 @@ def test_there_are_15_and_4():
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_a_corruption_stays_in_range_and_changes_the_picture_not_its_argument(pictures, name):
+def test_a_corruption_stays_in_range_and_changes_the_picture_not_its_argument(
+    pictures, name: str
+) -> None:
     given, state = pictures.clone(), torch.get_rng_state()
     for severity in (1, 5):
         seen = corrupt(pictures, name, severity)
@@ -71,7 +75,7 @@ def test_a_corruption_stays_in_range_and_changes_the_picture_not_its_argument(pi
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_order_batch_and_memory_layout_do_not_matter_bit_for_bit(pictures, name):
+def test_order_batch_and_memory_layout_do_not_matter_bit_for_bit(pictures, name: str) -> None:
     together = corrupt(pictures, name, 3, seed=5)
     turned = corrupt(
         pictures.flip(0).contiguous(memory_format=torch.channels_last), name, 3, seed=5
@@ -81,13 +85,13 @@ def test_order_batch_and_memory_layout_do_not_matter_bit_for_bit(pictures, name)
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_the_seed_matters_where_something_is_drawn_and_only_there(pictures, name):
+def test_the_seed_matters_where_something_is_drawn_and_only_there(pictures, name: str) -> None:
     one, other = (corrupt(pictures[:1], name, 4, seed=seed) for seed in (0, 1))
     assert torch.equal(one, corrupt(pictures[:1], name, 4, seed=0))
     assert torch.equal(one, other) == (name not in DRAWN)
 
 
-def test_keys_stand_for_the_pictures_in_the_streams(pictures):
+def test_keys_stand_for_the_pictures_in_the_streams(pictures) -> None:
     one = corrupt(pictures, "gaussian_noise", 1, keys=[3, 4, 3])
     noise = one - pictures
     inside = (one > 0) & (one < 1)
@@ -96,7 +100,7 @@ def test_keys_stand_for_the_pictures_in_the_streams(pictures):
     assert float((noise[0] - noise[1]).abs().mean()) > 0.01
 
 
-def test_severities_share_their_random_part(pictures):
+def test_severities_share_their_random_part(pictures) -> None:
     weak, strong = (corrupt(pictures, "gaussian_noise", s) - pictures for s in (1, 2))
     small = (weak.abs() < 0.02) & (strong.abs() > 0)
     inside = small & (pictures > 0.3) & (pictures < 0.7)
@@ -111,7 +115,7 @@ def test_severities_share_their_random_part(pictures):
     "name",
     sorted(set(ALL) - {"snow", "elastic_transform", "spatter", "saturate", "frost", "glass_blur"}),
 )
-def test_damage_grows_with_severity(name):
+def test_damage_grows_with_severity(name: str) -> None:
     # Without fine grain, as photographs are: a pixel displaced into noise is as far off as any.
     coarse = photographs(3, side=9)
     x = torch.nn.functional.interpolate(coarse, (64, 64), mode="bicubic").clamp(0, 1)
@@ -119,7 +123,7 @@ def test_damage_grows_with_severity(name):
     assert all(a < b for a, b in itertools.pairwise(sizes)), sizes
 
 
-def test_frost_hides_more_of_the_picture_with_severity(pictures):
+def test_frost_hides_more_of_the_picture_with_severity(pictures) -> None:
     def likeness(seen):
         return float(torch.corrcoef(torch.stack([seen.flatten(), pictures.flatten()]))[0, 1])
 
@@ -127,7 +131,7 @@ def test_frost_hides_more_of_the_picture_with_severity(pictures):
     assert all(a > b for a, b in itertools.pairwise(kept)), kept
 
 
-def test_the_published_constants_stand_at_their_own_sides():
+def test_the_published_constants_stand_at_their_own_sides() -> None:
     assert settings("motion_blur", 5, 224) == (20, 15)
     assert settings("motion_blur", 5, 64) == (12, 3)
     assert settings("elastic_transform", 1, 224) == pytest.approx((488, 170.8, 24.4))
@@ -135,7 +139,7 @@ def test_the_published_constants_stand_at_their_own_sides():
     assert settings("saturate", 5, 64) == (30, 0.2)
 
 
-def test_lengths_scale_with_the_side_and_levels_do_not():
+def test_lengths_scale_with_the_side_and_levels_do_not() -> None:
     assert settings("gaussian_blur", 3, 448) == pytest.approx((6,))
     assert settings("gaussian_noise", 3, 448) == settings("gaussian_noise", 3, 224)
     assert settings("glass_blur", 5, 448) == pytest.approx((3.0, 8, 2))
@@ -146,7 +150,7 @@ def test_lengths_scale_with_the_side_and_levels_do_not():
     assert settings("gaussian_blur", 1, 121) == pytest.approx((121 / 224,))
 
 
-def test_as_the_benchmark_saves_them_pictures_are_8_bit_and_close(pictures):
+def test_as_the_benchmark_saves_them_pictures_are_8_bit_and_close(pictures) -> None:
     bare, saved = (corrupt(pictures, "brightness", 1, jpeg=jpeg) for jpeg in (False, True))
     torch.testing.assert_close(saved * 255, (saved * 255).round(), rtol=0, atol=1e-4)
     assert 0 < float((saved - bare).abs().mean()) < 0.1
@@ -167,7 +171,7 @@ def test_as_the_benchmark_saves_them_pictures_are_8_bit_and_close(pictures):
         (lambda x: corrupt(x, "fog", 1, keys=[1]), "1 keys for 3 pictures"),
     ],
 )
-def test_mistakes_are_told_in_a_line(pictures, call, words):
+def test_mistakes_are_told_in_a_line(pictures, call, words: str) -> None:
     with pytest.raises(UserError, match=words):
         call(pictures)
 
@@ -194,18 +198,18 @@ MEANS = {  # percent, as papers print them; another source than the errors by se
 
 
 @pytest.mark.parametrize("name", CORRUPTIONS)
-def test_alexnets_errors_have_the_published_means(name):
+def test_alexnets_errors_have_the_published_means(name: str) -> None:
     assert 20 * sum(ALEXNET_ERRORS[name]) == pytest.approx(MEANS[name], abs=2e-3)
 
 
-def test_alexnet_measures_itself_as_1():
+def test_alexnet_measures_itself_as_1() -> None:
     own = mean_corruption_error(ALEXNET_ERRORS, clean=0.43478, side=224)
     assert own.mce == pytest.approx(1.0)
     assert own.relative_mce == pytest.approx(1.0)
     assert own.mean == pytest.approx(sum(MEANS.values()) / 1500, abs=1e-4)
 
 
-def test_mce_is_a_mean_of_ratios_not_a_ratio_of_means():
+def test_mce_is_a_mean_of_ratios_not_a_ratio_of_means() -> None:
     errors = {"fog": [0.2] * 5, "brightness": [0.2] * 5}
     found = mean_corruption_error(errors, clean=0.1, side=224)
     ratios = [1.0 / sum(ALEXNET_ERRORS[name]) for name in errors]
@@ -215,7 +219,7 @@ def test_mce_is_a_mean_of_ratios_not_a_ratio_of_means():
 
 
 @pytest.mark.parametrize("side", [None, 64, 227])
-def test_there_is_no_mce_but_at_224_pixels(side):
+def test_there_is_no_mce_but_at_224_pixels(side) -> None:
     found = mean_corruption_error(ALEXNET_ERRORS, clean=0.4, side=side)
     assert found.mce is None
     assert found.relative_mce is None
@@ -223,7 +227,7 @@ def test_there_is_no_mce_but_at_224_pixels(side):
 
 
 @pytest.mark.parametrize("errors", [{}, {"fog": [0.1] * 4}, {"fog": [10, 20, 30, 40, 50]}])
-def test_errors_that_are_none_are_refused(errors):
+def test_errors_that_are_none_are_refused(errors) -> None:
     with pytest.raises(UserError):
         mean_corruption_error(errors)
 
@@ -238,11 +242,11 @@ def model():
     return tiny_model()
 
 
-def small(count=9):
+def small(count: int = 9):
     return photographs(count, seed=6, side=16)
 
 
-def test_the_table_counts_what_the_model_says_to_corrupted_pictures(model):
+def test_the_table_counts_what_the_model_says_to_corrupted_pictures(model) -> None:
     x, labels = small(), torch.arange(9) % 5
     table = corruption_table(model, x, labels, names=NAMES, severities=(2, 5), seed=3, batch_size=4)
     assert torch.equal(table.clean, model(x).argmax(1))
@@ -255,13 +259,13 @@ def test_the_table_counts_what_the_model_says_to_corrupted_pictures(model):
     assert any("only 9 pictures" in doubt for doubt in table.warnings)
 
 
-def test_without_labels_the_clean_answers_stand_in(model):
+def test_without_labels_the_clean_answers_stand_in(model) -> None:
     table = corruption_table(model, small(), names=("fog",), severities=(1,))
     assert table.clean_share.value == 1
     assert any("there are no labels" in doubt for doubt in table.warnings)
 
 
-def test_there_is_no_mce_for_a_model_of_other_size_or_classes(model):
+def test_there_is_no_mce_for_a_model_of_other_size_or_classes(model) -> None:
     table = corruption_table(model, small(), torch.arange(9) % 5, names=("fog", "contrast"))
     found = table.mean_error()
     assert found is not None
@@ -271,11 +275,11 @@ def test_there_is_no_mce_for_a_model_of_other_size_or_classes(model):
     assert found.mean == pytest.approx(sum(sum(e) for e in errors.values()) / 10)
 
 
-def test_a_stopped_table_goes_on_and_ends_in_the_same_answers(model, tmp_path):
+def test_a_stopped_table_goes_on_and_ends_in_the_same_answers(model, tmp_path: Path) -> None:
     class Stop(Exception):
         pass
 
-    def stop(done, total, text):
+    def stop(done, total, text: str) -> None:
         if done == 4:
             raise Stop
 
@@ -303,12 +307,12 @@ def test_a_stopped_table_goes_on_and_ends_in_the_same_answers(model, tmp_path):
     assert torch.equal(other.answers["gaussian_noise"], again.answers["gaussian_noise"])
 
 
-def test_the_model_is_left_as_it_was_found_also_after_an_error(model):
+def test_the_model_is_left_as_it_was_found_also_after_an_error(model) -> None:
     model.net[1].train()
     model.net[0].weight.requires_grad_(True)
     modes = [m.training for m in model.modules()]
 
-    def fail(done, total, text):
+    def fail(done, total, text: str) -> Never:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -320,7 +324,7 @@ def test_the_model_is_left_as_it_was_found_also_after_an_error(model):
     model.eval()
 
 
-def test_the_folder_says_what_the_result_says(model, tmp_path):
+def test_the_folder_says_what_the_result_says(model, tmp_path: Path) -> None:
     names = ("fog", "frost", "spatter")
     table = corruption_table(model, small(), torch.arange(9) % 5, names=names, severities=(1, 4))
     document = results.read_result(table.save(tmp_path / "run"))
@@ -344,6 +348,6 @@ def test_the_folder_says_what_the_result_says(model, tmp_path):
 @pytest.mark.parametrize(
     "arguments", [{"names": ()}, {"severities": ()}, {"names": ("fgo",)}, {"severities": (0, 1)}]
 )
-def test_a_table_of_nothing_is_refused(model, arguments):
+def test_a_table_of_nothing_is_refused(model, arguments) -> None:
     with pytest.raises(UserError):
         corruption_table(model, small(), **arguments)

@@ -7,6 +7,7 @@ import errno
 import json
 import shutil
 from pathlib import Path
+from typing import Never
 
 import numpy as np
 import pytest
@@ -363,10 +364,12 @@ def test_samples_are_found_again(mini: Model, tmp_path: Path) -> None:
     assert store.pictures.open(0).tobytes() == some.open(0).tobytes()
 
 
-def test_a_full_disk_is_named_and_leaves_no_half_written_store(tmp_path, monkeypatch):
+def test_a_full_disk_is_named_and_leaves_no_half_written_store(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     whole = Path.write_bytes
 
-    def full(path, content):
+    def full(path, content) -> Never:
         whole(path, content[:10])
         raise OSError(errno.ENOSPC, "No space left on device")
 

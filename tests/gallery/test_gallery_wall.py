@@ -1,6 +1,7 @@
 """The overview's wall of portraits: which layers hang there, and how many of each."""
 
 from __future__ import annotations
+from pathlib import Path
 
 from dataclasses import dataclass
 
@@ -27,7 +28,7 @@ class _Unit:
         ({"conv3": 2}, {}),
     ],
 )
-def test_a_long_row_is_cut_to_about_the_length_of_the_others(counts, hung, monkeypatch):
+def test_a_long_row_is_cut_to_about_the_length_of_the_others(counts, hung, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(site_module, "_hangs", bool)
     units = tuple(_Unit(layer) for layer, count in counts.items() for _ in range(count))
     site = Site.__new__(Site)
@@ -35,7 +36,7 @@ def test_a_long_row_is_cut_to_about_the_length_of_the_others(counts, hung, monke
     assert {layer: len(row) for layer, row in site.wall} == hung
 
 
-def test_a_print_version_is_passed_over_without_a_word(tmp_path):
+def test_a_print_version_is_passed_over_without_a_word(tmp_path: Path):
     """A PDF lies beside the picture that a page shows."""
     (tmp_path / "print.pdf").write_bytes(b"%PDF-1.4")
     problems: list[str] = []

@@ -261,7 +261,7 @@ def test_an_objective_of_the_picture_alone_needs_no_pass_of_the_model() -> None:
 class Cramped(nn.Module):
     """Has room for so many pictures at a time."""
 
-    def __init__(self, room: int, error: Exception):
+    def __init__(self, room: int, error: Exception) -> None:
         super().__init__()
         self.room, self.error = room, error
         self.seen: list[int] = []

@@ -13,9 +13,10 @@ from featviz.cli.main import main
 from featviz.maximization import objectives as obj
 from featviz.maximization.image_statistics import measure_statistics
 from featviz.maximization.maximize import maximize_objective
+from featviz.models.load import Model
 
 
-def test_a_joint_objective_is_climbed_and_scored(mini) -> None:
+def test_a_joint_objective_is_climbed_and_scored(mini: Model) -> None:
     goal = obj.channel("conv2", [5, 9]) - 0.5 * obj.channel("conv1", [0, 3])
     made = maximize_objective(mini, goal, steps=8, size=32, names=["a", "b"])
     acts = featviz.activations(mini, made.images, ["conv1", "conv2"])
@@ -33,7 +34,7 @@ def test_a_joint_objective_is_climbed_and_scored(mini) -> None:
     assert (held < free).all()
 
 
-def test_words_and_objects_give_the_same_picture(mini) -> None:
+def test_words_and_objects_give_the_same_picture(mini: Model) -> None:
     words = maximize_objective(mini, "conv2:5 - 0.5*conv1:3", steps=4, size=32, names=["x"])
     goal = obj.channel("conv2", [5]) - 0.5 * obj.channel("conv1", [3])
     start = maximize_objective(mini, ["conv2:5 - 0.5*conv1:3", "conv2:9"], steps=4, size=32)
@@ -51,12 +52,12 @@ def test_words_and_objects_give_the_same_picture(mini) -> None:
         ("conv2:5 - ", "'5 -' is no unit of conv2"),
     ],
 )
-def test_what_has_no_picture_of_its_own_is_a_users_mistake(goal, message: str, mini) -> None:
+def test_what_has_no_picture_of_its_own_is_a_users_mistake(goal, message: str, mini: Model) -> None:
     with pytest.raises(featviz.UserError, match=message):
         maximize_objective(mini, goal, steps=2, size=32)
 
 
-def test_a_relu_is_read_as_it_leaves(mini) -> None:
+def test_a_relu_is_read_as_it_leaves(mini: Model) -> None:
     made = maximize_objective(mini, "relu2:5", steps=3, size=32)
     acts = featviz.activations(mini, made.images, ["conv2", "relu2"])
     after, before = acts["relu2"][0, 5].mean(), acts["conv2"][0, 5].mean()

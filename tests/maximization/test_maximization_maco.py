@@ -13,6 +13,7 @@ import featviz
 from featviz.maximization import image_statistics as stats
 from featviz.maximization.colours import LUCID
 from featviz.maximization.maco import MACO, faded
+from featviz.models.load import Model
 
 SIZES = [(8, 8), (9, 9), (7, 10), (10, 7)]
 
@@ -104,7 +105,7 @@ def test_what_did_not_matter_fades_to_white() -> None:
     assert torch.equal(faded(pictures, torch.zeros(1, 2, 5)), torch.ones_like(pictures))
 
 
-def test_the_preset_saves_what_mattered(mini, tmp_path: Path) -> None:
+def test_the_preset_saves_what_mattered(mini: Model, tmp_path: Path) -> None:
     made = featviz.maximize(mini, "conv2", units=[1, 2], preset="maco", steps=2, size=32)
     assert made.transparency.shape == (2, 32, 32)
     assert (made.transparency.amax((1, 2)) > 0).all()

@@ -220,7 +220,7 @@ def test_costs_have_finite_gradients_on_a_plain_picture() -> None:
         assert gradient.isfinite().all()
 
 
-def test_diversity_is_one_less_the_mean_cosine_of_gram_matrices(generator) -> None:
+def test_diversity_is_one_less_the_mean_cosine_of_gram_matrices(generator: torch.Generator) -> None:
     values = torch.rand(6, 3, 4, 5, generator=generator, dtype=torch.float64)
     scores = obj.diversity("maps", 3)({"maps": values})
     for group in (range(3), range(3, 6)):
@@ -317,7 +317,7 @@ def test_before_and_after_an_in_place_relu() -> None:
         ("deepdream(conv3)", lambda: obj.deepdream("conv3")),
     ],
 )
-def test_a_text_describes_an_objective(text: str, build, mini) -> None:
+def test_a_text_describes_an_objective(text: str, build, mini: Model) -> None:
     goal, expected = obj.parse_objective(mini, text), build()
     assert goal.text == text
     assert set(goal.layers) == set(expected.layers)
@@ -359,6 +359,6 @@ def test_a_text_names_tokens() -> None:
         ("", "a term is empty"),
     ],
 )
-def test_a_wrong_text_is_a_users_mistake(text: str, message: str, mini) -> None:
+def test_a_wrong_text_is_a_users_mistake(text: str, message: str, mini: Model) -> None:
     with pytest.raises(featviz.UserError, match=message):
         obj.parse_objective(mini, text)

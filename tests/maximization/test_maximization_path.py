@@ -157,7 +157,7 @@ def test_shares_in_common_are_measured() -> None:
     assert usual == pytest.approx(0.5)  # each of two photographs has half in common with the other
 
 
-def test_paths_are_compared_after_each_relu_and_at_the_layer(mini) -> None:
+def test_paths_are_compared_after_each_relu_and_at_the_layer(mini: Model) -> None:
     model = small()
     assert natural_path.path_layers(model, model.layer("conv2")) == ("conv1", "conv2")
     assert natural_path.path_layers(model, model.layer("logits")) == ("relu1", "relu2", "logits")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import nn
 
@@ -10,7 +11,9 @@ from featviz.maximization import maximize
 from featviz.models.load import Model
 
 
-def test_a_net_with_local_response_norm_is_climbed_in_float32(monkeypatch):
+def test_a_net_with_local_response_norm_is_climbed_in_float32(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(maximize, "cpu_computes_bf16", lambda: True)
     with torch.random.fork_rng():
         torch.manual_seed(0)

@@ -16,12 +16,13 @@ from featviz.maximization.loop import ascend
 from featviz.maximization.parametrizations import Fourier
 from featviz.maximization.shards import plain
 from featviz.models.frozen import frozen
+from featviz.models.load import Model
 
 OTHER = Colours("mine", ((0.6, 0.3, 0.1), (0.5, -0.2, 0.2), (0.4, 0.1, -0.3)))
 
 
 @pytest.mark.parametrize("name", presets.NAMES)
-def test_each_preset_climbs(name: str, mini) -> None:
+def test_each_preset_climbs(name: str, mini: Model) -> None:
     """Above its start; those of Yosinski et al., which first wear the noise down, above grey."""
     old = name.startswith("yosinski")
     # Theirs are slow: they are meant for a thousand steps.
@@ -39,7 +40,7 @@ def test_each_preset_climbs(name: str, mini) -> None:
     json.dumps(plain(settings))  # as it stands in result.json
 
 
-def test_lucids_moves_are_the_published_ones(mini) -> None:
+def test_lucids_moves_are_the_published_ones(mini: Model) -> None:
     settings = presets.settings("lucid", mini, mini.layer("conv5"), 64, 10)
     draws = settings.transforms.draw(20000, torch.Generator().manual_seed(0))
     degrees = draws[:, 2].rad2deg().round().long()
@@ -59,7 +60,7 @@ def test_lucids_moves_are_the_published_ones(mini) -> None:
     assert presets.preset("lucid").steps == 512
 
 
-def test_lucids_first_steps_are_those_of_torchs_adam(mini) -> None:
+def test_lucids_first_steps_are_those_of_torchs_adam(mini: Model) -> None:
     """The rule against torch's own, on the same slopes."""
     rule = presets.settings("lucid", mini, mini.layer("conv2"), 8, 5).rule
     reference = torch.zeros(2, 3, requires_grad=True)
@@ -74,7 +75,7 @@ def test_lucids_first_steps_are_those_of_torchs_adam(mini) -> None:
     assert torch.allclose(ours, reference.detach(), atol=1e-5)
 
 
-def test_macos_rule_looks_a_step_ahead(mini) -> None:
+def test_macos_rule_looks_a_step_ahead(mini: Model) -> None:
     """NAdam's step, written plainly in float64; the rate of 1 is that of the first step."""
     rule = presets.settings("maco", mini, mini.layer("conv2"), 8, 5).rule
     memory, mean, square = rule.begin(torch.zeros(1, 2)), 0.0, 0.0
@@ -87,7 +88,7 @@ def test_macos_rule_looks_a_step_ahead(mini) -> None:
         assert change[0, 1].item() == pytest.approx(expected, rel=1e-4)
 
 
-def test_atlas_jitters_more_and_shrinks(mini) -> None:
+def test_atlas_jitters_more_and_shrinks(mini: Model) -> None:
     moved = presets.settings("distill", mini, mini.layer("conv5"), 64, 10).transforms
     draws = moved.draw(20000, torch.Generator().manual_seed(0))
     assert draws[:, 3].max().exp().item() == pytest.approx(0.998**20, abs=1e-4)
@@ -99,7 +100,7 @@ def test_atlas_jitters_more_and_shrinks(mini) -> None:
     assert draws[:, 0].var().item() == pytest.approx(variance, rel=0.05)
 
 
-def test_the_four_settings_of_yosinski(mini) -> None:
+def test_the_four_settings_of_yosinski(mini: Model) -> None:
     rules = [
         presets.settings(f"yosinski-{i}", mini, mini.layer("fc6"), 64, 9).rule for i in (1, 2, 3, 4)
     ]
@@ -122,7 +123,7 @@ def test_the_four_settings_of_yosinski(mini) -> None:
     assert [presets.preset(f"yosinski-{i}").steps for i in (1, 2, 3, 4)] == [500, 750, 1000, 1000]
 
 
-def test_maco_sees_windows_with_noise(mini) -> None:
+def test_maco_sees_windows_with_noise(mini: Model) -> None:
     settings = presets.settings("maco", mini, mini.layer("conv5"), 64, 16)
     moved = settings.transforms
     assert settings.views == 6
@@ -134,7 +135,7 @@ def test_maco_sees_windows_with_noise(mini) -> None:
     assert side.min().item() == pytest.approx(0.05, abs=1e-6)
 
 
-def test_measured_statistics_take_the_place_of_the_bundled(mini) -> None:
+def test_measured_statistics_take_the_place_of_the_bundled(mini: Model) -> None:
     layer = mini.layer("conv5")
     assert (
         presets.settings("lucid", mini, layer, 16, 4, colours=OTHER).parametrization.colours
@@ -157,7 +158,7 @@ def test_every_parametrisation_has_a_name(name: str) -> None:
         assert form.colours == OTHER
 
 
-def test_unknown_names_are_a_users_mistake(mini) -> None:
+def test_unknown_names_are_a_users_mistake(mini: Model) -> None:
     with pytest.raises(featviz.UserError, match="unknown preset 'lucent'; did you mean lucid"):
         presets.settings("lucent", mini, mini.layer("conv5"), 16, 4)
     with pytest.raises(featviz.UserError, match="unknown parametrization 'fft'"):

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import featviz
-from featviz.engine import Shard, map_shards
+from featviz.engine_old import Shard, map_shards
 
 pytestmark = [
     pytest.mark.slow,

@@ -63,7 +63,7 @@ def test_a_picture_that_nobody_asks_of_is_not_redirected() -> None:
 class Blocked(nn.Module):
     """Nothing passes its first ReLU until a picture is far from grey."""
 
-    def __init__(self, form: str):
+    def __init__(self, form: str) -> None:
         super().__init__()
         with torch.random.fork_rng():
             torch.manual_seed(1)

@@ -16,7 +16,7 @@ from torch import nn
 
 import featviz
 from featviz.cli.main import main
-from featviz.engine import Shard, map_shards
+from featviz.engine_old import Shard, map_shards
 from featviz.maximization import maximize, shards
 from featviz.maximization.layer_results import Several
 from featviz.models.load import Model
@@ -83,7 +83,7 @@ def test_a_mixture_is_its_layers_each_as_if_alone() -> None:
     mixed = featviz.maximize(net(), items, steps=4, precision="float32")
     assert isinstance(mixed, Several)
     assert mixed.names == ("conv2:5", "conv2:0", "logits:1", "conv1:3")
-    assert len({part.size for part in mixed.parts}) > 1
+    assert len({part.size for part in mixed.layers}) > 1
     for item in items:
         layer, unit = item.split(":")
         alone = featviz.maximize(net(), layer, units=[unit], steps=4, precision="float32")

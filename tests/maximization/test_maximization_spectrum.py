@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from featviz.maximization.evaluation import spectrum
+from featviz.models.load import Model
 
 
 def energy_of(pictures: torch.Tensor) -> torch.Tensor:
@@ -100,7 +101,7 @@ def test_a_picture_too_small_for_a_period_is_not_measured() -> None:
     assert spectrum.lattice(energy_of(torch.rand(1, 3, 28, 28)), 4).isfinite().all()
 
 
-def test_the_periods_are_the_strides_up_to_the_layer(mini) -> None:
+def test_the_periods_are_the_strides_up_to_the_layer(mini: Model) -> None:
     # alexnet-mini: conv1 stride 2, then two pools of stride 2; a third before fc6.
     assert spectrum.lattice_periods(mini, mini.layer("conv1"))[:1] == (2,)
     strides = {max(la.receptive_field.stride) for la in mini.layers.values() if la.receptive_field}

@@ -98,7 +98,7 @@ def alexnet_mini(net: nn.Module, x: Array) -> Array:
 @torch.no_grad()
 def test_logits_equal_the_float64_reference(
     form: type[nn.Module], reference: Callable[[nn.Module, Array], Array]
-):
+) -> None:
     torch.manual_seed(0)
     net = form(num_classes=7).eval()
     for parameter in net.parameters():  # torch's start is so small that biases would hide all else
@@ -111,14 +111,14 @@ def test_logits_equal_the_float64_reference(
     np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-4 * np.abs(wanted).max())
 
 
-def test_parameter_counts_are_those_of_the_papers_and_of_torchvision():
+def test_parameter_counts_are_those_of_the_papers_and_of_torchvision() -> None:
     with torch.device("meta"):
         counts = [sum(p.numel() for p in form().parameters()) for form in FORMS]
     assert counts[:2] == [61_100_840, 60_965_224]
     assert counts[2] * 2 <= 8_000_000, "alexnet-mini is to fit 8 MB in fp16"
 
 
-def test_state_dict_has_torchvisions_names_and_shapes():
+def test_state_dict_has_torchvisions_names_and_shapes() -> None:
     with torch.device("meta"):
         shapes = {name: tuple(t.shape) for name, t in AlexNet().state_dict().items()}
     convolutions = {
@@ -138,7 +138,7 @@ def test_state_dict_has_torchvisions_names_and_shapes():
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_aliases_name_every_step_of_the_forward_pass_in_order(form):
+def test_aliases_name_every_step_of_the_forward_pass_in_order(form) -> None:
     with torch.device("meta"):
         net = form().eval()
         met = []
@@ -161,7 +161,7 @@ def test_aliases_name_every_step_of_the_forward_pass_in_order(form):
 
 @pytest.mark.parametrize("form", FORMS)
 @torch.no_grad()
-def test_no_operation_is_in_place(form):
+def test_no_operation_is_in_place(form) -> None:
     net = form(num_classes=3).eval()
     kept = {}
     for path, module in net.named_modules():
@@ -186,7 +186,7 @@ def settled(seed: int = 0) -> AlexNetMini:
 
 
 @torch.no_grad()
-def test_folded_net_computes_what_the_normalised_net_did_in_eval_mode():
+def test_folded_net_computes_what_the_normalised_net_did_in_eval_mode() -> None:
     net = settled()
     x = torch.randn(4, 3, 64, 64)
     before = net(x)
@@ -201,14 +201,14 @@ def test_folded_net_computes_what_the_normalised_net_did_in_eval_mode():
 
 
 @torch.no_grad()
-def test_folding_twice_or_a_plain_net_changes_nothing():
+def test_folding_twice_or_a_plain_net_changes_nothing() -> None:
     net = fold_batch_norm(settled())
     before = {name: t.clone() for name, t in net.state_dict().items()}
     fold_batch_norm(net)
     assert all(torch.equal(t, before[name]) for name, t in net.state_dict().items())
 
 
-def test_last_layer_is_not_normalised_and_aliases_still_hold():
+def test_last_layer_is_not_normalised_and_aliases_still_hold() -> None:
     net = with_batch_norm(AlexNetMini(num_classes=5))
     assert isinstance(net.classifier[6], nn.Linear)
     normalised = [m for m in net.modules() if isinstance(m, nn.BatchNorm1d | nn.BatchNorm2d)]
@@ -225,7 +225,7 @@ def test_last_layer_is_not_normalised_and_aliases_still_hold():
     )
 
 
-def test_mini_takes_smaller_pictures_and_its_average_pool_is_idle_at_64():
+def test_mini_takes_smaller_pictures_and_its_average_pool_is_idle_at_64() -> None:
     net = AlexNetMini(num_classes=5).eval()
     maps = net.features(torch.randn(1, 3, 64, 64))
     assert maps.shape == (1, 256, 3, 3)

@@ -124,7 +124,7 @@ def test_one_pixel_outside_the_box_changes_nothing_and_inside_it_does() -> None:
 class Branches(nn.Module):
     """Two branches of different reach, added and joined, then once more the same convolution."""
 
-    def __init__(self, wide: int, stride: int, dilation: int):
+    def __init__(self, wide: int, stride: int, dilation: int) -> None:
         super().__init__()
         self.stem = nn.Conv2d(3, 4, 3, stride=stride)
         self.narrow = nn.Conv2d(4, 4, 1)

@@ -17,7 +17,7 @@ from featviz.models.load import Model
 class Counting(nn.Module):
     """Counts how often it runs."""
 
-    def __init__(self, inner: nn.Module):
+    def __init__(self, inner: nn.Module) -> None:
         super().__init__()
         self.inner = inner
         self.runs = 0
@@ -163,7 +163,7 @@ def test_wrong_units_are_explained(text: str, message: str) -> None:
     ("text", "indices"),
     [("0-2", [0, 1, 2]), ("3, 1,3", [3, 1]), ("all", [0, 1, 2, 3, 4]), ([4, "0-1"], [4, 0, 1])],
 )
-def test_lists_of_units_keep_their_order_and_hold_each_once(text, indices: list[int]) -> None:
+def test_lists_of_units_keep_their_order_and_hold_each_once(text: str, indices: list[int]) -> None:
     assert [u.index for u in parse_units(net(), "conv2", text)] == indices
 
 

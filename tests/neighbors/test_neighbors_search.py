@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import scipy.stats
@@ -12,6 +14,7 @@ from torch import Tensor
 import featviz.neighbors.exact as module
 from featviz.embedding.extract import embed
 from featviz.errors import UserError
+from featviz.models.load import Model
 from featviz.neighbors.exact import Index, build_index
 from featviz.neighbors.find import find_neighbors
 
@@ -265,7 +268,7 @@ def test_mistakes_are_said_in_one_line(call, message: str) -> None:
         call(torch.eye(4))
 
 
-def test_results_are_saved_with_pictures_and_tables(mini, tmp_path) -> None:
+def test_results_are_saved_with_pictures_and_tables(mini: Model, tmp_path: Path) -> None:
     from featviz.results import read_result
     from featviz.samples import sample_pictures
 
@@ -286,7 +289,9 @@ def test_results_are_saved_with_pictures_and_tables(mini, tmp_path) -> None:
     assert torch.equal(result.rows[2], oracle(store.matrix(), mean, 4, "cosine")[1][0])
 
 
-def test_a_picture_file_finds_itself(mini, tmp_path, generator: torch.Generator) -> None:
+def test_a_picture_file_finds_itself(
+    mini: Model, tmp_path: Path, generator: torch.Generator
+) -> None:
     from featviz import images
 
     for number in range(5):
@@ -305,7 +310,9 @@ def test_a_picture_file_finds_itself(mini, tmp_path, generator: torch.Generator)
 
 
 @pytest.mark.slow
-def test_real_alexnet_finds_pictures_of_the_same_class(real_alexnet, shared_data) -> None:
+def test_real_alexnet_finds_pictures_of_the_same_class(
+    real_alexnet: Model, shared_data: Path
+) -> None:
     store = embed(real_alexnet, shared_data / "imagenet_more")
     result = find_neighbors(store)
     assert result.quality is not None

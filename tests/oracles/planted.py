@@ -19,7 +19,9 @@ from torch import Tensor, nn
 class Planted(nn.Module):
     """Logits (0, margin) of a linear classifier on features."""
 
-    def __init__(self, features: Callable[[Tensor], Tensor], weights: Tensor, threshold: Tensor):
+    def __init__(
+        self, features: Callable[[Tensor], Tensor], weights: Tensor, threshold: Tensor
+    ) -> None:
         super().__init__()
         self.features, self.weights, self.threshold = features, weights, threshold
 

@@ -12,7 +12,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.slow
-def test_the_example_makes_what_it_says(tmp_path, monkeypatch):
+def test_the_example_makes_what_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     code = re.search(r"```python\n(.*?)```", README, re.DOTALL)
     assert code is not None
@@ -24,14 +24,14 @@ def test_the_example_makes_what_it_says(tmp_path, monkeypatch):
     assert names["result"].images.shape[:2] == (2, 3)
 
 
-def test_every_link_leads_to_a_file():
+def test_every_link_leads_to_a_file() -> None:
     targets = re.findall(r"\]\(([^)#]+)\)", README)
     assert len(targets) > 8
     missing = [t for t in targets if "://" not in t and not (ROOT / t).exists()]
     assert missing == []
 
 
-def test_every_documented_command_line_has_known_options():
+def test_every_documented_command_line_has_known_options() -> None:
     from typer.main import get_command
 
     from featviz.cli.main import app

@@ -23,7 +23,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return built
 
 
-def test_the_wheel_holds_assets_templates_and_types(wheel):
+def test_the_wheel_holds_assets_templates_and_types(wheel) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
     assert {
         "featviz/py.typed",
@@ -35,13 +35,15 @@ def test_the_wheel_holds_assets_templates_and_types(wheel):
     assert not any(name.startswith(("tests/", "gallery/", "recipes/")) for name in names)
 
 
-def test_the_bundled_model_is_small_enough(wheel):
+def test_the_bundled_model_is_small_enough(wheel) -> None:
     info = zipfile.ZipFile(wheel).getinfo("featviz/assets/alexnet-mini.safetensors")
     assert info.file_size <= 8_000_000
 
 
 @pytest.mark.slow
-def test_the_installed_wheel_takes_the_quick_tour_outside_the_checkout(wheel, tmp_path):
+def test_the_installed_wheel_takes_the_quick_tour_outside_the_checkout(
+    wheel, tmp_path: Path
+) -> None:
     site, work = tmp_path / "site", tmp_path / "work"
     work.mkdir()
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index"]

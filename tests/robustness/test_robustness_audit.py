@@ -65,14 +65,14 @@ def table(folder: Path, name: str) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_accuracy_at_eps_0_is_the_measured_clean_accuracy(result):
+def test_accuracy_at_eps_0_is_the_measured_clean_accuracy(result) -> None:
     assert result.numbers()["clean accuracy"].value == pytest.approx(20 / 24)
     for part in result.norms:
         assert part.right(0.0) == 20
         assert part.right_8bit(0.0) == 20
 
 
-def test_counts_add_up_and_accuracy_falls_with_eps(result):
+def test_counts_add_up_and_accuracy_falls_with_eps(result) -> None:
     for part in result.norms:
         counts = [part.right(eps) for eps in (0.0, *part.eps)]
         assert counts == sorted(counts, reverse=True)
@@ -100,7 +100,7 @@ def test_counts_add_up_and_accuracy_falls_with_eps(result):
     assert all(second <= count for _, (count, second) in result.flows())
 
 
-def test_the_pictures_of_the_sheets_do_fool_at_the_distance_they_tell(model, result):
+def test_the_pictures_of_the_sheets_do_fool_at_the_distance_they_tell(model, result) -> None:
     for part in result.norms:
         assert part.easiest
         for fall in (*part.easiest, *part.hardest):
@@ -113,7 +113,7 @@ def test_the_pictures_of_the_sheets_do_fool_at_the_distance_they_tell(model, res
         assert [fall.distance for fall in part.easiest] == found[: len(part.easiest)]
 
 
-def test_the_tables_say_what_the_result_says(result, tmp_path):
+def test_the_tables_say_what_the_result_says(result, tmp_path: Path) -> None:
     folder = result.save(tmp_path / "audit")
     for row in table(folder, "accuracy.csv"):
         part = next(p for p in result.norms if p.norm == row["norm"])
@@ -139,7 +139,7 @@ def test_the_tables_say_what_the_result_says(result, tmp_path):
     assert document["numbers"]["self-test"]["value"] == "passed"
 
 
-def test_a_linear_model_gives_its_exact_curve(generator):
+def test_a_linear_model_gives_its_exact_curve(generator: torch.Generator) -> None:
     net, pictures = two_classes(generator)
     pictures = pictures.float()
     model = Model(net.float(), name="linear", input_size=4)
@@ -165,7 +165,7 @@ def test_a_linear_model_gives_its_exact_curve(generator):
         assert bool((part.distance <= known * 1.01).all())
 
 
-def test_order_and_groups_do_not_matter(model):
+def test_order_and_groups_do_not_matter(model) -> None:
     pictures = photographs(10)
     labels = model(pictures).argmax(1)
     options = QUICK | {"eps": {"linf": [0.5 / 255, 2 / 255]}, "norms": ["linf"], "batch_size": 2}
@@ -179,7 +179,7 @@ def test_order_and_groups_do_not_matter(model):
     assert torch.equal(parts.noise_right, whole.noise_right[:, order])
 
 
-def test_searching_in_bf16_changes_what_is_tried_not_what_counts(model, labelled, result):
+def test_searching_in_bf16_changes_what_is_tried_not_what_counts(model, labelled, result) -> None:
     pictures, labels = labelled
     rough = audit(model, pictures, labels, eps=GRIDS, **QUICK, precision="bfloat16")
     assert rough.precision == {"search": "bfloat16", "judge": "float32"}
@@ -196,7 +196,7 @@ def test_searching_in_bf16_changes_what_is_tried_not_what_counts(model, labelled
             assert answer == fall.predicted != int(labels[fall.row])
 
 
-def test_every_norm_can_be_audited(model):
+def test_every_norm_can_be_audited(model) -> None:
     found = audit(model, photographs(6), norms=["l1", "l0"], **QUICK)
     l1, l0 = found.norms
     assert l0.one_step is None
@@ -204,7 +204,7 @@ def test_every_norm_can_be_audited(model):
     assert bool((l1.distance[l1.distance.isfinite()] > 0).all())
 
 
-def test_the_whole_suite_can_be_the_check(model):
+def test_the_whole_suite_can_be_the_check(model) -> None:
     options = QUICK | {"norms": ["linf"], "eps": [1 / 255, 4 / 255], "queries": 0}
     weak = audit(model, photographs(12), **options)
     strong = audit(model, photographs(12), check="suite", **options)
@@ -214,7 +214,7 @@ def test_the_whole_suite_can_be_the_check(model):
         assert strong.norms[0].right(point.eps) <= weak.norms[0].right(point.eps)
 
 
-def test_without_labels_the_models_own_answers_stand_in_and_it_says_so(model):
+def test_without_labels_the_models_own_answers_stand_in_and_it_says_so(model) -> None:
     found = audit(model, photographs(6), norms=["linf"], eps=[1 / 255], **QUICK)
     assert found.own_labels
     assert found.numbers()["clean accuracy"].value == 1.0
@@ -222,7 +222,9 @@ def test_without_labels_the_models_own_answers_stand_in_and_it_says_so(model):
     assert any("own clean answers" in w for w in found.warnings)
 
 
-def test_class_folders_are_the_labels_and_unknown_folders_are_left_out(model, tmp_path):
+def test_class_folders_are_the_labels_and_unknown_folders_are_left_out(
+    model, tmp_path: Path
+) -> None:
     for i, picture in enumerate(photographs(6)):
         folder = tmp_path / ("kind 0", "kind_3", "something else")[i % 3]
         folder.mkdir(exist_ok=True)
@@ -249,7 +251,7 @@ OWN_WARNING = {
 
 
 @pytest.mark.parametrize("kind", ["healthy", *sorted(OWN_WARNING)])
-def test_models_broken_on_purpose_trip_their_own_warning(kind):
+def test_models_broken_on_purpose_trip_their_own_warning(kind: str) -> None:
     pictures = photographs(200)
     labels = tiny_model(5)(pictures).argmax(1)
     rows = torch.cat([(labels == c).nonzero()[:10, 0] for c in (0, 1, 3, 4)])
@@ -276,17 +278,17 @@ def test_models_broken_on_purpose_trip_their_own_warning(kind):
         ("linf", [8 / 255 / 255], "eps below one level"),
     ],
 )
-def test_eps_in_the_wrong_unit_is_doubted(model, norm, eps, warning):
+def test_eps_in_the_wrong_unit_is_doubted(model, norm: str, eps, warning) -> None:
     found = audit(model, photographs(30), norms=[norm], eps=eps, **QUICK | {"queries": 0})
     assert any(w.startswith(f"{warning}:") for w in found.warnings), found.warnings
 
 
-def test_pictures_outside_the_range_are_refused_with_their_range(model):
+def test_pictures_outside_the_range_are_refused_with_their_range(model) -> None:
     with pytest.raises(UserError, match=r"must lie in \[0, 1\], these reach from 0 to 255"):
         audit(model, torch.tensor([0.0, 255.0]).view(2, 1, 1, 1).expand(2, 3, 16, 16))
 
 
-def test_a_curve_that_its_check_beats_and_a_search_cut_short_are_doubted(result):
+def test_a_curve_that_its_check_beats_and_a_search_cut_short_are_doubted(result) -> None:
     part = result.norms[0]
     weak = replace(part, points=(part.points[0]._replace(fell=5),))
     said = doubts(replace(result, norms=(weak,)))
@@ -339,7 +341,7 @@ audit(model, pictures, labels, out=sys.argv[1], **{settings!r})
 
 
 @pytest.mark.slow
-def test_a_killed_audit_goes_on_to_the_same_bytes(model, tmp_path):
+def test_a_killed_audit_goes_on_to_the_same_bytes(model, tmp_path: Path) -> None:
     script = SCRIPT.format(tests=str(Path(__file__).parent), settings=SETTINGS)
 
     def start(out: Path) -> subprocess.Popen[bytes]:
@@ -373,7 +375,7 @@ class Stop(Exception):
     pass
 
 
-def test_work_of_other_arguments_is_not_taken_over(model, tmp_path):
+def test_work_of_other_arguments_is_not_taken_over(model, tmp_path: Path) -> None:
     pictures = photographs(8)
     options = QUICK | {"norms": ["linf"], "batch_size": 4, "out": tmp_path / "a"}
     seen = []
@@ -403,7 +405,7 @@ def test_work_of_other_arguments_is_not_taken_over(model, tmp_path):
     assert not partial.exists()
 
 
-def test_a_folder_that_is_not_ours_is_left_alone(model, tmp_path):
+def test_a_folder_that_is_not_ours_is_left_alone(model, tmp_path: Path) -> None:
     (tmp_path / "a.partial").mkdir()
     (tmp_path / "a.partial" / "thesis.txt").write_text("mine")
     with pytest.raises(UserError, match="in the way and not ours"):
@@ -422,12 +424,12 @@ def test_a_folder_that_is_not_ours_is_left_alone(model, tmp_path):
         ([], None, "no norm"),
     ],
 )
-def test_grids_that_make_no_sense_are_refused_in_words(norms, eps, message):
+def test_grids_that_make_no_sense_are_refused_in_words(norms, eps, message: str) -> None:
     with pytest.raises(UserError, match=message):
         check_grids(norms, eps)
 
 
-def test_grids_are_sorted_and_without_doubles():
+def test_grids_are_sorted_and_without_doubles() -> None:
     assert check_grids(["linf"], [0.2, 0.1, 0.1, 0.0]) == {"linf": (0.1, 0.2)}
 
 
@@ -439,14 +441,14 @@ def test_grids_are_sorted_and_without_doubles():
         ({"sections": ["insight"]}, "unknown section 'insight'.*insid"),
     ],
 )
-def test_settings_that_make_no_sense_are_refused_in_words(model, options, message):
+def test_settings_that_make_no_sense_are_refused_in_words(model, options, message: str) -> None:
     with pytest.raises(UserError, match=message):
         audit(model, photographs(2), **options)
 
 
 def test_sections_stand_on_the_audits_page_under_their_names(
-    model, labelled, tmp_path, monkeypatch
-):
+    model, labelled, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("featviz.robustness.parts._UNIVERSAL_STEPS", 2)
     layers_only = functools.partial(look_inside, portraits=0)
     monkeypatch.setattr("featviz.robustness.parts.look_inside", layers_only)
@@ -473,7 +475,7 @@ def test_sections_stand_on_the_audits_page_under_their_names(
     assert int(own["n"]) <= 20
 
 
-def test_a_section_that_cannot_be_made_is_named_and_the_rest_goes_on(model, tmp_path):
+def test_a_section_that_cannot_be_made_is_named_and_the_rest_goes_on(model, tmp_path: Path) -> None:
     class Constant(torch.nn.Module):
         def forward(self, x):
             z = torch.zeros(len(x), 3) + 0 * x.flatten(1).sum(1, keepdim=True)

@@ -6,6 +6,7 @@ import csv
 import functools
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -60,7 +61,7 @@ def reference(model, fooled):
     return Reference(pictures, model(pictures).argmax(1))
 
 
-def test_noise_and_blur_are_as_long_as_the_adversarial_change_and_stay_in_the_box(fooled):
+def test_noise_and_blur_are_as_long_as_the_adversarial_change_and_stay_in_the_box(fooled) -> None:
     pictures, adversarial, *_ = fooled
     wanted = l2_distance(pictures, adversarial)
     for kind, moved in equal_changes(pictures, adversarial).items():
@@ -72,7 +73,7 @@ def test_noise_and_blur_are_as_long_as_the_adversarial_change_and_stay_in_the_bo
     assert torch.equal(alone["noise"], equal_changes(pictures, adversarial)["noise"][order])
 
 
-def test_a_comparison_says_what_plain_arithmetic_says(model, fooled):
+def test_a_comparison_says_what_plain_arithmetic_says(model, fooled) -> None:
     pictures, adversarial, *_ = fooled
     layers = shown_layers(model)
     found = compare(model, pictures, adversarial, layers, batch_size=3)
@@ -92,7 +93,7 @@ def test_a_comparison_says_what_plain_arithmetic_says(model, fooled):
                 assert math.isnan(float(found.switched[i, j]))
 
 
-def test_a_picture_that_does_not_change_moves_nothing(model, fooled):
+def test_a_picture_that_does_not_change_moves_nothing(model, fooled) -> None:
     found = compare(model, fooled[0], fooled[0], shown_layers(model))
     assert float(found.relative.max()) == 0
     assert float(found.input_relative.max()) == 0
@@ -102,7 +103,7 @@ def test_a_picture_that_does_not_change_moves_nothing(model, fooled):
     assert float(switched.max()) == 0
 
 
-def test_nearness_is_one_at_the_own_mean_minus_one_at_the_false_and_zero_between():
+def test_nearness_is_one_at_the_own_mean_minus_one_at_the_false_and_zero_between() -> None:
     own, false = torch.tensor([[0.0, 0.0]]), torch.tensor([[4.0, 2.0]])
     assert float(nearness(own, own, false)) == 1
     assert float(nearness(false, own, false)) == -1
@@ -110,7 +111,7 @@ def test_nearness_is_one_at_the_own_mean_minus_one_at_the_false_and_zero_between
     assert float(nearness(own + 0.25 * (false - own), own, false)) == pytest.approx(0.5)
 
 
-def test_class_means_are_the_means_of_pooled_activations(model, reference):
+def test_class_means_are_the_means_of_pooled_activations(model, reference) -> None:
     layer = shown_layers(model)[0]
     means = class_means(model, reference, [layer], batch_size=7)[layer]
     values = activations(model, reference.pictures, [layer])[layer].detach().mean((2, 3))
@@ -120,7 +121,7 @@ def test_class_means_are_the_means_of_pooled_activations(model, reference):
         )
 
 
-def test_the_flip_is_the_start_of_the_unbroken_run_to_the_end():
+def test_the_flip_is_the_start_of_the_unbroken_run_to_the_end() -> None:
     layers = ["a", "b", "c", "d"]
     clean = torch.ones(4, 4)
     adversarial = torch.tensor([[1, 1, -1, -1], [-1, 1, 1, -1], [1, 1, 1, 1], [-1, -1, -1, -1.0]])
@@ -129,7 +130,7 @@ def test_the_flip_is_the_start_of_the_unbroken_run_to_the_end():
     assert first_flips(clean, adversarial, layers)[3] == "c"
 
 
-def test_the_last_layers_account_of_the_margin_is_exact(model, fooled):
+def test_the_last_layers_account_of_the_margin_is_exact(model, fooled) -> None:
     layer = account_layers(model)[-1]
     for x, x2, y, t in zip(*fooled, strict=True):
         parts, change, _ = margin_shares(model, x, x2, int(y), int(t), layer)
@@ -139,7 +140,7 @@ def test_the_last_layers_account_of_the_margin_is_exact(model, fooled):
     assert not any(p.requires_grad for p in model.parameters())
 
 
-def test_each_units_part_is_weight_times_change_where_the_head_is_linear():
+def test_each_units_part_is_weight_times_change_where_the_head_is_linear() -> None:
     net = nn.Sequential(nn.Flatten(), nn.Linear(12, 6), nn.ReLU(), nn.Linear(6, 3))
     model = Model(net, name="head", input_size=2)
     generator = torch.Generator().manual_seed(0)
@@ -155,7 +156,7 @@ def test_each_units_part_is_weight_times_change_where_the_head_is_linear():
     assert found.named == "1"
 
 
-def test_a_quadratic_net_is_explained_by_the_mean_of_both_ends():
+def test_a_quadratic_net_is_explained_by_the_mean_of_both_ends() -> None:
     class Square(nn.Module):
         def forward(self, x):
             return x * x
@@ -168,13 +169,13 @@ def test_a_quadratic_net_is_explained_by_the_mean_of_both_ends():
     assert float(parts.sum()) == pytest.approx(change, abs=1e-6)
 
 
-def test_a_relus_units_go_by_the_name_of_the_layer_before_it(model):
+def test_a_relus_units_go_by_the_name_of_the_layer_before_it(model) -> None:
     relu = next(la.name for la in model.layers.values() if la.kind == "ReLU")
     assert model.layer(behind_relu(model, relu)).kind in {"BatchNorm2d", "Conv2d"}
     assert behind_relu(model, "logits") == "logits"
 
 
-def test_the_way_begins_at_the_picture_and_the_means_are_its_ends(model, fooled, reference):
+def test_the_way_begins_at_the_picture_and_the_means_are_its_ends(model, fooled, reference) -> None:
     x, x2, y, t = (part[0] for part in fooled)
     path = follow(model, x, x2, int(y), int(t), reference, k=3)
     assert path.answers[0] == y
@@ -194,7 +195,7 @@ def test_the_way_begins_at_the_picture_and_the_means_are_its_ends(model, fooled,
     assert int(again.neighbors[0, 0]) == len(reference.pictures)
 
 
-def test_without_reference_there_are_no_means_and_no_picture_is_an_error(model, fooled):
+def test_without_reference_there_are_no_means_and_no_picture_is_an_error(model, fooled) -> None:
     found = diagnose(model, *fooled)
     assert bool(found.clean_nearer.isnan().all())
     assert set(found.flips) == {None}
@@ -202,7 +203,9 @@ def test_without_reference_there_are_no_means_and_no_picture_is_an_error(model, 
         diagnose(model, *(part[:0] for part in fooled))
 
 
-def test_everything_is_drawn_and_the_tables_say_what_was_found(model, fooled, reference, tmp_path):
+def test_everything_is_drawn_and_the_tables_say_what_was_found(
+    model, fooled, reference, tmp_path: Path
+) -> None:
     before = {name: value.clone() for name, value in model.state_dict().items()}
     state = torch.random.get_rng_state()
     names = [f"p{i}" for i in range(len(fooled[0]))]
@@ -239,7 +242,9 @@ def test_everything_is_drawn_and_the_tables_say_what_was_found(model, fooled, re
     assert numbers["moves the logits"].value > 1
 
 
-def test_an_attack_shows_what_changes_inside_the_pictures_it_fooled(model, monkeypatch, tmp_path):
+def test_an_attack_shows_what_changes_inside_the_pictures_it_fooled(
+    model, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     layers_only = functools.partial(look_inside, portraits=0)
     monkeypatch.setattr("featviz.robustness.parts.look_inside", layers_only)
     pictures = photographs(3)
@@ -261,7 +266,9 @@ def test_an_attack_shows_what_changes_inside_the_pictures_it_fooled(model, monke
     assert inside_of(model, still, None) is None
 
 
-def test_pictures_of_classes_that_the_reference_lacks_are_not_placed(model, fooled, reference):
+def test_pictures_of_classes_that_the_reference_lacks_are_not_placed(
+    model, fooled, reference
+) -> None:
     _, _, labels, predicted = fooled
     gone = int(predicted[0])
     rest = reference.labels != gone

@@ -46,7 +46,7 @@ CLEAN = Evidence(
 )
 
 
-def seen(kind):
+def seen(kind: str):
     model = broken_model(kind)
     pictures = photographs(20)
     labels = tiny_model()(pictures).argmax(1)
@@ -55,19 +55,19 @@ def seen(kind):
 
 
 @pytest.mark.parametrize("kind", sorted(OWN_CHECK))
-def test_every_fault_trips_its_own_check(kind):
+def test_every_fault_trips_its_own_check(kind: str) -> None:
     tripped = {check.name for check in model_checks(seen(kind)) if check.tripped}
     assert OWN_CHECK[kind] in tripped
     if kind in {"scaled", "softmax", "detached"}:  # these break nothing else
         assert tripped <= {OWN_CHECK[kind], "zero gradients"}
 
 
-def test_a_healthy_model_trips_nothing():
+def test_a_healthy_model_trips_nothing() -> None:
     assert [c.warning for c in model_checks(seen("healthy")) if c.tripped] == []
     assert seen("healthy").forwards == 20 * 15
 
 
-def test_a_tripped_check_says_what_where_and_what_to_do():
+def test_a_tripped_check_says_what_where_and_what_to_do() -> None:
     check = next(c for c in model_checks(seen("quantised")) if c.name == "quantised input")
     assert check.value == 1.0
     assert check.warning.startswith("quantised input: share of pictures whose logits do not move")
@@ -75,7 +75,9 @@ def test_a_tripped_check_says_what_where_and_what_to_do():
     assert "attack a copy without the rounding" in check.warning
 
 
-def test_the_slope_of_a_linear_model_is_one_and_its_gradient_the_weights(generator):
+def test_the_slope_of_a_linear_model_is_one_and_its_gradient_the_weights(
+    generator: torch.Generator,
+) -> None:
     net, pictures = two_classes(generator)
     labels, others = torch.zeros(8, dtype=torch.long), torch.ones(8, dtype=torch.long)
     with frozen(net):
@@ -89,7 +91,7 @@ def test_the_slope_of_a_linear_model_is_one_and_its_gradient_the_weights(generat
     assert 0 < found.unstable < 0.5
 
 
-def test_the_probe_does_not_depend_on_the_batch():
+def test_the_probe_does_not_depend_on_the_batch() -> None:
     model, pictures = tiny_model(), photographs(9)
     labels = model(pictures).argmax(1)
     with frozen(model):
@@ -99,18 +101,18 @@ def test_the_probe_does_not_depend_on_the_batch():
     assert again == whole or again.unstable == pytest.approx(whole.unstable, rel=1e-12)
 
 
-def test_the_step_of_the_slope_is_smaller_than_what_a_picture_can_hold():
+def test_the_step_of_the_slope_is_smaller_than_what_a_picture_can_hold() -> None:
     assert SLOPE_STEP < 0.5 / 255
 
 
-def test_a_success_on_the_way_that_was_not_kept_is_silent():
+def test_a_success_on_the_way_that_was_not_kept_is_silent() -> None:
     nan = math.nan
     trace = torch.tensor([[-1, 0.5, -0.2], [-1, -0.5, -0.2], [-1, 0.5, 0.7], [-1, 0.2, nan]])
     success = torch.tensor([False, False, True, False])
     assert silent_success(trace, success).tolist() == [True, False, False, True]
 
 
-def test_the_gain_of_the_last_steps_is_measured_on_the_best_so_far():
+def test_the_gain_of_the_last_steps_is_measured_on_the_best_so_far() -> None:
     steps = torch.arange(21.0)
     straight, early, falling = steps - 30, (steps / 5).clamp(max=1) - 2, -steps - 1
     trace = torch.stack([straight, early, falling])
@@ -123,7 +125,7 @@ def test_the_gain_of_the_last_steps_is_measured_on_the_best_so_far():
     assert torch.allclose(scaled, late_gain(trace, 10))
 
 
-def test_what_the_judge_does_not_confirm_is_a_failed_transfer():
+def test_what_the_judge_does_not_confirm_is_a_failed_transfer() -> None:
     found = torch.tensor([True, True, False])
     judged = torch.tensor([True, False, False])
     assert not_confirmed(found, judged).tolist() == [False, True, False]
@@ -142,12 +144,12 @@ def test_what_the_judge_does_not_confirm_is_a_failed_transfer():
         ({"unconfirmed": 5}, "transfer failure"),
     ],
 )
-def test_every_failure_of_an_attack_trips_its_own_check_alone(fields, name):
+def test_every_failure_of_an_attack_trips_its_own_check_alone(fields, name: str) -> None:
     checks = attack_checks(Evidence(**{**CLEAN.__dict__, **fields}))
     assert [c.name for c in checks if c.tripped] == [name]
 
 
-def test_attacks_without_failure_trip_nothing_and_single_pictures_are_forgiven():
+def test_attacks_without_failure_trip_nothing_and_single_pictures_are_forgiven() -> None:
     assert not any(c.tripped for c in attack_checks(CLEAN))
     single = Evidence(**{**CLEAN.__dict__, "noise_only": 1, "one_step_only": 1})
     assert not any(c.tripped for c in attack_checks(single))

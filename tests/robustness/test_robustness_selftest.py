@@ -13,7 +13,7 @@ from featviz.robustness import self_test as tested
 from featviz.robustness.self_test import self_test, smallest
 
 
-def test_the_attacks_of_the_audit_pass_it_within_a_few_seconds():
+def test_the_attacks_of_the_audit_pass_it_within_a_few_seconds() -> None:
     found = self_test()
     assert found.passed, found.line
     assert set(found.worst) == {"linf", "l2", "l1", "l0"}
@@ -22,7 +22,9 @@ def test_the_attacks_of_the_audit_pass_it_within_a_few_seconds():
     assert found.seconds < 10
 
 
-def test_a_search_that_ends_too_far_or_impossibly_near_fails_it(monkeypatch):
+def test_a_search_that_ends_too_far_or_impossibly_near_fails_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     for factor in (1.05, 0.9):
 
         def wrong(*arguments, factor=factor, **options):
@@ -35,14 +37,16 @@ def test_a_search_that_ends_too_far_or_impossibly_near_fails_it(monkeypatch):
         assert "FAILED" in found.line
 
 
-def test_a_check_that_finds_nothing_or_breaks_its_ball_fails_it(monkeypatch):
+def test_a_check_that_finds_nothing_or_breaks_its_ball_fails_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     found = self_test()
     assert not replace(found, above={**found.above, "l2": 0}).passed
     assert not replace(found, below={**found.below, "linf": 1}).passed
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_the_closed_forms_are_those_of_linear_and_quadratic_programs(seed):
+def test_the_closed_forms_are_those_of_linear_and_quadratic_programs(seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     w = torch.randn(12, generator=generator, dtype=torch.float64)
     x = (1.4 * torch.rand(12, generator=generator, dtype=torch.float64) - 0.2).clamp(0, 1)
@@ -75,6 +79,6 @@ def test_the_closed_forms_are_those_of_linear_and_quadratic_programs(seed):
     assert smallest(w, x, margin, "l0") == fewest
 
 
-def test_what_no_corner_reaches_is_infinitely_far():
+def test_what_no_corner_reaches_is_infinitely_far() -> None:
     w, x = torch.ones(3, dtype=torch.float64), torch.full((3,), 0.5, dtype=torch.float64)
     assert smallest(w, x, 1.6, "l2") == float("inf")

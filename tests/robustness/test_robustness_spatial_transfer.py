@@ -31,7 +31,7 @@ def motions(*rows):
     return torch.tensor(rows, dtype=torch.float64)
 
 
-def test_the_still_motion_gives_back_the_same_bits(pictures):
+def test_the_still_motion_gives_back_the_same_bits(pictures) -> None:
     assert torch.equal(moved(pictures, motions(STILL).expand(10, 3)), pictures)
     y, x = pixel_grid(16, pictures.device)
     for border in ("zeros", "edge", "reflect", "reflect101"):
@@ -39,7 +39,7 @@ def test_the_still_motion_gives_back_the_same_bits(pictures):
     assert torch.equal(magnified(pictures, 1.0), pictures)
 
 
-def test_whole_pixels_and_right_angles_need_no_interpolation(pictures):
+def test_whole_pixels_and_right_angles_need_no_interpolation(pictures) -> None:
     x = pictures[:1]
     right = moved(x, motions((0, 3, 0)))
     assert torch.equal(right[..., 3:], x[..., :-3])
@@ -56,7 +56,7 @@ def test_whole_pixels_and_right_angles_need_no_interpolation(pictures):
 @pytest.mark.parametrize(
     "mode", [("reflect", "reflect"), ("reflect101", "mirror"), ("edge", "nearest")]
 )
-def test_borders_are_those_of_scipy(mode):
+def test_borders_are_those_of_scipy(mode) -> None:
     generator = torch.Generator().manual_seed(0)
     x = torch.rand(1, 1, 7, 7, generator=generator, dtype=torch.float64)
     y, z = (14 * torch.rand(9, 9, generator=generator, dtype=torch.float64) - 4 for _ in range(2))
@@ -66,7 +66,7 @@ def test_borders_are_those_of_scipy(mode):
     )
 
 
-def test_the_grid_is_the_papers_and_begins_far_out():
+def test_the_grid_is_the_papers_and_begins_far_out() -> None:
     grid = motion_grid(30.0, 22.4, 31, 5)
     assert len(grid) == len(set(grid)) == 775
     assert grid[-1] == STILL
@@ -76,7 +76,7 @@ def test_the_grid_is_the_papers_and_begins_far_out():
     assert motion_grid(0.0, 0.0, 31, 5) == (STILL,)
 
 
-def test_leaving_early_finds_the_same_pictures_as_trying_everything(model, pictures):
+def test_leaving_early_finds_the_same_pictures_as_trying_everything(model, pictures) -> None:
     labels = model(pictures).argmax(1)
     labels[4] = (labels[4] + 1) % 5
     found = spatial(model, pictures, labels, degrees=6, shift=0.06, angles=5, shifts=3, draws=1)
@@ -96,7 +96,7 @@ def test_leaving_early_finds_the_same_pictures_as_trying_everything(model, pictu
     assert torch.equal(found.forwards, 3 + torch.where(before, 0, first))
 
 
-def test_what_fooled_fools_again(model, pictures):
+def test_what_fooled_fools_again(model, pictures) -> None:
     labels = model(pictures).argmax(1)
     found = spatial(model, pictures, labels, degrees=30, shift=0.3, angles=5, shifts=3, draws=2)
     fooled = ~found.fooled_by.isnan().any(1)
@@ -106,7 +106,7 @@ def test_what_fooled_fools_again(model, pictures):
     assert bool((answers != labels[fooled]).all())
 
 
-def test_without_turn_and_shift_the_answers_are_the_clean_ones(model, pictures):
+def test_without_turn_and_shift_the_answers_are_the_clean_ones(model, pictures) -> None:
     labels = torch.arange(10) % 5
     found = spatial(model, pictures, labels, degrees=0, shift=0, draws=2)
     assert torch.equal(found.random_answers, found.clean.expand(2, 10))
@@ -115,14 +115,14 @@ def test_without_turn_and_shift_the_answers_are_the_clean_ones(model, pictures):
     assert found.average_of_random == found.clean_accuracy.value
 
 
-def test_padding_alone_is_the_unmoved_picture_under_the_black_corners(model):
+def test_padding_alone_is_the_unmoved_picture_under_the_black_corners(model) -> None:
     # On white pictures a motion and its padding are the same thing.
     white = torch.ones(3, 3, 16, 16)
     same = spatial(model, white, model(white).argmax(1), degrees=40, shift=0.3, draws=4)
     assert torch.equal(same.random_answers, same.padding_answers)
 
 
-def test_order_and_neighbours_do_not_matter(model, pictures):
+def test_order_and_neighbours_do_not_matter(model, pictures) -> None:
     labels = model(pictures).argmax(1)
     arguments = {"degrees": 30, "shift": 0.2, "angles": 3, "shifts": 3, "draws": 3, "batch_size": 4}
     one = spatial(model, pictures, labels, **arguments)
@@ -136,7 +136,7 @@ def test_order_and_neighbours_do_not_matter(model, pictures):
 @pytest.mark.parametrize(
     "arguments", [{"degrees": -1}, {"degrees": math.nan}, {"shift": 2}, {"angles": 0}, {"draws": 0}]
 )
-def test_motions_of_no_sense_are_refused(model, pictures, arguments):
+def test_motions_of_no_sense_are_refused(model, pictures, arguments) -> None:
     with pytest.raises(UserError):
         spatial(model, pictures, torch.zeros(10, dtype=torch.long), **arguments)
 
@@ -154,7 +154,7 @@ def attacked(model, pictures):
     return models, dict.fromkeys(models, pictures), labels, {"one": found}
 
 
-def test_a_twin_falls_to_all_and_another_to_what_is_counted_again(attacked, pictures):
+def test_a_twin_falls_to_all_and_another_to_what_is_counted_again(attacked, pictures) -> None:
     models, views, labels, found = attacked
     matrix = transfer_matrix(models, views, labels, found, batch_size=4)
     made = found["one"]
@@ -171,7 +171,7 @@ def test_a_twin_falls_to_all_and_another_to_what_is_counted_again(attacked, pict
     assert matrix.cells["one", "one"].noise.right <= n
 
 
-def test_the_models_own_checks_are_counted_again(attacked, model):
+def test_the_models_own_checks_are_counted_again(attacked, model) -> None:
     models, views, labels, found = attacked
     matrix = transfer_matrix(models, views, labels, found)
     rows = found["one"].success
@@ -186,13 +186,13 @@ def test_the_models_own_checks_are_counted_again(attacked, model):
     assert len(matrix.rows()) == 3 + len(SELF_CHECKS)
 
 
-def test_a_pixels_shift_repeats_the_border():
+def test_a_pixels_shift_repeats_the_border() -> None:
     x = torch.arange(9.0).view(1, 1, 3, 3)
     assert shift(x, 1, 0)[0, 0].tolist() == [[0, 1, 2], [0, 1, 2], [3, 4, 5]]
     assert shift(x, 0, -1)[0, 0].tolist() == [[1, 2, 2], [4, 5, 5], [7, 8, 8]]
 
 
-def test_pictures_of_classes_that_a_model_lacks_do_not_count(attacked):
+def test_pictures_of_classes_that_a_model_lacks_do_not_count(attacked) -> None:
     models, views, labels, found = attacked
     fewer = labels | {"twin": torch.where(torch.arange(10) < 5, labels["twin"], -1)}
     matrix = transfer_matrix(models, views, fewer, found)
@@ -201,12 +201,12 @@ def test_pictures_of_classes_that_a_model_lacks_do_not_count(attacked):
     assert ("one", "other") not in transfer_matrix(models, views, none, found).cells
 
 
-def test_labels_are_matched_by_name(model):
+def test_labels_are_matched_by_name(model) -> None:
     found = shared_labels({"one": model}, ["kind 2", "kind 0", "zebra"])
     assert found["one"].tolist() == [2, 0, -1]
 
 
-def test_a_judge_of_another_size_sees_the_pictures_resampled(attacked, pictures):
+def test_a_judge_of_another_size_sees_the_pictures_resampled(attacked, pictures) -> None:
     models, _, labels, found = attacked
     enlarged = torch.nn.functional.interpolate(
         found["one"].adversarial, (24, 24), mode="bilinear", antialias=True
@@ -233,7 +233,7 @@ def test_a_judge_of_another_size_sees_the_pictures_resampled(attacked, pictures)
     assert any(torch.equal(x[:rows], enlarged[fooling].clamp(0, 1)) for x in seen)
 
 
-def test_what_does_not_fit_together_is_refused(attacked):
+def test_what_does_not_fit_together_is_refused(attacked) -> None:
     models, views, labels, found = attacked
     with pytest.raises(UserError, match="differ in number"):
         transfer_matrix(models, views | {"twin": views["twin"][:3]}, labels, found)

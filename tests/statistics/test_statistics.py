@@ -13,7 +13,7 @@ from featviz.statistics import Prior, fit_prior, median, rank_correlation, share
 
 
 @pytest.mark.parametrize(("right", "n"), [(0, 20), (7, 20), (20, 20), (1, 1), (123, 900)])
-def test_shares_have_the_wilson_interval_of_scipy(right, n):
+def test_shares_have_the_wilson_interval_of_scipy(right, n) -> None:
     oracle = stats.binomtest(right, n).proportion_ci(0.95, method="wilson")
     found = share(right, n)
     assert found.value == right / n
@@ -22,13 +22,13 @@ def test_shares_have_the_wilson_interval_of_scipy(right, n):
     assert found.low <= right / n <= found.high
 
 
-def test_a_share_of_no_pictures_says_nothing():
+def test_a_share_of_no_pictures_says_nothing() -> None:
     assert share(0, 0) == (0, 0, 0.0, 1.0)
     assert share(0, 0).value is None
 
 
 @pytest.mark.parametrize("n", [6, 7, 20, 51, 200])
-def test_the_medians_interval_is_that_of_the_quantile_test(n):
+def test_the_medians_interval_is_that_of_the_quantile_test(n) -> None:
     values = np.random.default_rng(n).exponential(size=n)
     oracle = stats.quantile_test(values, q=0, p=0.5).confidence_interval(0.95)
     found = median(torch.tensor(values))
@@ -37,7 +37,7 @@ def test_the_medians_interval_is_that_of_the_quantile_test(n):
     assert found.low <= found.value <= found.high
 
 
-def test_the_medians_interval_covers_as_often_as_it_says():
+def test_the_medians_interval_covers_as_often_as_it_says() -> None:
     rng = np.random.default_rng(0)
     for n in (8, 25):
         hits = 0
@@ -50,7 +50,7 @@ def test_the_medians_interval_covers_as_often_as_it_says():
         assert hits / 2000 == pytest.approx(exact, abs=0.015)
 
 
-def test_pictures_that_stand_are_kept_as_kaplan_and_meier_keep_them():
+def test_pictures_that_stand_are_kept_as_kaplan_and_meier_keep_them() -> None:
     values = torch.tensor([0.1, 0.2, 0.3, 0.4, 0.5, math.inf, math.inf], dtype=torch.float64)
     found = median(values)
     oracle = stats.ecdf(
@@ -65,14 +65,14 @@ def test_pictures_that_stand_are_kept_as_kaplan_and_meier_keep_them():
     assert left_out.value < found.value  # what leaving them out would have claimed
 
 
-def test_a_median_that_most_pictures_withstand_is_not_known():
+def test_a_median_that_most_pictures_withstand_is_not_known() -> None:
     found = median(torch.tensor([0.1, math.inf, math.inf]))
     assert found.value is None
     assert (found.low, found.high) == (0.0, math.inf)
     assert median(torch.zeros(0)).n == 0
 
 
-def test_the_prior_is_the_likeliest_of_a_fine_grid():
+def test_the_prior_is_the_likeliest_of_a_fine_grid() -> None:
     rng = np.random.default_rng(1)
     n = rng.integers(2, 12, 80)
     right = rng.binomial(n, rng.beta(3, 5, 80))
@@ -88,7 +88,7 @@ def test_the_prior_is_the_likeliest_of_a_fine_grid():
     assert found.mean == pytest.approx(3 / 8, abs=0.08)
 
 
-def test_classes_alike_are_drawn_together_and_classes_unlike_are_left_alone():
+def test_classes_alike_are_drawn_together_and_classes_unlike_are_left_alone() -> None:
     alike = fit_prior([5, 5, 5, 5, 4, 6], [10] * 6)
     assert alike.a + alike.b > 1000
     assert alike.shrink(0, 5).value == pytest.approx(0.5, abs=0.01)
@@ -97,7 +97,7 @@ def test_classes_alike_are_drawn_together_and_classes_unlike_are_left_alone():
     assert unlike.shrink(0, 50).value < 0.02
 
 
-def test_shrinkage_is_the_posterior_of_the_beta():
+def test_shrinkage_is_the_posterior_of_the_beta() -> None:
     prior = Prior(2.0, 3.0)
     found = prior.shrink(4, 6)
     oracle = stats.beta(6, 5)
@@ -107,14 +107,14 @@ def test_shrinkage_is_the_posterior_of_the_beta():
     assert prior.mean < few.value < many.value < 1
 
 
-def test_counts_at_the_border_do_not_break_the_prior():
+def test_counts_at_the_border_do_not_break_the_prior() -> None:
     assert 0 < fit_prior([0, 0, 0], [3, 4, 5]).mean < 0.2
     assert 0.8 < fit_prior([3, 4, 5], [3, 4, 5]).mean < 1
     assert fit_prior([], []) == Prior(1.0, 1.0)
     assert fit_prior([0], [0]) == Prior(1.0, 1.0)
 
 
-def test_rank_correlation_is_spearmans_with_infinite_values_as_ties():
+def test_rank_correlation_is_spearmans_with_infinite_values_as_ties() -> None:
     rng = np.random.default_rng(2)
     x = rng.normal(size=30)
     y = x + rng.normal(size=30)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from featviz import results
+from featviz.models.load import Model
 from featviz.samples import sample_pictures
 from featviz.tour import take_tour
 
@@ -32,20 +33,20 @@ KINDS = {
 
 
 @pytest.fixture(scope="module")
-def quick_tour(mini, tmp_path_factory):
+def quick_tour(mini: Model, tmp_path_factory: pytest.TempPathFactory):
     folder = tmp_path_factory.mktemp("tour") / "run"
     return take_tour(mini, sample_pictures(4), folder, quick=True)
 
 
 @pytest.mark.slow
-def test_every_analysis_makes_its_result(quick_tour):
+def test_every_analysis_makes_its_result(quick_tour) -> None:
     assert {t.folder.name.partition("-")[0] for t in quick_tour.taken} == KINDS
     assert [t.refused for t in quick_tour.taken if t.refused] == []
     assert (quick_tour.gallery / "index.html").is_file()
 
 
 @pytest.mark.slow
-def test_every_result_is_whole_and_names_its_model(quick_tour, mini):
+def test_every_result_is_whole_and_names_its_model(quick_tour, mini: Model) -> None:
     for taken in quick_tour.taken:
         document = results.read_result(taken.folder)
         if document["model"] is not None:
@@ -59,7 +60,7 @@ def test_every_result_is_whole_and_names_its_model(quick_tour, mini):
 
 
 @pytest.mark.slow
-def test_units_of_one_layer_meet_on_one_page(quick_tour):
+def test_units_of_one_layer_meet_on_one_page(quick_tour) -> None:
     seen: dict[str, set[str]] = {}
     for taken in quick_tour.taken:
         for figure in results.read_result(taken.folder)["figures"]:
@@ -69,7 +70,7 @@ def test_units_of_one_layer_meet_on_one_page(quick_tour):
 
 
 @pytest.mark.slow
-def test_a_second_tour_keeps_what_is_there_and_makes_what_is_not(quick_tour, mini):
+def test_a_second_tour_keeps_what_is_there_and_makes_what_is_not(quick_tour, mini: Model) -> None:
     folder = quick_tour.taken[0].folder.parent
     gone, foreign = folder / "kernels-conv1", folder / "layers" / "result.json"
     for path in sorted(gone.rglob("*"), reverse=True):
@@ -84,7 +85,9 @@ def test_a_second_tour_keeps_what_is_there_and_makes_what_is_not(quick_tour, min
 
 
 @pytest.mark.slow
-def test_a_trunk_without_a_head_takes_the_tour_without_its_answers(shared_data, tmp_path):
+def test_a_trunk_without_a_head_takes_the_tour_without_its_answers(
+    shared_data: Path, tmp_path: Path
+) -> None:
     import featviz
 
     trunk = featviz.load("alexnet", weights=shared_data / "alexnet_trunk.safetensors")

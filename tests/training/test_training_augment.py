@@ -37,7 +37,7 @@ def plain(picture: np.ndarray, size: int, settings: Augmentation, u: np.ndarray)
 
 
 @pytest.mark.parametrize("size", [7, 12, 20], ids=["smaller", "same", "larger"])
-def test_augment_equals_the_plain_resampling(size, generator):
+def test_augment_equals_the_plain_resampling(size, generator: torch.Generator) -> None:
     settings = Augmentation(area=(0.3, 1.0), aspect=0.5, brightness=0.4)
     pictures = torch.randint(0, 256, (5, 3, 12, 15), generator=generator).to(torch.uint8)
     draws = torch.rand(5, 6, generator=generator)
@@ -47,14 +47,14 @@ def test_augment_equals_the_plain_resampling(size, generator):
         np.testing.assert_allclose(mine.numpy(), wanted, atol=2e-5)
 
 
-def test_without_changes_the_picture_comes_back(generator):
+def test_without_changes_the_picture_comes_back(generator: torch.Generator) -> None:
     still = Augmentation(area=(1.0, 1.0), aspect=0.0, brightness=0.0, flip=False)
     pictures = torch.randint(0, 256, (4, 3, 9, 9), generator=generator).to(torch.uint8)
     found = augment(pictures, 9, still, torch.rand(4, 6, generator=generator))
     torch.testing.assert_close(found, pictures.float() / 255)
 
 
-def test_half_of_the_pictures_are_mirrored(generator):
+def test_half_of_the_pictures_are_mirrored(generator: torch.Generator) -> None:
     settings = Augmentation(area=(1.0, 1.0), aspect=0.0, brightness=0.0)
     pictures = torch.randint(0, 256, (400, 3, 4, 4), generator=generator).to(torch.uint8)
     found = augment(pictures, 4, settings, torch.rand(400, 6, generator=generator))
@@ -65,7 +65,7 @@ def test_half_of_the_pictures_are_mirrored(generator):
     assert 160 < int(is_mirrored.sum()) < 240  # four standard deviations
 
 
-def test_a_picture_does_not_depend_on_its_neighbours(generator):
+def test_a_picture_does_not_depend_on_its_neighbours(generator: torch.Generator) -> None:
     settings = Augmentation()
     pictures = torch.randint(0, 256, (6, 3, 16, 16), generator=generator).to(torch.uint8)
     draws = torch.rand(6, 6, generator=generator)
@@ -76,7 +76,7 @@ def test_a_picture_does_not_depend_on_its_neighbours(generator):
     torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-6)
 
 
-def test_crops_keep_to_their_area_and_aspect_and_lie_within_the_picture():
+def test_crops_keep_to_their_area_and_aspect_and_lie_within_the_picture() -> None:
     """A picture of its own coordinates shows where a crop was cut out."""
     side = 64
     ramp = torch.arange(side, dtype=torch.uint8)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 
 from featviz.kernels.growth import kernel_growth
-from featviz.models.load import bundled
+from featviz.models.load import Model, bundled
 from featviz.models.weights import parse_classes, read_weights
 from featviz.training.loop import evaluate, wilson
 
@@ -20,7 +21,7 @@ def file():
     return read_weights(bundled("alexnet-mini"))
 
 
-def test_the_file_is_small_and_says_what_it_is(file, mini):
+def test_the_file_is_small_and_says_what_it_is(file, mini: Model) -> None:
     path = bundled("alexnet-mini")
     assert path.stat().st_size <= 8_000_000
     assert {t.dtype for t in file.tensors.values()} == {torch.float16}
@@ -37,7 +38,7 @@ def test_the_file_is_small_and_says_what_it_is(file, mini):
     assert f"**{float(facts['top5']):.1%}**" in card
 
 
-def test_the_kernels_that_grew_are_those_of_the_model(mini):
+def test_the_kernels_that_grew_are_those_of_the_model(mini: Model) -> None:
     growth = kernel_growth()
     assert growth.steps[0] == 0
     assert sorted(set(growth.steps)) == list(growth.steps)
@@ -46,7 +47,9 @@ def test_the_kernels_that_grew_are_those_of_the_model(mini):
 
 
 @pytest.mark.slow
-def test_the_accuracy_it_states_is_reached(file, mini, shared_data, tmp_path):
+def test_the_accuracy_it_states_is_reached(
+    file, mini: Model, shared_data: Path, tmp_path: Path
+) -> None:
     """5 validation pictures a class: the stated share must lie in the interval of these."""
     command = [sys.executable, shared_data / "unpack.py", "tiny", tmp_path]
     subprocess.run(

@@ -14,7 +14,7 @@ from featviz.cli import main as command_line
 from featviz.training import loop
 
 
-def run(capsys, *words: str | Path) -> tuple[int, str, str]:
+def run(capsys: pytest.CaptureFixture[str], *words: str | Path) -> tuple[int, str, str]:
     with pytest.raises(SystemExit) as left:
         command_line.main([str(word) for word in words])
     said = capsys.readouterr()
@@ -22,7 +22,7 @@ def run(capsys, *words: str | Path) -> tuple[int, str, str]:
 
 
 @pytest.fixture
-def colours(tmp_path) -> Path:
+def colours(tmp_path: Path) -> Path:
     """Pictures of three colours with a little noise, in class folders."""
     generator = torch.Generator().manual_seed(0)
     for channel, name in enumerate(["n01_red", "n02_green", "n03_blue"]):
@@ -35,7 +35,9 @@ def colours(tmp_path) -> Path:
 
 
 @pytest.mark.slow
-def test_what_train_leaves_can_be_evaluated(capsys, colours, tmp_path):
+def test_what_train_leaves_can_be_evaluated(
+    capsys: pytest.CaptureFixture[str], colours, tmp_path: Path
+) -> None:
     names = tmp_path / "names.txt"
     names.write_text("n01_red\tred things\nn02_green\tgreen things\nn03_blue\tblue things\n")
     out = tmp_path / "trained"
@@ -84,8 +86,8 @@ def test_what_train_leaves_can_be_evaluated(capsys, colours, tmp_path):
 
 
 def test_ctrl_c_keeps_the_last_epoch_and_the_same_command_goes_on(
-    capsys, colours, tmp_path, monkeypatch
-):
+    capsys: pytest.CaptureFixture[str], colours, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     words = [
         "train",
         "--data",
@@ -133,7 +135,13 @@ def test_ctrl_c_keeps_the_last_epoch_and_the_same_command_goes_on(
         (["eval", "--precision", "int8"], "unknown precision 'int8'"),
     ],
 )
-def test_mistakes_are_one_line_and_leave_nothing(capsys, tmp_path, words, message, monkeypatch):
+def test_mistakes_are_one_line_and_leave_nothing(
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    words: str,
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.chdir(tmp_path)
     code, said, err = run(capsys, *words, "--out", tmp_path / "out")
     assert (code, said) == (2, "")

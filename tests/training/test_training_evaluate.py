@@ -27,7 +27,7 @@ GREYS = (
 class ByBrightness(nn.Module):
     """Logits that fall with the distance between the mean brightness and i / 5."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.logits = nn.Linear(1, 6)
         with torch.no_grad():  # -(x - c)^2 up to a constant: 2 c x - c^2
@@ -56,7 +56,7 @@ def paint(path: Path, level: float) -> None:
 
 
 @pytest.fixture
-def data(tmp_path) -> Path:
+def data(tmp_path: Path) -> Path:
     """12 pictures: 4 of dark (3 right, one taken for black), 6 of white (2 right, 4 taken for
     black, for which white is the sixth of six guesses), and 2 of bright, taken for black too: the
     right answer is the fifth."""
@@ -70,7 +70,7 @@ def data(tmp_path) -> Path:
     return folder
 
 
-def test_top1_and_top5_are_those_counted_by_hand(model, data):
+def test_top1_and_top5_are_those_counted_by_hand(model, data) -> None:
     result = evaluate(model, data)
     assert (result.top1.hits, result.top1.count) == (5, 12)
     assert (result.top5.hits, result.top5.count) == (8, 12)
@@ -83,14 +83,14 @@ def test_top1_and_top5_are_those_counted_by_hand(model, data):
     assert result.warnings == ()
 
 
-def test_the_answer_does_not_depend_on_the_batch(model, data):
+def test_the_answer_does_not_depend_on_the_batch(model, data) -> None:
     results = [evaluate(model, data, batch_size=n) for n in (1, 3, 64)]
     for other in results[1:]:
         assert torch.equal(other.predictions, results[0].predictions)
         assert torch.equal(other.labels, results[0].labels)
 
 
-def test_wilsons_interval_equals_its_textbook_values():
+def test_wilsons_interval_equals_its_textbook_values() -> None:
     # Newcombe 1998, table I: 81/263, 15/148, 0/20, 1/29.
     for hits, count, low, high in [
         (81, 263, 0.2553, 0.3662),
@@ -101,7 +101,7 @@ def test_wilsons_interval_equals_its_textbook_values():
         assert wilson(hits, count) == pytest.approx((low, high), abs=5e-5)
 
 
-def test_the_interval_solves_the_equation_it_comes_from():
+def test_the_interval_solves_the_equation_it_comes_from() -> None:
     """Wilson's bounds are where |p_hat - p| is z standard errors of p itself."""
     for hits, count in [(3, 10), (440, 1000), (2405, 5000)]:
         for bound in wilson(hits, count):
@@ -111,7 +111,7 @@ def test_the_interval_solves_the_equation_it_comes_from():
         assert (1 - high, 1 - low) == pytest.approx(wilson(hits, count))
 
 
-def test_broken_pictures_and_strange_folders_do_not_count_and_are_named(model, data):
+def test_broken_pictures_and_strange_folders_do_not_count_and_are_named(model, data) -> None:
     (data / "white" / "broken.png").write_bytes(b"no picture")
     paint(data / "zebra" / "1.png", 0.5)
     result = evaluate(model, data)
@@ -120,7 +120,7 @@ def test_broken_pictures_and_strange_folders_do_not_count_and_are_named(model, d
     assert any("1 pictures could not be read" in w for w in result.warnings)
 
 
-def test_data_without_a_known_class_is_refused(model, tmp_path):
+def test_data_without_a_known_class_is_refused(model, tmp_path: Path) -> None:
     paint(tmp_path / "zebra" / "1.png", 0.5)
     with pytest.raises(
         UserError, match=r"no folder of .* named after a class of brightness.*zebra"
@@ -128,7 +128,7 @@ def test_data_without_a_known_class_is_refused(model, tmp_path):
         evaluate(model, tmp_path)
 
 
-def test_the_result_folder_says_what_was_counted(model, data, tmp_path):
+def test_the_result_folder_says_what_was_counted(model, data, tmp_path: Path) -> None:
     folder = evaluate(model, data).save(tmp_path / "out")
     numbers = read_result(folder)["numbers"]
     assert numbers["top-1"]["value"] == pytest.approx(5 / 12)

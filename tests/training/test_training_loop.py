@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from typing import Never
 
 import numpy as np
 import pytest
@@ -26,7 +27,7 @@ class Tiny(nn.Module):
 
     input_size = 12
 
-    def __init__(self, classes: int = 3):
+    def __init__(self, classes: int = 3) -> None:
         super().__init__()
         self.features = nn.Sequential(nn.Conv2d(3, 6, 3, stride=2), nn.ReLU())
         self.classifier = nn.Sequential(
@@ -81,7 +82,7 @@ def killed_in_epoch(epoch: int):
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_a_killed_run_resumes_to_the_same_bytes(tmp_path, precision):
+def test_a_killed_run_resumes_to_the_same_bytes(tmp_path: Path, precision) -> None:
     options = SHORT | {
         "precision": precision,
         "snapshot_steps": (0, 2, 5),
@@ -100,7 +101,7 @@ def test_a_killed_run_resumes_to_the_same_bytes(tmp_path, precision):
     assert [e.top1 for e in resumed.epochs] == [e.top1 for e in whole.epochs]
 
 
-def test_a_checkpoint_is_replaced_not_written_over(tmp_path):
+def test_a_checkpoint_is_replaced_not_written_over(tmp_path: Path) -> None:
     """Who has the old file open still reads the old file: the new one came by renaming."""
     train(tiny_net(), examples(), out=tmp_path, **SHORT | {"epochs": 1})
     file = tmp_path / "checkpoint.safetensors"
@@ -111,7 +112,7 @@ def test_a_checkpoint_is_replaced_not_written_over(tmp_path):
     assert file.read_bytes() != before
 
 
-def test_every_epoch_has_its_own_order_and_every_picture_once():
+def test_every_epoch_has_its_own_order_and_every_picture_once() -> None:
     seen = []
     net = tiny_net()
     net.register_forward_pre_hook(lambda m, inputs: seen.append(inputs[0].clone()))
@@ -124,7 +125,7 @@ def test_every_epoch_has_its_own_order_and_every_picture_once():
             assert int((shown - picture).abs().amax((1, 2, 3)).lt(1e-5).sum()) == 1
 
 
-def test_a_finished_run_is_not_trained_again(tmp_path):
+def test_a_finished_run_is_not_trained_again(tmp_path: Path) -> None:
     net = tiny_net()
     train(net, examples(), out=tmp_path, **SHORT)
     after = weights(net)
@@ -134,7 +135,7 @@ def test_a_finished_run_is_not_trained_again(tmp_path):
     assert steps == []
 
 
-def test_the_seed_decides_and_the_callers_random_numbers_do_not():
+def test_the_seed_decides_and_the_callers_random_numbers_do_not() -> None:
     nets = [tiny_net() for _ in range(3)]
     for i, (net, seed) in enumerate(zip(nets, (0, 0, 1), strict=True)):
         torch.manual_seed(i)
@@ -149,7 +150,7 @@ def test_the_seed_decides_and_the_callers_random_numbers_do_not():
     assert torch.equal(torch.rand(3), wanted)
 
 
-def test_it_learns_what_can_be_learned_and_nothing_from_shuffled_labels():
+def test_it_learns_what_can_be_learned_and_nothing_from_shuffled_labels() -> None:
     true, wrong = examples(90), examples(90)
     shuffled = torch.randperm(90, generator=torch.Generator().manual_seed(1))
     wrong.labels = wrong.labels[shuffled]
@@ -158,7 +159,7 @@ def test_it_learns_what_can_be_learned_and_nothing_from_shuffled_labels():
     assert train(tiny_net(), wrong, **options).epochs[-1].top1 < 0.6
 
 
-def test_one_step_is_nesterovs_step_of_the_written_loss():
+def test_one_step_is_nesterovs_step_of_the_written_loss() -> None:
     """float64-free oracle: autograd on the plain formula, then v = g + wd w; w -= lr (g + m v)."""
     data = examples(8)
     net = Tiny(3).eval()
@@ -198,7 +199,7 @@ def test_one_step_is_nesterovs_step_of_the_written_loss():
         torch.testing.assert_close(mine.detach(), wanted, rtol=1e-4, atol=1e-6)
 
 
-def test_several_workers_take_the_step_of_the_whole_batch():
+def test_several_workers_take_the_step_of_the_whole_batch() -> None:
     """Without batch normalisation and dropout the parts' gradients add up to the batch's."""
     nets = []
     for workers in (1, 3):
@@ -213,7 +214,7 @@ def test_several_workers_take_the_step_of_the_whole_batch():
         torch.testing.assert_close(one, three, rtol=1e-4, atol=1e-6)
 
 
-def test_snapshots_are_the_kernels_before_their_steps_and_at_the_end():
+def test_snapshots_are_the_kernels_before_their_steps_and_at_the_end() -> None:
     net = tiny_net()
     first = loop.folded_weight(net.features[0])
     result = train(net, examples(), snapshot_steps=(0, 4), **SHORT)
@@ -225,7 +226,7 @@ def test_snapshots_are_the_kernels_before_their_steps_and_at_the_end():
     assert not torch.allclose(result.kernels[1], result.kernels[2])
 
 
-def test_the_rate_warms_up_and_follows_the_schedule():
+def test_the_rate_warms_up_and_follows_the_schedule() -> None:
     result = train(tiny_net(), examples(100), **SHORT | {"epochs": 10, "warmup": 0.2, "lr": 1e-3})
     rates = [e.lr for e in result.epochs]
     assert rates[1] == pytest.approx(1e-3)  # 20 of 100 steps
@@ -239,7 +240,7 @@ def test_the_rate_warms_up_and_follows_the_schedule():
     assert loop.cosine(1.0) == pytest.approx(0) == loop.linear(1.0)
 
 
-def test_sizes_change_with_the_epoch():
+def test_sizes_change_with_the_epoch() -> None:
     seen = []
     net = tiny_net()
     net.register_forward_pre_hook(lambda m, inputs: seen.append(inputs[0].shape[-1]))
@@ -247,7 +248,7 @@ def test_sizes_change_with_the_epoch():
     assert seen[:3] == [8, 8, 12]  # what follows is the finished model's own look at itself
 
 
-def test_other_settings_are_refused_but_more_epochs_are_not(tmp_path):
+def test_other_settings_are_refused_but_more_epochs_are_not(tmp_path: Path) -> None:
     train(tiny_net(), examples(), out=tmp_path, **SHORT)
     with pytest.raises(UserError, match=r"other settings \(lr 0.05 there, 0.1 now\)"):
         train(tiny_net(), examples(), out=tmp_path, **SHORT | {"lr": 0.1})
@@ -259,7 +260,7 @@ def test_other_settings_are_refused_but_more_epochs_are_not(tmp_path):
     assert len(anew.epochs) == 3
 
 
-def test_a_damaged_checkpoint_is_named(tmp_path):
+def test_a_damaged_checkpoint_is_named(tmp_path: Path) -> None:
     train(tiny_net(), examples(), out=tmp_path, **SHORT)
     file = tmp_path / "checkpoint.safetensors"
     file.write_bytes(file.read_bytes()[:-100])
@@ -267,11 +268,13 @@ def test_a_damaged_checkpoint_is_named(tmp_path):
         train(tiny_net(), examples(), out=tmp_path, **SHORT)
 
 
-def test_the_checkpoint_is_whole_even_when_writing_the_next_one_fails(tmp_path, monkeypatch):
+def test_the_checkpoint_is_whole_even_when_writing_the_next_one_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     train(tiny_net(), examples(), out=tmp_path, **SHORT | {"epochs": 1})
     before = (tmp_path / "checkpoint.safetensors").read_bytes()
 
-    def full(tensors, path, metadata):
+    def full(tensors, path, metadata) -> Never:
         Path(path).write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
@@ -282,7 +285,7 @@ def test_the_checkpoint_is_whole_even_when_writing_the_next_one_fails(tmp_path, 
     assert (tmp_path / "checkpoint.safetensors").read_bytes() == before
 
 
-def test_a_loss_that_is_no_number_stops_the_run_by_name(tmp_path):
+def test_a_loss_that_is_no_number_stops_the_run_by_name(tmp_path: Path) -> None:
     train(tiny_net(), examples(), out=tmp_path, **SHORT | {"epochs": 1})
     net = tiny_net()
     net.register_forward_hook(lambda m, i, o: o * math.nan)
@@ -299,12 +302,12 @@ def test_a_loss_that_is_no_number_stops_the_run_by_name(tmp_path):
         ({"teacher_logits": torch.zeros(29, 3)}, r"teacher's logits are \(29, 3\)"),
     ],
 )
-def test_mistakes_are_named_before_the_first_step(change, message):
+def test_mistakes_are_named_before_the_first_step(change, message: str) -> None:
     with pytest.raises(UserError, match=message):
         train(tiny_net(), examples(), **SHORT | change)
 
 
-def test_a_net_for_another_number_of_classes_is_refused():
+def test_a_net_for_another_number_of_classes_is_refused() -> None:
     with pytest.raises(UserError, match="3 classes, the net gives 4 logits"):
         train(tiny_net(classes=4), examples(), **SHORT)
 
@@ -320,7 +323,7 @@ def write_classes(folder: Path, size: int = 12, each: int = 10) -> None:
         Image.fromarray(picture.permute(1, 2, 0).numpy()).save(place / f"{i:03d}.png")
 
 
-def test_pictures_are_read_in_order_with_the_labels_of_their_folders(tmp_path):
+def test_pictures_are_read_in_order_with_the_labels_of_their_folders(tmp_path: Path) -> None:
     write_classes(tmp_path)
     read = read_examples(tmp_path, 12)
     assert read.classes == ("class0", "class1", "class2")
@@ -328,7 +331,7 @@ def test_pictures_are_read_in_order_with_the_labels_of_their_folders(tmp_path):
     assert torch.equal(read.decoded[10:20], examples().decoded[1::3])
 
 
-def test_streamed_pictures_train_to_the_same_bytes_as_pictures_in_memory(tmp_path):
+def test_streamed_pictures_train_to_the_same_bytes_as_pictures_in_memory(tmp_path: Path) -> None:
     write_classes(tmp_path)
     nets = [tiny_net(), tiny_net()]
     for net, limit in zip(nets, (1 << 30, 100), strict=True):
@@ -339,7 +342,7 @@ def test_streamed_pictures_train_to_the_same_bytes_as_pictures_in_memory(tmp_pat
 
 
 @pytest.mark.parametrize("limit", [1 << 30, 100], ids=["memory", "streamed"])
-def test_broken_pictures_are_left_out_counted_and_named(tmp_path, limit):
+def test_broken_pictures_are_left_out_counted_and_named(tmp_path: Path, limit) -> None:
     write_classes(tmp_path)
     (tmp_path / "class1" / "broken.png").write_bytes(b"no picture")
     read = read_examples(tmp_path, 12, memory_limit=limit)
@@ -351,20 +354,20 @@ def test_broken_pictures_are_left_out_counted_and_named(tmp_path, limit):
         assert len(read) == 30
 
 
-def test_pictures_without_classes_are_refused(tmp_path):
+def test_pictures_without_classes_are_refused(tmp_path: Path) -> None:
     Image.new("RGB", (12, 12)).save(tmp_path / "a.png")
     with pytest.raises(UserError, match="class"):
         read_examples(tmp_path, 12, classes=("x",))
 
 
-def test_data_without_one_readable_picture_is_refused(tmp_path):
+def test_data_without_one_readable_picture_is_refused(tmp_path: Path) -> None:
     (tmp_path / "x").mkdir()
     (tmp_path / "x" / "a.png").write_bytes(b"")
     with pytest.raises(UserError, match="none of the 1 pictures"):
         read_examples(tmp_path, 12)
 
 
-def test_a_result_folder_holds_weights_that_load_and_compute_the_same(tmp_path):
+def test_a_result_folder_holds_weights_that_load_and_compute_the_same(tmp_path: Path) -> None:
     import featviz
     from featviz.models.alexnet import AlexNetMini
     from featviz.results import read_result

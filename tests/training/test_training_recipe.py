@@ -24,7 +24,7 @@ CLASSES = [("n02", "second"), ("n01", "first")]
 class Teacher(nn.Module):
     """Logits that tell left from right, so that a mirrored view answers otherwise."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.logits = nn.Identity()
 
@@ -36,13 +36,13 @@ class Teacher(nn.Module):
 
 
 @pytest.fixture
-def recipe(monkeypatch):
+def recipe(monkeypatch: pytest.MonkeyPatch):
     spec = importlib.util.spec_from_file_location("train_mini", RECIPE)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     load = featviz.load
 
-    def loaded(name, **options):
+    def loaded(name: str, **options):
         if name == "alexnet":
             return Model(
                 Teacher(),
@@ -60,7 +60,7 @@ def recipe(monkeypatch):
 
 
 @pytest.fixture
-def pictures(tmp_path) -> Path:
+def pictures(tmp_path: Path) -> Path:
     for split, each in (("train", 4), ("val", 2)):
         for red, folder in ((40, "n01"), (200, "n02")):
             place = tmp_path / "data" / split / folder
@@ -73,7 +73,9 @@ def pictures(tmp_path) -> Path:
 
 
 @pytest.mark.slow
-def test_the_recipe_runs_to_its_end_and_its_files_load(recipe, pictures, tmp_path, monkeypatch):
+def test_the_recipe_runs_to_its_end_and_its_files_load(
+    recipe, pictures, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     out = tmp_path / "out"
     words = ["train_mini.py", "--data", pictures, "--teacher", "t.safetensors", "--out", out]
     monkeypatch.setattr(sys, "argv", [*map(str, words), "--epochs", "1"])
@@ -87,7 +89,9 @@ def test_the_recipe_runs_to_its_end_and_its_files_load(recipe, pictures, tmp_pat
     torch.testing.assert_close(growth.kernels[-1], first)
 
 
-def test_the_teacher_answers_in_the_datas_order_for_both_views(recipe, pictures, tmp_path):
+def test_the_teacher_answers_in_the_datas_order_for_both_views(
+    recipe, pictures, tmp_path: Path
+) -> None:
     examples = read_examples(pictures / "train", 64)
     teacher = featviz.load("alexnet")
     logits = recipe.teach(teacher, examples, tmp_path / "t.safetensors")
