@@ -2,9 +2,9 @@
 
 A job is cut into pieces by its arguments, never by the clock, so that a run that was stopped and
 started again makes the same pieces and ends with the same bytes. Each piece is a few arrays in one
-file, `<name>.<first digits of its sha256>.npz`: written beside its place and renamed, and read only
-if the digest still agrees; a damaged piece is made again. `job.json` holds everything that the
-pieces depend on. The folder is `<out>.partial` beside the result that it becomes.
+file, `<name>.npz`: written beside its place and renamed, with the sha256 of its content at its end,
+so that a damaged piece is noticed and made again. `job.json` holds everything that the pieces
+depend on. The folder is `<out>.partial` beside the result that it becomes.
 
     with open_checkpoint(partial_folder(out), {"model": model.sha256, "seed": 0}) as kept:
         for rows in pieces:
@@ -27,7 +27,6 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from zipfile import BadZipFile
 
 import numpy as np
 
@@ -36,7 +35,7 @@ from featviz.errors import UserError
 
 try:
     import fcntl
-except ImportError:  # no advisory locks on this system: two runs are not told apart
+except ImportError:  # no advisory locks on this system: a second run is not noticed
     fcntl = None  # type: ignore[assignment]
 
 if TYPE_CHECKING:
@@ -46,7 +45,7 @@ Arrays = dict[str, "NDArray[Any]"]
 """content of a piece"""
 
 _JOB, _LOCK = "job.json", "lock"
-_DIGITS = 16
+_DIGEST = hashlib.sha256().digest_size
 
 
 class Interrupted(KeyboardInterrupt):
@@ -54,15 +53,21 @@ class Interrupted(KeyboardInterrupt):
 
 
 class Checkpoint:
-    """The pieces of one job: in a folder, or in memory where there is none."""
+    """The pieces of one job: in a folder, or in memory where there is none.
+
+    Attributes:
+        folder: Where the pieces are, or None.
+        total: What the sizes of all pieces add up to, if it is known.
+        unit: What the sizes count: "rows".
+        sizes: Size of each piece that was read or written, by name.
+        found: How many pieces an earlier run had finished and this one has read.
+    """
 
     def __init__(self, folder: Path | None, *, total: int | None = None, unit: str = "pieces"):
         self.folder = folder
         self.total, self.unit = total, unit
-        self.done = 0
-        """sum of the sizes of the pieces that were read or written"""
+        self.sizes: dict[str, int] = {}
         self.found = 0
-        """how many pieces an earlier run had finished and this one has read"""
         self._memory: dict[str, Arrays] = {}
         self._parts: dict[str, Checkpoint] = {}
 
@@ -76,9 +81,9 @@ class Checkpoint:
 
     def read(self, name: str, *, size: int = 0) -> Arrays | None:
         """A finished piece, or None if it is absent or damaged. `size` counts it as done."""
-        arrays = self._memory.get(name) if self.folder is None else self._from_file(name)
-        if arrays is not None and size:
-            self.done += size
+        arrays = self._memory.get(name) if self.folder is None else _read_piece(self._file(name))
+        if arrays is not None and size and name not in self.sizes:
+            self.sizes[name] = size
             self.found += 1
         return arrays
 
@@ -87,24 +92,31 @@ class Checkpoint:
         if self.folder is None:
             self._memory[name] = arrays
         else:
-            buffer = io.BytesIO()
-            np.savez(buffer, **arrays)  # type: ignore[arg-type]
             try:
-                self._to_file(name, buffer.getvalue())
+                _write_piece(self._file(name), arrays)
             except OSError as error:
                 raise results.cannot_write(self.folder, error) from None
-        self.done += size
+        self.sizes[name] = size
 
     def forget(self, name: str) -> None:
         """Drop a piece from memory; on disk pieces stay until the job is done."""
         self._memory.pop(name, None)
 
     def part(self, name: str, *, total: int | None = None) -> Checkpoint:
-        """A checkpoint within this one, for a piece of work that has pieces of its own."""
+        """A checkpoint within this one, for a piece of work that has pieces of its own.
+
+        The job of this checkpoint must hold what the part depends on, too.
+        """
         if name not in self._parts:
-            folder = None if self.folder is None else self.folder / name
+            folder = None if self.folder is None else self.folder / results.file_stem(name)
             self._parts[name] = Checkpoint(folder, total=total, unit=self.unit)
         return self._parts[name]
+
+    @property
+    def done(self) -> int:
+        """Sum of the sizes of the pieces that were read or written, here and in parts."""
+        parts = (part.done for part in self._parts.values() if part.unit == self.unit)
+        return sum(self.sizes.values()) + sum(parts)
 
     @property
     def summary(self) -> str:
@@ -112,39 +124,9 @@ class Checkpoint:
         whole = "" if self.total is None else f" of {self.total:,}"
         return f"kept {self.done:,}{whole} {self.unit}"
 
-    def _files(self, name: str) -> list[Path]:
+    def _file(self, name: str) -> Path:
         assert self.folder is not None
-        return sorted(self.folder.glob(f"{name}.{'[0-9a-f]' * _DIGITS}.npz"))
-
-    def _from_file(self, name: str) -> Arrays | None:
-        for path in self._files(name):
-            try:
-                content = path.read_bytes()
-                if _digest(content) != path.name.split(".")[-2]:
-                    continue
-                with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-                    return {key: arrays[key] for key in arrays.files}
-            except (OSError, ValueError, KeyError, EOFError, BadZipFile):
-                continue
-        return None
-
-    def _to_file(self, name: str, content: bytes) -> None:
-        assert self.folder is not None
-        self.folder.mkdir(parents=True, exist_ok=True)
-        earlier = self._files(name)
-        target = self.folder / f"{name}.{_digest(content)}.npz"
-        beside = self.folder / f".{name}.part"
-        try:
-            with beside.open("wb") as out:
-                out.write(content)
-                out.flush()
-                os.fsync(out.fileno())
-            beside.replace(target)
-        finally:
-            beside.unlink(missing_ok=True)
-        for path in earlier:
-            if path != target:
-                path.unlink(missing_ok=True)
+        return self.folder / f"{results.file_stem(name)}.npz"
 
 
 def partial_folder(out: str | Path) -> Path:
@@ -162,19 +144,21 @@ def open_checkpoint(
 ) -> Iterator[Checkpoint]:
     """The checkpoint of a job, locked for as long as the block lasts.
 
+    A folder in which no piece was finished is removed at the end of the block.
+
     Args:
-        folder: where pieces are kept. None keeps them in memory. A `Checkpoint` is handed on as it
+        folder: Where pieces are kept. None keeps them in memory. A `Checkpoint` is handed on as it
             is: the work is a part of a job that has been opened already.
-        job: everything that the pieces depend on, as it goes into JSON. Versions of featviz and
+        job: Everything that the pieces depend on, as it goes into JSON. Versions of featviz and
             torch are added. The number of torch's threads is kept too, and a later run goes on
             with it, since kernels may round by the number of threads.
-        total: what the sizes of all pieces add up to, for the message after Ctrl-C.
-        unit: what the sizes count.
+        total: What the sizes of all pieces add up to, for the message after Ctrl-C.
+        unit: What the sizes count.
 
     Raises:
-        UserError: the folder holds the pieces of another job, is used by another run at the moment,
+        UserError: The folder holds the pieces of another job, is used by another run at the moment,
             is not a checkpoint, or cannot be written.
-        Interrupted: in place of KeyboardInterrupt, if the folder keeps finished pieces.
+        Interrupted: In place of KeyboardInterrupt, if the folder keeps finished pieces.
     """
     if isinstance(folder, Checkpoint):
         folder.total = total if folder.total is None else folder.total
@@ -186,13 +170,10 @@ def open_checkpoint(
     import torch
 
     place = Path(folder)
-    wanted = _plain(job)
     threads = torch.get_num_threads()
-    lock = None
-    try:
+    with _locked(place):
         try:
-            lock = _lock(place)
-            begun = _begin(place, wanted, threads)
+            begun = _begin(place, results.plain(job_record(**job)), threads)
         except OSError as error:
             raise results.cannot_write(place, error) from None
         torch.set_num_threads(begun)
@@ -203,18 +184,21 @@ def open_checkpoint(
             if isinstance(stop, Interrupted) or not _has_pieces(place):
                 raise
             raise Interrupted(f"{kept.summary}; give the same command again to go on") from None
-    finally:
-        torch.set_num_threads(threads)
-        if lock is not None:
-            if not _has_pieces(place) and _is_ours(place):
+        finally:
+            torch.set_num_threads(threads)
+            if not _has_pieces(place):
                 _remove(place)
-            os.close(lock)
 
 
 def remove_checkpoint(folder: str | Path) -> None:
-    """Remove a checkpoint whose result is saved; nothing that is not a checkpoint is touched."""
-    if _is_ours(Path(folder)):
-        _remove(Path(folder))
+    """Remove a checkpoint whose result is saved.
+
+    Nothing is touched that is not a checkpoint, or that another run has begun to use.
+    """
+    place = Path(folder)
+    if (place / _JOB).is_file():
+        with contextlib.suppress(UserError), _locked(place):
+            _remove(place)
 
 
 def job_record(**described: Any) -> dict[str, Any]:
@@ -237,18 +221,26 @@ def difference(found: Any, wanted: Any, name: str = "") -> str:
     return f"{name} {found}, now {wanted}" if short else f"other {name or 'arguments'}"
 
 
-def _plain(job: Mapping[str, Any]) -> dict[str, Any]:
-    plain: dict[str, Any] = json.loads(json.dumps(job_record(**job), default=str))
-    return plain
+@contextlib.contextmanager
+def _locked(place: Path) -> Iterator[None]:
+    """Hold the lock of a folder, made if it is absent; a kill frees it."""
+    try:
+        handle = _lock(place)
+    except OSError as error:
+        raise results.cannot_write(place, error) from None
+    try:
+        yield
+    finally:
+        if handle is not None:
+            os.close(handle)
 
 
 def _lock(place: Path) -> int | None:
-    """An open, locked file in the folder; released by closing it or by the end of the process."""
     while True:
         if place.exists() and not place.is_dir():
             raise UserError(f"{place} is a file; move it or choose another --out")
-        foreign = place.is_dir() and not _is_ours(place) and _content(place)
-        if foreign and any(name != _LOCK for name in foreign):
+        known = not place.is_dir() or (place / _JOB).is_file()
+        if not known and any(p.name != _LOCK and p.name[0] != "." for p in place.iterdir()):
             raise UserError(
                 f"{place} is not empty and has no job.json, so nothing can be resumed from it; "
                 "remove it or choose another --out"
@@ -272,47 +264,24 @@ def _lock(place: Path) -> int | None:
 
 def _begin(place: Path, wanted: dict[str, Any], threads: int) -> int:
     """Check the job of a locked folder, or note a new one; how many threads it computes with."""
+    for left in place.rglob(".*.part"):  # what a killed run was writing
+        left.unlink()
     note = place / _JOB
-    for left in place.glob(".*"):  # what a killed run was writing
-        shutil.rmtree(left) if left.is_dir() else left.unlink()
-    found = _read_job(note)
-    if found is None:
-        beside = place / ".job.part"
-        results.write_json(beside, {"job": wanted, "threads": threads})
-        beside.replace(note)
+    if not _has_pieces(place):
+        results.write_json(place / ".job.part", {"job": wanted, "threads": threads})
+        (place / ".job.part").replace(note)
         return threads
-    if found["job"] != wanted:
-        raise UserError(
-            f"{place} holds unfinished work of another command "
-            f"({difference(found['job'], wanted)}); give that command again to finish it, remove "
-            "the folder, or choose another --out"
-        )
-    return int(found["threads"])
-
-
-def _read_job(note: Path) -> dict[str, Any] | None:
     try:
         found = json.loads(note.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    except ValueError:
-        found = None
-    if (
-        isinstance(found, dict)
-        and isinstance(found.get("job"), dict)
-        and isinstance(found.get("threads"), int)
-        and found["threads"] > 0
-    ):
-        return found
-    raise UserError(f"{note} is damaged; remove {note.parent} or choose another --out")
-
-
-def _content(place: Path) -> list[str]:
-    return [path.name for path in place.iterdir() if not path.name.startswith(".")]
-
-
-def _is_ours(place: Path) -> bool:
-    return (place / _JOB).is_file()
+        job, begun = found["job"], int(found["threads"])
+    except (ValueError, KeyError, TypeError):
+        raise UserError(f"{note} is damaged; remove {place} or choose another --out") from None
+    if job != wanted:
+        raise UserError(
+            f"{place} holds unfinished work of another command ({difference(job, wanted)}); give "
+            "that command again to finish it, remove the folder, or choose another --out"
+        )
+    return max(1, begun)
 
 
 def _has_pieces(place: Path) -> bool:
@@ -320,16 +289,41 @@ def _has_pieces(place: Path) -> bool:
 
 
 def _remove(place: Path) -> None:
-    """Remove the folder, job.json last: whatever is left of it can be recognised."""
+    """Remove a locked folder; job.json goes last, so that what a kill leaves is recognized."""
     for path in place.iterdir():
-        if path.name in {_JOB, _LOCK}:
-            continue
-        shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
-    (place / _LOCK).unlink(missing_ok=True)
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        elif path.name not in {_JOB, _LOCK}:
+            path.unlink(missing_ok=True)
     (place / _JOB).unlink(missing_ok=True)
+    (place / _LOCK).unlink(missing_ok=True)
     with contextlib.suppress(OSError):
         place.rmdir()
 
 
-def _digest(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()[:_DIGITS]
+def _write_piece(target: Path, arrays: Arrays) -> None:
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)  # type: ignore[arg-type]
+    content = buffer.getbuffer()
+    target.parent.mkdir(parents=True, exist_ok=True)
+    beside = target.with_name(f".{target.stem}.part")
+    try:
+        with beside.open("wb") as out:
+            out.write(content)
+            out.write(hashlib.sha256(content).digest())
+            out.flush()
+            os.fsync(out.fileno())
+        beside.replace(target)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def _read_piece(path: Path) -> Arrays | None:
+    try:
+        content = path.read_bytes()
+    except OSError:
+        return None
+    if hashlib.sha256(memoryview(content)[:-_DIGEST]).digest() != content[-_DIGEST:]:
+        return None
+    with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+        return {name: arrays[name] for name in arrays.files}

@@ -367,24 +367,27 @@ def versions() -> dict[str, str]:
 
 def write_json(path: Path, document: Any) -> None:
     """Save a document as JSON that any reader takes: no NaN (null instead), paths as text."""
-    text = json.dumps(_plain(document), indent=1, ensure_ascii=False, allow_nan=False)
+    text = json.dumps(plain(document), indent=1, ensure_ascii=False, allow_nan=False)
     path.write_text(text + "\n", encoding="utf-8")
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """A value as JSON has it: no NaN (null instead), sets sorted, arrays as lists."""
     if value is None or isinstance(value, str | bool | int):
         return value
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):
-        return {str(k): _plain(v) for k, v in value.items()}
-    if isinstance(value, list | tuple | set | frozenset):
-        return [_plain(v) for v in value]
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, set | frozenset):
+        return sorted((plain(v) for v in value), key=str)
+    if isinstance(value, list | tuple):
+        return [plain(v) for v in value]
     if isinstance(value, Path):
         return str(value)
     if hasattr(value, "tolist"):  # numpy and torch numbers and arrays
-        return _plain(value.tolist())
-    raise TypeError(f"{type(value).__name__} cannot stand in a result.json")
+        return plain(value.tolist())
+    raise TypeError(f"{type(value).__name__} cannot be written as JSON")
 
 
 def read_result(folder: str | Path) -> dict[str, Any]:

@@ -6,8 +6,10 @@ Ctrl-C, with what is finished kept.
 
 from __future__ import annotations
 
+import functools
+import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -46,6 +48,22 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+
+class _Stopped(Exception):
+    """Ctrl-C in a command, with what was kept; typer would turn KeyboardInterrupt into a code."""
+
+
+def _stoppable(command: Callable[..., None]) -> Callable[..., None]:
+    @functools.wraps(command)
+    def run(*args: Any, **options: Any) -> None:
+        try:
+            command(*args, **options)
+        except KeyboardInterrupt as stop:
+            raise _Stopped(str(stop)) from stop
+
+    return run
+
+
 for module in (
     demo,
     layers,
@@ -66,7 +84,7 @@ for module in (
     gallery,
 ):
     name = module.__name__.rpartition(".")[2]
-    app.command(name)(getattr(module, name))
+    app.command(name)(_stoppable(getattr(module, name)))
 
 
 def _show_version(wanted: bool) -> None:
@@ -91,14 +109,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and leave with its exit code."""
     words = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
     debug = "--debug" in words
+    earlier = signal.signal(signal.SIGTERM, _interrupt)
     try:
         code = app(
             [word for word in words if word != "--debug"],
             prog_name="featviz",
             standalone_mode=False,
         )
-        if code == INTERRUPTED:  # typer has turned Ctrl-C into its exit code
-            raise KeyboardInterrupt
         sys.exit(code if isinstance(code, int) else 0)
     except UserError as error:
         if debug:
@@ -108,8 +125,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except BrokenPipeError:  # `featviz layers | head`
         sys.stderr.close()
         sys.exit(1)
-    except (KeyboardInterrupt, typer.Abort):
-        print("featviz: stopped; what was finished is kept", file=sys.stderr)
+    except (KeyboardInterrupt, _Stopped, typer.Abort) as stop:
+        print(f"featviz: stopped; {stop}".rstrip("; "), file=sys.stderr)
         sys.exit(INTERRUPTED)
     except Exception as error:
         # A wrong option or command; the class is typer's own and has no public name.
@@ -121,6 +138,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         first = (str(error).splitlines() or [""])[0]
         print(f"featviz: {kind}: {first} (--debug shows where)", file=sys.stderr)
         sys.exit(1)
+    finally:
+        signal.signal(signal.SIGTERM, earlier)
+
+
+def _interrupt(*_: Any) -> NoReturn:
+    """SIGTERM, which batch systems send before they kill, acts as Ctrl-C."""
+    raise KeyboardInterrupt
 
 
 def _refuse(error: Any) -> NoReturn:

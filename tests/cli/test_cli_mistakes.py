@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import pickle
+import signal
 from pathlib import Path
 
 import pytest
@@ -254,7 +256,27 @@ def test_ctrl_c_leaves_with_130(
     monkeypatch.setattr(load, "load", stop)
     code, _, err = run(capsys, "layers")
     assert code == 130
-    assert err == "featviz: stopped; what was finished is kept\n"
+    assert err == "featviz: stopped\n"
+
+
+def test_ctrl_c_says_what_was_kept_and_sigterm_acts_as_ctrl_c(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from featviz.checkpoints import open_checkpoint
+    from featviz.models import load
+
+    def stop(*_: object, **__: object) -> None:
+        with open_checkpoint(tmp_path / "p", {}, total=5000, unit="rows") as kept:
+            kept.write("one", {}, size=2304)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(load, "load", stop)
+    code, _, err = run(capsys, "layers")
+    assert code == 130
+    assert err == (
+        "featviz: stopped; kept 2,304 of 5,000 rows; give the same command again to go on\n"
+    )
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
 def test_an_error_of_ours_is_one_line_and_a_traceback_under_debug(

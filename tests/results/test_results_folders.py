@@ -107,7 +107,7 @@ def test_json_holds_no_nan_and_no_infinity(tmp_path: Path) -> None:
 
 
 def test_what_json_cannot_hold_is_refused_rather_than_spelt_out(tmp_path: Path) -> None:
-    with pytest.raises(TypeError, match="object cannot stand in a result"):
+    with pytest.raises(TypeError, match="object cannot be written as JSON"):
         toy(thing=object()).save(tmp_path / "r")
     assert listing(tmp_path) == []
 
