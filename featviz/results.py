@@ -22,6 +22,7 @@ import tempfile
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextvars import ContextVar
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -57,6 +58,19 @@ class Number:
     """how many observations the estimate is made from"""
 
 
+_COMMAND: ContextVar[str | None] = ContextVar("command", default=None)
+
+
+@contextlib.contextmanager
+def recording(command: str | None) -> Iterator[None]:
+    """Results made within the block record this command line as theirs."""
+    token = _COMMAND.set(command)
+    try:
+        yield
+    finally:
+        _COMMAND.reset(token)
+
+
 @dataclass(frozen=True)
 class Origin:
     """What a result was made from: enough to make it again."""
@@ -71,6 +85,8 @@ class Origin:
     device: str
     seconds: float
     created: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
+    command: str | None = field(default_factory=_COMMAND.get)
+    """the command line as given; None where Python made the result"""
 
 
 def origin(
@@ -318,6 +334,7 @@ class Folder:
             "schema": SCHEMA,
             "kind": result.kind,
             "title": result.title,
+            **({} if made.command is None else {"command": made.command}),
             "model": made.model,
             "data": made.data,
             "parameters": made.parameters,

@@ -12,12 +12,13 @@ from featviz.cli.embed import BatchSize, ClassNames, LayerName
 from featviz.cli.neighbors import StoreFolder
 
 if TYPE_CHECKING:
-    from featviz.cli.run import Progress
     from featviz.embedding.store import Store
     from featviz.models.load import Model
+    from featviz.types import Progress
 
 
 def atlas(
+    *,
     store: StoreFolder = None,
     icons: Annotated[
         Literal["sample", "synthetic", "both"] | None,
@@ -97,15 +98,9 @@ def atlas(
     layer: LayerName = None,
     class_names: ClassNames = None,
     batch_size: BatchSize = 64,
-    model: options.ModelName = "alexnet-mini",
-    weights: options.Weights = None,
-    classes: options.Classes = None,
-    device: options.Device = "auto",
     seed: options.Seed = 0,
-    out: options.Out = None,
-    overwrite: options.Overwrite = False,
-    as_json: options.Json = False,
-    quiet: options.Quiet = False,
+    model: options.ModelOptions,
+    output: options.OutputOptions,
 ) -> None:
     """Map a data set as a layer sees it: a page to walk through, prints, and how far to trust them.
 
@@ -117,12 +112,10 @@ def atlas(
     from featviz.atlas.aligned import align_maps
     from featviz.atlas.build import build_atlas
     from featviz.atlas.classes import MOST, SIDE, build_class_atlas
-    from featviz.cli.run import check_out, finish, progress_bar
     from featviz.embedding.extract import default_layer
     from featviz.embedding.store import open_store
     from featviz.errors import UserError
     from featviz.maximization import shards
-    from featviz.models.load import load
     from featviz.results import Result
 
     if beside is not None and class_name is not None:
@@ -132,7 +125,7 @@ def atlas(
     icons = icons or ("sample" if class_name is None else "both")
     net = None
     if store is None or icons != "sample" or class_name is not None:
-        net = load(model, weights=weights, classes=classes, device=device)
+        net = model.load()
     other = None if beside is None else open_store(beside)
     if store is not None:
         space = open_store(store, data=data)
@@ -141,9 +134,9 @@ def atlas(
         assert net is not None
         place = net.layer(layer or default_layer(net)).name
     kind = f"-{class_name.replace(' ', '-')}" if class_name else "-beside" if beside else ""
-    folder = check_out(out, f"atlas-{place}{kind}", overwrite)
+    folder = output.folder(f"atlas-{place}{kind}")
     partial = shards.partial_of(folder)
-    with progress_bar(quiet) as progress:
+    with output.progress() as progress:
         if store is None:
             assert net is not None
             space = _embedded(net, data, place, class_names, batch_size, progress)
@@ -192,7 +185,7 @@ def atlas(
                 partial=partial,
                 progress=progress,
             )
-    finish(result, folder, overwrite=overwrite, as_json=as_json, quiet=quiet)
+    output.finish(result, folder)
     shards.remove(partial)
 
 

@@ -11,6 +11,7 @@ from featviz.cli import options
 
 
 def attack(
+    *,
     pictures: Annotated[
         list[Path] | None,
         typer.Argument(metavar="[PICTURE]...", help="Picture files; default: a bundled one."),
@@ -62,15 +63,9 @@ def attack(
             "default: the bundled sample pictures.",
         ),
     ] = None,
-    model: options.ModelName = "alexnet-mini",
-    weights: options.Weights = None,
-    classes: options.Classes = None,
-    device: options.Device = "auto",
     seed: options.Seed = 0,
-    out: options.Out = None,
-    overwrite: options.Overwrite = False,
-    as_json: options.Json = False,
-    quiet: options.Quiet = False,
+    model: options.ModelOptions,
+    output: options.OutputOptions,
 ) -> None:
     """Change a picture so little that one hardly sees it, and so that the model errs.
 
@@ -84,14 +79,13 @@ def attack(
 
     from featviz.attacks.attack import attack as run
     from featviz.cli.pictures import open_given
-    from featviz.cli.run import check_out, finish, open_data, progress_bar
-    from featviz.models.load import load
+    from featviz.cli.run import open_data
 
     stem = pictures[0].stem if pictures else "sample"
-    folder = check_out(out, f"attack-{stem}", overwrite)
-    net = load(model, weights=weights, classes=classes, device=device)
+    folder = output.folder(f"attack-{stem}")
+    net = model.load()
     names, batch = open_given(pictures, net)
-    with progress_bar(quiet) as progress:
+    with output.progress() as progress:
         result = run(
             net,
             batch,
@@ -112,4 +106,4 @@ def attack(
 
             shown = inside_of(net, result, open_data(data), seed=seed, progress=progress)
             result = replace(result, inside=shown)
-    finish(result, folder, overwrite=overwrite, as_json=as_json, quiet=quiet)
+    output.finish(result, folder)

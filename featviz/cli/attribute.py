@@ -11,6 +11,7 @@ from featviz.cli import options
 
 
 def attribute(
+    *,
     pictures: Annotated[
         list[Path] | None,
         typer.Argument(metavar="[PICTURE]...", help="Picture files; default: a bundled one."),
@@ -32,15 +33,9 @@ def attribute(
         str, typer.Option("--baseline", help="mean, black, white or a grey value from 0 to 1.")
     ] = "mean",
     steps: Annotated[int, typer.Option("--steps", help="Of integrated gradients.")] = 64,
-    model: options.ModelName = "alexnet-mini",
-    weights: options.Weights = None,
-    classes: options.Classes = None,
-    device: options.Device = "auto",
     seed: options.Seed = 0,
-    out: options.Out = None,
-    overwrite: options.Overwrite = False,
-    as_json: options.Json = False,
-    quiet: options.Quiet = False,
+    model: options.ModelOptions,
+    output: options.OutputOptions,
 ) -> None:
     """Show which pixels a class's logit rests on, by four methods.
 
@@ -49,15 +44,13 @@ def attribute(
     from featviz.attribution import attribute as run
     from featviz.attribution import check_methods
     from featviz.cli.pictures import open_given
-    from featviz.cli.run import check_out, finish, progress_bar
-    from featviz.models.load import load
 
     wanted = check_methods(methods.split(","))
     stem = pictures[0].stem if pictures else "sample"
-    folder = check_out(out, f"attribute-{stem}", overwrite)
-    net = load(model, weights=weights, classes=classes, device=device)
+    folder = output.folder(f"attribute-{stem}")
+    net = model.load()
     names, batch = open_given(pictures, net)
-    with progress_bar(quiet) as progress:
+    with output.progress() as progress:
         result = run(
             net,
             batch,
@@ -70,4 +63,4 @@ def attribute(
             seed=seed,
             progress=progress,
         )
-    finish(result, folder, overwrite=overwrite, as_json=as_json, quiet=quiet)
+    output.finish(result, folder)

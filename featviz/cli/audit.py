@@ -13,6 +13,7 @@ SECTIONS = "corruptions,universal,transfer,inside"
 
 
 def audit(
+    *,
     data: options.Data = None,
     eps: Annotated[
         str | None,
@@ -64,15 +65,9 @@ def audit(
             help="Another model that judges the adversarial pictures; may be given again.",
         ),
     ] = None,
-    model: options.ModelName = "alexnet-mini",
-    weights: options.Weights = None,
-    classes: options.Classes = None,
-    device: options.Device = "auto",
     seed: options.Seed = 0,
-    out: options.Out = None,
-    overwrite: options.Overwrite = False,
-    as_json: options.Json = False,
-    quiet: options.Quiet = False,
+    model: options.ModelOptions,
+    output: options.OutputOptions,
 ) -> None:
     """Measure accuracy against the size of the attack, with doubts about the measurement itself.
 
@@ -84,25 +79,25 @@ def audit(
     norms = _words(norm)
     grids = _grids(norms, {"linf": eps, "l2": eps_l2, "l1": eps_l1, "l0": eps_l0})
 
-    from featviz.cli.run import check_out, open_data, progress_bar, report
+    from featviz.cli.run import open_data
     from featviz.models.load import load
     from featviz.robustness.audit import audit as run
     from featviz.robustness.audit import check_grids
 
     check_grids(norms, grids)
     pictures = open_data(data)
-    folder = check_out(out, f"audit-{pictures.name}", overwrite)
-    net = load(model, weights=weights, classes=classes, device=device)
+    folder = output.folder(f"audit-{pictures.name}")
+    net = model.load()
     others = {}
     for word in against or []:
         name, _, file = word.partition(":")
-        others[name] = load(name, weights=file or None, device=device)
+        others[name] = load(name, weights=file or None, device=model.device)
 
     def announce(line: str) -> None:
-        if not quiet:
+        if not output.quiet:
             print(f"featviz: {line}", file=sys.stderr)
 
-    with progress_bar(quiet) as progress:
+    with output.progress() as progress:
         result = run(
             net,
             pictures,
@@ -117,11 +112,11 @@ def audit(
             against=others,
             seed=seed,
             out=folder,
-            overwrite=overwrite,
+            overwrite=output.overwrite,
             announce=announce,
             progress=progress,
         )
-    report(result, folder, as_json=as_json, quiet=quiet)
+    output.report(result, folder)
 
 
 def _words(text: str) -> list[str]:

@@ -10,6 +10,7 @@ from featviz.cli import options
 
 
 def corrupt(
+    *,
     data: options.Data = None,
     names: Annotated[
         str | None,
@@ -35,15 +36,9 @@ def corrupt(
             help="Save corrupted pictures as JPEG of quality 85, as the benchmark does.",
         ),
     ] = True,
-    model: options.ModelName = "alexnet-mini",
-    weights: options.Weights = None,
-    classes: options.Classes = None,
-    device: options.Device = "auto",
     seed: options.Seed = 0,
-    out: options.Out = None,
-    overwrite: options.Overwrite = False,
-    as_json: options.Json = False,
-    quiet: options.Quiet = False,
+    model: options.ModelOptions,
+    output: options.OutputOptions,
 ) -> None:
     """Measure accuracy under noise, blur, weather and compression (ImageNet-C's corruptions).
 
@@ -62,19 +57,18 @@ def corrupt(
 
     import shutil
 
-    from featviz.cli.run import check_out, finish, open_data, progress_bar
+    from featviz.cli.run import open_data
     from featviz.corruptions import CORRUPTIONS, EXTRA, corruption_table, settings
-    from featviz.models.load import load
 
     wanted = [*(wanted or CORRUPTIONS), *(EXTRA if extra else ())]
     for name in wanted:
         for severity in levels:
             settings(name, severity, 224)
     pictures = open_data(data)
-    folder = check_out(out, f"corruptions-{pictures.name}", overwrite)
-    net = load(model, weights=weights, classes=classes, device=device)
+    folder = output.folder(f"corruptions-{pictures.name}")
+    net = model.load()
     partial = folder.with_name(f"{folder.name}.partial")
-    with progress_bar(quiet) as progress:
+    with output.progress() as progress:
         result = corruption_table(
             net,
             pictures,
@@ -86,5 +80,5 @@ def corrupt(
             partial=partial,
             progress=progress,
         )
-    finish(result, folder, overwrite=overwrite, as_json=as_json, quiet=quiet)
+    output.finish(result, folder)
     shutil.rmtree(partial, ignore_errors=True)

@@ -16,20 +16,15 @@ if TYPE_CHECKING:
 
 
 def demo(
-    model: options.ModelName = "alexnet-mini",
-    weights: options.Weights = None,
-    classes: options.Classes = None,
+    *,
     data: options.Data = None,
     class_names: ClassNames = None,
     quick: Annotated[
         bool, typer.Option("--quick", help="Fewer units, steps and pictures: a minute at most.")
     ] = False,
-    device: options.Device = "auto",
     seed: options.Seed = 0,
-    out: options.Out = None,
-    overwrite: options.Overwrite = False,
-    as_json: options.Json = False,
-    quiet: options.Quiet = False,
+    model: options.ModelOptions,
+    output: options.OutputOptions,
 ) -> None:
     """Take the whole tour: every analysis once, and a gallery of all results.
 
@@ -39,15 +34,14 @@ def demo(
     Example: featviz demo --quick --out run/tour
     """
     from featviz.cli.embed import read_class_names
-    from featviz.cli.run import open_data, progress_bar
-    from featviz.models.load import load
+    from featviz.cli.run import open_data
     from featviz.tour import take_tour
 
-    folder = out if out is not None else Path("run")
-    net = load(model, weights=weights, classes=classes, device=device, seed=seed)
+    folder = output.out if output.out is not None else Path("run")
+    net = model.load(seed=seed)
     pictures, names = open_data(data), read_class_names(class_names)
-    tell = None if quiet or as_json else _announce
-    with progress_bar(quiet) as progress:
+    tell = None if output.quiet or output.as_json else _announce
+    with output.progress() as progress:
         tour = take_tour(
             net,
             pictures,
@@ -55,11 +49,11 @@ def demo(
             quick=quick,
             seed=seed,
             class_names=names,
-            overwrite=overwrite,
+            overwrite=output.overwrite,
             progress=progress,
             announce=tell,
         )
-    if as_json:
+    if output.as_json:
         steps = [
             {"folder": str(t.folder), "seconds": t.seconds, "kept": t.kept, "refused": t.refused}
             for t in tour.taken

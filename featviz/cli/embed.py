@@ -32,6 +32,7 @@ BatchSize = Annotated[int, typer.Option("--batch-size", min=1, help="Pictures a 
 
 
 def embed(
+    *,
     data: options.Data = None,
     layer: Annotated[
         list[str] | None,
@@ -69,14 +70,8 @@ def embed(
         typer.Option(help="here, or ray: spread over a Ray cluster (RAY_ADDRESS, or one here)."),
     ] = "here",
     seed: Annotated[int, typer.Option("--seed", help="Of random positions.")] = 0,
-    model: options.ModelName = "alexnet-mini",
-    weights: options.Weights = None,
-    classes: options.Classes = None,
-    device: options.Device = "auto",
-    out: options.Out = None,
-    overwrite: options.Overwrite = False,
-    as_json: options.Json = False,
-    quiet: options.Quiet = False,
+    model: options.ModelOptions,
+    output: options.OutputOptions,
 ) -> None:
     """Store the activations of a data set at a layer or several, for `neighbors` and `atlas`.
 
@@ -84,17 +79,16 @@ def embed(
 
     Example: featviz embed --layer relu7 --out run/embed-relu7
     """
-    from featviz.cli.run import open_data, progress_bar, report
+    from featviz.cli.run import open_data
     from featviz.embedding.extract import default_layer
     from featviz.embedding.extract import embed as one
     from featviz.embedding.extract import embed_layers as several
-    from featviz.models.load import load
     from featviz.results import read_result
 
-    net = load(model, weights=weights, classes=classes, device=device)
+    net = model.load()
     names = [net.layer(name).name for name in layer or [default_layer(net)]]
-    folder = out if out is not None else Path("run") / f"embed-{'-'.join(names)}"
-    with progress_bar(quiet) as progress:
+    folder = output.out if output.out is not None else Path("run") / f"embed-{'-'.join(names)}"
+    with output.progress() as progress:
         given = {
             "out": folder,
             "position": position,
@@ -104,7 +98,7 @@ def embed(
             "engine": engine,
             "class_names": read_class_names(class_names),
             "batch_size": batch_size,
-            "overwrite": overwrite,
+            "overwrite": output.overwrite,
             "progress": progress,
         }
         if len(names) == 1:
@@ -112,12 +106,12 @@ def embed(
         else:
             found = several(net, open_data(data), names, **given)  # type: ignore[arg-type]
             stores = {folder / name: store for name, store in found.items()}
-    if as_json and len(stores) > 1:
+    if output.as_json and len(stores) > 1:
         shown = [{"folder": str(place)} | read_result(place) for place in stores]
         print(json.dumps(shown, ensure_ascii=False, indent=1))
         return
     for place, store in stores.items():
-        report(store, place, as_json=as_json, quiet=quiet)
+        output.report(store, place)
 
 
 def read_class_names(path: Path | None) -> Mapping[str, str]:

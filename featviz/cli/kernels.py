@@ -11,6 +11,7 @@ from featviz.cli import options
 
 
 def kernels(
+    *,
     layer: Annotated[
         str | None,
         typer.Option(
@@ -35,31 +36,23 @@ def kernels(
             "or a file of snapshots; 'bundled' for those of alexnet-mini.",
         ),
     ] = None,
-    model: options.ModelName = "alexnet-mini",
-    weights: options.Weights = None,
-    classes: options.Classes = None,
-    device: options.Device = "auto",
-    out: options.Out = None,
-    overwrite: options.Overwrite = False,
-    as_json: options.Json = False,
-    quiet: options.Quiet = False,
+    model: options.ModelOptions,
+    output: options.OutputOptions,
 ) -> None:
     """Show a convolution's kernels: edges by orientation, colours by hue, noise named as noise.
 
     Example: featviz kernels --layer conv1
     """
-    from featviz.cli.run import check_out, finish, progress_bar
     from featviz.kernels.sheet import find_convolution, kernel_growth, kernel_sheet
-    from featviz.models.load import load
 
     if growth is not None:
-        folder = check_out(out, "growth", overwrite)
+        folder = output.folder("growth")
         grown = kernel_growth(None if str(growth) == "bundled" else growth)
-        finish(grown, folder, overwrite=overwrite, as_json=as_json, quiet=quiet)
+        output.finish(grown, folder)
         return
-    net = load(model, weights=weights, classes=classes, device=device)
+    net = model.load()
     name = find_convolution(net, layer).name
-    folder = check_out(out, f"kernels-{name}", overwrite)
-    with progress_bar(quiet) as progress:
+    folder = output.folder(f"kernels-{name}")
+    with output.progress() as progress:
         result = kernel_sheet(net, name, units=units, shared_scale=shared_scale, progress=progress)
-    finish(result, folder, overwrite=overwrite, as_json=as_json, quiet=quiet)
+    output.finish(result, folder)

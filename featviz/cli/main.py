@@ -1,18 +1,21 @@
 """The command `featviz`: its commands, its exit codes.
 
 0 done; 1 an error of featviz or of the machine; 2 a user's mistake, in one line; 130 stopped by
-Ctrl-C, with what is finished kept.
+Ctrl-C, with what is finished kept. (3 is reserved for a requirement that does not hold.)
 """
 
 from __future__ import annotations
 
-import functools
+import re
+import shlex
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from types import ModuleType
 from typing import Annotated, Any, NoReturn
 
 import typer
+from typer.core import TyperCommand, TyperGroup
 
 from featviz import __version__
 from featviz.cli import (
@@ -34,13 +37,75 @@ from featviz.cli import (
     train,
     universal,
 )
+from featviz.cli.options import expanded
 from featviz.errors import UserError
 
 INTERRUPTED = 130
 """exit code after Ctrl-C, as shells have it: 128 + SIGINT"""
 
+COMMANDS: dict[str, tuple[ModuleType, ...]] = {
+    "Look (layers, units, pictures)": (layers, kernels, maps, maximize, redraw, attribute),
+    "Space (activations of a data set)": (embed, neighbors, atlas),
+    "Break (attacks and corruptions)": (attack, audit, corrupt, universal),
+    "Train": (train, eval),
+    "Show": (demo, gallery),
+}
+"""the groups of `featviz --help`; a module is named like its command"""
+
+
+_OPTION_GROUPS = ["Arguments", "Options", "Training", "Model", "Output"]
+
+
+class _Stopped(Exception):
+    """Ctrl-C within a command; the text says what was kept."""
+
+
+class _Command(TyperCommand):
+    """A command that is recorded in its results, and whose help lists its options by group."""
+
+    def invoke(self, ctx: Any) -> Any:
+        from featviz.results import recording
+
+        try:
+            with recording(ctx.obj):
+                return super().invoke(ctx)
+        except KeyboardInterrupt as stop:  # typer would drop the text
+            raise _Stopped(*stop.args[:1]) from stop
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        groups: dict[str, list[tuple[str, str]]] = {}
+        for parameter in self.get_params(ctx):
+            record = parameter.get_help_record(ctx)
+            own = "Arguments" if parameter.param_type_name == "argument" else "Options"
+            title = getattr(parameter, "rich_help_panel", None) or own
+            if record is not None:
+                groups.setdefault(title, []).append(record)
+        for title in sorted(groups, key=_OPTION_GROUPS.index):
+            with formatter.section(title):
+                formatter.write_dl(groups[title])
+
+
+class _Commands(TyperGroup):
+    """The list of commands by group."""
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        width = max(len(name) for name in self.commands)
+        for title, modules in COMMANDS.items():
+            rows = []
+            for name in map(_name, modules):
+                text = self.commands[name].get_short_help_str(formatter.width - 6 - width)
+                rows.append((f"{name:<{width}}", text))
+            with formatter.section(title):
+                formatter.write_dl(rows)
+
+
+def _name(module: ModuleType) -> str:
+    return module.__name__.rpartition(".")[2]
+
+
 app = typer.Typer(
     name="featviz",
+    cls=_Commands,
     epilog="Start with: featviz demo",
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -48,43 +113,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-
-class _Stopped(Exception):
-    """Ctrl-C in a command, with what was kept; typer would turn KeyboardInterrupt into a code."""
-
-
-def _stoppable(command: Callable[..., None]) -> Callable[..., None]:
-    @functools.wraps(command)
-    def run(*args: Any, **options: Any) -> None:
-        try:
-            command(*args, **options)
-        except KeyboardInterrupt as stop:
-            raise _Stopped(str(stop)) from stop
-
-    return run
-
-
-for module in (
-    demo,
-    layers,
-    kernels,
-    maps,
-    maximize,
-    redraw,
-    embed,
-    neighbors,
-    atlas,
-    attribute,
-    attack,
-    audit,
-    corrupt,
-    universal,
-    train,
-    eval,
-    gallery,
-):
-    name = module.__name__.rpartition(".")[2]
-    app.command(name)(_stoppable(getattr(module, name)))
+for _modules in COMMANDS.values():
+    for _module in _modules:
+        app.command(_name(_module), cls=_Command)(expanded(getattr(_module, _name(_module))))
 
 
 def _show_version(wanted: bool) -> None:
@@ -107,15 +138,14 @@ def options(
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and leave with its exit code."""
-    words = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
-    debug = "--debug" in words
+    given = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    words = [word for word in given if word != "--debug"]
+    debug = len(words) < len(given)
     earlier = signal.signal(signal.SIGTERM, _interrupt)
     try:
-        code = app(
-            [word for word in words if word != "--debug"],
-            prog_name="featviz",
-            standalone_mode=False,
-        )
+        code = app(words, prog_name="featviz", standalone_mode=False, obj=recorded(words))
+        if code == INTERRUPTED:  # Ctrl-C outside of a command: typer has made it an exit code
+            raise KeyboardInterrupt
         sys.exit(code if isinstance(code, int) else 0)
     except UserError as error:
         if debug:
@@ -125,8 +155,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except BrokenPipeError:  # `featviz layers | head`
         sys.stderr.close()
         sys.exit(1)
-    except (KeyboardInterrupt, _Stopped, typer.Abort) as stop:
-        print(f"featviz: stopped; {stop}".rstrip("; "), file=sys.stderr)
+    except (_Stopped, KeyboardInterrupt, typer.Abort) as stop:
+        kept = f"; {stop}" if isinstance(stop, _Stopped) and str(stop) else ""
+        print(f"featviz: stopped{kept}", file=sys.stderr)
         sys.exit(INTERRUPTED)
     except Exception as error:
         # A wrong option or command; the class is typer's own and has no public name.
@@ -145,6 +176,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _interrupt(*_: Any) -> NoReturn:
     """SIGTERM, which batch systems send before they kill, acts as Ctrl-C."""
     raise KeyboardInterrupt
+
+
+def recorded(words: Sequence[str]) -> str:
+    """The command line as results record it: absolute paths by their last component."""
+    return shlex.join(["featviz", *(_ABSOLUTE.sub(r"\1\2", word) for word in words)])
+
+
+# A folder's or file's name may hold blanks, but " + " and " - " separate the terms of a query.
+_NAME = r"(?:(?! [-+] )[^/,=])"
+# An absolute path: a word of its own, or behind "=", a comma, a blank or a short option.
+_ABSOLUTE = re.compile(rf"(^|[=,\s]|^-\w)(?:/{_NAME}*)*/({_NAME}+)/?(?=$|[,=\s])")
 
 
 def _refuse(error: Any) -> NoReturn:

@@ -11,6 +11,7 @@ from featviz.cli import options
 
 
 def maps(
+    *,
     picture: Annotated[
         Path | None,
         typer.Argument(help="A picture; default: a bundled photograph.", metavar="PICTURE"),
@@ -40,14 +41,8 @@ def maps(
         ),
     ] = None,
     data: options.Data = None,
-    model: options.ModelName = "alexnet-mini",
-    weights: options.Weights = None,
-    classes: options.Classes = None,
-    device: options.Device = "auto",
-    out: options.Out = None,
-    overwrite: options.Overwrite = False,
-    as_json: options.Json = False,
-    quiet: options.Quiet = False,
+    model: options.ModelOptions,
+    output: options.OutputOptions,
 ) -> None:
     """Show where a picture moves units, why one position does, or which patches move them most.
 
@@ -55,10 +50,9 @@ def maps(
     at its strongest position; with --layer conv5 --units 0-7 --top 9 it finds the patches of a
     data set that move these units most.
     """
-    from featviz.cli.run import check_out, finish, open_data, progress_bar
+    from featviz.cli.run import open_data
     from featviz.errors import UserError
     from featviz.models.first_layer import first_convolution
-    from featviz.models.load import load
     from featviz.results import Result
 
     examples = top is not None or data is not None
@@ -66,17 +60,17 @@ def maps(
         raise UserError("--top and --data search a data set; leave PICTURE and --unit out")
     if unit is not None and (layer is not None or units is not None):
         raise UserError(f"--unit {unit} names its layer; leave --layer and --units out")
-    net = load(model, weights=weights, classes=classes, device=device)
+    net = model.load()
     place = layer or first_convolution(net)
     if place is None:
-        raise UserError(f"{model} has no convolution; name a layer with --layer")
+        raise UserError(f"{model.name} has no convolution; name a layer with --layer")
     result: Result
     if examples:
         from featviz.maps.top_patches import top_patches
 
-        folder = check_out(out, f"examples-{_word(place)}", overwrite)
+        folder = output.folder(f"examples-{_word(place)}")
         pictures = open_data(data)
-        with progress_bar(quiet) as progress:
+        with output.progress() as progress:
             result = top_patches(net, pictures, place, units=units, k=top or 9, progress=progress)
     else:
         from featviz.maps.activation_maps import activation_maps, patch_times_kernel
@@ -84,12 +78,12 @@ def maps(
 
         shown = picture or photograph_path("china")
         if unit is not None:
-            folder = check_out(out, f"patch-{_word(unit)}", overwrite)
+            folder = output.folder(f"patch-{_word(unit)}")
             result = patch_times_kernel(net, shown, unit)
         else:
-            folder = check_out(out, f"maps-{_word(place)}", overwrite)
+            folder = output.folder(f"maps-{_word(place)}")
             result = activation_maps(net, shown, place, units=units)
-    finish(result, folder, overwrite=overwrite, as_json=as_json, quiet=quiet)
+    output.finish(result, folder)
 
 
 def _word(name: str) -> str:

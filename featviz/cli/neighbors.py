@@ -23,6 +23,7 @@ StoreFolder = Annotated[
 
 
 def neighbors(
+    *,
     store: StoreFolder = None,
     query: Annotated[
         list[str] | None,
@@ -46,15 +47,9 @@ def neighbors(
     layer: LayerName = None,
     class_names: ClassNames = None,
     batch_size: BatchSize = 64,
-    model: options.ModelName = "alexnet-mini",
-    weights: options.Weights = None,
-    classes: options.Classes = None,
-    device: options.Device = "auto",
     seed: options.Seed = 0,
-    out: options.Out = None,
-    overwrite: options.Overwrite = False,
-    as_json: options.Json = False,
-    quiet: options.Quiet = False,
+    model: options.ModelOptions,
+    output: options.OutputOptions,
 ) -> None:
     """Find the pictures nearest to a picture, a row or a class in a layer's space.
 
@@ -63,25 +58,24 @@ def neighbors(
     Example: featviz neighbors --query 3 --query class:goldfish
     """
     from featviz.cli.embed import read_class_names
-    from featviz.cli.run import check_out, finish, open_data, progress_bar
+    from featviz.cli.run import open_data
     from featviz.embedding.extract import default_layer, embed
     from featviz.embedding.store import open_store
-    from featviz.models.load import load
     from featviz.neighbors.find import find_neighbors
 
     asked = [part for text in query or [] for part in split_rows(text)]
     needs_model = any(needs_network(text) for text in asked)
     net = None
     if store is None or needs_model:
-        net = load(model, weights=weights, classes=classes, device=device)
+        net = model.load()
     if store is not None:
         space = open_store(store, data=data)
-        folder = check_out(out, f"neighbors-{space.layer}", overwrite)
+        folder = output.folder(f"neighbors-{space.layer}")
     else:
         assert net is not None
         place = net.layer(layer or default_layer(net)).name
-        folder = check_out(out, f"neighbors-{place}", overwrite)
-    with progress_bar(quiet) as progress:
+        folder = output.folder(f"neighbors-{place}")
+    with output.progress() as progress:
         if store is None:
             assert net is not None
             space = embed(
@@ -102,7 +96,7 @@ def neighbors(
             seed=seed,
             progress=progress,
         )
-    finish(result, folder, overwrite=overwrite, as_json=as_json, quiet=quiet)
+    output.finish(result, folder)
 
 
 def needs_network(text: str) -> bool:

@@ -1,11 +1,37 @@
-"""The options that commands share, declared once; a command uses those that it needs."""
+"""The options that commands share, declared once.
+
+A command takes a bundle (`ModelOptions`, `OutputOptions`) as one parameter; `expanded` shows it to
+typer as the options that it holds.
+
+    def kernels(
+        *, layer: ... = None, model: options.ModelOptions, output: options.OutputOptions
+    ) -> None:
+        folder = output.folder("kernels")
+        net = model.load()
+        with output.progress() as progress:
+            result = kernel_sheet(net, layer, progress=progress)
+        output.finish(result, folder)
+"""
 
 from __future__ import annotations
 
+import dataclasses
+import functools
+import inspect
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
+
+from featviz.cli.run import finish, progress_bar, report
+from featviz.types import Progress
+
+if TYPE_CHECKING:
+    from featviz.models.load import Model
+    from featviz.results import Result
 
 _MODEL, _OUTPUT = "Model", "Output"
 
@@ -70,6 +96,93 @@ Json = Annotated[
 Quiet = Annotated[
     bool, typer.Option("--quiet", "-q", rich_help_panel=_OUTPUT, help="No progress, no hints.")
 ]
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """Which model, with which weights, on which device."""
+
+    name: ModelName = "alexnet-mini"
+    weights: Weights = None
+    classes: Classes = None
+    device: Device = "auto"
+
+    def load(self, *, seed: int = 0) -> Model:
+        """The model. `seed` draws its weights where there are none."""
+        from featviz.models.load import load
+
+        return load(
+            self.name,
+            weights=self.weights,
+            classes=self.classes,
+            device=self.device,
+            seed=seed,
+        )
+
+
+@dataclass(frozen=True)
+class OutputOptions:
+    """Where the result goes, and what is printed."""
+
+    out: Out = None
+    overwrite: Overwrite = False
+    as_json: Json = False
+    quiet: Quiet = False
+
+    def folder(self, default: str) -> Path:
+        """--out or run/`default`, checked before the work begins. Raises UserError."""
+        from featviz.results import check_target
+
+        folder = self.out if self.out is not None else Path("run") / default
+        check_target(folder, overwrite=self.overwrite)
+        return folder
+
+    def progress(self) -> AbstractContextManager[Progress | None]:
+        """The progress to hand to an analysis."""
+        return progress_bar(self.quiet)
+
+    def finish(self, result: Result, folder: Path) -> None:
+        """Save the result and print it."""
+        finish(result, folder, overwrite=self.overwrite, as_json=self.as_json, quiet=self.quiet)
+
+    def report(self, result: Result, folder: Path) -> None:
+        """Print a result that is saved already."""
+        report(result, folder, as_json=self.as_json, quiet=self.quiet)
+
+
+def expanded(command: Callable[..., None]) -> Callable[..., None]:
+    """The command with the fields of its bundles as options of their own."""
+    options: dict[str, inspect.Parameter] = {}
+    bundles: dict[str, tuple[type[Any], list[str]]] = {}
+    for name, parameter in _parameters(command).items():
+        kind = parameter.annotation
+        if dataclasses.is_dataclass(kind) and isinstance(kind, type):
+            fields = _parameters(kind)
+            bundles[name] = kind, list(fields)
+            options |= fields
+        else:
+            options[name] = parameter
+
+    @functools.wraps(command)
+    def run(**given: Any) -> None:
+        packed = {
+            name: kind(**{field: given.pop(field) for field in fields})
+            for name, (kind, fields) in bundles.items()
+        }
+        command(**given, **packed)
+
+    run.__signature__ = inspect.Signature(list(options.values()))  # type: ignore[attr-defined]
+    run.__annotations__ = {name: option.annotation for name, option in options.items()}
+    return run
+
+
+def _parameters(called: Callable[..., Any]) -> dict[str, inspect.Parameter]:
+    """The parameters of a function or dataclass, all of them keywords, with evaluated types."""
+    hints = get_type_hints(called, include_extras=True)
+    return {
+        name: parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=hints[name])
+        for name, parameter in inspect.signature(called).parameters.items()
+    }
 
 
 def parse_eps(text: str) -> float:

@@ -13,6 +13,7 @@ _METHODS = ("invert", "caricature", "deepdream", "accentuate")
 
 
 def redraw(
+    *,
     pictures: Annotated[
         list[Path] | None,
         typer.Argument(metavar="[PICTURE]...", help="Picture files; default: a bundled one."),
@@ -82,26 +83,18 @@ def redraw(
     precision: Annotated[
         str, typer.Option(help="Of the ascent: fp32, bf16 or auto (numbers are fp32 always).")
     ] = "auto",
-    model: options.ModelName = "alexnet-mini",
-    weights: options.Weights = None,
-    classes: options.Classes = None,
-    device: options.Device = "auto",
     seed: options.Seed = 0,
-    out: options.Out = None,
-    overwrite: options.Overwrite = False,
-    as_json: options.Json = False,
-    quiet: options.Quiet = False,
+    model: options.ModelOptions,
+    output: options.OutputOptions,
 ) -> None:
     """Draw photographs again: what a layer keeps of them, or would like to see in them.
 
     Example: featviz redraw --layer conv1,conv3,conv5,fc7
     """
     from featviz.cli.pictures import open_given
-    from featviz.cli.run import check_out, finish, progress_bar
     from featviz.datasets import open_pictures
     from featviz.errors import UserError, nearest
     from featviz.films import check_kind
-    from featviz.models.load import load
     from featviz.results import Result
 
     if method not in _METHODS:
@@ -122,12 +115,12 @@ def redraw(
     )
     kind = "gif" if film is None else check_kind(film)
     stem = pictures[0].stem if pictures else "sample"
-    folder = check_out(out, f"{method}-{stem}", overwrite)
-    net = load(model, weights=weights, classes=classes, device=device)
+    folder = output.folder(f"{method}-{stem}")
+    net = model.load()
     natural = None if data is None else open_pictures(data)
     names, batch = open_given(pictures, net, size)
     result: Result
-    with progress_bar(quiet) as progress:
+    with output.progress() as progress:
         shared: dict[str, Any] = {
             "seed": seed,
             "names": names,
@@ -155,7 +148,7 @@ def redraw(
             from featviz.from_picture.accentuation import accentuate
 
             result = accentuate(net, batch, units, anchor=anchor, weight=weight, **shared)
-    finish(result, folder, overwrite=overwrite, as_json=as_json, quiet=quiet)
+    output.finish(result, folder)
 
 
 def _check_options(method: str, astray: dict[str, bool]) -> None:

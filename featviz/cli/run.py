@@ -1,30 +1,42 @@
-"""What every command does around its one call: open, show progress, save, print."""
+"""What commands do around their one call: open pictures, show progress, save, print."""
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from featviz.types import Progress
 
 if TYPE_CHECKING:
     from featviz.datasets import Pictures
     from featviz.results import Result
 
-Progress = Callable[[int, int, str], None]
-"""progress(done, total, text): how far a long job is; the one meaning everywhere"""
+LINE_SECONDS = 30.0
+"""time between two lines of progress where standard error is no terminal"""
 
 
 @contextmanager
 def progress_bar(quiet: bool) -> Iterator[Progress | None]:
-    """A bar on standard error, or None when it is no terminal or nobody wants it."""
-    if quiet or not sys.stderr.isatty():
+    """Progress on standard error: a bar on a terminal, else a line every 30 s; None if quiet."""
+    if quiet:
         yield None
-        return
+    elif sys.stderr.isatty():
+        with _terminal_bar() as show:
+            yield show
+    else:
+        yield _lines()
+
+
+@contextmanager
+def _terminal_bar() -> Iterator[Progress]:
     from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
 
     columns = (
         TextColumn("{task.description}"),
@@ -32,13 +44,27 @@ def progress_bar(quiet: bool) -> Iterator[Progress | None]:
         TextColumn("{task.completed:.0f}/{task.total:.0f}"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("", total=None)
 
         def show(done: int, total: int, text: str) -> None:
             bar.update(task, completed=done, total=total, description=text)
 
         yield show
+
+
+def _lines() -> Progress:
+    started = last = time.monotonic()
+
+    def show(done: int, total: int, text: str) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last >= LINE_SECONDS:
+            last = now
+            seconds = f"{now - started:.0f} s"
+            print(f"featviz: {text} {done}/{total}, {seconds}", file=sys.stderr, flush=True)
+
+    return show
 
 
 def open_data(data: Path | None) -> Pictures:

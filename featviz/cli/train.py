@@ -13,6 +13,7 @@ _TRAINING = "Training"
 
 
 def train(
+    *,
     data: options.Data = None,
     validation: Annotated[
         Path | None,
@@ -91,10 +92,7 @@ def train(
     classes: options.Classes = None,
     seed: options.Seed = 0,
     device: options.Device = "auto",
-    out: options.Out = None,
-    overwrite: options.Overwrite = False,
-    as_json: options.Json = False,
-    quiet: options.Quiet = False,
+    output: options.OutputOptions,
 ) -> None:
     """Train an AlexNet on a folder of class folders; the same command goes on after a stop.
 
@@ -108,7 +106,6 @@ def train(
 
     import torch
 
-    from featviz.cli.run import check_out, finish, progress_bar
     from featviz.datasets import open_pictures
     from featviz.errors import UserError, nearest
     from featviz.models.alexnet import with_batch_norm
@@ -121,10 +118,10 @@ def train(
         raise UserError(
             f"{model!r} cannot be trained here{nearest(model, forms)}; take {', '.join(forms)}"
         )
-    folder = check_out(out, f"train-{model}", overwrite)
+    folder = output.folder(f"train-{model}")
     form = forms[model]
     shorter = form.input_size if model == "alexnet-mini" else 256  # as `featviz.load` has it
-    with progress_bar(quiet) as progress:
+    with output.progress() as progress:
         pictures = open_pictures(data) if data is not None else sample_pictures()
         examples = loop.read_examples(pictures, shorter, progress=progress)
         tested = None
@@ -158,5 +155,5 @@ def train(
             snapshot_steps=loop.moments(epochs * steps),
             progress=progress,
         )
-    finish(result, folder, overwrite=overwrite, as_json=as_json, quiet=quiet)
+    output.finish(result, folder)
     shutil.rmtree(unfinished, ignore_errors=True)

@@ -10,6 +10,7 @@ from featviz.cli import options
 
 
 def universal(
+    *,
     data: options.Data = None,
     eps: Annotated[
         str, typer.Option("--eps", help="Size of the perturbation, in [0, 1] units or as 10/255.")
@@ -34,15 +35,9 @@ def universal(
             help="At most so many pictures, evenly spread; half of them are kept to judge on.",
         ),
     ] = 400,
-    model: options.ModelName = "alexnet-mini",
-    weights: options.Weights = None,
-    classes: options.Classes = None,
-    device: options.Device = "auto",
     seed: options.Seed = 0,
-    out: options.Out = None,
-    overwrite: options.Overwrite = False,
-    as_json: options.Json = False,
-    quiet: options.Quiet = False,
+    model: options.ModelOptions,
+    output: options.OutputOptions,
 ) -> None:
     """Make one change, or one patch, that fools the model on most pictures.
 
@@ -54,14 +49,13 @@ def universal(
 
     from featviz.attacks.patch import patch as make_patch
     from featviz.attacks.universal import universal as make_universal
-    from featviz.cli.run import check_out, finish, open_data, progress_bar
-    from featviz.models.load import load
+    from featviz.cli.run import open_data
 
     pictures = open_data(data)
     name = "patch" if as_patch else "universal"
-    folder = check_out(out, f"{name}-{pictures.name}", overwrite)
-    net = load(model, weights=weights, classes=classes, device=device)
-    with progress_bar(quiet) as progress:
+    folder = output.folder(f"{name}-{pictures.name}")
+    net = model.load()
+    with output.progress() as progress:
         result: Result
         if as_patch:
             result = make_patch(
@@ -85,4 +79,4 @@ def universal(
                 seed=seed,
                 progress=progress,
             )
-    finish(result, folder, overwrite=overwrite, as_json=as_json, quiet=quiet)
+    output.finish(result, folder)

@@ -562,4 +562,5 @@ def _read_origin(place: Path, manifest: Mapping[str, Any]) -> results.Origin:
         device=document.get("versions", {}).get("device", "unknown"),
         seconds=document.get("seconds", 0.0),
         created=document.get("created", ""),
+        command=document.get("command"),
     )

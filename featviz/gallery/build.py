@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 
 from featviz import __version__, results
 from featviz.errors import UserError
-from featviz.gallery.commands import command_line
 from featviz.gallery.reader import MARK, Entry, Figure, one_line, read_entries, short_cell
 from featviz.gallery.site import Exhibit, Site, UnitPage, layer_key, plan_site
 
@@ -146,10 +145,9 @@ def _write_pages(site: Site, target: Path, with_arrays: bool) -> None:
 
     write("overview.html", "index.html")
     for exhibit, before, after in _with_neighbours(site.exhibits):
-        command = command_line(exhibit.entry)
         write(
             "result.html", exhibit.page,
-            exhibit=exhibit, entry=exhibit.entry, before=before, after=after, command=command,
+            exhibit=exhibit, entry=exhibit.entry, before=before, after=after,
         )
     if site.units:
         write("units.html", "units/index.html")

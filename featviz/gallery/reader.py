@@ -145,6 +145,8 @@ class Entry:
     """its path inside the run"""
     kind: str
     title: str
+    command: str
+    """the command line that made it; "" for a result made in Python"""
     model: Source | None
     data: Source | None
     parameters: dict[str, Any]
@@ -205,6 +207,7 @@ def read_entry(folder: Path, name: str) -> Entry:
         name=name,
         kind=_text(document.get("kind")) or "result",
         title=_text(document.get("title")) or name,
+        command=_text(document.get("command")),
         model=_source(document.get("model"), input_size="pixels", classes="classes"),
         data=_source(document.get("data"), count="pictures"),
         parameters=_mapping(document.get("parameters")),

@@ -39,7 +39,8 @@ class Note(results.Result):
 
 
 def test_the_contract_names_the_fields_that_are_written(tmp_path: Path):
-    note = Note(origin=results.origin(None, parameters={}, started=0.0))
+    with results.recording("featviz note"):
+        note = Note(origin=results.origin(None, parameters={}, started=0.0))
     document = results.read_result(note.save(tmp_path / "note"))
     told = re.findall(r"^\| `(\w+)` \|", DOCS.read_text(), re.MULTILINE)
     assert told == list(document)
