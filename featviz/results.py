@@ -181,17 +181,23 @@ class Result(ABC):
 
 
 def show_number(number: Number) -> str:
-    """A number as people read it: 0.441 fraction becomes "44.1%"."""
-    value = number.value
-    if value is None:
-        return "-"
-    if isinstance(value, str):
-        return value
-    if number.unit == "fraction":
+    """A number as people read it: "44.1% (41.0% to 47.2%)"."""
+    if number.value is None or isinstance(number.value, str):
+        return number.value or "-"
+    text = _with_unit(number.value, number.unit)
+    if number.low is None or number.high is None:
+        return text
+    return (
+        f"{text} ({_with_unit(number.low, number.unit)} to {_with_unit(number.high, number.unit)})"
+    )
+
+
+def _with_unit(value: float, unit: str) -> str:
+    if unit == "fraction":
         return f"{100 * value:.1f}%"
     text = f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
-    gap = "" if number.unit.startswith("/") else " "  # 8/255, but 5.1 pixels
-    return f"{text}{gap}{number.unit}".rstrip()
+    gap = "" if unit.startswith("/") else " "  # 8/255, but 5.1 pixels
+    return f"{text}{gap}{unit}".rstrip()
 
 
 def figure_bytes(figure: Figure, kind: str) -> bytes:

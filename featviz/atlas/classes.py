@@ -28,6 +28,7 @@ from featviz.atlas.icons import cell_means
 from featviz.errors import BadPicture, UserError
 from featviz.models.frozen import frozen
 from featviz.models.layers import activations
+from featviz.statistics import rank_correlation
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -376,16 +377,6 @@ def _selected(store: Store, rows: Tensor) -> Store:
         sizes=store.sizes[some],
         positions=None if store.positions is None else store.positions[some],
     )
-
-
-def rank_correlation(a: Tensor, b: Tensor) -> float:
-    """Spearman's, of two lists of the same things (N,); 0 where one of them is constant."""
-    from scipy.stats import rankdata
-
-    x, y = (torch.from_numpy(rankdata(t.numpy())).double() for t in (a, b))
-    x, y = x - x.mean(), y - y.mean()
-    size = float(x.norm() * y.norm())
-    return float(x @ y) / size if size else 0.0
 
 
 def _figure(found: ClassAtlas) -> Figure:

@@ -18,6 +18,7 @@ from torch import Tensor
 from featviz.atlas.graph import Graph, build_graph
 from featviz.errors import UserError
 from featviz.neighbors.exact import Index
+from featviz.statistics import rank_correlation
 
 TRUST_K = 15
 """neighbours that trustworthiness and continuity look at"""
@@ -49,7 +50,7 @@ class MapQuality:
     """1 less a penalty for neighbours on the map that are far in the space, for 15 neighbours"""
     continuity: float
     """1 less a penalty for neighbours in the space that are far on the map, for 15 neighbours"""
-    correlation: float
+    correlation: float | None
     """Spearman's, between distances in the space and on the map, over 5,000 pairs of rows: how far
     the large picture is right (CPD of Kobak and Berens 2019)"""
     ranked: int
@@ -144,13 +145,11 @@ def procrustes(a: Tensor, b: Tensor) -> tuple[float, Tensor]:
     return max(0.0, distance), laid + a.double().mean(0)
 
 
-def distance_correlation(index: Index, xy: Tensor, pairs: int = PAIRS) -> float:
+def distance_correlation(index: Index, xy: Tensor, pairs: int = PAIRS) -> float | None:
     """Spearman's correlation of distances in the space and on the map, over fixed random pairs.
 
-    0 where all distances are the same.
+    None where all distances are equal.
     """
-    from scipy.stats import spearmanr
-
     count = len(index)
     generator = torch.Generator().manual_seed(0)
     one = torch.randint(count, (pairs,), generator=generator)
@@ -161,10 +160,7 @@ def distance_correlation(index: Index, xy: Tensor, pairs: int = PAIRS) -> float:
             for a, b in zip(one.split(512), other.split(512), strict=True)
         ]
     )
-    here = (xy[one] - xy[other]).double().norm(dim=1)
-    if bool((there == there[0]).all()) or bool((here == here[0]).all()):
-        return 0.0
-    return float(spearmanr(there.numpy(), here.numpy()).statistic)
+    return rank_correlation(there, (xy[one] - xy[other]).double().norm(dim=1))
 
 
 def _unit(index: Index, rows: Tensor) -> Tensor:

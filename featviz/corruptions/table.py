@@ -246,7 +246,7 @@ class Corruptions(results.Result):
         s = self.clean_share
         published = 1 - ALEXNET_CLEAN_ERROR if self.side == VALID_SIDE else ""
         rows: list[tuple[object, ...]] = [
-            ("clean", "", 0, "", s.right, s.n, s.value, s.low, s.high, published)
+            ("clean", "", 0, "", s.hits, s.n, s.value, s.low, s.high, published)
         ]
         for name in self.answers:
             for severity in self.severities:
@@ -258,7 +258,7 @@ class Corruptions(results.Result):
                         family(name),
                         severity,
                         constants,
-                        s.right,
+                        s.hits,
                         s.n,
                         s.value,
                         s.low,

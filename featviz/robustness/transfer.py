@@ -63,9 +63,9 @@ class Transfer:
         found: list[tuple[object, ...]] = []
         for (source, judge), cell in self.cells.items():
             s = cell.fooled
-            found.append((source, judge, s.right, s.n, s.value, s.low, s.high, cell.noise.value))
+            found.append((source, judge, s.hits, s.n, s.value, s.low, s.high, cell.noise.value))
         for (source, check), s in self.checks.items():
-            found.append((source, f"itself, {check}", s.right, s.n, s.value, s.low, s.high, None))
+            found.append((source, f"itself, {check}", s.hits, s.n, s.value, s.low, s.high, None))
         return found
 
 

@@ -36,6 +36,7 @@ from featviz.errors import BadPicture, UserError, nearest
 from featviz.models.alexnet import AlexNet, AlexNet2012, AlexNetMini, fold_batch_norm, folded_weight
 from featviz.models.load import Model, resolve_device
 from featviz.models.weights import read_weights
+from featviz.statistics import Share, share
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -883,44 +884,6 @@ def _read_state(
     )
 
 
-@dataclass(frozen=True)
-class Share:
-    """So many of so many, with the interval that chance leaves open."""
-
-    hits: int
-    count: int
-
-    @property
-    def share(self) -> float:
-        """The fraction itself."""
-        return self.hits / self.count
-
-    @property
-    def interval(self) -> tuple[float, float]:
-        """Wilson's 95% confidence interval of the fraction."""
-        return wilson(self.hits, self.count)
-
-    def number(self, meaning: str) -> results.Number:
-        """As result.json and the terminal have it."""
-        low, high = self.interval
-        return results.Number(
-            self.share,
-            "fraction",
-            f"{meaning} ({self.hits:,} of {self.count:,}; 95%: {low:.1%} to {high:.1%})",
-        )
-
-
-def wilson(hits: int, count: int, z: float = 1.959964) -> tuple[float, float]:
-    """Wilson's confidence interval of a share (1927): never below 0 or above 1, fit for few.
-
-    z: 1.96 for 95%. Returns (low, high).
-    """
-    p, n = hits / count, count
-    middle = (p + z * z / (2 * n)) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    return max(0.0, middle - half), min(1.0, middle + half)
-
-
 @dataclass(frozen=True, kw_only=True, repr=False)
 class EvalResult(results.Result):
     """How often a model is right on labelled pictures."""
@@ -944,12 +907,12 @@ class EvalResult(results.Result):
     @property
     def top1(self) -> Share:
         """Pictures whose likeliest class is the right one."""
-        return Share(int(self.hits[:, 0].sum()), len(self.labels))
+        return share(int(self.hits[:, 0].sum()), len(self.labels))
 
     @property
     def top5(self) -> Share:
         """Pictures whose right class is among the five likeliest."""
-        return Share(int(self.hits[:, 1].sum()), len(self.labels))
+        return share(int(self.hits[:, 1].sum()), len(self.labels))
 
     @cached_property
     def per_class(self) -> dict[int, tuple[Share, Share]]:
@@ -958,7 +921,7 @@ class EvalResult(results.Result):
         for label in self.labels.unique().tolist():
             mine = self.hits[self.labels == label]
             once, within = mine.sum(0).tolist()
-            table[label] = (Share(once, len(mine)), Share(within, len(mine)))
+            table[label] = (share(once, len(mine)), share(within, len(mine)))
         return table
 
     def mistaken_for(self, label: int) -> tuple[int, int] | None:
@@ -999,20 +962,21 @@ class EvalResult(results.Result):
 
     def _row(self, label: int) -> tuple[Any, ...]:
         once, within = self.per_class[label]
-        low, high = once.interval
         other = self.mistaken_for(label)
         wrong = (self.classes[other[0]], other[1]) if other else ("", 0)
-        shares = [round(v, 4) for v in (once.share, low, high, within.share)]
-        return self.classes[label], once.count, *shares, *wrong
+        shares = [
+            round(v, 4) for v in (once.hits / once.n, once.low, once.high, within.hits / within.n)
+        ]
+        return self.classes[label], once.n, *shares, *wrong
 
     def plot(self) -> Figure:
-        ranked = sorted(self.per_class.items(), key=lambda item: -item[1][0].share)
+        ranked = sorted(self.per_class.items(), key=lambda item: -(item[1][0].value or 0))
         many = len(ranked) > 16
         named = ranked[:8] + ranked[-8:] if many else ranked
         figure = plotting.new_figure(8.5, 1.0 + 0.2 * max(8, len(named)))
         left, right = figure.subplots(1, 2)
         places = range(1, len(ranked) + 1)
-        bounds = [once.interval for _, (once, _) in ranked]
+        bounds = [(once.low, once.high) for _, (once, _) in ranked]
         left.fill_between(
             places,
             [100 * low for low, _ in bounds],
@@ -1023,10 +987,13 @@ class EvalResult(results.Result):
             step="mid",
             label="95% interval",
         )
-        shares = [100 * once.share for _, (once, _) in ranked]
+        shares = [100 * once.hits / once.n for _, (once, _) in ranked]
         left.step(places, shares, where="mid", color=plotting.BLUE, linewidth=1.6, label="a class")
         left.axhline(
-            100 * self.top1.share, color=plotting.ORANGE, linewidth=1.6, label="all pictures"
+            100 * self.top1.hits / self.top1.n,
+            color=plotting.ORANGE,
+            linewidth=1.6,
+            label="all pictures",
         )
         left.set_ylim(0, 100)
         left.legend(fontsize=8, frameon=False)
@@ -1034,9 +1001,10 @@ class EvalResult(results.Result):
         # Best and worst stand apart where classes between them are left out.
         heights = [row + (1 if many and row >= 8 else 0) for row in range(len(named))]
         for height, (_, (once, _)) in zip(heights, named, strict=True):
-            low, high = once.interval
-            right.plot([100 * low, 100 * high], [height, height], color=plotting.SKY, linewidth=2)
-            right.plot(100 * once.share, height, "o", color=plotting.BLUE, markersize=4)
+            right.plot(
+                [100 * once.low, 100 * once.high], [height, height], color=plotting.SKY, linewidth=2
+            )
+            right.plot(100 * once.hits / once.n, height, "o", color=plotting.BLUE, markersize=4)
         words = [self.classes[label].partition(",")[0] for label, _ in named]
         plotting.lines(right, xlabel="top-1 (%)", ylabel="")
         right.set_yticks(heights, words, fontsize=8)

@@ -14,7 +14,6 @@ from featviz.atlas.classes import (
     ClassAtlas,
     build_class_atlas,
     colour_of,
-    rank_correlation,
     strongest,
 )
 from featviz.embedding.extract import embed
@@ -140,14 +139,6 @@ def test_the_folder_shows_cells_and_rows(
         assert len(list(csv.DictReader(file))) == len(favourite.arguments)
     assert -1 <= document["numbers"]["icons agree"]["value"] <= 1
     assert document["parameters"]["class"] == name
-
-
-def test_ranks_by_hand() -> None:
-    a = torch.tensor([1.0, 2.0, 3.0, 4.0])
-    assert rank_correlation(a, a.exp()) == pytest.approx(1)
-    assert rank_correlation(a, -a) == pytest.approx(-1)
-    assert rank_correlation(a, torch.ones(4)) == 0
-    assert rank_correlation(a, torch.tensor([1.0, 3.0, 2.0, 4.0])) == pytest.approx(0.8)
 
 
 def test_the_scale_has_a_true_zero() -> None:

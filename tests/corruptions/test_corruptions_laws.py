@@ -255,7 +255,7 @@ def test_the_table_counts_what_the_model_says_to_corrupted_pictures(model) -> No
             seen = corrupt(x, name, severity, seed=3, jpeg=True)
             answers = model(seen).argmax(1)
             assert torch.equal(table.answers[name][k], answers)
-            assert table.share(name, severity).right == int((answers == labels).sum())
+            assert table.share(name, severity).hits == int((answers == labels).sum())
     assert any("only 9 pictures" in doubt for doubt in table.warnings)
 
 
@@ -337,7 +337,7 @@ def test_the_folder_says_what_the_result_says(model, tmp_path: Path) -> None:
     ]
     for row in rows[1:]:
         s = table.share(row["corruption"], int(row["severity"]))
-        assert (int(row["right"]), float(row["low"])) == (s.right, s.low)
+        assert (int(row["right"]), float(row["low"])) == (s.hits, s.low)
     with (tmp_path / "run" / "pictures.csv").open() as file:
         cells = [int(row["right_cells"]) for row in csv.DictReader(file)]
     assert cells == sorted(cells)

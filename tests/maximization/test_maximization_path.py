@@ -20,19 +20,6 @@ def rows(count: int, channels: int, seed: int = 0) -> torch.Tensor:
     return x.clamp(min=0)
 
 
-def test_rank_correlations_are_scipys_with_ties() -> None:
-    a, b = rows(3, 40), rows(4, 40, seed=1)
-    ours = natural_path.rank_correlation(a, b)
-    for i in range(3):
-        for j in range(4):
-            theirs = stats.spearmanr(a[i].numpy(), b[j].numpy()).statistic
-            assert ours[i, j].item() == pytest.approx(theirs, abs=1e-12)
-
-
-def test_a_flat_profile_correlates_with_nothing() -> None:
-    assert natural_path.rank_correlation(torch.ones(1, 8), rows(1, 8)).item() == 0
-
-
 def test_resamples_spread_as_the_closed_form_says() -> None:
     """The mean of k values drawn with replacement has their mean and sd / sqrt(k)."""
     values = torch.randn(16, dtype=torch.float64, generator=torch.Generator().manual_seed(2))

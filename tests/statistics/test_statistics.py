@@ -9,11 +9,12 @@ import pytest
 import torch
 from scipy import stats
 
-from featviz.statistics import Prior, fit_prior, median, rank_correlation, share
+from featviz.results import show_number
+from featviz.statistics import Prior, fit_prior, median, rank_correlation, rank_correlations, share
 
 
 @pytest.mark.parametrize(("right", "n"), [(0, 20), (7, 20), (20, 20), (1, 1), (123, 900)])
-def test_shares_have_the_wilson_interval_of_scipy(right, n) -> None:
+def test_shares_have_the_wilson_interval_of_scipy(right: int, n: int) -> None:
     oracle = stats.binomtest(right, n).proportion_ci(0.95, method="wilson")
     found = share(right, n)
     assert found.value == right / n
@@ -22,17 +23,39 @@ def test_shares_have_the_wilson_interval_of_scipy(right, n) -> None:
     assert found.low <= right / n <= found.high
 
 
+def test_wilsons_interval_equals_its_textbook_values() -> None:
+    # Newcombe 1998, table I: 81/263, 15/148, 0/20, 1/29.
+    for hits, count, low, high in [
+        (81, 263, 0.2553, 0.3662),
+        (15, 148, 0.0624, 0.1605),
+        (0, 20, 0.0, 0.1611),
+        (1, 29, 0.0061, 0.1718),
+    ]:
+        assert share(hits, count)[2:] == pytest.approx((low, high), abs=5e-5)
+
+
+def test_the_interval_solves_the_equation_it_comes_from() -> None:
+    """Wilson's bounds are where |p_hat - p| is z standard errors of p itself."""
+    for hits, count in [(3, 10), (440, 1000), (2405, 5000)]:
+        for bound in share(hits, count)[2:]:
+            error = (bound * (1 - bound) / count) ** 0.5
+            assert abs(hits / count - bound) == pytest.approx(1.959964 * error)
+        _, _, low, high = share(count - hits, count)
+        assert (1 - high, 1 - low) == pytest.approx(share(hits, count)[2:])
+
+
 def test_a_share_of_no_pictures_says_nothing() -> None:
     assert share(0, 0) == (0, 0, 0.0, 1.0)
     assert share(0, 0).value is None
 
 
 @pytest.mark.parametrize("n", [6, 7, 20, 51, 200])
-def test_the_medians_interval_is_that_of_the_quantile_test(n) -> None:
+def test_the_medians_interval_is_that_of_the_quantile_test(n: int) -> None:
     values = np.random.default_rng(n).exponential(size=n)
     oracle = stats.quantile_test(values, q=0, p=0.5).confidence_interval(0.95)
     found = median(torch.tensor(values))
     assert (found.low, found.high) == (oracle.low, oracle.high)
+    assert found.value is not None
     assert found.value == np.quantile(values, 0.5, method="inverted_cdf")
     assert found.low <= found.value <= found.high
 
@@ -78,8 +101,8 @@ def test_the_prior_is_the_likeliest_of_a_fine_grid() -> None:
     right = rng.binomial(n, rng.beta(3, 5, 80))
     found = fit_prior(right.tolist(), n.tolist())
 
-    def likelihood(a, b):
-        return stats.betabinom.logpmf(right, n, a, b).sum()
+    def likelihood(a: float, b: float) -> float:
+        return float(stats.betabinom.logpmf(right, n, a, b).sum())
 
     grid = [
         (m * s, (1 - m) * s) for m in np.linspace(0.2, 0.6, 41) for s in np.geomspace(0.5, 200, 61)
@@ -127,3 +150,34 @@ def test_rank_correlation_is_spearmans_with_infinite_values_as_ties() -> None:
     )
     assert rank_correlation(torch.ones(2), torch.ones(2)) is None
     assert rank_correlation(torch.ones(5), torch.arange(5.0)) is None
+
+
+def test_rank_correlations_of_rows_are_scipys_with_ties_and_nan_for_a_constant() -> None:
+    generator = torch.Generator().manual_seed(0)
+    # many zeros, as behind a ReLU: ties matter
+    a, b = (torch.randn(n, 40, generator=generator).clamp(min=0) for n in (3, 4))
+    b[3] = 7
+    found = rank_correlations(a, b)
+    assert found.shape == (3, 4)
+    for i in range(3):
+        for j in range(3):
+            oracle = stats.spearmanr(a[i].numpy(), b[j].numpy()).statistic
+            assert float(found[i, j]) == pytest.approx(oracle, abs=1e-12)
+            assert rank_correlation(a[i], b[j]) == pytest.approx(oracle, abs=1e-12)
+    assert found[:, 3].isnan().all()
+
+
+def test_rank_correlations_by_hand() -> None:
+    a = torch.tensor([1.0, 2.0, 3.0, 4.0])
+    assert rank_correlation(a, a.exp()) == pytest.approx(1)
+    assert rank_correlation(a, -a) == pytest.approx(-1)
+    assert rank_correlation(a, torch.tensor([1.0, 3.0, 2.0, 4.0])) == pytest.approx(0.8)
+
+
+def test_a_share_as_a_number_has_its_interval_and_n() -> None:
+    number = share(7, 20).number("right")
+    oracle = stats.binomtest(7, 20).proportion_ci(0.95, method="wilson")
+    assert (number.value, number.unit, number.n) == (0.35, "fraction", 20)
+    assert (number.low, number.high) == pytest.approx((oracle.low, oracle.high))
+    assert show_number(number) == "35.0% (18.1% to 56.7%)"
+    assert show_number(share(0, 0).number("right")) == "-"

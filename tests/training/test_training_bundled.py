@@ -9,19 +9,20 @@ from pathlib import Path
 
 import pytest
 import torch
+from scipy.stats import binomtest
 
 from featviz.kernels.growth import kernel_growth
 from featviz.models.load import Model, bundled
-from featviz.models.weights import parse_classes, read_weights
-from featviz.training.loop import evaluate, wilson
+from featviz.models.weights import WeightsFile, parse_classes, read_weights
+from featviz.training.loop import evaluate
 
 
 @pytest.fixture(scope="module")
-def file():
+def file() -> WeightsFile:
     return read_weights(bundled("alexnet-mini"))
 
 
-def test_the_file_is_small_and_says_what_it_is(file, mini: Model) -> None:
+def test_the_file_is_small_and_says_what_it_is(file: WeightsFile, mini: Model) -> None:
     path = bundled("alexnet-mini")
     assert path.stat().st_size <= 8_000_000
     assert {t.dtype for t in file.tensors.values()} == {torch.float16}
@@ -42,21 +43,21 @@ def test_the_kernels_that_grew_are_those_of_the_model(mini: Model) -> None:
     growth = kernel_growth()
     assert growth.steps[0] == 0
     assert sorted(set(growth.steps)) == list(growth.steps)
-    assert torch.equal(growth.kernels[-1], mini.net.features[0].weight)
+    assert torch.equal(growth.kernels[-1], mini.net.get_parameter("features.0.weight"))
     assert growth.top1[-1] == pytest.approx(0.5, abs=0.01)
 
 
 @pytest.mark.slow
 def test_the_accuracy_it_states_is_reached(
-    file, mini: Model, shared_data: Path, tmp_path: Path
+    file: WeightsFile, mini: Model, shared_data: Path, tmp_path: Path
 ) -> None:
     """5 validation pictures a class: the stated share must lie in the interval of these."""
-    command = [sys.executable, shared_data / "unpack.py", "tiny", tmp_path]
+    command = [sys.executable, str(shared_data / "unpack.py"), "tiny", str(tmp_path)]
     subprocess.run(
         [*command, "--split", "val", "--per-class", "5"], check=True, capture_output=True
     )
     result = evaluate(mini, tmp_path / "val")
     for share, stated in ((result.top1, "top1"), (result.top5, "top5")):
-        assert share.count == 1000
-        low, high = wilson(share.hits, share.count, z=3.3)  # one chance in a thousand
+        assert share.n == 1000
+        low, high = binomtest(share.hits, share.n).proportion_ci(0.999, method="wilson")
         assert low < float(file.metadata[stated]) < high

@@ -12,7 +12,8 @@ from torch import nn
 from featviz.errors import UserError
 from featviz.models.load import Model
 from featviz.results import read_result
-from featviz.training.loop import evaluate, wilson
+from featviz.statistics import share
+from featviz.training.loop import evaluate
 
 GREYS = (
     ("n00000001", "black"),
@@ -36,7 +37,8 @@ class ByBrightness(nn.Module):
             self.logits.bias.copy_(-(c**2))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.logits(x.mean((1, 2, 3))[:, None])
+        logits: torch.Tensor = self.logits(x.mean((1, 2, 3))[:, None])
+        return logits
 
 
 @pytest.fixture
@@ -70,57 +72,38 @@ def data(tmp_path: Path) -> Path:
     return folder
 
 
-def test_top1_and_top5_are_those_counted_by_hand(model, data) -> None:
+def test_top1_and_top5_are_those_counted_by_hand(model: Model, data: Path) -> None:
     result = evaluate(model, data)
-    assert (result.top1.hits, result.top1.count) == (5, 12)
-    assert (result.top5.hits, result.top5.count) == (8, 12)
+    assert (result.top1.hits, result.top1.n) == (5, 12)
+    assert (result.top5.hits, result.top5.n) == (8, 12)
     once, within = result.per_class[1]
-    assert (once.hits, once.count, within.hits) == (3, 4, 4)
+    assert (once.hits, once.n, within.hits) == (3, 4, 4)
     once, within = result.per_class[5]
-    assert (once.hits, once.count, within.hits) == (2, 6, 2)
+    assert (once.hits, once.n, within.hits) == (2, 6, 2)
     assert result.mistaken_for(5) == (0, 4)
     assert result.mistaken_for(3) is None
     assert result.warnings == ()
 
 
-def test_the_answer_does_not_depend_on_the_batch(model, data) -> None:
+def test_the_answer_does_not_depend_on_the_batch(model: Model, data: Path) -> None:
     results = [evaluate(model, data, batch_size=n) for n in (1, 3, 64)]
     for other in results[1:]:
         assert torch.equal(other.predictions, results[0].predictions)
         assert torch.equal(other.labels, results[0].labels)
 
 
-def test_wilsons_interval_equals_its_textbook_values() -> None:
-    # Newcombe 1998, table I: 81/263, 15/148, 0/20, 1/29.
-    for hits, count, low, high in [
-        (81, 263, 0.2553, 0.3662),
-        (15, 148, 0.0624, 0.1605),
-        (0, 20, 0.0, 0.1611),
-        (1, 29, 0.0061, 0.1718),
-    ]:
-        assert wilson(hits, count) == pytest.approx((low, high), abs=5e-5)
-
-
-def test_the_interval_solves_the_equation_it_comes_from() -> None:
-    """Wilson's bounds are where |p_hat - p| is z standard errors of p itself."""
-    for hits, count in [(3, 10), (440, 1000), (2405, 5000)]:
-        for bound in wilson(hits, count):
-            error = (bound * (1 - bound) / count) ** 0.5
-            assert abs(hits / count - bound) == pytest.approx(1.959964 * error)
-        low, high = wilson(count - hits, count)
-        assert (1 - high, 1 - low) == pytest.approx(wilson(hits, count))
-
-
-def test_broken_pictures_and_strange_folders_do_not_count_and_are_named(model, data) -> None:
+def test_broken_pictures_and_strange_folders_do_not_count_and_are_named(
+    model: Model, data: Path
+) -> None:
     (data / "white" / "broken.png").write_bytes(b"no picture")
     paint(data / "zebra" / "1.png", 0.5)
     result = evaluate(model, data)
-    assert (result.top1.hits, result.top1.count) == (5, 12)
+    assert (result.top1.hits, result.top1.n) == (5, 12)
     assert any("1 pictures do not count" in w and "zebra" in w for w in result.warnings)
     assert any("1 pictures could not be read" in w for w in result.warnings)
 
 
-def test_data_without_a_known_class_is_refused(model, tmp_path: Path) -> None:
+def test_data_without_a_known_class_is_refused(model: Model, tmp_path: Path) -> None:
     paint(tmp_path / "zebra" / "1.png", 0.5)
     with pytest.raises(
         UserError, match=r"no folder of .* named after a class of brightness.*zebra"
@@ -128,11 +111,13 @@ def test_data_without_a_known_class_is_refused(model, tmp_path: Path) -> None:
         evaluate(model, tmp_path)
 
 
-def test_the_result_folder_says_what_was_counted(model, data, tmp_path: Path) -> None:
+def test_the_result_folder_says_what_was_counted(model: Model, data: Path, tmp_path: Path) -> None:
     folder = evaluate(model, data).save(tmp_path / "out")
     numbers = read_result(folder)["numbers"]
     assert numbers["top-1"]["value"] == pytest.approx(5 / 12)
     assert "5 of 12" in numbers["top-1"]["meaning"]
+    assert numbers["top-1"]["n"] == 12
+    assert (numbers["top-1"]["low"], numbers["top-1"]["high"]) == pytest.approx(share(5, 12)[2:])
     lines = (folder / "classes.csv").read_text().splitlines()
     assert lines[1].startswith('"dark, dim",4,0.75,')
     assert lines[3] == "white,6,0.3333,0.0968,0.7,0.3333,black,4"

@@ -25,6 +25,7 @@ from torch import Tensor
 
 from featviz.models.layers import Layer, activations
 from featviz.models.load import Model
+from featviz.statistics import rank_correlations
 
 DRAWS = 400
 _LAYERS = 8
@@ -99,25 +100,9 @@ def _profiles(values: Mapping[str, Tensor], layers: tuple[str, ...]) -> list[Ten
     return found
 
 
-def rank_correlation(a: Tensor, b: Tensor) -> Tensor:
+def _correlations(a: Tensor, b: Tensor) -> Tensor:
     """Spearman's rho of each row of (N, C) with each row of (M, C): (N, M); 0 where one is flat."""
-    return torch.matmul(_centred(_ranks(a)), _centred(_ranks(b)).T)
-
-
-def _ranks(values: Tensor) -> Tensor:
-    """Ranks along rows, equal values sharing their mean rank."""
-    values = values.contiguous()
-    ordered = values.sort(dim=1).values
-    below = torch.searchsorted(ordered, values, right=False)
-    upto = torch.searchsorted(ordered, values, right=True)
-    ranks: Tensor = (below + upto - 1).double() / 2
-    return ranks
-
-
-def _centred(ranks: Tensor) -> Tensor:
-    ranks = ranks - ranks.mean(1, keepdim=True)
-    unit: Tensor = ranks / ranks.norm(dim=1, keepdim=True).clamp(min=1e-12)
-    return unit
+    return rank_correlations(a, b).nan_to_num(0.0)
 
 
 def noise_like(pictures: Tensor) -> Tensor:
@@ -171,11 +156,11 @@ def compare(
 
 def _at_one_layer(picture: Tensor, own: Tensor, strangers: Tensor, noise: Tensor) -> Tensor:
     """The nine numbers of `Path` at one layer, in its order."""
-    to_own = rank_correlation(picture, own)[0]  # (k,)
-    to_others = rank_correlation(picture, strangers).mean()
-    among = rank_correlation(own, own)  # (k, k)
-    floors = rank_correlation(own, strangers).mean(1)  # (k,)
-    noises = rank_correlation(noise, own).mean()
+    to_own = _correlations(picture, own)[0]  # (k,)
+    to_others = _correlations(picture, strangers).mean()
+    among = _correlations(own, own)  # (k, k)
+    floors = _correlations(own, strangers).mean(1)  # (k,)
+    noises = _correlations(noise, own).mean()
     one = torch.ones(1, len(own), dtype=torch.float64)
     drawn = resamples(len(own), DRAWS)
     s, gap = _similarity(one, to_own, among, floors)
