@@ -31,13 +31,15 @@ from torch import Tensor
 
 import featviz
 from featviz.attacks.apgd import apgd
-from featviz.attacks.autoattack import autoattack
+from featviz.attacks.autoattack import check_installed
+from featviz.attacks.options import AttackOptions
 from featviz.attacks.pgd import pgd
-from featviz.attacks.result import Found
+from featviz.attacks.result import AttackResult
 from featviz.datasets import open_pictures
 from featviz.errors import UserError
 from featviz.models.load import Model
 from featviz.models.precision import gains_by_bf16
+from featviz.types import Precision
 
 
 def bare(
@@ -106,8 +108,11 @@ def main() -> None:
         labels = torch.cat([model(part).argmax(1) for part in pictures.split(16)])
     gradients: dict[str, int] = {}
 
-    def ours(attack: Callable[..., Found], kind: str, eps: float, **own: object) -> None:
-        found = attack(model, pictures, labels, eps=eps, steps=steps, batch_size=batch_size, **own)
+    def ours(
+        attack: Callable[..., AttackResult], kind: str, eps: float, precision: Precision = "float32"
+    ) -> None:
+        options = AttackOptions(batch_size=batch_size, precision=precision)
+        found = attack(model, pictures, labels, eps=eps, steps=steps, options=options)
         gradients[kind] = int(found.backwards.sum())
 
     def theirs(kind: str, eps: float) -> None:
@@ -125,7 +130,7 @@ def main() -> None:
             ours, apgd, "apgd bf16, none falls", 1e-6, precision="bfloat16"
         )
     try:
-        autoattack()
+        check_installed()
         for kind, eps in (("none falls", 1e-6), ("most fall", 16 / 255)):
             attack = their_apgd("Linf", eps, steps, batch_size)
             works[f"autoattack's apgd, {kind}"] = functools.partial(attack, model, pictures, labels)

@@ -17,7 +17,7 @@ import _rounds
 import torch
 
 import featviz
-from featviz.attacks.suite import suite
+from featviz.attacks.ensemble import ensemble
 from featviz.datasets import read_all
 
 
@@ -41,8 +41,8 @@ def main() -> None:
     _, batch, _ = read_all(pictures.spread(count), resize=model.resize, crop=model.input_size)
     with torch.no_grad():
         labels = torch.cat([model(part.to(model.device)).argmax(1) for part in batch.split(32)])
-    attacked = suite(model, batch.to(model.device), labels, eps=16 / 255, steps=20, queries=0)
-    print(f"suite at 16/255: {int(attacked.success.sum())} of {len(batch)} fall")
+    attacked = ensemble(model, batch.to(model.device), labels, eps=16 / 255, steps=20, queries=0)
+    print(f"ensemble at 16/255: {int(attacked.success.sum())} of {len(batch)} fall")
     rows = [
         _rounds.row(f"default audit, {n} pictures", "s", [seconds]),
         _rounds.row("audit, forward passes a picture", "", [found.forwards / n]),

@@ -120,10 +120,12 @@ def run_ours(
     norm: str, model: Any, pictures: Tensor, labels: Tensor, file: Path, steps: int
 ) -> None:
     from featviz.attacks.minimal import minimal
+    from featviz.attacks.options import AttackOptions
 
     started = time.perf_counter()
     batch_size = min(SLOTS, len(pictures))
-    found = minimal(model, pictures, labels, norm=norm, steps=steps, batch_size=batch_size)
+    options = AttackOptions(batch_size=batch_size)
+    found = minimal(model, pictures, labels, norm=norm, steps=steps, options=options)
     seconds = time.perf_counter() - started
     assert int(found.forwards.max()) <= steps
     assert int(found.backwards.max()) <= steps

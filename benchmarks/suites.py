@@ -1,4 +1,4 @@
-"""featviz's `suite` against AutoAttack's standard suite: who falls, and what it costs.
+"""featviz's `ensemble` against AutoAttack's standard suite: who falls, and what it costs.
 
     .peers/bin/python benchmarks/suites.py [--out FOLDER] [--data FOLDER] [--model NAME]
         [--weights FILE] [--classes FILE] [--count 16] [--norm linf] [--eps 0.5,1,2] [--quick]
@@ -29,8 +29,8 @@ from _pictures import right_ones
 from torch import Tensor
 
 import featviz
-from featviz.attacks.autoattack import autoattack
-from featviz.attacks.suite import suite
+from featviz.attacks.autoattack import autoattack, check_installed
+from featviz.attacks.ensemble import ensemble
 from featviz.errors import UserError
 
 
@@ -49,7 +49,7 @@ def main() -> None:
     if options.quick:
         options.count, options.eps = 4, "8"
     try:
-        autoattack(options.norm)
+        check_installed()
     except UserError as missing:
         print(missing)
         return
@@ -103,7 +103,7 @@ def at_one_eps(
     radius = eps / 255 if norm == "linf" else eps
     row: dict[str, Any] = {}
     fell = {}
-    for name, attack in (("featviz", suite), ("autoattack", autoattack(norm))):
+    for name, attack in (("featviz", ensemble), ("autoattack", autoattack)):
         started = time.process_time()
         found = attack(model, pictures, labels, eps=radius, norm=norm)
         row[name] = {

@@ -16,14 +16,19 @@ __version__ = "0.1.0"
 
 # public name -> the module that has it
 _HOMES = {
+    "AttackOptions": "featviz.attacks.options",
     "UserError": "featviz.errors",
     "accentuate": "featviz.from_picture.accentuation",
     "activation_maps": "featviz.maps.activation_maps",
     "activations": "featviz.models.layers",
     "align_maps": "featviz.atlas.aligned",
+    "apgd": "featviz.attacks.apgd",
+    "apgd_targeted": "featviz.attacks.apgd",
     "attack": "featviz.attacks.attack",
     "attribute": "featviz.attribution",
     "audit": "featviz.robustness.audit",
+    "autoattack": "featviz.attacks.autoattack",
+    "bim": "featviz.attacks.pgd",
     "build_atlas": "featviz.atlas.build",
     "build_class_atlas": "featviz.atlas.classes",
     "build_gallery": "featviz.gallery.build",
@@ -31,12 +36,18 @@ _HOMES = {
     "caricature": "featviz.from_picture.deepdream",
     "corrupt": "featviz.corruptions",
     "corruption_table": "featviz.corruptions",
+    "ddn": "featviz.attacks.fmn",
     "deepdream": "featviz.from_picture.deepdream",
+    "deepfool": "featviz.attacks.deepfool",
     "draw_facets": "featviz.maximization.facets",
     "embed": "featviz.embedding.extract",
     "embed_layers": "featviz.embedding.extract",
+    "ensemble": "featviz.attacks.ensemble",
     "evaluate": "featviz.training.loop",
+    "external_attack": "featviz.attacks.external",
+    "fgsm": "featviz.attacks.pgd",
     "find_neighbors": "featviz.neighbors.find",
+    "fmn": "featviz.attacks.fmn",
     "interpolate": "featviz.maximization.interpolation",
     "invert": "featviz.from_picture.inversion",
     "kernel_growth": "featviz.kernels.growth",
@@ -46,17 +57,22 @@ _HOMES = {
     "maximize_directions": "featviz.maximization.maximize",
     "maximize_objective": "featviz.maximization.maximize",
     "measure_statistics": "featviz.maximization.image_statistics",
+    "mi_fgsm": "featviz.attacks.pgd",
     "minimal": "featviz.attacks.minimal",
+    "noise": "featviz.attacks.square",
     "open_pictures": "featviz.datasets",
     "open_store": "featviz.embedding.store",
     "patch": "featviz.attacks.patch",
     "patch_times_kernel": "featviz.maps.activation_maps",
+    "pgd": "featviz.attacks.pgd",
     "read_image": "featviz.images",
     "read_square": "featviz.images",
     "sample_pictures": "featviz.samples",
+    "sigma_zero": "featviz.attacks.sigma_zero",
     "spatial": "featviz.attacks.spatial",
-    "suite": "featviz.attacks.suite",
+    "square": "featviz.attacks.square",
     "summarize": "featviz.models.summary",
+    "superdeepfool": "featviz.attacks.deepfool",
     "top_patches": "featviz.maps.top_patches",
     "train": "featviz.training.loop",
     "transfer_matrix": "featviz.robustness.transfer",
@@ -69,11 +85,27 @@ if TYPE_CHECKING:
     from featviz.atlas.aligned import align_maps as align_maps
     from featviz.atlas.build import build_atlas as build_atlas
     from featviz.atlas.classes import build_class_atlas as build_class_atlas
+    from featviz.attacks.apgd import apgd as apgd
+    from featviz.attacks.apgd import apgd_targeted as apgd_targeted
     from featviz.attacks.attack import attack as attack
+    from featviz.attacks.autoattack import autoattack as autoattack
+    from featviz.attacks.deepfool import deepfool as deepfool
+    from featviz.attacks.deepfool import superdeepfool as superdeepfool
+    from featviz.attacks.ensemble import ensemble as ensemble
+    from featviz.attacks.external import external_attack as external_attack
+    from featviz.attacks.fmn import ddn as ddn
+    from featviz.attacks.fmn import fmn as fmn
     from featviz.attacks.minimal import minimal as minimal
+    from featviz.attacks.options import AttackOptions as AttackOptions
     from featviz.attacks.patch import patch as patch
+    from featviz.attacks.pgd import bim as bim
+    from featviz.attacks.pgd import fgsm as fgsm
+    from featviz.attacks.pgd import mi_fgsm as mi_fgsm
+    from featviz.attacks.pgd import pgd as pgd
+    from featviz.attacks.sigma_zero import sigma_zero as sigma_zero
     from featviz.attacks.spatial import spatial as spatial
-    from featviz.attacks.suite import suite as suite
+    from featviz.attacks.square import noise as noise
+    from featviz.attacks.square import square as square
     from featviz.attacks.universal import universal as universal
     from featviz.attribution import attribute as attribute
     from featviz.corruptions import corrupt as corrupt

@@ -32,6 +32,7 @@ from torch import Tensor
 import featviz
 from featviz.attacks.linear_estimate import linear_estimate
 from featviz.attacks.minimal import NORMS, minimal
+from featviz.attacks.options import AttackOptions
 from featviz.attacks.sigma_zero import changed_pixels
 from featviz.models.frozen import frozen
 from featviz.models.load import Model
@@ -125,8 +126,7 @@ def attack(
             labels,
             norm=norm,
             steps=steps,
-            batch_size=GROUP,
-            precision=options.precision,
+            options=AttackOptions(batch_size=GROUP, precision=options.precision),
         )
         seconds = (time.perf_counter() - started) / len(group)
         guess = estimate(model, pictures, labels, norm)

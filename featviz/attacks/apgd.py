@@ -20,7 +20,7 @@ picture of the ball that is farthest along the best gradient, which is exact on 
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -29,8 +29,9 @@ from featviz.attacks import losses, projections
 from featviz.attacks.checks import check_batch_size, check_labels, check_pictures
 from featviz.attacks.linear_estimate import linear_estimate
 from featviz.attacks.loop import Classifier, Job, Look, Outcome, Seats, Walk
+from featviz.attacks.options import AttackOptions
 from featviz.attacks.pgd import check_walk, starts
-from featviz.attacks.result import Found, Progress, find
+from featviz.attacks.result import AttackResult, find
 from featviz.errors import UserError, nearest
 from featviz.models.frozen import frozen
 
@@ -48,30 +49,22 @@ def apgd(
     norm: str = "linf",
     steps: int = 100,
     loss: str = "ce",
-    restarts: int = 1,
     random_start: bool = True,
-    targeted: bool = False,
-    eight_bit: bool = False,
-    margin: float = 0.0,
-    clean: Tensor | None = None,
     starts: Tensor | None = None,
-    tempered: bool = False,
-    seed: int = 0,
-    batch_size: int | None = None,
-    precision: str = "float32",
-    progress: Progress | None = None,
-) -> Found:
+    rescale_logits: bool = False,
+    options: AttackOptions = AttackOptions(),
+) -> AttackResult:
     """Auto-PGD within a ball round each picture; no step size is to be chosen.
 
     loss: "ce" (cross-entropy) or "dlr" (difference of logits ratio, which the scale of the logits
         does not change; it needs 3 classes) or "margin" (the best other logit less the label's)
     steps: of a restart; the step sizes are planned for their number
     starts: (N, 3, H, W) within the balls: where the first walks begin, instead of a random point
-    tempered: bring the logits to one scale before "ce" (`losses.temper`)
+    rescale_logits: bring the logits to one scale before "ce" (`losses.temper`)
 
     Other arguments as for `pgd`. Raises UserError for arguments out of range.
     """
-    check_walk(norm, steps, restarts=restarts)
+    check_walk(norm, steps, restarts=options.restarts)
     if loss not in LOSSES:
         raise UserError(f"unknown loss {loss!r}{nearest(loss, LOSSES)}; take ce, dlr or margin")
     walk = Auto(
@@ -79,8 +72,8 @@ def apgd(
         steps,
         loss,
         random_start=random_start and starts is None,
-        targeted=targeted,
-        tempered=tempered,
+        targeted=options.targeted,
+        rescale_logits=rescale_logits,
     )
     return find(
         model,
@@ -89,16 +82,8 @@ def apgd(
         labels,
         attack=f"apgd-{loss}",
         eps=eps,
-        targeted=targeted,
         starts=starts,
-        restarts=restarts,
-        eight_bit=eight_bit,
-        margin=margin,
-        clean=clean,
-        seed=seed,
-        batch_size=batch_size,
-        precision=precision,
-        progress=progress,
+        options=options,
     )
 
 
@@ -111,14 +96,8 @@ def apgd_targeted(
     norm: str = "linf",
     steps: int = 100,
     targets: int = 9,
-    eight_bit: bool = False,
-    margin: float = 0.0,
-    clean: Tensor | None = None,
-    seed: int = 0,
-    batch_size: int | None = None,
-    precision: str = "float32",
-    progress: Progress | None = None,
-) -> Found:
+    options: AttackOptions = AttackOptions(),
+) -> AttackResult:
     """APGD with the targeted DLR loss, one target class after the other until one leads out.
 
     targets: how many classes. They are those of the `2 * targets` largest logits that are nearest
@@ -131,7 +110,8 @@ def apgd_targeted(
         raise UserError(f"targets is {targets}; take 1 or more")
     pictures = check_pictures(pictures)
     labels = check_labels(labels, len(pictures)).to(pictures.device)
-    batch_size = check_batch_size(batch_size, pictures.device)
+    batch_size = check_batch_size(options.batch_size, pictures.device)
+    clean = options.clean
     rows = torch.arange(len(pictures), device=pictures.device)
     if clean is not None:  # nothing is asked of the model for what is wrong already
         answers = clean.argmax(1) if clean.dim() == 2 else clean
@@ -158,13 +138,7 @@ def apgd_targeted(
         eps=eps,
         norm=norm,
         steps=steps,
-        eight_bit=eight_bit,
-        margin=margin,
-        clean=clean,
-        seed=seed,
-        batch_size=batch_size,
-        precision=precision,
-        progress=progress,
+        options=replace(options, clean=clean),
     )
     if not len(rows):
         return found
@@ -174,15 +148,23 @@ def apgd_targeted(
 
 
 def towards_each(
-    model: Classifier, pictures: Tensor, labels: Tensor, aims: Tensor, **options: Any
-) -> tuple[Found, Tensor]:
+    model: Classifier,
+    pictures: Tensor,
+    labels: Tensor,
+    aims: Tensor,
+    *,
+    eps: float | Tensor,
+    norm: str,
+    steps: int,
+    options: AttackOptions,
+) -> tuple[AttackResult, Tensor]:
     """Targeted APGD towards classes in turn until a picture falls, and how near each one came.
 
     aims: (N, T) classes, the first to be tried first; options: those of `apgd_targeted`
 
     Returns the result and (N, T) float64: the best margin of each walk, -inf for those not made.
     """
-    walk = Auto(options.pop("norm"), options.pop("steps"), "dlr-towards")
+    walk = Auto(norm, steps, "dlr-towards")
     given = aims.tolist()
     reached = [[-torch.inf] * aims.shape[1] for _ in pictures]
     at = [0] * len(pictures)
@@ -196,7 +178,15 @@ def towards_each(
         return replace(job, aim=given[i][at[i]], key=job.key + 1, known_right=True)
 
     found = find(
-        model, walk, pictures, labels, attack="apgd-t", aims=aims[:, 0], further=further, **options
+        model,
+        walk,
+        pictures,
+        labels,
+        attack="apgd-t",
+        eps=eps,
+        aims=aims[:, 0],
+        options=options,
+        further=further,
     )
     return found, torch.tensor(reached, dtype=torch.float64)
 
@@ -240,9 +230,14 @@ class Auto(Walk):
         *,
         random_start: bool = True,
         targeted: bool = False,
-        tempered: bool = False,
+        rescale_logits: bool = False,
     ):
-        self.norm, self.loss, self.targeted, self.tempered = norm, loss, targeted, tempered
+        self.norm, self.loss, self.targeted, self.rescale_logits = (
+            norm,
+            loss,
+            targeted,
+            rescale_logits,
+        )
         self.random_start, self.starts_at_picture = random_start, False
         phases = _PHASES if norm == "l1" else (Phase(1.0, 1.0),)
         lengths = [int(phase.share * steps) for phase in phases]
@@ -334,7 +329,7 @@ class Auto(Walk):
 
     def _loss(self, look: Look, seats: Seats) -> tuple[Tensor, Tensor]:
         if self.loss == "ce":
-            if self.tempered:  # one scale for all of a walk, or its losses could not be compared
+            if self.rescale_logits:  # one scale, or losses could not be compared
                 begin = self.first[seats.step.clamp(max=self.looks - 1)]
                 self.scale = torch.where(begin, losses.temper(look.logits), self.scale)
             return losses.cross_entropy(

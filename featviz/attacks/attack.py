@@ -16,18 +16,20 @@ from featviz import images, plotting, results
 from featviz.attacks import projections
 from featviz.attacks.apgd import apgd
 from featviz.attacks.checks import check_batch_size, check_eps, check_norm, check_pictures
+from featviz.attacks.ensemble import ensemble
+from featviz.attacks.figures import draw_bars, shown_perturbation
 from featviz.attacks.loop import classify
 from featviz.attacks.minimal import NORMS, minimal
+from featviz.attacks.options import AttackOptions
 from featviz.attacks.pgd import bim, fgsm, mi_fgsm, pgd
 from featviz.attacks.projections import NORM_NAMES, eps_text
-from featviz.attacks.result import Found, Progress
+from featviz.attacks.result import AttackResult
 from featviz.attacks.square import square
-from featviz.attacks.suite import suite
 from featviz.errors import UserError, nearest
 from featviz.models.frozen import frozen
+from featviz.types import Progress
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
     from featviz.models.load import Model
@@ -39,7 +41,7 @@ STEPS = {
     "bim": 10,
     "mi-fgsm": 10,
     "apgd": 100,
-    "suite": 100,
+    "ensemble": 100,
     "square": 1000,
     "minimal": 100,
 }
@@ -61,7 +63,7 @@ class Attacked(results.Result):
     names: tuple[str, ...]
     originals: Tensor
     """(N, 3, H, W)"""
-    found: Found
+    found: AttackResult
     labels: Tensor
     """(N,) the class each picture was to leave"""
     target: int | None
@@ -330,63 +332,6 @@ def _size_in_words(distance: float, norm: str) -> str:
     return f"{distance:.3g}"
 
 
-def shown_perturbation(change: Tensor) -> tuple[Tensor, float]:
-    """A change (3, H, W) round mid-grey, and the factor it was multiplied with to be seen.
-
-    The factor is a round number that brings the 99.5th percentile near full contrast; 0 means
-    that nothing changed. What exceeds the range is clipped.
-    """
-    strong = float(torch.quantile(_thinned(change.abs()), 0.995)) or float(change.abs().max())
-    if strong == 0:
-        return torch.full_like(change, 0.5), 0.0
-    exact = 0.5 / strong
-    power = 10 ** math.floor(math.log10(exact))
-    factor = max([f * power for f in (1, 2, 5) if f * power <= exact * 1.001], default=1.0)
-    factor = max(1.0, factor)
-    return (0.5 + factor * change).clamp(0, 1), factor
-
-
-def _thinned(values: Tensor) -> Tensor:
-    """At most a million of the values, evenly spread (`quantile` takes no more than 16 million)."""
-    flat = values.flatten()
-    return flat[:: max(1, len(flat) // 1_000_000)]
-
-
-def draw_bars(ax: Axes, before: Tensor, after: Tensor, classes: Sequence[str], k: int = 5) -> None:
-    """Probabilities of the classes that are among the top k before, then of those after."""
-    k = min(k, len(classes))
-    first, then = before.topk(k).indices.tolist(), after.topk(k).indices.tolist()
-    shown = list(dict.fromkeys([then[0], first[0], *then, *first]))[: k + 2]
-    shown.sort(key=lambda c: -max(float(before[c]), float(after[c])))
-    places = torch.arange(len(shown)).numpy()
-    ax.barh(
-        places - 0.2,
-        [100 * float(before[c]) for c in shown],
-        0.38,
-        color=plotting.BLUE,
-        label="before",
-    )
-    ax.barh(
-        places + 0.2,
-        [100 * float(after[c]) for c in shown],
-        0.38,
-        color=plotting.RED,
-        label="after",
-    )
-    ax.set_yticks(places, [short(classes[c]) for c in shown])
-    ax.invert_yaxis()
-    plotting.lines(ax, xlabel="probability (%)", ylabel="")
-    ax.xaxis.label.set_fontsize(7)
-    ax.tick_params(labelsize=7)
-    ax.set_xlim(0, 100)
-    ax.legend(fontsize=7, frameon=False, loc="lower right")
-
-
-def short(name: str, most: int = 20) -> str:
-    """A class name that fits beside a bar."""
-    return name if len(name) <= most else name[: most - 1] + "…"
-
-
 def attack(
     model: Model,
     pictures: Tensor,
@@ -411,12 +356,12 @@ def attack(
     norm, eps: the change stays within this distance: "linf" (8/255: no value by more than 8 of
         255 levels, the default), "l2", or "l1" (the sum of all changes)
     method: "pgd", "fgsm" (one step), "bim" (PGD in ten steps of eps / 5), "mi-fgsm" (with
-        momentum), "apgd" (step sizes of its own), "suite" (all that featviz has, in turn),
+        momentum), "apgd" (step sizes of its own), "ensemble" (all that featviz has, in turn),
         "square" (asks for no gradient; not in L1) or "minimal" (the smallest change that does it:
         it takes no eps, and knows "l0", the number of values changed, too)
-    target: a class to be reached, instead of any other than the label; not for "suite"
+    target: a class to be reached, instead of any other than the label; not for "ensemble"
     steps: gradient steps, or queries of "square"; default: 40 of pgd, 10 of bim and mi-fgsm, 100 of
-        apgd and suite, 1000 queries, 100 passes of minimal
+        apgd and ensemble, 1000 queries, 100 passes of minimal
     step_size, restarts: of pgd and bim, and of pgd and apgd; seed, slots: as for `pgd`
     names: what the pictures are called in figures and tables
 
@@ -435,8 +380,8 @@ def attack(
             f"unknown method {method!r}{nearest(method, METHODS)}; "
             f"take {', '.join(METHODS[:-1])} or {METHODS[-1]}"
         )
-    if method == "suite" and target is not None:
-        raise UserError("the suite goes to whatever class is near; for a target take pgd or apgd")
+    if method == "ensemble" and target is not None:
+        raise UserError("the ensemble goes to any near class; for a target take pgd or apgd")
     if method == "minimal" and eps is not None:
         raise UserError(
             "method minimal looks for the smallest change and takes no eps; leave it out, or take "
@@ -458,23 +403,26 @@ def attack(
         before = classify(model, batch, batch_size=batch_size)
     own = before.argmax(1).cpu() if labels is None else class_indices(model, labels, count)
     aim = own if goal is None else torch.full((count,), goal)
-    settings: dict[str, Any] = {
-        "norm": norm,
-        "eight_bit": True,
-        "margin": 0.01,
-        "clean": before,
-        "batch_size": batch_size,
-        "progress": progress,
-    }
+    options = AttackOptions(
+        targeted=goal is not None,
+        restarts=restarts if method in {"pgd", "apgd"} else 1,
+        eight_bit=True,
+        margin=0.01,
+        clean=before,
+        seed=seed,
+        batch_size=batch_size,
+        precision="auto" if method == "ensemble" else "float32",
+        progress=progress,
+    )
+    settings: dict[str, Any] = {"norm": norm, "options": options}
     if eps is not None:
         settings["eps"] = eps
-    aimed: dict[str, Any] = {"targeted": goal is not None}
     if method == "fgsm":
-        found = fgsm(model, batch, aim, **aimed, **settings)
+        found = fgsm(model, batch, aim, **settings)
     elif method == "bim":
-        found = bim(model, batch, aim, steps=steps, step_size=step_size or 0.2, **aimed, **settings)
+        found = bim(model, batch, aim, steps=steps, step_size=step_size or 0.2, **settings)
     elif method == "mi-fgsm":
-        found = mi_fgsm(model, batch, aim, steps=steps, step_size=step_size, **aimed, **settings)
+        found = mi_fgsm(model, batch, aim, steps=steps, step_size=step_size, **settings)
     elif method == "pgd":
         found = pgd(
             model,
@@ -482,10 +430,7 @@ def attack(
             aim,
             steps=steps,
             step_size=step_size,
-            restarts=restarts,
             random_start=False,
-            seed=seed,
-            **aimed,
             **settings,
         )
     elif method == "apgd":
@@ -494,18 +439,15 @@ def attack(
             batch,
             aim,
             steps=steps,
-            restarts=restarts,
             starts=batch,
-            seed=seed,
-            **aimed,
             **settings,
         )
     elif method == "square":
-        found = square(model, batch, aim, queries=steps, seed=seed, **aimed, **settings)
+        found = square(model, batch, aim, queries=steps, **settings)
     elif method == "minimal":
-        found = minimal(model, batch, aim, steps=steps, seed=seed, **aimed, **settings)
+        found = minimal(model, batch, aim, steps=steps, **settings)
     else:
-        found = suite(model, batch, aim, steps=steps, seed=seed, **settings)
+        found = ensemble(model, batch, aim, steps=steps, **settings)
     with frozen(model):
         after = classify(model, found.adversarial, batch_size=batch_size)
     warnings = []
@@ -526,7 +468,7 @@ def attack(
         if method == "minimal":
             more = "more --steps may do it"
         elif method in {"fgsm", "bim", "mi-fgsm", "square"}:
-            more = "apgd, suite or a larger --eps may do it"
+            more = "apgd, ensemble or a larger --eps may do it"
         warnings.append(f"{missed} of {count} pictures were not brought there; {more}")
     return Attacked(
         origin=results.origin(

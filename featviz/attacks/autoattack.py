@@ -5,53 +5,65 @@ Croce & Hein 2020 (arXiv:2003.01690); the package is pyautoattack
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import importlib.util
 
 import torch
 from torch import Tensor
 
-from featviz.attacks.external import adapter
+from featviz.attacks.checks import check_batch_size, check_norm
+from featviz.attacks.external import external_attack
 from featviz.attacks.loop import Classifier
-from featviz.attacks.result import Found
+from featviz.attacks.options import AttackOptions
+from featviz.attacks.result import AttackResult
 from featviz.errors import UserError
 
 _NAMES = {"linf": "Linf", "l2": "L2", "l1": "L1"}
 
 
 def autoattack(
-    norm: str = "linf", *, version: str = "standard", seed: int = 0, batch_size: int = 16
-) -> Callable[..., Found]:
-    """AutoAttack as an attack of featviz (see `adapter`); one eps for all pictures.
+    model: Classifier,
+    pictures: Tensor,
+    labels: Tensor,
+    *,
+    eps: float,
+    norm: str = "linf",
+    version: str = "standard",
+    options: AttackOptions = AttackOptions(),
+) -> AttackResult:
+    """AutoAttack's own program, its pictures judged as those of every other attack.
 
-    norm: "linf", "l2" or "l1", to be given again in the call; version: "standard" or "plus";
-    batch_size: pictures at once, on which its results depend
+    version: "standard" or "plus"
 
     Raises UserError where pyautoattack is not installed.
     """
-    try:
-        from pyautoattack import AutoAttack
-    except ImportError:
-        raise UserError(
-            "pyautoattack is not installed, so there is nothing to compare with; "
-            "pip install 'featviz[verify]' brings it"
-        ) from None
-    if norm not in _NAMES:
-        raise UserError(f"AutoAttack knows no norm {norm!r}; take linf, l2 or l1")
+    check_installed()
+    check_norm(norm, tuple(_NAMES))
+    batch_size = check_batch_size(options.batch_size, pictures.device)
 
-    def attack(model: Classifier, pictures: Tensor, labels: Tensor, eps: Tensor) -> Tensor:
-        if bool((eps != eps[0]).any()):
-            raise UserError("AutoAttack takes one eps for all pictures, several were given")
-        program = AutoAttack(
+    def program(model: Classifier, pictures: Tensor, labels: Tensor, eps: Tensor) -> Tensor:
+        from pyautoattack import AutoAttack
+
+        ran = AutoAttack(
             model,
             norm=_NAMES[norm],
             eps=float(eps[0]),
-            seed=seed,
+            seed=options.seed,
             version=version,
             device=str(pictures.device),
         )
         with torch.inference_mode(False):
             moved: Tensor
-            moved, _ = program.run_standard_evaluation(pictures, labels, batch_size=batch_size)
+            moved, _ = ran.run_standard_evaluation(pictures, labels, batch_size=batch_size)
         return moved
 
-    return adapter(attack, f"autoattack-{version}")
+    attack = external_attack(program, f"autoattack-{version}")
+    return attack(model, pictures, labels, eps=eps, norm=norm, options=options)
+
+
+def check_installed() -> None:
+    """Raise UserError where pyautoattack is not installed."""
+    if importlib.util.find_spec("pyautoattack") is None:
+        raise UserError(
+            "pyautoattack is not installed, so there is nothing to compare with; "
+            "pip install 'featviz[verify]' brings it"
+        )

@@ -22,8 +22,9 @@ from featviz.attacks.half_spaces import nearest, reach
 from featviz.attacks.loop import Classifier, Look, Seats, Walk
 from featviz.attacks.losses import towards
 from featviz.attacks.minimal import bisect, search_from_clean
+from featviz.attacks.options import AttackOptions
 from featviz.attacks.projections import column
-from featviz.attacks.result import Found, Progress
+from featviz.attacks.result import AttackResult
 from featviz.errors import UserError
 
 _OVERSHOOT = 0.02
@@ -38,10 +39,8 @@ def deepfool(
     norm: str = "l2",
     steps: int = 50,
     classes: int = 10,
-    clean: Tensor | None = None,
-    batch_size: int | None = None,
-    progress: Progress | None = None,
-) -> Found:
+    options: AttackOptions = AttackOptions(),
+) -> AttackResult:
     """Small changes by DeepFool: the first point past the boundary, in a few steps.
 
     norm: "l2", "l1" or "linf"
@@ -60,9 +59,7 @@ def deepfool(
         pictures,
         labels,
         attack="deepfool",
-        clean=clean,
-        batch_size=batch_size,
-        progress=progress,
+        options=options,
     )
 
 
@@ -73,10 +70,8 @@ def superdeepfool(
     *,
     steps: int = 100,
     classes: int = 10,
-    clean: Tensor | None = None,
-    batch_size: int | None = None,
-    progress: Progress | None = None,
-) -> Found:
+    options: AttackOptions = AttackOptions(),
+) -> AttackResult:
     """Small changes in L2 by SuperDeepFool (m = infinity, n = 1), and ten halvings at the end.
 
     Where DeepFool has crossed the boundary, the change is projected on the boundary's normal,
@@ -90,9 +85,7 @@ def superdeepfool(
         pictures,
         labels,
         attack="superdeepfool",
-        clean=clean,
-        batch_size=batch_size,
-        progress=progress,
+        options=options,
     )
     # Who was wrong when clean is not to be asked again: a class other than the label says so.
     known = torch.nn.functional.one_hot(found.clean, int(found.clean.max()) + 1)
@@ -103,13 +96,12 @@ def superdeepfool(
         found.adversarial,
         norm="l2",
         steps=_HALVINGS,
-        clean=known.to(pictures.device),
-        batch_size=batch_size,
+        options=replace(options, clean=known.to(pictures.device)),
     )
     return _shortened(found, halved)
 
 
-def _shortened(found: Found, halved: Found) -> Found:
+def _shortened(found: AttackResult, halved: AttackResult) -> AttackResult:
     """The first result, with the second's pictures where they are nearer; the passes of both."""
     better = halved.distance < found.distance
     changed: dict[str, Any] = {}

@@ -23,7 +23,8 @@ from featviz.attacks.checks import (
     check_pictures,
 )
 from featviz.attacks.loop import Classifier, Outcome, classify
-from featviz.attacks.result import Found, gather
+from featviz.attacks.options import AttackOptions
+from featviz.attacks.result import AttackResult, gather
 from featviz.errors import UserError
 from featviz.models.frozen import frozen
 
@@ -34,18 +35,18 @@ Attack = Callable[[Classifier, Tensor, Tensor, Tensor], Tensor]
 _ROUNDING = 1e-5
 
 
-def adapter(attack: Attack, name: str | None = None) -> Callable[..., Found]:
-    """The callable as an attack of featviz: a function like `pgd`, that gives a `Found`.
+def external_attack(attack: Attack, name: str | None = None) -> Callable[..., AttackResult]:
+    """The callable as an attack of featviz: a function like `pgd`, that gives an `AttackResult`.
 
     name: what results call it; default: the callable's own name
 
-    The function takes (model, pictures, labels, *, eps, norm="linf", clean=None, slots=None).
+    The function takes (model, pictures, labels, *, eps, norm="linf", options).
     Pictures of right labels only are handed to the callable. One that comes back farther away
     than eps, outside [0, 1] or not finite is no success, whatever the model says of it; what
     misses the ball by a rounding error is put right first. Forward passes are counted where the
     model is a module, as the mean over the pictures; backward passes are not known and left 0.
 
-        theirs = adapter(my_attack)
+        theirs = external_attack(my_attack)
         found = theirs(model, pictures, labels, eps=8 / 255)
 
     The function raises UserError for arguments out of range, and for a callable that gives back
@@ -60,15 +61,16 @@ def adapter(attack: Attack, name: str | None = None) -> Callable[..., Found]:
         *,
         eps: float | Tensor,
         norm: str = "linf",
-        clean: Tensor | None = None,
-        batch_size: int | None = None,
-    ) -> Found:
+        options: AttackOptions = AttackOptions(),
+    ) -> AttackResult:
         check_norm(norm)
+        options.refuse(called, "targeted", "restarts", "eight_bit", "margin", "precision")
+        clean = options.clean
         pictures = check_pictures(pictures)
         count, device = len(pictures), pictures.device
         radii = check_eps(eps, norm, count)
         labels = check_labels(labels, count).to(device)
-        batch_size = check_batch_size(batch_size, device)
+        batch_size = check_batch_size(options.batch_size, device)
         with frozen(model):
             if clean is None:
                 logits, spent = classify(model, pictures, batch_size=batch_size), 1

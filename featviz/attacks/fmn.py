@@ -26,8 +26,9 @@ from featviz.attacks.half_spaces import reach
 from featviz.attacks.loop import Classifier, Look, Seats, Walk
 from featviz.attacks.losses import cross_entropy, margin
 from featviz.attacks.minimal import NORMS, search_from_clean
+from featviz.attacks.options import AttackOptions
 from featviz.attacks.pgd import unit_l2
-from featviz.attacks.result import Found, Progress
+from featviz.attacks.result import AttackResult
 from featviz.errors import UserError
 
 _FIRST_STEP = {"l0": 1.0, "l1": 1.0, "l2": 1.0, "linf": 10.0}
@@ -42,11 +43,8 @@ def fmn(
     steps: int = 100,
     first_step: float | None = None,
     shrink: float = 0.05,
-    targeted: bool = False,
-    clean: Tensor | None = None,
-    batch_size: int | None = None,
-    progress: Progress | None = None,
-) -> Found:
+    options: AttackOptions = AttackOptions(),
+) -> AttackResult:
     """The smallest changes by FMN, in L0, L1, L2 or L-infinity.
 
     steps: gradient steps; one more pass looks at where the last one led
@@ -59,17 +57,14 @@ def fmn(
     """
     check_norm(norm, NORMS)
     length = _FIRST_STEP[norm] if first_step is None else first_step
-    walk = _ShrinkingBall(norm, steps, length, shrink, targeted=targeted)
+    walk = _ShrinkingBall(norm, steps, length, shrink, targeted=options.targeted)
     return search_from_clean(
         model,
         walk,
         pictures,
         labels,
         attack="fmn",
-        targeted=targeted,
-        clean=clean,
-        batch_size=batch_size,
-        progress=progress,
+        options=options,
     )
 
 
@@ -81,11 +76,8 @@ def ddn(
     steps: int = 100,
     shrink: float = 0.05,
     levels: int | None = None,
-    targeted: bool = False,
-    clean: Tensor | None = None,
-    batch_size: int | None = None,
-    progress: Progress | None = None,
-) -> Found:
+    options: AttackOptions = AttackOptions(),
+) -> AttackResult:
     """The smallest changes in L2 by DDN.
 
     shrink: how much the radius changes at every step, as a share of it
@@ -97,17 +89,14 @@ def ddn(
     """
     if levels is not None and levels < 2:
         raise UserError(f"levels is {levels}; a picture has 2 or more (256 in 8 bits)")
-    walk = _Decoupled(steps, shrink, levels, targeted=targeted)
+    walk = _Decoupled(steps, shrink, levels, targeted=options.targeted)
     return search_from_clean(
         model,
         walk,
         pictures,
         labels,
         attack="ddn",
-        targeted=targeted,
-        clean=clean,
-        batch_size=batch_size,
-        progress=progress,
+        options=options,
     )
 
 

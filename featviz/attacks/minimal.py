@@ -1,7 +1,7 @@
 """`minimal`: the smallest change of each picture that turns the model's answer, in one run.
 
-In: a model, pictures (N, 3, H, W) in [0, 1], their labels, a norm and a number of passes. Out: a
-`Found` whose `distance` is the whole curve of accuracy against eps: a picture with distance d has
+In: a model, pictures (N, 3, H, W) in [0, 1], their labels, a norm and a number of passes. Out: an
+`AttackResult` whose `distance` is the curve of accuracy against eps: a picture with distance d has
 fallen at every eps >= d. A distance is an upper bound of the true smallest one: 0 for a picture
 that is wrong by itself, inf for one where nothing was found.
 
@@ -22,7 +22,8 @@ from featviz import images
 from featviz.attacks.boundary import Boundary, Plan
 from featviz.attacks.checks import check_batch_size, check_labels, check_norm, check_pictures
 from featviz.attacks.loop import Classifier, Look, Seats, Walk, classify
-from featviz.attacks.result import Found, Progress, chosen_precision, find
+from featviz.attacks.options import AttackOptions, choose_precision
+from featviz.attacks.result import AttackResult, find
 from featviz.errors import UserError
 from featviz.models.frozen import frozen
 
@@ -37,15 +38,8 @@ def minimal(
     *,
     norm: str,
     steps: int = 100,
-    targeted: bool = False,
-    eight_bit: bool = False,
-    margin: float = 0.0,
-    clean: Tensor | None = None,
-    seed: int = 0,
-    batch_size: int | None = None,
-    precision: str = "float32",
-    progress: Progress | None = None,
-) -> Found:
+    options: AttackOptions = AttackOptions(),
+) -> AttackResult:
     """The smallest change found in a norm that makes the model err (or reach the labels).
 
     model: pictures in [0, 1] to logits; a module is used in eval mode and left as it was
@@ -73,13 +67,14 @@ def minimal(
         found.distance.median()
     """
     check_norm(norm, NORMS)
-    precision = chosen_precision(model, check_pictures(pictures), precision)
+    precision = choose_precision(model, check_pictures(pictures), options.precision)
+    options = replace(options, precision=precision)
     walk = Boundary(
         norm,
-        plan(steps, norm, targeted=targeted),
-        targeted=targeted,
+        plan(steps, norm, targeted=options.targeted),
+        targeted=options.targeted,
         mixed=precision == "bfloat16",
-        eight_bit=eight_bit,
+        eight_bit=options.eight_bit,
     )
     return search_from_clean(
         model,
@@ -87,14 +82,7 @@ def minimal(
         pictures,
         labels,
         attack="minimal",
-        targeted=targeted,
-        eight_bit=eight_bit,
-        margin=margin,
-        clean=clean,
-        seed=seed,
-        batch_size=batch_size,
-        precision=precision,
-        progress=progress,
+        options=options,
     )
 
 
@@ -122,31 +110,24 @@ def search_from_clean(
     labels: Tensor,
     *,
     attack: str,
-    targeted: bool = False,
-    eight_bit: bool = False,
-    margin: float = 0.0,
-    clean: Tensor | None = None,
-    seed: int = 0,
-    batch_size: int | None = None,
     starts: Tensor | None = None,
-    precision: str = "float32",
-    progress: Progress | None = None,
-) -> Found:
+    options: AttackOptions,
+) -> AttackResult:
     """`find` without a ball, after one pass that judges the clean pictures.
 
     Pictures that are wrong by themselves never take a slot: those that do begin and end together,
     and the phases of a walk that cost more or less than a gradient fall together.
     """
     spent = 0
-    if clean is None:
+    if options.clean is None:
         pictures = check_pictures(pictures)
         check_labels(labels, len(pictures))
-        pictures = images.quantise(pictures) if eight_bit else pictures
+        pictures = images.quantise(pictures) if options.eight_bit else pictures
         with frozen(model):
             clean = classify(
-                model, pictures, batch_size=check_batch_size(batch_size, pictures.device)
+                model, pictures, batch_size=check_batch_size(options.batch_size, pictures.device)
             )
-        spent = 1
+        options, spent = replace(options, clean=clean), 1
     found = find(
         model,
         walk,
@@ -154,15 +135,8 @@ def search_from_clean(
         labels,
         attack=attack,
         eps=None,
-        targeted=targeted,
-        clean=clean,
-        eight_bit=eight_bit,
-        margin=margin,
         starts=starts,
-        seed=seed,
-        batch_size=batch_size,
-        precision=precision,
-        progress=progress,
+        options=options,
     )
     return replace(found, forwards=found.forwards + spent)
 
@@ -175,11 +149,8 @@ def bisect(
     *,
     norm: str = "l2",
     steps: int = 10,
-    targeted: bool = False,
-    clean: Tensor | None = None,
-    batch_size: int | None = None,
-    progress: Progress | None = None,
-) -> Found:
+    options: AttackOptions = AttackOptions(),
+) -> AttackResult:
     """The segment from each picture to an adversarial one, halved towards the picture.
 
     adversarial: (N, 3, H, W) in [0, 1], from any attack; one that does not fool gives distance inf
@@ -205,11 +176,8 @@ def bisect(
         pictures,
         labels,
         attack="bisect",
-        targeted=targeted,
-        clean=clean,
-        batch_size=batch_size,
         starts=starts,
-        progress=progress,
+        options=options,
     )
 
 

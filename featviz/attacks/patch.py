@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
@@ -23,8 +23,8 @@ from torch import Tensor, nn
 
 from featviz import plotting, results
 from featviz.attacks import projections
-from featviz.attacks.attack import short
 from featviz.attacks.checks import check_batch_size
+from featviz.attacks.figures import short
 from featviz.attacks.loop import classify, differentiable
 from featviz.attacks.losses import cross_entropy
 from featviz.attacks.universal import batches_of, check_training, parted, shown_rows
@@ -33,6 +33,7 @@ from featviz.errors import UserError
 from featviz.labelled import read_labelled
 from featviz.models.frozen import frozen
 from featviz.statistics import Share, share
+from featviz.types import Progress
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -40,7 +41,6 @@ if TYPE_CHECKING:
 
     from featviz.models.load import Model
 
-Progress = Callable[[int, int, str], None]
 SHAPES = ("circle", "square")
 SHOWN = 7
 _EDGE = 20  # the outline falls off as 1 - r ** (2 * _EDGE): about a pixel wide

@@ -23,7 +23,8 @@ from featviz.attacks import projections
 from featviz.attacks.checks import check_norm
 from featviz.attacks.loop import Classifier, Look, Seats, Walk
 from featviz.attacks.losses import cross_entropy, temper
-from featviz.attacks.result import Found, Progress, find
+from featviz.attacks.options import AttackOptions
+from featviz.attacks.result import AttackResult, find
 from featviz.errors import UserError
 
 unit_l2 = projections.unit_l2
@@ -38,40 +39,28 @@ def fgsm(
     *,
     eps: float | Tensor,
     norm: str = "linf",
-    tempered: bool = False,
-    targeted: bool = False,
-    eight_bit: bool = False,
-    margin: float = 0.0,
-    clean: Tensor | None = None,
-    batch_size: int | None = None,
-    precision: str = "float32",
-    progress: Progress | None = None,
-) -> Found:
+    rescale_logits: bool = False,
+    options: AttackOptions = AttackOptions(),
+) -> AttackResult:
     """One step to the picture of the ball that is farthest along the gradient.
 
     In L-infinity that is eps times the gradient's sign, in L2 its direction, in L1 the components
     of largest gradient; in each the box [0, 1] is reckoned with, so that on a linear model nothing
     of the ball does better. Goodfellow et al. 2015, section 4.
 
-    tempered: bring the logits to one scale first (`losses.temper`)
+    rescale_logits: bring the logits to one scale first (`losses.temper`)
 
     Other arguments as for `pgd`.
     """
     check_walk(norm)
     return find(
         model,
-        Farthest(norm, targeted=targeted, tempered=tempered),
+        Farthest(norm, targeted=options.targeted, rescale_logits=rescale_logits),
         pictures,
         labels,
         attack="fgsm",
         eps=eps,
-        targeted=targeted,
-        eight_bit=eight_bit,
-        margin=margin,
-        clean=clean,
-        batch_size=batch_size,
-        precision=precision,
-        progress=progress,
+        options=options,
     )
 
 
@@ -84,20 +73,14 @@ def bim(
     norm: str = "linf",
     steps: int = 10,
     step_size: float = 0.2,
-    targeted: bool = False,
-    eight_bit: bool = False,
-    margin: float = 0.0,
-    clean: Tensor | None = None,
-    batch_size: int | None = None,
-    precision: str = "float32",
-    progress: Progress | None = None,
-) -> Found:
+    options: AttackOptions = AttackOptions(),
+) -> AttackResult:
     """FGSM iterated in small steps from the picture itself: `pgd` without a random start.
 
     Arguments as for `pgd`. Kurakin et al. 2017, section 2.2.
     """
     check_walk(norm, steps, step_size)
-    walk = Ascent(norm, steps, step_size, random_start=False, targeted=targeted)
+    walk = Ascent(norm, steps, step_size, random_start=False, targeted=options.targeted)
     return find(
         model,
         walk,
@@ -105,13 +88,7 @@ def bim(
         labels,
         attack="bim",
         eps=eps,
-        targeted=targeted,
-        eight_bit=eight_bit,
-        margin=margin,
-        clean=clean,
-        batch_size=batch_size,
-        precision=precision,
-        progress=progress,
+        options=options,
     )
 
 
@@ -125,14 +102,8 @@ def mi_fgsm(
     steps: int = 10,
     step_size: float | None = None,
     decay: float = 1.0,
-    targeted: bool = False,
-    eight_bit: bool = False,
-    margin: float = 0.0,
-    clean: Tensor | None = None,
-    batch_size: int | None = None,
-    precision: str = "float32",
-    progress: Progress | None = None,
-) -> Found:
+    options: AttackOptions = AttackOptions(),
+) -> AttackResult:
     """BIM along a running sum of gradients, each divided by its L1 norm.
 
     decay: what remains of the sum from step to step (the paper's mu)
@@ -144,7 +115,12 @@ def mi_fgsm(
     if not 0 <= decay < float("inf"):
         raise UserError(f"decay {decay:g} is out of range; it is 0 or more, 1 in the paper")
     walk = Ascent(
-        norm, steps, step_size or 1 / steps, random_start=False, targeted=targeted, decay=decay
+        norm,
+        steps,
+        step_size or 1 / steps,
+        random_start=False,
+        targeted=options.targeted,
+        decay=decay,
     )
     return find(
         model,
@@ -153,13 +129,7 @@ def mi_fgsm(
         labels,
         attack="mi-fgsm",
         eps=eps,
-        targeted=targeted,
-        eight_bit=eight_bit,
-        margin=margin,
-        clean=clean,
-        batch_size=batch_size,
-        precision=precision,
-        progress=progress,
+        options=options,
     )
 
 
@@ -172,17 +142,9 @@ def pgd(
     norm: str = "linf",
     steps: int = 40,
     step_size: float | None = None,
-    restarts: int = 1,
     random_start: bool = True,
-    targeted: bool = False,
-    eight_bit: bool = False,
-    margin: float = 0.0,
-    clean: Tensor | None = None,
-    seed: int = 0,
-    batch_size: int | None = None,
-    precision: str = "float32",
-    progress: Progress | None = None,
-) -> Found:
+    options: AttackOptions = AttackOptions(),
+) -> AttackResult:
     """Projected gradient ascent of the cross-entropy within a ball round each picture.
 
     model: pictures in [0, 1] to logits; a module is used in eval mode and left as it was
@@ -210,8 +172,8 @@ def pgd(
     The projections in L2 and L1 are those on the ball within the box; the common "rescale, then
     clip" is not. Raises UserError for arguments out of range.
     """
-    check_walk(norm, steps, step_size, restarts)
-    walk = Ascent(norm, steps, step_size, random_start=random_start, targeted=targeted)
+    check_walk(norm, steps, step_size, options.restarts)
+    walk = Ascent(norm, steps, step_size, random_start=random_start, targeted=options.targeted)
     return find(
         model,
         walk,
@@ -219,15 +181,7 @@ def pgd(
         labels,
         attack="pgd",
         eps=eps,
-        targeted=targeted,
-        restarts=restarts,
-        eight_bit=eight_bit,
-        margin=margin,
-        clean=clean,
-        seed=seed,
-        batch_size=batch_size,
-        precision=precision,
-        progress=progress,
+        options=options,
     )
 
 
@@ -245,8 +199,13 @@ def check_walk(
 class Farthest(Walk):
     """One step to the farthest point of the ball along the gradient."""
 
-    def __init__(self, norm: str, *, targeted: bool = False, tempered: bool = False):
-        self.norm, self.looks, self.targeted, self.tempered = norm, 2, targeted, tempered
+    def __init__(self, norm: str, *, targeted: bool = False, rescale_logits: bool = False):
+        self.norm, self.looks, self.targeted, self.rescale_logits = (
+            norm,
+            2,
+            targeted,
+            rescale_logits,
+        )
 
     def prepare(self, seats: Seats) -> None:
         self.x = torch.zeros_like(seats.pictures)
@@ -258,7 +217,7 @@ class Farthest(Walk):
         return self.x
 
     def advance(self, look: Look, seats: Seats) -> None:
-        scale = temper(look.logits) if self.tempered else 1.0
+        scale = temper(look.logits) if self.rescale_logits else 1.0
         _, weights = cross_entropy(look.logits, seats.labels, targeted=self.targeted, scale=scale)
         gradient = look.gradient(weights)
         self.x = projections.farthest(seats.pictures, gradient, seats.eps, self.norm)

@@ -1,4 +1,4 @@
-"""`Found`: what an attack made of each picture, the same for every attack; `find` fills it in.
+"""`AttackResult`: what an attack made of each picture; `find` fills it in.
 
 `find` is the way from checked arguments to a result that all attacks share: which pictures are
 wrong by themselves, the search with its slots, the judgement in float32 where the search ran in
@@ -18,15 +18,14 @@ from featviz import images
 from featviz.attacks import projections
 from featviz.attacks.checks import check_batch_size, check_eps, check_labels, check_pictures
 from featviz.attacks.loop import Classifier, Job, Outcome, Walk, classify, run
+from featviz.attacks.options import AttackOptions, choose_precision
 from featviz.errors import UserError
 from featviz.models.frozen import frozen
-from featviz.models.precision import gains_by_bf16, lowered
-
-Progress = Callable[[int, int, str], None]
+from featviz.models.precision import lowered
 
 
 @dataclass(frozen=True)
-class Found:
+class AttackResult:
     """What an attack made of each picture, in the order given."""
 
     attacks: tuple[str, ...]
@@ -77,22 +76,22 @@ class Found:
     def __len__(self) -> int:
         return len(self.success)
 
-    def cpu(self) -> Found:
+    def cpu(self) -> AttackResult:
         """The same with every tensor on the CPU."""
         return self._each(Tensor.cpu)
 
-    def __getitem__(self, rows: Tensor | slice) -> Found:
+    def __getitem__(self, rows: Tensor | slice) -> AttackResult:
         """The same for some of the pictures."""
         return self._each(lambda tensor: tensor[rows])
 
-    def _each(self, change: Callable[[Tensor], Tensor]) -> Found:
+    def _each(self, change: Callable[[Tensor], Tensor]) -> AttackResult:
         changed: dict[str, Any] = {
             f.name: change(getattr(self, f.name)) for f in fields(self) if f.type == "Tensor"
         }
         return replace(self, **changed)
 
 
-def together(first: Found, rows: Tensor, then: Found, name: str) -> Found:
+def together(first: AttackResult, rows: Tensor, then: AttackResult, name: str) -> AttackResult:
     """One result of two attacks in turn: `then`, called `name`, on the pictures `rows` (k,).
 
     The name is one of those that `first` lists: all that are planned, run or not. A later success
@@ -132,7 +131,7 @@ def _end(trace: Tensor) -> int:
     return int(looks[-1]) + 1 if len(looks) else 0
 
 
-def _ahead(found: Found) -> Tensor:
+def _ahead(found: AttackResult) -> Tensor:
     """(N,) how near the attack came: the best margin on the way."""
     return found.trace.nan_to_num(-torch.inf).amax(1)
 
@@ -145,19 +144,11 @@ def find(
     *,
     attack: str,
     eps: float | Tensor | None,
-    targeted: bool = False,
     aims: Tensor | None = None,
     starts: Tensor | None = None,
-    clean: Tensor | None = None,
-    restarts: int = 1,
-    eight_bit: bool = False,
-    margin: float = 0.0,
-    seed: int = 0,
-    batch_size: int | None = None,
-    precision: str = "float32",
+    options: AttackOptions,
     further: Callable[[Job, Outcome], Job | None] | None = None,
-    progress: Progress | None = None,
-) -> Found:
+) -> AttackResult:
     """Let a walk attack pictures, and say what became of each.
 
     pictures: (N, 3, H, W) in [0, 1]; labels: (N,) to be left, or reached with `targeted`
@@ -174,6 +165,8 @@ def find(
 
     Raises UserError for arguments out of range.
     """
+    targeted, eight_bit, clean = options.targeted, options.eight_bit, options.clean
+    progress, margin = options.progress, options.margin
     pictures = check_pictures(pictures)
     count, device = len(pictures), pictures.device
     if eps is None:
@@ -188,8 +181,8 @@ def find(
         )
     if eight_bit:
         pictures = images.quantise(pictures)
-    batch_size = check_batch_size(batch_size, device)
-    precision = chosen_precision(model, pictures, precision)
+    batch_size = check_batch_size(options.batch_size, device)
+    precision = choose_precision(model, pictures, options.precision)
     outcomes: dict[int, Outcome] = {}
     latest: dict[int, Job] = {}
     decided = 0
@@ -209,7 +202,7 @@ def find(
                 pictures[i],
                 label,
                 float(radii[i]),
-                projections.picture_key(pictures[i], seed),
+                projections.picture_key(pictures[i], options.seed),
                 i,
                 known_right=clean is not None,
                 aim=0 if aims is None else int(aims[i]),
@@ -239,7 +232,7 @@ def find(
             "batch_size": batch_size,
             "done": done,
             "targeted": targeted,
-            "restarts": restarts,
+            "restarts": options.restarts,
             "eight_bit": eight_bit,
             "margin": margin,
         }
@@ -264,18 +257,8 @@ def find(
             targeted=targeted,
             batch_size=batch_size,
             classes=classes,
-            looks=walk.looks * restarts,
+            looks=walk.looks * options.restarts,
         )
-
-
-def chosen_precision(model: Classifier, pictures: Tensor, precision: str) -> str:
-    """fp32 or bf16; "auto" is bf16 where that is faster. Raises UserError for other words."""
-    if precision not in {"auto", "float32", "bfloat16"}:
-        raise UserError(f"unknown precision {precision!r}; take auto, fp32 or bf16")
-    if precision != "auto":
-        return precision
-    with frozen(model):
-        return "bfloat16" if gains_by_bf16(model, pictures) else "float32"
 
 
 def _at_once(job: Job, answer: int, already: bool, forwards: int) -> Outcome:
@@ -366,7 +349,7 @@ def gather(
     batch_size: int,
     classes: int = 0,
     looks: int = 0,
-) -> Found:
+) -> AttackResult:
     """The outcomes of pictures 0 to N - 1 as one result; what 8 bits can hold is judged here.
 
     classes: how many the model has; looks: columns of the trace at least
@@ -397,7 +380,7 @@ def gather(
     for i, o in enumerate(found):
         trace[i, : len(o.trace)] = o.trace
     already = gathered("already", torch.bool)
-    return Found(
+    return AttackResult(
         attacks=(attack,),
         by=torch.where(success & ~already, 0, -1),
         norm=norm,

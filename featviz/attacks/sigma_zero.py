@@ -18,8 +18,9 @@ from torch import Tensor
 from featviz.attacks.loop import Classifier, Look, Seats, Walk
 from featviz.attacks.losses import margin
 from featviz.attacks.minimal import search_from_clean
+from featviz.attacks.options import AttackOptions
 from featviz.attacks.projections import column
-from featviz.attacks.result import Found, Progress
+from featviz.attacks.result import AttackResult
 from featviz.errors import UserError
 
 _SIGMA = 1e-3
@@ -34,11 +35,8 @@ def sigma_zero(
     *,
     steps: int = 1000,
     first_step: float = 1.0,
-    targeted: bool = False,
-    clean: Tensor | None = None,
-    batch_size: int | None = None,
-    progress: Progress | None = None,
-) -> Found:
+    options: AttackOptions = AttackOptions(),
+) -> AttackResult:
     """The changes of fewest components (a pixel has three) by sigma-zero.
 
     steps: gradient steps; one more pass looks at where the last one led
@@ -49,17 +47,14 @@ def sigma_zero(
     """
     if steps < 1 or not 0 < first_step < float("inf"):
         raise UserError("steps must be 1 or more, and first_step above 0")
-    walk = _SmoothCount(steps, first_step, targeted=targeted)
+    walk = _SmoothCount(steps, first_step, targeted=options.targeted)
     return search_from_clean(
         model,
         walk,
         pictures,
         labels,
         attack="sigma-zero",
-        targeted=targeted,
-        clean=clean,
-        batch_size=batch_size,
-        progress=progress,
+        options=options,
     )
 
 

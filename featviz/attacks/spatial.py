@@ -15,7 +15,7 @@ back the same bits.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -29,11 +29,10 @@ from featviz.errors import UserError
 from featviz.models.frozen import frozen
 from featviz.resampling import bilinear, pixel_grid
 from featviz.statistics import Share, share
+from featviz.types import Progress
 
 if TYPE_CHECKING:
     from featviz.models.load import Model
-
-Progress = Callable[[int, int, str], None]
 
 
 class Motion(NamedTuple):

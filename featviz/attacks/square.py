@@ -22,7 +22,8 @@ from torch import Tensor
 from featviz.attacks import projections
 from featviz.attacks.checks import check_norm
 from featviz.attacks.loop import Classifier, Look, Seats, Walk
-from featviz.attacks.result import Found, Progress, find
+from featviz.attacks.options import AttackOptions
+from featviz.attacks.result import AttackResult, find
 from featviz.errors import UserError
 
 SQUARE_NORMS = ("linf", "l2")
@@ -41,15 +42,8 @@ def square(
     queries: int = 1000,
     covered: float = 0.8,
     stretched: bool = True,
-    targeted: bool = False,
-    eight_bit: bool = False,
-    margin: float = 0.0,
-    clean: Tensor | None = None,
-    seed: int = 0,
-    batch_size: int | None = None,
-    precision: str = "float32",
-    progress: Progress | None = None,
-) -> Found:
+    options: AttackOptions = AttackOptions(),
+) -> AttackResult:
     """Random search with square windows: a change is kept if it brings the label's logit down.
 
     norm: "linf" or "l2"; queries: forward passes a picture at most
@@ -76,14 +70,7 @@ def square(
         labels,
         attack="square",
         eps=eps,
-        targeted=targeted,
-        eight_bit=eight_bit,
-        margin=margin,
-        clean=clean,
-        seed=seed,
-        batch_size=batch_size,
-        precision=precision,
-        progress=progress,
+        options=options,
     )
 
 
@@ -95,13 +82,8 @@ def noise(
     eps: float | Tensor,
     norm: str = "linf",
     draws: int = 10,
-    targeted: bool = False,
-    clean: Tensor | None = None,
-    seed: int = 0,
-    batch_size: int | None = None,
-    precision: str = "float32",
-    progress: Progress | None = None,
-) -> Found:
+    options: AttackOptions = AttackOptions(),
+) -> AttackResult:
     """Random noise as large as the ball allows, up to `draws` times: what every attack must beat.
 
     Signs times eps in L-infinity, a direction of length eps in L2 and L1. Arguments as for `pgd`.
@@ -116,12 +98,7 @@ def noise(
         labels,
         attack="noise",
         eps=eps,
-        targeted=targeted,
-        clean=clean,
-        seed=seed,
-        batch_size=batch_size,
-        precision=precision,
-        progress=progress,
+        options=options,
     )
 
 

@@ -24,7 +24,7 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
@@ -34,18 +34,19 @@ from torch import Tensor
 
 from featviz import images, plotting, results
 from featviz.attacks import projections
-from featviz.attacks.attack import short, shown_perturbation
 from featviz.attacks.checks import check_batch_size, check_eps, check_norm
+from featviz.attacks.figures import short, shown_perturbation
 from featviz.attacks.loop import Classifier, classify, differentiable
 from featviz.attacks.losses import cross_entropy
+from featviz.attacks.options import choose_precision
 from featviz.attacks.projections import NORM_NAMES, eps_text
-from featviz.attacks.result import chosen_precision
 from featviz.datasets import Pictures
 from featviz.errors import UserError
 from featviz.labelled import Labelled, read_labelled
 from featviz.models.frozen import frozen
 from featviz.models.precision import lowered
 from featviz.statistics import Share, share
+from featviz.types import Progress
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -53,7 +54,6 @@ if TYPE_CHECKING:
 
     from featviz.models.load import Model
 
-Progress = Callable[[int, int, str], None]
 SHOWN = 6
 """held-out pictures in the figure"""
 _LARGEST_STEP, _SMALLEST_STEP = 0.25, 0.01  # of eps; a half cosine between them
@@ -336,7 +336,7 @@ def universal(
     training, held = parted(given, held_out, seed)
     stream = projections.generator(seed, 2)
     x = given.pictures.to(model.device)
-    precision = chosen_precision(model, x, precision)
+    precision = choose_precision(model, x, precision)
     climbed = lowered(model, x) if precision == "bfloat16" else nullcontext(model)
     with frozen(model), torch.no_grad(), climbed as fast:
         clean = classify(model, x, batch_size=batch_size).argmax(1)

@@ -35,8 +35,8 @@ def attack(
         str,
         typer.Option(
             "--method",
-            help="pgd, fgsm (one step), bim, mi-fgsm, apgd, suite (all in turn), square (without "
-            "any gradient) or minimal (the smallest change that fools).",
+            help="pgd, fgsm (one step), bim, mi-fgsm, apgd, ensemble (all in turn), square "
+            "(without any gradient) or minimal (the smallest change that fools).",
         ),
     ] = "pgd",
     steps: Annotated[
@@ -44,7 +44,7 @@ def attack(
         typer.Option(
             "--steps",
             help="Gradient steps at most, or queries of square; default: 40 of pgd, 10 of bim and "
-            "mi-fgsm, 100 of apgd and suite, 1000 queries, 100 passes of minimal.",
+            "mi-fgsm, 100 of apgd and ensemble, 1000 queries, 100 passes of minimal.",
         ),
     ] = None,
     restarts: Annotated[

@@ -34,13 +34,13 @@ from featviz import images, results
 from featviz.attacks import projections
 from featviz.attacks.apgd import apgd
 from featviz.attacks.checks import check_batch_size, check_eps, check_norm
+from featviz.attacks.ensemble import ensemble
 from featviz.attacks.linear_estimate import linear_estimate
 from featviz.attacks.loop import classify
 from featviz.attacks.minimal import minimal
+from featviz.attacks.options import AttackOptions, choose_precision
 from featviz.attacks.pgd import pgd
-from featviz.attacks.result import chosen_precision
 from featviz.attacks.square import square
-from featviz.attacks.suite import suite
 from featviz.datasets import Pictures
 from featviz.errors import UserError, nearest
 from featviz.labelled import read_labelled
@@ -52,6 +52,7 @@ from featviz.robustness.pieces import SECONDS, Arrays, Shards
 from featviz.robustness.result import Audit, Fall, Level, NormAudit, Point, doubts
 from featviz.robustness.self_test import SelfTest, self_test
 from featviz.statistics import median
+from featviz.types import AutoPrecision
 
 if TYPE_CHECKING:
     from featviz.models.load import Model
@@ -96,7 +97,7 @@ def audit(
     against: Mapping[str, Model] | None = None,
     seed: int = 0,
     batch_size: int | None = None,
-    precision: str = "auto",
+    precision: AutoPrecision = "auto",
     out: str | Path | None = None,
     overwrite: bool = False,
     announce: Callable[[str], None] | None = None,
@@ -141,7 +142,7 @@ def audit(
         _SLOTS if batch_size is None and on_cpu else batch_size, model.device
     )
     given = read_labelled(model, pictures, labels, count=count)
-    precision = chosen_precision(model, given.pictures[:1].to(model.device), precision)
+    precision = choose_precision(model, given.pictures[:1].to(model.device), precision)
     parameters = {
         "norms": list(grids),
         "eps": {k: list(v) for k, v in grids.items()},
@@ -291,7 +292,7 @@ class _Run:
     pictures: Tensor
     seed: int
     batch_size: int
-    precision: str
+    precision: AutoPrecision
     shards: Shards
     progress: Progress | None
     logits: Tensor = field(init=False)
@@ -351,6 +352,15 @@ class _Run:
 
     def on_device(self, tensor: Tensor) -> Tensor:
         return tensor.to(self.model.device)
+
+    def options(self, rows: Tensor) -> AttackOptions:
+        """Of the attacks on some of the pictures."""
+        return AttackOptions(
+            seed=self.seed,
+            batch_size=self.batch_size,
+            precision=self.precision,
+            clean=self.on_device(self.logits[rows]),
+        )
 
     def groups(self, rows: Tensor) -> list[Tensor]:
         """Rows in groups of some slots: little is lost at a kill, and few seats stay empty."""
@@ -599,15 +609,9 @@ def _norm(
 def _search(run: _Run, rows: Tensor, norm: str, grid: tuple[float, ...], steps: int) -> Arrays:
     """One group: the smallest change, one step, noise, and what 8 bits can hold."""
     best = _Best(run, rows, norm)
-    n, everything = len(rows), torch.arange(len(rows))
+    n = len(rows)
     x, y, clean = best.x, best.y, run.on_device(run.logits[rows])
-    settings: dict[str, Any] = {
-        "seed": run.seed,
-        "batch_size": run.batch_size,
-        "precision": run.precision,
-        "clean": clean,
-    }
-    found = minimal(run.victim, x, y, norm=norm, steps=steps, **settings)
+    found = minimal(run.victim, x, y, norm=norm, steps=steps, options=run.options(rows))
     best.forwards += int(found.forwards.sum())
     best.backwards += int(found.backwards.sum())
     hits = found.success.cpu().nonzero()[:, 0]
@@ -629,7 +633,7 @@ def _search(run: _Run, rows: Tensor, norm: str, grid: tuple[float, ...], steps: 
             eps=1.0,
             norm="linf",
             steps=max(10, steps // 4),
-            **(settings | {"clean": clean[there]}),
+            options=run.options(rows[misses]),
         )
         best.forwards += int(whole.forwards.sum())
         best.backwards += int(whole.backwards.sum())
@@ -650,7 +654,7 @@ def _search(run: _Run, rows: Tensor, norm: str, grid: tuple[float, ...], steps: 
         best.backwards += 5 * n
         one_step = _one_step(run, best, norm, grid, clean)
         noise_right = _noise(run, best, rows, norm, grid)
-        distance_8bit = _eight_bit(run, best, everything, norm, grid, clean)
+        distance_8bit = _eight_bit(run, best, rows, norm, grid)
     arrays = best.arrays()
     order = best.distance.argsort(stable=True)
     fell = order[best.distance[order].isfinite()]
@@ -709,16 +713,17 @@ def _noise(run: _Run, best: _Best, rows: Tensor, norm: str, grid: Sequence[float
     return right
 
 
-def _eight_bit(
-    run: _Run, best: _Best, rows: Tensor, norm: str, grid: Sequence[float], clean: Tensor
-) -> Tensor:
+def _eight_bit(run: _Run, best: _Best, rows: Tensor, norm: str, grid: Sequence[float]) -> Tensor:
     """(n,) float64: the smallest change found that 8 bits can hold, walking down the grid.
 
     Each success has a distance of its own; the next try is at the largest eps of the grid below.
     """
     usable = [eps for eps in grid if norm != "linf" or eps * 255 >= 1 - 1e-9]
     found = torch.full((len(rows),), math.inf, dtype=torch.float64)
-    at, radii = rows, torch.full((len(rows),), usable[-1] if usable else 0.0, dtype=torch.float64)
+    at, radii = (
+        torch.arange(len(rows)),
+        torch.full((len(rows),), usable[-1] if usable else 0.0, dtype=torch.float64),
+    )
     while usable and len(at):
         here = at.to(best.x.device)
         tried = pgd(
@@ -729,11 +734,7 @@ def _eight_bit(
             norm=norm,
             steps=_EIGHT_BIT_STEPS,
             random_start=False,
-            eight_bit=True,
-            seed=run.seed,
-            batch_size=run.batch_size,
-            precision=run.precision,
-            clean=clean[here],
+            options=replace(run.options(rows[at]), eight_bit=True),
         )
         best.forwards += int(tried.forwards.sum())
         best.backwards += int(tried.backwards.sum())
@@ -772,21 +773,13 @@ def _check(part: _Part, k: int, eps: float, checking: tuple[str, int, int]) -> N
 
         def attacked(group: Tensor = group) -> Arrays:
             best = _Best(run, group, part.norm)
-            clean = run.on_device(run.logits[group])
-            settings: dict[str, Any] = {
-                "eps": eps,
-                "norm": part.norm,
-                "steps": steps,
-                "seed": run.seed,
-                "batch_size": run.batch_size,
-                "precision": run.precision,
-                "clean": clean,
-            }
+            options = run.options(group)
+            settings: dict[str, Any] = {"eps": eps, "norm": part.norm, "steps": steps}
             if check == "suite":
-                found = suite(run.victim, best.x, best.y, queries=0, **settings)
+                found = ensemble(run.victim, best.x, best.y, queries=0, options=options, **settings)
             else:
-                loss = "dlr" if clean.shape[1] >= 3 else "ce"
-                found = apgd(run.victim, best.x, best.y, loss=loss, **settings)
+                loss = "dlr" if run.logits.shape[1] >= 3 else "ce"
+                found = apgd(run.victim, best.x, best.y, loss=loss, options=options, **settings)
             best.forwards += int(found.forwards.sum())
             best.backwards += int(found.backwards.sum())
             won = found.success.cpu()
@@ -818,10 +811,7 @@ def _check(part: _Part, k: int, eps: float, checking: tuple[str, int, int]) -> N
                 eps=eps,
                 norm=part.norm,
                 queries=queries,
-                seed=run.seed,
-                batch_size=run.batch_size,
-                precision=run.precision,
-                clean=run.on_device(run.logits[left]),
+                options=run.options(left),
             )
             best.forwards += int(found.forwards.sum())
             at = found.success.cpu().nonzero()[:, 0]
@@ -850,10 +840,7 @@ def _converge(part: _Part, steps: int) -> None:
             best.y,
             norm=part.norm,
             steps=fewer,
-            seed=run.seed,
-            batch_size=run.batch_size,
-            precision=run.precision,
-            clean=run.on_device(run.logits[rows]),
+            options=run.options(rows),
         )
         distance = torch.where(found.success, found.distance, math.inf).cpu()
         passes = [int(found.forwards.sum()), int(found.backwards.sum())]
@@ -964,11 +951,7 @@ def _followed(run: _Run) -> Followed | None:
             norm="linf",
             steps=_FOLLOWED_STEPS,
             random_start=False,
-            margin=margin,
-            seed=run.seed,
-            batch_size=run.batch_size,
-            precision=run.precision,
-            clean=run.on_device(run.logits[rows]),
+            options=replace(run.options(rows), margin=margin),
         )
         answers = classify(run.model, found.adversarial, batch_size=run.batch_size).argmax(1).cpu()
         passes = [int(found.forwards.sum()) + len(rows), int(found.backwards.sum())]

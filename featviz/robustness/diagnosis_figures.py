@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from featviz import plotting, results
-from featviz.attacks.attack import short, shown_perturbation
+from featviz.attacks.figures import short, shown_perturbation
 from featviz.attacks.projections import l2_distance
 from featviz.models.frozen import frozen
 from featviz.robustness.diagnosis import (

@@ -698,7 +698,7 @@ class Audit(results.Result):
 
     def plot_falls(self, part: NormAudit, falls: Sequence[Fall]) -> Figure:
         """Pictures beside what they became: original, change, adversarial."""
-        from featviz.attacks.attack import short, shown_perturbation
+        from featviz.attacks.figures import short, shown_perturbation
 
         count = len(falls)
         figure = plotting.new_figure(1.55 * count + 0.35, 5.2)
@@ -720,7 +720,7 @@ class Audit(results.Result):
 
     def plot_classes(self) -> Figure:
         """Accuracy by class under attack, shrunken, with intervals."""
-        from featviz.attacks.attack import short
+        from featviz.attacks.figures import short
 
         rows = self._spots()[:_SPOTS]
         figure = plotting.new_figure(5.6, 1.0 + 0.2 * len(rows))
@@ -775,7 +775,7 @@ class Audit(results.Result):
 
     def plot_flows(self) -> Figure:
         """The commonest pairs of right class and false class."""
-        from featviz.attacks.attack import short
+        from featviz.attacks.figures import short
 
         flows = self.flows()[: _SPOTS // 2]
         figure = plotting.new_figure(6.0, 0.8 + 0.24 * len(flows))

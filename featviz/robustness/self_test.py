@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from featviz.attacks.apgd import apgd
 from featviz.attacks.minimal import minimal
+from featviz.attacks.options import AttackOptions
 from featviz.attacks.projections import NORM_NAMES
 
 _TOLERANCE = 1.02
@@ -88,6 +89,7 @@ def self_test(*, seed: int = 0) -> SelfTest:
     labels = torch.zeros(_COUNT, dtype=torch.long)
     clean = model(pictures)
     margins = (clean[:, 0] - clean[:, 1]).double().tolist()
+    options = AttackOptions(seed=seed, batch_size=_COUNT, clean=clean)
     worst: dict[str, float] = {}
     below: dict[str, int] = {}
     above: dict[str, int] = {}
@@ -102,9 +104,7 @@ def self_test(*, seed: int = 0) -> SelfTest:
             labels,
             norm=norm,
             steps=_STEPS,
-            seed=seed,
-            batch_size=_COUNT,
-            clean=clean,
+            options=options,
         )
         ratios = found.distance / torch.tensor(exact, dtype=torch.float64)
         worst[norm] = float(ratios.max()) if norm != "l0" or ratios.min() >= 1 else 0.0
@@ -119,9 +119,7 @@ def self_test(*, seed: int = 0) -> SelfTest:
                 eps=eps,
                 norm=norm,
                 steps=_STEPS,
-                seed=seed,
-                batch_size=_COUNT,
-                clean=clean,
+                options=options,
             )
             hits[norm] = int(tried.success.sum())
     return SelfTest(worst, below, above, _COUNT, time.perf_counter() - started)

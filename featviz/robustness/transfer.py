@@ -29,7 +29,7 @@ from featviz.models.frozen import frozen
 from featviz.statistics import Share, share
 
 if TYPE_CHECKING:
-    from featviz.attacks.result import Found
+    from featviz.attacks.result import AttackResult
     from featviz.models.load import Model
 
 SHIFTS = ((0, 1), (0, -1), (1, 0), (-1, 0))
@@ -73,7 +73,7 @@ def transfer_matrix(
     models: Mapping[str, Model],
     pictures: Mapping[str, Tensor],
     labels: Mapping[str, Tensor],
-    found_by_model: Mapping[str, Found | Tensor],
+    found_by_model: Mapping[str, AttackResult | Tensor],
     *,
     seed: int = 0,
     batch_size: int | None = None,
@@ -85,7 +85,7 @@ def transfer_matrix(
         in the same order for all
     labels: name -> (N,) the class of each picture as that model counts classes; -1 where it has
         none (see `shared_labels`)
-    found_by_model: name -> what an attack found on that model's pictures: a `Found`, or the
+    found_by_model: name -> what an attack found on that model's pictures: an `AttackResult`, or the
         adversarial pictures (N, 3, S, S) themselves. Not every model needs one
     seed: of the noise; slots: see `pgd`
 
@@ -139,7 +139,7 @@ def _check(
     models: Mapping[str, Model],
     pictures: Mapping[str, Tensor],
     labels: Mapping[str, Tensor],
-    found: Mapping[str, Found | Tensor],
+    found: Mapping[str, AttackResult | Tensor],
 ) -> None:
     for name in models:
         if name not in pictures or name not in labels:

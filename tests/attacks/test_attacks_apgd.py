@@ -8,11 +8,12 @@ import math
 import pytest
 import torch
 from attack_models import photographs, tiny_model
+from flat_attacks import apgd, square
 
 from featviz.attacks import losses, projections
-from featviz.attacks.apgd import Auto, apgd, checkpoints
+from featviz.attacks.apgd import Auto, checkpoints
 from featviz.attacks.loop import Job, Look, Seats
-from featviz.attacks.square import Blobs, Squares, bump, square
+from featviz.attacks.square import Blobs, Squares, bump
 
 
 def test_the_checkpoints_are_those_of_the_paper() -> None:

@@ -20,7 +20,7 @@ METHODS = [
     ("mi-fgsm", "linf", "8/255", []),
     ("pgd", "l1", "60", []),
     ("apgd", "l2", "1", ["--steps", "10"]),
-    ("suite", "linf", "4/255", ["--steps", "10"]),
+    ("ensemble", "linf", "4/255", ["--steps", "10"]),
     ("square", "linf", "32/255", ["--steps", "100"]),
     ("pgd", "linf", "16/255", ["--target", "goldfish"]),
 ]
@@ -152,7 +152,7 @@ def test_a_wrong_method_or_a_target_for_the_suite_is_refused(
     for words, said in (
         (["--method", "bgd"], "did you mean pgd"),
         (["--method", "square", "--norm", "l1"], "unknown norm 'l1'"),
-        (["--method", "suite", "--target", "goldfish"], "for a target take pgd or apgd"),
+        (["--method", "ensemble", "--target", "goldfish"], "for a target take pgd or apgd"),
         (["--method", "minimal", "--eps", "1/255"], "takes no eps"),
         (["--method", "pgd", "--norm", "l0"], "unknown norm 'l0'"),
     ):

@@ -8,16 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 from attack_models import photographs, tiny_model, tiny_net
+from flat_attacks import apgd, apgd_targeted, bim, ensemble, fgsm, mi_fgsm, noise, pgd, square
 from torch import nn
 
 from featviz import images
 from featviz.attacks import projections
-from featviz.attacks.apgd import apgd, apgd_targeted
 from featviz.attacks.attack import attack
-from featviz.attacks.external import adapter
-from featviz.attacks.pgd import bim, fgsm, mi_fgsm, pgd
-from featviz.attacks.square import noise, square
-from featviz.attacks.suite import suite
+from featviz.attacks.external import external_attack
 from featviz.errors import UserError
 from featviz.models.load import Model
 
@@ -32,7 +29,7 @@ KINDS = {
     "apgd-t": partial(apgd_targeted, steps=5, targets=2),
     "square": partial(square, queries=40),
     "noise": partial(noise, draws=4),
-    "suite": partial(suite, steps=10, targets=2, queries=20, precision="float32"),
+    "ensemble": partial(ensemble, steps=10, targets=2, queries=20, precision="float32"),
 }
 ATTACKS = [
     pytest.param(method, norm, id=f"{name}-{norm}")
@@ -41,8 +38,8 @@ ATTACKS = [
     if (name, norm) != ("square", "l1")
 ]
 # Where the norm plays no part, three attacks stand for all in L2 and L1.
-SOME = [p for p in ATTACKS if p.id.endswith("linf") or p.id[:-3] in {"pgd", "apgd-ce", "suite"}]
-AIMED = [p for p in ATTACKS if p.id.rpartition("-")[0] not in {"apgd-t", "suite", "noise"}]
+SOME = [p for p in ATTACKS if p.id.endswith("linf") or p.id[:-3] in {"pgd", "apgd-ce", "ensemble"}]
+AIMED = [p for p in ATTACKS if p.id.rpartition("-")[0] not in {"apgd-t", "ensemble", "noise"}]
 WALKS = [p for p in ATTACKS if p.id.rpartition("-")[0] not in {"noise", "square"}]
 
 
@@ -229,8 +226,8 @@ def test_searching_in_bf16_is_judged_in_float32(
 
 
 @pytest.mark.parametrize("norm", EPS)
-@pytest.mark.parametrize("kind", ["apgd-dlr", "apgd-t", "suite"])
-def test_scaling_the_logits_changes_neither_dlr_nor_the_suite(
+@pytest.mark.parametrize("kind", ["apgd-dlr", "apgd-t", "ensemble"])
+def test_scaling_the_logits_changes_neither_dlr_nor_the_ensemble(
     model, pictures, labels, kind: str, norm: str
 ) -> None:
     method = KINDS[kind]
@@ -452,11 +449,11 @@ def test_input_that_is_no_pictures_or_labels_is_refused_in_words(model, pictures
         attack(model, pictures, target="kind 9")
 
 
-def test_the_suite_is_no_weaker_than_its_parts(model, pictures, labels) -> None:
+def test_the_ensemble_is_no_weaker_than_its_parts(model, pictures, labels) -> None:
     parts = (fgsm, apgd, partial(apgd, loss="dlr"), partial(apgd_targeted, targets=2))
     for norm, eps in EPS.items():
         options = {"eps": eps / 6, "norm": norm}
-        whole = suite(model, pictures[:6], labels[:6], steps=40, queries=9, **options)
+        whole = ensemble(model, pictures[:6], labels[:6], steps=40, queries=9, **options)
         for part in parts:
             own = {} if part is fgsm else {"steps": 40}
             found = part(model, pictures[:6], labels[:6], **own, **options)
@@ -466,10 +463,10 @@ def test_the_suite_is_no_weaker_than_its_parts(model, pictures, labels) -> None:
 
 
 @pytest.mark.parametrize("classes", [2, 3])
-def test_the_suite_works_with_few_classes_where_dlr_does_not(pictures, classes) -> None:
+def test_the_ensemble_works_with_few_classes_where_dlr_does_not(pictures, classes) -> None:
     few = tiny_model(classes=classes)
     labels = few(pictures).argmax(1)
-    assert bool(suite(few, pictures, labels, eps=0.2).success.all())
+    assert bool(ensemble(few, pictures, labels, eps=0.2).success.all())
     with pytest.raises(UserError, match=f"needs 4 classes, this model has {classes}"):
         apgd_targeted(few, pictures, labels, eps=1 / 255)
     if classes == 2:
@@ -485,7 +482,7 @@ def test_any_callable_joins_in_and_is_judged_by_us(model, pictures, labels) -> N
         assert torch.equal(net(x).argmax(1), y)  # nothing that is wrong already
         return fgsm(net, x, y, eps=eps, batch_size=1).adversarial + 1e-9
 
-    theirs = adapter(honest)(model, pictures, labels, **options)
+    theirs = external_attack(honest)(model, pictures, labels, **options)
     assert theirs.attack == "honest"
     assert torch.equal(theirs.success, ours.success)
     assert torch.equal(theirs.predicted, ours.predicted)
@@ -496,7 +493,9 @@ def test_any_callable_joins_in_and_is_judged_by_us(model, pictures, labels) -> N
     for eps in (0.1 / 255, 0.5 / 255):
         stream = torch.Generator().manual_seed(1)
         signs = torch.randn(pictures.shape, generator=stream).sign()
-        rounded = adapter(lambda net, x, y, e, v=signs, r=eps: (x + r * v[: len(x)]).clamp(0, 1))
+        rounded = external_attack(
+            lambda net, x, y, e, v=signs, r=eps: (x + r * v[: len(x)]).clamp(0, 1)
+        )
         found = rounded(model, pictures, labels, eps=eps, norm="linf")
         wrong = model(found.adversarial).argmax(1) != labels
         assert torch.equal(found.success, wrong)
@@ -509,11 +508,11 @@ def test_any_callable_joins_in_and_is_judged_by_us(model, pictures, labels) -> N
         "not finite": lambda net, x, y, eps: torch.full_like(x, torch.nan),
     }
     for name, cheat in cheats.items():
-        found = adapter(cheat, name)(model, pictures, labels, **options)
+        found = external_attack(cheat, name)(model, pictures, labels, **options)
         assert not found.success.any()
         assert found.attacks == (name,)
     with pytest.raises(UserError, match=r"must give back pictures of shape .* it gave \(11, 5\)"):
-        adapter(lambda net, x, y, eps: net(x), "odd")(model, pictures, labels, **options)
+        external_attack(lambda net, x, y, eps: net(x), "odd")(model, pictures, labels, **options)
 
 
 @pytest.mark.parametrize(
@@ -527,7 +526,7 @@ def test_any_callable_joins_in_and_is_judged_by_us(model, pictures, labels) -> N
         (noise, {"draws": 0}, "draws is 0"),
         (mi_fgsm, {"decay": -1.0}, "decay -1 is out of range"),
         (pgd, {"precision": "fp16"}, "unknown precision 'fp16'"),
-        (suite, {"steps": 0}, "steps must be 1 or more"),
+        (ensemble, {"steps": 0}, "steps must be 1 or more"),
         (pgd, {"clean": torch.zeros(3, 5)}, r"clean must be .* 11 pictures.*\(3, 5\)"),
     ],
 )

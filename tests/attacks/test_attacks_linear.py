@@ -8,13 +8,11 @@ from functools import partial
 import pytest
 import torch
 from attack_models import Linear, two_classes
+from flat_attacks import apgd, apgd_targeted, bim, ensemble, fgsm, mi_fgsm, pgd
 from oracles.minimal_distances import half_space
 
 from featviz.attacks import projections
-from featviz.attacks.apgd import apgd, apgd_targeted
 from featviz.attacks.linear_estimate import linear_estimate
-from featviz.attacks.pgd import bim, fgsm, mi_fgsm, pgd
-from featviz.attacks.suite import suite
 
 ZEROS = torch.zeros(8, dtype=torch.long)
 
@@ -55,7 +53,7 @@ LAST = {
     "apgd-ce": apgd,
     "apgd-margin": lambda *given, **options: apgd(*given, loss="margin", **options),
     "fgsm": fgsm,
-    "suite": lambda *given, **options: suite(*given, steps=50, queries=20, **options),
+    "ensemble": lambda *given, **options: ensemble(*given, steps=50, queries=20, **options),
 }
 
 
@@ -162,7 +160,7 @@ def test_adding_a_constant_to_the_logits_changes_nothing(generator: torch.Genera
     weights = torch.randn(4, 48, generator=generator, dtype=torch.float64)
     pictures = torch.rand(8, 3, 4, 4, generator=generator, dtype=torch.float64)
     labels = (pictures.flatten(1) @ weights.T).argmax(1)
-    methods = (pgd, apgd, partial(apgd_targeted, steps=30), partial(suite, steps=20, queries=9))
+    methods = (pgd, apgd, partial(apgd_targeted, steps=30), partial(ensemble, steps=20, queries=9))
     radii = (("linf", 0.05), ("l2", 0.3), ("l1", 1.0))
     for method, (norm, eps) in itertools.product(methods, radii):
         one, other = (

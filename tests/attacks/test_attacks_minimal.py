@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 import torch
 from attack_models import Linear
+from flat_attacks import minimal
 from oracles.minimal_distances import leave_ball, linear
 from oracles.relu_milp import smallest_change
 from torch import nn
 
-from featviz.attacks.minimal import NORMS, minimal
+from featviz.attacks.minimal import NORMS
 
 
 def linear_case(generator: torch.Generator, *, classes=5, side=4, near_edge=True):

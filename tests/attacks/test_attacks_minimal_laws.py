@@ -8,16 +8,14 @@ import numpy as np
 import pytest
 import torch
 from attack_models import Linear, photographs, tiny_model, tiny_net, two_classes
+from flat_attacks import bisect, ddn, deepfool, fmn, minimal, pgd, sigma_zero, superdeepfool
 from oracles.minimal_distances import linear
 from torch import nn
 
 from featviz import images
-from featviz.attacks.deepfool import deepfool, superdeepfool
-from featviz.attacks.fmn import ddn, fmn
 from featviz.attacks.half_spaces import reach
-from featviz.attacks.minimal import NORMS, bisect, minimal, minimal_eps, plan
-from featviz.attacks.pgd import pgd
-from featviz.attacks.sigma_zero import changed_pixels, sigma_zero
+from featviz.attacks.minimal import NORMS, minimal_eps, plan
+from featviz.attacks.sigma_zero import changed_pixels
 from featviz.errors import UserError
 
 SHORT = {

@@ -5,11 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 from attack_models import photographs, tiny_net
+from flat_attacks import ensemble, minimal
 from oracles.planted import plant
 
 import featviz
-from featviz.attacks.minimal import minimal
-from featviz.attacks.suite import suite
 from featviz.models.load import Model
 
 STEPS = 60
@@ -47,7 +46,7 @@ def test_the_suite_finds_the_planted_adversarial(norm: str, eps) -> None:
     for i, picture in enumerate(0.1 + 0.8 * photographs(8)):
         model, _ = plant(features, picture, eps, norm, seed=i)
         # The planted point is on the surface, measured in float64 a last bit outside it.
-        found = suite(model, picture[None], label, eps=eps * (1 + 1e-5), norm=norm, batch_size=1)
+        found = ensemble(model, picture[None], label, eps=eps * (1 + 1e-5), norm=norm, batch_size=1)
         assert bool(found.success[0]), f"picture {i} stands"
         assert model(found.adversarial).argmax(1).tolist() == [1]
 

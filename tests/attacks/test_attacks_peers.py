@@ -11,11 +11,8 @@ from pathlib import Path
 
 import pytest
 from attack_models import photographs, tiny_net
+from flat_attacks import ddn, ensemble, minimal
 from safetensors.torch import load_file
-
-from featviz.attacks.fmn import ddn
-from featviz.attacks.minimal import minimal
-from featviz.attacks.suite import suite
 
 ROOT = Path(__file__).parents[2]
 PEERS = ROOT / ".peers" / "bin" / "python"
@@ -103,5 +100,5 @@ def test_whoever_falls_to_autoattack_falls_to_the_suite(
     inside = (found.double() - pictures.double()).abs().flatten(1).amax(1) <= EPS + 1e-6
     fell = (model(found).argmax(1) != labels) & inside
     assert 0 < int(fell.sum()) < len(pictures), "an eps that tells nothing"
-    ours = suite(model, pictures, labels, eps=EPS)
+    ours = ensemble(model, pictures, labels, eps=EPS)
     assert bool(ours.success[fell].all())

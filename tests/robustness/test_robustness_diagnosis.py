@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 import torch
 from attack_models import photographs, tiny_model
+from flat_attacks import pgd
 from torch import nn
 
 from featviz import images, results
 from featviz.attacks.attack import attack
-from featviz.attacks.pgd import pgd
 from featviz.attacks.projections import l2_distance
 from featviz.datasets import open_pictures
 from featviz.errors import UserError

@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import pytest
 import torch
+from flat_attacks import minimal
 from scipy.optimize import linprog, minimize
 
-from featviz.attacks.minimal import minimal
 from featviz.robustness import self_test as tested
 from featviz.robustness.self_test import self_test, smallest
 

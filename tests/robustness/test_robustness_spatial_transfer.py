@@ -7,9 +7,9 @@ import math
 import pytest
 import torch
 from attack_models import photographs, tiny_model
+from flat_attacks import pgd
 from scipy import ndimage
 
-from featviz.attacks.pgd import pgd
 from featviz.attacks.spatial import STILL, motion_grid, moved, spatial
 from featviz.errors import UserError
 from featviz.models.load import Model

@@ -14,7 +14,6 @@ stage depends on the scale of the logits.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -29,11 +28,13 @@ from featviz.attacks.checks import (
 )
 from featviz.attacks.linear_estimate import linear_estimate
 from featviz.attacks.loop import Classifier
+from featviz.attacks.options import AttackOptions
 from featviz.attacks.pgd import fgsm
-from featviz.attacks.result import Found, Progress, together
+from featviz.attacks.result import AttackResult, together
 from featviz.attacks.square import SQUARE_NORMS, square
 from featviz.errors import UserError
 from featviz.models.frozen import frozen
+from featviz.types import AutoPrecision
 
 STAGES = (
     "fgsm",
@@ -50,7 +51,7 @@ NEAR = 0.2
 """A picture is near to falling if no more than this share of its clean margin is left."""
 
 
-def suite(
+def ensemble(
     model: Classifier,
     pictures: Tensor,
     labels: Tensor,
@@ -60,14 +61,8 @@ def suite(
     steps: int = 100,
     targets: int = 9,
     queries: int = 1000,
-    eight_bit: bool = False,
-    margin: float = 0.0,
-    clean: Tensor | None = None,
-    seed: int = 0,
-    batch_size: int | None = None,
-    precision: str = "auto",
-    progress: Progress | None = None,
-) -> Found:
+    options: AttackOptions = AttackOptions(precision="auto"),
+) -> AttackResult:
     """The strongest that featviz does within a fixed ball: what stands here is worth reporting.
 
     steps: of the long walks of APGD. The first walk has a tenth, those with cross-entropy and DLR
@@ -76,32 +71,29 @@ def suite(
     queries: of Square where a picture is near to falling, a tenth elsewhere; 0 leaves it out (it
         knows no L1)
 
-    Other arguments as for `pgd`. `Found.by` says which attack brought a picture down. Raises
+    Other arguments as for `pgd`. `AttackResult.by` says which attack brought a picture down. Raises
     UserError for arguments out of range.
     """
     check_norm(norm)
+    options.refuse("ensemble", "targeted", "restarts")
     if steps < 1 or targets < 0 or queries < 0:
         raise UserError("steps must be 1 or more, targets and queries 0 or more")
     pictures = check_pictures(pictures)
     count = len(pictures)
     labels = check_labels(labels, count).to(pictures.device)
     radii = check_eps(eps, norm, count)
-    batch_size = check_batch_size(batch_size, pictures.device)
-    shared: dict[str, Any] = {
-        "norm": norm,
-        "eight_bit": eight_bit,
-        "margin": margin,
-        "batch_size": batch_size,
-    }
-    found = fgsm(model, pictures, labels, eps=radii, tempered=True, clean=clean, **shared)
+    batch_size = check_batch_size(options.batch_size, pictures.device)
+    progress = options.progress
+    options = replace(options, batch_size=batch_size, progress=None)
+    exact = replace(options, precision="float32")
+    found = fgsm(model, pictures, labels, eps=radii, norm=norm, rescale_logits=True, options=exact)
     found = replace(found, attacks=STAGES)
-    shared |= {"seed": seed, "precision": precision}
 
-    def told(text: str) -> None:
+    def report(text: str) -> None:
         if progress is not None:
             progress(int(found.success.sum()), count, text)
 
-    def ended() -> Found:
+    def ended() -> AttackResult:
         if progress is not None:
             progress(count, count, "attacked")
         return found
@@ -109,83 +101,108 @@ def suite(
     def standing() -> Tensor:
         return (~found.success & (radii > 0)).nonzero()[:, 0]
 
-    def given(rows: Tensor) -> dict[str, Any]:
+    def some(rows: Tensor) -> tuple[Classifier, Tensor, Tensor]:
         at = rows.to(pictures.device)
-        return {
-            "pictures": pictures[at],
-            "labels": labels[at],
-            "eps": radii[rows],
-            "clean": found.clean[rows],
-        }
+        return model, pictures[at], labels[at]
 
-    def add(rows: Tensor, later: Found, name: str) -> None:
+    def known(rows: Tensor, seed: int, precision: AutoPrecision, size: int) -> AttackOptions:
+        return replace(
+            options,
+            clean=found.clean[rows],
+            seed=options.seed + seed,
+            precision=precision,
+            batch_size=size,
+        )
+
+    def add(rows: Tensor, later: AttackResult, name: str) -> None:
         nonlocal found
         found = together(found, rows, later, name)
 
-    few, some, short = max(1, steps // 10), max(1, 4 * steps // 10), max(1, 15 * steps // 100)
+    few, middle, short = max(1, steps // 10), max(1, 4 * steps // 10), max(1, 15 * steps // 100)
     several = "dlr" if found.classes >= 3 else "margin"
-    for name, length, options in (
-        ("apgd-ce short", few, {"loss": "ce", "starts": True}),
-        ("apgd-ce", some, {"loss": "ce"}),
-        ("apgd-dlr" if several == "dlr" else "apgd-margin", some, {"loss": several}),
+    search = options.precision
+    for k, (name, length, loss) in enumerate(
+        (
+            ("apgd-ce short", few, "ce"),
+            ("apgd-ce", middle, "ce"),
+            ("apgd-dlr" if several == "dlr" else "apgd-margin", middle, several),
+        )
     ):
         rows = standing()
         if not len(rows):
             return ended()
-        told(name)
-        own: dict[str, Any] = dict(options)
-        if "starts" in own:
-            own["starts"] = found.adversarial[rows.to(pictures.device)]
-        add(rows, apgd(model, steps=length, tempered=True, **own, **shared, **given(rows)), name)
-        shared["seed"] += 1
-        # Few pictures are left after each stage: with fewer slots fewer of them stay empty.
-        shared["batch_size"] = max(1, batch_size // 2)
+        report(name)
+        later = apgd(
+            *some(rows),
+            eps=radii[rows],
+            norm=norm,
+            steps=length,
+            loss=loss,
+            starts=None if k else found.adversarial[rows.to(pictures.device)],
+            rescale_logits=True,
+            options=known(rows, k, search, max(1, batch_size // 2) if k else batch_size),
+        )
+        add(rows, later, name)
+    half = max(1, batch_size // 2)
 
     rows = standing()
-    aimed = found.classes >= 4 and targets > 0
-    if len(rows) and aimed:
-        told("apgd-t short")
+    if len(rows) and found.classes >= 4 and targets > 0:
+        report("apgd-t short")
         at = rows.to(pictures.device)
         with frozen(model):
             near = linear_estimate(
-                model, pictures[at], labels[at], norm=norm, among=2 * targets, batch_size=batch_size
+                model, pictures[at], labels[at], norm=norm, among=2 * targets, batch_size=half
             )
         aims = near.classes[:, :targets]
-        later, reached = towards_each(model, aims=aims, steps=short, **shared, **given(rows))
+        later, reached = towards_each(
+            *some(rows),
+            aims,
+            eps=radii[rows],
+            norm=norm,
+            steps=short,
+            options=known(rows, 3, search, half),
+        )
         found.forwards[rows] += 1
         found.backwards[rows] += near.classes.shape[1]
         add(rows, later, "apgd-t short")
-        promising = _near(found, rows)
-        keep = promising & ~later.success
+        keep = _near(found, rows) & ~later.success
         if keep.any():
-            told("apgd-t")
+            report("apgd-t")
             order = reached[keep].argsort(dim=1, descending=True, stable=True)
             best = aims[keep.to(aims.device)].gather(1, order.to(aims.device))
-            # Few pictures are left: fewer slots stay empty, and each pass counts in full.
-            exact = shared | {"precision": "float32", "batch_size": max(1, batch_size // 4)}
             # In L1, where the step sizes follow the number of steps, one length does not do.
             for again, length in enumerate((steps // 2, steps) if norm == "l1" else (steps,)):
                 left = keep & ~found.success[rows]
                 if left.any():
-                    exact["seed"] = shared["seed"] + 1 + again
                     nearest = best[left[keep].to(best.device)]
                     later, _ = towards_each(
-                        model, aims=nearest, steps=max(1, length), **exact, **given(rows[left])
+                        *some(rows[left]),
+                        nearest,
+                        eps=radii[rows[left]],
+                        norm=norm,
+                        steps=max(1, length),
+                        options=known(rows[left], 4 + again, "float32", max(1, batch_size // 4)),
                     )
                     add(rows[left], later, "apgd-t")
 
     rows = standing()
     if len(rows) and norm in SQUARE_NORMS and queries:
-        told("square")
+        report("square")
         promising = _near(found, rows)
         for part, length in ((promising, queries), (~promising, max(1, queries // 10))):
             if part.any():
-                later = square(model, queries=length, **shared, **given(rows[part]))
+                later = square(
+                    *some(rows[part]),
+                    eps=radii[rows[part]],
+                    norm=norm,
+                    queries=length,
+                    options=known(rows[part], 3, search, half),
+                )
                 add(rows[part], later, "square")
     return ended()
 
 
-def _near(found: Found, rows: Tensor) -> Tensor:
+def _near(found: AttackResult, rows: Tensor) -> Tensor:
     """(k,) bool: whether what is left of the margin is a small share of the clean one."""
     trace = found.trace[rows]
     clean = trace.gather(1, (~trace.isnan()).long().argmax(1, keepdim=True))[:, 0]

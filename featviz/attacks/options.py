@@ -1,0 +1,68 @@
+"""`AttackOptions`: what all attacks have in common, in one object that is passed whole."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+
+from torch import Tensor
+
+from featviz.errors import UserError
+from featviz.models.frozen import frozen
+from featviz.models.precision import gains_by_bf16
+from featviz.types import AutoPrecision, Precision, Progress
+
+Classifier = Callable[[Tensor], Tensor]
+"""pictures (N, 3, H, W) in [0, 1] to logits (N, classes)"""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class AttackOptions:
+    """Settings that every attack takes.
+
+    Attributes:
+        targeted: The labels are classes to be reached; otherwise classes to be left.
+        restarts: How often a picture is attacked anew from another random point, until one attempt
+            succeeds. Only attacks with a random start repeat anything.
+        eight_bit: Show the model only pictures that 8 bits can hold, so that what is found can be
+            saved. The pictures themselves are rounded first, and eps counts whole levels of 1/255.
+        margin: By how many logits the wrong class must lead. Above 0, a success survives the
+            last-bit differences between batch sizes and devices.
+        clean: (N, classes) logits of the pictures, or (N,) their classes, where they are known: no
+            pass is spent on judging the pictures then.
+        seed: Of all random numbers, which are drawn per picture, from its own values.
+        batch_size: Pictures that the model sees at once. None is 8 on a CPU and 128 on CUDA.
+        precision: "bfloat16" searches in bfloat16 and judges in float32 what was found; "auto" does
+            so on processors that are faster at it.
+        progress: Called with (pictures decided, pictures, name of the attack).
+    """
+
+    targeted: bool = False
+    restarts: int = 1
+    eight_bit: bool = False
+    margin: float = 0.0
+    clean: Tensor | None = None
+    seed: int = 0
+    batch_size: int | None = None
+    precision: AutoPrecision = "float32"
+    progress: Progress | None = None
+
+    def refuse(self, attack: str, *names: str) -> None:
+        """Raise UserError where an option is set that this attack does not have."""
+        for field in fields(self):
+            if field.name in names and getattr(self, field.name) != field.default:
+                raise UserError(f"{attack} has no option {field.name}; leave it at {field.default}")
+
+
+def choose_precision(model: Classifier, pictures: Tensor, precision: str) -> Precision:
+    """float32 or bfloat16; "auto" is bfloat16 where that is faster.
+
+    Raises:
+        UserError: The precision is none of the three.
+    """
+    if precision not in {"auto", "float32", "bfloat16"}:
+        raise UserError(f"unknown precision {precision!r}; take auto, float32 or bfloat16")
+    if precision != "auto":
+        return "float32" if precision == "float32" else "bfloat16"
+    with frozen(model):
+        return "bfloat16" if gains_by_bf16(model, pictures) else "float32"
