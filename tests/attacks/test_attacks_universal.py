@@ -113,13 +113,13 @@ def test_rates_are_those_counted_again_on_pictures_it_was_not_made_from(
     answers = model((held + made.perturbation).clamp(0, 1)).argmax(1)
     assert torch.equal(made.clean, clean)
     assert torch.equal(made.answers["universal"], answers)
-    assert made.rate().right == int((answers != clean).sum())
+    assert made.rate().hits == int((answers != clean).sum())
     labels = (torch.arange(24) % 5)[rows]
-    assert made.accuracy("universal").right == int((answers == labels).sum())
+    assert made.accuracy("universal").hits == int((answers == labels).sum())
     others = [i for i in range(24) if i not in rows]
     moved = model((pictures[others] + made.perturbation).clamp(0, 1)).argmax(1)
     fooled = int((moved != model(pictures[others]).argmax(1)).sum())
-    assert made.training_share.right == fooled
+    assert made.training_share.hits == fooled
 
 
 @pytest.mark.parametrize("clip", [math.inf, 1.3])
@@ -143,8 +143,8 @@ def test_a_step_follows_autograd_through_the_clipped_sum_and_the_clipped_loss(
 
 
 def test_it_beats_noise_and_its_own_pixels_shuffled(made) -> None:
-    assert made.rate().right > made.rate("noise").right
-    assert made.rate().right > made.rate("shuffled").right
+    assert made.rate().hits > made.rate("noise").hits
+    assert made.rate().hits > made.rate("shuffled").hits
 
 
 def test_shuffling_keeps_pixels_whole() -> None:
@@ -173,7 +173,7 @@ def test_a_target_is_reached_and_those_that_are_there_do_not_count(model, pictur
     there = found.clean == target
     assert found.rate().n == int((~there).sum())
     hits = (found.answers["universal"] == target) & ~there
-    assert found.rate().right == int(hits.sum()) > 0
+    assert found.rate().hits == int(hits.sum()) > 0
 
 
 def test_every_picture_is_met_once_before_any_is_met_twice() -> None:
@@ -261,11 +261,11 @@ def test_a_patch_is_judged_on_other_pictures_beside_noise_at_the_same_places(
     assert bool(((found.patch >= 0) & (found.patch <= 1)).all())
     assert found.answers.shape == found.noise_answers.shape == (5, 12)
     assert found.sizes == (0.2, 0.4, 0.4667, 0.5333, 0.6)
-    best = max(range(5), key=lambda k: found.rate(k).right)
-    assert found.rate(best).right > found.rate(best, noise=True).right
+    best = max(range(5), key=lambda k: found.rate(k).hits)
+    assert found.rate(best).hits > found.rate(best, noise=True).hits
     there = found.clean == target
     hits = (found.answers[best] == target) & ~there
-    assert (found.rate(best).right, found.rate(best).n) == (int(hits.sum()), int((~there).sum()))
+    assert (found.rate(best).hits, found.rate(best).n) == (int(hits.sum()), int((~there).sum()))
     again = patch(model, pictures, target=target, steps=25, batch=6, sizes=(0.4, 0.6), batch_size=4)
     assert torch.equal(again.patch, found.patch)
     assert torch.equal(again.answers, found.answers)

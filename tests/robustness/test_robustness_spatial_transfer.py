@@ -87,8 +87,8 @@ def test_leaving_early_finds_the_same_pictures_as_trying_everything(model, pictu
     beaten = before | wrong.any(0)
     assert bool(before.any() and (beaten & ~before).any() and (~beaten).any())
     assert torch.equal(~found.fooled_by.isnan().any(1), beaten)
-    assert found.worst_of_grid.right == int((~beaten).sum())
-    assert found.worst_of_grid.right <= found.worst_of_random.right <= found.clean_accuracy.right
+    assert found.worst_of_grid.hits == int((~beaten).sum())
+    assert found.worst_of_grid.hits <= found.worst_of_random.hits <= found.clean_accuracy.hits
     assert found.fooled_by[4].tolist() == [0, 0, 0]
     # One clean pass, two for the one draw, and the grid up to the first success; its still
     # point, the last, is the clean picture and costs nothing.
@@ -161,14 +161,14 @@ def test_a_twin_falls_to_all_and_another_to_what_is_counted_again(attacked, pict
     n = int(made.success.sum())
     for judge in ("one", "twin"):
         cell = matrix.cells["one", judge]
-        assert (cell.fooled.right, cell.fooled.n) == (n, n)
+        assert (cell.fooled.hits, cell.fooled.n) == (n, n)
     both = made.success & (models["other"](pictures).argmax(1) == labels["other"])
     answers = models["other"](made.adversarial).argmax(1)
     cell = matrix.cells["one", "other"]
     assert cell.fooled.n == int(both.sum())
-    assert cell.fooled.right == int((answers != labels["other"])[both].sum())
-    assert cell.noise.right <= cell.fooled.n
-    assert matrix.cells["one", "one"].noise.right <= n
+    assert cell.fooled.hits == int((answers != labels["other"])[both].sum())
+    assert cell.noise.hits <= cell.fooled.n
+    assert matrix.cells["one", "one"].noise.hits <= n
 
 
 def test_the_models_own_checks_are_counted_again(attacked, model) -> None:
