@@ -176,13 +176,13 @@ def test_the_models_own_checks_are_counted_again(attacked, model) -> None:
     matrix = transfer_matrix(models, views, labels, found)
     rows = found["one"].success
     still = {check: matrix.checks["one", check] for check in SELF_CHECKS}
-    assert still["again"].right == still["again"].n == int(rows.sum())
-    assert still["8 bits"].right == int(found["one"].success_8bit.sum())
+    assert still["again"].hits == still["again"].n == int(rows.sum())
+    assert still["8 bits"].hits == int(found["one"].success_8bit.sum())
     fooled = torch.ones(int(rows.sum()), dtype=torch.bool)
     for down, right in ((0, 1), (0, -1), (1, 0), (-1, 0)):
         answers = model(shift(found["one"].adversarial[rows], down, right)).argmax(1)
         fooled &= answers != labels["one"][rows]
-    assert still["shifted by a pixel"].right == int(fooled.sum())
+    assert still["shifted by a pixel"].hits == int(fooled.sum())
     assert len(matrix.rows()) == 3 + len(SELF_CHECKS)
 
 
