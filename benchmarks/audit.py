@@ -37,8 +37,8 @@ from featviz.attacks.pgd import pgd
 from featviz.attacks.result import AttackResult
 from featviz.datasets import open_pictures
 from featviz.errors import UserError
-from featviz.models.load import Model
-from featviz.models.precision import gains_by_bf16
+from featviz.models.model import Model
+from featviz.models.precision import gains_by_bfloat16
 from featviz.types import Precision
 
 
@@ -125,7 +125,7 @@ def main() -> None:
         works[f"bare, {kind}"] = functools.partial(theirs, f"bare, {kind}", eps)
     works["apgd, none falls"] = functools.partial(ours, apgd, "apgd, none falls", 1e-6)
     works["apgd, most fall"] = functools.partial(ours, apgd, "apgd, most fall", 16 / 255)
-    if gains_by_bf16(model, pictures):
+    if gains_by_bfloat16(model, pictures):
         works["apgd bf16, none falls"] = functools.partial(
             ours, apgd, "apgd bf16, none falls", 1e-6, precision="bfloat16"
         )

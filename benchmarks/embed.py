@@ -38,7 +38,7 @@ from featviz.decoding import Prepared, as_batch
 from featviz.embedding.extract import default_layer
 from featviz.embedding.shards import Job
 from featviz.errors import BadPicture
-from featviz.models.load import Model
+from featviz.models.model import Model
 from featviz.neighbors.exact import build_index
 from featviz.samples import sample_pictures
 

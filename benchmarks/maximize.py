@@ -25,8 +25,8 @@ from featviz.maximization import loop, maximize
 from featviz.maximization.loop import Settings
 from featviz.maximization.objectives import Objective
 from featviz.maximization.optimizers import Adam
-from featviz.models.layers import _Reached, tap
-from featviz.models.load import Model
+from featviz.models.layers import StopForward, tap
+from featviz.models.model import Model
 
 
 def main() -> None:
@@ -139,7 +139,7 @@ def bare(
     with tap(model, (layer,), stop=True) as taken:
         for _ in range(steps):
             normal = model.normalize(x).to(kind).contiguous(memory_format=layout)
-            with suppress(_Reached):
+            with suppress(StopForward):
                 functional_call(model.net, weights, (normal,))
             value = taken[layer].float().unflatten(1, (-1, 1)).flatten(2).mean(2)
             torch.autograd.grad(value[range(units), range(units)].sum(), x)

@@ -41,7 +41,7 @@ from featviz import images
 from featviz.maximization import maximize
 from featviz.maximization.transforms import Transforms
 from featviz.models import zoo
-from featviz.models.load import Model
+from featviz.models.model import Model
 
 LUCENT_SIDE, LUCENT_SEEN, LUCENT_STEPS = 128, 224, 512
 HORAMA_SIDE, HORAMA_EQUAL = 1280, 512

@@ -17,6 +17,7 @@ __version__ = "0.1.0"
 # public name -> the module that has it
 _HOMES = {
     "AttackOptions": "featviz.attacks.options",
+    "Model": "featviz.models.model",
     "UserError": "featviz.errors",
     "accentuate": "featviz.from_picture.accentuation",
     "activation_maps": "featviz.maps.activation_maps",
@@ -77,6 +78,7 @@ _HOMES = {
     "train": "featviz.training.loop",
     "transfer_matrix": "featviz.robustness.transfer",
     "universal": "featviz.attacks.universal",
+    "wrap": "featviz.models.model",
 }
 
 __all__ = sorted([*_HOMES, "__version__"])  # noqa: PLE0605 - a list of strings, sorted
@@ -135,6 +137,8 @@ if TYPE_CHECKING:
     from featviz.maximization.maximize import maximize_objective as maximize_objective
     from featviz.models.layers import activations as activations
     from featviz.models.load import load as load
+    from featviz.models.model import Model as Model
+    from featviz.models.model import wrap as wrap
     from featviz.models.summary import summarize as summarize
     from featviz.neighbors.exact import build_index as build_index
     from featviz.neighbors.find import find_neighbors as find_neighbors

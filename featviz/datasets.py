@@ -31,7 +31,7 @@ from featviz.errors import BadPicture, UserError
 if TYPE_CHECKING:
     from PIL import Image
 
-    from featviz.models.load import Model
+    from featviz.models.model import Model
 
 
 T = TypeVar("T")

@@ -18,7 +18,7 @@ from featviz.datasets import Pictures
 from featviz.errors import UserError
 
 if TYPE_CHECKING:
-    from featviz.models.load import Model
+    from featviz.models.model import Model
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from featviz.datasets import Pictures
-    from featviz.models.load import Model
+    from featviz.models.model import Model
 
 SCHEMA = 1
 JPEG_DPI = 108  # of sheets of photographs; plots have 144

@@ -32,8 +32,9 @@ from featviz.kernels.sheet import kernel_sheet
 from featviz.maps.activation_maps import activation_maps, patch_times_kernel
 from featviz.maps.top_patches import top_patches
 from featviz.maximization.maximize import maximize
-from featviz.models.layers import Layer, activations
-from featviz.models.load import Model, bundled
+from featviz.models.layers import activations
+from featviz.models.load import bundled
+from featviz.models.model import Layer, Model
 from featviz.models.summary import summarize
 from featviz.neighbors.find import find_neighbors
 from featviz.robustness.audit import audit

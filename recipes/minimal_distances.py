@@ -35,7 +35,7 @@ from featviz.attacks.minimal import NORMS, minimal
 from featviz.attacks.options import AttackOptions
 from featviz.attacks.sigma_zero import changed_pixels
 from featviz.models.frozen import frozen
-from featviz.models.load import Model
+from featviz.models.model import Model
 from featviz.statistics import median
 
 COLUMNS = (

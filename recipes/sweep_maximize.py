@@ -41,7 +41,7 @@ from featviz.maximization import maximize, objectives, presets
 from featviz.maximization.evaluation import clean_scores, spectrum
 from featviz.maximization.parametrizations import Fourier, LaplacianPyramid, Pixels
 from featviz.maximization.result import Maximized
-from featviz.models.load import Model
+from featviz.models.model import Model
 
 STEPS = 128
 # What `maximize` chooses for AlexNet's middle layers is what these are changes of.

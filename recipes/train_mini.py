@@ -33,7 +33,7 @@ from torch import Tensor, nn
 import featviz
 from featviz.errors import UserError
 from featviz.models.alexnet import AlexNetMini, with_batch_norm
-from featviz.models.load import Model
+from featviz.models.model import Model
 from featviz.training.loop import (
     Augmentation,
     Examples,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from featviz.models.load import Model
+from featviz.models.model import Model
 
 
 class Linear(nn.Module):

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
     from featviz.datasets import Pictures
     from featviz.embedding.store import Store
-    from featviz.models.load import Model
+    from featviz.models.model import Model
     from featviz.neighbors.exact import Index
 
 Icons = Literal["sample", "synthetic", "both"]

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from featviz.embedding.store import Store
-    from featviz.models.load import Model
+    from featviz.models.model import Model
 
 Among = Literal["arguing", "class"]
 

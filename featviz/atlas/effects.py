@@ -19,8 +19,7 @@ from featviz.models.frozen import frozen
 from featviz.models.layers import activations
 
 if TYPE_CHECKING:
-    from featviz.models.layers import Layer
-    from featviz.models.load import Model
+    from featviz.models.model import Layer, Model
 
 _BATCH = 64
 

@@ -34,8 +34,7 @@ from featviz.models.layers import activations
 
 if TYPE_CHECKING:
     from featviz.maximization.objectives import Objective
-    from featviz.models.layers import Layer
-    from featviz.models.load import Model
+    from featviz.models.model import Layer, Model
     from featviz.neighbors.exact import Index
 
 POWER = 4.0

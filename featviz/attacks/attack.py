@@ -32,7 +32,7 @@ from featviz.types import Progress
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from featviz.models.load import Model
+    from featviz.models.model import Model
     from featviz.robustness.parts import Section
 
 STEPS = {

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from featviz.errors import UserError
 from featviz.models.frozen import frozen
-from featviz.models.precision import gains_by_bf16
+from featviz.models.precision import gains_by_bfloat16
 from featviz.types import AutoPrecision, Precision, Progress
 
 Classifier = Callable[[Tensor], Tensor]
@@ -65,4 +65,4 @@ def choose_precision(model: Classifier, pictures: Tensor, precision: str) -> Pre
     if precision != "auto":
         return "float32" if precision == "float32" else "bfloat16"
     with frozen(model):
-        return "bfloat16" if gains_by_bf16(model, pictures) else "float32"
+        return "bfloat16" if gains_by_bfloat16(model, pictures) else "float32"

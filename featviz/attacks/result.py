@@ -21,7 +21,7 @@ from featviz.attacks.loop import Classifier, Job, Outcome, Walk, classify, run
 from featviz.attacks.options import AttackOptions, choose_precision
 from featviz.errors import UserError
 from featviz.models.frozen import frozen
-from featviz.models.precision import lowered
+from featviz.models.precision import in_bfloat16
 
 
 @dataclass(frozen=True)
@@ -238,7 +238,7 @@ def find(
         }
         searched = jobs
         if precision == "bfloat16" and jobs:
-            with lowered(model, pictures) as fast:
+            with in_bfloat16(model, pictures) as fast:
                 if walk.leaves_at_hit:
                     classes = max(classes, run(fast, jobs, walk, **settings))
                     again = _judged(model, labels, outcomes, targeted, margin, batch_size)

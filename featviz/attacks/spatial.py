@@ -32,7 +32,7 @@ from featviz.statistics import Share, share
 from featviz.types import Progress
 
 if TYPE_CHECKING:
-    from featviz.models.load import Model
+    from featviz.models.model import Model
 
 
 class Motion(NamedTuple):

@@ -44,7 +44,7 @@ from featviz.datasets import Pictures
 from featviz.errors import UserError
 from featviz.labelled import Labelled, read_labelled
 from featviz.models.frozen import frozen
-from featviz.models.precision import lowered
+from featviz.models.precision import in_bfloat16
 from featviz.statistics import Share, share
 from featviz.types import Progress
 
@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from featviz.models.load import Model
+    from featviz.models.model import Model
 
 SHOWN = 6
 """held-out pictures in the figure"""
@@ -337,7 +337,7 @@ def universal(
     stream = projections.generator(seed, 2)
     x = given.pictures.to(model.device)
     precision = choose_precision(model, x, precision)
-    climbed = lowered(model, x) if precision == "bfloat16" else nullcontext(model)
+    climbed = in_bfloat16(model, x) if precision == "bfloat16" else nullcontext(model)
     with frozen(model), torch.no_grad(), climbed as fast:
         clean = classify(model, x, batch_size=batch_size).argmax(1)
         forwards = len(x)

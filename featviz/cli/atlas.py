@@ -13,7 +13,7 @@ from featviz.cli.neighbors import StoreFolder
 
 if TYPE_CHECKING:
     from featviz.embedding.store import Store
-    from featviz.models.load import Model
+    from featviz.models.model import Model
     from featviz.types import Progress
 
 

@@ -306,7 +306,7 @@ def _joint(
 
 def _places(layer: str, units: str) -> str | list[str]:
     """One layer, several, or the units of any layers that --units names."""
-    from featviz.models.layers import split_units
+    from featviz.models.units import split_units
 
     if ":" in units:
         return split_units(units)

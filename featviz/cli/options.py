@@ -30,7 +30,7 @@ from featviz.cli.run import finish, progress_bar, report
 from featviz.types import Progress
 
 if TYPE_CHECKING:
-    from featviz.models.load import Model
+    from featviz.models.model import Model
     from featviz.results import Result
 
 _MODEL, _OUTPUT = "Model", "Output"

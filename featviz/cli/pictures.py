@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from featviz.models.load import Model
+    from featviz.models.model import Model
 
 
 def open_given(

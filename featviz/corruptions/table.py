@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from featviz.models.load import Model
+    from featviz.models.model import Model
 
 Progress = Callable[[int, int, str], None]
 _FEW = 100

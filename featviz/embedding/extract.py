@@ -32,14 +32,13 @@ from featviz.embedding.shards import Job, Kept, as_stored, pool, read_note
 from featviz.embedding.store import Drift, Shard, Store, shard_rows
 from featviz.errors import UserError
 from featviz.models.layers import activations
-from featviz.models.precision import cpu_computes_bf16, gains_by_bf16, lowered
+from featviz.models.precision import gains_by_bfloat16, has_bfloat16, in_bfloat16
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL import Image
 
-    from featviz.models.layers import Layer
-    from featviz.models.load import Model
+    from featviz.models.model import Layer, Model
 
 POSITIONS = ("mean", "random")
 PRECISIONS = ("auto", "float32", "bfloat16")
@@ -190,7 +189,9 @@ def embed_batch(
     place = model.layer(layer)
     pictures = pictures.to(model.device)
     with torch.inference_mode(), contextlib.ExitStack() as stack:
-        fast = stack.enter_context(lowered(model, pictures)) if precision == "bfloat16" else None
+        fast = (
+            stack.enter_context(in_bfloat16(model, pictures)) if precision == "bfloat16" else None
+        )
         taken = activations(model, pictures, [layer], forward=fast)[layer]
         return as_stored(pool(taken, place), layer).float()
 
@@ -433,9 +434,9 @@ def _places(model: Model, layers: Sequence[str], position: str) -> tuple[Layer, 
 def _is_low(model: Model, precision: str, pictures: int) -> bool:
     if precision != "auto":
         return precision == "bfloat16"
-    if pictures < _FEW or model.device.type != "cpu" or not cpu_computes_bf16():
+    if pictures < _FEW or model.device.type != "cpu" or not has_bfloat16(model.device):
         return False
-    return gains_by_bf16(model, torch.zeros(1, 3, model.input_size, model.input_size))
+    return gains_by_bfloat16(model, torch.zeros(1, 3, model.input_size, model.input_size))
 
 
 def _cores() -> int:

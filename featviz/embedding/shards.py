@@ -28,13 +28,14 @@ from featviz.embedding.positions import draw_positions
 from featviz.embedding.store import Left, hash_file
 from featviz.engine_old import Files
 from featviz.errors import BadPicture, UserError
-from featviz.models.layers import Layer, activations
-from featviz.models.precision import lowered
+from featviz.models.layers import activations
+from featviz.models.model import Layer
+from featviz.models.precision import in_bfloat16
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from featviz.models.load import Model
+    from featviz.models.model import Model
 
 LARGEST = 65504.0
 """the largest number that float16 holds"""
@@ -144,7 +145,7 @@ class Job:
             if self.precision == "float32":
                 yield plain
                 return
-            with lowered(self.model, example.to(self.model.device)) as fast:
+            with in_bfloat16(self.model, example.to(self.model.device)) as fast:
 
                 def low(pictures: Tensor) -> dict[str, Tensor]:
                     at = pictures.to(self.model.device)

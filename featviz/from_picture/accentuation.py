@@ -43,10 +43,11 @@ from featviz.maximization.parametrizations import Fourier
 from featviz.maximization.shards import plain
 from featviz.maximization.transforms import Transforms
 from featviz.models.frozen import frozen
-from featviz.models.layers import Layer, Unit, parse_unit
+from featviz.models.model import Layer
+from featviz.models.units import Unit, parse_unit, unit_name
 
 if TYPE_CHECKING:
-    from featviz.models.load import Model
+    from featviz.models.model import Model
 
 Progress = Callable[[int, int, str], None]
 
@@ -164,7 +165,7 @@ def accentuate(
                 seed=seed,
                 start=given.repeat_interleave(2, 0),
                 group=2,
-                text=f"accentuating {model.unit_name(unit)}",
+                text=f"accentuating {unit_name(model, unit)}",
                 part=(number, len(wanted)),
             )
             drawn = run.keep(climb)
@@ -189,7 +190,7 @@ def accentuate(
         model_name=model.name,
         anchor=" or ".join(dict.fromkeys(anchors)),
         names=names,
-        columns=tuple(model.unit_name(unit) for unit in wanted),
+        columns=tuple(unit_name(model, unit) for unit in wanted),
         units=tuple(map(str, wanted)),
         given=given.cpu(),
         measured=stacked(measured),

@@ -45,10 +45,11 @@ from featviz.maximization.parametrizations import Fourier
 from featviz.maximization.shards import plain
 from featviz.maximization.transforms import Transforms
 from featviz.models.frozen import frozen
-from featviz.models.layers import Layer, parse_units
+from featviz.models.model import Layer
+from featviz.models.units import parse_units
 
 if TYPE_CHECKING:
-    from featviz.models.load import Model
+    from featviz.models.model import Model
 
 Progress = Callable[[int, int, str], None]
 

@@ -22,7 +22,7 @@ from featviz.models.layers import activations
 if TYPE_CHECKING:
     from featviz.datasets import Pictures
     from featviz.maximization.objectives import Objective
-    from featviz.models.load import Model
+    from featviz.models.model import Model
 
 Progress = Callable[[int, int, str], None]
 

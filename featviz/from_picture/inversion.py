@@ -45,7 +45,7 @@ from featviz.models.frozen import frozen
 
 if TYPE_CHECKING:
     from featviz.datasets import Pictures
-    from featviz.models.load import Model
+    from featviz.models.model import Model
 
 Progress = Callable[[int, int, str], None]
 

@@ -22,8 +22,9 @@ from featviz.errors import UserError, nearest
 from featviz.kernels.growth import kernel_growth
 from featviz.kernels.tuning import FAINT, GROUPS, NOISY, ORIENTED, KernelNumbers, measure_kernels
 from featviz.models.first_layer import carried_kernels, first_convolution, first_kernels, leaves
-from featviz.models.layers import Layer, activations, parse_units
-from featviz.models.load import Model
+from featviz.models.layers import activations
+from featviz.models.model import Layer, Model
+from featviz.models.units import parse_units
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

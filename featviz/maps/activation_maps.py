@@ -20,9 +20,10 @@ from torch.nn import functional as F
 from featviz import images, plotting, results
 from featviz.errors import UserError, nearest
 from featviz.models.first_layer import carried_kernels
-from featviz.models.layers import Layer, Unit, activations, parse_unit, parse_units
-from featviz.models.load import Model
+from featviz.models.layers import activations
+from featviz.models.model import Layer, Model
 from featviz.models.receptive_field import ReceptiveField
+from featviz.models.units import Unit, parse_unit, parse_units
 from featviz.plotting import signed_text
 
 if TYPE_CHECKING:
@@ -598,7 +599,7 @@ def patch_times_kernel(
         look = patch.float() * model.std.cpu() + model.mean.cpu()
     elif not first:
         below = _kernels_below(model, place, convolution, named.index)
-    bias = 0.0 if convolution.bias is None else float(convolution.bias[named.index])
+    bias = 0.0 if convolution.bias is None else float(convolution.bias.detach()[named.index])
     field = place.receptive_field
     result = PatchTimesKernel(
         origin=results.origin(

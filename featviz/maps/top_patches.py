@@ -21,8 +21,9 @@ from torch.nn import functional as F
 from featviz import images, plotting, results
 from featviz.datasets import Pictures, Skipped, batches
 from featviz.errors import UserError
-from featviz.models.layers import activations, parse_units
-from featviz.models.load import Model
+from featviz.models.layers import activations
+from featviz.models.model import Model
+from featviz.models.units import parse_unit, parse_units, unit_name
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -313,7 +314,7 @@ def top_patches(
         doubts.append(f"{len(skipped)} pictures could not be read and are left out (skipped.csv)")
     if place.spatial and field is None:
         doubts.append(f"the receptive field of {place.name} is not known: whole pictures are shown")
-    unit_names = [model.unit(f"{place.name}:{r}") for r in rows]
+    unit_names = [parse_unit(model, f"{place.name}:{r}") for r in rows]
     return TopPatches(
         origin=results.origin(
             model,
@@ -325,7 +326,7 @@ def top_patches(
         model_name=model.name,
         layer=place.name,
         units=rows,
-        names=tuple(model.unit_name(u) for u in unit_names),
+        names=tuple(unit_name(model, u) for u in unit_names),
         places=best.places(),
         patches=best.patches,
         field=size,

@@ -16,10 +16,10 @@ from torch import Tensor
 
 from featviz.maximization import objectives
 from featviz.maximization.objectives import Objective
-from featviz.models.layers import Layer
+from featviz.models.model import Layer
 
 if TYPE_CHECKING:
-    from featviz.models.load import Model
+    from featviz.models.model import Model
 
 
 def beside(goal: Objective, pressure: Objective, weight: float) -> Objective:

@@ -38,12 +38,14 @@ from featviz.maximization.maximize import canvas, settings_for, unit_goal
 from featviz.maximization.result import file_stem
 from featviz.maximization.shards import plain, seed_of
 from featviz.models.frozen import frozen
-from featviz.models.layers import Layer, Unit, activations, parse_units
+from featviz.models.layers import activations
+from featviz.models.model import Layer
+from featviz.models.units import Unit, parse_units, unit_name
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from featviz.models.load import Model
+    from featviz.models.model import Model
 
 Progress = Callable[[int, int, str], None]
 
@@ -438,12 +440,12 @@ def draw_facets(
                 **plain(settings),
             },
         ),
-        warnings=_doubts([model.unit_name(unit) for unit in found], facets, count),
+        warnings=_doubts([unit_name(model, unit) for unit in found], facets, count),
         model_name=model.name,
         layer=place.name,
         objective=goal.text,
         units=tuple(found),
-        titles=tuple(model.unit_name(unit) for unit in found),
+        titles=tuple(unit_name(model, unit) for unit in found),
         images=facets.pictures.cpu().unflatten(0, shape),
         scores=measured[0].view(shape),
         likeness=alike.cpu().view(shape).mean(1),

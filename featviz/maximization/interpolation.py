@@ -27,12 +27,13 @@ from featviz.maximization.maximize import canvas, settings_for, unit_goal
 from featviz.maximization.objectives import Objective
 from featviz.maximization.shards import plain, seed_of
 from featviz.models.frozen import frozen
-from featviz.models.layers import Layer, Unit, parse_units
+from featviz.models.model import Layer
+from featviz.models.units import Unit, parse_units, unit_name
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from featviz.models.load import Model
+    from featviz.models.model import Model
 
 Progress = Callable[[int, int, str], None]
 
@@ -269,7 +270,7 @@ def interpolate(
         layer=place.name,
         objective=first[0].text,
         units=(ends[0], ends[1]),
-        titles=(model.unit_name(ends[0]), model.unit_name(ends[1])),
+        titles=(unit_name(model, ends[0]), unit_name(model, ends[1])),
         shares=shares,
         images=made,
         scores=scores,

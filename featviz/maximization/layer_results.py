@@ -18,7 +18,7 @@ from featviz.maximization.result import Maximized
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from featviz.models.load import Model
+    from featviz.models.model import Model
 
 # Pictures of each layer in the figure of all.
 _SHOWN = 8

@@ -37,10 +37,10 @@ from featviz.maximization.optimizers import Adam, Rule
 from featviz.maximization.parametrizations import Parametrization
 from featviz.maximization.relu_gradients import RedirectedReLUs
 from featviz.maximization.transforms import Transforms
-from featviz.models.layers import _Reached, tap
+from featviz.models.layers import StopForward, tap
 
 if TYPE_CHECKING:
-    from featviz.models.load import Model
+    from featviz.models.model import Model
 
 # Slots of the CPU: kernels round by the number of pictures, so a number of slots is either known to
 # give the bits of this many, or not used.
@@ -579,7 +579,11 @@ def reading(model: Model, layers: tuple[str, ...], precision: str) -> Iterator[C
             return {PICTURE: pictures}
         # The taps are there while the model runs and no longer: between two steps it is the
         # caller's.
-        with tap(model, layers, stop=True) as taken, suppress(_Reached), blocked or nullcontext():
+        with (
+            tap(model, layers, stop=True) as taken,
+            suppress(StopForward),
+            blocked or nullcontext(),
+        ):
             if cast and not exact:
                 normal = model.normalize(pictures).to(kind).contiguous(memory_format=layout)
                 with _SteadyRows():

@@ -38,12 +38,13 @@ from featviz.maximization.result import Maximized
 from featviz.maximization.shards import Task, before_relu, climb_tasks, plain
 from featviz.maximization.transforms import Transforms
 from featviz.models.frozen import frozen
-from featviz.models.layers import Layer, Unit, parse_units
-from featviz.models.precision import cpu_computes_bf16
+from featviz.models.model import Layer
+from featviz.models.precision import choose_precision, exists_in_bfloat16, has_bfloat16
+from featviz.models.units import Unit, parse_units, unit_name
 
 if TYPE_CHECKING:
     from featviz.datasets import Pictures
-    from featviz.models.load import Model
+    from featviz.models.model import Model
 
 Progress = Callable[[int, int, str], None]
 
@@ -214,7 +215,7 @@ def _asked(
     return _Asked(
         Task(place, goal, besides, settings, keys),
         names=names,
-        titles=[model.unit_name(unit) for unit in found],
+        titles=[unit_name(model, unit) for unit in found],
         units=tuple(found),
         parameters={"layer": place.name, "units": names, "objective": goal.text, "preset": preset},
     )
@@ -550,11 +551,14 @@ def settings_for(
     unknown = sorted(set(options) - known)
     if unknown:
         raise UserError(f"unknown option {unknown[0]!r}; there are {', '.join(sorted(known))}")
-    if precision not in {"auto", "float32", "bfloat16"}:
-        raise UserError(f"unknown precision {precision!r}; take auto, fp32 or bf16")
-    if precision == "auto":
-        fast = model.device.type == "cpu" and cpu_computes_bf16()
-        precision = "bfloat16" if fast and _has_bf16_kernels(model, layer, side) else "float32"
+    precision = choose_precision(
+        precision,
+        lambda: (
+            model.device.type == "cpu"
+            and has_bfloat16(model.device)
+            and _has_bfloat16_kernels(model, layer, side)
+        ),
+    )
     form, measured = options.get("parametrization"), options.get("statistics")
     if preset == OWN and not isinstance(form, str) and measured is None:
         settings = _own_settings(model, layer, steps, side)
@@ -586,17 +590,15 @@ def _own_settings(model: Model, layer: Layer, steps: int, side: int) -> Settings
     return settings
 
 
-def _has_bf16_kernels(model: Model, layer: Layer, side: int) -> bool:
-    """Whether every operation up to the layer exists in bf16 (local response norm's does not)."""
+def _has_bfloat16_kernels(model: Model, layer: Layer, side: int) -> bool:
+    """Whether every operation up to the layer exists in bfloat16 (not in local response norm)."""
     picture = torch.zeros(1, 3, side, side, requires_grad=True)
-    try:
+
+    def attempt() -> None:
         with reading(model, (layer.name,), "bfloat16") as read:
             torch.autograd.grad(read(picture)[layer.name].sum(), picture)
-    except (NotImplementedError, RuntimeError) as error:
-        if "not implemented" in str(error):
-            return False
-        raise
-    return True
+
+    return exists_in_bfloat16(attempt)
 
 
 def _warnings(names: Sequence[str], climb: Climb, missing: int) -> tuple[str, ...]:

@@ -39,7 +39,7 @@ from torch import Tensor
 from featviz.errors import UserError, nearest
 
 if TYPE_CHECKING:
-    from featviz.models.load import Model
+    from featviz.models.model import Model
 
 PICTURE = "picture"
 """the name under which objectives find the picture itself, (N, 3, H, W) in [0, 1]"""
@@ -478,7 +478,7 @@ def parse_objectives(model: Model, texts: Sequence[str]) -> Objective:
 
 
 def _parse_term(model: Model, term: str, text: str) -> Objective:
-    from featviz.models.layers import parse_unit
+    from featviz.models.units import parse_unit
 
     match = _TERM.fullmatch(term)
     if match is None:

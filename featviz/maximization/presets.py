@@ -42,8 +42,7 @@ from featviz.maximization.parametrizations import (
 from featviz.maximization.transforms import Crop, Transforms
 
 if TYPE_CHECKING:
-    from featviz.models.layers import Layer
-    from featviz.models.load import Model
+    from featviz.models.model import Layer, Model
 
 OWN = "featviz"
 """the name of our own settings, which `optimize.settings_for` chooses for each layer"""

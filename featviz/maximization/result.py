@@ -16,7 +16,7 @@ from featviz.maximization.evaluation.descriptions import told
 from featviz.maximization.evaluation.figures import draw_panel, marked, path_figure, strip
 from featviz.maximization.evaluation.panel import Panel, meaning_of
 from featviz.maximization.maco import faded
-from featviz.models.layers import Unit
+from featviz.models.units import Unit
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -35,10 +35,10 @@ from featviz.maximization.loop import BLOCK, Climb, Settings, ascend_all, togeth
 from featviz.maximization.objectives import Objective
 from featviz.maximization.result import file_stem
 from featviz.models.frozen import frozen
-from featviz.models.layers import Layer
+from featviz.models.model import Layer
 
 if TYPE_CHECKING:
-    from featviz.models.load import Model
+    from featviz.models.model import Model
 
 # Pictures at a time where nobody says how many: CPUs gain nothing from more, GPUs do.
 _SLOTS_ON_CUDA = 256

@@ -6,12 +6,9 @@ not what a channel means: unit 12 of pool1 is still about kernel 12.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from torch import Tensor, nn
 
-if TYPE_CHECKING:
-    from featviz.models.load import Model
+from featviz.models.model import Model
 
 KEEPERS = (
     nn.ReLU,

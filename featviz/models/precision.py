@@ -1,14 +1,15 @@
-"""Arithmetic in bf16 where a processor is fast in it.
+"""Computing in bfloat16 where a processor is fast in it.
 
-bf16 keeps 8 bits of a number. That is enough to find a direction to go, not to tell a picture from
-one that differs by half a level of 255: the first layer, which sees the picture, stays in float32.
+bfloat16 keeps 8 bits of a number. That suffices for the direction of a gradient, but not to tell a
+picture from one that differs by half a level of 255: the first layer, which reads the picture,
+computes in float32.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, get_args
 
 import torch
 import torch.nn.functional as F
@@ -16,36 +17,36 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.overrides import TorchFunctionMode
 
+from featviz.errors import UserError
+from featviz.types import AutoPrecision, Precision
+
 WORTHWHILE = 100_000
-"""weights that a model has at least for bf16 to make up for what the casts cost"""
+"""parameters that a model has at least for bfloat16 to save more than its casts cost"""
 
 
-def cpu_computes_bf16() -> bool:
-    """Whether the CPU has instructions for bf16, so that it is faster than fp32."""
-    ask = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
-    return bool(ask and ask())
+def choose_precision(precision: AutoPrecision | str, faster: Callable[[], bool]) -> Precision:
+    """The precision itself; for "auto" bfloat16 where `faster()`, else float32.
 
-
-def gains_by_bf16(model: Callable[[Tensor], Tensor], pictures: Tensor) -> bool:
-    """Whether the model can be run in bf16 (every operation exists) where that is faster.
-
-    A model of fewer than `WORTHWHILE` weights gains nothing.
-
-    pictures: (N, 3, H, W); the first is passed through, forward and backward.
+    Raises:
+        UserError: for another word.
     """
-    if pictures.device.type != "cpu" or not isinstance(model, nn.Module):
-        return False
-    if pictures.dtype != torch.float32 or not cpu_computes_bf16() or not len(pictures):
-        return False
-    if sum(p.numel() for p in model.parameters()) < WORTHWHILE:
-        return False
-    leaf = pictures[:1].detach().clone().requires_grad_(True)
+    if precision not in get_args(AutoPrecision):
+        raise UserError(f"unknown precision {precision!r}; take auto, float32 or bfloat16")
+    lower = faster() if precision == "auto" else precision == "bfloat16"
+    return "bfloat16" if lower else "float32"
+
+
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether a device has instructions for bfloat16; without them it is slower than float32."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported())
+    return bool(torch.cpu.get_capabilities().get("avx512_bf16"))
+
+
+def exists_in_bfloat16(attempt: Callable[[], object]) -> bool:
+    """Whether `attempt()` meets no operation that is not implemented in bfloat16."""
     try:
-        with lowered(model, pictures) as fast, torch.enable_grad():
-            answer = fast(leaf)
-            if not answer.requires_grad:  # it cuts the graph itself, in any precision
-                return False
-            torch.autograd.grad(answer.sum(), leaf)
+        attempt()
     except (NotImplementedError, RuntimeError) as error:
         if "not implemented" in str(error) or "dtype" in str(error):
             return False
@@ -53,17 +54,48 @@ def gains_by_bf16(model: Callable[[Tensor], Tensor], pictures: Tensor) -> bool:
     return True
 
 
+def gains_by_bfloat16(model: Callable[[Tensor], Tensor], pictures: Tensor) -> bool:
+    """Whether a model can compute in bfloat16 (every operation exists) and is faster so.
+
+    True on CPUs alone, and only for models of at least `WORTHWHILE` parameters.
+
+    Args:
+        model: pictures to logits.
+        pictures: (N, 3, H, W); one forward and backward pass is tried with the first.
+    """
+    if pictures.device.type != "cpu" or not isinstance(model, nn.Module):
+        return False
+    if pictures.dtype != torch.float32 or not has_bfloat16(pictures.device) or not len(pictures):
+        return False
+    if sum(p.numel() for p in model.parameters()) < WORTHWHILE:
+        return False
+    leaf = pictures[:1].detach().clone().requires_grad_(True)
+    differentiable = True
+
+    def attempt() -> None:
+        nonlocal differentiable
+        with in_bfloat16(model, pictures) as fast, torch.enable_grad():
+            logits = fast(leaf)
+            differentiable = logits.requires_grad  # a model may cut the graph in any precision
+            if differentiable:
+                torch.autograd.grad(logits.sum(), leaf)
+
+    return exists_in_bfloat16(attempt) and differentiable
+
+
 @contextmanager
-def lowered(
+def in_bfloat16(
     model: Callable[[Tensor], Tensor], pictures: Tensor
 ) -> Iterator[Callable[[Tensor], Tensor]]:
-    """Within the block, the model as a function that computes in bf16 and gives float32 logits.
+    """Within the block, the model as a function that computes in bfloat16, with float32 logits.
 
-    Its convolutions and fully connected layers have their weights cast once; the first of them
-    stays in float32. Pictures go in with their channels last, which is the order that bf16
-    convolutions compute in. The model itself is not changed.
+    The weights of its convolutions and fully connected layers are cast once; the first of them
+    stays in float32. Pictures are passed channels-last, the memory format of bfloat16
+    convolutions. The model itself is not changed.
 
-    pictures: (N, 3, H, W); the first is passed through to see which layer meets it first.
+    Args:
+        model: pictures to logits.
+        pictures: (N, 3, H, W); a pass with the first finds out which layer reads the picture.
     """
     if not isinstance(model, nn.Module):
 

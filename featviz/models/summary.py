@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from featviz import plotting, results
-from featviz.models.layers import Layer
-from featviz.models.load import Model
+from featviz.models.model import Layer, Model
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

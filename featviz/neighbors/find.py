@@ -20,7 +20,7 @@ from featviz.neighbors.queries import Space, read_queries
 from featviz.neighbors.result import Neighbors
 
 if TYPE_CHECKING:
-    from featviz.models.load import Model
+    from featviz.models.model import Model
 
 
 def find_neighbors(

@@ -17,7 +17,7 @@ from featviz.errors import UserError, nearest
 from featviz.neighbors.exact import Index
 
 if TYPE_CHECKING:
-    from featviz.models.load import Model
+    from featviz.models.model import Model
 
 SHOWN = 8
 """rows that are looked up when nothing was asked for"""

@@ -55,7 +55,7 @@ from featviz.statistics import median
 from featviz.types import AutoPrecision
 
 if TYPE_CHECKING:
-    from featviz.models.load import Model
+    from featviz.models.model import Model
 
 NORMS = ("linf", "l2", "l1", "l0")
 DEFAULT_EPS: Mapping[str, tuple[float, ...]] = {

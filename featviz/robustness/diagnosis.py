@@ -32,7 +32,7 @@ from featviz.models.frozen import frozen
 from featviz.models.layers import activations, tap
 
 if TYPE_CHECKING:
-    from featviz.models.load import Model
+    from featviz.models.model import Model
 
 KINDS = ("adversarial", "noise", "blur")
 CORRUPTION = ("gaussian_blur", 3)

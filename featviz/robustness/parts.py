@@ -20,7 +20,7 @@ from featviz.corruptions.table import corruption_table
 from featviz.datasets import Pictures
 from featviz.errors import UserError
 from featviz.labelled import Labelled
-from featviz.models.load import Model
+from featviz.models.model import Model
 from featviz.robustness.diagnosis import Reference
 from featviz.robustness.diagnosis_figures import look_inside
 from featviz.robustness.transfer import Transfer, shared_labels, transfer_matrix

@@ -30,7 +30,7 @@ from featviz.statistics import Share, share
 
 if TYPE_CHECKING:
     from featviz.attacks.result import AttackResult
-    from featviz.models.load import Model
+    from featviz.models.model import Model
 
 SHIFTS = ((0, 1), (0, -1), (1, 0), (-1, 0))
 JPEG_QUALITY = 90

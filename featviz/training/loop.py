@@ -34,7 +34,9 @@ from featviz import images, plotting, results
 from featviz.datasets import Pictures, Skipped, batches, open_pictures
 from featviz.errors import BadPicture, UserError, nearest
 from featviz.models.alexnet import AlexNet, AlexNet2012, AlexNetMini, fold_batch_norm, folded_weight
-from featviz.models.load import Model, resolve_device
+from featviz.models.load import resolve_device
+from featviz.models.model import Model
+from featviz.models.precision import choose_precision, has_bfloat16
 from featviz.models.weights import read_weights
 from featviz.statistics import Share, share
 
@@ -592,6 +594,7 @@ def as_model(
     names_of: dict[type, str] = {form: known for known, form in FORMS.items()}
     plain = fold_batch_norm(deepcopy(net).cpu())
     plain.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    plain.eval().requires_grad_(False)
     return Model(
         plain,
         name=name or names_of.get(type(net), type(net).__name__),
@@ -760,14 +763,7 @@ def _groups(net: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
 
 
 def _bf16(precision: str, place: torch.device) -> bool:
-    if precision not in {"auto", "bfloat16", "float32"}:
-        raise UserError(f"unknown precision {precision!r}; take auto, bf16 or float32")
-    if precision != "auto":
-        return precision == "bfloat16"
-    if place.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported())
-    # Without such instructions bf16 is emulated and slower than float32.
-    return bool(torch.cpu.get_capabilities().get("avx512_bf16"))
+    return choose_precision(precision, lambda: has_bfloat16(place)) == "bfloat16"
 
 
 def _divergence(logits: Tensor, teacher: Tensor, temperature: float) -> Tensor:

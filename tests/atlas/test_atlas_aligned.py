@@ -14,7 +14,7 @@ from featviz.atlas.aligned import AlignedMaps, align_maps, colours_of, farthest
 from featviz.embedding.extract import embed
 from featviz.embedding.store import Store
 from featviz.errors import UserError
-from featviz.models.load import Model
+from featviz.models.model import Model
 from featviz.results import read_result
 
 QUICK = (40, 60)

@@ -18,7 +18,7 @@ from PIL import Image
 from featviz.atlas.build import Atlas, build_atlas
 from featviz.atlas.viewer.page import render_page
 from featviz.embedding.extract import embed
-from featviz.models.load import Model
+from featviz.models.model import Model
 from featviz.samples import sample_pictures
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]

@@ -19,7 +19,7 @@ from featviz.atlas.viewer.data import carry
 from featviz.atlas.viewer.page import render_page
 from featviz.embedding.extract import embed
 from featviz.errors import UserError
-from featviz.models.load import Model
+from featviz.models.model import Model
 from featviz.results import read_result
 
 QUICK = (30, 40)

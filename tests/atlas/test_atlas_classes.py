@@ -20,7 +20,7 @@ from featviz.embedding.extract import embed
 from featviz.embedding.store import Store
 from featviz.errors import UserError
 from featviz.models.layers import activations
-from featviz.models.load import Model
+from featviz.models.model import Model
 from featviz.results import read_result
 
 QUICK = {"iterations": (40, 60), "icon_steps": 3}

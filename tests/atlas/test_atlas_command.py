@@ -11,7 +11,7 @@ import torch
 
 from featviz import images
 from featviz.cli import main as command_line
-from featviz.models.load import Model
+from featviz.models.model import Model
 
 
 def run(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:

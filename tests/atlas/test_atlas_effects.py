@@ -11,7 +11,7 @@ from torch import nn
 from featviz.atlas.effects import effect_on, logit_effects, logits_from, names_of, top_effects
 from featviz.errors import UserError
 from featviz.models.layers import activations
-from featviz.models.load import Model
+from featviz.models.model import Model
 
 POSITIONS = torch.tensor([[0, 0], [3, 2], [6, 6], [1, 5]])
 

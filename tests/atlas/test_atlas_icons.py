@@ -23,7 +23,7 @@ from featviz.atlas.icons import (
     within_cosines,
 )
 from featviz.errors import UserError
-from featviz.models.load import Model
+from featviz.models.model import Model
 from featviz.neighbors.exact import build_index
 
 LINE = Grid(5, tuple(Cell(0, column, (column,)) for column in range(5)))

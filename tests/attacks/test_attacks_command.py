@@ -12,7 +12,7 @@ import torch
 
 from featviz import images
 from featviz.cli import main as command_line
-from featviz.models.load import Model
+from featviz.models.model import Model
 
 METHODS = [
     ("fgsm", "linf", "16/255", []),

@@ -16,7 +16,7 @@ from featviz.attacks import projections
 from featviz.attacks.attack import attack
 from featviz.attacks.external import external_attack
 from featviz.errors import UserError
-from featviz.models.load import Model
+from featviz.models.model import Model
 
 EPS = {"linf": 8 / 255, "l2": 0.6, "l1": 8.0}
 KINDS = {

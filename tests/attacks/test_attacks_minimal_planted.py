@@ -9,7 +9,7 @@ from flat_attacks import ensemble, minimal
 from oracles.planted import plant
 
 import featviz
-from featviz.models.load import Model
+from featviz.models.model import Model
 
 STEPS = 60
 

@@ -14,7 +14,7 @@ from featviz import results
 from featviz.attacks.patch import Places, drawn_places, lay, outline, patch
 from featviz.attacks.universal import _pull, _shuffled, batches_of, into_ball, universal
 from featviz.errors import UserError
-from featviz.models.load import Model
+from featviz.models.model import Model
 
 QUICK = {"steps": 12, "batch": 8, "batch_size": 4}
 

@@ -11,7 +11,8 @@ from torch import nn
 
 from featviz.attribution import METHODS, attribute, grad_cam_layer
 from featviz.errors import UserError
-from featviz.models.load import Model, load
+from featviz.models.load import load
+from featviz.models.model import Model
 
 
 def tiny_net() -> nn.Module:

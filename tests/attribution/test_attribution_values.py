@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from featviz.attribution import attribute
-from featviz.models.load import Model
+from featviz.models.model import Model
 
 SIDE = 8
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from featviz import images
 from featviz.datasets import Pictures, Skipped, batches, open_pictures, read_all
 from featviz.errors import UserError
-from featviz.models.load import Model
+from featviz.models.model import Model
 
 
 def grey(value: int, side: int = 8) -> Tensor:

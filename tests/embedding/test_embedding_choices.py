@@ -17,13 +17,13 @@ from featviz.datasets import open_pictures
 from featviz.embedding.extract import embed, embed_batch, in_memory
 from featviz.embedding.store import open_store
 from featviz.errors import UserError
-from featviz.models.load import Model
-from featviz.models.precision import cpu_computes_bf16
+from featviz.models.model import Model
+from featviz.models.precision import has_bfloat16
 from featviz.neighbors.exact import build_index
 from featviz.samples import sample_pictures
 
 needs_bf16 = pytest.mark.skipif(
-    not cpu_computes_bf16(), reason="this processor does not compute in bf16"
+    not has_bfloat16(torch.device("cpu")), reason="this processor does not compute in bf16"
 )
 
 

@@ -13,7 +13,7 @@ from featviz.datasets import Pictures
 from featviz.embedding.extract import embed, embed_layers
 from featviz.embedding.store import open_store
 from featviz.errors import UserError
-from featviz.models.load import Model
+from featviz.models.model import Model
 from featviz.results import list_results
 from featviz.samples import sample_pictures
 

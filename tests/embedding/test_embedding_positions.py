@@ -15,7 +15,7 @@ from featviz.embedding.positions import draw_positions, splitmix64
 from featviz.embedding.store import open_store
 from featviz.errors import UserError
 from featviz.models.layers import activations
-from featviz.models.load import Model
+from featviz.models.model import Model
 from featviz.samples import sample_pictures
 
 

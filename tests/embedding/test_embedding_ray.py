@@ -11,7 +11,7 @@ import pytest
 
 from featviz.embedding.extract import embed, embed_layers
 from featviz.errors import UserError
-from featviz.models.load import Model
+from featviz.models.model import Model
 from featviz.samples import sample_pictures
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Ray's own deprecations and late sockets

@@ -21,7 +21,7 @@ from featviz.embedding import extract
 from featviz.embedding.extract import default_layer, embed, embed_batch
 from featviz.embedding.store import open_store
 from featviz.errors import UserError
-from featviz.models.load import Model
+from featviz.models.model import Model
 
 SIDE = 16
 

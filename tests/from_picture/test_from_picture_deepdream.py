@@ -13,7 +13,8 @@ from featviz.from_picture.accentuation import accentuate
 from featviz.from_picture.deepdream import caricature, deepdream
 from featviz.maximization.transforms import Transforms
 from featviz.models.layers import activations
-from featviz.models.load import Model
+from featviz.models.model import Model
+from featviz.models.units import parse_unit
 
 STILL = {"transforms": Transforms(), "precision": "float32"}
 
@@ -187,7 +188,7 @@ def test_accentuation_raises_the_score_and_stays_nearer_than_plain_ascent(
 
 def test_both_pull_equally_hard_at_the_photograph(small: Model, given: torch.Tensor) -> None:
     """The balance is the ratio of the two gradients, here by torch's own autograd in float64."""
-    goal = accentuation._unit_goal(small.unit("conv2:3"), 3)
+    goal = accentuation._unit_goal(parse_unit(small, "conv2:3"), 3)
     ratio = accentuation._balance(small, goal, "conv1", given, seed=0)
     noise = torch.randn(given.shape[1:], generator=torch.Generator().manual_seed(0))
     net = small.net.double()

@@ -12,7 +12,7 @@ import featviz
 from featviz.from_picture import driver
 from featviz.from_picture.inversion import Inverted, invert
 from featviz.maximization.parametrizations import Pixels
-from featviz.models.load import Model
+from featviz.models.model import Model
 
 FREE = {"smooth": 0.0, "calm": 0.0, "plain": 0.0, "coarse": 0.0, "precision": "float32"}
 

@@ -16,7 +16,7 @@ from featviz import results
 from featviz.errors import UserError
 from featviz.kernels.growth import kernel_growth
 from featviz.kernels.sheet import composite_kernels, kernel_sheet
-from featviz.models.load import Model
+from featviz.models.model import Model
 
 
 def small(*, blue_first: bool = False, relu: bool = True, groups: int = 2) -> Model:
@@ -199,7 +199,7 @@ def test_the_model_is_left_as_it_was() -> None:
     kernel_sheet(model, "conv2")
     assert model.net.training
     assert all(not m._forward_hooks and not m._forward_pre_hooks for m in model.modules())
-    assert not any(p.requires_grad for p in model.parameters())
+    assert all(p.requires_grad for p in model.parameters())
     assert all(torch.equal(before[name], t) for name, t in model.state_dict().items())
     assert torch.equal(random_state, torch.random.get_rng_state())
     picture = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))

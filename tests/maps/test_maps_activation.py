@@ -13,7 +13,7 @@ import featviz
 from featviz import images, results
 from featviz.errors import UserError
 from featviz.maps.activation_maps import activation_maps
-from featviz.models.load import Model
+from featviz.models.model import Model
 
 
 def net() -> Model:

@@ -15,7 +15,7 @@ from featviz import images, results
 from featviz.datasets import open_pictures, read_all
 from featviz.errors import UserError
 from featviz.maps.top_patches import top_patches
-from featviz.models.load import Model
+from featviz.models.model import Model
 
 COUNT = 23
 

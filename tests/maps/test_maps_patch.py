@@ -14,7 +14,7 @@ import featviz
 from featviz import results
 from featviz.errors import UserError
 from featviz.maps.activation_maps import patch_times_kernel
-from featviz.models.load import Model
+from featviz.models.model import Model
 
 CONVOLUTIONS: dict[str, dict[str, Any]] = {
     "plain": {},
@@ -98,8 +98,8 @@ def test_deeper_layers_sum_up_too_and_name_their_inputs(
     model = deep(groups)
     picture = torch.rand(3, 16, 16, generator=generator)
     x = featviz.activations(model, picture[None], ["pool1"])["pool1"][0].double()
-    weight = model.net.conv2.weight.double()
-    bias = model.net.conv2.bias.double()
+    weight = model.net.conv2.weight.detach().double()
+    bias = model.net.conv2.bias.detach().double()
     start = 0 if groups == 1 else 4  # unit 5 is in the second group
     for position in [(y, x) for y in range(3) for x in range(3)]:
         r = patch_times_kernel(model, picture, f"conv2:5@{position[0]},{position[1]}")

@@ -15,7 +15,7 @@ from featviz.maximization.objectives import PICTURE, Objective
 from featviz.maximization.optimizers import PlainAscent
 from featviz.maximization.parametrizations import Fourier, Pixels
 from featviz.maximization.transforms import Transforms
-from featviz.models.load import Model
+from featviz.models.model import Model
 
 SIDE = 20
 MOVED = Transforms(shift=2.0, rotate=10.0, scale=0.1, noise=0.02)

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 import featviz
 from featviz.maximization.transforms import Transforms
-from featviz.models.load import Model
+from featviz.models.model import Model
 
 # Model, and a layer in its middle; beside that one its logits are climbed.
 CATALOGUE = {

@@ -18,7 +18,7 @@ from featviz.maximization.facets import draw_facets
 from featviz.maximization.parametrizations import Pixels
 from featviz.maximization.transforms import Transforms
 from featviz.models.layers import activations
-from featviz.models.load import Model
+from featviz.models.model import Model
 
 SIDE = 16
 BARE = {

@@ -14,7 +14,7 @@ from featviz.maximization.interpolation import interpolate
 from featviz.maximization.maximize import unit_goal
 from featviz.maximization.transforms import Transforms
 from featviz.models.layers import activations
-from featviz.models.load import Model
+from featviz.models.model import Model
 
 
 def test_the_ends_of_the_way_are_the_units_own_goals() -> None:

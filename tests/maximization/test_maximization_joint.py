@@ -13,7 +13,7 @@ from featviz.cli.main import main
 from featviz.maximization import objectives as obj
 from featviz.maximization.image_statistics import measure_statistics
 from featviz.maximization.maximize import maximize_objective
-from featviz.models.load import Model
+from featviz.models.model import Model
 
 
 def test_a_joint_objective_is_climbed_and_scored(mini: Model) -> None:

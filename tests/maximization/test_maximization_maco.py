@@ -13,7 +13,7 @@ import featviz
 from featviz.maximization import image_statistics as stats
 from featviz.maximization.colours import LUCID
 from featviz.maximization.maco import MACO, faded
-from featviz.models.load import Model
+from featviz.models.model import Model
 
 SIZES = [(8, 8), (9, 9), (7, 10), (10, 7)]
 

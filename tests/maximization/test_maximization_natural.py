@@ -12,8 +12,9 @@ from torch import nn
 
 from featviz.maximization import objectives
 from featviz.maximization.evaluation import photographs as natural
-from featviz.models.layers import Unit, activations
-from featviz.models.load import Model
+from featviz.models.layers import activations
+from featviz.models.model import Model
+from featviz.models.units import Unit
 
 
 @pytest.fixture(scope="module")

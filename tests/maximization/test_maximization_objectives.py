@@ -7,7 +7,7 @@ import torch
 
 import featviz
 from featviz.maximization import objectives as obj
-from featviz.models.load import Model
+from featviz.models.model import Model
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ import featviz
 from featviz.maximization import loop, maximize
 from featviz.maximization.transforms import Transforms
 from featviz.models.layers import activations
-from featviz.models.load import Model
+from featviz.models.model import Model
 
 STILL = {"transforms": Transforms()}
 QUICK = {"steps": 6, "precision": "float32"}
@@ -324,7 +324,7 @@ def test_ctrl_c_keeps_what_is_finished() -> None:
     ("change", "message"),
     [
         ({"objective": "center"}, "take auto, centre or channel"),
-        ({"precision": "fp8"}, "take auto, fp32 or bf16"),
+        ({"precision": "fp8"}, "take auto, float32 or bfloat16"),
         ({"steps": 0}, "steps is 1 or more"),
         ({"size": 4}, "size 8 or more"),
         ({"units": "99"}, "units 0 to 7"),

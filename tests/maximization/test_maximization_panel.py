@@ -15,8 +15,9 @@ from featviz.maximization.evaluation import descriptions, flags, panel
 from featviz.maximization.evaluation.figures import marked, strip
 from featviz.maximization.maximize import maximize
 from featviz.models.frozen import frozen
-from featviz.models.layers import Unit, activations
-from featviz.models.load import Model
+from featviz.models.layers import activations
+from featviz.models.model import Model
+from featviz.models.units import Unit
 
 
 def small(classes: list[tuple[str, str]] | None = None, seed: int = 1) -> Model:

@@ -11,7 +11,7 @@ from scipy import stats
 from torch import nn
 
 from featviz.maximization.evaluation import natural_path
-from featviz.models.load import Model
+from featviz.models.model import Model
 
 
 def rows(count: int, channels: int, seed: int = 0) -> torch.Tensor:

@@ -18,7 +18,7 @@ from featviz.maximization.evaluation import panel
 from featviz.maximization.maximize import maximize
 from featviz.maximization.result import Maximized
 from featviz.models.layers import activations
-from featviz.models.load import Model
+from featviz.models.model import Model
 from featviz.samples import sample_pictures
 
 HEALTHY, OTHERS = 3, (3, 8)
@@ -177,7 +177,7 @@ def test_a_picture_of_another_unit_is_found_out(
 ) -> None:
     from featviz.maximization.objectives import centre
     from featviz.models.frozen import frozen
-    from featviz.models.layers import Unit
+    from featviz.models.units import Unit
 
     with frozen(mini):
         wrong = panel.judge(

@@ -8,13 +8,13 @@ from torch import nn
 
 import featviz
 from featviz.maximization import maximize
-from featviz.models.load import Model
+from featviz.models.model import Model
 
 
 def test_a_net_with_local_response_norm_is_climbed_in_float32(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(maximize, "cpu_computes_bf16", lambda: True)
+    monkeypatch.setattr(maximize, "has_bfloat16", lambda device: True)
     with torch.random.fork_rng():
         torch.manual_seed(0)
         first, last = nn.Conv2d(3, 4, 5, stride=2), nn.Conv2d(4, 6, 3)

@@ -16,7 +16,7 @@ from featviz.maximization.loop import ascend
 from featviz.maximization.parametrizations import Fourier
 from featviz.maximization.shards import plain
 from featviz.models.frozen import frozen
-from featviz.models.load import Model
+from featviz.models.model import Model
 
 OTHER = Colours("mine", ((0.6, 0.3, 0.1), (0.5, -0.2, 0.2), (0.4, 0.1, -0.3)))
 

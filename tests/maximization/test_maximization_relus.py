@@ -10,7 +10,7 @@ from torch import nn
 import featviz
 from featviz.maximization import loop, maximize, objectives
 from featviz.maximization.relu_gradients import RedirectedReLUs
-from featviz.models.load import Model
+from featviz.models.model import Model
 
 FORMS = {
     "module": nn.ReLU(),

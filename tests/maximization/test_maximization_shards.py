@@ -19,7 +19,8 @@ from featviz.cli.main import main
 from featviz.engine_old import Shard, map_shards
 from featviz.maximization import maximize, shards
 from featviz.maximization.layer_results import Several
-from featviz.models.load import Model
+from featviz.models.model import Model
+from featviz.models.units import parse_unit
 
 QUICK = {"steps": 4, "precision": "float32", "size": 16}
 
@@ -72,7 +73,7 @@ def test_a_try_depends_on_the_unit_and_its_number_alone() -> None:
 
 
 def net_units(indices: list[int]) -> list[featviz.Unit]:
-    return [net().unit(f"conv2:{i}") for i in indices]
+    return [parse_unit(net(), f"conv2:{i}") for i in indices]
 
 
 # Mixtures

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from featviz.maximization.evaluation import spectrum
-from featviz.models.load import Model
+from featviz.models.model import Model
 
 
 def energy_of(pictures: torch.Tensor) -> torch.Tensor:

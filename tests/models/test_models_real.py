@@ -13,7 +13,7 @@ from featviz import images
 from featviz.datasets import batches, open_pictures
 
 
-def lpips(model: featviz.models.load.Model, folder: Path, other: str) -> float:
+def lpips(model: featviz.Model, folder: Path, other: str) -> float:
     """LPIPS v0.1 between ex_ref and another picture, by its definition (Zhang et al. 2018)."""
     linear = load_file(folder / "alex_lin.safetensors")
     weights = [linear[name].flatten() for name in sorted(linear)]

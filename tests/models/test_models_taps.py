@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 import featviz
 from featviz.errors import UserError
-from featviz.models.layers import Unit, parse_units, tap
-from featviz.models.load import Model
+from featviz.models.layers import tap
+from featviz.models.model import Model
+from featviz.models.units import Unit, parse_unit, parse_units
 
 
 class Counting(nn.Module):
@@ -133,7 +134,7 @@ def test_units_as_they_are_written(text: str, unit: Unit) -> None:
     model = net(
         [("n01", "tabby, tabby cat"), ("n02", "bus"), ("n03", "Sealyham terrier"), ("n04", "drake")]
     )
-    assert model.unit(text) == unit
+    assert parse_unit(model, text) == unit
     if "@" in text or text.partition(":")[2].isdigit():
         assert str(unit) == text
 
@@ -156,7 +157,7 @@ def test_units_as_they_are_written(text: str, unit: Unit) -> None:
 def test_wrong_units_are_explained(text: str, message: str) -> None:
     model = net([("n01", "tabby, tabby cat"), ("n02", "bus"), ("n03", "terrier"), ("n04", "x")])
     with pytest.raises(UserError, match=message):
-        model.unit(text)
+        parse_unit(model, text)
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ import featviz
 from featviz.errors import UserError
 from featviz.models import weights as weight_files
 from featviz.models.alexnet import AlexNet2012, AlexNetMini
+from featviz.models.units import parse_unit
 
 
 @pytest.fixture(scope="module")
@@ -210,7 +211,7 @@ def test_a_trunk_without_a_head_has_features_and_says_so_of_logits(
     with pytest.raises(UserError, match=line):
         model.layer("logits")
     with pytest.raises(UserError, match=line):
-        model.unit("logits:1")
+        parse_unit(model, "logits:1")
 
 
 def test_unknown_models_have_their_nearest_names() -> None:

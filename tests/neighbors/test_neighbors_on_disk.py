@@ -9,7 +9,7 @@ import torch
 from featviz.embedding.extract import embed
 from featviz.embedding.store import Store, open_store
 from featviz.errors import UserError
-from featviz.models.load import Model
+from featviz.models.model import Model
 from featviz.neighbors import exact
 from featviz.neighbors.exact import build_index
 from featviz.samples import sample_pictures

@@ -14,7 +14,7 @@ from torch import Tensor
 import featviz.neighbors.exact as module
 from featviz.embedding.extract import embed
 from featviz.errors import UserError
-from featviz.models.load import Model
+from featviz.models.model import Model
 from featviz.neighbors.exact import Index, build_index
 from featviz.neighbors.find import find_neighbors
 

@@ -22,7 +22,7 @@ from attack_models import broken_model, photographs, tiny_model, two_classes
 from featviz import images, results
 from featviz.datasets import open_pictures
 from featviz.errors import UserError
-from featviz.models.load import Model
+from featviz.models.model import Model
 from featviz.robustness.audit import audit, check_grids
 from featviz.robustness.diagnosis_figures import look_inside
 from featviz.robustness.masking import Check

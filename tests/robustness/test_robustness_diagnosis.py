@@ -20,7 +20,7 @@ from featviz.attacks.projections import l2_distance
 from featviz.datasets import open_pictures
 from featviz.errors import UserError
 from featviz.models.layers import activations
-from featviz.models.load import Model
+from featviz.models.model import Model
 from featviz.robustness.diagnosis import (
     Reference,
     account,

@@ -12,7 +12,7 @@ from scipy import ndimage
 
 from featviz.attacks.spatial import STILL, motion_grid, moved, spatial
 from featviz.errors import UserError
-from featviz.models.load import Model
+from featviz.models.model import Model
 from featviz.resampling import bilinear, magnified, pixel_grid
 from featviz.robustness.transfer import SELF_CHECKS, shared_labels, shift, transfer_matrix
 

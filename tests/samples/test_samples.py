@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from featviz.models.load import Model
+from featviz.models.model import Model
 from featviz.samples import DRAWINGS, PHOTOGRAPHS, draw, photograph, sample_pictures
 
 

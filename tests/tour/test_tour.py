@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from featviz import results
-from featviz.models.load import Model
+from featviz.models.model import Model
 from featviz.samples import sample_pictures
 from featviz.tour import take_tour
 

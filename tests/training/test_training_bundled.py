@@ -12,7 +12,8 @@ import torch
 from scipy.stats import binomtest
 
 from featviz.kernels.growth import kernel_growth
-from featviz.models.load import Model, bundled
+from featviz.models.load import bundled
+from featviz.models.model import Model
 from featviz.models.weights import WeightsFile, parse_classes, read_weights
 from featviz.training.loop import evaluate
 

@@ -10,7 +10,7 @@ from PIL import Image
 from torch import nn
 
 from featviz.errors import UserError
-from featviz.models.load import Model
+from featviz.models.model import Model
 from featviz.results import read_result
 from featviz.statistics import share
 from featviz.training.loop import evaluate

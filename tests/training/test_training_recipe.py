@@ -14,7 +14,7 @@ from torch import nn
 import featviz
 from featviz.errors import UserError
 from featviz.kernels.growth import kernel_growth
-from featviz.models.load import Model
+from featviz.models.model import Model
 from featviz.training.loop import read_examples
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "train_mini.py"

@@ -23,7 +23,7 @@ from torch import Tensor
 from featviz.maximization.evaluation.spectrum import lattice_periods
 
 if TYPE_CHECKING:
-    from featviz.models.load import Model
+    from featviz.models.model import Model
 
 HELD_OUT_SHIFTS = ((-6, 0), (6, 0), (0, -6), (0, 6), (-4, 4), (4, -4))
 """(down, right) in pixels"""

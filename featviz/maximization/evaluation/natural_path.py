@@ -23,8 +23,8 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from featviz.models.layers import Layer, activations
-from featviz.models.load import Model
+from featviz.models.layers import activations
+from featviz.models.model import Layer, Model
 from featviz.statistics import rank_correlations
 
 DRAWS = 400

@@ -28,11 +28,13 @@ from featviz.maximization.evaluation.natural_path import Path
 from featviz.maximization.evaluation.photographs import Album, Box, Natural, Reading
 from featviz.maximization.objectives import PICTURE, Objective
 from featviz.models.first_layer import first_convolution, first_kernels
-from featviz.models.layers import Layer, Unit, activations
+from featviz.models.layers import activations
+from featviz.models.model import Layer
+from featviz.models.units import Unit
 
 if TYPE_CHECKING:
     from featviz.datasets import Pictures
-    from featviz.models.load import Model
+    from featviz.models.model import Model
 
 MEANINGS: dict[str, tuple[str, str]] = {
     "held out": ("", "score after shifts, behind a 3x3 mean: what is left without pixel detail"),

@@ -21,8 +21,8 @@ from featviz.datasets import Pictures, Skipped, batches
 from featviz.images import to_uint8
 from featviz.maximization.loop import reading as reads
 from featviz.maximization.objectives import Objective
-from featviz.models.layers import Layer, Unit
-from featviz.models.load import Model
+from featviz.models.model import Layer, Model
+from featviz.models.units import Unit
 
 PERCENTILE = 99.9
 TOP = 12

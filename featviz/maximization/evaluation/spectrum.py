@@ -23,8 +23,7 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from featviz.models.layers import Layer
-    from featviz.models.load import Model
+    from featviz.models.model import Layer, Model
 
 _RINGS = 12
 

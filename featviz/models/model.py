@@ -1,0 +1,295 @@
+"""`Model`: a classifier that takes pictures in [0, 1], with its layers and classes by name.
+
+`featviz.load` makes one by name, `featviz.wrap` from any `torch.nn.Module`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from featviz.errors import UserError, nearest, public
+from featviz.models.frozen import evaluating
+from featviz.models.receptive_field import ReceptiveField, record_modules
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A named place in a model."""
+
+    name: str
+    """the alias if it has one, else the path"""
+    path: str
+    """of the module; "" is the whole net"""
+    kind: str
+    """the module's class: "Conv2d", "ReLU" ..."""
+    shape: tuple[int, ...]
+    """of the activation of one picture: (C, H, W), (C,) or (tokens, C)"""
+    channels_last: bool
+    """the module itself gives (H, W, C); featviz permutes it to (C, H, W)"""
+    calls: int
+    """how often the module runs in one forward pass"""
+    parameters: int
+    macs: int
+    """multiply-adds for one picture"""
+    receptive_field: ReceptiveField | None
+    whole: bool
+    """each unit sees the whole picture"""
+
+    @property
+    def units(self) -> int:
+        """How many units: channels, components or classes."""
+        return self.shape[-1] if len(self.shape) == 2 else self.shape[0]
+
+    @property
+    def spatial(self) -> bool:
+        """Whether it is a map (C, H, W) with more than one position."""
+        return len(self.shape) == 3 and self.shape[1] * self.shape[2] > 1
+
+
+class Model(nn.Module):
+    """A classifier: pictures (N, 3, H, W) in [0, 1] to logits (N, classes).
+
+    Normalization is the first step of each call. The net computes in eval mode and without
+    gradients to its parameters, whatever its own mode and `requires_grad` are; both are after a
+    call what they were before.
+
+    Attributes:
+        name: for titles and result folders.
+        net: the bare network, which takes normalized pictures.
+        classes: the name of each class; `synsets`: its WordNet id, or "".
+        input_size: side of the pictures in pixels.
+        resize: length of the shorter side before the center crop to `input_size`.
+        aliases: layer name to module path.
+        headless: a trunk without a last layer, which has no logits.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        net: nn.Module,
+        *,
+        name: str,
+        input_size: int,
+        resize: int | None = None,
+        mean: Sequence[float] = (0.0, 0.0, 0.0),
+        std: Sequence[float] = (1.0, 1.0, 1.0),
+        blue_first: bool = False,
+        aliases: Mapping[str, str] | None = None,
+        classes: Sequence[tuple[str, str]] | None = None,
+        headless: bool = False,
+    ):
+        """See `featviz.wrap`; `classes` are pairs of synset and name."""
+        super().__init__()
+        self.training = False
+        self.net = net
+        self.name = name
+        self.input_size = input_size
+        self.resize = resize or input_size
+        self.blue_first = blue_first
+        self.headless = headless
+        self.aliases = dict(aliases or {})
+        if headless:
+            paths = dict(net.named_modules())
+            self.aliases = {a: p for a, p in self.aliases.items() if p in paths and a != "logits"}
+        else:
+            self.aliases.setdefault("logits", "")
+        weight = next((p for p in net.parameters() if p.is_floating_point()), torch.zeros(()))
+        for buffer, values in (("mean", mean), ("std", std)):
+            constant = torch.tensor(values, dtype=weight.dtype, device=weight.device)
+            self.register_buffer(buffer, constant.view(3, 1, 1), persistent=False)
+        count = 0 if headless else self.layers["logits"].shape[0]
+        if classes is not None and len(classes) != count and not headless:
+            raise UserError(
+                f"{len(classes)} class names for a model of {count} classes; "
+                "give --classes a file with one line for each"
+            )
+        pairs = classes or [("", f"class {i}") for i in range(count)]
+        self.synsets: tuple[str, ...] = tuple(synset for synset, _ in pairs)
+        self.classes: tuple[str, ...] = tuple(class_name for _, class_name in pairs)
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        """Logits (N, classes) of pictures (N, 3, H, W) in [0, 1]."""
+        if pictures.dim() != 4 or pictures.shape[1] != 3 or not pictures.is_floating_point():
+            raise UserError(
+                "a model takes float pictures of shape (N, 3, H, W), "
+                f"got {tuple(pictures.shape)} of {pictures.dtype}"
+            )
+        with evaluating(self.net):
+            logits: Tensor = self.net(self.normalize(pictures))
+        if self.headless:
+            raise self._no_logits()
+        return logits
+
+    def normalize(self, pictures: Tensor) -> Tensor:
+        """The net's own input for pictures (N, 3, H, W) in [0, 1]."""
+        normal = (pictures - self.mean) / self.std
+        return normal.flip(1) if self.blue_first else normal
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.mean.device
+
+    @cached_property
+    def layers(self) -> dict[str, Layer]:
+        """Every module that a forward pass runs, by alias or else by path, in the order of use."""
+        example = self.mean.new_zeros(1, 3, self.input_size, self.input_size)
+        with evaluating(self.net):
+            records = record_modules(self.net, self.normalize(example))
+        names = {path: alias for alias, path in self.aliases.items()}
+        table = {}
+        for path, r in records.items():
+            name = names.get(path, path)
+            table[name] = Layer(
+                name=name,
+                path=path,
+                kind=r.kind,
+                shape=(r.shape[2], *r.shape[:2]) if r.channels_last else r.shape,
+                channels_last=r.channels_last,
+                calls=r.calls,
+                parameters=r.parameters,
+                macs=r.macs,
+                receptive_field=r.receptive_field,
+                whole=r.whole,
+            )
+        return table
+
+    def layer(self, name: str) -> Layer:
+        """The layer of an alias or a module path. Raises UserError with the nearest names."""
+        if name in self.layers:
+            return self.layers[name]
+        by_path = {layer.path: layer for layer in self.layers.values()}
+        if name and name in by_path:
+            return by_path[name]
+        if name == "logits" and self.headless:
+            raise self._no_logits()
+        hint = nearest(name, [*self.aliases, *self.layers])
+        raise UserError(f"{self.name} has no layer {name!r}{hint} (featviz layers lists them)")
+
+    def class_name(self, index: int) -> str:
+        """The short name of a class: "goldfish" of "goldfish, Carassius auratus"."""
+        return self.classes[index].partition(",")[0]
+
+    def find_class(self, name: str) -> int | None:
+        """The class of a synset or a name, or None. Exact spelling first, then without case."""
+        for spelled in (str, str.casefold):
+            wanted = spelled(name.replace("_", " "))
+            for index, (synset, full) in enumerate(zip(self.synsets, self.classes, strict=True)):
+                names = {synset, full, *(part.strip() for part in full.split(","))}
+                if wanted in {spelled(n.replace("_", " ")) for n in names if n}:
+                    return index
+        return None
+
+    def class_index(self, name: str | int) -> int:
+        """The class of an index, a synset or a name. Raises UserError with the nearest names."""
+        if isinstance(name, int) or name.isdigit():
+            index = int(name)
+            if index < len(self.classes):
+                return index
+            raise UserError(f"class {index} is out of range: {len(self.classes)} classes, from 0")
+        found = self.find_class(name)
+        if found is None:
+            parts = {p.strip() for full in self.classes for p in full.split(",")}
+            raise UserError(f"{self.name} has no class {name!r}{nearest(name, parts)}")
+        return found
+
+    @cached_property
+    def sha256(self) -> str:
+        """Hash of the weights as they compute (names, shapes, float32 bytes), not of a file."""
+        digest = hashlib.sha256()
+        for name, tensor in sorted(self.net.state_dict().items()):
+            digest.update(f"{name}{tuple(tensor.shape)}".encode())
+            digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()
+
+    def record(self) -> dict[str, Any]:
+        """The model's entry in result.json."""
+        return {
+            "name": self.name,
+            "sha256": self.sha256,
+            "input_size": self.input_size,
+            "classes": len(self.classes),
+        }
+
+    def _no_logits(self) -> UserError:
+        return UserError(
+            f"the weights of {self.name} are a trunk without a head: it has features but no "
+            "logits; use its layers, or give complete weights"
+        )
+
+
+@public
+def wrap(
+    module: nn.Module,
+    *,
+    input_size: int,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    classes: Sequence[str] | None = None,
+    aliases: Mapping[str, str] | None = None,
+    name: str | None = None,
+) -> Model:
+    """Your own network as a `Model`, for every analysis of featviz.
+
+    The module is used as it is and stays yours: it computes in eval mode and without gradients to
+    its parameters while featviz calls it, and its mode and `requires_grad` are put back after each
+    call.
+
+    Args:
+        module: takes normalized pictures (N, 3, input_size, input_size), gives logits
+            (N, classes).
+        input_size: side of the pictures in pixels.
+        mean: of red, green and blue in [0, 1], subtracted from every picture; default 0.
+        std: of red, green and blue, by which pictures are then divided; default 1.
+        classes: the name of each class in the order of the logits; default "class 0" ...
+        aliases: short names of layers, each with the path of its module: {"conv1": "features.0"}.
+            "logits" is the output of the whole module unless it is given here.
+        name: for titles and result folders; default the name of the module's class.
+
+    Returns:
+        The model. Its `layers` are all modules that run in a forward pass, by alias or path.
+
+    Raises:
+        UserError: if `mean` or `std` are not three numbers (`std` above 0), an alias names no
+            module, the module does not take such pictures, or `classes` has another length than
+            the logits.
+
+    Example:
+        net = torch.load("net.pt", weights_only=False)
+        model = featviz.wrap(net, input_size=32, mean=(0.49, 0.48, 0.45), std=(0.25, 0.24, 0.26))
+        featviz.maximize(model, "layer3", units=[0, 1]).save("run/layer3")
+    """
+    for option, values in (("mean", mean), ("std", std)):
+        if values is not None and len(values) != 3:
+            raise UserError(f"{option} has {len(values)} values; give red, green and blue")
+    if std is not None and min(std) <= 0:
+        raise UserError(f"std {tuple(std)}: pictures are divided by it, so give numbers above 0")
+    paths = dict(module.named_modules())
+    for alias, path in (aliases or {}).items():
+        if path not in paths:
+            raise UserError(f"alias {alias}: no module {path!r}{nearest(path, paths)}")
+    try:
+        return Model(
+            module,
+            name=name or type(module).__name__,
+            input_size=input_size,
+            mean=mean or (0.0, 0.0, 0.0),
+            std=std or (1.0, 1.0, 1.0),
+            aliases=aliases,
+            classes=None if classes is None else [("", text) for text in classes],
+        )
+    except (RuntimeError, ValueError, TypeError) as error:
+        reason = (str(error).splitlines() or [""])[0]
+        raise UserError(
+            f"the module does not take pictures (1, 3, {input_size}, {input_size}): {reason}; "
+            "check input_size"
+        ) from error
