@@ -167,7 +167,7 @@ class Result(ABC):
     def _repr_html_(self) -> str:
         rows = "".join(
             f"<tr><td>{html.escape(name)}</td><td>{html.escape(show_number(n))}</td>"
-            f"<td>{html.escape(n.meaning)}</td></tr>"
+            f"<td>{html.escape(show_interval(n))}</td><td>{html.escape(n.meaning)}</td></tr>"
             for name, n in self.numbers().items()
         )
         doubts = "".join(f"<p>⚠ {html.escape(w)}</p>" for w in self.warnings)
@@ -198,6 +198,16 @@ def _with_unit(value: float, unit: str) -> str:
     text = f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
     gap = "" if unit.startswith("/") else " "  # 8/255, but 5.1 pixels
     return f"{text}{gap}{unit}".rstrip()
+
+
+def show_interval(number: Number) -> str:
+    """How sure an estimate is: "95%: 41.2% to 47.0%, n = 5,000"; "" where that is unknown."""
+    interval = ""
+    if number.low is not None and number.high is not None:
+        low, high = (show_number(Number(end, number.unit)) for end in (number.low, number.high))
+        interval = f"95%: {low} to {high}"
+    count = "" if number.n is None else f"n = {number.n:,}"
+    return ", ".join(filter(None, (interval, count)))
 
 
 def figure_bytes(figure: Figure, kind: str) -> bytes:

@@ -94,7 +94,7 @@ def finish(
 
 def report(result: Result, folder: Path, *, as_json: bool, quiet: bool = False) -> None:
     """Print a result that is saved in `folder`."""
-    from featviz.results import read_result, show_number
+    from featviz.results import read_result, show_interval, show_number
 
     document = read_result(folder)
     if as_json:
@@ -104,8 +104,8 @@ def report(result: Result, folder: Path, *, as_json: bool, quiet: bool = False) 
     numbers = result.numbers()
     width = max((len(name) for name in numbers), default=0)
     for name, number in numbers.items():
-        meaning = f"  {number.meaning}" if number.meaning else ""
-        print(f"  {name:<{width}}  {show_number(number)}{meaning}")
+        shown = filter(None, (show_number(number), show_interval(number), number.meaning))
+        print(f"  {name:<{width}}  {'  '.join(shown)}")
     print(folder)
     if not quiet:
         for warning in document["warnings"]:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from featviz import __version__, results
 from featviz.errors import UserError
 from featviz.gallery.reader import MARK, Entry, Figure, one_line, read_entries, short_cell
-from featviz.gallery.site import Exhibit, Site, UnitPage, layer_key, plan_site
+from featviz.gallery.site import ResultPage, Site, UnitPage, layer_key, plan_site
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -25,8 +25,18 @@ TABLE_ROWS = 12
 """rows of a table on a page; the whole table is one link away"""
 
 _MONTHS = (
-    "January", "February", "March", "April", "May", "June", "July", "August", "September",
-    "October", "November", "December",
+    "January",
+    "February",
+    "March",
+    "April",
+    "May",
+    "June",
+    "July",
+    "August",
+    "September",
+    "October",
+    "November",
+    "December",
 )
 """strftime's depend on the reader's locale, and the site must not"""
 
@@ -47,7 +57,7 @@ def build_gallery(
     out: the site; default: `gallery` inside the folder
     title: the heading; default: "Inside" and the model's name
     with_arrays: copy arrays (.npz) into the site too; they may be large
-    overwrite: replace a gallery that stands there; what is no gallery is never replaced
+    overwrite: replace an existing gallery; nothing else is ever replaced
 
     A damaged result is left out, and named on the overview and in the site's `gallery.json`.
     Raises UserError if there is nothing to show or the site cannot be written.
@@ -62,8 +72,8 @@ def build_gallery(
         raise UserError(_nothing(root, [f"{u.name}: {u.reason}" for u in left_out]))
     site = plan_site(entries, left_out, title)
     with results.whole(target) as temporary:
-        for exhibit in site.exhibits:
-            _copy_files(exhibit, temporary / "results" / exhibit.slug, with_arrays)
+        for result in site.results:
+            _copy_files(result, temporary / "results" / result.slug, with_arrays)
         shutil.copytree(_HERE / "static", temporary / "static", copy_function=shutil.copyfile)
         _write_pages(site, temporary, with_arrays)
         results.write_json(temporary / MARK, _document(site))
@@ -91,7 +101,7 @@ def _nothing(root: Path, reasons: Sequence[str]) -> str:
 
 
 def _document(site: Site) -> dict[str, Any]:
-    """What the gallery says of itself, for scripts."""
+    """gallery.json: what the gallery holds, for scripts."""
     return {
         "schema": 1,
         "kind": "gallery",
@@ -105,15 +115,15 @@ def _document(site: Site) -> dict[str, Any]:
                 "page": e.page,
                 "problems": e.entry.problems,
             }
-            for e in site.exhibits
+            for e in site.results
         ],
         "units": [{"unit": u.name, "page": u.page} for u in site.units],
         "left_out": [{"folder": u.name, "reason": u.reason} for u in site.left_out],
     }
 
 
-def _copy_files(exhibit: Exhibit, target: Path, with_arrays: bool) -> None:
-    entry = exhibit.entry
+def _copy_files(result: ResultPage, target: Path, with_arrays: bool) -> None:
+    entry = result.entry
     files = {"result.json"}
     files |= {figure.file for figure in entry.figures}
     files |= {table.file for table in entry.tables}
@@ -128,7 +138,7 @@ def _copy_files(exhibit: Exhibit, target: Path, with_arrays: bool) -> None:
 
 def _write_pages(site: Site, target: Path, with_arrays: bool) -> None:
     environment = _environment()
-    everywhere = {
+    shared = {
         "site": site,
         "version": __version__,
         "with_arrays": with_arrays,
@@ -136,30 +146,38 @@ def _write_pages(site: Site, target: Path, with_arrays: bool) -> None:
         "table_rows": TABLE_ROWS,
     }
 
-    def write(template: str, page: str, **words: Any) -> None:
+    def write(template: str, page: str, **values: Any) -> None:
         path = target / page
         path.parent.mkdir(parents=True, exist_ok=True)
         root = "../" * page.count("/")
-        text = environment.get_template(template).render(everywhere | words | {"root": root})
+        text = environment.get_template(template).render(shared | values | {"root": root})
         path.write_text(text, encoding="utf-8")
 
     write("overview.html", "index.html")
-    for exhibit, before, after in _with_neighbours(site.exhibits):
+    for result, before, after in _with_neighbors(site.results):
         write(
-            "result.html", exhibit.page,
-            exhibit=exhibit, entry=exhibit.entry, before=before, after=after,
+            "result.html",
+            result.page,
+            result=result,
+            entry=result.entry,
+            before=before,
+            after=after,
         )
     if site.units:
         write("units.html", "units/index.html")
-    for unit, before, after in _with_neighbours(site.units):
+    for unit, before, after in _with_neighbors(site.units):
         write(
-            "unit.html", unit.page,
-            unit=unit, before=before, after=after, same=_same_channel(site, unit),
+            "unit.html",
+            unit.page,
+            unit=unit,
+            before=before,
+            after=after,
+            same=_same_channel(site, unit),
             near=_near(site, unit),
         )
 
 
-def _with_neighbours(items: Sequence[Any]) -> Iterable[tuple[Any, Any | None, Any | None]]:
+def _with_neighbors(items: Sequence[Any]) -> Iterable[tuple[Any, Any | None, Any | None]]:
     return zip(items, (None, *items), (*items[1:], None), strict=False)
 
 
@@ -169,7 +187,8 @@ def _same_channel(site: Site, unit: UnitPage) -> list[UnitPage]:
     if key[0] != 0:
         return []
     return [
-        u for u in site.units
+        u
+        for u in site.units
         if u.label == unit.label and u.layer != unit.layer and layer_key(u.layer)[:2] == key[:2]
     ]
 
@@ -195,6 +214,7 @@ def _environment() -> Environment:
     )
     environment.filters |= {
         "number": results.show_number,
+        "interval": results.show_interval,
         "line": one_line,
         "cell": short_cell,
         "size": show_size,
@@ -225,7 +245,7 @@ def show_seconds(seconds: float) -> str:
 
 
 def show_time(created: str) -> str:
-    """A moment for people: 21 November 2026, 16:40 UTC; as it stands if it is no ISO date."""
+    """A time for people: 21 November 2026, 16:40 UTC; unchanged if it is no ISO date."""
     try:
         moment = datetime.fromisoformat(created)
     except ValueError:

@@ -1,8 +1,8 @@
-"""Result folders as the gallery needs them: read, checked, and with nothing left to trust.
+"""Result folders as the gallery needs them: read and validated against a schema.
 
-Everything in a result.json may have been written by anybody. Texts stay plain texts (templates
-escape them); file names are taken only if they lie inside their folder; what is wrong is said in
-`Entry.problems`, and a folder that cannot be shown at all is an `Unreadable`.
+Anybody may have written a result.json. Every field is checked against `RESULT`; texts stay plain
+texts (templates escape them); a file is taken only if it lies inside its folder. What is wrong is
+listed in `Entry.problems`, and a folder that cannot be shown at all is an `Unreadable`.
 """
 
 from __future__ import annotations
@@ -56,22 +56,22 @@ class Figure:
     plot: bool
     """drawn on white, so that it needs a light ground"""
     detail: bool = False
-    """stands on its unit's page only"""
+    """shown on its unit's page only"""
 
     @property
     def caption_parts(self) -> tuple[str, str]:
-        """What a small picture under its unit's name needs, and the rest for its large view.
+        """The first sentence without the unit's name, for a small picture, and the rest.
 
         "Kernel of conv1:3: stripes at 90 degrees. Scaled by ..." gives "stripes at 90 degrees."
         """
         first, stop, rest = self.caption.partition(". ")
         if len(self.units) == 1:
-            _, named, told = first.partition(self.units[0])
-            told = told.lstrip(":,; ")
-            if named and not told.rstrip(".") and rest:  # "conv5:3. Score 36.5."
+            _, named, after = first.partition(self.units[0])
+            after = after.lstrip(":,; ")
+            if named and not after.rstrip(".") and rest:  # "conv5:3. Score 36.5."
                 first, stop, rest = rest.partition(". ")
-            elif named and len(told) > 3:
-                first = told
+            elif named and len(after) > 3:
+                first = after
         return first + stop.strip(), rest
 
 
@@ -92,7 +92,7 @@ class Table:
     def rows_of(self, unit: str, layer: str) -> Iterator[tuple[tuple[str, str], ...]]:
         """The rows about a unit, as (column, cell) without the cells that name it.
 
-        The unit stands in a column "unit", "picture" or "name": as "conv5:12", or in "unit" as 12
+        The unit is named in a column "unit", "picture" or "name": as "conv5:12", or in "unit" as 12
         where a column "layer" or else the result's own `layer` says the rest.
         """
         naming = [i for i, column in enumerate(self.columns) if column in NAMING]
@@ -192,73 +192,152 @@ def _in_gallery(folder: Path, root: Path) -> bool:
 
 def read_entry(folder: Path, name: str) -> Entry:
     """One result folder. Raises UserError if there is nothing in it that can be shown."""
-    document = results.read_result(folder)
     problems: list[str] = []
-    tables = tuple(_tables(folder, document, problems))
-    figures, pages = _figures(folder, document, problems)
+    fields = conform(results.read_result(folder), RESULT, "", problems)
+    model, data = fields["model"], fields["data"]
+    tables = tuple(_tables(folder, fields["tables"], problems))
+    figures, pages = _figures(folder, fields["figures"], problems)
     listed = {page.file for page in pages}
     for path in sorted(folder.iterdir()):
         if path.suffix.lower() in PAGES and path.name not in listed and _plain_file(path):
             pages.append(Download(path.name, "", path.stat().st_size))
-    seconds = document.get("seconds")
-    seed = document.get("seed")
     return Entry(
         folder=folder,
         name=name,
-        kind=_text(document.get("kind")) or "result",
-        title=_text(document.get("title")) or name,
-        command=_text(document.get("command")),
-        model=_source(document.get("model"), input_size="pixels", classes="classes"),
-        data=_source(document.get("data"), count="pictures"),
-        parameters=_mapping(document.get("parameters")),
-        seed=seed if isinstance(seed, int) else None,
-        versions={k: _text(v) for k, v in _mapping(document.get("versions")).items()},
-        created=_text(document.get("created")),
-        seconds=seconds if isinstance(seconds, int | float) else None,
-        numbers=_numbers(document),
+        kind=fields["kind"] or "result",
+        title=fields["title"] or name,
+        command=fields["command"],
+        model=_source(model, _size(model), _counted(model, "classes")),
+        data=_source(data, _counted(data, "count", "pictures")),
+        parameters=fields["parameters"],
+        seed=fields["seed"],
+        versions={key: one_line(value) for key, value in fields["versions"].items()},
+        created=fields["created"],
+        seconds=fields["seconds"],
+        numbers=_numbers(fields["numbers"], problems),
         figures=tuple(figures),
         tables=tables,
         pages=tuple(pages),
-        arrays=tuple(_arrays(folder, document, problems)),
+        arrays=tuple(_arrays(folder, fields["arrays"], problems)),
         companions=tuple(_companions(folder)) if pages else (),
-        warnings=tuple(filter(None, map(_text, _list(document.get("warnings"))))),
+        warnings=tuple(filter(None, fields["warnings"])),
         problems=tuple(problems),
     )
 
 
+RESULT = {
+    "kind": str,
+    "title": str,
+    "command": str,
+    "model": {"name": str, "sha256": str, "input_size": object, "classes": int},
+    "data": {"name": str, "sha256": str, "count": int},
+    "parameters": dict,
+    "seed": int,
+    "versions": dict,
+    "created": str,
+    "seconds": float,
+    "numbers": dict,
+    "figures": [
+        {
+            "file": str,
+            "caption": str,
+            "alt": str,
+            "units": [str],
+            "pixelated": bool,
+            "detail": bool,
+        }
+    ],
+    "tables": [{"file": str, "caption": str}],
+    "arrays": [{"file": str, "caption": str}],
+    "warnings": [str],
+}
+"""the fields of result.json that the gallery reads, with their types; `object` is anything"""
+
+NUMBER = {"value": object, "unit": str, "meaning": str, "low": float, "high": float, "n": int}
+
+_TYPE_NAMES = {
+    str: "a text",
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    list: "a list",
+    dict: "an object",
+}
+_EMPTY: dict[type, Any] = {str: "", bool: False, int: None, float: None, list: [], dict: {}}
+
+
+def conform(value: Any, shape: Any, at: str, problems: list[str]) -> Any:
+    """What of a JSON value has the given shape; the rest is named among the problems.
+
+    Args:
+        value: from a file that anybody may have written.
+        shape: a type, a list of one shape, or a dictionary from fields to shapes. A field that is
+            absent or null becomes the empty value of its type (None for numbers).
+        at: the value's place in the document, for the problems.
+        problems: is added to.
+    """
+    kind = type(shape) if isinstance(shape, dict | list) else shape
+    if kind is object:
+        return value
+    if not _is(value, kind):
+        if value is not None:
+            problems.append(f"{at} is {_TYPE_NAMES[type(value)]}, not {_TYPE_NAMES[kind]}")
+        value = _EMPTY[kind]
+    if isinstance(shape, dict):
+        return {
+            key: conform(value.get(key), inner, f"{at}.{key}".lstrip("."), problems)
+            for key, inner in shape.items()
+        }
+    if isinstance(shape, list):
+        (inner,) = shape
+        return [
+            conform(item, inner, f"{at}[{i}]", problems)
+            for i, item in enumerate(value)
+            if item is not None
+        ]
+    if kind is dict:
+        return {clean(str(key)): inner for key, inner in value.items()}
+    return clean(value) if kind is str else value
+
+
+def _is(value: object, kind: type) -> bool:
+    """Whether a JSON value has a type; true and false are no numbers, whole numbers are numbers."""
+    wanted = (int, float) if kind is float else (kind,)
+    return isinstance(value, wanted) and (kind is bool or not isinstance(value, bool))
+
+
 def _figures(
-    folder: Path, document: dict[str, Any], problems: list[str]
+    folder: Path, listed: list[dict[str, Any]], problems: list[str]
 ) -> tuple[list[Figure], list[Download]]:
     figures: list[Figure] = []
     pages: list[Download] = []
-    for item in _items(document, "figures", problems):
-        if _text(item.get("file")).lower().endswith(".pdf"):
+    for item in listed:
+        if item["file"].lower().endswith(".pdf"):
             continue  # for print; a page shows the picture that lies beside it
-        file = _inside(folder, item.get("file"), PICTURES | PAGES, problems)
+        file = _inside(folder, item["file"], PICTURES | PAGES, problems)
         if file is None:
             continue
-        caption = _text(item.get("caption"))
         path = folder / file
         if path.suffix.lower() in PAGES:
-            pages.append(Download(file, caption, path.stat().st_size))
+            pages.append(Download(file, item["caption"], path.stat().st_size))
             continue
         looked = _look(path)
         if looked is None:
             problems.append(f"{file} is no picture that can be read")
             continue
         width, height, plot = looked
-        units = dict.fromkeys(unit_name(_text(u)) for u in _list(item.get("units")))
+        units = dict.fromkeys(map(unit_name, item["units"]))
         figures.append(
             Figure(
                 file=file,
-                caption=caption,
-                alt=_text(item.get("alt")) or caption or f"Figure {len(figures) + 1}, {file}",
-                units=tuple(u for u in units if u),
-                pixelated=item.get("pixelated") is True,
+                caption=item["caption"],
+                alt=item["alt"] or item["caption"] or f"Figure {len(figures) + 1}, {file}",
+                units=tuple(filter(None, units)),
+                pixelated=item["pixelated"],
                 width=width,
                 height=height,
                 plot=plot,
-                detail=item.get("detail") is True,
+                detail=item["detail"],
             )
         )
     return figures, pages
@@ -284,8 +363,12 @@ def _look(path: Path) -> tuple[int | None, int | None, bool] | None:
             rgb = picture.convert("RGB")
     except (OSError, UnidentifiedImageError, ValueError, Image.DecompressionBombError):
         return None
-    sides = ((0, 0, width, 1), (0, height - 1, width, height),
-             (0, 0, 1, height), (width - 1, 0, width, height))
+    sides = (
+        (0, 0, width, 1),
+        (0, height - 1, width, height),
+        (0, 0, 1, height),
+        (width - 1, 0, width, height),
+    )
     edges = [np.asarray(rgb.crop(side)) for side in sides]
     return width, height, min(edge.min() for edge in edges) >= 250
 
@@ -303,9 +386,9 @@ def _look_at_svg(path: Path) -> tuple[int | None, int | None, bool] | None:
     return round(float(box[1]) * points), round(float(box[2]) * points), True
 
 
-def _tables(folder: Path, document: dict[str, Any], problems: list[str]) -> Iterator[Table]:
-    for item in _items(document, "tables", problems):
-        file = _inside(folder, item.get("file"), frozenset({".csv"}), problems)
+def _tables(folder: Path, listed: list[dict[str, Any]], problems: list[str]) -> Iterator[Table]:
+    for item in listed:
+        file = _inside(folder, item["file"], frozenset({".csv"}), problems)
         if file is None:
             continue
         try:
@@ -315,15 +398,14 @@ def _tables(folder: Path, document: dict[str, Any], problems: list[str]) -> Iter
             problems.append(f"{file} cannot be read ({clean(str(error))})")
             continue
         head = rows[0] if rows else ()
-        yield Table(file, _text(item.get("caption")), head, tuple(rows[1:]))
+        yield Table(file, item["caption"], head, tuple(rows[1:]))
 
 
-def _arrays(folder: Path, document: dict[str, Any], problems: list[str]) -> Iterator[Download]:
-    for item in _items(document, "arrays", problems):
-        file = _inside(folder, item.get("file"), ARRAYS, problems)
+def _arrays(folder: Path, listed: list[dict[str, Any]], problems: list[str]) -> Iterator[Download]:
+    for item in listed:
+        file = _inside(folder, item["file"], ARRAYS, problems)
         if file is not None:
-            size = (folder / file).stat().st_size
-            yield Download(file, _text(item.get("caption")), size)
+            yield Download(file, item["caption"], (folder / file).stat().st_size)
 
 
 def _companions(folder: Path) -> Iterator[str]:
@@ -345,11 +427,8 @@ def _plain_file(path: Path) -> bool:
     return path.is_file() and not path.is_symlink()
 
 
-def _inside(
-    folder: Path, name: object, suffixes: frozenset[str], problems: list[str]
-) -> str | None:
+def _inside(folder: Path, text: str, suffixes: frozenset[str], problems: list[str]) -> str | None:
     """The name of a file in the folder, or None with the reason among the problems."""
-    text = _text(name)
     if not text:
         problems.append("a file without a name is listed")
         return None
@@ -358,7 +437,7 @@ def _inside(
     if outside or not (folder / path).resolve().is_relative_to(folder.resolve()):
         problems.append(f"{text} was refused: it lies outside the result folder")
     elif path.suffix.lower() not in suffixes:
-        problems.append(f"{text} was refused: no {_suffix_words(suffixes)} file")
+        problems.append(f"{text} was refused: no {_suffix_list(suffixes)} file")
     elif not (folder / path).is_file():
         problems.append(f"{text} is missing")
     else:
@@ -366,61 +445,45 @@ def _inside(
     return None
 
 
-def _suffix_words(suffixes: frozenset[str]) -> str:
+def _suffix_list(suffixes: frozenset[str]) -> str:
     return ", ".join(sorted(s[1:] for s in suffixes))
 
 
-def _items(document: dict[str, Any], key: str, problems: list[str]) -> Iterator[dict[str, Any]]:
-    listed = document.get(key)
-    if listed is not None and not isinstance(listed, list):
-        problems.append(f"{key} is no list")
-    for item in _list(listed):
-        if isinstance(item, dict):
-            yield item
-        else:
-            problems.append(f"{key} has an item that is no object")
+def _source(record: dict[str, Any], *facts: str) -> Source | None:
+    if not record["name"]:
+        return None
+    return Source(
+        record["name"], ", ".join(filter(None, facts)), record["sha256"], record.get("count") or 0
+    )
 
 
-def _source(record: object, **counted: str) -> Source | None:
-    fields = _mapping(record)
-    name = _text(fields.get("name"))
-    facts = [
-        f"{fields[key]:,} {noun}" for key, noun in counted.items()
-        if isinstance(fields.get(key), int) and fields[key]
-    ]
-    count = fields.get("count")
-    size = count if isinstance(count, int) else 0
-    return Source(name, ", ".join(facts), _text(fields.get("sha256")), size) if name else None
+def _counted(record: dict[str, Any], key: str, noun: str = "") -> str:
+    return f"{record[key]:,} {noun or key}" if record[key] else ""
 
 
-def _numbers(document: dict[str, Any]) -> dict[str, Number]:
+def _size(record: dict[str, Any]) -> str:
+    """The input size, written as a side or as [height, width]."""
+    size = record["input_size"]
+    sides = size if isinstance(size, list) else [size]
+    if not all(_is(side, int) and side for side in sides):
+        return ""
+    return f"{' x '.join(str(side) for side in dict.fromkeys(sides))} pixels"
+
+
+def _numbers(listed: dict[str, Any], problems: list[str]) -> dict[str, Number]:
     found: dict[str, Number] = {}
-    for name, item in _mapping(document.get("numbers")).items():
-        fields = item if isinstance(item, dict) else {"value": item}
-        value = fields.get("value")
-        if isinstance(value, bool | list | dict):
-            value = one_line(value)
-        if isinstance(value, str):
-            value = clean(value)
-        found[name] = Number(value, _text(fields.get("unit")), _text(fields.get("meaning")))
+    for name, item in listed.items():
+        record = item if isinstance(item, dict) else {"value": item}
+        fields = conform(record, NUMBER, f"numbers.{name}", problems)
+        if isinstance(fields["value"], str | bool | list | dict):
+            fields["value"] = one_line(fields["value"])
+        found[name] = Number(**fields)
     return found
 
 
 def one_line(value: Any) -> str:
-    """A parameter's value on one line: words as they are, all else as JSON."""
+    """A parameter's value on one line: text as it is, all else as JSON."""
     return clean(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
-
-
-def _mapping(value: object) -> dict[str, Any]:
-    return {clean(str(k)): v for k, v in value.items()} if isinstance(value, dict) else {}
-
-
-def _list(value: object) -> list[Any]:
-    return value if isinstance(value, list) else []
-
-
-def _text(value: object) -> str:
-    return clean(value) if isinstance(value, str) else ""
 
 
 def clean(text: str) -> str:

@@ -26,7 +26,6 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module", params=["light", "dark"])
 def browser(request: pytest.FixtureRequest) -> Iterator[Chrome]:
     with open_browser(1400, 900, dark=request.param == "dark") as opened:
-        opened.theme = request.param
         yield opened
 
 
@@ -77,7 +76,7 @@ return width <= arguments[0] ? [] : [...document.querySelectorAll("body *")]
 
 
 @pytest.mark.slow
-def test_all_pages_open_whole_without_complaint_on_any_screen(browser: Chrome, site: Path):
+def test_all_pages_open_whole_without_complaint_on_any_screen(browser: Chrome, site: Path) -> None:
     browser.get((site / "index.html").as_uri())
     waiting, seen = [browser.current_url], set[str]()
     while waiting:
@@ -97,13 +96,13 @@ def test_all_pages_open_whole_without_complaint_on_any_screen(browser: Chrome, s
     assert seen >= {page.as_uri() for page in all_pages(site)}
 
 
-def test_a_missing_picture_would_be_noticed(browser: Chrome, site: Path):
+def test_a_missing_picture_would_be_noticed(browser: Chrome, site: Path) -> None:
     browser.execute_script("const i = new Image(); i.src = 'gone.png'; document.body.append(i);")
     assert len(browser.execute_script(BROKEN)) == 1
     assert any("gone.png" in message for message in console_errors(browser))
 
 
-def test_the_large_view_opens_turns_and_closes_by_keyboard(browser: Chrome, site: Path):
+def test_the_large_view_opens_turns_and_closes_by_keyboard(browser: Chrome, site: Path) -> None:
     from selenium.webdriver.common.keys import Keys
 
     browser.get((site / "results" / "kernels-conv1.html").as_uri())
@@ -131,20 +130,23 @@ def test_the_large_view_opens_turns_and_closes_by_keyboard(browser: Chrome, site
     assert console_errors(browser) == []
 
 
-def test_pages_turn_by_keyboard(browser: Chrome, site: Path):
+def test_pages_turn_by_keyboard(browser: Chrome, site: Path) -> None:
     from selenium.webdriver.common.keys import Keys
 
     browser.get((site / "units" / "conv1-0.html").as_uri())
     for key, page in (
-        (Keys.ARROW_RIGHT, "units/conv1-1.html"), ("j", "units/conv1-2.html"),
-        ("k", "units/conv1-1.html"), (Keys.ARROW_LEFT, "units/conv1-0.html"),
-        ("u", "units/index.html"), ("h", "index.html"),
+        (Keys.ARROW_RIGHT, "units/conv1-1.html"),
+        ("j", "units/conv1-2.html"),
+        ("k", "units/conv1-1.html"),
+        (Keys.ARROW_LEFT, "units/conv1-0.html"),
+        ("u", "units/index.html"),
+        ("h", "index.html"),
     ):
         press(browser, key)
         wait(browser, f"location.href.endsWith('/gallery/{page}')")
 
 
-def test_the_keys_are_shown_under_the_question_mark(browser: Chrome, site: Path):
+def test_the_keys_are_shown_under_the_question_mark(browser: Chrome, site: Path) -> None:
     from selenium.webdriver.common.keys import Keys
 
     press(browser, "?")
@@ -160,8 +162,10 @@ return channels.slice(0, 3).reduce((a, b) => a + b) / 3;
 """
 
 
-def test_the_theme_follows_the_reader_and_the_switch_is_remembered(browser: Chrome, site: Path):
-    dark = browser.theme == "dark"
+def test_the_theme_follows_the_reader_and_the_switch_is_remembered(
+    browser: Chrome, site: Path
+) -> None:
+    dark = browser.execute_script("return matchMedia('(prefers-color-scheme: dark)').matches")
     assert (browser.execute_script(LUMINANCE) < 128) == dark
     press(browser, "t")
     assert (browser.execute_script(LUMINANCE) < 128) != dark
@@ -201,13 +205,13 @@ return poor;
 """
 
 
-def test_words_stand_out_from_their_ground(browser: Chrome, site: Path):
+def test_words_stand_out_from_their_ground(browser: Chrome, site: Path) -> None:
     for page in ("index", "results/kernels-conv1", "results/atlas", "units/conv1-1", "units/index"):
         browser.get((site / f"{page}.html").as_uri())
         assert browser.execute_script(CONTRAST) == [], page
 
 
-def test_without_script_every_figure_still_opens(browser: Chrome, site: Path):
+def test_without_script_every_figure_still_opens(browser: Chrome, site: Path) -> None:
     browser.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": True})
     try:
         browser.get((site / "results" / "kernels-conv1.html").as_uri())

@@ -38,7 +38,7 @@ class Note(results.Result):
         return Figure(figsize=(2, 1))
 
 
-def test_the_contract_names_the_fields_that_are_written(tmp_path: Path):
+def test_the_contract_names_the_fields_that_are_written(tmp_path: Path) -> None:
     with results.recording("featviz note"):
         note = Note(origin=results.origin(None, parameters={}, started=0.0))
     document = results.read_result(note.save(tmp_path / "note"))
@@ -49,7 +49,7 @@ def test_the_contract_names_the_fields_that_are_written(tmp_path: Path):
     assert re.findall(r'"(\w+)"', figure[1]) == list(document["figures"][0])
 
 
-def test_what_featviz_writes_the_gallery_shows(tmp_path: Path):
+def test_what_featviz_writes_the_gallery_shows(tmp_path: Path) -> None:
     Note(origin=results.origin(None, parameters={}, started=0.0)).save(tmp_path / "run" / "note")
     site = build_gallery(tmp_path / "run")
     page = (site / "results" / "note.html").read_text()
@@ -58,7 +58,9 @@ def test_what_featviz_writes_the_gallery_shows(tmp_path: Path):
     assert "1.5" in (site / "units" / "conv1-2.html").read_text()
 
 
-def test_the_contracts_example_makes_a_gallery(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_the_contracts_example_makes_a_gallery(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     code = re.search(r"```python\n(.*?)```", DOCS.read_text(), re.DOTALL)
     assert code is not None
@@ -75,7 +77,7 @@ def status(words: list[str]) -> object:
 
 def test_the_command_prints_the_overview_and_names_what_it_left_out(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
-):
+) -> None:
     run = write_run(tmp_path / "run")
     assert status(["gallery", str(run)]) == 0
     out, err = capsys.readouterr()
@@ -84,18 +86,22 @@ def test_the_command_prints_the_overview_and_names_what_it_left_out(
     assert "left out foreign" in err
 
 
-def test_the_command_speaks_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_the_command_speaks_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = write_run(tmp_path / "run")
     assert status(["gallery", str(run), "--out", str(tmp_path / "site"), "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
     assert document["folder"] == str(tmp_path / "site")
     assert [r["kind"] for r in document["results"]] == [
-        "layers", "kernels", "maximize", "atlas", "sonograms",
+        "layers",
+        "kernels",
+        "maximize",
+        "atlas",
+        "sonograms",
     ]
 
 
 def test_a_wrong_folder_ends_with_2_and_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
-):
+) -> None:
     assert status(["gallery", str(tmp_path / "nowhere")]) == 2
     assert capsys.readouterr().err == f"featviz: {tmp_path / 'nowhere'}: no such folder\n"

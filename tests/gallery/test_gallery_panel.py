@@ -30,26 +30,47 @@ def site(tmp_path: Path) -> Path:
         for name, size in ((f"units/{i}.png", (32, 32)), (f"natural/{i}.jpg", (120, 24))):
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             Image.new("RGB", size, (90, 20 * i, 120)).save(folder / name)
-            figures.append({
-                "file": name, "caption": f"Words of {name}.", "alt": name, "units": [f"conv5:{i}"],
-                "pixelated": False, "detail": name.endswith("jpg"),
-            })
+            figures.append(
+                {
+                    "file": name,
+                    "caption": f"Words of {name}.",
+                    "alt": name,
+                    "units": [f"conv5:{i}"],
+                    "pixelated": False,
+                    "detail": name.endswith("jpg"),
+                }
+            )
     tables = [
         table(folder, "scores.csv", [["picture", "score"], ["conv5:2", "271828"]]),
-        table(folder, "panel.csv", [
-            ["picture", "what", "value", "meaning"],
-            ["conv5:2", "rank in its layer", "7 of 256", "place of the unit"],
-            ["conv5:3", "rank in its layer", "1 of 256", "place of the unit"],
-        ]),
-        table(folder, "flags.csv", [
-            ["picture", "flag", "reason"],
-            ["conv5:2", "others answer more", "6 units <answer> more"],
-        ]),
+        table(
+            folder,
+            "panel.csv",
+            [
+                ["picture", "what", "value", "meaning"],
+                ["conv5:2", "rank in its layer", "7 of 256", "place of the unit"],
+                ["conv5:3", "rank in its layer", "1 of 256", "place of the unit"],
+            ],
+        ),
+        table(
+            folder,
+            "flags.csv",
+            [
+                ["picture", "flag", "reason"],
+                ["conv5:2", "others answer more", "6 units <answer> more"],
+            ],
+        ),
     ]
-    results.write_json(folder / "result.json", {
-        "schema": 1, "kind": "maximize", "title": "What conv5 looks for",
-        "parameters": {"layer": "conv5"}, "figures": figures, "tables": tables,
-    })
+    results.write_json(
+        folder / "result.json",
+        {
+            "schema": 1,
+            "kind": "maximize",
+            "title": "What conv5 looks for",
+            "parameters": {"layer": "conv5"},
+            "figures": figures,
+            "tables": tables,
+        },
+    )
     return build_gallery(tmp_path / "run")
 
 

@@ -16,8 +16,8 @@ from gallery_run import figure, write_result, write_run
 
 from featviz.errors import UserError
 from featviz.gallery.build import build_gallery, show_seconds, show_size, show_time
-from featviz.gallery.reader import Figure, read_entry, short_cell, unit_name
 from featviz.gallery.kinds import GROUPS, KINDS
+from featviz.gallery.reader import Figure, read_entry, short_cell, unit_name
 from featviz.gallery.site import layer_key, natural
 
 
@@ -93,11 +93,11 @@ def follow_addresses(site: Path) -> int:
     return count
 
 
-def test_every_address_leads_to_a_file_inside_the_site(site: Path):
+def test_every_address_leads_to_a_file_inside_the_site(site: Path) -> None:
     assert follow_addresses(site) > 100
 
 
-def test_every_page_is_reached_from_the_overview(site: Path):
+def test_every_page_is_reached_from_the_overview(site: Path) -> None:
     seen: set[Path] = set()
     waiting = [site / "index.html"]
     while waiting:
@@ -112,13 +112,13 @@ def test_every_page_is_reached_from_the_overview(site: Path):
     assert seen >= {p.resolve() for p in pages(site)}
 
 
-def test_every_picture_has_alt_and_waits_until_it_is_seen(site: Path):
+def test_every_picture_has_alt_and_waits_until_it_is_seen(site: Path) -> None:
     pictures = [a for page in pages(site) for a in Page(page).all("img")]
     assert len(pictures) > 10
     assert all(a["alt"].strip() and a["loading"] == "lazy" for a in pictures)
 
 
-def test_ids_are_unique_and_pages_have_one_main_heading(site: Path):
+def test_ids_are_unique_and_pages_have_one_main_heading(site: Path) -> None:
     for page in pages(site):
         elements = Page(page).elements
         ids = [a["id"] for _, a in elements if "id" in a]
@@ -128,7 +128,7 @@ def test_ids_are_unique_and_pages_have_one_main_heading(site: Path):
         assert set(labels.split()) <= set(ids), page
 
 
-def test_a_units_page_has_exactly_the_figures_that_name_it(run: Path, site: Path):
+def test_a_units_page_has_exactly_the_figures_that_name_it(run: Path, site: Path) -> None:
     named: dict[str, set[str]] = {}
     for path in run.rglob("result.json"):
         if site in path.parents:
@@ -156,7 +156,7 @@ def _zoomed(page: Path) -> set[str]:
     }
 
 
-def test_a_results_page_has_all_its_figures_numbers_and_rows(site: Path):
+def test_a_results_page_has_all_its_figures_numbers_and_rows(site: Path) -> None:
     page = Page(site / "results" / "kernels-conv1.html")
     alts = {a["alt"] for a in page.all("img")}
     assert alts == {"Alt of sheet.png", *(f"Alt of units/conv1-{i}.png" for i in (0, 1, 2, 10))}
@@ -167,43 +167,63 @@ def test_a_results_page_has_all_its_figures_numbers_and_rows(site: Path):
     assert [a["class"] for a in page.all("img") if "sheet" in a["src"]] == ["pixelated"]
 
 
-def test_rows_of_tables_stand_on_the_units_page(site: Path):
+def test_rows_of_tables_stand_on_the_units_page(site: Path) -> None:
     page = Page(site / "units" / "conv1-10.html")
     assert "0.0625" in page.words
     assert "0.125" not in page.words
 
 
-def test_units_are_in_the_order_of_layers_and_numbers(site: Path):
+def test_units_are_in_the_order_of_layers_and_numbers(site: Path) -> None:
     about = json.loads((site / "gallery.json").read_text())
     assert [u["unit"] for u in about["units"]] == [
-        "conv1:0", "conv1:1", "conv1:2", "conv1:10", "conv5:3", "logits:tabby, tabby cat",
+        "conv1:0",
+        "conv1:1",
+        "conv1:2",
+        "conv1:10",
+        "conv5:3",
+        "logits:tabby, tabby cat",
     ]
     links = Page(site / "units" / "conv1-2.html").all("link")
     turns = {a["rel"]: a["href"] for a in links if a["rel"] in ("prev", "next")}
     assert turns == {"prev": "../units/conv1-1.html", "next": "../units/conv1-10.html"}
 
 
-def test_layers_sort_as_a_picture_meets_them():
-    order = ["conv1", "relu1", "pool1", "conv2", "conv5", "pool5", "fc6", "relu6", "fc7",
-             "features.2", "features.10", "logits"]
+def test_layers_sort_as_a_picture_meets_them() -> None:
+    order = [
+        "conv1",
+        "relu1",
+        "pool1",
+        "conv2",
+        "conv5",
+        "pool5",
+        "fc6",
+        "relu6",
+        "fc7",
+        "features.2",
+        "features.10",
+        "logits",
+    ]
     assert sorted(set(order), key=layer_key) == order
     assert sorted(["10", "9", "tabby 2", "tabby 10"], key=natural) == [
-        "9", "10", "tabby 2", "tabby 10",
+        "9",
+        "10",
+        "tabby 2",
+        "tabby 10",
     ]
 
 
-def test_a_page_of_a_result_is_framed_and_its_files_come_along(site: Path):
+def test_a_page_of_a_result_is_framed_and_its_files_come_along(site: Path) -> None:
     frames = Page(site / "results" / "atlas.html").all("iframe")
     assert [a["src"] for a in frames] == ["../results/atlas/atlas.html"]
     assert (site / "results" / "atlas" / "tiles" / "0.js").is_file()
 
 
-def test_an_unknown_kind_has_a_card_and_a_page(site: Path):
+def test_an_unknown_kind_has_a_card_and_a_page(site: Path) -> None:
     assert "Of no known kind" in Page(site / "index.html").words
-    assert "no words for this kind" in Page(site / "results" / "strange.html").words
+    assert "no text for this kind" in Page(site / "results" / "strange.html").words
 
 
-def test_damaged_and_foreign_folders_are_named_with_a_reason(site: Path):
+def test_damaged_and_foreign_folders_are_named_with_a_reason(site: Path) -> None:
     words = Page(site / "index.html").words
     assert "Left out: 2 folders" in words
     left_out = json.loads((site / "gallery.json").read_text())["left_out"]
@@ -213,13 +233,13 @@ def test_damaged_and_foreign_folders_are_named_with_a_reason(site: Path):
     assert all(item["reason"] in words for item in left_out)
 
 
-def test_nothing_tells_where_the_run_lay(run: Path, site: Path):
+def test_nothing_tells_where_the_run_lay(run: Path, site: Path) -> None:
     for path in site.rglob("*"):
         if path.is_file():
             assert str(run).encode() not in path.read_bytes(), path
 
 
-def test_the_same_results_give_the_same_bytes(run: Path, tmp_path: Path):
+def test_the_same_results_give_the_same_bytes(run: Path, tmp_path: Path) -> None:
     elsewhere = tmp_path / "moved"
     shutil.copytree(run, elsewhere)
     first, second = build_gallery(run, tmp_path / "a"), build_gallery(elsewhere, tmp_path / "b")
@@ -229,13 +249,15 @@ def test_the_same_results_give_the_same_bytes(run: Path, tmp_path: Path):
         assert (first / file).read_bytes() == (second / file).read_bytes(), file
 
 
-def test_a_gallery_inside_the_run_is_not_taken_for_results(run: Path, site: Path, tmp_path: Path):
+def test_a_gallery_inside_the_run_is_not_taken_for_results(
+    run: Path, site: Path, tmp_path: Path
+) -> None:
     assert site.parent == run
     again = build_gallery(run, tmp_path / "again")
     assert (again / "gallery.json").read_bytes() == (site / "gallery.json").read_bytes()
 
 
-def test_arrays_are_copied_only_when_asked(run: Path, tmp_path: Path):
+def test_arrays_are_copied_only_when_asked(run: Path, tmp_path: Path) -> None:
     file = Path("results") / "deep-maximize-conv5" / "images.npz"
     without = build_gallery(run, tmp_path / "without")
     assert not (without / file).exists()
@@ -250,7 +272,7 @@ def test_arrays_are_copied_only_when_asked(run: Path, tmp_path: Path):
 HOSTILE = '"><script>alert(1)</script><img src=x onerror=alert(2)>\udc80\x00 & {{ 7 * 7 }}'
 
 
-def test_texts_are_shown_and_not_obeyed(tmp_path: Path):
+def test_texts_are_shown_and_not_obeyed(tmp_path: Path) -> None:
     hostile = write_result(
         tmp_path / "run" / "a <b> & #1?.% 'c'",
         kind=HOSTILE,
@@ -295,7 +317,9 @@ def test_texts_are_shown_and_not_obeyed(tmp_path: Path):
         (17, "without a name"),
     ],
 )
-def test_files_that_lead_out_or_are_no_pictures_are_refused(tmp_path: Path, name: object, why: str):
+def test_files_that_lead_out_or_are_no_pictures_are_refused(
+    tmp_path: Path, name: object, why: str
+) -> None:
     folder = write_result(tmp_path / "run" / "kernels")
     write_result(tmp_path, figures=[figure("secret.png")])
     (tmp_path / "result.json").unlink()
@@ -312,7 +336,7 @@ def test_files_that_lead_out_or_are_no_pictures_are_refused(tmp_path: Path, name
     assert not [p for p in site.rglob("*") if p.name in ("secret.png", "link.png", "arrays.npz")]
 
 
-def test_an_absolute_name_is_refused(tmp_path: Path):
+def test_an_absolute_name_is_refused(tmp_path: Path) -> None:
     folder = write_result(tmp_path / "run" / "kernels", figures=[figure("a.png")])
     document = json.loads((folder / "result.json").read_text())
     document["figures"][0]["file"] = str(folder / "a.png")
@@ -328,18 +352,68 @@ def test_an_absolute_name_is_refused(tmp_path: Path):
         {"figures": 5, "tables": "x", "arrays": {"a": 1}, "warnings": 3},
         {"figures": [1, None, "x"], "numbers": [1], "parameters": 2, "versions": []},
         {"kind": None, "title": 5, "seconds": "long", "created": 3, "seed": "x"},
-        {"numbers": {"a": 1, "b": None, "c": {"value": [1, 2]}, "d": {}, "e": {"value": True}}},
+        {"numbers": {"a": 1, "b": None, "c": {"value": [1, 2]}, "d": {}, "e": {"unit": 5}}},
         {"model": {"name": 3}, "data": {"name": "d", "count": "many"}},
+        {"numbers": {"a": {"value": 1, "low": "0.5"}}, "seed": True},
     ],
 )
-def test_fields_of_the_wrong_type_spoil_nothing_else(tmp_path: Path, fields: dict[str, object]):
+def test_fields_of_the_wrong_type_are_named_and_spoil_nothing_else(
+    tmp_path: Path, fields: dict[str, object]
+) -> None:
     folder = tmp_path / "run" / "odd"
     folder.mkdir(parents=True)
     (folder / "result.json").write_text(json.dumps({"schema": 1} | fields))
-    assert (build_gallery(tmp_path / "run") / "results" / "odd.html").is_file()
+    page = Page(build_gallery(tmp_path / "run") / "results" / "odd.html")
+    assert re.search(r"Not shown here: \w+\S* is .*, not ", page.words)
 
 
-def test_pages_with_the_same_name_do_not_overwrite_each_other(tmp_path: Path):
+def test_a_problem_names_the_field_what_it_is_and_what_it_should_be(tmp_path: Path) -> None:
+    fields = {
+        "kind": 7,
+        "seconds": 2,
+        "data": {"count": 1.5},
+        "warnings": ["a", 3, None],
+        "figures": [{"file": "a.png", "units": ["conv1:1", {}]}, "b.png"],
+        "numbers": {"a": {"value": [1], "n": "many"}},
+    }
+    folder = write_result(tmp_path / "odd", figures=[figure("a.png")])
+    (folder / "result.json").write_text(json.dumps({"schema": 1} | fields))
+    entry = read_entry(folder, "odd")
+    assert set(entry.problems) >= {
+        "kind is a whole number, not a text",
+        "data.count is a number, not a whole number",
+        "warnings[1] is a whole number, not a text",
+        "figures[0].units[1] is an object, not a text",
+        "figures[1] is a text, not an object",
+        "numbers.a.n is a text, not a whole number",
+    }
+    assert entry.seconds == 2
+    assert entry.warnings == ("a",)
+    assert entry.figures[0].units == ("conv1:1",)
+
+
+def test_a_number_is_shown_with_its_interval_and_count(tmp_path: Path) -> None:
+    numbers = {
+        "top-1": {"value": 0.5, "unit": "fraction", "low": 0.4861, "high": 0.5139, "n": 5000},
+        "blurred": {"value": 2.5, "unit": "pixels", "n": 12},
+    }
+    write_result(tmp_path / "run" / "eval", kind="eval", numbers=numbers)
+    words = Page(build_gallery(tmp_path / "run") / "results" / "eval.html").words
+    assert "95%: 48.6% to 51.4%, n = 5,000" in words
+    assert "n = 12" in words
+
+
+def test_the_command_is_shown_as_it_was_recorded(tmp_path: Path) -> None:
+    write_result(tmp_path / "run" / "a", command="featviz maps 'a <b>.jpg'")
+    write_result(tmp_path / "run" / "b", parameters={"layer": "conv1"})
+    site = build_gallery(tmp_path / "run")
+    assert "featviz maps 'a <b>.jpg'" in Page(site / "results" / "a.html").words
+    made_in_python = site / "results" / "b.html"
+    assert 'class="command"' not in made_in_python.read_text()
+    assert "conv1" in Page(made_in_python).words
+
+
+def test_pages_with_the_same_name_do_not_overwrite_each_other(tmp_path: Path) -> None:
     for folder in ("a/b", "a-b", "A b"):
         write_result(tmp_path / "run" / folder, title=f"Of {folder}")
     units = ("conv1:a b", "conv1:a-b", "conv1:a/b")
@@ -354,7 +428,7 @@ def test_pages_with_the_same_name_do_not_overwrite_each_other(tmp_path: Path):
     assert len({u["page"] for u in about["units"]}) == 3
 
 
-def test_only_a_gallery_is_replaced_and_only_when_asked(tmp_path: Path):
+def test_only_a_gallery_is_replaced_and_only_when_asked(tmp_path: Path) -> None:
     run = tmp_path / "run"
     write_result(run / "kernels")
     site = build_gallery(run, tmp_path / "site")
@@ -375,7 +449,7 @@ def test_only_a_gallery_is_replaced_and_only_when_asked(tmp_path: Path):
     assert not [p for p in tmp_path.iterdir() if p.name.startswith(".")]
 
 
-def test_nothing_to_show_is_said_in_one_line(tmp_path: Path):
+def test_nothing_to_show_is_said_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such folder"):
         build_gallery(tmp_path / "nowhere")
     (tmp_path / "run").mkdir()
@@ -388,7 +462,9 @@ def test_nothing_to_show_is_said_in_one_line(tmp_path: Path):
     assert not (tmp_path / "run" / "gallery").exists()
 
 
-def test_a_failed_build_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_failed_build_leaves_nothing_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run = tmp_path / "run"
     write_result(run / "kernels")
 
@@ -401,13 +477,13 @@ def test_a_failed_build_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytes
     assert [p.name for p in tmp_path.iterdir()] == ["run"]
 
 
-def test_a_single_result_folder_is_a_run_of_one(tmp_path: Path):
+def test_a_single_result_folder_is_a_run_of_one(tmp_path: Path) -> None:
     write_result(tmp_path / "kernels", figures=[figure("a.png")])
     site = build_gallery(tmp_path / "kernels", tmp_path / "site")
     assert (site / "results" / "kernels.html").is_file()
 
 
-def test_building_imports_no_torch(tmp_path: Path):
+def test_building_imports_no_torch(tmp_path: Path) -> None:
     write_result(tmp_path / "run" / "kernels", figures=[figure("a.png")])
     code = (
         "import sys; from featviz.gallery.build import build_gallery; "
@@ -417,17 +493,20 @@ def test_building_imports_no_torch(tmp_path: Path):
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_every_kind_has_a_chapter_and_every_chapter_words():
+def test_every_kind_has_a_chapter_and_every_chapter_words() -> None:
     assert {kind for group in GROUPS for kind in group.kinds} == set(KINDS)
 
 
-def test_numbers_are_said_for_people():
+def test_numbers_are_said_for_people() -> None:
     assert [show_size(n) for n in (999, 1_500, 2_340_000)] == ["999 bytes", "2 kB", "2.3 MB"]
     assert [show_seconds(s) for s in (1.234, 65, 7800)] == ["1.23 s", "1 min 5 s", "2 h 10 min"]
     assert show_time("2026-03-01T09:05:00+00:00") == "1 March 2026, 09:05 UTC"
     assert show_time("yesterday") == "yesterday"
     assert [short_cell(c) for c in ("0.0662913", "12345678", "n01.jpg", "-1.25")] == [
-        "0.06629", "12345678", "n01.jpg", "-1.25",
+        "0.06629",
+        "12345678",
+        "n01.jpg",
+        "-1.25",
     ]
 
 
@@ -443,11 +522,11 @@ def test_numbers_are_said_for_people():
         ("", ""),
     ],
 )
-def test_units_are_named_without_their_position(given: str, name: str):
+def test_units_are_named_without_their_position(given: str, name: str) -> None:
     assert unit_name(given) == name
 
 
-def test_a_small_pictures_caption_says_what_its_label_does_not():
+def test_a_small_pictures_caption_says_what_its_label_does_not() -> None:
     def parts(caption: str) -> tuple[str, str]:
         return Figure("a.png", caption, "a", ("conv1:3",), False, 1, 1, False).caption_parts
 
