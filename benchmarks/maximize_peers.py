@@ -173,7 +173,7 @@ def lucent(
 def clean(model: Model, layer: str, pictures: Tensor) -> float:
     """The median over pictures of units 0, 1 ... of the value in the middle of the unit's map."""
     values = []
-    for unit, picture in enumerate(images.quantise(pictures)):
+    for unit, picture in enumerate(images.quantize(pictures)):
         with torch.no_grad():
             value = featviz.activations(model, picture[None], [layer])[layer][0, unit]
         if value.dim() == 2:

@@ -33,6 +33,7 @@ from torch import Tensor, nn
 
 from featviz import plotting, results
 from featviz.errors import UserError, nearest
+from featviz.images import check_pictures
 from featviz.models.frozen import frozen
 
 if TYPE_CHECKING:
@@ -308,7 +309,7 @@ def attribute(
         result.save("run/cat")
     """
     started = time.perf_counter()
-    batch = check_pictures(pictures).to(model.device)
+    batch = check_pictures(pictures, single=True).to(model.device)
     count, side = len(batch), batch.shape[-1]
     methods = check_methods(methods)
     names = tuple(names) if names is not None else tuple(f"picture {i + 1}" for i in range(count))
@@ -392,18 +393,6 @@ def attribute(
         deletion_random={method: torch.tensor(values) for method, values in moved.items()},
     )
     return Attributed(**{**result.__dict__, "warnings": tuple(_doubts(result))})
-
-
-def check_pictures(pictures: Tensor) -> Tensor:
-    """Pictures as a batch (N, 3, H, W) without history. Raises UserError."""
-    batch = pictures[None] if pictures.dim() == 3 else pictures
-    if batch.dim() != 4 or batch.shape[1] != 3 or not batch.is_floating_point() or not len(batch):
-        raise UserError(
-            "attribution takes float pictures of shape (N, 3, H, W) or (3, H, W), "
-            f"got {tuple(pictures.shape)} of {pictures.dtype}"
-        )
-    with torch.inference_mode(False):
-        return batch.detach().clone(memory_format=torch.contiguous_format)
 
 
 def check_methods(methods: Sequence[str]) -> tuple[str, ...]:

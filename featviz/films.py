@@ -1,7 +1,7 @@
-"""Films of an optimisation: GIF always, MP4 beside it where an encoder is at hand.
+"""Films of an optimization: a GIF always, an MP4 beside it where an encoder is installed.
 
-A GIF plays in every browser and needs nothing but pillow; an MP4 is smaller and has all colours,
-but wants ffmpeg: the program, or the one that the package imageio-ffmpeg brings.
+A GIF plays in every browser and needs only pillow; an MP4 is smaller and has all colors, but needs
+ffmpeg: the program, or the one in the package imageio-ffmpeg.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _SHOWN = 128  # films of smaller sides are enlarged, every pixel to a block
 
 
 def check_kind(kind: str) -> str:
-    """The kind of film, if it can be written here. Raises UserError, before any work is done."""
+    """The kind of film, if it can be written here. Raises UserError."""
     if kind not in KINDS:
         raise UserError(f"{kind!r} is no kind of film{nearest(kind, KINDS) or '; take gif or mp4'}")
     if kind == "mp4":
@@ -51,14 +51,31 @@ def find_encoder() -> str:
     )
 
 
+def write_gif(
+    frames: Sequence[Tensor], path: str | Path, seconds_per_frame: float = SECONDS_PER_FRAME
+) -> None:
+    """Save pictures (3, H, W) of one size as an endless GIF; the last is shown four times as long.
+
+    Args:
+        frames: values in [0, 1].
+        path: of the file.
+        seconds_per_frame: time between two frames.
+    """
+    pages = [images.to_pillow(frame) for frame in frames]
+    milliseconds = round(1000 * seconds_per_frame)
+    durations = [milliseconds] * (len(pages) - 1) + [4 * milliseconds]
+    pages[0].save(path, save_all=True, append_images=pages[1:], duration=durations, loop=0)
+
+
 def write_mp4(
     frames: Sequence[Tensor], path: str | Path, seconds_per_frame: float = SECONDS_PER_FRAME
 ) -> None:
-    """Save pictures (3, H, W) in [0, 1] of one size as an MP4 (H.264); the last stands for longer.
+    """Save pictures as an MP4 (H.264), with the arguments of `write_gif`.
 
-    H.264 wants even sides: at odd ones the last row or column is shown twice.
+    H.264 needs even sides: at odd ones the last row or column is repeated.
 
-    Raises UserError where there is no encoder, or it refuses.
+    Raises:
+        UserError: where there is no encoder, or it fails.
     """
     height, width = frames[0].shape[-2:]
     tall, wide = height + height % 2, width + width % 2
@@ -69,40 +86,20 @@ def write_mp4(
     raw = b"".join(
         images.to_uint8(page).permute(1, 2, 0).contiguous().numpy().tobytes() for page in pages
     )
-    command = [
-        find_encoder(),
-        "-y",
-        "-loglevel",
-        "error",
-        "-f",
-        "rawvideo",
-        "-pix_fmt",
-        "rgb24",
-        "-s",
-        f"{wide}x{tall}",
-        "-framerate",
-        f"{1 / seconds_per_frame:.6g}",
-        "-i",
-        "-",
-        "-an",
-        "-c:v",
-        "libx264",
-        "-crf",
-        "16",
-        "-pix_fmt",
-        "yuv420p",
-        "-movflags",
-        "+faststart",
-        str(path),
-    ]
+    options = (
+        f"-y -loglevel error -f rawvideo -pix_fmt rgb24 -s {wide}x{tall} "
+        f"-framerate {1 / seconds_per_frame:.6g} -i - "
+        "-an -c:v libx264 -crf 16 -pix_fmt yuv420p -movflags +faststart"
+    )
+    command = [find_encoder(), *options.split(), str(path)]
     done = subprocess.run(command, input=raw, capture_output=True, check=False)
     if done.returncode != 0:
-        words = done.stderr.decode(errors="replace").strip().splitlines()
-        reason = words[-1] if words else f"exit code {done.returncode}"
+        lines = done.stderr.decode(errors="replace").strip().splitlines()
+        reason = lines[-1] if lines else f"exit code {done.returncode}"
         raise UserError(f"ffmpeg could not write {Path(path).name}: {reason}; take --film gif")
 
 
-def put(
+def add_film(
     folder: Folder,
     stem: str,
     frames: Tensor,
@@ -112,13 +109,23 @@ def put(
     alt: str,
     units: Sequence[str] = (),
 ) -> None:
-    """Write frames (F, 3, H, W) uint8 as `stem`.gif of a result folder, and as MP4 if asked."""
+    """Write a film into a result folder as `stem`.gif, and as MP4 beside it if asked.
+
+    Args:
+        folder: the result folder.
+        stem: file name without suffix.
+        frames: (F, 3, H, W) uint8; small ones are enlarged pixel by pixel.
+        kind: "gif" or "mp4".
+        caption: for people.
+        alt: the same for those who cannot see it.
+        units: the units that it shows, as "conv5:12".
+    """
     side = max(frames.shape[-2:])
     factor = max(1, -(-_SHOWN // side)) if side < 0.75 * _SHOWN else 1
     pages = [images.enlarge(frame.float() / 255, factor) for frame in frames]
     path = folder.path / f"{stem}.gif"
     path.parent.mkdir(parents=True, exist_ok=True)
-    images.write_film(pages, path, SECONDS_PER_FRAME)
+    write_gif(pages, path)
     if kind == "mp4":
         write_mp4(pages, path.with_suffix(".mp4"))
         caption = f"{caption} The same film as MP4: {stem}.mp4."

@@ -1,7 +1,7 @@
 """Pictures in and out of files: float32 RGB tensors in [0, 1], shape (3, H, W).
 
-This is the one module that knows pillow. `open_rgb` copes with whatever a file may hold (EXIF
-turning, CMYK, palettes, alpha, 16 bits, grey); all else starts from its result.
+`open_rgb` reads whatever a file may hold (EXIF orientation, CMYK, palettes, alpha, 16 bits, gray)
+with pillow. `check_pictures` is the check of all functions that take pictures.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import io
 import math
 import threading
 import warnings
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -18,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from featviz.errors import BadPicture, UserError
+from featviz.errors import BadPicture, UserError, public
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -32,12 +31,47 @@ SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", 
 _opening = threading.Lock()
 
 
+def check_pictures(pictures: Tensor, *, single: bool = False, empty: bool = False) -> Tensor:
+    """Pictures as a batch (N, 3, H, W): a contiguous copy without history.
+
+    Args:
+        pictures: (N, 3, H, W), floats in [0, 1].
+        single: take one picture (3, H, W) as a batch of one.
+        empty: take a batch of none.
+
+    Raises:
+        UserError: for another shape or type, values outside [0, 1] or NaN, and for no pictures.
+    """
+    batch = pictures[None] if single and pictures.dim() == 3 else pictures
+    if batch.dim() != 4 or batch.shape[1] != 3 or not batch.is_floating_point():
+        raise UserError(
+            "pictures must be floats of shape (N, 3, H, W), "
+            f"got {tuple(pictures.shape)} of {pictures.dtype}"
+        )
+    if not (len(batch) or empty):
+        raise UserError("there are no pictures; give at least one")
+    with torch.inference_mode(False):
+        plain = batch.detach().clone(memory_format=torch.contiguous_format)
+    if not bool(((plain >= 0) & (plain <= 1)).all()):  # NaN fails both
+        raise UserError(
+            f"pictures must lie in [0, 1], these reach from {float(plain.min()):.3g} to "
+            f"{float(plain.max()):.3g}; give them as read (the model normalizes them itself)"
+        )
+    return plain
+
+
 def open_rgb(source: str | Path | BinaryIO, name: str | None = None) -> Image.Image:
     """The picture as an upright 8-bit RGB pillow image.
 
-    EXIF orientation is applied, transparency is laid on white, 16-bit grey is scaled to 8 bits.
+    EXIF orientation is applied, transparency is composited on white, 16-bit gray is scaled to 8
+    bits.
 
-    Raises BadPicture if the file is absent, no picture, cut short or above MAX_PIXELS.
+    Args:
+        source: a file or its bytes as a stream.
+        name: for messages; default `source`.
+
+    Raises:
+        BadPicture: if the file is absent, no picture, cut short or above MAX_PIXELS.
     """
     from PIL import Image, ImageOps, UnidentifiedImageError
 
@@ -92,12 +126,9 @@ def _too_large(name: str, width: int = 0, height: int = 0) -> str:
 def _to_rgb(image: Image.Image) -> Image.Image:
     from PIL import Image
 
-    if image.mode in {"I;16", "I;16B", "I;16L", "I;16N"}:
-        return _grey16(np.asarray(image).astype(np.float64))
-    if image.mode == "I":
-        values = np.asarray(image)
-        # Pillow gives some 16-bit PNGs as 32-bit integers; 8-bit ones never come this way.
-        return _grey16(values.astype(np.float64))
+    # Pillow gives some 16-bit PNGs as 32-bit integers ("I"), but never 8-bit ones.
+    if image.mode in {"I", "I;16", "I;16B", "I;16L", "I;16N"}:
+        return _gray16(np.asarray(image))
     if image.mode == "F":
         raise ValueError("floating-point pictures have no fixed range")
     if "A" in image.getbands() or "transparency" in image.info:
@@ -107,31 +138,52 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
-def _grey16(values: np.ndarray) -> Image.Image:
+def _gray16(values: np.ndarray) -> Image.Image:
     from PIL import Image
 
-    return Image.fromarray(np.rint(values.clip(0, 65535) / 257).astype(np.uint8)).convert("RGB")
+    eight_bit = np.rint(values.astype(np.float64).clip(0, 65535) / 257).astype(np.uint8)
+    return Image.fromarray(eight_bit).convert("RGB")
 
 
+@public
 def read_image(source: str | Path | BinaryIO) -> Tensor:
-    """The whole picture, (3, H, W) float32 in [0, 1]. Raises BadPicture."""
+    """A whole picture.
+
+    Args:
+        source: a file or its bytes as a stream.
+
+    Returns:
+        (3, H, W) float32 in [0, 1].
+
+    Raises:
+        BadPicture: for a file that cannot be read as a picture.
+    """
     return from_pillow(open_rgb(source))
 
 
+@public
 def read_square(source: str | Path | BinaryIO, resize: int, crop: int | None = None) -> Tensor:
-    """The picture as a model wants it: shorter side to `resize`, then the centre `crop`.
+    """A picture resized and center-cropped, as the usual evaluation of classifiers does it.
 
-    Bilinear with antialiasing, as the standard evaluation preprocessing does it.
-    Returns (3, crop, crop) float32 in [0, 1]. Raises BadPicture.
+    Args:
+        source: a file or its bytes as a stream.
+        resize: pixels of the shorter side, bilinear with antialiasing (`model.resize`).
+        crop: side of the center crop in pixels; default `resize` (`model.input_size`).
+
+    Returns:
+        (3, crop, crop) float32 in [0, 1].
+
+    Raises:
+        BadPicture: for a file that cannot be read as a picture.
     """
     return from_pillow(square(open_rgb(source), resize, crop))
 
 
 def square(image: Image.Image, resize: int, crop: int | None = None) -> Image.Image:
-    """Shorter side to `resize` pixels, centre `crop` (default `resize`), in a single resampling.
+    """Shorter side to `resize` pixels, center `crop` (default `resize`), in a single resampling.
 
-    Equal to resizing the whole picture and cropping it afterwards, but never makes the whole
-    enlarged picture: a strip of 1 x 20,000 pixels costs no more than a photograph.
+    Equal to resizing the whole picture and cropping it afterwards, but without the whole enlarged
+    picture in memory, which for 1 x 20,000 pixels would be large.
     """
     from PIL import Image
 
@@ -166,7 +218,7 @@ def to_uint8(images: Tensor) -> Tensor:
     return images.detach().cpu().float().mul(255).round_().clamp_(0, 255).to(torch.uint8)
 
 
-def quantise(images: Tensor) -> Tensor:
+def quantize(images: Tensor) -> Tensor:
     """What comes back when the pictures are saved with 8 bits and read again."""
     return to_uint8(images).to(images.device, torch.float32).div_(255)
 
@@ -198,14 +250,6 @@ def png_bytes(image: Tensor) -> bytes:
     return buffer.getvalue()
 
 
-def write_film(frames: Sequence[Tensor], path: str | Path, seconds_per_frame: float = 0.12) -> None:
-    """Save pictures of one size as an endless GIF; the last frame stands four times as long."""
-    pages = [to_pillow(frame) for frame in frames]
-    milliseconds = round(1000 * seconds_per_frame)
-    durations = [milliseconds] * (len(pages) - 1) + [4 * milliseconds]
-    pages[0].save(path, save_all=True, append_images=pages[1:], duration=durations, loop=0)
-
-
 def enlarge(image: Tensor, factor: int) -> Tensor:
     """Every pixel becomes a block of factor x factor: (..., H, W) to (..., fH, fW)."""
     return image.repeat_interleave(factor, -2).repeat_interleave(factor, -1)
@@ -216,9 +260,14 @@ def contact_sheet(
 ) -> Tensor:
     """Pictures side by side in reading order.
 
-    images: (N, 3, H, W) in [0, 1]; columns: default makes the sheet about as wide as high;
-    gap: pixels between and around pictures; background: grey value of the gaps.
-    Returns (3, rows * (H + gap) + gap, columns * (W + gap) + gap).
+    Args:
+        images: (N, 3, H, W) in [0, 1].
+        columns: default: the sheet is about as wide as high.
+        gap: pixels between and around pictures.
+        background: gray value of the gaps, in [0, 1].
+
+    Returns:
+        (3, rows * (H + gap) + gap, columns * (W + gap) + gap).
     """
     count, channels, height, width = images.shape
     columns = columns or math.ceil(math.sqrt(count))
@@ -233,11 +282,15 @@ def contact_sheet(
     return sheet
 
 
-def around_grey(values: Tensor, limit: Tensor | float | None = None) -> Tensor:
-    """Signed values as pictures: 0 is grey (0.5), `limit` is 1 and -limit is 0.
+def around_gray(values: Tensor, limit: Tensor | float | None = None) -> Tensor:
+    """Signed values as pictures in [0, 1]: 0 is gray (0.5), `limit` is 1 and -limit is 0.
 
-    values: (..., 3, H, W); limit: default is the largest absolute value of each (3, H, W) alone,
-    or one number for all. Returns the same shape, in [0, 1].
+    Args:
+        values: (..., 3, H, W).
+        limit: default: the largest absolute value of each (3, H, W).
+
+    Returns:
+        The shape of `values`.
     """
     if limit is None:
         limit = values.abs().amax(dim=(-3, -2, -1), keepdim=True)
@@ -246,15 +299,24 @@ def around_grey(values: Tensor, limit: Tensor | float | None = None) -> Tensor:
 
 
 OUTSIDE = 0.82
-"""Grey of what lies outside a picture, light enough not to be taken for part of it."""
+"""Gray value beyond a picture's border, lighter than most pictures."""
+
+Box = tuple[int, int, int, int]
+"""(top, left, bottom, right) in pixels, half open"""
 
 
-def crop_box(picture: Tensor, box: tuple[int, int, int, int], grey: float = OUTSIDE) -> Tensor:
-    """The pixels of (top, left, bottom, right) from (3, H, W), grey where it leaves the picture."""
+def clip_box(box: Box, picture: Tensor) -> Box:
+    """The part of a box that lies within a picture (..., H, W)."""
+    height, width = picture.shape[-2:]
     top, left, bottom, right = box
-    _, height, width = picture.shape
-    crop = picture.new_full((3, bottom - top, right - left), grey)
-    t, le, b, r = max(top, 0), max(left, 0), min(bottom, height), min(right, width)
+    return max(top, 0), max(left, 0), min(bottom, height), min(right, width)
+
+
+def crop_box(picture: Tensor, box: Box, gray: float = OUTSIDE) -> Tensor:
+    """The pixels of a box from (3, H, W), gray beyond the picture's border."""
+    top, left, bottom, right = box
+    crop = picture.new_full((3, bottom - top, right - left), gray)
+    t, le, b, r = clip_box(box, picture)
     if t < b and le < r:
         crop[:, t - top : b - top, le - left : r - left] = picture[:, t:b, le:r]
     return crop

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from featviz import datasets
-from featviz.attacks.checks import check_pictures
 from featviz.datasets import Pictures
 from featviz.errors import UserError
+from featviz.images import check_pictures
 
 if TYPE_CHECKING:
     from featviz.models.model import Model

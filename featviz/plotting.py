@@ -8,12 +8,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from featviz import images
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from torch import Tensor
 
-# Okabe and Ito's colours, told apart by colour-blind readers too.
+# Okabe and Ito's colors, which color-blind readers can tell apart.
 BLUE, ORANGE, GREEN, RED = "#0072B2", "#E69F00", "#009E73", "#D55E00"
 PURPLE, SKY, YELLOW, INK = "#CC79A7", "#56B4E9", "#F0E442", "#222222"
 PALETTE = (BLUE, ORANGE, GREEN, RED, PURPLE, SKY, YELLOW, INK)
@@ -90,22 +92,16 @@ class Page:
 
     def axes(self, x: float, y: float, width: float, height: float) -> Axes:
         """Empty axes whose upper left corner is at (x, y)."""
-        return self.figure.add_axes(
-            (
-                x / self.width,
-                1 - (y + height) / self.height,
-                width / self.width,
-                height / self.height,
-            )
-        )
+        left, bottom = x / self.width, 1 - (y + height) / self.height
+        return self.figure.add_axes((left, bottom, width / self.width, height / self.height))
 
     def text(self, x: float, y: float, words: str, **style: Any) -> None:
-        """Words at (x, y), centred on it from top to bottom."""
+        """Words at (x, y), vertically centered on it unless `style` says otherwise."""
         style = {"fontsize": 9.0, "color": INK, "va": "center", **style}
         self.figure.text(x / self.width, 1 - y / self.height, words, **style)
 
-    def colour_bar(self, mappable: Any, x: float, y: float, height: float) -> Axes:
-        """A narrow colour bar with its upper left corner at (x, y)."""
+    def color_bar(self, mappable: Any, x: float, y: float, height: float) -> Axes:
+        """A narrow color bar with its upper left corner at (x, y)."""
         ax = self.axes(x, y, 0.09, height)
         self.figure.colorbar(mappable, cax=ax)
         ax.tick_params(labelsize=6.5, length=2, pad=2)
@@ -113,40 +109,28 @@ class Page:
 
 
 def fitting(words: str, inches: float, points: float = 12.0) -> float:
-    """The size in points, at most `points`, at which bold words fit a line of so many inches."""
+    """The font size, at most `points`, at which bold words fit a line of so many inches."""
     return min(points, inches / (0.0103 * max(1, len(words))))
 
 
-def frame(ax: Axes, colour: str = "#bbbbbb", width: float = 0.6) -> None:
-    """A thin frame round axes."""
+def frame(ax: Axes, color: str = "#bbbbbb", width: float = 0.6) -> None:
+    """A thin frame around axes."""
     for spine in ax.spines.values():
         spine.set_visible(True)
-        spine.set_color(colour)
+        spine.set_color(color)
         spine.set_linewidth(width)
 
 
-def mark_box(
-    ax: Axes, box: tuple[int, int, int, int], picture: Tensor, colour: str = ORANGE
-) -> None:
-    """A frame round the pixels (top, left, bottom, right) of a shown picture, cut at its border."""
+def mark_box(ax: Axes, box: images.Box, picture: Tensor, color: str = ORANGE) -> None:
+    """A frame around the pixels of a box in a shown picture, cut at the picture's border."""
     from matplotlib.patches import Rectangle
 
-    height, width = picture.shape[-2:]
-    top, left, bottom, right = box
-    top, left, bottom, right = max(top, 0), max(left, 0), min(bottom, height), min(right, width)
-    ax.add_patch(
-        Rectangle(
-            (left - 0.5, top - 0.5),
-            right - left,
-            bottom - top,
-            fill=False,
-            linewidth=1.6,
-            edgecolor=colour,
-        )
-    )
+    top, left, bottom, right = images.clip_box(box, picture)
+    corner, width, height = (left - 0.5, top - 0.5), right - left, bottom - top
+    ax.add_patch(Rectangle(corner, width, height, fill=False, linewidth=1.6, edgecolor=color))
 
 
 def signed_text(value: float, form: str = "+.2f") -> str:
-    """A number with its sign, the minus as long as the plus, and never a zero below zero."""
+    """A number with its sign, with a true minus sign and no negative zero."""
     sign = "+" if form.startswith("+") else ""
     return f"{value:{sign}z{form.removeprefix('+')}}".replace("-", "\N{MINUS SIGN}")

@@ -26,13 +26,14 @@ import torch
 from torch import Tensor
 
 from featviz.attacks import losses, projections
-from featviz.attacks.checks import check_batch_size, check_labels, check_pictures
+from featviz.attacks.checks import check_batch_size, check_labels
 from featviz.attacks.linear_estimate import linear_estimate
 from featviz.attacks.loop import Classifier, Job, Look, Outcome, Seats, Walk
 from featviz.attacks.options import AttackOptions
 from featviz.attacks.pgd import check_walk, starts
 from featviz.attacks.result import AttackResult, find
 from featviz.errors import UserError, nearest
+from featviz.images import check_pictures
 from featviz.models.frozen import frozen
 
 LOSSES = ("ce", "dlr", "margin")

@@ -15,7 +15,7 @@ from torch import Tensor
 from featviz import images, plotting, results
 from featviz.attacks import projections
 from featviz.attacks.apgd import apgd
-from featviz.attacks.checks import check_batch_size, check_eps, check_norm, check_pictures
+from featviz.attacks.checks import check_batch_size, check_eps, check_norm
 from featviz.attacks.ensemble import ensemble
 from featviz.attacks.figures import draw_bars, shown_perturbation
 from featviz.attacks.loop import classify
@@ -26,6 +26,7 @@ from featviz.attacks.projections import NORM_NAMES, eps_text
 from featviz.attacks.result import AttackResult
 from featviz.attacks.square import square
 from featviz.errors import UserError, nearest
+from featviz.images import check_pictures
 from featviz.models.frozen import frozen
 from featviz.types import Progress
 
@@ -390,7 +391,7 @@ def attack(
     eps = DEFAULT_EPS if eps is None and method != "minimal" else eps
     steps = STEPS[method] if steps is None or method == "fgsm" else steps
     batch = pictures[None] if pictures.dim() == 3 else pictures
-    batch = images.quantise(check_pictures(batch)).to(model.device)
+    batch = images.quantize(check_pictures(batch)).to(model.device)
     count = len(batch)
     names = tuple(names) if names is not None else tuple(f"picture {i + 1}" for i in range(count))
     if eps is None:

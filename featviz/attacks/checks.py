@@ -12,26 +12,6 @@ from featviz.attacks.loop import default_batch_size
 from featviz.errors import UserError, nearest
 
 
-def check_pictures(pictures: Tensor) -> Tensor:
-    """The pictures as a plain contiguous tensor without history. Raises UserError."""
-    if pictures.dim() != 4 or pictures.shape[1] != 3 or not pictures.is_floating_point():
-        raise UserError(
-            "an attack takes float pictures of shape (N, 3, H, W), "
-            f"got {tuple(pictures.shape)} of {pictures.dtype}"
-        )
-    if not len(pictures):
-        raise UserError("there is no picture to attack")
-    with torch.inference_mode(False):
-        plain = pictures.detach().clone(memory_format=torch.contiguous_format)
-    if not bool(((plain >= 0) & (plain <= 1)).all()):  # NaN fails both
-        low, high = float(plain.min()), float(plain.max())
-        raise UserError(
-            f"pictures must lie in [0, 1], these reach from {low:.3g} to {high:.3g}; "
-            "give them as read (the model normalises by itself)"
-        )
-    return plain
-
-
 def check_labels(labels: Tensor, count: int) -> Tensor:
     """The labels, (count,) whole numbers. Raises UserError."""
     if labels.shape != (count,) or labels.is_floating_point():

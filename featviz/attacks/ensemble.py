@@ -19,13 +19,7 @@ import torch
 from torch import Tensor
 
 from featviz.attacks.apgd import apgd, towards_each
-from featviz.attacks.checks import (
-    check_batch_size,
-    check_eps,
-    check_labels,
-    check_norm,
-    check_pictures,
-)
+from featviz.attacks.checks import check_batch_size, check_eps, check_labels, check_norm
 from featviz.attacks.linear_estimate import linear_estimate
 from featviz.attacks.loop import Classifier
 from featviz.attacks.options import AttackOptions
@@ -33,6 +27,7 @@ from featviz.attacks.pgd import fgsm
 from featviz.attacks.result import AttackResult, together
 from featviz.attacks.square import SQUARE_NORMS, square
 from featviz.errors import UserError
+from featviz.images import check_pictures
 from featviz.models.frozen import frozen
 from featviz.types import AutoPrecision
 

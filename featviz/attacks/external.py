@@ -15,17 +15,12 @@ import torch
 from torch import Tensor, nn
 
 from featviz.attacks import projections
-from featviz.attacks.checks import (
-    check_batch_size,
-    check_eps,
-    check_labels,
-    check_norm,
-    check_pictures,
-)
+from featviz.attacks.checks import check_batch_size, check_eps, check_labels, check_norm
 from featviz.attacks.loop import Classifier, Outcome, classify
 from featviz.attacks.options import AttackOptions
 from featviz.attacks.result import AttackResult, gather
 from featviz.errors import UserError
+from featviz.images import check_pictures
 from featviz.models.frozen import frozen
 
 Attack = Callable[[Classifier, Tensor, Tensor, Tensor], Tensor]

@@ -20,11 +20,12 @@ from torch import Tensor
 
 from featviz import images
 from featviz.attacks.boundary import Boundary, Plan
-from featviz.attacks.checks import check_batch_size, check_labels, check_norm, check_pictures
+from featviz.attacks.checks import check_batch_size, check_labels, check_norm
 from featviz.attacks.loop import Classifier, Look, Seats, Walk, classify
 from featviz.attacks.options import AttackOptions, choose_precision
 from featviz.attacks.result import AttackResult, find
 from featviz.errors import UserError
+from featviz.images import check_pictures
 from featviz.models.frozen import frozen
 
 NORMS = ("l0", "l1", "l2", "linf")
@@ -122,7 +123,7 @@ def search_from_clean(
     if options.clean is None:
         pictures = check_pictures(pictures)
         check_labels(labels, len(pictures))
-        pictures = images.quantise(pictures) if options.eight_bit else pictures
+        pictures = images.quantize(pictures) if options.eight_bit else pictures
         with frozen(model):
             clean = classify(
                 model, pictures, batch_size=check_batch_size(options.batch_size, pictures.device)

@@ -16,10 +16,11 @@ from torch import Tensor
 
 from featviz import images
 from featviz.attacks import projections
-from featviz.attacks.checks import check_batch_size, check_eps, check_labels, check_pictures
+from featviz.attacks.checks import check_batch_size, check_eps, check_labels
 from featviz.attacks.loop import Classifier, Job, Outcome, Walk, classify, run
 from featviz.attacks.options import AttackOptions, choose_precision
 from featviz.errors import UserError
+from featviz.images import check_pictures
 from featviz.models.frozen import frozen
 from featviz.models.precision import in_bfloat16
 
@@ -180,7 +181,7 @@ def find(
             f"{tuple(clean.shape)}"
         )
     if eight_bit:
-        pictures = images.quantise(pictures)
+        pictures = images.quantize(pictures)
     batch_size = check_batch_size(options.batch_size, device)
     precision = choose_precision(model, pictures, options.precision)
     outcomes: dict[int, Outcome] = {}
@@ -364,7 +365,7 @@ def gather(
     success = gathered("success", torch.bool)
     forwards = gathered("forwards")
     success_8bit = success.clone()
-    rounded = images.quantise(adversarial).to(adversarial.dtype)
+    rounded = images.quantize(adversarial).to(adversarial.dtype)
     changed = (rounded != adversarial).flatten(1).any(1).cpu() & success
     if changed.any():
         rows = changed.nonzero()[:, 0]

@@ -23,9 +23,10 @@ import torch
 from torch import Tensor
 
 from featviz.attacks import projections
-from featviz.attacks.checks import check_batch_size, check_labels, check_pictures
+from featviz.attacks.checks import check_batch_size, check_labels
 from featviz.attacks.loop import classify
 from featviz.errors import UserError
+from featviz.images import check_pictures
 from featviz.models.frozen import frozen
 from featviz.resampling import bilinear, pixel_grid
 from featviz.statistics import Share, share

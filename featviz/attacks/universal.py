@@ -364,7 +364,7 @@ def universal(
             .cpu()
             for what, change in others.items()
         }
-        saved = images.quantise((x[held] + v).clamp(0, 1)).to(x.dtype)
+        saved = images.quantize((x[held] + v).clamp(0, 1)).to(x.dtype)
         answers["8 bits"] = classify(model, saved, batch_size=batch_size).argmax(1).cpu()
         seen = classify(model, (x[training] + v).clamp(0, 1), batch_size=batch_size).argmax(1)
     forwards += spent + len(answers) * len(held) + len(training)

@@ -63,11 +63,7 @@ def corrupt(
 
     Raises UserError for a name, severity or shape that is none.
     """
-    if pictures.dim() != 4 or pictures.shape[1] != 3 or not pictures.is_floating_point():
-        raise UserError(
-            "corruptions take float pictures of shape (N, 3, S, S), "
-            f"got {tuple(pictures.shape)} of {pictures.dtype}"
-        )
+    plain = pictures = images.check_pictures(pictures, empty=True)
     side = pictures.shape[-1]
     if pictures.shape[-2] != side or side < _SMALLEST:
         raise UserError(
@@ -78,12 +74,6 @@ def corrupt(
         raise UserError(f"{len(keys)} keys for {len(pictures)} pictures; give one a picture")
     constants = settings(name, severity or 1, side)
     with torch.inference_mode(False), torch.no_grad():
-        plain = pictures.detach().clone(memory_format=torch.contiguous_format)
-        if not bool(((plain >= 0) & (plain <= 1)).all()):  # NaN fails both
-            raise UserError(
-                f"pictures must lie in [0, 1], these reach from {float(plain.min()):.3g} to "
-                f"{float(plain.max()):.3g}; give them as read"
-            )
         if len(plain) and severity:
             if keys is None:
                 keys = [projections.picture_key(picture, seed) for picture in plain]

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from featviz.errors import UserError
+from featviz.images import check_pictures
 from featviz.maximization.loop import BLOCK, Climb, Settings, ascend_all, together
 from featviz.maximization.shards import seed_of
 from featviz.models.layers import activations
@@ -143,17 +144,7 @@ def clean_scores(model: Model, goal: Objective, pictures: Tensor) -> Tensor:
 
 def as_batch(model: Model, pictures: Tensor) -> Tensor:
     """Pictures as (P, 3, H, W) on the model's device. Raises UserError if they are none."""
-    batch = pictures[None] if pictures.dim() == 3 else pictures
-    if batch.dim() != 4 or batch.shape[1] != 3 or not len(batch) or not batch.is_floating_point():
-        raise UserError(
-            f"pictures of shape {tuple(pictures.shape)} and {pictures.dtype}: "
-            "give floats (3, H, W) or (P, 3, H, W) in [0, 1]"
-        )
-    if not bool(batch.isfinite().all()) or float(batch.min()) < 0 or float(batch.max()) > 1:
-        raise UserError(
-            "pictures have values outside [0, 1]; give them as featviz.read_square does"
-        )
-    batch = batch.detach().to(model.device, torch.float32)
+    batch = check_pictures(pictures, single=True).to(model.device, torch.float32)
     height, width = batch.shape[-2:]
     if (height, width) != (model.input_size, model.input_size):
         last = [layer.name for layer in model.layers.values() if layer.path][-1:]

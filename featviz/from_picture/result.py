@@ -145,7 +145,7 @@ class Redrawn(results.Result):
                         pixelated=pixelated,
                     )
                     if self.frames.numel():
-                        films.put(
+                        films.add_film(
                             folder,
                             f"films/{file}",
                             self.frames[p, k, t],

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 from torch import Tensor
 
-from featviz import images, plotting, results
+from featviz import films, images, plotting, results
 from featviz.errors import UserError
 from featviz.kernels.tuning import GROUPS, NOISY, measure_kernels
 from featviz.models.load import bundled
@@ -76,7 +76,7 @@ class KernelGrowth(results.Result):
 
     def pictures(self, moment: int) -> Tensor:
         """(N, 3, k, k) in [0, 1]: each kernel by its own largest weight at that moment."""
-        return images.around_grey(self.kernels[moment])
+        return images.around_gray(self.kernels[moment])
 
     def write(self, folder: results.Folder) -> None:
         scaling = "Each kernel is scaled by its own largest absolute weight at that moment."
@@ -90,7 +90,7 @@ class KernelGrowth(results.Result):
             alt="Kernels from left to right grow from noise to edges and colour blobs",
         )
         frames = [self._frame(i) for i in range(len(self.steps))]
-        images.write_film(frames, folder.path / "growth.gif", seconds_per_frame=0.25)
+        films.write_gif(frames, folder.path / "growth.gif", seconds_per_frame=0.25)
         folder.figure(
             "growth.gif",
             None,

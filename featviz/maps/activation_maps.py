@@ -248,7 +248,7 @@ class ActivationMaps(results.Result):
             )
             plotting.bare(ax)
             plotting.frame(ax)
-        bar = page.colour_bar(shown, left + columns * (cell + gap) + 0.02, top, 2 * cell + 0.04)
+        bar = page.color_bar(shown, left + columns * (cell + gap) + 0.02, top, 2 * cell + 0.04)
         bar.set_title("activation", fontsize=7, pad=5, loc="left")
         return page.figure
 
@@ -311,7 +311,7 @@ def activation_maps(
         maps=maps[list(rows)].clone(),
         field=place.receptive_field,
         chosen=units is not None,
-        kernels=None if kernels is None else images.around_grey(kernels[list(rows)]),
+        kernels=None if kernels is None else images.around_gray(kernels[list(rows)]),
     )
 
 
@@ -721,4 +721,4 @@ def _kernels_below(model: Model, place: Layer, convolution: nn.Conv2d, unit: int
         return None
     start = _first_channel(convolution, unit)
     per_group = convolution.in_channels // convolution.groups
-    return images.around_grey(kernels[start : start + per_group])
+    return images.around_gray(kernels[start : start + per_group])

@@ -66,9 +66,9 @@ def _in_colours(r: PatchTimesKernel) -> Figure:
         plotting.mark_box(whole, r.box, r.picture)
         _zoom(page, whole, patch, r.box)
     kernel = page.axes(xs[1], y, side, side)
-    plotting.show_image(kernel, images.around_grey(r.kernel.float()), pixelated=True)
+    plotting.show_image(kernel, images.around_gray(r.kernel.float()), pixelated=True)
     bar = _signed(page, xs[2], y, side, summed, _limit(summed), r.outside)
-    page.colour_bar(bar, xs[2] + side + 0.06, y, side)
+    page.color_bar(bar, xs[2] + side + 0.06, y, side)
     page.text(0.25, y - 0.13, "the picture")
     for x, words, note in zip(
         xs,
@@ -98,7 +98,7 @@ def _in_colours(r: PatchTimesKernel) -> Figure:
         padding = None if values is r.kernel else r.outside
         for c in range(3):
             bar = _signed(page, x, y + c * step, cell, values[c], _limit(values), padding)
-        page.colour_bar(bar, x + cell + 0.06, y, 2 * step + cell)
+        page.color_bar(bar, x + cell + 0.06, y, 2 * step + cell)
     page.text(5.82, y - 0.13, "sum")
     for c, colour in enumerate(r.channels):
         middle = y + c * step + cell / 2
@@ -154,7 +154,7 @@ def _by_channels(r: PatchTimesKernel) -> Figure:
         limit = _limit(values[shown])
         for i, c in enumerate(shown):
             bar = _signed(page, left + i * step, top, cell, values[c], limit, padding)
-        page.colour_bar(bar, left + len(shown) * step - 0.06, top, cell)
+        page.color_bar(bar, left + len(shown) * step - 0.06, top, cell)
         page.text(left - 0.12, top + cell / 2, words, fontsize=8.5, ha="right")
     bottom = y + 3 * (cell + 0.1) + 0.04
     page.text(left - 0.12, bottom, "sum", fontsize=8.5, ha="right")

@@ -175,7 +175,7 @@ class Faceted(results.Result):
                     detail=True,
                 )
                 if self.frames.numel():
-                    films.put(
+                    films.add_film(
                         folder,
                         f"films/{stem}-{g + 1}",
                         self.frames[u, g],

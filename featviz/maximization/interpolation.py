@@ -107,7 +107,7 @@ class Interpolated(results.Result):
             )
         if self.film is not None:
             there = images.to_uint8(self.images)
-            films.put(
+            films.add_film(
                 folder,
                 "interpolation-film",
                 torch.cat([there, there.flip(0)[1:]]),

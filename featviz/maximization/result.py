@@ -157,7 +157,7 @@ class Maximized(results.Result):
             )
             self._write_beside(folder, i, stem, units)
             if self.frames.numel():
-                films.put(
+                films.add_film(
                     folder,
                     f"films/{stem}",
                     self.frames[i],

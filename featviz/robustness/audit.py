@@ -436,7 +436,7 @@ class _Best:
         rows = fell.nonzero()[:, 0]
         if len(rows):
             there = rows.to(self.x.device)
-            rounded = images.quantise(self.adversarial[there]).to(self.x.dtype)
+            rounded = images.quantize(self.adversarial[there]).to(self.x.dtype)
             answers = classify(self.run.model, rounded, batch_size=self.run.batch_size).argmax(1)
             fools[rows] = (answers != self.y[there]).cpu()
             self.forwards += len(rows)

@@ -22,9 +22,10 @@ from torch import Tensor, nn
 
 from featviz import images
 from featviz.attacks import projections
-from featviz.attacks.checks import check_batch_size, check_pictures
+from featviz.attacks.checks import check_batch_size
 from featviz.attacks.loop import classify
 from featviz.errors import UserError
+from featviz.images import check_pictures
 from featviz.models.frozen import frozen
 from featviz.statistics import Share, share
 
@@ -200,7 +201,7 @@ def _still(
             half.append(logits.float().argmax(1).cpu())
     found = (
         _answers(model, pictures, batch_size),
-        _answers(model, images.quantise(pictures).to(pictures.dtype), batch_size),
+        _answers(model, images.quantize(pictures).to(pictures.dtype), batch_size),
         torch.cat(half),
         None,
         _answers(model, images.through_jpeg(pictures, JPEG_QUALITY), batch_size),

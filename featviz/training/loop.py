@@ -30,7 +30,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from featviz import images, plotting, results
+from featviz import films, images, plotting, results
 from featviz.datasets import Pictures, Skipped, batches, open_pictures
 from featviz.errors import BadPicture, UserError, nearest
 from featviz.models.alexnet import AlexNet, AlexNet2012, AlexNetMini, fold_batch_norm, folded_weight
@@ -528,7 +528,7 @@ class TrainResult(results.Result):
             alt="Two line plots over epochs: the loss falls, the accuracy rises",
         )
         scaling = "Each kernel is scaled by its own largest absolute weight; grey is 0."
-        frames = [images.contact_sheet(images.around_grey(k), gap=1) for k in self.kernels]
+        frames = [images.contact_sheet(images.around_gray(k), gap=1) for k in self.kernels]
         larger = max(1, 440 // frames[0].shape[-1])
         folder.figure(
             "kernels.png",
@@ -538,7 +538,7 @@ class TrainResult(results.Result):
             alt="Contact sheet of the first layer's kernels",
         )
         if len(frames) > 1:
-            images.write_film(
+            films.write_gif(
                 [images.enlarge(frame, larger) for frame in frames],
                 folder.path / "kernels.gif",
                 seconds_per_frame=0.25,

@@ -45,7 +45,7 @@ def picture(tmp_path_factory: pytest.TempPathFactory):
             torch.full((80, 90), 0.4),
         ]
     )
-    images.write_png(images.quantise(colours), path)
+    images.write_png(images.quantize(colours), path)
     return path
 
 

@@ -351,7 +351,7 @@ def test_success_is_counted_on_the_saved_picture(
     model, pictures, labels, method: str, norm: str
 ) -> None:
     found = method(model, pictures, labels, eps=EPS[norm] / 4, norm=norm)
-    saved = images.quantise(found.adversarial)
+    saved = images.quantize(found.adversarial)
     answers = model(saved).argmax(1)
     assert torch.equal(found.success_8bit, found.success & (answers != labels))
 
@@ -359,7 +359,7 @@ def test_success_is_counted_on_the_saved_picture(
 @pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
 def test_an_8_bit_attack_finds_8_bit_pictures(model, pictures, labels, norm: str) -> None:
     found = pgd(model, pictures, labels, eps=EPS[norm], norm=norm, eight_bit=True)
-    assert torch.equal(images.quantise(found.adversarial), found.adversarial)
+    assert torch.equal(images.quantize(found.adversarial), found.adversarial)
     assert torch.equal(found.success, found.success_8bit)
     assert int(found.success.sum()) > 8
     assert bool((projections.distance(pictures, found.adversarial, norm) <= EPS[norm] + 1e-5).all())

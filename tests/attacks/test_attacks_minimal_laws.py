@@ -75,7 +75,7 @@ def test_what_is_found_fools_and_is_as_far_as_it_says(model, pictures, labels, a
     size = reach(found.norm, (changed.double() - pictures.double()).flatten(1))
     expected = torch.where(found.success, size, torch.inf)
     torch.testing.assert_close(found.distance, expected, rtol=1e-12, atol=0)
-    saved = model(images.quantise(changed)).argmax(1)
+    saved = model(images.quantize(changed)).argmax(1)
     assert torch.equal(found.success_8bit, found.success & (saved != labels))
 
 
@@ -84,7 +84,7 @@ def test_with_8_bits_each_picture_found_is_one_that_a_file_holds(
     model, pictures, labels, norm: str
 ) -> None:
     found = minimal(model, pictures, labels, norm=norm, steps=40, eight_bit=True)
-    clean = images.quantise(pictures)
+    clean = images.quantize(pictures)
     levels = found.adversarial.double() * 255
     assert float((levels - levels.round()).abs().max()) < 1e-4
     assert torch.equal(found.success, model(found.adversarial).argmax(1) != labels)
@@ -101,7 +101,7 @@ def test_with_8_bits_each_picture_found_is_one_that_a_file_holds(
 
 def test_with_8_bits_a_linear_model_falls_at_the_first_level_that_does_it() -> None:
     model, pictures = two_classes(torch.Generator().manual_seed(6))
-    model, clean = model.float(), images.quantise(pictures)
+    model, clean = model.float(), images.quantize(pictures)
     labels = model(clean).argmax(1)
     way = (model.weights[1] - model.weights[0]).sign() * (1 - 2 * labels[:, None])
     found = minimal(model, clean, labels, norm="linf", steps=40, eight_bit=True)

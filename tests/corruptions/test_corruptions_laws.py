@@ -25,7 +25,7 @@ from featviz.corruptions import (
     settings,
 )
 from featviz.errors import UserError
-from featviz.images import quantise
+from featviz.images import quantize
 
 ALL = (*CORRUPTIONS, *EXTRA)
 DRAWN = (
@@ -47,7 +47,7 @@ DRAWN = (
 def pictures():
     generator = torch.Generator().manual_seed(4)
     grain = 0.1 * torch.randn(3, 3, 64, 64, generator=generator)
-    return quantise((photographs(3, side=64) + grain).clamp(0, 1))
+    return quantize((photographs(3, side=64) + grain).clamp(0, 1))
 
 
 def test_there_are_15_and_4() -> None:
@@ -163,7 +163,7 @@ def test_as_the_benchmark_saves_them_pictures_are_8_bit_and_close(pictures) -> N
     [
         (lambda x: corrupt(x, "gausian_noise", 1), "did you mean gaussian_noise"),
         (lambda x: corrupt(x, "fog", 6), "severities 1 to 5"),
-        (lambda x: corrupt(x[0], "fog", 1), r"\(N, 3, S, S\)"),
+        (lambda x: corrupt(x[0], "fog", 1), r"\(N, 3, H, W\)"),
         (lambda x: corrupt(x[:, :, :20], "fog", 1), "square"),
         (lambda x: corrupt(x[:, :, :4, :4], "fog", 1), "8 pixels or more"),
         (lambda x: corrupt(2 * x, "fog", 1), r"must lie in \[0, 1\]"),

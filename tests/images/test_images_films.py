@@ -64,7 +64,7 @@ def test_the_encoder_is_sent_the_pictures_with_even_sides(encoder: Path, tmp_pat
 
 def test_both_kinds_lie_in_the_folder_and_the_gif_is_shown(encoder: Path, tmp_path: Path) -> None:
     folder = results.Folder(tmp_path / "out")
-    films.put(folder, "films/one", frames(), kind="mp4", caption="A film.", alt="film")
+    films.add_film(folder, "films/one", frames(), kind="mp4", caption="A film.", alt="film")
     assert (tmp_path / "out" / "films" / "one.mp4").is_file()
     (shown,) = folder.figures
     assert shown["file"] == "films/one.gif"

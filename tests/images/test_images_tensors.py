@@ -8,14 +8,15 @@ import pytest
 import torch
 from PIL import Image
 
-from featviz import images
+from featviz import films, images
+from featviz.errors import UserError
 
 
 def test_png_keeps_eight_bits_exactly(tmp_path: Path, generator: torch.Generator) -> None:
     picture = torch.rand(3, 9, 7, generator=generator)
     images.write_png(picture, tmp_path / "a.png")
     found = images.read_image(tmp_path / "a.png")
-    assert torch.equal(found, images.quantise(picture))
+    assert torch.equal(found, images.quantize(picture))
     assert float((found - picture).abs().max()) <= 0.5 / 255 + 1e-6
     images.write_png(found, tmp_path / "b.png")
     assert torch.equal(images.read_image(tmp_path / "b.png"), found)
@@ -29,7 +30,7 @@ def test_values_outside_are_clipped_and_halves_rounded() -> None:
 def test_all_256_values_survive() -> None:
     values = torch.arange(256).float() / 255
     assert images.to_uint8(values).tolist() == list(range(256))
-    assert torch.equal(images.quantise(values), values)
+    assert torch.equal(images.quantize(values), values)
 
 
 def test_contact_sheet_puts_each_picture_in_its_place(generator: torch.Generator) -> None:
@@ -53,17 +54,17 @@ def test_enlarge_repeats_pixels() -> None:
 
 def test_grey_is_zero_and_the_largest_weight_is_full(generator: torch.Generator) -> None:
     values = torch.randn(4, 3, 5, 5, generator=generator)
-    pictures = images.around_grey(values)
+    pictures = images.around_gray(values)
     for picture, value in zip(pictures, values, strict=True):
         assert torch.allclose((picture - 0.5) * 2 * value.abs().max(), value, atol=1e-6)
-    shared = images.around_grey(values, float(values.abs().max()))
+    shared = images.around_gray(values, float(values.abs().max()))
     assert float((shared - 0.5).abs().max()) == pytest.approx(0.5)
-    assert torch.equal(images.around_grey(torch.zeros(3, 2, 2)), torch.full((3, 2, 2), 0.5))
+    assert torch.equal(images.around_gray(torch.zeros(3, 2, 2)), torch.full((3, 2, 2), 0.5))
 
 
 def test_crop_box_is_grey_outside(generator: torch.Generator) -> None:
     picture = torch.rand(3, 10, 8, generator=generator)
-    crop = images.crop_box(picture, (-2, 5, 3, 12), grey=0.7)
+    crop = images.crop_box(picture, (-2, 5, 3, 12), gray=0.7)
     assert crop.shape == (3, 5, 7)
     assert torch.equal(crop[:, 2:, :3], picture[:, :3, 5:])
     assert bool((crop[:, :2] == 0.7).all())
@@ -73,7 +74,7 @@ def test_crop_box_is_grey_outside(generator: torch.Generator) -> None:
 
 def test_film_has_every_frame_and_rests_on_the_last(tmp_path: Path) -> None:
     frames = [torch.full((3, 8, 8), value) for value in (0.0, 0.5, 1.0)]
-    images.write_film(frames, tmp_path / "a.gif", seconds_per_frame=0.1)
+    films.write_gif(frames, tmp_path / "a.gif", seconds_per_frame=0.1)
     with Image.open(tmp_path / "a.gif") as film:
         assert film.n_frames == 3
         assert film.info["loop"] == 0
@@ -93,3 +94,32 @@ def test_signed_numbers_have_long_minuses_and_no_negative_zero() -> None:
     assert signed_text(-0.001) == "+0.00"
     assert signed_text(-0.001, ".2f") == "0.00"
     assert signed_text(-12345.6, ".5g") == "\N{MINUS SIGN}12346"
+
+
+def test_checked_pictures_are_a_batch_of_their_own(generator: torch.Generator) -> None:
+    pictures = torch.rand(2, 3, 4, 5, generator=generator, dtype=torch.float64).requires_grad_()
+    batch = images.check_pictures(pictures.transpose(2, 3))
+    assert torch.equal(batch, pictures.detach().transpose(2, 3))
+    assert batch.is_contiguous()
+    assert not batch.requires_grad
+    assert batch.data_ptr() != pictures.data_ptr()
+    assert images.check_pictures(pictures[0], single=True).shape == (1, 3, 4, 5)
+    assert images.check_pictures(pictures[:0], empty=True).shape == (0, 3, 4, 5)
+
+
+@pytest.mark.parametrize(
+    ("pictures", "message"),
+    [
+        (torch.zeros(2, 1, 4, 4), r"floats of shape \(N, 3, H, W\), got \(2, 1, 4, 4\)"),
+        (torch.zeros(3, 4, 4), r"got \(3, 4, 4\)"),
+        (torch.zeros(4, 4), r"got \(4, 4\) of torch.float32"),
+        (torch.zeros(1, 3, 4, 4, dtype=torch.uint8), "got .* of torch.uint8"),
+        (torch.zeros(0, 3, 4, 4), "there are no pictures"),
+        (torch.full((1, 3, 4, 4), 255.0), r"must lie in \[0, 1\], these reach from 255 to 255"),
+        (torch.full((1, 3, 4, 4), torch.nan), r"must lie in \[0, 1\]"),
+        (torch.full((1, 3, 4, 4), -1e-6), r"must lie in \[0, 1\]"),
+    ],
+)
+def test_what_is_no_pictures_is_refused_in_one_line(pictures: torch.Tensor, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        images.check_pictures(pictures)

@@ -104,7 +104,7 @@ def test_what_is_saved_is_read_back(tmp_path: Path) -> None:
 
 def test_a_folder_of_pictures_is_measured_like_its_tensor(tmp_path: Path) -> None:
     pictures = torch.rand(3, 3, 16, 16, generator=torch.Generator().manual_seed(1))
-    pictures = images.quantise(pictures)
+    pictures = images.quantize(pictures)
     for i, picture in enumerate(pictures):
         images.write_png(picture, tmp_path / f"{i}.png")
     seen: list[tuple[int, int]] = []
