@@ -48,7 +48,7 @@ BATCH = 64
 def rates(given: argparse.Namespace) -> None:
     weights = given.weights or None
     model = featviz.load(given.model, weights=weights)
-    data = open_pictures(given.data) if given.data else sample_pictures(32)
+    data = open_pictures(given.data) if given.data else sample_pictures()
     data = data.spread(given.pictures)
     layer = given.layer or default_layer(model)
     workers = given.workers or torch.get_num_threads()
@@ -98,7 +98,7 @@ def rates(given: argparse.Namespace) -> None:
 
 def agreement(given: argparse.Namespace) -> None:
     model = featviz.load(given.model, weights=given.weights or None)
-    data = open_pictures(given.data) if given.data else sample_pictures(64)
+    data = open_pictures(given.data) if given.data else sample_pictures()
     data = data.spread(given.agreement)
     found, rows, seconds = [], [], []
     for precision in ("float32", "bfloat16"):
