@@ -1,4 +1,4 @@
-"""The highest scores of a data set: the top pictures of each unit, a percentile, mean and deviation.
+"""The highest scores of a data set: each unit's top pictures, percentile, mean and deviation.
 
 In: a data set and a function from pictures to scores. Out: `TopScores`. The data is read once, and
 memory is bounded by the number of units times k (the percentile keeps at most 50,000 values a

@@ -167,7 +167,5 @@ def _warnings(layer: Layer, units: Sequence[int], top: TopScores) -> tuple[str, 
             f"{len(top.skipped)} pictures could not be read and are left out (skipped.csv)"
         )
     if layer.spatial and layer.receptive_field is None:
-        found.append(
-            f"the receptive field of {layer.name} is not known: whole pictures are shown"
-        )
+        found.append(f"the receptive field of {layer.name} is not known: whole pictures are shown")
     return tuple(found)

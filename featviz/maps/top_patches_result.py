@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
     from featviz.datasets import Skipped
 
+_WHERE = ("y", "x", "top", "left", "bottom", "right")
+
 
 @dataclass(frozen=True)
 class Place:
@@ -109,7 +111,19 @@ class TopPatches(results.Result):
             )
         folder.table(
             "examples.csv",
-            "unit rank activation row path y x top left bottom right".split(),
+            [
+                "unit",
+                "rank",
+                "activation",
+                "row",
+                "path",
+                "y",
+                "x",
+                "top",
+                "left",
+                "bottom",
+                "right",
+            ],
             [
                 (unit, rank, f"{p.value:.6g}", p.row, p.path, *(p.position or ("", "")), *p.box)
                 for unit, places in zip(self.units, self.places, strict=True)

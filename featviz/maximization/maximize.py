@@ -28,8 +28,9 @@ from featviz import results
 from featviz.engine import check_engine
 from featviz.errors import UserError
 from featviz.maximization import objectives
-from featviz.maximization.evaluation import clean_scores, panel
-from featviz.maximization.evaluation.flags import gathered
+from featviz.maximization.evaluation import clean_scores
+from featviz.maximization.evaluation.flags import summarize
+from featviz.maximization.evaluation.measure import measure_panel
 from featviz.maximization.layer_results import Several, several
 from featviz.maximization.loop import Climb, Settings, reading
 from featviz.maximization.objectives import Objective
@@ -472,19 +473,19 @@ def _maximize(
         task, order, climb = one.task, of.order, of.climb
         units = [one.units[i] for i in order] if one.units else []
         with frozen(model), before_relu(model, task.layer, task.goal, task.as_it_leaves):
-            judged = panel.judge(
+            judged = measure_panel(
                 model,
                 task.layer,
                 task.goal,
                 order,
                 climb.pictures,
                 alive=climb.alive,
-                natural=natural,
+                data=natural,
                 other=other,
                 units=units,
                 seconds=of.seconds,
                 progress=progress,
-                tries=of.tries,
+                restart_scores=of.tries,
                 precision=task.settings.precision,
             )
         names = [one.names[i] for i in order]
@@ -502,7 +503,7 @@ def _maximize(
                 ),
                 warnings=(
                     *_warnings(names, climb, missing=len(one.names) - len(order)),
-                    *gathered(names, judged.flags),
+                    *summarize(names, judged.flags),
                     *judged.notes,
                 ),
                 model_name=model.name,

@@ -12,9 +12,14 @@ import torch
 from torch import Tensor
 
 from featviz import films, images, plotting, results
-from featviz.maximization.evaluation.descriptions import told
-from featviz.maximization.evaluation.figures import draw_panel, marked, path_figure, strip
-from featviz.maximization.evaluation.panel import Panel, meaning_of
+from featviz.maximization.evaluation.figures import (
+    draw_panel,
+    frame_flagged,
+    path_figure,
+    top_picture_strip,
+)
+from featviz.maximization.evaluation.metrics import describe, unit_and_meaning
+from featviz.maximization.evaluation.panel import Panel
 from featviz.maximization.maco import faded
 from featviz.models.units import Unit
 
@@ -91,7 +96,7 @@ class Maximized(results.Result):
             doubtful, "", f"of {len(self.names)} have a reason not to be trusted (flags.csv)"
         )
         for name, values in self.judged.items():
-            unit, meaning = meaning_of(name)
+            unit, meaning = unit_and_meaning(self.panel, name)
             out[name] = results.Number(_median(values), unit, f"median; {meaning}")
         out["seconds a picture"] = results.Number(
             round(self.origin.seconds / len(self.names), 3), "s", "everything included"
@@ -109,7 +114,7 @@ class Maximized(results.Result):
         pictures = images.enlarge(self.images, factor) if factor > 1 else self.images
         columns = columns or math.ceil(math.sqrt(len(pictures)))
         sheet = images.contact_sheet(pictures.cpu(), columns, gap=_GAP)
-        return marked(sheet, self.doubtful, pictures.shape[-1], columns, _GAP)
+        return frame_flagged(sheet, self.doubtful, pictures.shape[-1], columns, _GAP)
 
     def _factor(self) -> int:
         return max(1, math.ceil(_SHOWN / self.size)) if self.size < 0.75 * _SHOWN else 1
@@ -127,7 +132,7 @@ class Maximized(results.Result):
             + (" Framed in orange: not to be trusted (flags.csv says why)." * any(self.doubtful)),
             alt=f"Synthetic pictures that maximise {listed}",
         )
-        if self.panel.photographs:
+        if self.panel.top_pictures:
             folder.figure(
                 "panel.jpg",
                 self.plot(),
@@ -208,13 +213,13 @@ class Maximized(results.Result):
         self, folder: results.Folder, i: int, stem: str, units: Sequence[str]
     ) -> None:
         """What stands beside one picture on its unit's page: photographs, and the path."""
-        if self.panel.photographs:
-            found = self.panel.photographs[i]
+        if self.panel.top_pictures:
+            found = self.panel.top_pictures[i]
             values = ", ".join(f"{value:.3g}" for value in found.values)
             framed = "; framed: what is scored" if found.boxes[0] is not None else ""
             folder.figure(
                 f"natural/{stem}.jpg",
-                strip(found),
+                top_picture_strip(found),
                 caption=f"The {len(found.values)} of {self.panel.count:,} photographs that move "
                 f"{self.titles[i]} most, with their scores: {values}{framed}.",
                 alt=f"Photographs that strongly activate {self.titles[i]}",
@@ -239,9 +244,9 @@ class Maximized(results.Result):
             "panel.csv",
             ["picture", "what", "value", "meaning"],
             [
-                (name, line.what, line.value, line.meaning)
+                (name, line.name, line.value, line.meaning)
                 for i, name in enumerate(self.names)
-                for line in told(self.panel, i)
+                for line in describe(self.panel, i)
             ],
             caption="The numbers beside each picture, in words.",
         )
@@ -292,13 +297,15 @@ class Maximized(results.Result):
     def _said(self, i: int) -> str:
         if not self.alive[i]:
             return "There was no gradient to follow: the picture is not a maximum."
-        first, *rest = [line.short for line in told(self.panel, i) if line.what != "time"]
+        first, *rest = [
+            line.short for line in describe(self.panel, i) if line.short and line.name != "seconds"
+        ]
         text = "; ".join([first[0].upper() + first[1:], *rest])
         doubts = "; ".join(f"{flag.name}: {flag.words}" for flag in self.panel.flags[i])
         return f"{text}." + (f" Not to be trusted: {doubts}." if doubts else "")
 
     def plot(self) -> Figure:
-        if self.panel.photographs:
+        if self.panel.top_pictures:
             return draw_panel(
                 self.title, self.titles, self.images, self.panel, pixelated=self._factor() > 1
             )

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from featviz.datasets import read_all
-from featviz.maximization.evaluation import panel
+from featviz.maximization.evaluation.measure import measure_panel
 from featviz.maximization.maximize import maximize
 from featviz.maximization.result import Maximized
 from featviz.models.layers import activations
@@ -132,13 +132,13 @@ def test_a_fooling_circuit_is_flagged(
         ours, theirs = (activations(m, photographs, [name])[name] for m in (mini, fooled))
         assert torch.allclose(ours, theirs, atol=1e-3)
     result = maximize(fooled, "conv5", units=list(OTHERS), natural=photographs, **CLIMB)
-    assert "foreign path" in names_of(result)
-    reason = next(f.words for f in result.panel.flags[0] if f.name == "foreign path")
+    assert "unnatural path" in names_of(result)
+    reason = next(f.words for f in result.panel.flags[0] if f.name == "unnatural path")
     assert "of the score comes through the channels of relu4" in reason
-    assert any(w.startswith("foreign path: conv5:3") for w in result.warnings)
+    assert any(w.startswith("unnatural path: conv5:3") for w in result.warnings)
     # The other unit never listens to the planted channel.
-    assert "foreign path" not in names_of(result, 1)
-    assert result.panel.numbers["carriers"][0] < 0.5 * healthy.panel.numbers["carriers"][0]
+    assert "unnatural path" not in names_of(result, 1)
+    assert result.panel.numbers["overlap"][0] < 0.5 * healthy.panel.numbers["overlap"][0]
     # What it is made for is the foreign feature, which the honest picture leaves alone.
     at_foreign = [
         float(activations(mini, one.images[:1], ["relu4"])["relu4"][0, foreign].max())
@@ -158,8 +158,8 @@ def test_a_silent_unit_is_flagged(mini: Model, photographs: Tensor) -> None:
         conv5.bias[HEALTHY] -= 1.1 * highest[HEALTHY]
     result = maximize(model, "conv5", units=list(OTHERS), natural=photographs, **CLIMB)
     assert result.scores[0] > 0
-    assert names_of(result) == ["silent"]
-    assert f"no photograph of {len(photographs)}" in result.panel.flags[0][0].words
+    assert names_of(result) == ["inactive"]
+    assert f"no picture of {len(photographs)}" in result.panel.flags[0][0].words
     assert names_of(result, 1) == []
 
 
@@ -168,7 +168,7 @@ def test_a_unit_without_weights_is_dead(mini: Model, photographs: Tensor) -> Non
     with torch.no_grad():
         conv(model, "conv5").weight[HEALTHY] = 0
     result = maximize(model, "conv5", units=[HEALTHY], natural=photographs, **CLIMB)
-    assert names_of(result) == ["dead"]
+    assert names_of(result) == ["no gradient"]
     assert not result.alive[0]
 
 
@@ -180,16 +180,16 @@ def test_a_picture_of_another_unit_is_found_out(
     from featviz.models.units import Unit
 
     with frozen(mini):
-        wrong = panel.judge(
+        wrong = measure_panel(
             mini,
             mini.layer("conv5"),
             centre("conv5", [8, 3]),
             [0, 1],
             healthy.images,
             units=[Unit("conv5", 8), Unit("conv5", 3)],
-            natural=photographs,
+            data=photographs,
         )
     right = healthy.panel
     assert (wrong.numbers["rank"] > 1).all()
     assert (right.numbers["rank"] == 1).all()
-    assert (wrong.numbers["carriers"] < right.numbers["carriers"].flip(0)).all()
+    assert (wrong.numbers["overlap"] < right.numbers["overlap"].flip(0)).all()

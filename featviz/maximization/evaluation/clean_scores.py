@@ -1,19 +1,17 @@
-"""The scores and ranks of a maximised picture, so that nobody has to trust the picture alone.
+"""Scores and ranks of maximized pictures, taken of the pictures as they are saved.
 
-clean score     of the picture as it is saved (8 bits), without transforms, in float32
+clean score     of the 8-bit picture, without transforms, in float32
 held-out score  mean over fixed shifts of 4 to 6 pixels, the border reflected, each behind a 3x3
-                mean. A photograph of the thing would hardly mind. The ascent has shifts of its own,
-                but nothing in it blurs what the model sees, so detail of one or two pixels that
-                scores by itself is found out
+                mean. A photograph would lose little by them. Optimization uses shifts, too, but
+                none of its transforms blurs, so detail of one or two pixels that scores by itself
+                is found out
 rank            of the unit among all units of its layer on this picture: 1 is the highest
 transfer rank   of the class among those of another model
-
-`panel` puts them beside what photographs reach; `spectrum` and `path` have the other numbers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -21,25 +19,60 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from featviz.maximization.evaluation.spectrum import lattice_periods
+from featviz.maximization.objectives import PICTURE
+from featviz.models.layers import activations
 
 if TYPE_CHECKING:
+    from featviz.maximization.objectives import Objective
     from featviz.models.model import Model
 
 HELD_OUT_SHIFTS = ((-6, 0), (6, 0), (0, -6), (0, 6), (-4, 4), (4, -4))
 """(down, right) in pixels"""
+_BATCH = 16
+
+
+def clean_scores(
+    model: Model,
+    objective: Objective,
+    pictures: Tensor,
+    targets: Sequence[int] | None = None,
+) -> Tensor:
+    """The score (N,) of each picture (N, 3, H, W) for its target, without transforms."""
+    targets = range(len(pictures)) if targets is None else targets
+    with torch.no_grad():
+        parts = [
+            objective(_read(model, objective, pictures[k : k + _BATCH]), targets[k : k + _BATCH])
+            for k in range(0, len(pictures), _BATCH)
+        ]
+    return torch.cat(parts).float().cpu()
+
+
+def held_out_scores(
+    model: Model, objective: Objective, pictures: Tensor, targets: Sequence[int]
+) -> Tensor:
+    """The held-out score (N,) of each picture for its target."""
+
+    def score(views: Tensor) -> Tensor:
+        return clean_scores(model, objective, views, list(targets) * len(HELD_OUT_SHIFTS))
+
+    return held_out(score, pictures)
+
+
+def _read(model: Model, objective: Objective, pictures: Tensor) -> dict[str, Tensor]:
+    pictures = pictures.to(model.device)
+    layers = [name for name in objective.layers if name != PICTURE]
+    found = activations(model, pictures, layers) if layers else {}
+    return found | {PICTURE: pictures}
 
 
 def held_out(score: Callable[[Tensor], Tensor], pictures: Tensor) -> Tensor:
     """The mean score (N,) over the held-out shifts, each behind a 3x3 mean."""
-    views = [soften(shifted(pictures, down, right)) for down, right in HELD_OUT_SHIFTS]
+    views = [blurred(shifted(pictures, down, right)) for down, right in HELD_OUT_SHIFTS]
     return score(torch.cat(views)).view(len(views), -1).mean(0)
 
 
 def shifted(pictures: Tensor, down: int, right: int) -> Tensor:
-    """Pictures (N, 3, H, W) moved by whole pixels, reflected at the border they leave.
-
-    Shifts of a picture smaller than they are stop at its last pixel.
-    """
+    """Pictures (N, 3, H, W) moved by whole pixels, reflected at the border, over and over."""
     height, width = pictures.shape[-2:]
     rows = _reflect(torch.arange(height) - down, height)
     columns = _reflect(torch.arange(width) - right, width)
@@ -54,11 +87,9 @@ def _reflect(index: Tensor, size: int) -> Tensor:
     return torch.minimum(index, period - index)
 
 
-def soften(pictures: Tensor) -> Tensor:
-    """The mean of each pixel's 3x3 neighbourhood, edge pixels repeated."""
-    wide = F.pad(pictures, (1, 1, 1, 1), mode="replicate")
-    rows = (wide[..., :-2] + wide[..., 1:-1]).add_(wide[..., 2:])
-    return (rows[..., :-2, :] + rows[..., 1:-1, :]).add_(rows[..., 2:, :]).mul_(1 / 9)
+def blurred(pictures: Tensor) -> Tensor:
+    """The mean of each pixel's 3x3 neighborhood, edge pixels repeated."""
+    return F.avg_pool2d(F.pad(pictures, (1, 1, 1, 1), mode="replicate"), 3, 1)
 
 
 def first_stride(model: Model) -> int:
@@ -67,18 +98,17 @@ def first_stride(model: Model) -> int:
 
 
 def rank_among(scores: Tensor, unit: int) -> int:
-    """The place of a unit among scores (C,), from the top: 1 if none is higher."""
+    """The rank of a unit among scores (C,), from the top: 1 if none is higher."""
     return 1 + int((scores > scores[unit]).sum())
 
 
-def standardised(scores: Tensor, mean: Tensor, sd: Tensor) -> Tensor:
-    """Scores (C,) in standard deviations above their means on photographs.
+def standardized(scores: Tensor, mean: Tensor, sd: Tensor) -> Tensor:
+    """Scores (C,) in standard deviations above their means on a data set.
 
-    A unit that never changes there has no such measure: its score counts as it is above its mean,
-    in units of the layer's middle deviation.
+    A unit that is constant there has no such measure: its deviation counts as the layer's median.
     """
-    middle = sd[sd > 0].median() if bool((sd > 0).any()) else sd.new_ones(())
-    return (scores - mean) / torch.where(sd > 1e-3 * middle, sd, middle)
+    median = sd[sd > 0].median() if bool((sd > 0).any()) else sd.new_ones(())
+    return (scores - mean) / torch.where(sd > 1e-3 * median, sd, median)
 
 
 def same_class(model: Model, index: int, other: Model) -> int | None:
@@ -91,7 +121,7 @@ def same_class(model: Model, index: int, other: Model) -> int | None:
 
 
 def transfer_rank(picture: Tensor, other: Model, index: int) -> int:
-    """The place of class `index` among all classes of another model, for a picture (3, H, W).
+    """The rank of class `index` among all classes of another model, for a picture (3, H, W).
 
     The picture is resized (bilinear, antialiased) where the model was made for another size.
     """

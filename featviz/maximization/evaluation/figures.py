@@ -1,8 +1,7 @@
-"""Figures of the honest panel: a row for each picture, and the course of its path.
+"""Figures of the panel: a row for each picture, and its natural path.
 
-A row has the synthetic picture, the photographs that move the same unit most, at the same scale
-and with what was scored framed in each, the path curve, the numbers in words, and the reasons to
-doubt it.
+A row has the synthetic picture, the top pictures of the same unit at the same scale with what was
+scored framed in each, the curves of the path, the numbers in words, and the reasons to doubt it.
 """
 
 from __future__ import annotations
@@ -15,10 +14,10 @@ import torch
 from torch import Tensor
 
 from featviz import images, plotting
-from featviz.maximization.evaluation.descriptions import told
-from featviz.maximization.evaluation.natural_path import Path
-from featviz.maximization.evaluation.panel import Panel, Photographs
-from featviz.maximization.evaluation.photographs import Box
+from featviz.maximization.evaluation.metrics import describe
+from featviz.maximization.evaluation.natural_path import NaturalPath
+from featviz.maximization.evaluation.panel import Panel, TopPictures
+from featviz.maximization.evaluation.unit_reader import Box
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -38,12 +37,12 @@ def draw_panel(
     """A row for each of at most 16 pictures (N, 3, H, W)."""
     shown = min(ROWS, len(titles))
     limits = _limits(panel.path, shown) if panel.path is not None else None
-    photos = max((len(p.pictures) for p in panel.photographs[:shown]), default=0)
-    side, photo, gap, left, top = 1.5, 1.02, 0.06, 0.25, 0.72
+    across = max((len(p.pictures) for p in panel.top_pictures[:shown]), default=0)
+    side, cell, gap, left, top = 1.5, 1.02, 0.06, 0.25, 0.72
     curve = 2.05 if panel.path is not None else 0.0
     at = left + side + 0.3
-    words = max(photos * (photo + gap), 4.2)
-    above = photo + 0.34 if panel.photographs else 0.1  # of a row's words
+    words = max(across * (cell + gap), 4.2)
+    above = cell + 0.34 if panel.top_pictures else 0.1  # of a row's words
     lines = [_words(panel, i, round(17 * words)) for i in range(shown)]
     heights = [max(side + 0.4, above + _LINE * len(own) + 0.18) for own in lines]
     page = plotting.Page(at + words + (curve + 0.55 if curve else 0.1), top + sum(heights))
@@ -55,8 +54,8 @@ def draw_panel(
         0.48,
         fontsize=8,
         color=_FAINT,
-        words="left: made from noise; right of it: photographs that move the unit most, "
-        f"strongest first, with their scores; grey lies outside{frames}{rest}",
+        words="left: made from noise; right of it: natural pictures that activate the unit most, "
+        f"with their scores; gray lies outside{frames}{rest}",
     )
     y = top
     for i, (height, own) in enumerate(zip(heights, lines, strict=True)):
@@ -64,8 +63,8 @@ def draw_panel(
         plotting.show_image(ax, pictures[i], pixelated=pixelated)
         _frame(ax, panel.box, pictures[i].shape[-1], pictures[i].shape[-1])
         page.text(left, y + side + 0.13, titles[i], fontsize=9.5, weight="bold")
-        if panel.photographs:
-            _photographs(page, at, y, photo, gap, panel.photographs[i])
+        if panel.top_pictures:
+            _draw_row(page, at, y, cell, gap, panel.top_pictures[i])
         for k, (line, doubt) in enumerate(own):
             style = {"color": _DOUBT, "weight": "bold"} if doubt else {}
             page.text(at, y + above + _LINE * k, line, fontsize=7.6, **style)
@@ -79,14 +78,15 @@ def draw_panel(
 
 def _words(panel: Panel, i: int, room: int) -> list[tuple[str, bool]]:
     """The numbers of a row, and its doubts, as lines of `room` letters; whether each is a doubt."""
-    numbers = " · ".join(line.short for line in told(panel, i) if line.what != "time")
+    lines_of = describe(panel, i)
+    numbers = " · ".join(line.short for line in lines_of if line.short and line.name != "seconds")
     lines = [(line, False) for line in textwrap.wrap(numbers, room)]
     for flag in panel.flags[i]:
         lines += [(li, True) for li in textwrap.wrap(f"! {flag.name}: {flag.words}", room - 6)]
     return lines
 
 
-def _limits(path: Path, shown: int) -> tuple[float, float]:
+def _limits(path: NaturalPath, shown: int) -> tuple[float, float]:
     """The same for all rows, since they are compared."""
     values = torch.cat(
         [getattr(path, name)[:shown] for name in ("own", "others", "ceiling", "floor", "noise")]
@@ -95,8 +95,8 @@ def _limits(path: Path, shown: int) -> tuple[float, float]:
     return float(values.min()) - 0.03, float(values.max()) + 0.03
 
 
-def _photographs(
-    page: plotting.Page, x: float, y: float, size: float, gap: float, found: Photographs
+def _draw_row(
+    page: plotting.Page, x: float, y: float, size: float, gap: float, found: TopPictures
 ) -> None:
     cells = zip(found.pictures, found.boxes, found.sides, found.values, strict=True)
     for k, (picture, box, side, value) in enumerate(cells):
@@ -134,36 +134,36 @@ def _frame(ax: Axes, box: Box | None, side: int, shown: int) -> None:
     )
 
 
-def path_figure(path: Path, i: int) -> Figure:
-    """How like photographs picture `i` goes through the net, layer by layer."""
+def path_figure(path: NaturalPath, i: int) -> Figure:
+    """How like natural pictures each layer sees picture `i`."""
     page = plotting.Page(5.2, 2.65)
     ax = page.axes(0.62, 0.2, 2.9, 2.1)
     _curve(ax, path, i, legend=False, size=8)
-    for k, (words, colour, _) in enumerate(_lines(path, i)):
-        page.text(3.75, 0.45 + 0.42 * k, words, fontsize=8, color=colour, linespacing=1.05)
+    for k, (words, color, _) in enumerate(_lines(path, i)):
+        page.text(3.75, 0.45 + 0.42 * k, words, fontsize=8, color=color, linespacing=1.05)
     return page.figure
 
 
-def _lines(path: Path, i: int) -> list[tuple[str, str, list[float]]]:
+def _lines(path: NaturalPath, i: int) -> list[tuple[str, str, list[float]]]:
     return [
-        ("photographs of the unit\namong themselves", plotting.GREEN, path.ceiling[i].tolist()),
-        ("the picture with the\nunit's photographs", plotting.BLUE, path.own[i].tolist()),
+        ("top pictures of the unit\namong themselves", plotting.GREEN, path.ceiling[i].tolist()),
+        ("the picture with the\nunit's top pictures", plotting.BLUE, path.own[i].tolist()),
         ("the picture with those\nof other units", plotting.RED, path.others[i].tolist()),
-        ("photographs of the unit\nwith those of other units", "#777777", path.floor[i].tolist()),
-        ("noise with the unit's\nphotographs", "#aaaaaa", path.noise[i].tolist()),
+        ("top pictures of the unit\nwith those of other units", "#777777", path.floor[i].tolist()),
+        ("noise with the unit's\ntop pictures", "#aaaaaa", path.noise[i].tolist()),
     ]
 
 
-def _curve(ax: Axes, path: Path, i: int, *, legend: bool, size: float = 6.5) -> None:
+def _curve(ax: Axes, path: NaturalPath, i: int, *, legend: bool, size: float = 6.5) -> None:
     at = range(len(path.layers))
     styles = ("--", "-", "-", ":", ":")
-    for (words, colour, values), style in zip(_lines(path, i), styles, strict=True):
+    for (words, color, values), style in zip(_lines(path, i), styles, strict=True):
         strong = words.startswith("the picture")
         ax.plot(
             at,
             values,
             style,
-            color=colour,
+            color=color,
             linewidth=1.8 if strong else 1.2,
             marker="o" if strong else None,
             markersize=2.6,
@@ -191,8 +191,8 @@ def _curve(ax: Axes, path: Path, i: int, *, legend: bool, size: float = 6.5) -> 
         )
 
 
-def strip(found: Photographs, height: int = 160) -> Tensor:
-    """The photographs side by side, (3, H', W'), what was scored framed."""
+def top_picture_strip(found: TopPictures, height: int = 160) -> Tensor:
+    """The top pictures side by side, (3, H', W'), what was scored framed."""
     cells = []
     for picture, box, side in zip(found.pictures, found.boxes, found.sides, strict=True):
         cell = picture.float() / 255
@@ -224,11 +224,13 @@ def _outlined(picture: Tensor, box: Box | None, scale: float, width: int = 2) ->
     return framed
 
 
-def marked(sheet: Tensor, flagged: Sequence[bool], side: int, columns: int, gap: int) -> Tensor:
+def frame_flagged(
+    sheet: Tensor, flagged: Sequence[bool], side: int, columns: int, gap: int
+) -> Tensor:
     """A contact sheet with an orange frame, in the gaps, round each flagged picture."""
     sheet = sheet.clone()
-    for i, doubtful in enumerate(flagged):
-        if doubtful:
+    for i in range(len(flagged)):
+        if flagged[i]:
             top, left = (i // columns) * (side + gap), (i % columns) * (side + gap)
             bottom, right = top + side + 2 * gap, left + side + 2 * gap
             for rows, cells in (

@@ -1,15 +1,15 @@
-"""What the frequencies of a picture tell: finer than a photograph, or a grid of the net's making.
+"""Numbers of a picture's spectrum: its slope, the share of fine detail, and grids of the network.
 
-slope        of log amplitude against log frequency; photographs fall about as 1/f (Field 1987,
-             "Relations between the statistics of natural images and the response properties of
-             cortical cells")
+slope        of log amplitude against log frequency; that of natural images is about -1 (Field
+             1987, "Relations between the statistics of natural images and the response properties
+             of cortical cells")
 high share   share of the energy above 1/4 cycle a pixel
-lattice      energy at the multiples of 1/period over what their neighbours let expect; 1 is none.
-             A net that reads its input in steps of 4 pixels has gradients with that period, and a
+lattice      energy at the multiples of 1/period over that of their neighbors; 1 is no lattice. A
+             network with an input stride of 4 pixels has gradients with that period, and a
              picture made from them may keep it (Odena, Dumoulin and Olah 2016, "Deconvolution and
              checkerboard artifacts", Distill)
 
-All are of brightness and colour together, under a Hann window, the mean taken away.
+Color channels are summed, under a Hann window, the mean subtracted.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _RINGS = 12
 
 
 def spectrum(pictures: Tensor) -> Tensor:
-    """Energy at each frequency of pictures (N, 3, H, W), colours summed: (N, H, W)."""
+    """Energy at each frequency of pictures (N, 3, H, W), summed over channels: (N, H, W)."""
     height, width = pictures.shape[-2:]
     window = torch.hann_window(height, periodic=False, dtype=torch.float64)[:, None]
     window = window * torch.hann_window(width, periodic=False, dtype=torch.float64)
@@ -79,12 +79,12 @@ def high_share(energy: Tensor, above: float = 0.25) -> Tensor:
 
 
 def lattice(energy: Tensor, period: int, within: Sequence[int] = ()) -> Tensor:
-    """How far spectra (N, H, W) stand out at the multiples of 1/period: (N,), 1 is not at all.
+    """The relative energy of spectra (N, H, W) at the multiples of 1/period: (N,); 1 is no lattice.
 
     The mean, over the multiples in both directions, of the energy there over that of the
-    coefficients around; on the axes, where photographs have streaks from upright and level edges,
-    of the coefficients along the streak. `within` are shorter periods that are measured by
-    themselves: what belongs to them is left out.
+    coefficients around; on the axes, where photographs have streaks from vertical and horizontal
+    edges, of the coefficients along the streak. Multiples of the frequencies of shorter periods
+    `within` are left out.
 
     NaN where the picture is too small to tell a peak from its neighbours (under 7 periods a side).
     """

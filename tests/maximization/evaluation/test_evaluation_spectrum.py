@@ -26,8 +26,9 @@ def noise_of_slope(exponent: float, size: int = 128, count: int = 4) -> torch.Te
     white = torch.randn(
         count, 3, size, size, dtype=torch.float64, generator=torch.Generator().manual_seed(0)
     )
-    shaped = torch.fft.ifft2(torch.fft.fft2(white) * f**exponent).real
-    return (0.5 + 0.1 * shaped / shaped.std()).float()
+    shaped: torch.Tensor = torch.fft.ifft2(torch.fft.fft2(white) * f**exponent).real
+    noise = 0.5 + 0.1 * shaped / shaped.std()
+    return noise.float()
 
 
 @pytest.mark.parametrize("exponent", [0.0, -1.0, -1.5])
@@ -106,5 +107,6 @@ def test_the_periods_are_the_strides_up_to_the_layer(mini: Model) -> None:
     assert spectrum.lattice_periods(mini, mini.layer("conv1"))[:1] == (2,)
     strides = {max(la.receptive_field.stride) for la in mini.layers.values() if la.receptive_field}
     assert spectrum.lattice_periods(mini) == tuple(sorted(strides - {1}))
-    conv5 = mini.layer("conv5")
-    assert spectrum.lattice_periods(mini, conv5)[-1] == max(conv5.receptive_field.stride)
+    field = mini.layer("conv5").receptive_field
+    assert field is not None
+    assert spectrum.lattice_periods(mini, mini.layer("conv5"))[-1] == max(field.stride)
