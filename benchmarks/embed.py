@@ -9,8 +9,8 @@ with all threads each. On a GPU the slower of the two bounds the whole. On a CPU
 cores, so that seconds add up: "sum of both" is what one could reach if they never got in each
 other's way, and the ratio to it is what `embed` loses.
 
-With --agreement, so many pictures are embedded in float32 and in bf16, and each is looked for among
-the others in both spaces: the share of float32's ten nearest that bf16 has too.
+With --agreement, so many pictures are embedded in float32 and in bfloat16, and the nearest of each
+are searched in both spaces: the share of float32's ten nearest that bfloat16 has too.
 
 With --rows, made-up pictures go through a net with a layer of 4096 units into a store on the disk,
 in a process of its own for each number of rows; what counts is the largest memory.
@@ -36,13 +36,15 @@ import featviz
 from featviz.datasets import Pictures, in_order, open_pictures
 from featviz.decoding import Prepared, as_batch
 from featviz.embedding.extract import default_layer
-from featviz.embedding.shards import Job
+from featviz.embedding.pieces import Rows
 from featviz.errors import BadPicture
 from featviz.models.model import Model
 from featviz.neighbors.exact import build_index
 from featviz.samples import sample_pictures
+from featviz.types import Precision
 
 BATCH = 64
+PRECISIONS: tuple[Precision, ...] = ("float32", "bfloat16")
 
 
 def rates(given: argparse.Namespace) -> None:
@@ -67,33 +69,33 @@ def rates(given: argparse.Namespace) -> None:
             pass
 
     works = {"decoding": decoding}
-    for precision in ("float32", "bfloat16"):
-        job = Job(model, data, places, BATCH, "mean", 0, precision, given.decoder, workers)
+    for precision in PRECISIONS:
+        rows = Rows(model, data, places, BATCH, "mean", 0, precision, given.decoder, workers)
 
-        def network(job: Job = job) -> None:
+        def network(rows: Rows = rows) -> None:
             batch = as_batch(some)
-            with job.network(batch) as forward:
+            with rows.network() as forward:
                 for start in span[::BATCH]:
                     taken = forward(batch[: len(data) - start])[layer]
-                    job.read(taken, places[0], list(range(len(taken))))
+                    rows.read(taken, places[0], list(range(len(taken))))
 
-        def both(job: Job = job) -> None:
-            job.run(span)
+        def both(rows: Rows = rows) -> None:
+            rows(span)
 
         works |= {f"network, {precision}": network, f"embed, {precision}": both}
     seconds = _rounds.measure(works, 2 if given.quick else 5)
-    rows = [
+    table = [
         _rounds.row(name, "rows/s", [len(data) / s for s in all]) for name, all in seconds.items()
     ]
     best = {name: min(all) for name, all in seconds.items()}
     ratios = {}
-    for precision in ("float32", "bfloat16"):
+    for precision in PRECISIONS:
         network_, embed_ = best[f"network, {precision}"], best[f"embed, {precision}"]
         slower = max(best["decoding"], network_)
         ratios[f"embed/slower of both, {precision}"] = slower / embed_
         ratios[f"embed/sum of both, {precision}"] = (best["decoding"] + network_) / embed_
     print(f"{given.model} at {layer}, {len(data)} pictures of {data.name}, {workers} decoding")
-    _rounds.report("embed", rows, ratios)
+    _rounds.report("embed", table, ratios)
 
 
 def agreement(given: argparse.Namespace) -> None:
@@ -101,7 +103,7 @@ def agreement(given: argparse.Namespace) -> None:
     data = open_pictures(given.data) if given.data else sample_pictures()
     data = data.spread(given.agreement)
     found, rows, seconds = [], [], []
-    for precision in ("float32", "bfloat16"):
+    for precision in PRECISIONS:
         started = time.perf_counter()
         store = featviz.embed(model, data, given.layer or None, precision=precision)
         seconds.append(time.perf_counter() - started)
@@ -115,7 +117,7 @@ def agreement(given: argparse.Namespace) -> None:
         _rounds.row(f"recall@10, {what}", "", [float(shared)]),
         _rounds.row(f"1 - cosine, {what}", "", away.tolist()),
     ]
-    _rounds.report("embed --agreement", table, {"bf16/float32": seconds[0] / seconds[1]})
+    _rounds.report("embed --agreement", table, {"bfloat16/float32": seconds[0] / seconds[1]})
 
 
 @dataclass(frozen=True)
@@ -180,13 +182,13 @@ def memories(most: int) -> None:
         found.append(json.loads(done.stdout.splitlines()[-1]))
         print({name: round(value, 1) for name, value in found[-1].items()})
     small, large = found
-    rows = [
+    table = [
         _rounds.row(f"{stage}, {f['rows']} rows", "MB", [f[f"MB {stage}"]])
         for stage in ("before", "embedded", "opened", "searched")
         for f in found
     ]
     ratios = {"memory of all/of a tenth": large["MB embedded"] / small["MB embedded"]}
-    _rounds.report("embed --rows", rows, ratios)
+    _rounds.report("embed --rows", table, ratios)
 
 
 if __name__ == "__main__":

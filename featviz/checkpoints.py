@@ -60,7 +60,7 @@ class Checkpoint:
         total: What the sizes of all pieces add up to, if it is known.
         unit: What the sizes count: "rows".
         sizes: Size of each piece that was read or written, by name.
-        found: How many pieces an earlier run had finished and this one has read.
+        found: Sum of the sizes of the pieces that an earlier run had finished.
     """
 
     def __init__(self, folder: Path | None, *, total: int | None = None, unit: str = "pieces"):
@@ -84,7 +84,7 @@ class Checkpoint:
         arrays = self._memory.get(name) if self.folder is None else _read_piece(self._file(name))
         if arrays is not None and size and name not in self.sizes:
             self.sizes[name] = size
-            self.found += 1
+            self.found += size
         return arrays
 
     def write(self, name: str, arrays: Arrays, *, size: int = 1) -> None:
@@ -264,8 +264,8 @@ def _lock(place: Path) -> int | None:
 
 def _begin(place: Path, wanted: dict[str, Any], threads: int) -> int:
     """Check the job of a locked folder, or note a new one; how many threads it computes with."""
-    for left in place.rglob(".*.part"):  # what a killed run was writing
-        left.unlink()
+    for left in [*place.rglob(".*.part")]:  # what a killed run was writing
+        shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
     note = place / _JOB
     if not _has_pieces(place):
         results.write_json(place / ".job.part", {"job": wanted, "threads": threads})

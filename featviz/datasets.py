@@ -196,6 +196,39 @@ def open_pictures(path: str | Path) -> Pictures:
     return Pictures(root, tuple(p for p, _ in pairs), tuple(c for _, c in pairs))
 
 
+def in_memory(pictures: Tensor, labels: Sequence[str] | None = None) -> Pictures:
+    """A tensor of pictures (N, 3, H, W) in [0, 1], with a class each, as a data set."""
+    pictures = images.check_pictures(pictures)
+    labels = tuple(labels or [""] * len(pictures))
+    if len(labels) != len(pictures):
+        raise UserError(f"{len(labels)} labels for {len(pictures)} pictures; give one each")
+    names = tuple(str(i) for i in range(len(pictures)))
+    return _Tensors(Path("tensor"), names, labels, pictures)
+
+
+@dataclass(frozen=True)
+class _Tensors(Pictures):
+    """Pictures that are in memory; a path is the number of a picture."""
+
+    tensor: Tensor
+
+    @property
+    def state(self) -> str:
+        return hashlib.sha256(self.tensor.detach().cpu().contiguous().numpy().tobytes()).hexdigest()
+
+    def open(self, row: int) -> Image.Image:
+        return images.to_pillow(self.tensor[int(self.paths[row])])
+
+    def prepare(
+        self, row: int, resize: int, crop: int | None = None, *, decoder: str = "exact"
+    ) -> Prepared:
+        tensor = self.tensor[int(self.paths[row])].detach().cpu()
+        _, height, width = tensor.shape
+        if (height, width) == (crop or resize, crop or resize):
+            return Prepared(tensor.float(), (width, height))
+        return super().prepare(row, resize, crop)
+
+
 def _walk(
     root: Path, inside: str = "", above: tuple[tuple[int, int], ...] = ()
 ) -> Iterator[tuple[str, str]]:

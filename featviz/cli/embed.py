@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal, TypedDict
 
 import typer
 
 from featviz.cli import options
+from featviz.types import AutoPrecision, Progress
 
 LayerName = Annotated[
     str | None,
@@ -31,6 +32,19 @@ ClassNames = Annotated[
 BatchSize = Annotated[int, typer.Option("--batch-size", min=1, help="Pictures a forward pass.")]
 
 
+class _Given(TypedDict):
+    out: Path
+    position: Literal["mean", "random"]
+    seed: int
+    precision: AutoPrecision
+    decoder: Literal["exact", "fast"]
+    engine: Literal["here", "ray"]
+    class_names: Mapping[str, str]
+    batch_size: int
+    overwrite: bool
+    progress: Progress | None
+
+
 def embed(
     *,
     data: options.Data = None,
@@ -44,7 +58,7 @@ def embed(
         ),
     ] = None,
     position: Annotated[
-        str,
+        Literal["mean", "random"],
         typer.Option(
             help="Of convolutional layers: mean over positions, or random, one for each picture."
         ),
@@ -52,21 +66,21 @@ def embed(
     class_names: ClassNames = None,
     batch_size: BatchSize = 64,
     precision: Annotated[
-        str,
+        Literal["auto", "float32", "bfloat16"],
         typer.Option(
-            help="float32, bf16 (twice as fast on CPUs that compute in it), or auto: bf16 there "
-            "for 10,000 pictures and more."
+            help="bfloat16 is twice as fast on CPUs that compute in it; auto: bfloat16 there for "
+            "10,000 pictures and more."
         ),
     ] = "auto",
     decoder: Annotated[
-        str,
+        Literal["exact", "fast"],
         typer.Option(
             help="exact, or fast: pixels that differ a little where JPEGs are large; by how much "
             "it moves the rows is measured."
         ),
     ] = "exact",
     engine: Annotated[
-        str,
+        Literal["here", "ray"],
         typer.Option(help="here, or ray: spread over a Ray cluster (RAY_ADDRESS, or one here)."),
     ] = "here",
     seed: Annotated[int, typer.Option("--seed", help="Of random positions.")] = 0,
@@ -75,7 +89,7 @@ def embed(
 ) -> None:
     """Store the activations of a data set at a layer or several, for `neighbors` and `atlas`.
 
-    A run that was killed goes on where it was when the same command is given again.
+    A run that was stopped goes on from its last piece when the same command is given again.
 
     Example: featviz embed --layer relu7 --out run/embed-relu7
     """
@@ -83,29 +97,33 @@ def embed(
     from featviz.embedding.extract import default_layer
     from featviz.embedding.extract import embed as one
     from featviz.embedding.extract import embed_layers as several
-    from featviz.results import read_result
+    from featviz.results import file_stem, read_result
 
     net = model.load()
     names = [net.layer(name).name for name in layer or [default_layer(net)]]
-    folder = output.out if output.out is not None else Path("run") / f"embed-{'-'.join(names)}"
+    folder = (
+        output.out
+        if output.out is not None
+        else Path("run") / f"embed-{'-'.join(map(file_stem, names))}"
+    )
     with output.progress() as progress:
-        given = {
-            "out": folder,
-            "position": position,
-            "seed": seed,
-            "precision": precision,
-            "decoder": decoder,
-            "engine": engine,
-            "class_names": read_class_names(class_names),
-            "batch_size": batch_size,
-            "overwrite": output.overwrite,
-            "progress": progress,
-        }
+        given = _Given(
+            out=folder,
+            position=position,
+            seed=seed,
+            precision=precision,
+            decoder=decoder,
+            engine=engine,
+            class_names=read_class_names(class_names),
+            batch_size=batch_size,
+            overwrite=output.overwrite,
+            progress=progress,
+        )
         if len(names) == 1:
-            stores = {folder: one(net, open_data(data), names[0], **given)}  # type: ignore[arg-type]
+            stores = {folder: one(net, open_data(data), names[0], **given)}
         else:
-            found = several(net, open_data(data), names, **given)  # type: ignore[arg-type]
-            stores = {folder / name: store for name, store in found.items()}
+            found = several(net, open_data(data), names, **given)
+            stores = {folder / file_stem(name): store for name, store in found.items()}
     if output.as_json and len(stores) > 1:
         shown = [{"folder": str(place)} | read_result(place) for place in stores]
         print(json.dumps(shown, ensure_ascii=False, indent=1))

@@ -1,27 +1,15 @@
 """A store: the activations of a data set at one layer, on disk or in memory.
 
-A folder that holds
-
-    manifest.json    schema, model and its sha256, layer, dim, dtype, rows, shards with sha256
-    shard-00000.npy  float16, rows x dim, at most 64 MB each
-    ids.csv          row, path, class, width, height; y, x where one position was read
-    skipped.csv      path, reason
-    result.json      the numbers, for people and the gallery
-
-The manifest has the last word on what is there. Rows are in the data's order. `featviz.embed`
-makes a store, `open_store` reads one; `blocks` streams it, `take` reads single rows. The rows stay
-on the disk: what is held in memory is one name, class and size for each picture.
+`featviz.embed` makes a store, `open_store` reads one from its folder (`files`); `blocks` streams
+it, `take` reads single rows. Rows are in the data's order and remain on the disk: what is held in
+memory is one name, class and size for each picture.
 """
 
 from __future__ import annotations
 
 import csv
-import hashlib
-import json
 import os
 import shutil
-import sys
-from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -32,30 +20,32 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from featviz import images, plotting, results
+from featviz import images, results
 from featviz.datasets import Pictures
-from featviz.errors import UserError
+from featviz.embedding.figures import draw_activity
+from featviz.embedding.files import (
+    SCHEMA,
+    Shard,
+    ShardWriter,
+    check_shards,
+    id_columns,
+    map_shard,
+    read_ids,
+    read_manifest,
+    write_ids,
+)
+from featviz.errors import UserError, public
 from featviz.models.receptive_field import ReceptiveField
 from featviz.samples import SamplePictures, sample_pictures
+from featviz.types import Precision
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from numpy.typing import NDArray
 
-SCHEMA = 1
 _SAMPLES = sample_pictures(1).root
-SHARD_BYTES = 64 * 10**6
-"""the largest shard"""
 _HASHED = 10**9
 """bytes of shards up to which they are compared with their hashes whenever a store is opened"""
-
-
-class Shard(NamedTuple):
-    """One file of a store."""
-
-    file: str
-    rows: int
-    sha256: str
 
 
 class Left(NamedTuple):
@@ -99,8 +89,8 @@ class Store(results.Result):
     """(N, 2): the row and column of the map that was read of each picture; None for means"""
     receptive_field: ReceptiveField | None = None
     """what one position sees, where `positions` says which was read"""
-    precision: str = "float32"
-    """of the network: "float32" or "bf16" """
+    precision: Precision = "float32"
+    """of the network"""
     decoder: str = "exact"
     """what read the files: "exact", or a faster one that changes pixels"""
     drift: Drift | None = None
@@ -111,7 +101,7 @@ class Store(results.Result):
     """(N, 2): width and height of each picture"""
     skipped: tuple[Left, ...] = ()
     class_names: Mapping[str, str] = field(default_factory=dict)
-    """how people call the class folders"""
+    """readable names of the class folders"""
     source: Mapping[str, Any]
     """the whole data set: name, root, count, sha256 of its list"""
     preparation: Mapping[str, int]
@@ -141,12 +131,18 @@ class Store(results.Result):
         return len(self.shape) > 1 and self.positions is None
 
     @property
+    def _position(self) -> str | None:
+        if self.positions is not None:
+            return "random"
+        return "mean" if self.pooled else None
+
+    @property
     def labels(self) -> tuple[str, ...]:
         """The class folder of each row, "" where there is none."""
         return self.pictures.folders
 
     def class_name(self, row: int) -> str:
-        """The class of a row as people call it, "" where there is none."""
+        """The readable name of a row's class, "" where there is none."""
         label = self.labels[row]
         return self.class_names.get(label, label)
 
@@ -154,31 +150,10 @@ class Store(results.Result):
     def _starts(self) -> NDArray[np.int64]:
         return np.cumsum([0, *(shard.rows for shard in self.shards)])
 
-    def _parts(self) -> Iterator[NDArray[np.float16]]:
-        if self.memory is not None:
-            yield self.memory
-            return
-        for number in range(len(self.shards)):
-            yield self._map(number)
-
-    def _map(self, number: int) -> NDArray[np.float16]:
-        assert self.folder is not None
-        file = self.folder / self.shards[number].file
-        try:
-            mapped: NDArray[np.float16] = np.load(file, mmap_mode="r")
-        except (OSError, ValueError) as error:
-            raise UserError(f"{file} cannot be read ({error}); embed again") from None
-        return mapped
-
-    def numbered(self) -> list[Shard]:
-        """The shards under the names that they have in a store's folder."""
-        return [s._replace(file=f"shard-{i:05}.npy") for i, s in enumerate(self.shards)]
-
     def blocks(self, size: int = 8192) -> Iterator[Tensor]:
         """The rows in order as float32 tensors of at most `size` x dim; memory stays bounded."""
-        for part in self._parts():
-            for start in range(0, len(part), size):
-                yield torch.from_numpy(np.array(part[start : start + size], dtype=np.float32))
+        for start in range(0, len(self), size):
+            yield torch.from_numpy(self.span(start, start + size).astype(np.float32))
 
     def matrix(self) -> Tensor:
         """All rows as one float32 tensor (N, dim)."""
@@ -200,30 +175,13 @@ class Store(results.Result):
         holder = np.searchsorted(self._starts, rows, side="right") - 1
         for number in np.unique(holder):
             here = np.flatnonzero(holder == number)
-            self._read(int(number), rows[here] - self._starts[number], taken, here)
+            # Mapped anew each time: pages of a mapping that stays would stay in memory.
+            taken[here] = self._map(int(number))[rows[here] - self._starts[number]]
         return taken
 
-    def _read(
-        self,
-        number: int,
-        rows: NDArray[np.int64],
-        into: NDArray[np.float16],
-        at: NDArray[np.int64],
-    ) -> None:
-        """Rows of a shard. Read, not mapped: pages that were touched would stay in memory."""
+    def _map(self, number: int) -> NDArray[np.float16]:
         assert self.folder is not None
-        shard = self.shards[number]
-        width = 2 * self.dim
-        file = self.folder / shard.file
-        try:
-            with file.open("rb", buffering=0) as content:
-                start = content.seek(0, os.SEEK_END) - width * shard.rows  # behind the header
-                for row, place in zip(rows.tolist(), at.tolist(), strict=True):
-                    content.seek(start + width * row)
-                    if content.readinto(into[place]) != width:
-                        raise OSError("it is too short")
-        except (OSError, ValueError) as error:
-            raise UserError(f"{file} cannot be read ({error}); embed again") from None
+        return map_shard(self.folder / self.shards[number].file)
 
     def span(self, start: int, stop: int) -> NDArray[np.float16]:
         """Rows start to stop as they are stored; nothing of them stays in memory."""
@@ -239,7 +197,7 @@ class Store(results.Result):
     def crop(self, row: int) -> Tensor:
         """The part of picture `row` that its position sees, (3, h, w) in [0, 1].
 
-        At the model's size; grey where it reaches beyond the picture.
+        At the model's size; gray where it reaches beyond the picture.
         Raises UserError if rows are not of single positions, or their field is not known.
         """
         if self.positions is None or self.receptive_field is None:
@@ -289,18 +247,21 @@ class Store(results.Result):
         return shown
 
     def write(self, folder: results.Folder) -> None:
-        shards = self.numbered()
-        for old, new in zip(self.shards, shards, strict=True):
+        shards: Sequence[Shard] = self.shards
+        if self.memory is None:
             assert self.folder is not None
-            _link(self.folder / old.file, folder.path / new.file)
-        if self.memory is not None:
-            shards = save_shards(self.memory, folder.path)
+            for shard in shards:
+                _link(self.folder / shard.file, folder.path / shard.file)
+        else:
+            writer = ShardWriter(folder.path, len(self), self.dim)
+            writer.add(self.memory)
+            shards = writer.shards
         write_ids(folder.path / "ids.csv", self.pictures, self.sizes, self.positions)
         folder.tables.append(
             {
                 "file": "ids.csv",
                 "caption": "The picture of each row.",
-                "columns": list(_ID_COLUMNS if self.positions is None else _ALL_COLUMNS),
+                "columns": list(id_columns(self.positions is not None)),
             }
         )
         folder.table(
@@ -313,7 +274,7 @@ class Store(results.Result):
             "unit is above zero, units sorted by it.",
             alt="Histogram of row norms and sorted curve of how often units are active",
         )
-        # Last, because the manifest says that all the rest is there.
+        # Last, because the manifest says that everything else is present.
         results.write_json(folder.path / "manifest.json", self.manifest(shards))
 
     def manifest(self, shards: Sequence[Shard]) -> dict[str, Any]:
@@ -323,11 +284,7 @@ class Store(results.Result):
             "model": self.origin.model,
             "layer": self.layer,
             "shape": self.shape,
-            "position": None
-            if len(self.shape) == 1
-            else "mean"
-            if self.positions is None
-            else "random",
+            "position": self._position,
             "seed": self.origin.seed if self.positions is not None else None,
             "receptive_field": asdict(self.receptive_field) if self.receptive_field else None,
             "precision": self.precision,
@@ -345,74 +302,7 @@ class Store(results.Result):
 
     def plot(self) -> Figure:
         found = self.statistics
-        figure = plotting.new_figure(8, 2.6)
-        lengths, activity = figure.subplots(1, 2)
-        lengths.hist(found.norms, bins=min(40, max(5, len(self) // 8)), color=plotting.BLUE)
-        plotting.lines(lengths, xlabel=f"norm of {self.layer}", ylabel="pictures")
-        share = np.sort(found.active)[::-1] / max(1, len(self))
-        shown = np.unique(np.linspace(0, self.dim - 1, 300).round().astype(int))
-        activity.fill_between(shown, 100 * share[shown], color=plotting.SKY, linewidth=0)
-        activity.set_ylim(0, 102)
-        activity.margins(x=0)
-        plotting.lines(
-            activity, xlabel="units, most often active first", ylabel="active on (% of pictures)"
-        )
-        return figure
-
-
-_ID_COLUMNS = ("row", "path", "class", "width", "height")
-_ALL_COLUMNS = (*_ID_COLUMNS, "y", "x")
-
-
-def shard_rows(dim: int, limit: int = SHARD_BYTES) -> int:
-    """How many rows a shard holds: as many as fit, at least one."""
-    return max(1, limit // (2 * dim))
-
-
-def write_shard(path: Path, rows: NDArray[np.float16]) -> Shard:
-    """Write one shard whole: beside its place, then renamed. Returns its entry."""
-    beside = path.with_name(f".{path.name}")
-    try:
-        with beside.open("wb") as out:
-            np.save(out, rows)
-        digest = hash_file(beside)
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
-    return Shard(path.name, len(rows), digest)
-
-
-def save_shards(rows: NDArray[np.float16], folder: Path) -> list[Shard]:
-    """Write a matrix as shards."""
-    step = shard_rows(rows.shape[1])
-    starts = range(0, len(rows), step)
-    return [
-        write_shard(folder / f"shard-{i:05}.npy", rows[start : start + step])
-        for i, start in enumerate(starts)
-    ]
-
-
-def hash_file(path: Path) -> str:
-    """sha256 of a file's bytes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def write_ids(
-    path: Path,
-    pictures: Pictures,
-    sizes: NDArray[np.int32],
-    positions: NDArray[np.int32] | None = None,
-) -> None:
-    """Write ids.csv."""
-    numbers = sizes if positions is None else np.hstack([sizes, positions])
-    with path.open("w", newline="", encoding="utf-8") as out:
-        writer = csv.writer(out, lineterminator="\n")
-        writer.writerow(_ID_COLUMNS if positions is None else _ALL_COLUMNS)
-        for row, (name, label, found) in enumerate(
-            zip(pictures.paths, pictures.folders, numbers, strict=True)
-        ):
-            writer.writerow((row, name, label, *found))
+        return draw_activity(found.norms, found.active, layer=self.layer)
 
 
 def _link(old: Path, new: Path) -> None:
@@ -423,26 +313,30 @@ def _link(old: Path, new: Path) -> None:
         shutil.copyfile(old, new)
 
 
+@public
 def open_store(
     folder: str | Path, *, data: str | Path | None = None, verify: bool | None = None
 ) -> Store:
-    """Read a store and check it. Rows stay on the disk until they are asked for.
+    """Read a store and check it. Rows remain on the disk until they are needed.
 
-    data: where its pictures are now, if they have moved since
-    verify: compare every shard with its sha256 (reads all files once); False compares sizes only;
-        None, the default, compares up to 1 GB of them
+    Args:
+        folder: The store's folder.
+        data: Where its pictures are now, if they have moved since.
+        verify: Compare every shard with its sha256 (reads all files once). False compares sizes
+            only; None, the default, compares up to 1 GB of them.
 
-    Raises UserError for a folder that is no store, and names the shard that is missing or damaged.
+    Raises:
+        UserError: The folder is no store, or some shards are missing or damaged; all are named.
     """
     place = Path(folder)
-    manifest = _read_manifest(place)
+    manifest = read_manifest(place)
     try:
         shards = tuple(Shard(**entry) for entry in manifest["shards"])
         if verify is None:
             verify = 2 * int(manifest["dim"]) * int(manifest["rows"]) <= _HASHED
-        _check_shards(place, shards, int(manifest["dim"]), verify=verify)
-        chosen = manifest.get("position") == "random"
-        names, labels, numbers = _read_ids(place / "ids.csv", chosen)
+        check_shards(place, shards, int(manifest["dim"]), verify=verify)
+        chosen = manifest["position"] == "random"
+        names, labels, numbers = read_ids(place / "ids.csv", chosen)
         with (place / "skipped.csv").open(newline="", encoding="utf-8") as file:
             skipped = tuple(Left(*line) for line in list(csv.reader(file))[1:])
         source = manifest["data"]
@@ -455,12 +349,12 @@ def open_store(
             origin=_read_origin(place, manifest),
             layer=manifest["layer"],
             dim=manifest["dim"],
-            shape=tuple(manifest.get("shape", _old_shape(manifest))),
+            shape=tuple(manifest["shape"]),
             positions=numbers[:, 2:] if chosen else None,
-            receptive_field=_read_field(manifest.get("receptive_field")),
-            precision=manifest.get("precision", "float32"),
-            decoder=manifest.get("decoder", "exact"),
-            drift=Drift(**manifest["drift"]) if manifest.get("drift") else None,
+            receptive_field=_read_field(manifest["receptive_field"]),
+            precision=manifest["precision"],
+            decoder=manifest["decoder"],
+            drift=Drift(**manifest["drift"]) if manifest["drift"] else None,
             pictures=_pictures(Path(data or source["root"]), names, labels),
             sizes=numbers[:, :2],
             skipped=skipped,
@@ -481,68 +375,6 @@ def open_store(
 def _pictures(root: Path, names: tuple[str, ...], labels: tuple[str, ...]) -> Pictures:
     kind = SamplePictures if root == _SAMPLES else Pictures
     return kind(root, names, labels)
-
-
-def _read_manifest(place: Path) -> dict[str, Any]:
-    path = place / "manifest.json"
-    try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
-        raise UserError(
-            f"{place} is no store: no manifest.json (featviz embed makes one)"
-        ) from None
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read ({error}); embed again") from None
-    found = manifest.get("schema") if isinstance(manifest, dict) else None
-    if found != SCHEMA:
-        raise UserError(f"{path} has schema {found}, this featviz reads {SCHEMA}; embed again")
-    assert isinstance(manifest, dict)
-    return manifest
-
-
-def _check_shards(place: Path, shards: Sequence[Shard], dim: int, *, verify: bool) -> None:
-    """Every bad shard is named, not only the first."""
-    bad = []
-    for shard in shards:
-        path = place / shard.file
-        if not path.is_file():
-            bad.append(f"{shard.file} is missing")
-            continue
-        try:
-            shape = np.load(path, mmap_mode="r").shape
-        except (OSError, ValueError, EOFError):
-            shape = None
-        if shape != (shard.rows, dim) or (verify and hash_file(path) != shard.sha256):
-            bad.append(f"{shard.file} is damaged")
-    if bad:
-        raise UserError(f"{place}: {', '.join(bad)}; embed again")
-
-
-def _read_ids(
-    path: Path, positions: bool
-) -> tuple[tuple[str, ...], tuple[str, ...], NDArray[np.int32]]:
-    """Paths, classes and the numbers behind them, (N, 2 or 4), line by line."""
-    columns = _ALL_COLUMNS if positions else _ID_COLUMNS
-    names: list[str] = []
-    labels: list[str] = []
-    numbers = array("i")
-    with path.open(newline="", encoding="utf-8") as file:
-        lines = csv.reader(file)
-        found = next(lines, [])
-        if tuple(found) != columns:
-            raise ValueError(f"{path.name} has columns {','.join(found)}")
-        for _, name, label, *rest in lines:
-            names.append(name)
-            labels.append(sys.intern(label))
-            numbers.extend(map(int, rest))
-    table = np.array(numbers, dtype=np.int32).reshape(len(names), len(columns) - 3)
-    return tuple(names), tuple(labels), table
-
-
-def _old_shape(manifest: Mapping[str, Any]) -> tuple[int, ...]:
-    """The shape of a layer as far as the first manifests tell it."""
-    dim = int(manifest["dim"])
-    return (dim, 1, 1) if manifest.get("pooled") else (dim,)
 
 
 def _read_field(found: Mapping[str, Any] | None) -> ReceptiveField | None:

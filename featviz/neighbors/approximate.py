@@ -28,7 +28,8 @@ import torch
 from torch import Tensor
 
 from featviz import results
-from featviz.embedding.store import Store, hash_file
+from featviz.embedding.files import hash_file
+from featviz.embedding.store import Store
 from featviz.errors import UserError, nearest
 from featviz.neighbors.exact import (
     Excluded,

@@ -90,7 +90,7 @@ class Index:
     def add_store(self, store: Store) -> None:
         """The rows of a store on the disk, which stay there and are read when they are needed."""
         assert not self._scales
-        self._scales = [_norms(self.check(block)) for block in store.blocks()]
+        self._scales = [_norms(self.check(block)) for block in store.blocks(_BLOCK)]
         self._joined = _OnDisk(store), np.concatenate(self._scales)
 
     @property

@@ -26,7 +26,7 @@ from torch import Tensor
 from featviz.attacks import projections
 from featviz.corruptions.apply import corrupt
 from featviz.embedding.extract import default_layer, embed_batch
-from featviz.embedding.shards import pool
+from featviz.embedding.pieces import pool
 from featviz.errors import UserError
 from featviz.models.frozen import frozen
 from featviz.models.layers import activations, tap

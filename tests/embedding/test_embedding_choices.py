@@ -7,20 +7,24 @@ import json
 import os
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from featviz.datasets import open_pictures
-from featviz.embedding.extract import embed, embed_batch, in_memory
+from featviz.datasets import in_memory, open_pictures
+from featviz.embedding.extract import embed, embed_batch
 from featviz.embedding.store import open_store
 from featviz.errors import UserError
 from featviz.models.model import Model
 from featviz.models.precision import has_bfloat16
 from featviz.neighbors.exact import build_index
 from featviz.samples import sample_pictures
+from featviz.types import Precision
+
+PRECISIONS: tuple[Precision, ...] = ("float32", "bfloat16")
 
 needs_bf16 = pytest.mark.skipif(
     not has_bfloat16(torch.device("cpu")), reason="this processor does not compute in bf16"
@@ -39,11 +43,11 @@ def jpegs(folder: Path, count: int, side: int) -> Path:
 
 @needs_bf16
 @pytest.mark.slow
-def test_neighbours_in_bf16_agree_with_float32(mini: Model, shared_data: Path) -> None:
+def test_neighbors_in_bfloat16_agree_with_float32(mini: Model, shared_data: Path) -> None:
     """400 photographs; of each the ten nearest (docs/embedding.md: the same on thousands)."""
     photographs = open_pictures(shared_data / "imagenet_val").spread(400)
     found = []
-    for precision in ("float32", "bfloat16"):
+    for precision in PRECISIONS:
         store = embed(mini, photographs, precision=precision)
         assert store.precision == precision
         everything = torch.arange(len(store))
@@ -59,9 +63,9 @@ def test_neighbours_in_bf16_agree_with_float32(mini: Model, shared_data: Path) -
 
 
 @needs_bf16
-def test_bf16_is_near_and_leaves_the_model_as_it_was(mini: Model) -> None:
+def test_bfloat16_is_near_and_leaves_the_model_as_it_was(mini: Model) -> None:
     before = {name: value.clone() for name, value in mini.state_dict().items()}
-    low, high = (embed(mini, sample_pictures(2), precision=p) for p in ("bfloat16", "float32"))
+    high, low = (embed(mini, sample_pictures(2), precision=p) for p in PRECISIONS)
     cosine = torch.cosine_similarity(low.matrix().double(), high.matrix().double())
     assert 0 < (1 - cosine).max() < 1e-3  # bf16 keeps 8 bits: 1 - cos about 2^-16 times a few
     assert all(torch.equal(before[name], value) for name, value in mini.state_dict().items())
@@ -117,7 +121,12 @@ def test_a_tar_is_searched_once_and_not_for_each_picture(
             archive.addfile(info, io.BytesIO(b"%04d" % number))
     opened = []
     original = tarfile.open
-    monkeypatch.setattr(tarfile, "open", lambda *a, **k: opened.append(a) or original(*a, **k))
+
+    def noted(*args: Any, **options: Any) -> tarfile.TarFile:
+        opened.append(args)
+        return original(*args, **options)
+
+    monkeypatch.setattr(tarfile, "open", noted)
     pictures = open_pictures(tmp_path / "many.tar")
     some = pictures.select([299, 0, 150])
     assert [some.content(row) for row in range(3)] == [b"0299", b"0000", b"0150"]
@@ -203,9 +212,12 @@ def test_large_stores_are_opened_without_reading_them(
     monkeypatch.setattr("featviz.embedding.store._HASHED", 0)
     read = []
     original = np.memmap.__getitem__
-    monkeypatch.setattr(
-        np.memmap, "__getitem__", lambda self, at: read.append(at) or original(self, at)
-    )
+
+    def noted(rows: Any, at: Any) -> Any:
+        read.append(at)
+        return original(rows, at)
+
+    monkeypatch.setattr(np.memmap, "__getitem__", noted)
     open_store(tmp_path / "s")  # sizes agree, which is all that is looked at
     assert not read
     with pytest.raises(UserError, match="damaged"):

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -48,15 +51,39 @@ def test_layers_given_several_times_get_a_store_each(
     assert str(out / "relu7") in shown
 
 
+def test_ctrl_c_keeps_finished_pieces_and_says_how_many_rows(tmp_path: Path) -> None:
+    """300 pictures are two pieces, of 256 and 44 rows; SIGTERM acts as Ctrl-C."""
+    some = sample_pictures(1)
+    (tmp_path / "data").mkdir()
+    for row in range(300):
+        some.open(row % len(some)).resize((64, 64)).save(tmp_path / "data" / f"{row:03}.png")
+    words = ["embed", "--data", tmp_path / "data", "--out", tmp_path / "out", "--quiet"]
+    command = [sys.executable, "-m", "featviz", *map(str, words)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        while process.poll() is None and not list(tmp_path.glob("out.partial/rows*.npz")):
+            time.sleep(0.002)
+        process.terminate()
+        _, error = process.communicate()
+    assert process.returncode == 130, error
+    assert error == (
+        "featviz: stopped; kept 256 of 300 rows; give the same command again to go on\n"
+    )
+    before = (tmp_path / "out.partial" / "rows-00000000.npz").stat().st_mtime_ns
+    assert subprocess.run(command, check=False, capture_output=True).returncode == 0
+    assert before < (tmp_path / "out" / "manifest.json").stat().st_mtime_ns
+    assert len(open_store(tmp_path / "out", verify=True)) == 300
+    assert not (tmp_path / "out.partial").exists()
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
         (["--layer", "relu7", "--layer", "relu7"], "relu7 is given twice"),
         (["--layer", "relu7", "--position", "random"], "relu7 has no map"),
-        (["--layer", "relu3", "--position", "corner"], "take mean, random"),
-        (["--precision", "fp8"], "take auto, float32, bf16"),
-        (["--decoder", "quick"], "take exact or fast"),
-        (["--engine", "spark"], "take here or ray"),
+        (["--layer", "relu3", "--position", "corner"], "'corner' is not one of 'mean', 'random'"),
+        (["--precision", "fp8"], "is not one of 'auto', 'float32', 'bfloat16'"),
+        (["--decoder", "quick"], "is not one of 'exact', 'fast'"),
+        (["--engine", "spark"], "is not one of 'here', 'ray'"),
         (["--layer", "relu77"], "did you mean"),
     ],
 )

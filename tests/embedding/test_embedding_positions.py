@@ -51,7 +51,7 @@ def test_positions_fill_the_inside_evenly_and_leave_the_border_out(height: int, 
         share = 1 / len(seen)
         assert abs(times - count * share).max() <= 5 * (count * share * (1 - share)) ** 0.5
     if height > 3 < width:  # rows and columns are independent
-        assert abs(np.corrcoef(found.T)[0, 1]) < 5 / count**0.5
+        assert abs(np.asarray(np.corrcoef(found.T))[0, 1]) < 5 / count**0.5
 
 
 def test_a_position_depends_on_seed_and_row_alone() -> None:
@@ -102,7 +102,7 @@ def test_positions_are_in_the_files(mini: Model, tmp_path: Path) -> None:
 
 
 def test_a_crop_holds_all_that_its_row_depends_on(mini: Model) -> None:
-    """Grey everywhere but in the crop: the activation at the position stays."""
+    """Gray everywhere but in the crop: the activation at the position stays."""
     store = embed(mini, sample_pictures(1), "relu2", position="random")
     assert store.positions is not None
     assert store.receptive_field is not None
@@ -126,7 +126,7 @@ def test_what_has_no_positions_is_refused(mini: Model) -> None:
     with pytest.raises(UserError, match="relu7 has no map"):
         embed(mini, sample_pictures(1), "relu7", position="random")
     with pytest.raises(UserError, match="unknown position 'middle'"):
-        embed(mini, sample_pictures(1), "relu3", position="middle")
+        embed(mini, sample_pictures(1), "relu3", position="middle")  # type: ignore[arg-type]
     pooled = embed(mini, sample_pictures(1), "relu3")
     assert pooled.pooled
     with pytest.raises(UserError, match="not of single positions"):

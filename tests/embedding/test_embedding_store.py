@@ -5,9 +5,11 @@ from __future__ import annotations
 import csv
 import errno
 import json
+import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
-from typing import Never
+from typing import Any, Never
 
 import numpy as np
 import pytest
@@ -15,11 +17,10 @@ import torch
 from torch import nn
 
 import featviz
-from featviz import engine, images
+from featviz import images
 from featviz.datasets import open_pictures
-from featviz.embedding import extract
 from featviz.embedding.extract import default_layer, embed, embed_batch
-from featviz.embedding.store import open_store
+from featviz.embedding.store import Store, open_store
 from featviz.errors import UserError
 from featviz.models.model import Model
 
@@ -37,7 +38,8 @@ class Small(nn.Module):
         self.head = nn.Linear(6, 3)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.head(self.act(self.fc(self.flat(self.relu(self.conv(x))))))
+        logits: torch.Tensor = self.head(self.act(self.fc(self.flat(self.relu(self.conv(x))))))
+        return logits
 
 
 @pytest.fixture(scope="module")
@@ -84,6 +86,7 @@ def oracle(model: Model, data: Path, layer: str) -> torch.Tensor:
             continue
         x = pictures.read(row, SIDE)[None]
         net = model.net
+        assert isinstance(net, Small)
         with torch.no_grad():
             maps = net.relu(net.conv(x))
             hidden = net.fc(net.flat(maps))
@@ -166,7 +169,7 @@ def test_a_folder_is_a_store_and_a_result(model: Model, data: Path, tmp_path: Pa
     assert manifest["dtype"] == "float16"
     assert manifest["model"]["sha256"] == model.sha256
     assert [shard["file"] for shard in manifest["shards"]] == [
-        f"shard-{i:05}.npy" for i in range(4)
+        f"shard-{i:05}.npy" for i in range(3)
     ]
     result = json.loads((tmp_path / "s" / "result.json").read_text())
     assert result["kind"] == "embed"
@@ -185,37 +188,36 @@ def test_numbers_agree_with_the_matrix(model: Model, data: Path) -> None:
 
 
 class Killed(BaseException):
-    """What stops a run between two shards."""
+    """What stops a run between two pieces."""
+
+
+def killed(*_: object, **__: object) -> Never:
+    raise Killed
 
 
 @pytest.mark.parametrize("after", [1, 2, 3])
 def test_a_run_that_was_stopped_ends_with_the_same_bytes(
-    model: Model, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: int
+    model: Model, data: Path, tmp_path: Path, after: int
 ) -> None:
-    options = {"batch_size": 3, "shard_bytes": FOUR_ROWS}
+    options: dict[str, Any] = {"batch_size": 3, "shard_bytes": FOUR_ROWS}
     embed(model, data, out=tmp_path / "whole", **options)
-    original = engine._keep
-    written = []
 
-    def stop_behind(files: object, target: Path) -> None:
-        original(files, target)
-        written.append(target)
-        if len(written) == after:
+    def stop(done: int, total: int, text: str) -> None:
+        if done > 3 * after:
             raise Killed
 
-    monkeypatch.setattr(engine, "_keep", stop_behind)
     with pytest.raises(Killed):
-        embed(model, data, out=tmp_path / "cut", **options)
+        embed(model, data, out=tmp_path / "cut", progress=stop, **options)
     assert not (tmp_path / "cut").exists()
-    monkeypatch.setattr(engine, "_keep", original)
-    # A shard that was being written, and one that was damaged since, are made again.
-    (tmp_path / "cut.partial" / ".00003.x").mkdir()
-    (tmp_path / "cut.partial" / ".00003.x" / "0.npy").write_bytes(b"half")
-    with (tmp_path / "cut.partial" / "00000" / "0.npy").open("r+b") as file:
-        file.seek(-1, 2)
-        file.write(b"\xff")
-    forwards = []
-    embed(model, data, out=tmp_path / "cut", progress=lambda *now: forwards.append(now), **options)
+    partial = tmp_path / "cut.partial"
+    assert len(list(partial.glob("rows-*.npz"))) == after
+    # A piece that was being written, and one that was damaged since, are made again.
+    (partial / ".rows-00000009.part").write_bytes(b"half")
+    content = (partial / "rows-00000000.npz").read_bytes()
+    (partial / "rows-00000000.npz").write_bytes(content[:-40] + b"\xff" + content[-39:])
+    forwards: list[int] = []
+    embed(model, data, out=tmp_path / "cut", progress=lambda n, *_: forwards.append(n), **options)
+    assert forwards[0] == 3 * (after - 1)
     first, second = tmp_path / "whole", tmp_path / "cut"
     names = {p.name for p in first.iterdir()}
     assert names == {p.name for p in second.iterdir()}
@@ -223,60 +225,70 @@ def test_a_run_that_was_stopped_ends_with_the_same_bytes(
         assert (first / name).read_bytes() == (second / name).read_bytes(), name
 
 
-def test_finished_shards_are_not_made_again(
+def test_finished_pieces_are_not_made_again(
     model: Model, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    embed(model, data, out=tmp_path / "s", shard_bytes=FOUR_ROWS)
-    runs = []
-    original = extract.Job.run
-    monkeypatch.setattr(
-        extract.Job, "run", lambda job, *span: runs.append(span) or original(job, *span)
-    )
+    done: list[int] = []
     with monkeypatch.context() as broken:
-        broken.setattr(extract.Store, "save", lambda *a, **k: (_ for _ in ()).throw(Killed))
+        broken.setattr(Store, "save", killed)
         with pytest.raises(Killed):
             embed(model, data, out=tmp_path / "t", shard_bytes=FOUR_ROWS)
-    assert len(runs) == 4
-    embed(model, data, out=tmp_path / "t", shard_bytes=FOUR_ROWS)
-    assert len(runs) == 4
+    embed(
+        model,
+        data,
+        out=tmp_path / "t",
+        shard_bytes=FOUR_ROWS,
+        progress=lambda n, *_: done.append(n),
+    )
+    assert done == [13]
 
 
 @pytest.mark.parametrize(
     ("other", "why"),
     [
-        ({"layer": "fc7"}, "layers"),
+        ({"layer": "fc7"}, "layers relu7, now fc7"),
         ({"batch_size": 3}, "batch_size 4, now 3"),
-        ({"precision": "bfloat16"}, "precision float32, now bf16"),
+        ({"precision": "bfloat16"}, "precision float32, now bfloat16"),
     ],
 )
-def test_shards_of_another_job_are_neither_used_nor_thrown_away(
-    model: Model, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, other, why: str
+def test_pieces_of_another_job_are_neither_used_nor_thrown_away(
+    model: Model,
+    data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    other: dict[str, Any],
+    why: str,
 ) -> None:
-    options = {"layer": "relu7", "batch_size": 4, "shard_bytes": FOUR_ROWS, "out": tmp_path / "s"}
+    options: dict[str, Any] = {
+        "layer": "relu7",
+        "batch_size": 4,
+        "shard_bytes": FOUR_ROWS,
+        "out": tmp_path / "s",
+    }
     with monkeypatch.context() as broken:
-        broken.setattr(extract.Store, "save", lambda *a, **k: (_ for _ in ()).throw(Killed))
+        broken.setattr(Store, "save", killed)
         with pytest.raises(Killed):
             embed(model, data, **options)
-    with pytest.raises(UserError, match=f"another job .*{why}.* --overwrite"):
-        embed(model, data, **options | other)
-    assert (tmp_path / "s.partial" / "00000").is_dir()
-    expected = embed(model, data, **options | other | {"out": None})
-    found = embed(model, data, **options | other | {"overwrite": True})
-    assert torch.equal(found.matrix(), expected.matrix())
+    for overwrite in (False, True):
+        with pytest.raises(UserError, match=f"another command .*{why}.* choose another --out"):
+            embed(model, data, **options | other | {"overwrite": overwrite})
+    assert (tmp_path / "s.partial" / "rows-00000000.npz").is_file()
+    expected = embed(model, data, **options | {"out": None})
+    assert torch.equal(embed(model, data, **options).matrix(), expected.matrix())
 
 
 def test_pictures_that_were_changed_between_two_runs_are_noticed(
     model: Model, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    options = {"shard_bytes": FOUR_ROWS, "out": tmp_path / "s"}
+    options: dict[str, Any] = {"shard_bytes": FOUR_ROWS, "out": tmp_path / "s"}
     with monkeypatch.context() as broken:
-        broken.setattr(extract.Store, "save", lambda *a, **k: (_ for _ in ()).throw(Killed))
+        broken.setattr(Store, "save", killed)
         with pytest.raises(Killed):
             embed(model, data, **options)
     shutil.copy(data / "cat" / "03.png", data / "cat" / "00.png")
-    with pytest.raises(UserError, match="the picture files have changed since"):
+    with pytest.raises(UserError, match="other content of the picture files"):
         embed(model, data, **options)
-    with pytest.raises(UserError, match="another list of pictures"):
+    with pytest.raises(UserError, match="other list of pictures"):
         embed(model, open_pictures(data).select(range(9)), **options)
 
 
@@ -307,7 +319,7 @@ def test_every_missing_or_damaged_shard_is_named(model: Model, data: Path, tmp_p
     ],
 )
 def test_damage_is_said_in_one_line(
-    model: Model, data: Path, tmp_path: Path, damage, message: str
+    model: Model, data: Path, tmp_path: Path, damage: Callable[[Path], object], message: str
 ) -> None:
     embed(model, data, out=tmp_path / "s")
     damage(tmp_path / "s")
@@ -327,7 +339,7 @@ def test_bad_arguments_are_refused_before_the_work(
         embed(model, data, batch_size=0)
     (tmp_path / "x.partial").mkdir()
     (tmp_path / "x.partial" / "mine.txt").write_text("keep me")
-    with pytest.raises(UserError, match="in the way"):
+    with pytest.raises(UserError, match=r"is not empty and has no job\.json"):
         embed(model, data, out=tmp_path / "x")
     assert (tmp_path / "x.partial" / "mine.txt").exists()
     for broken in data.rglob("*.png"):
@@ -367,13 +379,10 @@ def test_samples_are_found_again(mini: Model, tmp_path: Path) -> None:
 def test_a_full_disk_is_named_and_leaves_no_half_written_store(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = Path.write_bytes
-
-    def full(path, content) -> Never:
-        whole(path, content[:10])
+    def full(handle: int) -> Never:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_bytes", full)
+    monkeypatch.setattr(os, "fsync", full)
     model, data = featviz.load("alexnet-mini"), featviz.sample_pictures(1)
     with pytest.raises(UserError, match="no space left on the disk"):
         embed(model, data.select([0, 1]), "conv1", out=tmp_path / "store")

@@ -1,0 +1,156 @@
+"""The rows of one piece of a data set: decode pictures, run the model, read the layers.
+
+`Rows` is what `engine.map_pieces` maps over spans of the data set, here or on a cluster. The
+arrays of a piece depend on its own span only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from featviz.datasets import Pictures, in_order
+from featviz.decoding import Prepared, as_batch
+from featviz.embedding.positions import draw_positions
+from featviz.errors import BadPicture, UserError
+from featviz.models.layers import activations
+from featviz.models.model import Layer, Model
+from featviz.models.precision import in_bfloat16
+from featviz.types import Precision
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from featviz.checkpoints import Arrays
+
+LARGEST = 65504.0
+"""the largest number that float16 holds"""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Everything that the rows of a piece depend on."""
+
+    model: Model
+    data: Pictures
+    places: tuple[Layer, ...]
+    batch_size: int
+    position: str
+    """"mean" over a map's positions, or "random": one of them"""
+    seed: int
+    precision: Precision
+    decoder: str
+    """as `decoding.resolve` names it"""
+    workers: int
+
+    def __call__(self, span: range, report: Callable[[int], None] = lambda _: None) -> Arrays:
+        """The arrays of a span of the data set.
+
+        Returns:
+            "rows" (n,): which rows of the data set could be read; "sizes" (n, 2): width and height
+            of each; "skipped" (s, 2): path and reason of the others; "0", "1", ... (n, units): the
+            activations at each layer, float16.
+        """
+        if self.data.files and not self.data.root.exists():  # every picture would be skipped
+            raise UserError(
+                f"{self.data.root} is not on this machine; every machine of a cluster needs the "
+                "pictures under the same path"
+            )
+        side = self.model.input_size
+        values: list[list[NDArray[np.float16]]] = [
+            [np.empty((0, place.units), np.float16)] for place in self.places
+        ]
+        rows: list[int] = []
+        sizes: list[tuple[int, int]] = []
+        skipped: list[tuple[str, str]] = []
+
+        def read(row: int) -> Prepared:
+            return self.data.prepare(row, self.model.resize, side, decoder=self.decoder)
+
+        stream = in_order(read, span, ahead=2 * self.batch_size, workers=self.workers)
+        with closing(stream), self.network() as network:
+            while batch := list(islice(stream, self.batch_size)):
+                good = [(row, found) for row, found in batch if isinstance(found, Prepared)]
+                for row, found in batch:
+                    if isinstance(found, BadPicture):
+                        path = self.data.paths[row]
+                        # Relative, so that it is the same wherever the data lies.
+                        skipped.append((path, str(found).replace(self.data.where(row), path)))
+                if good:
+                    taken = network(as_batch([found.pixels for _, found in good]))
+                    here = [row for row, _ in good]
+                    for place, store in zip(self.places, values, strict=True):
+                        store.append(self.read(taken[place.name], place, here))
+                    rows += here
+                    sizes += [found.size for _, found in good]
+                report(batch[-1][0] + 1 - span.start)
+        return {
+            "rows": np.array(rows, np.int64),
+            "sizes": np.array(sizes, np.int32).reshape(-1, 2),
+            "skipped": np.array(skipped, str).reshape(-1, 2),
+            **{str(number): np.concatenate(store) for number, store in enumerate(values)},
+        }
+
+    @contextmanager
+    def network(self) -> Iterator[Callable[[Tensor], dict[str, Tensor]]]:
+        """From pictures (N, 3, S, S) in [0, 1] to the activations of the layers, by name."""
+        names = [place.name for place in self.places]
+        side = self.model.input_size
+        example = torch.zeros(1, 3, side, side, device=self.model.device)
+        with (
+            torch.inference_mode(),
+            in_precision(self.model, example, self.precision) as forward,
+        ):
+            yield lambda pictures: activations(
+                self.model, pictures.to(self.model.device), names, forward=forward
+            )
+
+    def read(self, taken: Tensor, place: Layer, rows: list[int]) -> NDArray[np.float16]:
+        """Activations of pictures at a layer as a store holds them, (N, units)."""
+        if self.position == "random" and place.spatial:
+            _, height, width = place.shape
+            at = torch.from_numpy(draw_positions(self.seed, rows, height, width)).long()
+            at = at.to(taken.device)
+            which = torch.arange(len(taken), device=taken.device)
+            taken = taken[which, :, at[:, 0], at[:, 1]]
+        return as_stored(pool(taken, place), place.name).numpy()
+
+
+@contextmanager
+def in_precision(
+    model: Model, example: Tensor, precision: Precision
+) -> Iterator[Callable[[Tensor], Tensor]]:
+    """Within the block, the model in a precision. `example`: a picture, (1, 3, S, S)."""
+    if precision == "float32":
+        yield model
+        return
+    with in_bfloat16(model, example) as fast:
+        yield fast
+
+
+def pool(values: Tensor, place: Layer) -> Tensor:
+    """Activations (N, C), (N, C, H, W) or (N, tokens, C) as (N, C): means over positions."""
+    values = values.float()
+    if values.dim() == 4:
+        return values.mean((2, 3))
+    if values.dim() == 3:
+        return values.mean(1 if values.shape[2] == place.units else 2)
+    return values
+
+
+def as_stored(values: Tensor, layer: str) -> Tensor:
+    """Values as float16 on the CPU. Raises UserError for those that it cannot hold."""
+    values = values.float().cpu()
+    if not torch.isfinite(values).all() or values.abs().max() > LARGEST:
+        raise UserError(
+            f"{layer} has values up to {values.abs().max():.3g}, more than float16 holds "
+            f"({LARGEST:.0f}); the weights may be broken, or choose another layer"
+        )
+    return values.half()
