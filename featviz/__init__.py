@@ -64,7 +64,7 @@ _HOMES = {
     "open_pictures": "featviz.datasets",
     "open_store": "featviz.embedding.store",
     "patch": "featviz.attacks.patch",
-    "patch_times_kernel": "featviz.maps.activation_maps",
+    "patch_times_kernel": "featviz.maps.patch_times_kernel",
     "pgd": "featviz.attacks.pgd",
     "read_image": "featviz.images",
     "read_square": "featviz.images",
@@ -127,7 +127,7 @@ if TYPE_CHECKING:
     from featviz.kernels.growth import kernel_growth as kernel_growth
     from featviz.kernels.sheet import kernel_sheet as kernel_sheet
     from featviz.maps.activation_maps import activation_maps as activation_maps
-    from featviz.maps.activation_maps import patch_times_kernel as patch_times_kernel
+    from featviz.maps.patch_times_kernel import patch_times_kernel as patch_times_kernel
     from featviz.maps.top_patches import top_patches as top_patches
     from featviz.maximization.facets import draw_facets as draw_facets
     from featviz.maximization.image_statistics import measure_statistics as measure_statistics

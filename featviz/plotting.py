@@ -13,6 +13,7 @@ from featviz import images
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.image import AxesImage
     from torch import Tensor
 
 # Okabe and Ito's colors, which color-blind readers can tell apart.
@@ -24,6 +25,8 @@ SEQUENTIAL = "magma"
 """for values from zero upwards (activations)"""
 DIVERGING = "RdBu_r"
 """only around a true zero (weights, products, signed attributions)"""
+FAINT = "#555555"
+"""of notes beside the title and the numbers"""
 
 
 def new_figure(width: float, height: float) -> Figure:
@@ -40,6 +43,25 @@ def show_image(ax: Axes, image: Tensor, title: str = "", *, pixelated: bool = Fa
         interpolation="nearest" if pixelated else "antialiased",
     )
     bare(ax, title)
+
+
+def show_map(ax: Axes, values: Tensor, low: float, high: float) -> AxesImage:
+    """A map (h, w) in the colors of its kind (diverging where `low` is below 0), framed."""
+    shades = DIVERGING if low < 0 else SEQUENTIAL
+    image = ax.imshow(values.numpy(), vmin=low, vmax=high, interpolation="nearest", cmap=shades)
+    bare(ax)
+    frame(ax)
+    return image
+
+
+def map_colors(values: Tensor, low: float, high: float) -> Tensor:
+    """(3, h, w) in [0, 1]: the colors in which `show_map` draws a map (h, w)."""
+    import matplotlib
+    import torch
+
+    shades = matplotlib.colormaps[DIVERGING if low < 0 else SEQUENTIAL]
+    scaled = ((values - low) / (high - low)).clamp(0, 1).numpy()
+    return torch.from_numpy(shades(scaled)[..., :3]).permute(2, 0, 1).float()
 
 
 def bare(ax: Axes, title: str = "") -> None:

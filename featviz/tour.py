@@ -29,7 +29,8 @@ from featviz.from_picture.inversion import invert
 from featviz.gallery.build import build_gallery
 from featviz.kernels.growth import kernel_growth
 from featviz.kernels.sheet import kernel_sheet
-from featviz.maps.activation_maps import activation_maps, patch_times_kernel
+from featviz.maps.activation_maps import activation_maps
+from featviz.maps.patch_times_kernel import patch_times_kernel
 from featviz.maps.top_patches import top_patches
 from featviz.maximization.maximize import maximize
 from featviz.models.layers import activations

@@ -73,7 +73,8 @@ def maps(
         with output.progress() as progress:
             result = top_patches(net, pictures, place, units=units, k=top or 9, progress=progress)
     else:
-        from featviz.maps.activation_maps import activation_maps, patch_times_kernel
+        from featviz.maps.activation_maps import activation_maps
+        from featviz.maps.patch_times_kernel import patch_times_kernel
         from featviz.samples import photograph_path
 
         shown = picture or photograph_path("china")

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 import featviz
 from featviz import results
 from featviz.errors import UserError
-from featviz.maps.activation_maps import patch_times_kernel
+from featviz.maps.patch_times_kernel import patch_times_kernel
 from featviz.models.model import Model
 
 CONVOLUTIONS: dict[str, dict[str, Any]] = {
@@ -181,7 +181,7 @@ def test_only_convolutions_are_worked_out(generator: torch.Generator) -> None:
         patch_times_kernel(deep(1), picture, "relu2:1")
     with pytest.raises(UserError, match="unit 6 is out of range: conv2 has units 0 to 5"):
         patch_times_kernel(deep(1), picture, "conv2:6")
-    with pytest.raises(UserError, match=r"one picture \(3, H, W\) in \[0, 1\] is needed"):
+    with pytest.raises(UserError, match=r"shape \(N, 3, H, W\), got \(2, 16, 16\)"):
         patch_times_kernel(deep(1), picture[:2], "conv2:1")
 
 

@@ -1,6 +1,6 @@
-"""The figure of `patch_times_kernel`: one activation worked out so that it can be followed by eye.
+"""The figure of `patch_times_kernel`: one activation as a sum, step by step, and in words.
 
-A first layer is drawn in colours (patch, kernel, product, running sum), a deeper one by its
+A first layer is drawn in colors (patch, kernel, product, running sum), a deeper one by its
 strongest input channels.
 """
 
@@ -12,27 +12,49 @@ import torch
 from torch import Tensor
 
 from featviz import images, plotting
-from featviz.plotting import Page, signed_text
+from featviz.maps.patch_products import PatchProducts
+from featviz.plotting import FAINT, Page, signed_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from featviz.maps.activation_maps import PatchTimesKernel
-
-FAINT = "#555555"
-AGREES, OPPOSES = "#b2182b", "#2166ac"  # the ends of the diverging colours
+POSITIVE, NEGATIVE = "#b2182b", "#2166ac"  # the ends of the diverging colors
 SHOWN = 8  # input channels of a deeper layer
 MOST_DIGITS = 9  # cells of a map whose values are written into it
 
 
-def draw(result: PatchTimesKernel) -> Figure:
-    """The figure that fits the layer."""
-    return _in_colours(result) if result.first else _by_channels(result)
+def calculation(r: PatchProducts) -> Figure:
+    """The whole calculation: in colors for a first layer, else by input channels."""
+    return _in_colors(r) if r.first else _by_channels(r)
 
 
-def _heading(page: Page, r: PatchTimesKernel) -> None:
-    page.text(0.25, 0.27, r.title, fontsize=14, weight="bold")
+def heading(r: PatchProducts) -> str:
+    """The title of result and figure."""
+    return f"Why {r.unit} responds with {r.activation:.3g} in {r.model_name}"
+
+
+def in_words(r: PatchProducts) -> str:
+    """The sum as one sentence."""
+    return (
+        f"{r.product.numel():,} products: those above zero add up to {r.positive:.4g}, those below "
+        f"to {signed_text(r.negative, '.4g')}; with the bias of {signed_text(r.bias, '+.3g')} the "
+        f"sum is {signed_text(r.total, '.5g')}. The model computes "
+        f"{signed_text(r.activation, '.5g')}."
+    )
+
+
+def _as_lengths(r: PatchProducts) -> str:
+    """The same sum as length times length times cosine."""
+    return (
+        f"The same sum again: {float(r.patch.norm()):.3g} (length of the patch, its contrast) × "
+        f"{float(r.kernel.norm()):.3g} (length of the kernel) × {signed_text(r.likeness, '.2f')} "
+        f"(cosine of the two, at most 1) {signed_text(r.bias, '+.3g')} (bias)."
+    )
+
+
+def _heading(page: Page, r: PatchProducts) -> None:
+    page.text(0.25, 0.27, heading(r), fontsize=14, weight="bold")
     page.text(
         0.25,
         0.55,
@@ -41,12 +63,12 @@ def _heading(page: Page, r: PatchTimesKernel) -> None:
     )
 
 
-def _ending(page: Page, r: PatchTimesKernel) -> None:
-    page.text(0.25, page.height - 0.42, r.in_words(), fontsize=8.5)
-    page.text(0.25, page.height - 0.2, r.as_lengths(), fontsize=8.5, color=FAINT)
+def _ending(page: Page, r: PatchProducts) -> None:
+    page.text(0.25, page.height - 0.42, in_words(r), fontsize=8.5)
+    page.text(0.25, page.height - 0.2, _as_lengths(r), fontsize=8.5, color=FAINT)
 
 
-def _in_colours(r: PatchTimesKernel) -> Figure:
+def _in_colors(r: PatchProducts) -> Figure:
     """The calculation of a first layer: as pictures above, in numbers below."""
     page = Page(11.0, 8.0)
     product = r.product
@@ -72,13 +94,13 @@ def _in_colours(r: PatchTimesKernel) -> Figure:
     page.text(0.25, y - 0.13, "the picture")
     for x, words, note in zip(
         xs,
-        ("the patch", "the kernel", "patch × kernel, colours added up"),
+        ("the patch", "the kernel", "patch × kernel, summed over colors"),
         (
-            "hatched: padding, 0 when normalised"
+            "hatched: padding, 0 when normalized"
             if bool(r.outside.any())
             else f"{r.patch.shape[2]} × {r.patch.shape[1]} pixels of the picture",
-            "grey is 0",
-            "red speaks for the kernel's pattern, blue against",
+            "gray is 0",
+            "red: products above zero, blue: below",
         ),
         strict=True,
     ):
@@ -87,7 +109,7 @@ def _in_colours(r: PatchTimesKernel) -> Figure:
     for x, sign in ((xs[1] - 0.225, "×"), (xs[2] - 0.225, "=")):
         page.text(x, y + side / 2, sign, fontsize=20, ha="center")
 
-    # Second line: the same colour by colour, in the numbers that are multiplied.
+    # Second line: the same color by color, in the numbers that are multiplied.
     cell, step, y = 0.98, 1.06, 3.98
     for x, values, words in (
         (0.85, r.patch, "values"),
@@ -100,14 +122,14 @@ def _in_colours(r: PatchTimesKernel) -> Figure:
             bar = _signed(page, x, y + c * step, cell, values[c], _limit(values), padding)
         page.color_bar(bar, x + cell + 0.06, y, 2 * step + cell)
     page.text(5.82, y - 0.13, "sum")
-    for c, colour in enumerate(r.channels):
+    for c, color in enumerate(r.channels):
         middle = y + c * step + cell / 2
-        page.text(0.78, middle, colour, fontsize=8.5, ha="right")
+        page.text(0.78, middle, color, fontsize=8.5, ha="right")
         page.text(2.42, middle, "×", fontsize=12, ha="center")
         page.text(4.12, middle, "=", fontsize=12, ha="center")
         page.text(5.82, middle, signed_text(float(r.contributions[c])), fontsize=9.5)
 
-    page.text(6.95, y - 0.13, "adding it all up")
+    page.text(6.95, y - 0.13, "the running sum")
     _running_sum(page.axes(6.95, y, 3.6, 1.5), summed, r)
     page.text(6.95, y + 2.1, "this unit at every position of the picture")
     _place_among(page.axes(6.95, y + 2.25, 3.6, 0.65), r)
@@ -115,7 +137,7 @@ def _in_colours(r: PatchTimesKernel) -> Figure:
     return page.figure
 
 
-def _by_channels(r: PatchTimesKernel) -> Figure:
+def _by_channels(r: PatchProducts) -> Figure:
     """The calculation of a deeper layer: which input channels made the sum, and where."""
     parts = r.contributions
     strongest = parts.abs().argsort(descending=True, stable=True)[:SHOWN]
@@ -130,14 +152,8 @@ def _by_channels(r: PatchTimesKernel) -> Figure:
         plotting.mark_box(whole, r.box, r.picture)
         part = page.axes(2.95, y, side, side)
         plotting.show_image(part, images.crop_box(r.picture, r.box))
-        page.text(2.95, y - 0.13, "what this position sees")
-        height, width = r.picture.shape[-2:]
-        _zoom(
-            page,
-            whole,
-            part,
-            (max(r.box[0], 0), max(r.box[1], 0), min(r.box[2], height), min(r.box[3], width)),
-        )
+        page.text(2.95, y - 0.13, "its receptive field")
+        _zoom(page, whole, part, images.clip_box(r.box, r.picture))
     page.text(6.55, y - 0.13, "what each input channel adds")
     _contributions(page.axes(6.55, y, 3.7, side), r, shown)
 
@@ -145,7 +161,7 @@ def _by_channels(r: PatchTimesKernel) -> Figure:
     y = 3.75
     if r.below is not None:
         y += 0.65
-        page.text(left - 0.12, y - 0.5, "carries\nthe kernel", fontsize=8.5, ha="right")
+        page.text(left - 0.12, y - 0.5, "first-layer\nkernel", fontsize=8.5, ha="right")
     for j, (words, values) in enumerate(
         (("values", r.patch), ("weights", r.kernel), ("products", r.product))
     ):
@@ -170,7 +186,7 @@ def _by_channels(r: PatchTimesKernel) -> Figure:
 
 
 def _limit(values: Tensor) -> float:
-    """The end of a colour scale that is symmetric about zero."""
+    """The end of a color scale that is symmetric about zero."""
     return float(values.abs().max()) or 1.0
 
 
@@ -185,11 +201,7 @@ def _signed(
 ) -> Any:
     """A map of signed values (k, k), with its numbers where there are few. Returns the image."""
     ax = page.axes(x, y, side, side)
-    image = ax.imshow(
-        values.numpy(), cmap=plotting.DIVERGING, vmin=-limit, vmax=limit, interpolation="nearest"
-    )
-    plotting.bare(ax)
-    plotting.frame(ax)
+    image = plotting.show_map(ax, values, -limit, limit)
     if outside is not None:
         _hatch(ax, outside)
     if values.numel() <= MOST_DIGITS:
@@ -230,7 +242,7 @@ def _hatch(ax: Axes, outside: Tensor) -> None:
         )
 
 
-def _zoom(page: Page, whole: Axes, part: Axes, box: tuple[int, int, int, int]) -> None:
+def _zoom(page: Page, whole: Axes, part: Axes, box: images.Box) -> None:
     """Lines from a box in the picture to the panel that enlarges it."""
     from matplotlib.patches import ConnectionPatch
 
@@ -257,7 +269,7 @@ def _small(ax: Axes, xlabel: str, ylabel: str = "") -> None:
         label.set_fontsize(7.5)
 
 
-def _running_sum(ax: Axes, summed: Tensor, r: PatchTimesKernel) -> None:
+def _running_sum(ax: Axes, summed: Tensor, r: PatchProducts) -> None:
     """The sum as it grows over the pixels of the patch, with the bias as its last step."""
     cells, columns = summed.numel(), summed.shape[1]
     running = torch.cat([summed.new_zeros(1), summed.flatten().cumsum(0)]).numpy()
@@ -285,8 +297,8 @@ def _running_sum(ax: Axes, summed: Tensor, r: PatchTimesKernel) -> None:
     _small(ax, "pixels of the patch in reading order, then the bias (orange)", "sum so far")
 
 
-def _place_among(ax: Axes, r: PatchTimesKernel) -> None:
-    """Where this position stands among all positions of the picture."""
+def _place_among(ax: Axes, r: PatchProducts) -> None:
+    """The activation here among those at all positions of the picture."""
     ax.hist(r.map.flatten().numpy(), bins=60, color="#b5b5b5", linewidth=0, log=True)
     ax.axvline(r.activation, color=plotting.ORANGE, linewidth=1.8)
     _small(ax, "activation; orange is here (heights are logarithmic)")
@@ -294,7 +306,7 @@ def _place_among(ax: Axes, r: PatchTimesKernel) -> None:
     ax.spines["left"].set_visible(False)
 
 
-def _contributions(ax: Axes, r: PatchTimesKernel, shown: list[int]) -> None:
+def _contributions(ax: Axes, r: PatchProducts, shown: list[int]) -> None:
     parts = r.contributions
     values = [float(parts[c]) for c in shown]
     rest = float(parts.sum()) - sum(values)
@@ -305,8 +317,8 @@ def _contributions(ax: Axes, r: PatchTimesKernel, shown: list[int]) -> None:
         values.append(rest)
     names += ["bias", "sum"]
     values += [r.bias, r.total]
-    colours = [AGREES if v > 0 else OPPOSES for v in values[:-1]] + [plotting.INK]
-    bars = ax.barh(range(len(values)), values, color=colours, height=0.68)
+    colors = [POSITIVE if v > 0 else NEGATIVE for v in values[:-1]] + [plotting.INK]
+    bars = ax.barh(range(len(values)), values, color=colors, height=0.68)
     ax.bar_label(bars, [signed_text(v) for v in values], fontsize=7.5, padding=2)
     ax.set_yticks(range(len(values)), names)
     ax.invert_yaxis()
