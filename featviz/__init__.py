@@ -26,7 +26,7 @@ _HOMES = {
     "apgd": "featviz.attacks.apgd",
     "apgd_targeted": "featviz.attacks.apgd",
     "attack": "featviz.attacks.attack",
-    "attribute": "featviz.attribution",
+    "attribute": "featviz.attribution.attribute",
     "audit": "featviz.robustness.audit",
     "autoattack": "featviz.attacks.autoattack",
     "bim": "featviz.attacks.pgd",
@@ -109,7 +109,7 @@ if TYPE_CHECKING:
     from featviz.attacks.square import noise as noise
     from featviz.attacks.square import square as square
     from featviz.attacks.universal import universal as universal
-    from featviz.attribution import attribute as attribute
+    from featviz.attribution.attribute import attribute as attribute
     from featviz.corruptions import corrupt as corrupt
     from featviz.corruptions import corruption_table as corruption_table
     from featviz.datasets import open_pictures as open_pictures

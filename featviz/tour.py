@@ -19,7 +19,7 @@ from torch import Tensor
 from featviz import results
 from featviz.atlas.build import build_atlas
 from featviz.attacks.attack import attack
-from featviz.attribution import attribute
+from featviz.attribution.attribute import attribute
 from featviz.datasets import Pictures, batches
 from featviz.embedding.extract import embed
 from featviz.embedding.store import Store

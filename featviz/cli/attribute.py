@@ -19,7 +19,7 @@ def attribute(
     target: Annotated[
         str | None,
         typer.Option(
-            "--target", "-t", help="Class to explain, name or index; default: the answer."
+            "--target", "-t", help="Class to explain, name or index; default: the prediction."
         ),
     ] = None,
     methods: Annotated[
@@ -27,22 +27,22 @@ def attribute(
     ] = "saliency,integrated_gradients,grad_cam,occlusion",
     layer: Annotated[
         str | None,
-        typer.Option("--layer", help="Where Grad-CAM looks; default: behind the last convolution."),
+        typer.Option("--layer", help="Of Grad-CAM; default: behind the last convolution."),
     ] = None,
     baseline: Annotated[
-        str, typer.Option("--baseline", help="mean, black, white or a grey value from 0 to 1.")
+        str, typer.Option("--baseline", help="mean, black, white or a gray value from 0 to 1.")
     ] = "mean",
     steps: Annotated[int, typer.Option("--steps", help="Of integrated gradients.")] = 64,
     seed: options.Seed = 0,
     model: options.ModelOptions,
     output: options.OutputOptions,
 ) -> None:
-    """Show which pixels a class's logit rests on, by four methods.
+    """Show which pixels the logit of a class depends on, by four methods.
 
     Example: featviz attribute --target goldfish --methods grad_cam,occlusion
     """
-    from featviz.attribution import attribute as run
-    from featviz.attribution import check_methods
+    from featviz.attribution.attribute import attribute as run
+    from featviz.attribution.attribute import check_methods
     from featviz.cli.pictures import open_given
 
     wanted = check_methods(methods.split(","))

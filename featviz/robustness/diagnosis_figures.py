@@ -618,7 +618,7 @@ def _attributions(
     model: Model, clean: Tensor, adversarial: Tensor, classes: tuple[int, int], seed: int
 ) -> Mapping[str, Tensor]:
     """Class name -> (2, H, W): evidence for the class on the clean and the adversarial picture."""
-    from featviz.attribution import attribute
+    from featviz.attribution.attribute import attribute
 
     both = torch.stack([clean, adversarial])
     return {

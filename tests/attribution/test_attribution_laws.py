@@ -1,15 +1,17 @@
-"""What holds for every method: the model untouched, no neighbours, refusals in words."""
+"""What holds for every method: the model untouched, pictures independent, refusals in words."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from featviz.attribution import METHODS, attribute, grad_cam_layer
+from featviz.attribution.attribute import attribute, grad_cam_layer
+from featviz.attribution.methods import METHODS
 from featviz.errors import UserError
 from featviz.models.load import load
 from featviz.models.model import Model
@@ -31,18 +33,18 @@ def tiny_net() -> nn.Module:
 
 
 @pytest.fixture
-def model():
+def model() -> Model:
     return Model(
         tiny_net(), name="tiny", input_size=16, classes=[("", f"kind {i}") for i in range(4)]
     )
 
 
 @pytest.fixture
-def pictures(generator: torch.Generator):
+def pictures(generator: torch.Generator) -> Tensor:
     return torch.rand(3, 3, 16, 16, generator=generator)
 
 
-def test_a_picture_does_not_depend_on_its_neighbours(model, pictures) -> None:
+def test_a_picture_does_not_depend_on_the_others(model: Model, pictures: Tensor) -> None:
     whole = attribute(model, pictures, target=1, steps=8)
     for i in range(3):
         alone = attribute(model, pictures[i], target=1, steps=8)
@@ -51,7 +53,7 @@ def test_a_picture_does_not_depend_on_its_neighbours(model, pictures) -> None:
             assert alone.deletion[method][0] == whole.deletion[method][i]
 
 
-def test_batches_bound_the_memory_and_change_no_value(model, pictures) -> None:
+def test_batches_bound_the_memory_and_change_no_value(model: Model, pictures: Tensor) -> None:
     seen = []
     handle = model.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
     few = attribute(model, pictures[:1], steps=20, batch_size=5)
@@ -67,21 +69,22 @@ class Failing(nn.Module):
         super().__init__()
         self.net, self.fail_at, self.calls = net, fail_at, 0
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         self.calls += 1
         if self.calls == self.fail_at:
             raise RuntimeError("the model gave up")
-        return self.net(x)
+        logits: Tensor = self.net(x)
+        return logits
 
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("fails", [False, True])
-def test_the_model_is_found_as_it_was(pictures, method: str, fails) -> None:
+def test_the_model_is_found_as_it_was(pictures: Tensor, method: str, fails: bool) -> None:
     failing = Failing(tiny_net(), None)
     model = Model(failing, name="tiny", input_size=16)
     assert model.layers  # the table of layers is made once, by a pass of its own
-    model.net.net[1].train()
-    model.net.net[7].weight.requires_grad_(True)
+    model.net.get_submodule("net.1").train()
+    model.net.get_parameter("net.7.weight").requires_grad_(True)
     failing.calls, failing.fail_at = 0, 2 if fails else None
     modes = [m.training for m in model.modules()]
     wanted = [p.requires_grad for p in model.parameters()]
@@ -102,7 +105,7 @@ def test_the_model_is_found_as_it_was(pictures, method: str, fails) -> None:
     assert not pictures.requires_grad
 
 
-def test_by_default_the_answer_is_explained(model, pictures) -> None:
+def test_by_default_the_prediction_is_explained(model: Model, pictures: Tensor) -> None:
     found = attribute(model, pictures, methods=["saliency"])
     assert found.targets == tuple(model(pictures).argmax(1).tolist())
     by_name = attribute(model, pictures, target="kind 2", methods=["saliency"])
@@ -111,7 +114,7 @@ def test_by_default_the_answer_is_explained(model, pictures) -> None:
     assert torch.equal(by_name.maps["saliency"], by_index.maps["saliency"])
 
 
-def test_grad_cam_looks_behind_the_last_convolution() -> None:
+def test_grad_cam_is_computed_behind_the_last_convolution() -> None:
     alexnet = load("alexnet-2012", device="cpu")
     assert grad_cam_layer(alexnet) == "relu5"
 
@@ -130,7 +133,7 @@ def test_all_methods_work_on_a_net_with_in_place_relus() -> None:
     assert bool(inner.maps["grad_cam"].isfinite().all())
 
 
-def test_a_saved_result_holds_the_maps(model, pictures, tmp_path: Path) -> None:
+def test_a_saved_result_holds_the_maps(model: Model, pictures: Tensor, tmp_path: Path) -> None:
     from featviz.results import read_result
 
     result = attribute(model, pictures[:2], steps=4, names=["a", "b"])
@@ -147,14 +150,15 @@ def test_a_saved_result_holds_the_maps(model, pictures, tmp_path: Path) -> None:
     assert "<img" in result._repr_html_()
 
 
-def test_a_map_of_zeros_is_said_to_be_one(pictures) -> None:
+def test_a_map_of_zeros_is_said_to_be_one(pictures: Tensor) -> None:
     class Blind(nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.conv = nn.Conv2d(3, 2, 3)
 
-        def forward(self, x):
-            return 0 * self.conv(x).mean((2, 3)) + torch.tensor([1.0, 0.0])
+        def forward(self, x: Tensor) -> Tensor:
+            logits: Tensor = 0 * self.conv(x).mean((2, 3)) + torch.tensor([1.0, 0.0])
+            return logits
 
     model = Model(Blind(), name="blind", input_size=16)
     found = attribute(model, pictures[:1], methods=["saliency", "grad_cam"])
@@ -177,11 +181,13 @@ def test_a_map_of_zeros_is_said_to_be_one(pictures) -> None:
         ({"steps": 0}, "1 or more"),
     ],
 )
-def test_mistakes_are_refused_in_words(model, pictures, options, message: str) -> None:
+def test_mistakes_are_refused_in_words(
+    model: Model, pictures: Tensor, options: dict[str, Any], message: str
+) -> None:
     with pytest.raises(UserError, match=message):
         attribute(model, pictures, **options)
 
 
-def test_what_is_no_picture_is_refused_in_words(model) -> None:
+def test_what_is_no_picture_is_refused_in_words(model: Model) -> None:
     with pytest.raises(UserError, match=r"got \(2, 16, 16\) of torch.float32"):
         attribute(model, torch.rand(2, 16, 16))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from featviz.attribution import attribute
+from featviz.attribution.attribute import attribute
 from featviz.models.model import Model
 
 SIDE = 8
@@ -23,7 +25,7 @@ class Linear(nn.Module):
 
 
 @pytest.fixture
-def linear(generator: torch.Generator):
+def linear(generator: torch.Generator) -> tuple[Model, Tensor]:
     weights = torch.randn(3, 3, SIDE, SIDE, generator=generator)
     model = Model(
         Linear(weights), name="linear", input_size=SIDE, mean=(0.4, 0.5, 0.6), std=(0.5, 0.25, 0.2)
@@ -32,11 +34,13 @@ def linear(generator: torch.Generator):
 
 
 @pytest.fixture
-def pictures(generator: torch.Generator):
+def pictures(generator: torch.Generator) -> Tensor:
     return torch.rand(2, 3, SIDE, SIDE, generator=generator)
 
 
-def test_saliency_of_a_linear_model_is_its_weights(linear, pictures) -> None:
+def test_saliency_of_a_linear_model_is_its_weights(
+    linear: tuple[Model, Tensor], pictures: Tensor
+) -> None:
     model, w = linear
     found = attribute(model, pictures, target=[1, 2], methods=["saliency"])
     torch.testing.assert_close(found.maps["saliency"], w[[1, 2]].abs().amax(1))
@@ -44,13 +48,13 @@ def test_saliency_of_a_linear_model_is_its_weights(linear, pictures) -> None:
 
 @pytest.mark.parametrize("baseline", ["mean", "black", "white", 0.3])
 def test_integrated_gradients_of_a_linear_model_are_exact_and_complete(
-    linear, pictures, baseline
+    linear: tuple[Model, Tensor], pictures: Tensor, baseline: str | float
 ) -> None:
     model, w = linear
     found = attribute(
         model, pictures, target=1, methods=["integrated_gradients"], baseline=baseline, steps=7
     )
-    start = {"mean": model.mean, "black": 0.0, "white": 1.0}.get(str(baseline), baseline)
+    start: Any = {"mean": model.mean, "black": 0.0, "white": 1.0}.get(str(baseline), baseline)
     values = found.maps["integrated_gradients"]
     torch.testing.assert_close(values, (w[1] * (pictures - start)).sum(1), rtol=1e-4, atol=1e-5)
     base = torch.zeros_like(pictures) + start
@@ -61,7 +65,7 @@ def test_integrated_gradients_of_a_linear_model_are_exact_and_complete(
     assert not any("incomplete" in w for w in found.warnings)
 
 
-def test_integrated_gradients_report_how_incomplete_they_are(pictures) -> None:
+def test_integrated_gradients_report_how_incomplete_they_are(pictures: Tensor) -> None:
     class Steep(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
             score = torch.relu(x.mean((1, 2, 3)) - 0.45) * 10
@@ -83,7 +87,9 @@ def test_integrated_gradients_report_how_incomplete_they_are(pictures) -> None:
     assert any("take more steps" in w for w in found.warnings)
 
 
-def test_occlusion_of_a_linear_model_by_hand(linear, pictures) -> None:
+def test_occlusion_of_a_linear_model_by_hand(
+    linear: tuple[Model, Tensor], pictures: Tensor
+) -> None:
     model, w = linear
     found = attribute(
         model,
@@ -118,10 +124,11 @@ class TwoConvolutions(nn.Module):
             parameter.data = 0.5 * torch.randn(parameter.shape, generator=generator)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.second(self.act(self.first(x))).mean((2, 3)))
+        logits: Tensor = self.head(self.second(self.act(self.first(x))).mean((2, 3)))
+        return logits
 
 
-def test_grad_cam_by_hand(generator: torch.Generator, pictures) -> None:
+def test_grad_cam_by_hand(generator: torch.Generator, pictures: Tensor) -> None:
     net = TwoConvolutions(generator)
     model = Model(net, name="two", input_size=SIDE)
     found = attribute(model, pictures, target=1, methods=["grad_cam"], layer="second")
@@ -137,7 +144,7 @@ def test_grad_cam_by_hand(generator: torch.Generator, pictures) -> None:
 
 
 def test_grad_cam_sees_the_map_before_an_in_place_relu(
-    generator: torch.Generator, pictures
+    generator: torch.Generator, pictures: Tensor
 ) -> None:
     net = TwoConvolutions(generator)
     model = Model(net, name="two", input_size=SIDE)
@@ -155,9 +162,9 @@ def test_grad_cam_sees_the_map_before_an_in_place_relu(
     assert torch.equal(found.maps["grad_cam"], other.maps["grad_cam"])
 
 
-def test_the_deletion_check_tells_a_map_that_knows_from_one_that_does_not() -> None:
+def test_the_deletion_check_confirms_a_map_of_the_region_that_matters() -> None:
     class Corner(nn.Module):
-        """Looks at the upper left quarter alone."""
+        """Depends on the upper left quarter alone."""
 
         def forward(self, x: Tensor) -> Tensor:
             score = 20 * (x[:, :, :7, :7].mean((1, 2, 3)) - 0.5)

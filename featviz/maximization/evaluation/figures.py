@@ -54,8 +54,8 @@ def draw_panel(
         0.48,
         fontsize=8,
         color=_FAINT,
-        words="left: made from noise; right of it: natural pictures that activate the unit most, "
-        f"with their scores; gray lies outside{frames}{rest}",
+        words="left: made from noise; right of it: pictures of the data set that activate the unit "
+        f"most, with their scores; gray lies outside{frames}{rest}",
     )
     y = top
     for i, (height, own) in enumerate(zip(heights, lines, strict=True)):

@@ -1,0 +1,1 @@
+"""Which pixels the logit of a class depends on, by methods of captum."""

@@ -1,0 +1,262 @@
+"""`attribute`: which pixels the logit of a class depends on, by four methods of captum.
+
+In: pictures (N, 3, H, W). Out: one map (N, H, W) a method (see `methods`). Each picture is worked
+on by itself, at most `batch_size` views of it at once, so memory is bounded.
+
+A map is a claim, not a fact. The deletion check gives a number for it: the class's probability
+after the fifth of the picture with the highest values is replaced by the baseline, against the
+same area, in the same pieces, moved to random positions.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from featviz import results
+from featviz.attribution import methods as captum_methods
+from featviz.attribution.methods import METHODS
+from featviz.attribution.result import Attributed
+from featviz.errors import UserError, nearest, public
+from featviz.images import check_pictures
+from featviz.models.frozen import frozen
+
+if TYPE_CHECKING:
+    from featviz.models.model import Model
+    from featviz.types import Progress
+
+BASELINES = {"mean": "the mean color", "black": "black", "white": "white"}
+LARGE_ERROR = 0.05
+"""relative completeness error of integrated gradients above which a result warns"""
+
+
+@public
+def attribute(
+    model: Model,
+    pictures: Tensor,
+    *,
+    target: int | str | Sequence[int | str] | None = None,
+    methods: Sequence[str] = tuple(METHODS),
+    layer: str | None = None,
+    baseline: str | float = "mean",
+    steps: int = 64,
+    window: float = 1 / 8,
+    stride: float = 1 / 16,
+    batch_size: int = 32,
+    names: Sequence[str] | None = None,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Attributed:
+    """Maps of what a class's logit depends on, one a method and picture.
+
+    Only the logit of the class is explained, not the competition with other classes.
+
+    Args:
+        model: A classifier.
+        pictures: (N, 3, H, W) or (3, H, W) in [0, 1].
+        target: A class (index or name) for all pictures, or one for each; default: the model's
+            prediction.
+        methods: Any of "saliency", "integrated_gradients", "grad_cam", "occlusion".
+        layer: Of Grad-CAM; default: the last convolution, behind its ReLU where that has a name.
+        baseline: "mean" (the color that the network sees as 0), "black", "white" or a gray value
+            in [0, 1]: start of integrated gradients, cover of occlusion and of deleted areas. What
+            has the baseline's color gets nothing from integrated gradients, so try another where
+            that matters.
+        steps: Of integrated gradients; more make the completeness error smaller.
+        window: Side of occlusion's square, as a fraction of the picture's side, above 0 to 1.
+        stride: Step of the square, as such a fraction; smaller ones show more detail and take
+            more passes, (1 / stride)^2 a picture.
+        batch_size: Views of a picture at once.
+        names: Of the pictures, for captions.
+        seed: Of the random areas in the deletion check.
+        progress: Called with maps done, maps in all and the method's name.
+
+    Returns:
+        The maps, the completeness error of integrated gradients and the deletion check.
+
+    Raises:
+        UserError: A method, class, layer or baseline is unknown, or a number out of range.
+
+    Example:
+        picture = featviz.read_square("cat.jpg", 256, 224)
+        featviz.attribute(model, picture, target="tabby").save("run/cat")
+    """
+    started = time.perf_counter()
+    batch = check_pictures(pictures, single=True).to(model.device)
+    methods = check_methods(methods)
+    names = tuple(names or (f"picture {i + 1}" for i in range(len(batch))))
+    layer = None if layer is None else model.layer(layer).name
+    if "grad_cam" in methods:
+        layer = layer or grad_cam_layer(model)
+        if len(model.layer(layer).shape) != 3:
+            raise UserError(f"Grad-CAM needs maps and {layer} has none; take a convolution")
+    if not (0 < window <= 1 and 0 < stride <= 1):
+        raise UserError("window and stride are fractions of the picture's side, above 0 to 1")
+    if steps < 1 or batch_size < 1:
+        raise UserError("steps and batch_size must be 1 or more")
+    cover = baseline_color(model, baseline).expand_as(batch[:1])
+    side = max(1, round(window * batch.shape[-1]))
+    hop = min(max(1, round(stride * batch.shape[-1])), side)
+
+    def measure(method: str, x: Tensor, c: int) -> tuple[Tensor, float]:
+        """The map (H, W), and its completeness error in logits (0 where none is defined)."""
+        if method == "integrated_gradients":
+            return captum_methods.integrated_gradients(model, x, c, cover, steps, batch_size)
+        if method == "saliency":
+            return captum_methods.saliency(model, x, c), 0.0
+        if method == "grad_cam":
+            assert layer is not None
+            return captum_methods.grad_cam(model, x, c, layer), 0.0
+        return captum_methods.occlusion(model, x, c, cover, side, hop, batch_size), 0.0
+
+    shape, total = (len(methods), len(batch)), len(methods) * len(batch)
+    maps = torch.empty(*shape, *batch.shape[-2:])
+    errors, left, moved = torch.empty(shape), torch.empty(shape), torch.empty(shape)
+    with frozen(model):
+        with torch.no_grad():
+            logits = torch.cat([model(picture[None]) for picture in batch])
+            base = model(cover)[0]
+        targets = _targets(model, target, logits)
+        for i, c in enumerate(targets):
+            x = batch[i : i + 1]
+            for m, method in enumerate(methods):
+                if progress is not None:
+                    progress(i * len(methods) + m, total, METHODS[method].title)
+                values, errors[m, i] = measure(method, x, c)
+                maps[m, i] = values.detach()
+                left[m, i], moved[m, i] = captum_methods.deletion(
+                    model, x, c, cover, maps[m, i], seed=seed, batch_size=batch_size
+                )
+    if progress is not None:
+        progress(total, total, "")
+    error = relative = None
+    if "integrated_gradients" in methods:
+        error = errors[methods.index("integrated_gradients")]
+        gain = (logits - base)[torch.arange(len(batch)), torch.tensor(targets)].cpu()
+        # Where nothing is to be gained, any error is infinitely large.
+        relative = torch.where(error == 0, 0.0, error.abs() / gain.abs())
+    result = Attributed(
+        origin=results.origin(
+            model,
+            parameters={
+                "pictures": list(names),
+                "targets": targets,
+                "methods": list(methods),
+                "layer": layer,
+                "baseline": baseline,
+                "steps": steps,
+                "window": side,
+                "stride": hop,
+                "batch_size": batch_size,
+            },
+            started=started,
+            seed=seed,
+        ),
+        model_name=model.name,
+        classes=tuple(model.class_name(c) for c in range(len(model.classes))),
+        names=names,
+        pictures=batch.cpu(),
+        targets=tuple(targets),
+        probabilities=logits.softmax(1).cpu(),
+        maps=dict(zip(methods, maps, strict=True)),
+        layer=layer,
+        baseline=BASELINES.get(str(baseline), f"gray {baseline}"),
+        completeness=relative,
+        completeness_logits=error,
+        deletion=dict(zip(methods, left, strict=True)),
+        deletion_random=dict(zip(methods, moved, strict=True)),
+    )
+    return replace(result, warnings=tuple(_warnings(result)))
+
+
+def check_methods(methods: Sequence[str]) -> tuple[str, ...]:
+    """The methods without doubles. Raises UserError that names every unknown one."""
+    wanted = tuple(dict.fromkeys(m.strip().replace("-", "_") for m in methods))
+    unknown = [m for m in wanted if m not in METHODS]
+    if unknown or not wanted:
+        hint = nearest(unknown[0], METHODS) if unknown else ""
+        named = f"unknown method {', '.join(unknown)}{hint}" if unknown else "no method was named"
+        raise UserError(f"{named} (there are {', '.join(METHODS)})")
+    return wanted
+
+
+def grad_cam_layer(model: Model) -> str:
+    """The default layer of Grad-CAM: the last convolution, or the ReLU right behind it."""
+    layers = list(model.layers.values())
+    convolutions = [k for k, layer in enumerate(layers) if layer.kind == "Conv2d" and layer.spatial]
+    if not convolutions:
+        raise UserError(f"{model.name} has no convolution with maps; Grad-CAM needs one")
+    last = convolutions[-1]
+    behind = layers[last + 1] if last + 1 < len(layers) else None
+    if behind is not None and behind.kind == "ReLU" and behind.shape == layers[last].shape:
+        return behind.name
+    return layers[last].name
+
+
+def baseline_color(model: Model, baseline: str | float) -> Tensor:
+    """(1, 3, 1, 1) in [0, 1]. Raises UserError for an unknown word or a value out of range."""
+    if baseline == "mean":
+        return model.mean.clamp(0, 1).view(1, 3, 1, 1)
+    gray = {"black": 0.0, "white": 1.0}.get(str(baseline))
+    if gray is None:
+        try:
+            gray = float(baseline)
+        except ValueError:
+            hint = nearest(str(baseline), BASELINES)
+            raise UserError(
+                f"unknown baseline {baseline!r}{hint} (mean, black, white or 0 to 1)"
+            ) from None
+    if not 0 <= gray <= 1:
+        raise UserError(f"baseline {gray:g} is out of range; a gray value is 0 to 1")
+    return torch.full((1, 3, 1, 1), gray, device=model.device)
+
+
+def _targets(
+    model: Model, target: int | str | Sequence[int | str] | None, logits: Tensor
+) -> list[int]:
+    if target is None:
+        return [int(c) for c in logits.argmax(1)]
+    if isinstance(target, int | str):
+        return [model.class_index(target)] * len(logits)
+    if len(target) != len(logits):
+        raise UserError(f"{len(target)} targets for {len(logits)} pictures; give one a picture")
+    return [model.class_index(c) for c in target]
+
+
+def _warnings(result: Attributed) -> list[str]:
+    found = []
+    count = len(result.names)
+    if result.completeness is not None and result.completeness_logits is not None:
+        bad = int((result.completeness > LARGE_ERROR).sum())
+        worst = int(result.completeness.argmax())
+        if bad:
+            found.append(
+                f"integrated gradients are incomplete for {bad} of {count} pictures: for "
+                f"{result.names[worst]} the map misses its sum by "
+                f"{100 * float(result.completeness[worst]):.0f}% "
+                f"({float(result.completeness_logits[worst]):+.2g} logits); take more steps or "
+                "another baseline"
+            )
+    unlikely = int((result.target_probabilities < 0.01).sum())
+    if unlikely:
+        found.append(
+            f"the explained class has a probability below 1% in {unlikely} of {count} pictures: "
+            "there is little for the maps to explain"
+        )
+    for method, values in result.maps.items():
+        title = METHODS[method].title
+        empty = int((values.flatten(1).abs().amax(1) == 0).sum())
+        if empty:
+            found.append(f"{title} is zero everywhere in {empty} pictures")
+        worse = int((result.deletion[method] > result.deletion_random[method]).sum())
+        if 2 * worse > count:
+            found.append(
+                f"{title} highlights areas that matter less than the same areas elsewhere in "
+                f"{worse} of {count} pictures (deletion check)"
+            )
+    return found
