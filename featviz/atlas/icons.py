@@ -270,12 +270,12 @@ def synthetic_icons(
     size: of the pictures in pixels; default: what the layer's receptive field asks for
     partial: a folder in which finished icons are kept, and from which the same call goes on after
         it was killed; the caller removes it
-    options: see `featviz.maximization.loop.Settings`
+    options: see `featviz.maximization.settings.Settings`
 
     A cell whose mean is the mean of all data has no direction of its own and gets a grey picture.
     Raises KeyboardInterrupt when stopped; what is finished is in `partial`.
     """
-    from featviz.maximization.maximize import canvas, settings_for
+    from featviz.maximization.settings import canvas, settings_for, with_changes
     from featviz.maximization.shards import Task, climb_tasks
 
     place = model.layer(layer)
@@ -293,7 +293,7 @@ def synthetic_icons(
         drives = moved[able]
         if data is not None and ridge is not None:
             drives = whiten(drives, data, ridge=ridge, centre=centre)
-        settings = settings_for(model, place, steps, side, "auto", options)
+        settings = with_changes(settings_for(model, place, steps=steps, size=side), options)
         goal = towards(place, aims, drives, centre, power=power, pooled=pooled)
         keys = tuple(
             f"{place.path}/{torch.stack([aim, drive]).numpy().tobytes().hex()}"
@@ -313,7 +313,7 @@ def synthetic_icons(
         if stopped:
             raise KeyboardInterrupt
         assert climbed is not None
-        pictures[[able[i] for i in climbed.order]] = climbed.climb.pictures
+        pictures[[able[i] for i in climbed.order]] = climbed.climb.images
     found = encoded(model, place, pictures, pooled=pooled)
     cosines = (_unit(found) * _unit(means)).sum(1)
     parts = []

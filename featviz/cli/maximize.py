@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from featviz.cli import options
+from featviz.types import AutoPrecision
 
 if TYPE_CHECKING:
     from featviz.maximization.layer_results import Several
@@ -95,7 +96,8 @@ def maximize(
         int | None, typer.Option(min=1, help="Most pictures at a time; less needs less memory.")
     ] = None,
     precision: Annotated[
-        str, typer.Option(help="Of the ascent: fp32, bf16 or auto (scores are fp32 always).")
+        AutoPrecision,
+        typer.Option(help="Of the network in the steps; scores are of float32."),
     ] = "auto",
     engine: Annotated[
         str,
@@ -213,8 +215,6 @@ def maximize(
         if other is None
         else load(other, weights=other_weights, classes=other_classes, device=device)
     )
-    form = {} if parametrization is None else {"parametrization": parametrization}
-    own = {} if statistics is None else {"statistics": statistics}
     try:
         with progress_bar(quiet) as progress:
             result = maximize.maximize(
@@ -235,8 +235,8 @@ def maximize(
                 engine=engine,
                 partial=shards.partial_of(folder),
                 progress=progress,
-                **form,
-                **own,
+                parametrization=parametrization,
+                statistics=statistics,
             )
     except maximize.Stopped as stopped:
         if stopped.result is not None:
@@ -258,7 +258,7 @@ def _joint(
     size: int | None,
     film: str | None,
     batch_size: int | None,
-    precision: str,
+    precision: AutoPrecision,
     model: str,
     weights: str | None,
     classes: Path | None,
@@ -278,7 +278,6 @@ def _joint(
     kind = "gif" if film is None else check_kind(film)
     folder = check_out(out, "maximize-objective", overwrite)
     net = load(model, weights=weights, classes=classes, device=device)
-    given: dict[str, Any] = {"parametrization": parametrization, "statistics": statistics}
     words = [text.strip() for text in objective.split(";") if text.strip()]
     try:
         with progress_bar(quiet) as progress:
@@ -294,7 +293,8 @@ def _joint(
                 batch_size=batch_size,
                 precision=precision,
                 progress=progress,
-                **{name: value for name, value in given.items() if value is not None},
+                parametrization=parametrization,
+                statistics=statistics,
             )
     except maximize.Stopped as stopped:
         if stopped.result is not None:
@@ -342,7 +342,7 @@ def _several(
     objective: str,
     film: str | None,
     batch_size: int | None,
-    precision: str,
+    precision: AutoPrecision,
     model: str,
     weights: str | None,
     classes: Path | None,

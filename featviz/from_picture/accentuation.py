@@ -14,12 +14,13 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
+from torch.optim.lr_scheduler import LRScheduler
 
 from featviz import films, results
 from featviz.errors import UserError
@@ -36,20 +37,19 @@ from featviz.from_picture.result import Measure, Redrawn
 from featviz.maximization import objectives
 from featviz.maximization.evaluation import clean_scores
 from featviz.maximization.loop import reading
-from featviz.maximization.maximize import settings_for
 from featviz.maximization.objectives import Objective
 from featviz.maximization.optimizers import Adam
 from featviz.maximization.parametrizations import Fourier
-from featviz.maximization.shards import plain
+from featviz.maximization.settings import settings_for, with_changes
 from featviz.maximization.transforms import Transforms
 from featviz.models.frozen import frozen
 from featviz.models.model import Layer
 from featviz.models.units import Unit, parse_unit, unit_name
+from featviz.types import AutoPrecision, Progress
 
 if TYPE_CHECKING:
     from featviz.models.model import Model
 
-Progress = Callable[[int, int, str], None]
 
 # The anchor sees at most this share of the picture's side.
 _ANCHOR_SEES = 0.46
@@ -104,7 +104,7 @@ def accentuate(
     film: int = 0,
     film_kind: str = "gif",
     batch_size: int | None = None,
-    precision: str = "auto",
+    precision: AutoPrecision = "auto",
     progress: Progress | None = None,
     **options: Any,
 ) -> Accentuated:
@@ -131,8 +131,10 @@ def accentuate(
     names = picture_names(names, len(given))
     check_counts(steps=steps)
     films.check_kind(film_kind)
-    if "rule" in options:
-        raise UserError("accentuate has a rule of its own, which lets the photographs stand still")
+    if "optimizer" in options:
+        raise UserError(
+            "accentuate has an optimizer of its own, which lets the photographs stand still"
+        )
     if weight < 0:
         raise UserError(f"weight is {weight:g}; the anchor's weight is 0 or more")
     wanted = _chosen_units(model, given, units)
@@ -140,16 +142,19 @@ def accentuate(
     own = {
         "parametrization": Fourier(*given.shape[-2:]),
         "transforms": Transforms(shift=max(2.0, given.shape[-1] / 28), rotate=5.0, scale=0.05),
-        "rule": _FirstOfPairs(rate),
-        "rate": rate,
-        "calm": 0.0,
-        "plain": 0.0,
-        "coarse": 0.0,
-        "even": 0.0,
-        "smooth": 0.5 * clean_scores.first_stride(model),
+        "optimizer": _FirstOfPairs(),
+        "lr": rate,
+        "contrast_weight": 0.0,
+        "saturation_weight": 0.0,
+        "coarse_to_fine": 0.0,
+        "local_normalization": 0.0,
+        "roughness_weight": 0.5 * clean_scores.first_stride(model),
     } | options
     settings = [
-        settings_for(model, model.layer(unit.layer), steps, given.shape[-1], precision, own)
+        with_changes(
+            settings_for(model, unit.layer, steps=steps, size=given.shape[-1], precision=precision),
+            own,
+        )
         for unit in wanted
     ]
     run = Redrawing(model, given, 1, film, batch_size, progress)
@@ -183,8 +188,7 @@ def accentuate(
                 "anchor": anchors[0] if len(set(anchors)) == 1 else None,
                 "weight": weight,
                 "size": given.shape[-1],
-                "steps": steps,
-                **plain(settings[-1]),
+                **settings[-1].record(),
             },
         ),
         model_name=model.name,
@@ -287,17 +291,17 @@ def _accented(goal: Objective, anchor: str, pull: Tensor) -> Objective:
 class _FirstOfPairs(Adam):
     """Adam for the first picture of each pair; the second stands still."""
 
-    def change(
-        self,
-        parameters: Tensor,
-        slope: Tensor,
-        memory: dict[str, Tensor],
-        taken: Tensor,
-        steps: int,
-    ) -> Tensor:
-        change = super().change(parameters, slope, memory, taken, steps).clone()
-        change[1::2] = 0
-        return change
+    def build(
+        self, parameters: Tensor, lr: float, steps: int
+    ) -> tuple[torch.optim.Optimizer, LRScheduler]:
+        optimizer, scheduler = super().build(parameters, lr, steps)
+
+        def keep_photographs(*_: Any) -> None:
+            assert parameters.grad is not None
+            parameters.grad[1::2] = 0
+
+        optimizer.register_step_pre_hook(keep_photographs)
+        return optimizer, scheduler
 
 
 def _balance(model: Model, goal: Objective, anchor: str, given: Tensor, seed: int) -> Tensor:

@@ -15,7 +15,7 @@ caricature    a new picture is drawn from noise whose answer points the way of t
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -38,20 +38,19 @@ from featviz.from_picture.driver import (
 from featviz.from_picture.result import Measure, Redrawn
 from featviz.maximization import objectives
 from featviz.maximization.evaluation import clean_scores
-from featviz.maximization.loop import Climb, Settings
-from featviz.maximization.maximize import settings_for
+from featviz.maximization.loop import Optimized
 from featviz.maximization.objectives import Objective
 from featviz.maximization.parametrizations import Fourier
-from featviz.maximization.shards import plain
+from featviz.maximization.settings import Settings, settings_for, with_changes
 from featviz.maximization.transforms import Transforms
 from featviz.models.frozen import frozen
 from featviz.models.model import Layer
 from featviz.models.units import parse_units
+from featviz.types import AutoPrecision, Progress
 
 if TYPE_CHECKING:
     from featviz.models.model import Model
 
-Progress = Callable[[int, int, str], None]
 
 _RANK = Measure("of the photograph's class in the picture's logits; 1 is kept")
 _PIXELS = Measure("root mean square of the pixels' differences from the photograph, of 1")
@@ -128,7 +127,7 @@ def deepdream(
     film: int = 0,
     film_kind: str = "gif",
     batch_size: int | None = None,
-    precision: str = "auto",
+    precision: AutoPrecision = "auto",
     progress: Progress | None = None,
     **options: Any,
 ) -> Dreamed:
@@ -167,15 +166,18 @@ def deepdream(
     sizes = _octave_sizes(given.shape[-2:], octaves, zoom)
     own = {
         "transforms": Transforms(shift=max(2.0, given.shape[-1] / 28)),
-        "rate": rate,
-        "calm": 0.0,
-        "plain": 0.0,
-        "coarse": 0.0,
+        "lr": rate,
+        "contrast_weight": 0.0,
+        "saturation_weight": 0.0,
+        "coarse_to_fine": 0.0,
         "checks": 1,
-        "smooth": 0.5 * clean_scores.first_stride(model),
+        "roughness_weight": 0.5 * clean_scores.first_stride(model),
     } | options
     settings = [
-        settings_for(model, place, steps, given.shape[-1], precision, own) for place in places
+        with_changes(
+            settings_for(model, place, steps=steps, size=given.shape[-1], precision=precision), own
+        )
+        for place in places
     ]
     run = Redrawing(model, given, 1, film, batch_size, progress)
     measured = []
@@ -209,8 +211,7 @@ def deepdream(
                 "size": given.shape[-1],
                 "octaves": octaves,
                 "zoom": zoom,
-                "steps": steps,
-                **plain(settings[-1]),
+                **settings[-1].record(),
             },
         ),
         model_name=model.name,
@@ -255,7 +256,7 @@ def _through_octaves(
     sizes: Sequence[tuple[int, int]],
     seed: int,
     part: tuple[int, int],
-) -> Climb:
+) -> Optimized:
     """Work on a small copy first, and take what was imagined over to the next size."""
     imagined = torch.zeros_like(run.given)
     traces, frames = [], []
@@ -272,7 +273,7 @@ def _through_octaves(
             text=f"dreaming of {layer.name}",
             part=(part[0] * len(sizes) + octave, part[1] * len(sizes)),
         )
-        imagined = climb.pictures - plain
+        imagined = climb.images - plain
         traces.append(climb.trace)
         if climb.frames.numel():
             shown = climb.frames.flatten(0, 1).float() / 255
@@ -313,7 +314,7 @@ def caricature(
     film: int = 0,
     film_kind: str = "gif",
     batch_size: int | None = None,
-    precision: str = "auto",
+    precision: AutoPrecision = "auto",
     progress: Progress | None = None,
     **options: Any,
 ) -> Caricatured:
@@ -341,14 +342,17 @@ def caricature(
         "parametrization": Fourier(*given.shape[-2:]),
         # A few pixels only: the answer is to come at the photograph's own places.
         "transforms": Transforms(shift=max(1.0, given.shape[-1] / 56), rotate=3.0, scale=0.03),
-        "smooth": 2.0 * clean_scores.first_stride(model),
-        "calm": 0.02,
-        "plain": 0.2,
-        "even": 0.9,
-        "coarse": 0.25,
+        "roughness_weight": 2.0 * clean_scores.first_stride(model),
+        "contrast_weight": 0.02,
+        "saturation_weight": 0.2,
+        "local_normalization": 0.9,
+        "coarse_to_fine": 0.25,
     } | options
     settings = [
-        settings_for(model, place, steps, given.shape[-1], precision, own) for place in places
+        with_changes(
+            settings_for(model, place, steps=steps, size=given.shape[-1], precision=precision), own
+        )
+        for place in places
     ]
     run = Redrawing(model, given, tries, film, batch_size, progress)
     measured = []
@@ -391,8 +395,7 @@ def caricature(
                 "size": given.shape[-1],
                 "power": power,
                 "tries": tries,
-                "steps": steps,
-                **plain(settings[-1]),
+                **settings[-1].record(),
             },
         ),
         model_name=model.name,

@@ -9,14 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 
 from featviz.errors import UserError
 from featviz.images import check_pictures
-from featviz.maximization.loop import BLOCK, Climb, Settings, ascend_all, together
+from featviz.maximization.loop import BATCH, Optimized, optimize
+from featviz.maximization.settings import Settings
 from featviz.maximization.shards import seed_of
 from featviz.models.layers import activations
 
@@ -72,7 +73,7 @@ class Redrawing:
         group: int = 1,
         text: str,
         part: tuple[int, int],
-    ) -> Climb:
+    ) -> Optimized:
         """Climb P * T pictures, photograph by photograph.
 
         keys: (T,): what the noise of each try is drawn from, with the seed; photographs share it
@@ -83,28 +84,28 @@ class Redrawing:
         own = [seed_of(seed, key) for key in keys for _ in range(group)]
         seeds = own * len(self.given)
 
-        def report(done: int, total: int) -> None:
+        def report(done: int, total: int, _: str) -> None:
             if self.progress is not None:
                 self.progress(part[0] * total + done, part[1] * total, text)
 
-        climb = climb_all(
+        climb = optimize(
             self.model,
             goal,
+            range(len(seeds)),
             seeds,
             settings,
             start=start,
-            besides=besides,
-            group=group,
-            film=self.film,
-            batch_size=group * (self.batch_size or BLOCK),
+            regularizer=besides,
+            frames=self.film,
+            batch_size=group * (self.batch_size or BATCH),
             progress=report,
         )
-        return chosen(climb, range(0, len(seeds), group))
+        return climb.rows(range(0, len(seeds), group))
 
-    def keep(self, climb: Climb) -> Tensor:
+    def keep(self, climb: Optimized) -> Tensor:
         """Take a column's pictures; returns them as (P, T, 3, H, W)."""
         shape = (len(self.given), self.tries)
-        pictures: Tensor = climb.pictures.unflatten(0, shape)
+        pictures: Tensor = climb.images.unflatten(0, shape)
         self.pictures.append(pictures)
         self.traces.append(climb.trace.unflatten(0, shape))
         if climb.frames.numel():
@@ -117,19 +118,6 @@ class Redrawing:
         return Made(
             torch.stack(self.pictures, 1).cpu(), torch.stack(self.traces, 1).cpu(), frames.cpu()
         )
-
-
-def climb_all(
-    model: Model, goal: Objective, seeds: Sequence[int], settings: Settings, **options: Any
-) -> Climb:
-    """Climb every target of `goal`, one seed each; `options` as of `ascend_all`."""
-    climbs = dict(ascend_all(model, goal, range(len(seeds)), seeds, settings, **options))
-    return together([climbs[row] for row in range(len(seeds))])
-
-
-def chosen(climb: Climb, rows: Sequence[int]) -> Climb:
-    """The climbs of some of the pictures."""
-    return Climb(**{name: value[list(rows)] for name, value in vars(climb).items()})
 
 
 def clean_scores(model: Model, goal: Objective, pictures: Tensor) -> Tensor:

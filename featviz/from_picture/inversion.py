@@ -14,7 +14,7 @@ coefficients that fall as photographs' do, from coarse to fine.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -37,17 +37,15 @@ from featviz.from_picture.driver import (
 from featviz.from_picture.result import Measure, Redrawn
 from featviz.maximization import objectives
 from featviz.maximization.evaluation import clean_scores
-from featviz.maximization.maximize import settings_for
 from featviz.maximization.parametrizations import Fourier
-from featviz.maximization.shards import plain
+from featviz.maximization.settings import settings_for, with_changes
 from featviz.maximization.transforms import Transforms
 from featviz.models.frozen import frozen
+from featviz.types import AutoPrecision, Progress
 
 if TYPE_CHECKING:
     from featviz.datasets import Pictures
     from featviz.models.model import Model
-
-Progress = Callable[[int, int, str], None]
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -94,7 +92,7 @@ def invert(
     film: int = 0,
     film_kind: str = "gif",
     batch_size: int | None = None,
-    precision: str = "auto",
+    precision: AutoPrecision = "auto",
     progress: Progress | None = None,
     **options: Any,
 ) -> Inverted:
@@ -123,22 +121,17 @@ def invert(
     check_counts(steps=steps, tries=tries)
     films.check_kind(film_kind)
     settings = [
-        settings_for(
-            model,
-            place,
-            steps,
-            given.shape[-1],
-            precision,
+        with_changes(
+            settings_for(model, place, steps=steps, size=given.shape[-1], precision=precision),
             {
                 "parametrization": Fourier(*given.shape[-2:]),
                 "transforms": Transforms(),
                 # An answer at every place counts alike, so nothing is evened out.
-                "even": 0.0,
-                "smooth": 2.0 * clean_scores.first_stride(model),
-                "calm": 0.02,
-                "plain": 0.2,
-                "coarse": 0.25,
-                "patience": 0,
+                "local_normalization": 0.0,
+                "roughness_weight": 2.0 * clean_scores.first_stride(model),
+                "contrast_weight": 0.02,
+                "saturation_weight": 0.2,
+                "coarse_to_fine": 0.25,
             }
             | options,
         )
@@ -175,8 +168,7 @@ def invert(
                 "layer": [place.name for place in places],
                 "size": given.shape[-1],
                 "tries": tries,
-                "steps": steps,
-                **plain(settings[-1]),
+                **settings[-1].record(),
             },
         ),
         model_name=model.name,

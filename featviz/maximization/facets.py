@@ -18,7 +18,7 @@ whether anything was gained: how alike the facets are, and what they score.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -30,24 +30,24 @@ from torch import Tensor
 from featviz import films, images, plotting, results
 from featviz.datasets import Pictures, batches
 from featviz.errors import UserError
-from featviz.from_picture.driver import clean_scores, climb_all, each_alone
+from featviz.from_picture.driver import clean_scores, each_alone
 from featviz.maximization import objectives
 from featviz.maximization.diversity import beside, codes, heard, resemblance
-from featviz.maximization.loop import BLOCK, Climb
-from featviz.maximization.maximize import canvas, settings_for, unit_goal
+from featviz.maximization.loop import Optimized, optimize
+from featviz.maximization.maximize import unit_goal
 from featviz.maximization.result import file_stem
-from featviz.maximization.shards import plain, seed_of
+from featviz.maximization.settings import Settings, settings_for
+from featviz.maximization.shards import seed_of
 from featviz.models.frozen import frozen
 from featviz.models.layers import activations
 from featviz.models.model import Layer
 from featviz.models.units import Unit, parse_units, unit_name
+from featviz.types import AutoPrecision, Progress
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from featviz.models.model import Model
-
-Progress = Callable[[int, int, str], None]
 
 # An example moves the unit at least this share of what the strongest does.
 _STRONG = 1 / 3
@@ -329,13 +329,13 @@ def draw_facets(
     film: int = 0,
     film_kind: str = "gif",
     batch_size: int | None = None,
-    precision: str = "auto",
+    precision: AutoPrecision = "auto",
+    settings: Settings | None = None,
     progress: Progress | None = None,
-    **options: Any,
 ) -> Faceted:
     """`count` different pictures of each unit: `.images` (U, G, 3, S, S).
 
-    layer, units, steps, size, objective, options: as of `maximize`
+    layer, units, steps, size, objective, settings: as of `maximize`
     natural: pictures among which to look for the units' strongest examples; each facet then starts
         from the mean of a group of them, and is drawn to what sets that group apart
     diversity: how hard the pictures of a unit are driven apart, or drawn to their groups, as a
@@ -365,15 +365,14 @@ def draw_facets(
             f"{min(len(natural), examples)} pictures cannot be put into {count} groups; "
             "give more, or ask for fewer facets"
         )
-    side = size or canvas(model, place)
-    settings = settings_for(model, place, steps, side, precision, options)
+    settings = settings or settings_for(model, place, steps=steps, size=size, precision=precision)
+    side = settings.parametrization.height
     rows = [unit.index for unit in found for _ in range(count)]
     goal, besides = unit_goal(model, place, rows, objective)
     where = heard(model, place)
     apart = objectives.diversity(where.name, count)
     seeds = [seed_of(seed, f"{place.path}/{u.index}/{g}") for u in found for g in range(count)]
-    work = _Work(len(rows), steps, 2, progress, place.name)
-    own: dict[str, Any] = {"batch_size": count * max(1, (batch_size or BLOCK) // count)}
+    work = _Work(len(rows), settings.steps, 2, progress, place.name)
     with frozen(model):
         groups: list[_Groups] = []
         start, pressure = None, apart
@@ -391,24 +390,32 @@ def draw_facets(
         if diversity:
             drive = beside(goal, pressure, diversity)
             pushed = drive if besides is None else besides + drive
-        facets = climb_all(
+        facets = optimize(
             model,
             goal,
+            range(len(rows)),
             seeds,
             settings,
-            besides=pushed,
+            regularizer=pushed,
             start=start,
-            film=film,
+            batch_size=batch_size,
+            frames=film,
             progress=work.part(0),
-            **own,
         )
-        alone = climb_all(
-            model, goal, seeds, settings, besides=besides, progress=work.part(1), **own
+        alone = optimize(
+            model,
+            goal,
+            range(len(rows)),
+            seeds,
+            settings,
+            regularizer=besides,
+            batch_size=batch_size,
+            progress=work.part(1),
         )
         own_group, plain_own_group = (
             torch.stack(
                 [
-                    unit.nearest_is_own(model, climb.pictures[u * count : (u + 1) * count])
+                    unit.nearest_is_own(model, climb.images[u * count : (u + 1) * count])
                     for u, unit in enumerate(groups)
                 ]
             )
@@ -417,10 +424,10 @@ def draw_facets(
             for climb in (facets, alone)
         )
         alike, plain_alike = (
-            1 - apart({where.name: each_alone(model, climb.pictures, where.name)})
+            1 - apart({where.name: each_alone(model, climb.images, where.name)})
             for climb in (facets, alone)
         )
-        measured = [clean_scores(model, goal, climb.pictures) for climb in (facets, alone)]
+        measured = [clean_scores(model, goal, climb.images) for climb in (facets, alone)]
     shape = (len(found), count)
     return Faceted(
         origin=results.origin(
@@ -436,8 +443,7 @@ def draw_facets(
                 "examples": examples if natural is not None else None,
                 "objective": goal.text,
                 "size": side,
-                "steps": steps,
-                **plain(settings),
+                **settings.record(),
             },
         ),
         warnings=_doubts([unit_name(model, unit) for unit in found], facets, count),
@@ -446,10 +452,10 @@ def draw_facets(
         objective=goal.text,
         units=tuple(found),
         titles=tuple(unit_name(model, unit) for unit in found),
-        images=facets.pictures.cpu().unflatten(0, shape),
+        images=facets.images.cpu().unflatten(0, shape),
         scores=measured[0].view(shape),
         likeness=alike.cpu().view(shape).mean(1),
-        plain=alone.pictures.cpu().unflatten(0, shape),
+        plain=alone.images.cpu().unflatten(0, shape),
         plain_scores=measured[1].view(shape),
         plain_likeness=plain_alike.cpu().view(shape).mean(1),
         clusters=tuple(unit.clusters for unit in groups),
@@ -471,15 +477,15 @@ class _Work:
     progress: Progress | None
     layer: str
 
-    def part(self, number: int) -> Callable[[int, int], None]:
-        def report(done: int, total: int) -> None:
+    def part(self, number: int) -> Progress:
+        def report(done: int, total: int, _: str) -> None:
             if self.progress is not None:
                 self.progress(number * total + done, self.parts * total, f"facets of {self.layer}")
 
         return report
 
 
-def _doubts(titles: Sequence[str], climb: Climb, count: int) -> tuple[str, ...]:
+def _doubts(titles: Sequence[str], climb: Optimized, count: int) -> tuple[str, ...]:
     still = [
         title
         for u, title in enumerate(titles)

@@ -12,30 +12,31 @@ neurons".
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor
 
 from featviz import films, images, plotting, results
 from featviz.errors import UserError
-from featviz.from_picture.driver import clean_scores, climb_all
+from featviz.from_picture.driver import clean_scores
 from featviz.maximization.diversity import beside, relative_alignment
-from featviz.maximization.maximize import canvas, settings_for, unit_goal
+from featviz.maximization.loop import optimize
+from featviz.maximization.maximize import unit_goal
 from featviz.maximization.objectives import Objective
-from featviz.maximization.shards import plain, seed_of
+from featviz.maximization.settings import Settings, settings_for
+from featviz.maximization.shards import seed_of
 from featviz.models.frozen import frozen
 from featviz.models.model import Layer
 from featviz.models.units import Unit, parse_units, unit_name
+from featviz.types import AutoPrecision, Progress
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from featviz.models.model import Model
-
-Progress = Callable[[int, int, str], None]
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -184,9 +185,9 @@ def interpolate(
     size: int | None = None,
     objective: str = "auto",
     film_kind: str | None = None,
-    precision: str = "auto",
+    precision: AutoPrecision = "auto",
+    settings: Settings | None = None,
     progress: Progress | None = None,
-    **options: Any,
 ) -> Interpolated:
     """`count` pictures from the first of two units to the second: `.images` (K, 3, S, S).
 
@@ -195,7 +196,7 @@ def interpolate(
     alignment: how firmly neighbours are held together, as a share of the score (see
         `company.beside`); 0 lets each go its own way
     film_kind: "gif" for a film there and back, "mp4" for both kinds
-    layer, steps, size, objective, options: as of `maximize`
+    layer, steps, size, objective, settings: as of `maximize`
 
     Raises UserError for an unknown layer, unit or option, and when there are not two units.
 
@@ -216,38 +217,37 @@ def interpolate(
         )
     if film_kind is not None:
         films.check_kind(film_kind)
-    side = size or canvas(model, place)
-    settings = settings_for(model, place, steps, side, precision, options)
+    settings = settings or settings_for(model, place, steps=steps, size=size, precision=precision)
     shares = torch.linspace(0, 1, count)
     first, second = (unit_goal(model, place, [u.index] * count, objective) for u in ends)
     there = shares.to(model.device)
     goal = mixed(first[0], second[0], there)
+    side = settings.parametrization.height
     besides = None
     if first[1] is not None and second[1] is not None:
         besides = mixed(first[1], second[1], there)
-    group = 1
     if alignment:
         held = beside(goal, relative_alignment(_held_at(model, place), count), alignment)
-        besides, group = (held if besides is None else besides + held), count
+        besides = held if besides is None else besides + held
     # One seed for all: the same start and the same moves.
     seeds = [seed_of(seed, f"{place.path}/{ends[0].index}-{ends[1].index}")] * count
 
-    def report(done: int, total: int) -> None:
+    def report(done: int, total: int, _: str) -> None:
         if progress is not None:
             progress(done, total, f"from {ends[0]} to {ends[1]}")
 
     with frozen(model):
-        climb = climb_all(
+        climb = optimize(
             model,
             goal,
+            range(count),
             seeds,
             settings,
-            besides=besides,
-            group=group,
+            regularizer=besides,
             batch_size=count,
             progress=report,
         )
-        made = climb.pictures
+        made = climb.images
         scores = torch.stack([clean_scores(model, one, made) for one in (first[0], second[0])], 1)
     made = made.cpu()
     return Interpolated(
@@ -262,8 +262,7 @@ def interpolate(
                 "alignment": alignment,
                 "objective": first[0].text,
                 "size": side,
-                "steps": steps,
-                **plain(settings),
+                **settings.record(),
             },
         ),
         model_name=model.name,

@@ -16,10 +16,10 @@ Erhan et al. 2009, "Visualizing higher-layer features of a deep network"; Yosins
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -28,29 +28,24 @@ from featviz import results
 from featviz.engine import check_engine
 from featviz.errors import UserError
 from featviz.maximization import objectives
-from featviz.maximization.evaluation import clean_scores
 from featviz.maximization.evaluation.flags import summarize
 from featviz.maximization.evaluation.measure import measure_panel
 from featviz.maximization.layer_results import Several, several
-from featviz.maximization.loop import Climb, Settings, reading
+from featviz.maximization.loop import Optimized
 from featviz.maximization.objectives import Objective
-from featviz.maximization.parametrizations import Fourier
+from featviz.maximization.parametrizations import Parametrization
 from featviz.maximization.result import Maximized
-from featviz.maximization.shards import Task, before_relu, climb_tasks, plain
-from featviz.maximization.transforms import Transforms
+from featviz.maximization.settings import DEFAULT_PRESET, Settings, is_kernel, settings_for
+from featviz.maximization.shards import Task, before_relu, climb_tasks
 from featviz.models.frozen import frozen
 from featviz.models.model import Layer
-from featviz.models.precision import choose_precision, exists_in_bfloat16, has_bfloat16
 from featviz.models.units import Unit, parse_units, unit_name
+from featviz.types import AutoPrecision, Progress
 
 if TYPE_CHECKING:
     from featviz.datasets import Pictures
+    from featviz.maximization.image_statistics import Statistics
     from featviz.models.model import Model
-
-Progress = Callable[[int, int, str], None]
-
-OWN = "featviz"
-"""the preset that `settings_for` chooses for each layer; all others are those of `presets`"""
 
 
 # Beside the middle of a map its mean is climbed, with this weight, so that the surroundings of a
@@ -66,21 +61,13 @@ class Stopped(KeyboardInterrupt):
         self.result = result
 
 
-@overload
-def maximize(model: Model, layer: str, **options: Any) -> Maximized: ...
-
-
-@overload
-def maximize(model: Model, layer: Sequence[str], **options: Any) -> Several: ...
-
-
 def maximize(
     model: Model,
     layer: str | Sequence[str],
     *,
     units: str | Sequence[int | str] = "all",
     objective: str = "auto",
-    preset: str = OWN,
+    preset: str = DEFAULT_PRESET,
     steps: int | None = None,
     tries: int = 1,
     seed: int = 0,
@@ -89,12 +76,14 @@ def maximize(
     other: Model | None = None,
     film: int = 0,
     batch_size: int | None = None,
-    precision: str = "auto",
+    precision: AutoPrecision = "auto",
     engine: str = "here",
     partial: str | Path | None = None,
     progress: Progress | None = None,
-    **options: Any,
-) -> Maximized | Several:
+    settings: Settings | None = None,
+    parametrization: str | Parametrization | None = None,
+    statistics: Statistics | str | Path | None = None,
+) -> Any:
     """Pictures that maximise units of a layer: `.images` (N, 3, H, W) and `.scores` (N,).
 
     layer: an alias or module path; of a ReLU the value before it is maximised. Or several of them,
@@ -119,7 +108,8 @@ def maximize(
     engine: "here", or "ray" to spread the pictures over a Ray cluster
     partial: a folder in which finished pictures are kept, and from which the same call goes on
         after it was killed; the caller removes it
-    options: see `Settings` (`rate`, `smooth`, `calm`, `even`, `transforms`, `parametrization` ...)
+    settings: in place of preset, steps, size, precision, parametrization and statistics; see
+        `settings.settings_for`
 
     Raises UserError for an unknown layer, unit, objective, preset or option; `Stopped` on Ctrl-C.
 
@@ -132,7 +122,24 @@ def maximize(
         raise UserError(f"tries {tries}: it is 1 or more")
     single = isinstance(layer, str)
     asked = [
-        _asked(model, place, found, objective, preset, steps, size, precision, options)
+        _asked(
+            model,
+            place,
+            found,
+            objective,
+            settings
+            or settings_for(
+                model,
+                place,
+                preset=preset,
+                steps=steps,
+                size=model.input_size if size is None and found[0].position else size,
+                parametrization=parametrization,
+                statistics=statistics,
+                precision=precision,
+            ),
+            preset if settings is None else None,
+        )
         for place, found in _grouped(model, [layer] if isinstance(layer, str) else layer, units)
     ]
     return _maximize(
@@ -188,29 +195,15 @@ def _asked(
     place: Layer,
     found: list[Unit],
     objective: str,
-    preset: str,
-    steps: int | None,
-    size: int | None,
-    precision: str,
-    options: dict[str, Any],
+    settings: Settings,
+    preset: str | None,
 ) -> _Asked:
     indices = [unit.index for unit in found]
-    whole_map = bool(found[0].position)
-    own, usual = canvas(model, place), 256
-    if preset != OWN:
-        from featviz.maximization import presets  # it takes its own settings from here
-
-        advice = presets.preset(preset)
-        own = model.input_size if advice.size is None or place.whole else advice.size
-        usual = advice.steps
-    side = size or (model.input_size if whole_map else own)
     besides = None
-    if whole_map:
+    if found[0].position:
         goal = objectives.neuron(place.name, indices, [u.position for u in found if u.position])
     else:
         goal, besides = unit_goal(model, place, indices, objective)
-    steps = usual if steps is None else steps
-    settings = settings_for(model, place, steps, side, precision, options, preset=preset)
     keys = tuple(f"{place.path}/{unit.index}/{unit.position}" for unit in found)
     names = [str(unit) for unit in found]
     return _Asked(
@@ -237,7 +230,7 @@ def unit_goal(
         objective = "centre" if _draws_one_thing(model, place) else "channel"
     if objective == "centre" and place.spatial:
         surroundings = _SURROUNDINGS * objectives.channel(place.name, indices)
-        return objectives.centre(place.name, indices), (None if _is_kernel(place) else surroundings)
+        return objectives.centre(place.name, indices), (None if is_kernel(place) else surroundings)
     goal = objectives.channel(place.name, indices)
     # Of one value there is no mean to speak of.
     return (goal if place.spatial else replace(goal, text=place.name)), None
@@ -255,9 +248,9 @@ def maximize_directions(
     seed: int = 0,
     size: int | None = None,
     batch_size: int | None = None,
-    precision: str = "auto",
+    precision: AutoPrecision = "auto",
+    settings: Settings | None = None,
     progress: Progress | None = None,
-    **options: Any,
 ) -> Maximized:
     """Pictures that drive a layer along the given directions of its channels (N, C).
 
@@ -273,7 +266,7 @@ def maximize_directions(
     aims = directions.detach().cpu().float()
     labels = list(names) if names is not None else [f"direction {i}" for i in range(len(aims))]
     goal = objectives.direction(place.name, aims, power=power, width=width)
-    settings = settings_for(model, place, steps, size or canvas(model, place), precision, options)
+    settings = settings or settings_for(model, place, steps=steps, size=size, precision=precision)
     keys = tuple(f"{place.path}/{row.numpy().tobytes().hex()}" for row in aims)
     parameters = {"layer": place.name, "directions": len(aims), "power": power, "width": width}
     asked = _Asked(Task(place, goal, None, settings, keys), labels, labels, (), parameters)
@@ -301,16 +294,18 @@ def maximize_objective(
     goal: Objective | str | Sequence[str],
     *,
     names: Sequence[str] | None = None,
-    preset: str = OWN,
+    preset: str = DEFAULT_PRESET,
     steps: int | None = None,
     tries: int = 1,
     seed: int = 0,
     size: int | None = None,
     film: int = 0,
     batch_size: int | None = None,
-    precision: str = "auto",
+    precision: AutoPrecision = "auto",
+    settings: Settings | None = None,
+    parametrization: str | Parametrization | None = None,
+    statistics: Statistics | str | Path | None = None,
     progress: Progress | None = None,
-    **options: Any,
 ) -> Maximized:
     """Pictures that maximise any objective: `.images` (N, 3, H, W), one a target.
 
@@ -340,14 +335,15 @@ def maximize_objective(
         )
     order = [layer.path for layer in model.layers.values()]
     place = max(read, key=lambda layer: order.index(layer.path))
-    advice = None
-    if preset != OWN:
-        from featviz.maximization import presets  # it takes its own settings from here
-
-        advice = presets.preset(preset)
-    steps = steps or (256 if advice is None else advice.steps)
-    settings = settings_for(
-        model, place, steps, size or canvas(model, place), precision, options, preset=preset
+    settings = settings or settings_for(
+        model,
+        place,
+        preset=preset,
+        steps=steps,
+        size=size,
+        parametrization=parametrization,
+        statistics=statistics,
+        precision=precision,
     )
     labels = list(names or words or [f"target {i}" for i in range(count)])
     if len(labels) != count:
@@ -377,49 +373,9 @@ def maximize_objective(
     return result
 
 
-def canvas(model: Model, layer: Layer) -> int:
-    """The side of the picture that a layer's units are drawn on, in pixels.
-
-    For a first layer's kernel the kernel and what centres one position on it; otherwise room for
-    several receptive fields where they are small, for one and a stride where they are large, a
-    multiple of 8. Never more than the model's input.
-    """
-    field = layer.receptive_field
-    if field is None or layer.whole:
-        return model.input_size
-    seen, stride, start = max(field.size), max(field.stride), max(field.offset)
-    if _is_kernel(layer):
-        side, position = 0, 0
-        while side < max(seen, 8):  # position p is in the middle of seen + 2 (start + p stride)
-            side = seen + 2 * (start + position * stride)
-            position += 1
-        return min(model.input_size, side)
-    side = max(seen + stride, min(4 * seen, max(64, model.input_size // 2)))
-    return min(model.input_size, 8 * round(side / 8))
-
-
-def transforms_for(layer: Layer, side: int) -> Transforms:
-    """How far pictures of a layer are moved: at least its stride, but not out of sight.
-
-    Shifts span a period of the layer's lattice (twice the stride in all, 32 pixels for an AlexNet
-    at conv3 to conv5); units that see the whole picture are shifted by a fourteenth of it. Kernels
-    of a first layer are not moved: for a linear unit that only blurs the answer.
-    """
-    if _is_kernel(layer):
-        return Transforms()
-    field = layer.receptive_field
-    stride = max(field.stride) if field is not None and not layer.whole else side / 14
-    return Transforms(shift=min(stride, side / 8), rotate=15.0, scale=0.2)
-
-
-def _is_kernel(layer: Layer) -> bool:
-    """Whether the layer sees so little that a unit's picture is a kernel, not a texture."""
-    return layer.receptive_field is not None and max(layer.receptive_field.size) < 16
-
-
 def _draws_one_thing(model: Model, layer: Layer) -> bool:
     field = layer.receptive_field
-    return field is not None and (_is_kernel(layer) or max(field.size) >= 0.5 * model.input_size)
+    return field is not None and (is_kernel(layer) or max(field.size) >= 0.5 * model.input_size)
 
 
 def _check_directions(layer: Layer, directions: Tensor) -> None:
@@ -478,7 +434,7 @@ def _maximize(
                 task.layer,
                 task.goal,
                 order,
-                climb.pictures,
+                climb.images,
                 alive=climb.alive,
                 data=natural,
                 other=other,
@@ -497,9 +453,9 @@ def _maximize(
                     started=started,
                     data=natural if not isinstance(natural, Tensor) else None,
                     parameters=one.parameters
-                    | {"size": climb.pictures.shape[-1], "tries": tries}
+                    | {"size": climb.images.shape[-1], "tries": tries}
                     | ({} if other is None else {"other": other.name, "other_sha256": other.sha256})
-                    | plain(task.settings),
+                    | task.settings.record(),
                 ),
                 warnings=(
                     *_warnings(names, climb, missing=len(one.names) - len(order)),
@@ -512,12 +468,12 @@ def _maximize(
                 units=tuple(units),
                 names=tuple(names),
                 titles=tuple(one.titles[i] for i in order),
-                images=climb.pictures,
+                images=climb.images,
                 scores=judged.scores,
                 panel=judged,
                 trace=climb.trace,
                 best_steps=climb.best_steps,
-                alive=climb.alive & (climb.broken < 0),
+                alive=climb.alive & (climb.failed < 0),
                 frames=climb.frames,
                 transparency=climb.transparency if task.settings.transparency else None,
             )
@@ -529,83 +485,10 @@ def _maximize(
     return result
 
 
-def settings_for(
-    model: Model,
-    layer: Layer,
-    steps: int,
-    side: int,
-    precision: str,
-    options: dict[str, Any],
-    *,
-    preset: str = OWN,
-) -> Settings:
-    """The settings of a layer: what its geometry asks for, or a preset; and the options given.
-
-    `parametrization` may be given by its name, `statistics` as a file or as `Statistics`: measured
-    colours and a measured spectrum in place of those that come with featviz.
-
-    Raises UserError for steps or a size too small, an unknown option, preset or precision.
-    """
-    if steps < 1 or side < 8:
-        raise UserError(f"steps {steps}, size {side}: steps is 1 or more, size 8 or more")
-    known = {field.name for field in fields(Settings)} - {"steps", "precision"} | {"statistics"}
-    unknown = sorted(set(options) - known)
-    if unknown:
-        raise UserError(f"unknown option {unknown[0]!r}; there are {', '.join(sorted(known))}")
-    precision = choose_precision(
-        precision,
-        lambda: (
-            model.device.type == "cpu"
-            and has_bfloat16(model.device)
-            and _has_bfloat16_kernels(model, layer, side)
-        ),
-    )
-    form, measured = options.get("parametrization"), options.get("statistics")
-    if preset == OWN and not isinstance(form, str) and measured is None:
-        settings = _own_settings(model, layer, steps, side)
-    else:
-        from featviz.maximization import presets  # it takes its own settings from here
-
-        own = presets.measured(measured)
-        settings = presets.settings(preset, model, layer, side, steps, **own)
-        options = {name: value for name, value in options.items() if name != "statistics"}
-        if isinstance(form, str):
-            drawn = presets.parametrization(form, side, side, **own)
-            options = {"rate": presets.RATES[form]} | options | {"parametrization": drawn}
-    return replace(settings, precision=precision, **options)
-
-
-def _own_settings(model: Model, layer: Layer, steps: int, side: int) -> Settings:
-    # How fine a model looks is set by its first stride, and so is what counts as a ripple: 8 for
-    # the 4 pixels of an AlexNet, 4 for 2 pixels.
-    settings = Settings(
-        steps=steps,
-        parametrization=Fourier(side, side),
-        transforms=transforms_for(layer, side),
-        smooth=2.0 * clean_scores.first_stride(model),
-        reach=max(2, side // 7),
-    )
-    if _is_kernel(layer):
-        # A linear unit needs no prior, only a bound: the answer is its kernel.
-        return replace(settings, smooth=0.0, plain=0.0, even=0.0, coarse=0.0, calm=4.0)
-    return settings
-
-
-def _has_bfloat16_kernels(model: Model, layer: Layer, side: int) -> bool:
-    """Whether every operation up to the layer exists in bfloat16 (not in local response norm)."""
-    picture = torch.zeros(1, 3, side, side, requires_grad=True)
-
-    def attempt() -> None:
-        with reading(model, (layer.name,), "bfloat16") as read:
-            torch.autograd.grad(read(picture)[layer.name].sum(), picture)
-
-    return exists_in_bfloat16(attempt)
-
-
-def _warnings(names: Sequence[str], climb: Climb, missing: int) -> tuple[str, ...]:
+def _warnings(names: Sequence[str], climb: Optimized, missing: int) -> tuple[str, ...]:
     """The doubts about these pictures, in words."""
     texts = []
-    rows = list(zip(names, climb.alive.tolist(), climb.broken.tolist(), strict=True))
+    rows = list(zip(names, climb.alive.tolist(), climb.failed.tolist(), strict=True))
     silent = [name for name, alive, broken in rows if not alive and broken < 0]
     if silent:
         texts.append(

@@ -1,120 +1,79 @@
-"""How free parameters are changed by a gradient: Adam, and the plain ascent of Yosinski et al.
+"""Optimizers: Adam and NAdam of torch with a falling rate, and the ascent of Yosinski et al.
 
-A rule is a small frozen dataclass:
-
-    steered                  whether it wants the gradient evened and restrained (see `ascent`), or
-                             the bare gradient of the score
-    begin(parameters)        what it remembers of each picture, by name, (N, ...) each
-    change(parameters, slope, memory, taken, steps)
-                             what to add to the parameters (N, ...). `slope` is their gradient,
-                             upwards; `memory` is brought up to date in place; `taken` (N,) says how
-                             many of the `steps` each picture has behind it
-
-Every picture is changed on its own: no sum runs over the batch.
+`Settings.optimizer` is a small frozen dataclass; `build(parameters, lr, steps)` makes the
+`torch.optim.Optimizer` and its schedule for one batch. Optimizers here work elementwise or picture
+by picture: no sum runs over the batch.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.optim.lr_scheduler import ConstantLR, CosineAnnealingLR, LRScheduler
 
-from featviz.maximization.colours import pieces
 
-
-class Rule(Protocol):
-    """What `ascend` needs of a rule."""
+class Optimizer(Protocol):
+    """What the loop needs of an optimizer."""
 
     @property
-    def steered(self) -> bool: ...
+    def shaped(self) -> bool:
+        """Whether it takes the normalized gradient less its penalties (`regularizers`)."""
 
-    def begin(self, parameters: Tensor) -> dict[str, Tensor]: ...
-
-    def change(
-        self,
-        parameters: Tensor,
-        slope: Tensor,
-        memory: dict[str, Tensor],
-        taken: Tensor,
-        steps: int,
-    ) -> Tensor: ...
+    def build(
+        self, parameters: Tensor, lr: float, steps: int
+    ) -> tuple[torch.optim.Optimizer, LRScheduler]:
+        """The optimizer of a batch of parameters (N, ...), which maximizes, and its schedule."""
 
 
 @dataclass(frozen=True)
 class Adam:
-    """Adam (Kingma and Ba 2015), upwards, its rate falling along half a cosine to a tenth.
+    """Adam (Kingma and Ba 2015); the rate falls along half a cosine.
 
-    rate: of the first step, in the units of the parameters
-    short, long: how much of the mean of the gradients, and of their squares, is kept at each step.
-        The mean is short, as the gradient of a moved picture turns from step to step.
-    least: share of the rate that is left at the end; 1 keeps it constant
-    nesterov: look a step ahead, as NAdam does (Dozat 2016), without its schedule of `short`
+    betas: share of the mean of gradients, and of the mean of their squares, kept at each step. The
+        first is short, since the gradient of a transformed picture turns from step to step
+    final_lr: rate at the end, as a share of that of the first step; 1 keeps it constant
+    nesterov: NAdam (Dozat 2016) as in torch
+    shaped: whether the gradient is normalized and the penalties are subtracted
     """
 
-    rate: float = 0.1
-    short: float = 0.5
-    long: float = 0.99
-    steered: bool = True
-    least: float = 0.1
+    betas: tuple[float, float] = (0.5, 0.99)
+    final_lr: float = 0.1
     nesterov: bool = False
+    shaped: bool = True
 
-    def begin(self, parameters: Tensor) -> dict[str, Tensor]:
-        return {"mean": torch.zeros_like(parameters), "square": torch.zeros_like(parameters)}
-
-    def change(
-        self,
-        parameters: Tensor,
-        slope: Tensor,
-        memory: dict[str, Tensor],
-        taken: Tensor,
-        steps: int,
-    ) -> Tensor:
-        step = taken.double()
-        fall = self.least + (1 - self.least) / 2 * (1 + torch.cos(math.pi * step / steps))
-        # What Adam divides the squares by is put into the rate, so that it costs one number.
-        spread = (1 - self.long ** (step + 1)).sqrt()
-        rate = self.rate * fall * spread / (1 - self.short ** (step + 1))
-        change = torch.empty_like(parameters)
-        for out, g, mean, square, r in zip(
-            pieces(change),
-            pieces(slope),
-            pieces(memory["mean"]),
-            pieces(memory["square"]),
-            pieces(_over(rate, parameters)),
-            strict=True,
-        ):
-            mean.lerp_(g, 1 - self.short)
-            square.mul_(self.long).addcmul_(g, g, value=1 - self.long)
-            root = torch.sqrt(square, out=out).add_(1e-12)
-            ahead = mean.lerp(g, 1 - self.short) if self.nesterov else mean
-            torch.div(ahead, root, out=out).mul_(r)
-        return change
+    def build(
+        self, parameters: Tensor, lr: float, steps: int
+    ) -> tuple[torch.optim.Optimizer, LRScheduler]:
+        kind = torch.optim.NAdam if self.nesterov else torch.optim.Adam
+        optimizer = kind([parameters], lr=lr, betas=self.betas, eps=1e-12, maximize=True)
+        return optimizer, CosineAnnealingLR(optimizer, steps, eta_min=self.final_lr * lr)
 
 
 @dataclass(frozen=True)
 class PlainAscent:
     """Steps along the bare gradient with decay, blur and clipping, for parameters that are pixels.
 
-    rate: step over gradient, both in units of 1/255 (Caffe's pixels)
-    desired: instead of the constant rate, aim at this rise of the score at each step: the rate is
-        `desired` over the gradient's squared length, at most `rate`
-    decay: share by which a picture is drawn back to `mean` at each step
+    Yosinski et al. 2015, section 4 and table 1; the order of the operations, and that the last step
+    is followed by none of them, are those of their program (deep-visualization-toolbox). Pixels
+    stay in [0, 1]; `lr` is step over gradient, both in units of 1/255.
+
+    desired: in place of a constant rate, the rise of the score to aim at in each step: the rate is
+        `desired` over the gradient's squared length, at most `lr`
+    decay: share by which a picture is drawn back to `mean` in each step
     blur: sigma in pixels of a Gaussian blur after every `blur_every` steps; 0 for none
     norm_percentile: pixels whose distance from the mean is below this percentile of the picture
         are set to the mean
     contribution_percentile: so are pixels whose contribution to the score, the gradient times the
         pixel's distance from the mean, is (in absolute value) below this percentile
-    mean: the colour, in [0, 1], that counts as nothing
-
-    Yosinski et al. 2015, section 4 and table 1; the order of the operations, and that the last step
-    is not followed by any of them, are those of their program. Pixels are held in [0, 1].
+    mean: the color, in [0, 1], that counts as nothing
     """
 
-    rate: float = 100.0
     desired: float | None = None
     decay: float = 0.0
     blur: float = 0.0
@@ -122,61 +81,55 @@ class PlainAscent:
     norm_percentile: float = 0.0
     contribution_percentile: float = 0.0
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
-    steered: bool = False
+    shaped: bool = False
 
-    def begin(self, parameters: Tensor) -> dict[str, Tensor]:
-        return {}
+    def build(
+        self, parameters: Tensor, lr: float, steps: int
+    ) -> tuple[torch.optim.Optimizer, LRScheduler]:
+        optimizer = _PlainAscent(self, parameters, lr, steps)
+        return optimizer, ConstantLR(optimizer, factor=1.0)
 
-    def change(
-        self,
-        parameters: Tensor,
-        slope: Tensor,
-        memory: dict[str, Tensor],
-        taken: Tensor,
-        steps: int,
-    ) -> Tensor:
-        grey = parameters.new_tensor(self.mean).view(1, 3, 1, 1)
-        rate = parameters.new_full((len(parameters), 1, 1, 1), self.rate)
-        if self.desired is not None:
-            # In 1/255 the gradient is 255 times smaller.
-            length = torch.stack([(g / 255).square().sum() for g in slope]).view(-1, 1, 1, 1)
-            rate = torch.minimum(rate, self.desired / length.clamp(min=1e-30))
-        x = parameters + rate * slope / 255**2
-        last = (taken + 1 >= steps).to(x.device).view(-1, 1, 1, 1)
-        regular = (x - grey) * (1 - self.decay)
-        if self.blur:
-            due = (taken % self.blur_every == 0).to(x.device).view(-1, 1, 1, 1)
-            regular = torch.where(due, gaussian_blur(regular, self.blur), regular)
-        if self.norm_percentile:
-            regular = _without_low(regular, regular.norm(dim=1), self.norm_percentile)
-        if self.contribution_percentile:
-            contribution = (regular * slope).sum(1).abs()
-            regular = _without_low(regular, contribution, self.contribution_percentile)
-        x = torch.where(last, x, grey + regular).clamp(0, 1)
-        return x - parameters
+
+class _PlainAscent(torch.optim.Optimizer):
+    def __init__(self, options: PlainAscent, parameters: Tensor, lr: float, steps: int):
+        super().__init__([parameters], {"lr": lr})
+        self.options, self.steps, self.taken = options, steps, 0
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> Any:
+        (group,), options = self.param_groups, self.options
+        (pixels,) = group["params"]  # (N, 3, H, W)
+        gradient, mean = pixels.grad, pixels.new_tensor(options.mean).view(1, 3, 1, 1)
+        lr = pixels.new_full((len(pixels), 1, 1, 1), group["lr"])
+        if options.desired is not None:  # in units of 1/255 the gradient is 255 times smaller
+            length = (gradient / 255).square().sum((1, 2, 3), keepdim=True)
+            lr = torch.minimum(lr, options.desired / length.clamp(min=1e-30))
+        x = pixels + lr * gradient / 255**2 - mean
+        if self.taken + 1 < self.steps:
+            x = x * (1 - options.decay)
+            if options.blur and self.taken % options.blur_every == 0:
+                x = gaussian_blur(x, options.blur)
+            if options.norm_percentile:
+                x = _without_low(x, x.norm(dim=1), options.norm_percentile)
+            if options.contribution_percentile:
+                contribution = (x * gradient).sum(1).abs()
+                x = _without_low(x, contribution, options.contribution_percentile)
+        pixels.copy_((x + mean).clamp(0, 1))
+        self.taken += 1
 
 
 def gaussian_blur(pictures: Tensor, sigma: float) -> Tensor:
     """Pictures (N, C, H, W) under a Gaussian of `sigma` pixels, edges repeated."""
     reach = max(1, math.ceil(3 * sigma))
-    weights = [math.exp(-0.5 * (i / sigma) ** 2) for i in range(-reach, reach + 1)]
-    total = sum(weights)
-    # Summed tap by tap: a convolution would round by the number of pictures.
-    for axis in (-1, -2):
-        margin = (reach, reach, 0, 0) if axis == -1 else (0, 0, reach, reach)
-        wide, size = F.pad(pictures, margin, mode="replicate"), pictures.shape[axis]
-        pictures = torch.zeros_like(pictures)
-        for i, weight in enumerate(weights):
-            pictures = pictures.add_(wide.narrow(axis, i, size), alpha=weight / total)
-    return pictures
+    at = torch.arange(-reach, reach + 1, dtype=pictures.dtype, device=pictures.device)
+    weights = (-0.5 * (at / sigma) ** 2).exp()
+    kernel = (weights / weights.sum()).expand(pictures.shape[1], 1, 1, -1)
+    wide = F.pad(pictures, (reach,) * 4, mode="replicate")
+    rows = F.conv2d(wide, kernel, groups=pictures.shape[1])
+    return F.conv2d(rows, kernel.transpose(2, 3), groups=pictures.shape[1])
 
 
 def _without_low(pictures: Tensor, values: Tensor, percentile: float) -> Tensor:
     """Pictures with zeros where `values` (N, H, W) are under their picture's percentile."""
     least = torch.quantile(values.flatten(1), percentile / 100, dim=1)
     return pictures * (values >= least.view(-1, 1, 1))[:, None]
-
-
-def _over(values: Tensor, like: Tensor) -> Tensor:
-    """(N,) as float32 on the device of `like`, to be multiplied with its rows."""
-    return values.to(like.device, like.dtype).view(-1, *(1,) * (like.dim() - 1))

@@ -20,7 +20,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,19 +31,15 @@ from torch import Tensor
 from featviz import results
 from featviz.engine_old import Files, Shard, map_shards
 from featviz.errors import UserError
-from featviz.maximization.loop import BLOCK, Climb, Settings, ascend_all, together
+from featviz.maximization.loop import BATCH, BATCH_ON_CUDA, Optimized, joined, optimize
 from featviz.maximization.objectives import Objective
 from featviz.maximization.result import file_stem
+from featviz.maximization.settings import Settings
 from featviz.models.frozen import frozen
 from featviz.models.model import Layer
 
 if TYPE_CHECKING:
     from featviz.models.model import Model
-
-# Pictures at a time where nobody says how many: CPUs gain nothing from more, GPUs do.
-_SLOTS_ON_CUDA = 256
-# Where pictures may leave early, so many times the slots are in one shard to take their places.
-_QUEUE = 4
 
 
 @dataclass(frozen=True)
@@ -63,7 +59,7 @@ class Task:
         """In plain words and numbers: what it takes to be the same task."""
         besides = None if self.besides is None else self.besides.text
         aims = hashlib.sha256("\n".join(self.keys).encode()).hexdigest()
-        settings = plain(self.settings)
+        settings = self.settings.record()
         return {
             "layer": self.layer.path,
             "objective": self.goal.text,
@@ -79,7 +75,7 @@ class Climbed:
 
     order: tuple[int, ...]
     """which of its targets are finished"""
-    climb: Climb
+    climb: Optimized
     """of these; of several tries the best"""
     tries: Tensor
     """(N, T): the clean scores of all tries"""
@@ -110,7 +106,7 @@ def climb_tasks(
     Raises UserError if `partial` holds the shards of another job.
     """
     if batch_size is None:
-        batch_size = BLOCK if model.device.type == "cpu" else _SLOTS_ON_CUDA
+        batch_size = BATCH if model.device.type == "cpu" else BATCH_ON_CUDA
     job = _Job(model, tuple(tasks), seed, tries, film, batch_size)
     shards = job.shards()
     stopped = False
@@ -144,14 +140,12 @@ class _Job:
     tries: int
     film: int
     batch_size: int
-    verdicts: dict[Any, Any] = field(default_factory=dict)
-    """by task, what `ascend_all` found out about the number of slots"""
 
     def shards(self) -> list[Shard]:
         shards = []
         for number, task in enumerate(self.tasks):
             count = len(task.keys)
-            most = max(1, self.batch_size // self.tries) * (_QUEUE if task.settings.patience else 1)
+            most = max(1, self.batch_size // self.tries)
             size = math.ceil(count / math.ceil(count / most))  # as even as they go
             for first in range(0, count, size):
                 rows = range(first, min(first + size, count))
@@ -168,24 +162,21 @@ class _Job:
         seeds = [seed_of(self.seed, task.keys[row], t) for row in rows for t in range(self.tries)]
         entering = before_relu(self.model, task.layer, task.goal, task.as_it_leaves)
         with frozen(self.model), entering:
-            climbs = dict(
-                ascend_all(
-                    self.model,
-                    task.goal,
-                    targets,
-                    seeds,
-                    task.settings,
-                    besides=task.besides,
-                    batch_size=self.batch_size,
-                    film=self.film,
-                    progress=lambda done, _: report(done),
-                    verdicts=self.verdicts.setdefault(number, {}),
-                )
+            made = optimize(
+                self.model,
+                task.goal,
+                targets,
+                seeds,
+                task.settings,
+                regularizer=task.besides,
+                batch_size=self.batch_size,
+                frames=self.film,
+                progress=lambda done, _, __: report(done),
             )
-        clean = torch.cat([climbs[i].clean for i in range(len(targets))]).view(-1, self.tries)
+        clean = made.scores.cpu().view(-1, self.tries)
         best = clean.nan_to_num(-math.inf).argmax(1)
-        chosen = [climbs[i * self.tries + int(t)] for i, t in enumerate(best)]
-        return {"climb.npz": _packed(together(chosen), clean, time.perf_counter() - started)}
+        chosen = made.rows([i * self.tries + int(t) for i, t in enumerate(best)])
+        return {"climb.npz": _packed(chosen, clean, time.perf_counter() - started)}
 
     def described(self) -> dict[str, Any]:
         versions = results.versions()
@@ -206,21 +197,6 @@ def seed_of(seed: int, key: str, number: int = 0) -> int:
     """The seed of a target's first try, or of a later one."""
     text = f"{seed}/{key}" + (f"/try {number}" if number else "")
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
-
-
-def plain(settings: Settings) -> dict[str, Any]:
-    """Settings as they stand in result.json: numbers, and dataclasses as their fields."""
-    return {one.name: _plain(getattr(settings, one.name)) for one in fields(settings)}
-
-
-def _plain(value: Any) -> Any:
-    if is_dataclass(value) and not isinstance(value, type):
-        shown = {f.name: getattr(value, f.name) for f in fields(value)}
-        named = {name: getattr(of, "name", None) or _plain(of) for name, of in shown.items()}
-        return {"name": type(value).__name__} | named
-    if isinstance(value, tuple):
-        return [_plain(one) for one in value]
-    return value
 
 
 @contextmanager
@@ -317,11 +293,11 @@ def _difference(found: Any, wanted: Any, name: str = "") -> str:
     return f"{name} {found}, now {wanted}" if short else f"other {name or 'arguments'}"
 
 
-def _packed(climb: Climb, tries: Tensor, seconds: float) -> bytes:
+def _packed(climb: Optimized, tries: Tensor, seconds: float) -> bytes:
     """A shard's file: the climbs, without the parameters, which nobody needs any more."""
     arrays = {name: value.cpu().numpy() for name, value in vars(climb).items()}
-    arrays["pictures"] = climb.pictures.cpu().mul(255).round().to(torch.uint8).numpy()
-    arrays["parameters"] = np.zeros((len(climb.steps), 0), dtype=np.float32)
+    arrays["images"] = climb.images.cpu().mul(255).round().to(torch.uint8).numpy()
+    arrays["parameters"] = np.zeros((len(climb.scores), 0), dtype=np.float32)
     file = io.BytesIO()
     np.savez(file, tries=tries.numpy(), seconds=np.array(seconds), **arrays)
     return file.getvalue()
@@ -330,7 +306,7 @@ def _packed(climb: Climb, tries: Tensor, seconds: float) -> bytes:
 def _read(folder: Path, shards: Sequence[Shard], number: int) -> Climbed | None:
     """The finished targets of a task."""
     order: list[int] = []
-    climbs: list[Climb] = []
+    climbs: list[Optimized] = []
     tries: list[Tensor] = []
     seconds = 0.0
     for shard in shards:
@@ -342,9 +318,9 @@ def _read(folder: Path, shards: Sequence[Shard], number: int) -> Climbed | None:
             found = {name: torch.from_numpy(arrays[name]) for name in arrays.files}
         tries.append(found.pop("tries"))
         seconds += found.pop("seconds").item()
-        found["pictures"] = found["pictures"].float() / 255
-        climbs.append(Climb(**found))
+        found["images"] = found["images"].float() / 255
+        climbs.append(Optimized(**found))
         order += rows
     if not order:
         return None
-    return Climbed(tuple(order), together(climbs), torch.cat(tries), seconds / len(order))
+    return Climbed(tuple(order), joined(climbs), torch.cat(tries), seconds / len(order))

@@ -187,8 +187,8 @@ def test_icons_land_in_their_cells(painted: Model, generator: torch.Generator) -
         grids=[LINE],
         samples=data[::6],
         steps=120,
-        calm=0.0,
-        rate=0.5,
+        contrast_weight=0.0,
+        lr=0.5,
     )
     assert made.landing is not None
     assert made.shuffled is not None

@@ -92,12 +92,14 @@ def test_octaves_grow_by_the_zoom_up_to_the_photograph() -> None:
     assert dream_module._octave_sizes((20, 20), 2, 1.4) == [(20, 20)]
 
 
-def test_a_dream_does_not_depend_on_its_company(small: Model, given: torch.Tensor) -> None:
+@pytest.mark.numeric
+def test_a_dream_does_not_depend_on_its_batch(small: Model, given: torch.Tensor) -> None:
     options = {"octaves": 2, "steps": 3}
     alone = deepdream(small, given[1], "conv2", **options)
     among = deepdream(small, given, ["conv1", "conv2"], **options)
-    assert torch.equal(among.images[1, 1], alone.images[0, 0])
-    assert torch.equal(among.measured["strength"][1, 1], alone.measured["strength"][0, 0])
+    assert (among.images[1, 1] - alone.images[0, 0]).abs().max() < 3 / 255
+    strengths = among.measured["strength"][1, 1], alone.measured["strength"][0, 0]
+    assert torch.allclose(*strengths, rtol=1e-2)
 
 
 def test_dreams_are_filmed_through_all_octaves(small: Model) -> None:
@@ -132,11 +134,11 @@ def test_the_caricature_of_a_linear_layer_is_its_kernels_by_what_they_answered()
         "conv1",
         power=0,
         steps=150,
-        smooth=0.0,
-        plain=0.0,
-        calm=12.0,
-        even=0.0,
-        coarse=0.0,
+        roughness_weight=0.0,
+        saturation_weight=0.0,
+        contrast_weight=12.0,
+        local_normalization=0.0,
+        coarse_to_fine=0.0,
         **STILL,
     )
     answer = (net[0].weight * (given - 0.5)).sum((1, 2, 3))
@@ -241,7 +243,7 @@ def test_the_anchor_sees_less_than_half_and_comes_before_the_unit(mini: Model) -
         (lambda m, x: accentuate(m, x, "conv2:99"), "out of range"),
         (lambda m, x: accentuate(m, x, ";"), "no unit was named"),
         (lambda m, x: accentuate(m, x, "conv2:1", weight=-1.0), "weight is -1"),
-        (lambda m, x: accentuate(m, x, "conv2:1", rule=None), "a rule of its own"),
+        (lambda m, x: accentuate(m, x, "conv2:1", optimizer=None), "an optimizer of its own"),
         (lambda m, x: caricature(m, x, "conv1", tries=0), "tries is 0"),
     ],
 )

@@ -14,7 +14,13 @@ from featviz.from_picture.inversion import Inverted, invert
 from featviz.maximization.parametrizations import Pixels
 from featviz.models.model import Model
 
-FREE = {"smooth": 0.0, "calm": 0.0, "plain": 0.0, "coarse": 0.0, "precision": "float32"}
+FREE = {
+    "roughness_weight": 0.0,
+    "contrast_weight": 0.0,
+    "saturation_weight": 0.0,
+    "coarse_to_fine": 0.0,
+    "precision": "float32",
+}
 
 
 def picture(seed: int, side: int = 16) -> torch.Tensor:
@@ -213,7 +219,7 @@ def test_mistakes_are_told(invertible: Model, options: dict[str, object], words:
 
 
 def test_pictures_must_be_pictures(invertible: Model) -> None:
-    with pytest.raises(featviz.UserError, match="outside"):
+    with pytest.raises(featviz.UserError, match="must lie in"):
         invert(invertible, 255 * picture(0), "conv1")
     with pytest.raises(featviz.UserError, match="shape"):
         invert(invertible, picture(0)[:1], "conv1")

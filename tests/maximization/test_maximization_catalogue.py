@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import featviz
+from featviz.maximization.settings import settings_for
 from featviz.maximization.transforms import Transforms
 from featviz.models.model import Model
 
@@ -59,9 +61,9 @@ def load(name: str) -> Model:
 def few_steps(model: Model, layer: str, **options: Any) -> None:
     """Six steps on a picture that is not moved end above their beginning, and leave no trace."""
     state = {name: value.clone() for name, value in model.state_dict().items()}
-    result = featviz.maximize(
-        model, layer, units=[1], steps=6, precision="float32", transforms=Transforms(), **options
-    )
+    settings = settings_for(model, layer, steps=6, precision="float32", **options)
+    settings = replace(settings, transforms=Transforms())
+    result = featviz.maximize(model, layer, units=[1], settings=settings)
     assert result.alive.all(), result.warnings
     assert float(result.scores[0]) > float(result.trace[0, 0])
     after = model.state_dict()

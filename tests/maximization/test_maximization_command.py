@@ -39,7 +39,7 @@ def test_classes_by_name_and_a_film(tmp_path: Path, capsys: pytest.CaptureFixtur
         (["--layer", "conv5", "--units", "9999"], "out of range"),
         (["--layer", "logits", "--units", "goldfsh"], "did you mean goldfish"),
         (["--objective", "best"], "take auto, centre or channel"),
-        (["--precision", "int8"], "take auto, float32 or bfloat16"),
+        (["--precision", "int8"], "not one of 'auto', 'float32', 'bfloat16'"),
         (["--data", "no/such/folder"], "no/such/folder"),
     ],
 )

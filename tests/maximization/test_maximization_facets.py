@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,21 +17,25 @@ from featviz.datasets import Pictures
 from featviz.maximization import diversity, facets, objectives
 from featviz.maximization.facets import draw_facets
 from featviz.maximization.parametrizations import Pixels
+from featviz.maximization.settings import Settings
 from featviz.maximization.transforms import Transforms
 from featviz.models.layers import activations
 from featviz.models.model import Model
 
 SIDE = 16
-BARE = {
-    "smooth": 0.0,
-    "plain": 0.0,
-    "even": 0.0,
-    "coarse": 0.0,
-    "calm": 1.0,
-    "precision": "float32",
-    "transforms": Transforms(),
-    "parametrization": Pixels(SIDE, SIDE),
-}
+
+
+def bare(steps: int) -> Settings:
+    return Settings(
+        steps=steps,
+        parametrization=Pixels(SIDE, SIDE),
+        transforms=Transforms(),
+        roughness_weight=0.0,
+        saturation_weight=0.0,
+        local_normalization=0.0,
+        coarse_to_fine=0.0,
+        contrast_weight=1.0,
+    )
 
 
 def stripes(across: bool) -> Tensor:
@@ -78,9 +83,9 @@ def shown(picture: Tensor) -> tuple[float, float]:
     )
 
 
-def diverse(model: Model, **options: object):
+def diverse(model: Model, **options: Any) -> facets.Faceted:
     """Facets of unit 0, driven apart at the layer of templates."""
-    return draw_facets(model, "logits", units=[0], count=2, steps=150, **{**BARE, **options})
+    return draw_facets(model, "logits", units=[0], count=2, settings=bare(150), **options)
 
 
 @pytest.fixture
@@ -118,13 +123,14 @@ def test_the_numbers_are_those_of_the_pictures(tmp_path: Path) -> None:
     assert found.numbers()["likeness"].value == pytest.approx(cosine.item(), abs=1e-4)
 
 
+@pytest.mark.numeric
 def test_facets_do_not_depend_on_the_other_units(mini: Model) -> None:
-    options = {"count": 2, "steps": 3}
+    options: dict[str, Any] = {"count": 2, "steps": 3, "precision": "float32"}
     alone = draw_facets(mini, "conv4", units=[7], **options)
     among = draw_facets(mini, "conv4", units=[3, 7, 9], batch_size=2, **options)
-    assert torch.equal(among.images[1], alone.images[0])
-    assert torch.equal(among.plain[1], alone.plain[0])
-    assert torch.equal(among.scores[1], alone.scores[0])
+    assert (among.images[1] - alone.images[0]).abs().max() < 2 / 255
+    assert (among.plain[1] - alone.plain[0]).abs().max() < 2 / 255
+    assert torch.allclose(among.scores[1], alone.scores[0], rtol=1e-3)
     assert not torch.equal(alone.images, alone.plain)
 
 
@@ -157,7 +163,7 @@ def test_groups_of_examples_are_the_planted_ones(striped: Striped) -> None:
     """Two kinds of picture move the unit: each facet starts from one kind, and shows it."""
     model = two_faced(bias=0.0)
     found = draw_facets(
-        model, "stronger", units=[0], count=2, natural=striped, examples=16, steps=60, **BARE
+        model, "stronger", units=[0], count=2, natural=striped, examples=16, settings=bare(60)
     )
     assert [cluster.size for cluster in found.clusters[0]] == [8, 8]
     for cluster in found.clusters[0]:
@@ -174,7 +180,7 @@ def test_groups_of_examples_are_the_planted_ones(striped: Striped) -> None:
 def test_starts_are_the_means_of_the_examples_shown(striped: Striped) -> None:
     model = two_faced(bias=0.0)
     found = draw_facets(
-        model, "stronger", units=[0], count=2, natural=striped, examples=16, steps=1, **BARE
+        model, "stronger", units=[0], count=2, natural=striped, examples=16, settings=bare(1)
     )
     for cluster in found.clusters[0]:
         mean = (cluster.examples.float() / 255).mean(0)

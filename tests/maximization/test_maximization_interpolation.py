@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ import featviz
 from featviz.maximization import interpolation, objectives
 from featviz.maximization.interpolation import interpolate
 from featviz.maximization.maximize import unit_goal
+from featviz.maximization.settings import settings_for
 from featviz.maximization.transforms import Transforms
 from featviz.models.layers import activations
 from featviz.models.model import Model
@@ -33,7 +35,7 @@ def test_the_ends_of_the_way_are_the_units_own_goals() -> None:
 
 
 def test_on_a_linear_layer_the_way_is_a_straight_line() -> None:
-    """The score is (1 - t) <v, x> + t <w, x> less calm/2 |x - 1/2|^2: x - 1/2 ~ (1 - t) v + t w."""
+    """The score is (1 - t) <v, x> + t <w, x> less c/2 |x - 1/2|^2: x - 1/2 ~ (1 - t) v + t w."""
     net = nn.Sequential(nn.Conv2d(3, 4, 9), nn.Flatten())
     with torch.no_grad():
         net[0].weight.normal_(generator=torch.Generator().manual_seed(0))
@@ -47,15 +49,15 @@ def test_on_a_linear_layer_the_way_is_a_straight_line() -> None:
         [1, 3],
         count=5,
         alignment=0.0,
-        steps=150,
-        size=9,
-        precision="float32",
-        even=0.0,
-        smooth=0.0,
-        plain=0.0,
-        coarse=0.0,
-        calm=12.0,
-        transforms=Transforms(),
+        settings=replace(
+            settings_for(model, "conv1", steps=150, size=9, precision="float32"),
+            local_normalization=0.0,
+            roughness_weight=0.0,
+            saturation_weight=0.0,
+            coarse_to_fine=0.0,
+            contrast_weight=12.0,
+            transforms=Transforms(),
+        ),
     )
     v, w = net[0].weight[[1, 3]]
     for share, picture in zip(made.shares.tolist(), made.images, strict=True):

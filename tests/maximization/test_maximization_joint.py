@@ -18,7 +18,7 @@ from featviz.models.model import Model
 
 def test_a_joint_objective_is_climbed_and_scored(mini: Model) -> None:
     goal = obj.channel("conv2", [5, 9]) - 0.5 * obj.channel("conv1", [0, 3])
-    made = maximize_objective(mini, goal, steps=8, size=32, names=["a", "b"])
+    made = maximize_objective(mini, goal, steps=24, size=32, names=["a", "b"])
     acts = featviz.activations(mini, made.images, ["conv1", "conv2"])
     expected = acts["conv2"][[0, 1], [5, 9]].mean((1, 2)) - 0.5 * acts["conv1"][
         [0, 1], [0, 3]
@@ -27,7 +27,7 @@ def test_a_joint_objective_is_climbed_and_scored(mini: Model) -> None:
     assert made.names == ("a", "b")
     assert made.layer == "conv2"  # the deeper one
     # the part that is subtracted does hold it back
-    alone = maximize_objective(mini, obj.channel("conv2", [5, 9]), steps=8, size=32)
+    alone = maximize_objective(mini, obj.channel("conv2", [5, 9]), steps=24, size=32)
     acts = featviz.activations(mini, alone.images, ["conv1"])
     free = acts["conv1"][[0, 1], [0, 3]].mean((1, 2))
     held = featviz.activations(mini, made.images, ["conv1"])["conv1"][[0, 1], [0, 3]].mean((1, 2))

@@ -97,35 +97,6 @@ def test_a_picture_of_another_size_cannot_be_fitted(form: type) -> None:
         form(8, 8).fit(torch.zeros(1, 3, 8, 9))
 
 
-@pytest.mark.parametrize("threads", [1, 2])
-@pytest.mark.parametrize("size", [(33, 47), (190, 191), (160, 176)])
-@pytest.mark.parametrize("form", FORMS)
-def test_the_company_changes_no_bit_of_picture_or_slope(
-    form: type, size: tuple[int, int], threads: int
-) -> None:
-    made = form(*size)
-    parameters = 30 * made.start(seeded(1, 2, 3))
-    gradient = torch.randn(3, 3, *size, generator=seeded(4)[0])
-
-    def both(rows: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
-        own = parameters[rows].clone().requires_grad_()
-        shown = made.picture(own)
-        return shown.detach(), torch.autograd.grad(shown, own, gradient[rows])[0]
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        shown, slopes = both([2, 0, 1])
-        alone, slope = both([1])
-        fitted = made.fit(shown)
-        fitted_alone = made.fit(alone)
-    finally:
-        torch.set_num_threads(before)
-    assert torch.equal(shown[2], alone[0])
-    assert torch.equal(slopes[2], slope[0])
-    assert torch.equal(fitted[2], fitted_alone[0])
-
-
 @pytest.mark.parametrize("size", [(4, 6), (5, 7)])
 @pytest.mark.parametrize("form", SQUASHED)
 def test_slopes_are_those_of_finite_differences(form: type, size: tuple[int, int]) -> None:

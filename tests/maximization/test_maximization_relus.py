@@ -8,8 +8,10 @@ import torch.nn.functional as F
 from torch import nn
 
 import featviz
-from featviz.maximization import loop, maximize, objectives
+from featviz.maximization import objectives
+from featviz.maximization.loop import optimize
 from featviz.maximization.relu_gradients import RedirectedReLUs
+from featviz.maximization.settings import settings_for
 from featviz.models.model import Model
 
 FORMS = {
@@ -91,29 +93,31 @@ def test_a_blocked_unit_is_freed_without_surgery(form: str) -> None:
     assert not model.net.first._forward_hooks
 
 
-def test_a_unit_that_stays_dead_is_named_and_costs_few_steps() -> None:
+def test_a_unit_that_stays_dead_is_named() -> None:
     model = blocked_model("function")
     with torch.no_grad():
         model.net.first.bias.fill_(-1000.0)
         model.net.last.weight[1] = 0
-    settings = maximize.settings_for(model, model.layer("logits"), 64, 16, "float32", {})
-    goal = objectives.channel("logits", [0, 1])
-    climb = loop.ascend(model, goal, [0, 1], [5, 6], settings)
-    assert climb.alive.tolist() == [False, False]
-    assert climb.steps.tolist() == [64, 16]  # the first is pushed to the end, in vain
+    settings = settings_for(model, "logits", steps=64, size=16, precision="float32")
+    made = optimize(model, objectives.channel("logits", [0, 1]), [0, 1], [5, 6], settings)
+    assert made.alive.tolist() == [False, False]
+    start = settings.parametrization.start([torch.Generator().manual_seed(s) for s in (5, 6)])
+    assert not torch.equal(made.parameters[0], start[0])  # pushed to the end, in vain
+    assert torch.equal(made.parameters[1], start[1])
     result = featviz.maximize(model, "logits", units=[0, 1], steps=20, precision="float32")
     assert result.alive.tolist() == [False, False]
     assert result.warnings[0].startswith("no gradient reaches logits:0, logits:1")
 
 
-def test_pictures_with_a_gradient_are_climbed_as_if_there_were_no_help(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    model = blocked_model("function")
+def test_help_for_one_picture_changes_no_other() -> None:
+    model = blocked_model("function").double()
     with torch.no_grad():
         model.net.first.bias.zero_()
-        model.net.last.weight[3] = 0  # asks for help, and cannot be helped
-    together = featviz.maximize(model, "logits", units=[0, 3], steps=8, precision="float32")
-    monkeypatch.setattr(loop._Slots, "blocked", lambda *_: None)
-    alone = featviz.maximize(model, "logits", units=[0], steps=8, precision="float32")
-    assert torch.equal(together.images[0], alone.images[0])
+        model.net.last.weight[3] = 0  # has no gradient, with or without help
+    settings = settings_for(model, "logits", steps=8, size=16, precision="float32")
+    begun = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0)).double()
+    goal = objectives.channel("logits", [0, 3])
+    together = optimize(model, goal, [0, 1], [5, 6], settings, start=begun)
+    alone = optimize(model, goal, [0], [5], settings, start=begun[:1])
+    assert together.alive.tolist() == [True, False]
+    assert torch.allclose(together.parameters[0], alone.parameters[0], rtol=0, atol=1e-9)

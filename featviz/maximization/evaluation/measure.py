@@ -43,7 +43,7 @@ from featviz.top_scores import ImageCache, TopScores
 if TYPE_CHECKING:
     from featviz.datasets import Pictures
     from featviz.models.model import Model
-    from featviz.types import Progress
+    from featviz.types import Precision, Progress
 
 SHOWN = 6
 """top pictures kept beside a picture"""
@@ -126,7 +126,7 @@ def measure_panel(
     restart_scores: Tensor | None = None,
     alive: Tensor | None = None,
     seconds: float | None = None,
-    precision: str = "float32",
+    precision: Precision = "float32",
     progress: Progress | None = None,
 ) -> Panel:
     """Measure pictures (N, 3, H, W) that were made for some targets of an objective.

@@ -21,7 +21,7 @@ from featviz.maximization.objectives import Objective
 from featviz.models.model import Layer, Model
 from featviz.models.units import Unit
 from featviz.top_scores import ImageCache, TopScores, scan
-from featviz.types import Progress
+from featviz.types import Precision, Progress
 
 TOP = 12
 """pictures kept for each unit"""
@@ -128,7 +128,7 @@ def score_data(
     cache: ImageCache,
     columns: Sequence[int],
     *,
-    precision: str = "float32",
+    precision: Precision = "float32",
     progress: Progress | None = None,
 ) -> tuple[TopScores, Tensor]:
     """Read all pictures of a data set once.
