@@ -1,6 +1,7 @@
 # make demo   the whole tour with the bundled model; ends with the gallery's path
 # make test   ruff, mypy and all tests
-# Both make .venv first. PYTHON=python3.12 picks another interpreter.
+# make docs   the documentation, build/site/index.html
+# All make .venv first. PYTHON=python3.12 picks another interpreter.
 
 PYTHON ?= python3
 VENV := .venv
@@ -9,7 +10,8 @@ BIN := $(VENV)/bin
 FAISS := $(shell nvidia-smi >/dev/null 2>&1 && echo gpu || echo cpu)
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test lint types pytest format gallery benchmarks peers clean
+.PHONY: demo test lint types pytest pytest-narrow format docs docs-pictures gallery benchmarks \
+	peers clean
 
 demo: $(VENV)/.installed
 	$(BIN)/featviz demo --overwrite
@@ -27,11 +29,24 @@ types: $(VENV)/.installed-dev
 pytest: $(VENV)/.installed-dev
 	$(BIN)/pytest -n 2 --dist loadfile
 
+# Tests that depend on how kernels round, once more as an older processor computes.
+pytest-narrow: $(VENV)/.installed-dev
+	ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_CBWR=AVX2 \
+		$(BIN)/pytest -n 2 --dist loadfile -m numeric
+
 format: $(VENV)/.installed-dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# The committed site, from the bundled model and our own pictures.
+# The documentation as a site that opens from the disk. The variable silences a banner.
+docs: $(VENV)/.installed-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+# Its pictures, by the commands below them.
+docs-pictures: $(VENV)/.installed
+	$(BIN)/python recipes/make_docs_pictures.py
+
+# The committed gallery, from the bundled model and our own pictures.
 gallery: $(VENV)/.installed
 	$(BIN)/python recipes/make_gallery.py
 
@@ -64,6 +79,10 @@ $(VENV)/.installed: $(VENV)/.torch pyproject.toml
 
 $(VENV)/.installed-dev: $(VENV)/.installed
 	$(INSTALL) -e '.[$(FAISS),timm,dev]'
+	@touch $@
+
+$(VENV)/.installed-docs: $(VENV)/.installed
+	$(INSTALL) -e '.[$(FAISS),docs]'
 	@touch $@
 
 clean:

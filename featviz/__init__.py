@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 # public name -> the module that has it
-_HOMES = {
+_LAZY_EXPORTS = {
     "AttackOptions": "featviz.attacks.options",
     "Model": "featviz.models.model",
     "UserError": "featviz.errors",
@@ -81,7 +81,7 @@ _HOMES = {
     "wrap": "featviz.models.model",
 }
 
-__all__ = sorted([*_HOMES, "__version__"])  # noqa: PLE0605 - a list of strings, sorted
+__all__ = sorted([*_LAZY_EXPORTS, "__version__"])  # noqa: PLE0605 - a list of strings, sorted
 
 if TYPE_CHECKING:
     from featviz.atlas.aligned import align_maps as align_maps
@@ -150,8 +150,8 @@ if TYPE_CHECKING:
 
 
 def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        value = getattr(importlib.import_module(_HOMES[name]), name)
+    if name in _LAZY_EXPORTS:
+        value = getattr(importlib.import_module(_LAZY_EXPORTS[name]), name)
         globals()[name] = value
         return value
     raise AttributeError(f"module 'featviz' has no attribute {name!r}")

@@ -1,17 +1,18 @@
 """The tour: every analysis once over one model and one data set, each into its result folder.
 
-This is what `featviz demo` runs. It is a plain list of steps; a step is a folder's name and a
-function that makes a result. A step whose folder is there already, made from the same model, data
-and seed, is kept, so a tour that was stopped goes on where it was.
+`featviz demo` runs it. A step is a folder's name and a function that makes a result; `tour_steps`
+lists them in order. A step whose folder holds a result of the same model, data and seed is kept, so
+a tour that was stopped goes on.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -40,8 +41,53 @@ from featviz.models.summary import summarize
 from featviz.neighbors.find import find_neighbors
 from featviz.robustness.audit import audit
 from featviz.training.loop import evaluate
+from featviz.types import Progress
 
-Progress = Callable[[int, int, str], None]
+
+@dataclass(frozen=True)
+class Budget:
+    """How much each analysis of the tour does."""
+
+    units: int = 12
+    """shown of each layer: the first ones"""
+    layers: int = 5
+    """convolutions whose units are shown: the first and the last of them"""
+    pictures: int = 2
+    """that are looked at closely by inversion and attribution; attacks take twice as many"""
+    maximize_steps: int = 192
+    compared: int = 200
+    """pictures whose scores are compared with those of maximized pictures"""
+    searched: int = 2000
+    """pictures that are searched for top activating patches"""
+    embedded: int = 5000
+    queries: int = 8
+    icons: Literal["sample", "both"] = "both"
+    invert_steps: int = 120
+    accentuate_steps: int = 64
+    audited: int = 40
+    audit_steps: int = 60
+    check_steps: int = 30
+    square_queries: int = 50
+
+
+QUICK = Budget(
+    units=4,
+    layers=2,
+    pictures=1,
+    maximize_steps=32,
+    compared=32,
+    searched=64,
+    embedded=64,
+    queries=3,
+    icons="sample",
+    invert_steps=24,
+    accentuate_steps=8,
+    audited=12,
+    audit_steps=20,
+    check_steps=10,
+    square_queries=20,
+)
+"""seconds instead of minutes"""
 
 
 @dataclass(frozen=True)
@@ -49,11 +95,11 @@ class Step:
     """One result of the tour."""
 
     folder: str
-    make: Callable[[Progress | None], results.Result]
+    make: Callable[[], results.Result]
 
 
 @dataclass(frozen=True)
-class Taken:
+class Outcome:
     """What became of a step."""
 
     folder: Path
@@ -61,159 +107,94 @@ class Taken:
     kept: bool
     """it was there already"""
     refused: str = ""
-    """why it could not be made, in words; the tour goes on without it"""
+    """why it could not be made; the tour goes on without it"""
 
 
 @dataclass(frozen=True)
 class Tour:
-    """Where everything lies when the tour is over."""
+    """The outcomes of all steps, and where the gallery is."""
 
-    taken: tuple[Taken, ...]
+    outcomes: tuple[Outcome, ...]
     gallery: Path
     seconds: float
 
 
-def take_tour(
+def run_tour(
     model: Model,
     pictures: Pictures,
     out: str | Path,
     *,
-    quick: bool = False,
-    units: int = 12,
+    budget: Budget | None = None,
     seed: int = 0,
     class_names: Mapping[str, str] | None = None,
     overwrite: bool = False,
     progress: Progress | None = None,
-    announce: Callable[[Taken], None] | None = None,
+    announce: Callable[[Outcome], None] | None = None,
 ) -> Tour:
     """Run every analysis on a model and a data set and build the gallery.
 
-    class_names: how people call the class folders that the model does not know
-    quick: fewer units, steps and pictures; seconds instead of minutes
-    units: how many of each layer are shown, the first ones
-    overwrite: make every result again, also those that are there
-    announce: called after each step
+    Args:
+        model: steps that need a head are left out of a model without one.
+        pictures: the data set.
+        out: folder of the result folders and of the gallery.
+        budget: how much each analysis does; `QUICK` takes seconds instead of minutes.
+        seed: of all analyses.
+        class_names: names of the class folders that the model does not have.
+        overwrite: make every result again, also those that exist.
+        progress: called by the analyses.
+        announce: called after each step.
 
-    Raises UserError if the data holds no picture or `out` cannot be written.
+    Raises:
+        UserError: the data holds no picture, or `out` cannot be written.
     """
     started = time.perf_counter()
     folder = Path(out)
-    guide = _Guide(
-        model, pictures, folder, quick, 4 if quick else units, seed, class_names or {}, progress
-    )
-    taken = []
-    for step in guide.steps():
-        taken.append(_take(step, guide, overwrite=overwrite, progress=progress))
+    subject = Subject(model, pictures, budget or Budget(), seed, class_names or {}, progress)
+    outcomes = []
+    for step in tour_steps(subject):
+        outcomes.append(_run(step, subject, folder / step.folder, overwrite=overwrite))
         if announce is not None:
-            announce(taken[-1])
+            announce(outcomes[-1])
     gallery = build_gallery(folder, overwrite=True)
-    return Tour(tuple(taken), gallery, time.perf_counter() - started)
+    return Tour(tuple(outcomes), gallery, time.perf_counter() - started)
 
 
-def _take(step: Step, guide: _Guide, *, overwrite: bool, progress: Progress | None) -> Taken:
-    target = guide.folder / step.folder
+def _run(step: Step, subject: Subject, target: Path, *, overwrite: bool) -> Outcome:
+    if not overwrite and _is_current(target, subject):
+        return Outcome(target, 0.0, kept=True)
     began = time.perf_counter()
-    if not overwrite and guide.made(target):
-        return Taken(target, 0.0, kept=True)
+    refused = ""
     try:
-        result = step.make(progress)
+        step.make().save(target, overwrite=True)
     except UserError as error:
-        return Taken(target, time.perf_counter() - began, kept=False, refused=str(error))
-    if not guide.made(target) or overwrite:
-        result.save(target, overwrite=True)
-    return Taken(target, time.perf_counter() - began, kept=False)
+        refused = str(error)
+    return Outcome(target, time.perf_counter() - began, kept=False, refused=refused)
+
+
+def _is_current(target: Path, subject: Subject) -> bool:
+    """Whether a folder holds a result of this model, seed and (if it used all of them) pictures."""
+    try:
+        document = results.read_result(target)
+    except UserError:
+        return False
+    model, data, pictures = document["model"], document["data"], subject.pictures
+    return (
+        (model is None or model["sha256"] == subject.model.sha256)
+        and document["seed"] in (None, subject.seed)
+        and (data is None or data["count"] != len(pictures) or data["sha256"] == pictures.sha256)
+    )
 
 
 @dataclass
-class _Guide:
-    """What the steps share: which layers, units and pictures to show, and the fc7 space."""
+class Subject:
+    """The model, the pictures, and which layers, units and pictures of them are shown."""
 
     model: Model
     pictures: Pictures
-    folder: Path
-    quick: bool
-    shown: int
+    budget: Budget
     seed: int
     class_names: Mapping[str, str]
     progress: Progress | None
-
-    def steps(self) -> Iterator[Step]:
-        """The story: the model, what it looks for, what it sees, its space, where it breaks."""
-        model, seed, quick = self.model, self.seed, self.quick
-        yield Step("layers", lambda _: summarize(model))
-        if bundled(model.name).with_suffix(".kernels.safetensors").is_file():
-            yield Step("growth-conv1", lambda p: kernel_growth())
-        labelled = self.labelled
-        if labelled is not None and not model.headless:
-            yield Step("eval", lambda p: evaluate(model, labelled, progress=p))
-        first, *deeper = self.convolutions
-        yield Step(
-            f"kernels-{_file(first.name)}", lambda p: kernel_sheet(model, first.name, progress=p)
-        )
-        if deeper and not quick:
-            yield Step(
-                f"kernels-{_file(deeper[0].name)}",
-                lambda p: kernel_sheet(
-                    model, deeper[0].name, units=self.units(deeper[0]), progress=p
-                ),
-            )
-        for layer in deeper[-1:] if quick else deeper:
-            yield self._maximize(layer)
-        if not model.headless:
-            yield Step(
-                "maximize-logits",
-                lambda p: maximize(
-                    model,
-                    "logits",
-                    units=self.shown_classes,
-                    natural=self.natural,
-                    steps=self.ascent,
-                    seed=seed,
-                    progress=p,
-                ),
-            )
-        for layer in [first, *deeper[-1:]] if quick else self.convolutions:
-            yield self._examples(layer.name, self.units(layer))
-        middle = deeper[(len(deeper) - 1) // 2 : -1][:1]
-        for layer in [first, *([] if quick else middle), *deeper[-1:]]:
-            yield self._maps(layer)
-        if not model.headless and not quick:
-            yield self._examples("logits", self.shown_classes)
-        yield Step("patch-times-kernel", lambda _: self._patch_times_kernel(first))
-        yield Step("inversion", self._invert)
-        if not model.headless:
-            yield Step("accentuation", self._accentuate)
-        yield Step("embed", lambda _: self.space)
-        yield Step("neighbors", self._neighbors)
-        yield Step("atlas", self._atlas)
-        if not model.headless:
-            yield Step("attribute", self._attribute)
-            yield Step("attack", self._attack)
-            yield Step("audit", self._audit)
-
-    @property
-    def ascent(self) -> int:
-        """Steps of an image's optimisation."""
-        return 32 if self.quick else 192
-
-    def made(self, target: Path) -> bool:
-        """Whether a folder holds a result from this model, seed and (if it used any) data."""
-        if not (target / "result.json").is_file():
-            return False
-        try:
-            document = results.read_result(target)
-        except UserError:
-            return False
-        data = document["data"]
-        return (
-            (document["model"] is None or document["model"]["sha256"] == self.model.sha256)
-            and (document["seed"] in (None, self.seed))
-            and (
-                data is None
-                or data["count"] != len(self.pictures)
-                or data["sha256"] == self.pictures.sha256
-            )
-        )
 
     @cached_property
     def convolutions(self) -> list[Layer]:
@@ -226,187 +207,238 @@ class _Guide:
             return found
         return [found[round(i * (len(found) - 1) / 4)] for i in range(5)]
 
+    @cached_property
+    def shown_layers(self) -> list[Layer]:
+        """The convolutions whose units are shown, the first one included."""
+        first, *deeper = self.convolutions
+        return [first, *deeper[-(self.budget.layers - 1) :]]
+
     def units(self, layer: Layer) -> list[int]:
-        """The units that the tour shows of a layer: the first ones, so that none is picked out."""
-        return list(range(min(layer.units, self.shown)))
+        """The first units of a layer."""
+        return list(range(min(layer.units, self.budget.units)))
 
     @cached_property
     def labels(self) -> tuple[int | None, ...]:
         return self.pictures.labels(self.model)
 
     @cached_property
-    def labelled(self) -> Pictures | None:
-        """The pictures whose class folder the model knows, or None."""
+    def labeled(self) -> Pictures | None:
+        """The pictures whose class folder is a class of the model, or None."""
         rows = [i for i, label in enumerate(self.labels) if label is not None]
         return self.pictures.select(rows) if rows else None
 
     @cached_property
-    def shown_classes(self) -> list[int]:
-        """Those of the pictures looked at closely, then others that occur, spread over the data.
+    def classes(self) -> list[int]:
+        """Classes to show: those of the first two shown pictures, then others of the data.
 
-        Without labels the first classes.
+        Without labels the first classes of the model.
         """
         known = sorted({label for label in self.labels if label is not None})
         known = known or list(range(len(self.model.classes)))
-        count = min(len(known), self.shown)
+        count = min(len(known), self.budget.units)
         spread = [known[i * len(known) // count] for i in range(count)]
-        close = [label for row in self.rows_to_show[:2] if (label := self.labels[row]) is not None]
+        close = [label for row in self.rows[:2] if (label := self.labels[row]) is not None]
         return sorted(list(dict.fromkeys([*close, *spread]))[:count])
 
     @cached_property
-    def rows_to_show(self) -> list[int]:
-        """Pictures to look at closely: of up to 200, the right answers the model is surest of.
+    def rows(self) -> list[int]:
+        """Pictures to show: the right predictions of highest probability, at most one a class.
 
-        At most one a class; without labels simply the surest, without a head just eight of them.
+        Of at most 200 pictures. Without labels all predictions count as right; without a head the
+        rows are eight, evenly spread.
         """
         if self.model.headless:
             count = len(self.pictures)
             return [i * count // 8 for i in range(min(8, count))]
-        some = (self.labelled or self.pictures).spread(64 if self.quick else 200)
+        some = (self.labeled or self.pictures).spread(min(200, self.budget.searched))
         labels = some.labels(self.model)
-        sure: list[tuple[float, int, int]] = []
+        best: dict[int, tuple[float, int]] = {}
         for batch in batches(some, resize=self.model.resize, crop=self.model.input_size):
             with torch.no_grad():
-                chances = self.model(batch.images.to(self.model.device)).softmax(1).cpu()
-            for row, chance in zip(batch.rows, chances, strict=True):
-                label = labels[row]
-                guess = int(chance.argmax())
-                if label in (None, guess):
-                    sure.append((float(chance[guess]), guess, row))
-        sure.sort(reverse=True)
-        first = {guess: some.paths[row] for _, guess, row in reversed(sure)}
-        ranked = sorted(first, key=lambda guess: -max(c for c, g, _ in sure if g == guess))
+                found = self.model(batch.images.to(self.model.device)).softmax(1).cpu().max(1)
+            for row, chance, predicted in zip(
+                batch.rows, found.values.tolist(), found.indices.tolist(), strict=True
+            ):
+                if labels[row] in (None, predicted):
+                    best[predicted] = max(best.get(predicted, (0.0, 0)), (chance, -row))
         places = {path: row for row, path in enumerate(self.pictures.paths)}
-        return [places[first[guess]] for guess in ranked] or [0]
+        ranked = sorted(best.values(), reverse=True)
+        return [places[some.paths[-row]] for _, row in ranked] or [0]
 
-    def picture(self, rank: int = 0) -> Tensor:
-        """One of the pictures to look at closely, (3, S, S)."""
-        rows = self.rows_to_show
-        row = rows[min(rank, len(rows) - 1)]
-        return self.pictures.read(row, self.model.resize, self.model.input_size)
-
-    def _shown(self, count: int) -> tuple[Tensor, list[str]]:
-        """The first pictures to look at closely, (N, 3, S, S), and their names."""
-        rows = self.rows_to_show[:count]
-        names = [self.pictures.paths[row] for row in rows]
-        return torch.stack([self.picture(rank) for rank in range(len(rows))]), names
+    def shown(self, count: int) -> tuple[Tensor, list[str]]:
+        """The first pictures to show, (N, 3, S, S), and their names."""
+        rows, model = self.rows[:count], self.model
+        read = [self.pictures.read(row, model.resize, model.input_size) for row in rows]
+        return torch.stack(read), [self.pictures.paths[row] for row in rows]
 
     @cached_property
     def space(self) -> Store:
         """The fc7 space, made once for three results."""
-        pictures = self.pictures.spread(64 if self.quick else 5000)
+        pictures = self.pictures.spread(self.budget.embedded)
         return embed(self.model, pictures, class_names=self.class_names, progress=self.progress)
 
-    def _maximize(self, layer: Layer) -> Step:
+
+def tour_steps(subject: Subject) -> list[Step]:
+    """All steps in order: the model, its units, single pictures, the feature space, robustness."""
+    parts = (_model_steps, _unit_steps, _picture_steps, _space_steps, _robustness_steps)
+    return [step for part in parts for step in part(subject)]
+
+
+def _model_steps(s: Subject) -> list[Step]:
+    model = s.model
+    steps = [Step("layers", lambda: summarize(model))]
+    if bundled(model.name).with_suffix(".kernels.safetensors").is_file():
+        steps.append(Step("growth-conv1", kernel_growth))
+    labeled = s.labeled
+    if labeled is not None and not model.headless:
+        steps.append(Step("eval", lambda: evaluate(model, labeled, progress=s.progress)))
+    return steps
+
+
+def _unit_steps(s: Subject) -> list[Step]:
+    model, budget = s.model, s.budget
+    first, *deeper = s.shown_layers
+    compared, searched = s.pictures.spread(budget.compared), s.pictures.spread(budget.searched)
+
+    def kernels(layer: Layer, units: list[int] | None = None) -> Step:
         return Step(
-            f"maximize-{_file(layer.name)}",
-            lambda p: maximize(
-                self.model,
-                layer.name,
-                units=self.units(layer),
-                natural=self.natural,
-                seed=self.seed,
-                progress=p,
-                steps=self.ascent,
+            f"kernels-{results.file_stem(layer.name)}",
+            lambda: kernel_sheet(model, layer.name, units=units, progress=s.progress),
+        )
+
+    def maximized(layer: str, units: list[int]) -> Step:
+        return Step(
+            f"maximize-{results.file_stem(layer)}",
+            lambda: maximize(
+                model,
+                layer,
+                units=units,
+                natural=compared,
+                steps=budget.maximize_steps,
+                seed=s.seed,
+                progress=s.progress,
             ),
         )
 
-    @cached_property
-    def natural(self) -> Pictures:
-        """The pictures with whose scores the synthetic images' are compared."""
-        return self.pictures.spread(32 if self.quick else 200)
-
-    def _examples(self, layer: str, units: list[int]) -> Step:
-        some = self.pictures.spread(64 if self.quick else 2000)
+    def examples(layer: str, units: list[int]) -> Step:
         return Step(
-            f"examples-{_file(layer)}",
-            lambda p: top_patches(self.model, some, layer, units=units, progress=p),
+            f"examples-{results.file_stem(layer)}",
+            lambda: top_patches(model, searched, layer, units=units, progress=s.progress),
         )
 
-    def _maps(self, layer: Layer) -> Step:
+    whole = budget.layers > 2
+    head = [] if model.headless else [("logits", s.classes)]
+    convolutions = [(layer.name, s.units(layer)) for layer in s.shown_layers]
+    return [
+        kernels(first),
+        *[kernels(layer, s.units(layer)) for layer in deeper[:1] if whole],
+        *[maximized(layer, units) for layer, units in [*convolutions[1:], *head]],
+        *[examples(layer, units) for layer, units in [*convolutions, *(head if whole else [])]],
+    ]
+
+
+def _picture_steps(s: Subject) -> list[Step]:
+    model, budget, seed = s.model, s.budget, s.seed
+    first, *deeper = s.shown_layers
+    every = [layer.name for layer in s.convolutions]
+    inverted = [every[0], every[len(every) // 2], every[-1]]
+    inverted += [] if model.headless else ["logits"]
+    compared = s.pictures.spread(budget.compared)
+
+    def maps(layer: Layer) -> Step:
         return Step(
-            f"maps-{_file(layer.name)}",
-            lambda _: activation_maps(
-                self.model, self.picture(), layer.name, units=self.units(layer)
-            ),
+            f"maps-{results.file_stem(layer.name)}",
+            lambda: activation_maps(model, s.shown(1)[0][0], layer.name, units=s.units(layer)),
         )
 
-    def _patch_times_kernel(self, layer: Layer) -> results.Result:
-        """Of the units that the tour shows, the one that answers to the picture most strongly."""
-        picture = self.picture()
-        values = activations(self.model, picture[None].to(self.model.device), [layer.name])
-        best = values[layer.name][0].flatten(1).max(1).values[self.units(layer)].argmax()
-        return patch_times_kernel(self.model, picture, f"{layer.name}:{int(best)}")
+    def patch() -> results.Result:
+        """Of the units that are shown, the one with the highest activation."""
+        pictures, _ = s.shown(1)
+        values = activations(model, pictures.to(model.device), [first.name])[first.name][0]
+        best = int(values.flatten(1).max(1).values[s.units(first)].argmax())
+        return patch_times_kernel(model, pictures[0], f"{first.name}:{best}")
 
-    def _neighbors(self, progress: Progress | None) -> results.Result:
-        rows = {path: row for row, path in enumerate(self.space.pictures.paths)}
-        shown = [self.pictures.paths[row] for row in self.rows_to_show]
-        queries = [rows[path] for path in shown if path in rows][: 3 if self.quick else 8]
+    def inversion() -> results.Result:
+        pictures, names = s.shown(budget.pictures)
+        return invert(
+            model,
+            pictures,
+            inverted,
+            names=names,
+            steps=budget.invert_steps,
+            natural=compared,
+            seed=seed,
+            progress=s.progress,
+        )
+
+    def accentuation() -> results.Result:
+        pictures, names = s.shown(1)
+        return accentuate(
+            model,
+            pictures,
+            names=names,
+            steps=budget.accentuate_steps,
+            seed=seed,
+            progress=s.progress,
+        )
+
+    def attribution() -> results.Result:
+        pictures, names = s.shown(budget.pictures)
+        return attribute(model, pictures, names=names, seed=seed, progress=s.progress)
+
+    middle = deeper[(len(deeper) - 1) // 2 : -1][:1]
+    steps = [maps(layer) for layer in [first, *middle, *deeper[-1:]]]
+    steps += [Step("patch-times-kernel", patch), Step("inversion", inversion)]
+    if not model.headless:
+        steps += [Step("accentuation", accentuation), Step("attribute", attribution)]
+    return steps
+
+
+def _space_steps(s: Subject) -> list[Step]:
+    def neighbors() -> results.Result:
+        rows = {path: row for row, path in enumerate(s.space.pictures.paths)}
+        shown = [s.pictures.paths[row] for row in s.rows]
+        queries = [rows[path] for path in shown if path in rows][: s.budget.queries]
         return find_neighbors(
-            self.space, queries or None, k=8, model=self.model, seed=self.seed, progress=progress
+            s.space, queries or None, k=8, model=s.model, seed=s.seed, progress=s.progress
         )
 
-    def _atlas(self, progress: Progress | None) -> results.Result:
+    def atlas() -> results.Result:
         return build_atlas(
-            self.model,
-            self.space,
-            seed=self.seed,
-            progress=progress,
-            icons="sample" if self.quick else "both",
+            s.model,
+            s.space,
+            seed=s.seed,
+            progress=s.progress,
+            icons=s.budget.icons,
             icon_side=5,
             icon_steps=64,
         )
 
-    def _invert(self, progress: Progress | None) -> results.Result:
-        """Two photographs, from an early layer, a middle one and the last."""
-        shown, names = self._shown(1 if self.quick else 2)
-        maps = [layer.name for layer in self.convolutions]
-        layers = [maps[0], maps[len(maps) // 2], maps[-1]]
-        layers += [] if self.model.headless else ["logits"]
-        return invert(
-            self.model,
-            shown,
-            layers,
-            names=names,
-            steps=24 if self.quick else 120,
-            natural=self.natural,
-            seed=self.seed,
-            progress=progress,
-        )
+    return [
+        Step("embed", lambda: s.space),
+        Step("neighbors", neighbors),
+        Step("atlas", atlas),
+    ]
 
-    def _accentuate(self, progress: Progress | None) -> results.Result:
-        shown, names = self._shown(1)
-        return accentuate(
-            self.model,
-            shown,
-            names=names,
-            steps=8 if self.quick else 64,
-            seed=self.seed,
-            progress=progress,
-        )
 
-    def _attribute(self, progress: Progress | None) -> results.Result:
-        shown, names = self._shown(1 if self.quick else 2)
-        return attribute(self.model, shown, names=names, seed=self.seed, progress=progress)
+def _robustness_steps(s: Subject) -> list[Step]:
+    budget = s.budget
 
-    def _attack(self, progress: Progress | None) -> results.Result:
-        shown, names = self._shown(2 if self.quick else 4)
-        return attack(self.model, shown, names=names, seed=self.seed, progress=progress)
+    def attacked() -> results.Result:
+        pictures, names = s.shown(2 * budget.pictures)
+        return attack(s.model, pictures, names=names, seed=s.seed, progress=s.progress)
 
-    def _audit(self, progress: Progress | None) -> results.Result:
+    def audited() -> results.Result:
         return audit(
-            self.model,
-            self.pictures,
-            count=12 if self.quick else 40,
-            steps=20 if self.quick else 60,
-            check_steps=10 if self.quick else 30,
-            queries=20 if self.quick else 50,
+            s.model,
+            s.pictures,
+            count=budget.audited,
+            steps=budget.audit_steps,
+            check_steps=budget.check_steps,
+            queries=budget.square_queries,
             sections=(),
-            seed=self.seed,
-            progress=progress,
+            seed=s.seed,
+            progress=s.progress,
         )
 
-
-def _file(layer: str) -> str:
-    """A layer's name as part of a folder's name."""
-    return layer.replace("/", "-").replace(".", "-")
+    return [] if s.model.headless else [Step("attack", attacked), Step("audit", audited)]

@@ -18,7 +18,7 @@ from PIL import Image
 
 import featviz
 from featviz.gallery.build import build_gallery
-from featviz.tour import Taken, take_tour
+from featviz.tour import Budget, Outcome, run_tour
 
 LIMIT, LARGE = 10_000_000, 100_000  # bytes
 UNITS, PICTURES = 4, 6  # of a layer and of a kind: as many as the limit allows
@@ -32,12 +32,12 @@ def main() -> None:
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         work = given.work or Path(scratch) / "tour"
-        tour = take_tour(
+        tour = run_tour(
             featviz.load("alexnet-mini", device="cpu"),
             featviz.sample_pictures(PICTURES),
             work,
-            units=UNITS,
-            announce=tell,
+            budget=Budget(units=UNITS),
+            announce=show,
         )
         build_gallery(work, given.out, overwrite=True)
     for figure in given.out.rglob("*.png"):
@@ -49,9 +49,9 @@ def main() -> None:
         sys.exit(f"the gallery has {size / 1e6:.1f} MB, more than {LIMIT / 1e6:.0f}")
 
 
-def tell(taken: Taken) -> None:
-    state = taken.refused or ("kept" if taken.kept else f"{taken.seconds:.1f} s")
-    print(f"  {taken.folder.name:<20} {state}", flush=True)
+def show(outcome: Outcome) -> None:
+    state = outcome.refused or ("kept" if outcome.kept else f"{outcome.seconds:.1f} s")
+    print(f"  {outcome.folder.name:<20} {state}", flush=True)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from featviz.cli import options
 from featviz.cli.embed import ClassNames
 
 if TYPE_CHECKING:
-    from featviz.tour import Taken
+    from featviz.tour import Outcome
 
 
 def demo(
@@ -35,41 +35,41 @@ def demo(
     """
     from featviz.cli.embed import read_class_names
     from featviz.cli.run import open_data
-    from featviz.tour import take_tour
+    from featviz.tour import QUICK, run_tour
 
     folder = output.out if output.out is not None else Path("run")
     net = model.load(seed=seed)
     pictures, names = open_data(data), read_class_names(class_names)
-    tell = None if output.quiet or output.as_json else _announce
+    announce = None if output.quiet or output.as_json else _announce
     with output.progress() as progress:
-        tour = take_tour(
+        tour = run_tour(
             net,
             pictures,
             folder,
-            quick=quick,
+            budget=QUICK if quick else None,
             seed=seed,
             class_names=names,
             overwrite=output.overwrite,
             progress=progress,
-            announce=tell,
+            announce=announce,
         )
     if output.as_json:
         steps = [
             {"folder": str(t.folder), "seconds": t.seconds, "kept": t.kept, "refused": t.refused}
-            for t in tour.taken
+            for t in tour.outcomes
         ]
         document = {"gallery": str(tour.gallery), "seconds": tour.seconds, "steps": steps}
         print(json.dumps(document, indent=1))
         return
-    made = sum(1 for t in tour.taken if not t.refused)
+    made = sum(1 for t in tour.outcomes if not t.refused)
     print(f"{made} results in {tour.seconds:.0f} s; open this in a browser:")
     print((tour.gallery / "index.html").resolve())
 
 
-def _announce(taken: Taken) -> None:
-    if taken.refused:
-        print(f"  {taken.folder.name:<20} left out: {taken.refused}", flush=True)
-    elif taken.kept:
-        print(f"  {taken.folder.name:<20} kept", flush=True)
+def _announce(outcome: Outcome) -> None:
+    if outcome.refused:
+        print(f"  {outcome.folder.name:<20} left out: {outcome.refused}", flush=True)
+    elif outcome.kept:
+        print(f"  {outcome.folder.name:<20} kept", flush=True)
     else:
-        print(f"  {taken.folder.name:<20} {taken.seconds:5.1f} s", flush=True)
+        print(f"  {outcome.folder.name:<20} {outcome.seconds:5.1f} s", flush=True)

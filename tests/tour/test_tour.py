@@ -10,7 +10,7 @@ import pytest
 from featviz import results
 from featviz.models.model import Model
 from featviz.samples import sample_pictures
-from featviz.tour import take_tour
+from featviz.tour import QUICK, Tour, run_tour
 
 KINDS = {
     "layers",
@@ -33,45 +33,47 @@ KINDS = {
 
 
 @pytest.fixture(scope="module")
-def quick_tour(mini: Model, tmp_path_factory: pytest.TempPathFactory):
+def quick_tour(mini: Model, tmp_path_factory: pytest.TempPathFactory) -> Tour:
     folder = tmp_path_factory.mktemp("tour") / "run"
-    return take_tour(mini, sample_pictures(4), folder, quick=True)
+    return run_tour(mini, sample_pictures(4), folder, budget=QUICK)
 
 
 @pytest.mark.slow
-def test_every_analysis_makes_its_result(quick_tour) -> None:
-    assert {t.folder.name.partition("-")[0] for t in quick_tour.taken} == KINDS
-    assert [t.refused for t in quick_tour.taken if t.refused] == []
+def test_every_analysis_makes_its_result(quick_tour: Tour) -> None:
+    assert {t.folder.name.partition("-")[0] for t in quick_tour.outcomes} == KINDS
+    assert [t.refused for t in quick_tour.outcomes if t.refused] == []
     assert (quick_tour.gallery / "index.html").is_file()
 
 
 @pytest.mark.slow
-def test_every_result_is_whole_and_names_its_model(quick_tour, mini: Model) -> None:
-    for taken in quick_tour.taken:
-        document = results.read_result(taken.folder)
+def test_every_result_is_whole_and_names_its_model(quick_tour: Tour, mini: Model) -> None:
+    for outcome in quick_tour.outcomes:
+        document = results.read_result(outcome.folder)
         if document["model"] is not None:
             assert document["model"]["sha256"] == mini.sha256
         for figure in document["figures"]:
             assert figure["alt"], figure
             assert figure["caption"], figure
-            assert (taken.folder / figure["file"]).is_file()
+            assert (outcome.folder / figure["file"]).is_file()
         for table in document["tables"]:
-            assert (taken.folder / table["file"]).is_file()
+            assert (outcome.folder / table["file"]).is_file()
 
 
 @pytest.mark.slow
-def test_units_of_one_layer_meet_on_one_page(quick_tour) -> None:
+def test_units_of_one_layer_meet_on_one_page(quick_tour: Tour) -> None:
     seen: dict[str, set[str]] = {}
-    for taken in quick_tour.taken:
-        for figure in results.read_result(taken.folder)["figures"]:
+    for outcome in quick_tour.outcomes:
+        for figure in results.read_result(outcome.folder)["figures"]:
             for unit in figure["units"]:
-                seen.setdefault(unit, set()).add(taken.folder.name.partition("-")[0])
+                seen.setdefault(unit, set()).add(outcome.folder.name.partition("-")[0])
     assert any({"maximize", "examples", "maps"} <= kinds for kinds in seen.values()), seen
 
 
 @pytest.mark.slow
-def test_a_second_tour_keeps_what_is_there_and_makes_what_is_not(quick_tour, mini: Model) -> None:
-    folder = quick_tour.taken[0].folder.parent
+def test_a_second_tour_keeps_what_is_there_and_makes_what_is_not(
+    quick_tour: Tour, mini: Model
+) -> None:
+    folder = quick_tour.outcomes[0].folder.parent
     gone, foreign = folder / "kernels-conv1", folder / "layers" / "result.json"
     for path in sorted(gone.rglob("*"), reverse=True):
         path.rmdir() if path.is_dir() else path.unlink()
@@ -79,8 +81,8 @@ def test_a_second_tour_keeps_what_is_there_and_makes_what_is_not(quick_tour, min
     document = json.loads(foreign.read_text())
     document["model"]["sha256"] = "0" * 64
     foreign.write_text(json.dumps(document))
-    again = take_tour(mini, sample_pictures(4), folder, quick=True)
-    made = {Path(t.folder).name for t in again.taken if not t.kept}
+    again = run_tour(mini, sample_pictures(4), folder, budget=QUICK)
+    made = {Path(t.folder).name for t in again.outcomes if not t.kept}
     assert made == {"kernels-conv1", "layers"}
 
 
@@ -91,7 +93,7 @@ def test_a_trunk_without_a_head_takes_the_tour_without_its_answers(
     import featviz
 
     trunk = featviz.load("alexnet", weights=shared_data / "alexnet_trunk.safetensors")
-    tour = take_tour(trunk, sample_pictures(2), tmp_path / "run", quick=True)
-    assert [t.refused for t in tour.taken if t.refused] == []
-    kinds = {t.folder.name.partition("-")[0] for t in tour.taken}
+    tour = run_tour(trunk, sample_pictures(2), tmp_path / "run", budget=QUICK)
+    assert [t.refused for t in tour.outcomes if t.refused] == []
+    kinds = {t.folder.name.partition("-")[0] for t in tour.outcomes}
     assert kinds == KINDS - {"growth", "eval", "accentuation", "attribute", "attack", "audit"}
