@@ -39,11 +39,12 @@ def kernels(
     model: options.ModelOptions,
     output: options.OutputOptions,
 ) -> None:
-    """Show a convolution's kernels: edges by orientation, colours by hue, noise named as noise.
+    """Show a convolution's kernels: edges by orientation, colors by hue, noise named as noise.
 
     Example: featviz kernels --layer conv1
     """
-    from featviz.kernels.sheet import find_convolution, kernel_growth, kernel_sheet
+    from featviz.kernels.growth import kernel_growth
+    from featviz.kernels.sheet import find_convolution, kernel_sheet
 
     if growth is not None:
         folder = output.folder("growth")

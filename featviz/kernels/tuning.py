@@ -1,4 +1,4 @@
-"""Numbers that tell edges, colour blobs and noise apart, from a kernel's Fourier amplitudes."""
+"""Numbers that tell edges, color blobs and noise apart, from a kernel's Fourier amplitudes."""
 
 from __future__ import annotations
 
@@ -9,29 +9,29 @@ import torch
 from torch import Tensor
 
 NOISE_SPREAD = 0.75
-"""`spread` of white noise in three colours: E[P]^2 / E[P^2] of a sum of three exponentials."""
+"""`spread` of white noise in three colors: E[P]^2 / E[P^2] of a sum of three exponentials."""
 NOISY = 0.65  # of that; the kernels of a trained AlexNet reach .44, white noise begins at .85
 FAINT = 0.25  # of the median norm
-COLOURED = 0.5  # chromatic share of the energy
+COLORED = 0.5  # chromatic share of the energy
 ORIENTED = 0.3  # coherence
 
-GROUPS = ("light and dark, oriented", "light and dark, no direction", "coloured", "faint or noisy")
+GROUPS = ("light and dark, oriented", "light and dark, no direction", "colored", "faint or noisy")
 
 
 @dataclass(frozen=True)
 class KernelNumbers:
-    """What the Fourier amplitudes and colours of kernels say, one value a kernel, shape (N,)."""
+    """Numbers from the Fourier amplitudes and colors of kernels, one value a kernel, shape (N,)."""
 
     norm: Tensor
     """L2 norm of the weights"""
-    colourfulness: Tensor
-    """share of the energy outside the grey direction: 0 grey, 1 pure colour contrast"""
+    colorfulness: Tensor
+    """share of the energy outside the gray direction: 0 gray, 1 pure color contrast"""
     hue: Tensor
-    """degrees, of the strongest coloured weight: 0 red, 120 green, 240 blue"""
+    """degrees, of the strongest colored weight: 0 red, 120 green, 240 blue"""
     orientation: Tensor
-    """degrees of the stripes, 0 to 180: 0 lies, 90 stands, 45 rises to the right"""
+    """degrees of the stripes, 0 to 180: 0 horizontal, 90 vertical, 45 up to the right"""
     coherence: Tensor
-    """how much of the energy agrees on that orientation: 0 none (a round blob), 1 all"""
+    """share of the energy at that orientation: 0 none (a round blob), 1 all"""
     frequency: Tensor
     """cycles a pixel at the largest amplitude, the constant part left out"""
     spread: Tensor
@@ -51,12 +51,12 @@ class KernelNumbers:
     def group(self) -> Tensor:
         """(N,) index into GROUPS."""
         light = torch.where(self.coherence >= ORIENTED, 0, 1)
-        group = torch.where(self.colourfulness > COLOURED, 2, light)
+        group = torch.where(self.colorfulness > COLORED, 2, light)
         return torch.where(self.faint | self.noisy, 3, group)
 
 
 def measure_kernels(kernels: Tensor) -> KernelNumbers:
-    """Norm, colour, orientation, frequency and roughness of kernels (N, 3, k, k), RGB.
+    """Norm, color, orientation, frequency and roughness of kernels (N, 3, k, k), RGB.
 
     Orientation is half the angle of the sum of P exp(2i theta) over the power spectrum P, which
     kernels cut off by their border disturb less than second moments; coherence is that sum's
@@ -84,7 +84,7 @@ def measure_kernels(kernels: Tensor) -> KernelNumbers:
     peak = radius.flatten()[fine.flatten(1).argmax(1)]
     return KernelNumbers(
         norm=energy.sqrt(),
-        colourfulness=chroma.square().sum((1, 2, 3)) / safe,
+        colorfulness=chroma.square().sum((1, 2, 3)) / safe,
         hue=_hue(chroma),
         orientation=(wave + 90) % 180,
         coherence=double.abs() / fine.sum((1, 2)).clamp(min=1e-300),
@@ -94,7 +94,7 @@ def measure_kernels(kernels: Tensor) -> KernelNumbers:
 
 
 def _hue(chroma: Tensor) -> Tensor:
-    """Degrees of the colour of the strongest coloured pixel of each kernel (N, 3, k, k)."""
+    """Degrees of the color of the strongest colored pixel of each kernel (N, 3, k, k)."""
     flat = chroma.flatten(2)  # (N, 3, k*k)
     strongest = flat.square().sum(1).argmax(1)
     r, g, b = flat[torch.arange(len(flat)), :, strongest].unbind(1)

@@ -635,7 +635,7 @@ def save_growth(
     *,
     dtype: torch.dtype = torch.float32,
 ) -> None:
-    """Write snapshots of first-layer kernels for `featviz.kernels.sheet.kernel_growth`.
+    """Write snapshots of first-layer kernels for `featviz.kernel_growth`.
 
     kernels: (S, N, 3, k, k); steps: training steps done at each; top1: accuracy, None if unknown
     """

@@ -1,4 +1,4 @@
-"""Numbers of kernels against patterns whose direction, wavelength and colour are known."""
+"""Numbers of kernels against patterns whose direction, wavelength and color are known."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_mirroring_a_kernel_mirrors_its_orientation_and_nothing_else() -> None:
     kernel = gabor(30, 5.0)[None]
     m, mirrored = measure_kernels(kernel), measure_kernels(kernel.flip(3))
     assert float(mirrored.orientation) == pytest.approx(180 - float(m.orientation), abs=1e-6)
-    for name in ("norm", "colourfulness", "coherence", "frequency", "spread"):
+    for name in ("norm", "colorfulness", "coherence", "frequency", "spread"):
         assert torch.allclose(getattr(m, name), getattr(mirrored, name)), name
 
 
@@ -49,30 +49,30 @@ def test_numbers_do_not_depend_on_the_scale(generator: torch.Generator) -> None:
     kernels = torch.randn(6, 3, 7, 7, generator=generator, dtype=torch.float64)
     m, scaled = measure_kernels(kernels), measure_kernels(-40 * kernels)
     assert torch.allclose(scaled.norm, 40 * m.norm)
-    for name in ("colourfulness", "orientation", "coherence", "frequency", "spread"):
+    for name in ("colorfulness", "orientation", "coherence", "frequency", "spread"):
         assert torch.allclose(getattr(m, name), getattr(scaled, name)), name
 
 
-def test_colour_blob_is_coloured_and_has_no_direction() -> None:
+def test_color_blob_is_colored_and_has_no_direction() -> None:
     rows, columns = torch.meshgrid(torch.arange(11) - 5.0, torch.arange(11) - 5.0, indexing="ij")
     blob = torch.exp(-(rows**2 + columns**2) / 8)
     green = torch.stack([-blob, 2 * blob, -blob])  # no grey part at all
     m = measure_kernels(torch.stack([green, blob.expand(3, -1, -1)]))
-    assert float(m.colourfulness[0]) == pytest.approx(1)
-    assert float(m.colourfulness[1]) == pytest.approx(0, abs=1e-12)
+    assert float(m.colorfulness[0]) == pytest.approx(1)
+    assert float(m.colorfulness[1]) == pytest.approx(0, abs=1e-12)
     assert float(m.hue[0]) == pytest.approx(120)
     assert bool((m.coherence < 0.05).all())
-    assert [GROUPS[g] for g in m.group.tolist()] == ["coloured", "light and dark, no direction"]
+    assert [GROUPS[g] for g in m.group.tolist()] == ["colored", "light and dark, no direction"]
 
 
-@pytest.mark.parametrize(("colour", "hue"), [(0, 0), (1, 120), (2, 240)])
-def test_hue_is_that_of_the_strongest_weight(colour: int, hue: float) -> None:
+@pytest.mark.parametrize(("color", "hue"), [(0, 0), (1, 120), (2, 240)])
+def test_hue_is_that_of_the_strongest_weight(color: int, hue: float) -> None:
     kernel = torch.zeros(1, 3, 5, 5)
-    kernel[0, colour, 2, 2] = 1
+    kernel[0, color, 2, 2] = 1
     m = measure_kernels(kernel)
     assert float(m.hue) == pytest.approx(hue, abs=1e-9)
-    # One colour alone is a third grey: its energy of 1 has 1/3 along (1, 1, 1) / sqrt(3).
-    assert float(m.colourfulness) == pytest.approx(2 / 3)
+    # One color alone is a third grey: its energy of 1 has 1/3 along (1, 1, 1) / sqrt(3).
+    assert float(m.colorfulness) == pytest.approx(2 / 3)
 
 
 def test_white_noise_has_spread_one_and_waves_have_little(generator: torch.Generator) -> None:
@@ -93,5 +93,5 @@ def test_dead_kernels_are_faint_and_give_numbers_all_the_same(generator: torch.G
     m = measure_kernels(kernels)
     assert m.faint.tolist() == [False, True, False, True, False]
     assert GROUPS[int(m.group[1])] == "faint or noisy"
-    for name in ("norm", "colourfulness", "hue", "orientation", "coherence", "spread"):
+    for name in ("norm", "colorfulness", "hue", "orientation", "coherence", "spread"):
         assert bool(getattr(m, name).isfinite().all()), name

@@ -14,8 +14,9 @@ from torch.nn import functional as F
 import featviz
 from featviz import results
 from featviz.errors import UserError
+from featviz.kernels.composite import composite_kernels
 from featviz.kernels.growth import kernel_growth
-from featviz.kernels.sheet import composite_kernels, kernel_sheet
+from featviz.kernels.sheet import kernel_sheet
 from featviz.models.model import Model
 
 
@@ -87,7 +88,7 @@ def test_deeper_kernels_are_first_ones_at_their_offsets(groups: int) -> None:
     model = small(groups=groups)
     sheet = kernel_sheet(model, "conv2")
     assert sheet.composite
-    assert sheet.ignored == ("ReLUs", "the choice of max pools (their centre is taken)", "biases")
+    assert sheet.ignored == ("ReLUs", "the choice of max pools (their center is taken)", "biases")
     weight = model.net.conv2.weight.detach()
     full = torch.zeros(4, 6, 3, 3)
     for u in range(4):
@@ -247,11 +248,11 @@ def test_kernels_of_the_real_trunk_look_like_edges_and_colours(shared_data: Path
     model = featviz.load("alexnet", weights=shared_data / "alexnet_trunk.safetensors")
     sheet = kernel_sheet(model, "conv1")
     numbers = {name: n.value for name, n in sheet.numbers().items()}
-    # Counted once and looked at: 37 oriented, 6 dots and corners, 21 coloured, none noisy.
+    # Counted once and looked at: 37 oriented, 6 dots and corners, 21 colored, none noisy.
     assert numbers["noisy"] == 0
     assert numbers["faint"] == 0
     assert numbers["oriented"] == 37
-    assert numbers["coloured"] == 21
+    assert numbers["colored"] == 21
     assert 4 < numbers["median wavelength"] < 5.5
     assert float(sheet.measured.spread.max()) < 0.5
     # Directions fill the half circle: each sixth of it has at least two edges.

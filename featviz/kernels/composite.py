@@ -1,0 +1,153 @@
+"""Kernels of deeper convolutions in the picture's pixels.
+
+Comes in: a model and a convolution. Goes out: its linear composites, the weights of a unit in the
+picture if every layer below were linear (as in Erhan et al. 2009, "Visualizing higher-layer
+features of a deep network", section 2.2); and for a second convolution mosaics of first-layer
+kernels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from featviz.errors import UserError
+from featviz.models.first_layer import carried_kernels
+from featviz.models.layers import activations
+from featviz.models.model import Layer, Model
+from featviz.types import Progress
+
+IDENTITIES = frozenset(
+    {
+        *("relu", "relu_", "relu6", "leaky_relu", "leaky_relu_", "elu", "elu_", "gelu", "silu"),
+        *("hardswish", "hardtanh", "hardtanh_", "local_response_norm"),
+    }
+)
+"""functions that pass everything in the linear net"""
+
+
+def composite_kernels(
+    model: Model, layer: str, units: Sequence[int], *, progress: Progress | None = None
+) -> tuple[Tensor, tuple[str, ...]]:
+    """Kernels of any convolution in the picture's red, green and blue.
+
+    The gradient of the unit to the normalized picture in the net made linear: ReLUs and response
+    normalization pass everything, max pools take the center of their window. Exact where all the
+    layers below are linear, so for a first convolution it gives its weights.
+
+    Args:
+        model: the model.
+        layer: a convolution.
+        units: which of its units.
+        progress: called with units done and all units.
+
+    Returns:
+        (N, 3, S, S), and what is left out, in words.
+
+    Raises:
+        UserError: for a layer whose receptive field is not known.
+    """
+    place = model.layer(layer)
+    field = place.receptive_field
+    if field is None:
+        raise UserError(f"{layer} has no receptive field, so no kernel in the picture's pixels")
+    # Padding must not cut the kernel: positions are taken well inside a picture that is large
+    # enough.
+    spans = (2 * (size + stride) for size, stride in zip(field.size, field.stride, strict=True))
+    side = max(model.input_size, *spans)
+    per_batch = max(1, min(32, 6_000_000 // side**2))
+    parts = []
+    with _Linear() as linear:
+        for start in range(0, len(units), per_batch):
+            some = list(units[start : start + per_batch])
+            if progress:
+                progress(start, len(units), f"kernels of {layer}")
+            pictures = torch.zeros(len(some), 3, side, side, device=model.device)
+            pictures.requires_grad_(True)
+            with torch.enable_grad():
+                maps = activations(model, pictures, [layer])[layer]
+                y, x = maps.shape[2] // 2, maps.shape[3] // 2
+                chosen = maps[torch.arange(len(some)), some, y, x].sum()
+                (gradient,) = torch.autograd.grad(chosen, pictures)
+            top, left, bottom, right = field.box(y, x)
+            # By the chain rule, from pictures in [0, 1] to the normalized input.
+            parts.append((gradient * model.std)[..., top:bottom, left:right].detach().cpu())
+    kernels = torch.cat(parts)
+    used = kernels.abs().amax((0, 1))  # windows of pools extend beyond their centers
+    rows, columns = used.amax(1).nonzero()[:, 0], used.amax(0).nonzero()[:, 0]
+    if len(rows):
+        kernels = kernels[..., rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    return kernels.contiguous(), (*linear.ignored, "biases")
+
+
+class _Linear(TorchFunctionMode):
+    """Within it ReLUs and response normalization pass everything, a max pool takes its center."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ignored: dict[str, None] = {}
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        name = getattr(func, "__name__", "")
+        if name in IDENTITIES:
+            normalizes = name == "local_response_norm"
+            self.ignored["local response normalization" if normalizes else "ReLUs"] = None
+            return args[0]
+        if name in {"max_pool2d", "max_pool2d_with_indices"}:
+            self.ignored["the choice of max pools (their center is taken)"] = None
+            return _pool_centers(*args, **kwargs)
+        return func(*args, **kwargs)
+
+
+def _pool_centers(
+    x: Tensor,
+    kernel_size: Any,
+    stride: Any = None,
+    padding: Any = 0,
+    dilation: Any = 1,
+    ceil_mode: bool = False,
+    return_indices: bool = False,
+) -> Tensor:
+    """The value in the middle of each window of a max pool."""
+    windows = (kernel_size, stride or kernel_size, padding, dilation)
+    with torch.no_grad():
+        shape = torch.max_pool2d(x.detach(), *windows, ceil_mode).shape
+    axes = []
+    for axis in (0, 1):
+        kernel, step, pad, wide = (v if isinstance(v, int) else v[axis] for v in windows)
+        centers = torch.arange(shape[2 + axis]) * step + wide * (kernel // 2) - pad
+        axes.append(centers.clamp(0, x.shape[2 + axis] - 1).to(x.device))
+    return x[..., axes[0][:, None], axes[1]]
+
+
+def kernel_mosaics(model: Model, place: Layer, units: Sequence[int]) -> Tensor | None:
+    """(N, 3, H, W) in [0, 1]: which first kernel excites a unit of the second convolution where.
+
+    None unless only ReLUs, pools and normalization are between the picture's own convolution and
+    this one, so that channels keep their meaning.
+    """
+    convolution = model.net.get_submodule(place.path)
+    first = carried_kernels(model, place.name, into=True)
+    if first is None:
+        return None
+    assert isinstance(convolution, nn.Conv2d)
+    w = convolution.weight.detach().cpu().float()[list(units)]  # (N, C / groups, k, k)
+    per_group = convolution.out_channels // convolution.groups
+    inputs = torch.tensor(units)[:, None] // per_group * w.shape[1] + torch.arange(w.shape[1])
+    strength = w * first.flatten(1).norm(dim=1)[inputs][..., None, None]
+    best, which = strength.max(1)  # (N, k, k)
+    best = best.clamp(min=0) / best.amax((1, 2), keepdim=True).clamp(min=1e-30)
+    kernel = inputs.gather(1, which.flatten(1)).view_as(which)
+    shapes = first / first.abs().amax((1, 2, 3), keepdim=True)
+    tiles = shapes[kernel] * best[..., None, None, None]  # (N, k, k, 3, h, w)
+    whole = tiles.permute(0, 3, 1, 4, 2, 5)
+    _, _, rows, height, columns, width = whole.shape
+    mosaics: Tensor = 0.5 + 0.5 * whole.reshape(len(w), 3, rows * height, columns * width)
+    return mosaics

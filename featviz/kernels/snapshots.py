@@ -1,0 +1,77 @@
+"""First-layer kernels at several moments of a training, read from a file.
+
+Comes in: a file of snapshots or a checkpoint of `featviz.train`. Goes out: `Snapshots`, plain data.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from featviz import images
+from featviz.errors import UserError
+from featviz.kernels.tuning import measure_kernels
+from featviz.models.weights import read_weights
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Snapshots:
+    """Kernels at S moments of a training."""
+
+    kernels: Tensor
+    """(S, N, 3, k, k): red, green, blue weights"""
+    steps: tuple[int, ...]
+    """training steps done at each moment"""
+    top1: tuple[float | None, ...]
+    """validation accuracy (a fraction) where it is known"""
+
+    @property
+    def spread(self) -> Tensor:
+        """(S, N): roughness of each kernel at each moment; white noise is 1."""
+        return measure_kernels(self.kernels.flatten(0, 1)).spread.view(len(self.steps), -1)
+
+    def pictures(self, moment: int) -> Tensor:
+        """(N, 3, k, k) in [0, 1]: each kernel scaled by its own largest weight at that moment."""
+        return images.around_gray(self.kernels[moment])
+
+
+def read_snapshots(path: Path) -> Snapshots:
+    """The snapshots of a file. Raises UserError for a file without."""
+    file = read_weights(path)
+    record = json.loads(file.metadata.get("featviz", "{}"))
+    kernels, steps, top1 = (file.tensors.get(name) for name in ("kernels", "steps", "top1"))
+    listed = record.get("kernel_steps", record.get("steps")) if steps is None else steps.tolist()
+    if kernels is None or kernels.dim() != 5 or kernels.shape[2] != 3 or listed is None:
+        raise UserError(
+            f"{path} holds no snapshots of kernels; train with snapshot_steps to keep some"
+        )
+    if len(listed) != len(kernels) or not len(kernels):
+        raise UserError(
+            f"{path} has {len(kernels)} snapshots but {len(listed)} steps; make it again"
+        )
+    known = record.get("kernel_top1", [None] * len(listed)) if top1 is None else top1.tolist()
+    return Snapshots(
+        kernels=kernels.float(),
+        steps=tuple(int(step) for step in listed),
+        top1=tuple(None if t is None or math.isnan(t) else float(t) for t in known),
+    )
+
+
+def spread_units(kernels: Tensor, count: int) -> tuple[int, ...]:
+    """At most `count` kernels (N, 3, k, k), spread over edges by orientation and colors by hue.
+
+    Of each bin the one with the largest norm; faint and noisy kernels are left out if possible.
+    """
+    m = measure_kernels(kernels)
+    good = [i for i in range(len(kernels)) if m.group[i] != 3] or list(range(len(kernels)))
+    angle = torch.where(m.group == 2, m.hue, m.orientation)
+    good.sort(key=lambda i: (int(m.group[i]), float(angle[i])))
+    if len(good) <= count:
+        return tuple(good)
+    bins = [good[i * len(good) // count : (i + 1) * len(good) // count] for i in range(count)]
+    return tuple(max(members, key=lambda i: float(m.norm[i])) for members in bins)
