@@ -44,7 +44,7 @@ _LAZY_EXPORTS = {
     "embed": "featviz.embedding.extract",
     "embed_layers": "featviz.embedding.extract",
     "ensemble": "featviz.attacks.ensemble",
-    "evaluate": "featviz.training.loop",
+    "evaluate": "featviz.training.evaluation",
     "external_attack": "featviz.attacks.external",
     "fgsm": "featviz.attacks.pgd",
     "find_neighbors": "featviz.neighbors.find",
@@ -145,7 +145,7 @@ if TYPE_CHECKING:
     from featviz.robustness.audit import audit as audit
     from featviz.robustness.transfer import transfer_matrix as transfer_matrix
     from featviz.samples import sample_pictures as sample_pictures
-    from featviz.training.loop import evaluate as evaluate
+    from featviz.training.evaluation import evaluate as evaluate
     from featviz.training.loop import train as train
 
 

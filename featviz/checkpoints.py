@@ -87,6 +87,10 @@ class Checkpoint:
             self.found += size
         return arrays
 
+    def is_damaged(self, name: str) -> bool:
+        """Whether there is a file of that piece which cannot be read."""
+        return self.folder is not None and self._file(name).exists() and self.read(name) is None
+
     def write(self, name: str, arrays: Arrays, *, size: int = 1) -> None:
         """Keep a piece; one of the same name is replaced. Raises UserError if it cannot."""
         if self.folder is None:

@@ -40,7 +40,7 @@ from featviz.models.model import Layer, Model
 from featviz.models.summary import summarize
 from featviz.neighbors.find import find_neighbors
 from featviz.robustness.audit import audit
-from featviz.training.loop import evaluate
+from featviz.training.evaluation import evaluate
 from featviz.types import Progress
 
 

@@ -4,15 +4,15 @@
 
 --data holds train/<synset>/ and val/<synset>/ with pictures of 64 pixels; --teacher is an AlexNet
 for the same classes (torchvision's names, class names beside it), whose logits the small net
-learns from. The run needs no attention; stopped with Ctrl-C or killed, the same command goes on
-where the last epoch ended. What it leaves in --out: checkpoint.safetensors, the teacher's logits,
-a result folder `result/` with curves and kernels, and the three files of featviz/assets.
+learns from. Stopped with Ctrl-C or killed, the same command goes on from the last epoch. What it
+leaves in --out: the teacher's logits, a result folder `result/` with curves and kernels, and the
+three files of featviz/assets.
 
 Result (21 November 2026): top-1 50.0%, top-5 75.6% of 5,000 validation pictures for the fp16 file,
-in 68 minutes on one core with bf16 instructions (573 pictures a second at 48 pixels, 482 at 64),
-after 6 minutes for the teacher's logits. The teacher itself reaches 51.1 / 76.9. On Linux both are
-faster when memory is kept between steps, not given back and fetched anew (the teacher's pass by a
-factor of two to three):
+in 68 minutes on one core with bfloat16 instructions (573 pictures a second at 48 pixels, 482 at
+64), after 6 minutes for the teacher's logits. The teacher itself reaches 51.1 / 76.9. On Linux both
+are faster when memory is kept between steps, not given back and fetched anew (the teacher's pass by
+a factor of two to three):
 
     export GLIBC_TUNABLES=glibc.malloc.hugetlb=1 MALLOC_MMAP_MAX_=0 MALLOC_ARENA_MAX=1
     export MALLOC_TRIM_THRESHOLD_=100000000000 MALLOC_TOP_PAD_=100000000
@@ -31,19 +31,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import featviz
+from featviz.checkpoints import remove_checkpoint
 from featviz.errors import UserError
 from featviz.models.alexnet import AlexNetMini, with_batch_norm
 from featviz.models.model import Model
-from featviz.training.loop import (
-    Augmentation,
-    Examples,
-    TrainResult,
-    hold_then_decay,
-    read_examples,
-    save_growth,
-    save_weights,
-    train,
-)
+from featviz.training.data import Augmentation, Examples, read_examples
+from featviz.training.files import save_growth, save_weights
+from featviz.training.loop import TrainSettings, hold_then_decay, train
+from featviz.training.result import TrainResult
 
 EPOCHS = 21
 
@@ -67,39 +62,43 @@ def main() -> None:
 
     torch.manual_seed(0)
     net = with_batch_norm(AlexNetMini(len(examples.classes), dropout=0.0))
+    settings = TrainSettings(
+        batch_size=256,
+        lr=0.2,  # .1 for each 128 pictures of a batch is usual with batch normalization
+        momentum=0.9,
+        weight_decay=3e-4,  # little: a small net, few epochs, hardly any overfitting
+        label_smoothing=0.0,  # the teacher's probabilities are soft already
+        schedule=hold_then_decay(0.4),  # then linearly to zero
+        warmup=0.0429,  # 351 of 8,190 steps
+        # Pictures of 48 pixels cost half as much; the last epochs use the model's own size.
+        sizes={0: 48, 11: 64},
+        augmentation=Augmentation(area=(0.5, 1.0), aspect=0.15, brightness=0.2, flip=True),
+        teacher_weight=0.7,
+        temperature=2.0,
+    )
     result = train(
         net,
         examples,
         validation=validation,
-        out=arguments.out,
         epochs=arguments.epochs,
-        batch_size=256,
-        lr=0.2,  # .1 for each 128 pictures of a batch is the habit with batch normalisation
-        momentum=0.9,
-        weight_decay=3e-4,  # little: a small net, few epochs, hardly any overfitting
-        label_smoothing=0.0,  # the teacher's answers are soft already
-        schedule=hold_then_decay(0.4),  # then in a line to zero
-        warmup=0.0429,  # 351 of 8,190 steps
-        # Pictures of 48 pixels cost half as much; the last epochs see what the model will see.
-        sizes={0: 48, 11: 64},
-        augmentation=Augmentation(area=(0.5, 1.0), aspect=0.15, brightness=0.2, flip=True),
+        settings=settings,
         teacher_logits=logits,
-        teacher_weight=0.7,
-        temperature=2.0,
-        # Thick at first, when the kernels change most.
+        # Dense at first, when the kernels change most.
         snapshot_steps=(0, 10, 25, 50, 100, 200, 400, 800, 1600, 3200, 4800, 6400),
         seed=0,
+        checkpoint=arguments.out / "training.partial",
         class_names=names,
         progress=show,
     )
     result.save(arguments.out / "result", overwrite=True)
     export(result, arguments.data / "val", arguments.out)
+    remove_checkpoint(arguments.out / "training.partial")
 
 
 def teach(teacher: Model, examples: Examples, file: Path) -> Tensor:
     """The teacher's logits for the pictures as they are, mean of plain and mirrored: (N, classes).
 
-    Enlarged bicubically to the teacher's size, computed in bf16, kept in `file` (fp16).
+    Enlarged bicubically to the teacher's size, computed in bfloat16, kept in `file` (fp16).
     """
     columns = [teacher.synsets.index(synset) for synset in examples.classes]
     if file.exists():
@@ -116,7 +115,7 @@ def teach(teacher: Model, examples: Examples, file: Path) -> Tensor:
         with torch.inference_mode(), torch.autocast(large.device.type, torch.bfloat16):
             both = teacher(large) + teacher(large.flip(3))
         parts.append((both.float() / 2)[:, columns].half())
-        show(i, len(examples), "asking the teacher")
+        show(i, len(examples), "teacher logits")
     file.parent.mkdir(parents=True, exist_ok=True)
     logits = torch.cat(parts)
     save_file({"logits": logits}, file, metadata={"pictures": examples.pictures.sha256})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -16,7 +16,8 @@ def eval(
         int, typer.Option("--batch-size", min=1, help="Pictures computed at once.")
     ] = 64,
     precision: Annotated[
-        str, typer.Option("--precision", help="float32, bf16, or auto: bf16 where it is fast.")
+        Literal["auto", "float32", "bfloat16"],
+        typer.Option("--precision", help="auto: bfloat16 where the processor computes in it."),
     ] = "float32",
     model: options.ModelOptions,
     output: options.OutputOptions,
@@ -24,19 +25,18 @@ def eval(
     """Count how often a model is right: top-1, top-5, each with its 95% interval, and each class.
 
     --data holds one folder a class, named by synset or class name; without it the bundled sample
-    pictures are asked about.
+    pictures are classified.
 
     Example: featviz eval --model alexnet-mini
     """
-    from featviz.datasets import open_pictures
-    from featviz.samples import sample_pictures
-    from featviz.training.loop import evaluate
+    from featviz.cli.run import open_data
+    from featviz.results import file_stem
+    from featviz.training.evaluation import evaluate
 
-    folder = output.folder(f"eval-{model.name.replace('/', '-')}")
-    pictures = open_pictures(data) if data is not None else sample_pictures()
+    folder = output.folder(file_stem(f"eval-{model.name}"))
     net = model.load()
     with output.progress() as progress:
         result = evaluate(
-            net, pictures, batch_size=batch_size, precision=precision, progress=progress
+            net, open_data(data), batch_size=batch_size, precision=precision, progress=progress
         )
     output.finish(result, folder)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -36,7 +36,8 @@ def train(
         float, typer.Option("--lr", rich_help_panel=_TRAINING, help="The highest learning rate.")
     ] = 0.1,
     weight_decay: Annotated[
-        float, typer.Option("--weight-decay", rich_help_panel=_TRAINING, help="Pull towards zero.")
+        float,
+        typer.Option("--weight-decay", rich_help_panel=_TRAINING, help="L2 penalty on weights."),
     ] = 5e-4,
     label_smoothing: Annotated[
         float,
@@ -45,7 +46,7 @@ def train(
             min=0,
             max=1,
             rich_help_panel=_TRAINING,
-            help="Share of each target that goes to all classes alike.",
+            help="Share of each target that is given to all classes equally.",
         ),
     ] = 0.1,
     dropout: Annotated[
@@ -70,15 +71,15 @@ def train(
             "--workers",
             min=1,
             rich_help_panel=_TRAINING,
-            help="Threads that share each batch, one core each; 1 leaves it to torch.",
+            help="Threads that share each batch, one core each; 1: torch's own threads.",
         ),
     ] = 1,
     precision: Annotated[
-        str,
+        Literal["auto", "float32", "bfloat16"],
         typer.Option(
             "--precision",
             rich_help_panel=_TRAINING,
-            help="float32, bf16, or auto: bf16 where it is fast.",
+            help="auto: bfloat16 where the processor computes in it.",
         ),
     ] = "auto",
     resume: Annotated[
@@ -98,62 +99,61 @@ def train(
 
     The state of the run is in FOLDER.partial until it ends. Then FOLDER holds weights.safetensors
     (for --weights), curves and the first layer's kernels as they grew. Without --data it learns
-    the bundled sample pictures: a toy that shows how it goes.
+    the bundled sample pictures, a toy example.
 
     Example: featviz train --epochs 2 --batch-size 32
     """
-    import shutil
-
     import torch
 
-    from featviz.datasets import open_pictures
+    from featviz.checkpoints import partial_folder, remove_checkpoint
+    from featviz.cli.run import open_data
     from featviz.errors import UserError, nearest
     from featviz.models.alexnet import with_batch_norm
+    from featviz.models.load import BUILTIN
     from featviz.models.weights import read_classes
-    from featviz.samples import sample_pictures
-    from featviz.training import loop
+    from featviz.training.data import read_examples
+    from featviz.training.loop import TrainSettings, snapshot_schedule
+    from featviz.training.loop import train as train_net
 
-    forms = loop.FORMS
-    if model not in forms:
-        raise UserError(
-            f"{model!r} cannot be trained here{nearest(model, forms)}; take {', '.join(forms)}"
-        )
+    if model not in BUILTIN:
+        known = ", ".join(BUILTIN)
+        raise UserError(f"{model!r} cannot be trained here{nearest(model, BUILTIN)}; take {known}")
     folder = output.folder(f"train-{model}")
-    form = forms[model]
-    shorter = form.input_size if model == "alexnet-mini" else 256  # as `featviz.load` has it
+    form = BUILTIN[model]
+    shorter = form.input_size if model == "alexnet-mini" else 256  # as in `featviz.load`
+    settings = TrainSettings(
+        batch_size=batch_size,
+        lr=lr,
+        weight_decay=weight_decay,
+        label_smoothing=label_smoothing,
+        schedule=schedule,
+        precision=precision,
+    )
     with output.progress() as progress:
-        pictures = open_pictures(data) if data is not None else sample_pictures()
-        examples = loop.read_examples(pictures, shorter, progress=progress)
+        examples = read_examples(open_data(data), shorter, progress=progress)
         tested = None
         if validation is not None:
-            tested = loop.read_examples(
+            tested = read_examples(
                 validation, form.input_size, resize=shorter, classes=examples.classes
             )
-        names = dict(read_classes(classes, None, {}) or ())
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             net = with_batch_norm(form(len(examples.classes), dropout=dropout))
         steps = max(1, len(examples) // batch_size)
-        unfinished = folder.with_name(folder.name + ".partial")
-        result = loop.train(
+        result = train_net(
             net,
             examples,
             validation=tested,
-            out=unfinished,
             epochs=epochs,
-            batch_size=batch_size,
-            lr=lr,
-            weight_decay=weight_decay,
-            label_smoothing=label_smoothing,
-            schedule=schedule,
-            precision=precision,
-            workers=workers,
+            settings=settings,
+            snapshot_steps=snapshot_schedule(epochs * steps),
             device=device,
+            workers=workers,
             seed=seed,
+            checkpoint=partial_folder(folder),
             resume=resume,
-            class_names=names,
-            snapshot_steps=loop.moments(epochs * steps),
+            class_names=dict(read_classes(classes, None, {}) or ()),
             progress=progress,
         )
     output.finish(result, folder)
-    shutil.rmtree(unfinished, ignore_errors=True)
+    remove_checkpoint(partial_folder(folder))

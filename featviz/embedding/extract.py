@@ -31,14 +31,14 @@ from featviz.checkpoints import (
 )
 from featviz.datasets import Pictures, in_memory, open_pictures
 from featviz.embedding.files import SHARD_BYTES, ShardWriter
-from featviz.embedding.pieces import Rows, as_stored, in_precision, pool
+from featviz.embedding.pieces import Rows, as_stored, pool
 from featviz.embedding.positions import draw_positions
 from featviz.embedding.store import Drift, Left, Store
 from featviz.engine import Piece, check_engine, map_pieces
 from featviz.errors import UserError, public
 from featviz.models.layers import activations
 from featviz.models.model import Layer, Model
-from featviz.models.precision import choose_precision, gains_by_bfloat16
+from featviz.models.precision import choose_precision, gains_by_bfloat16, in_precision
 from featviz.types import AutoPrecision, Precision, Progress
 
 if TYPE_CHECKING:

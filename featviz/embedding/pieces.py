@@ -22,7 +22,7 @@ from featviz.embedding.positions import draw_positions
 from featviz.errors import BadPicture, UserError
 from featviz.models.layers import activations
 from featviz.models.model import Layer, Model
-from featviz.models.precision import in_bfloat16
+from featviz.models.precision import in_precision
 from featviz.types import Precision
 
 if TYPE_CHECKING:
@@ -121,18 +121,6 @@ class Rows:
             which = torch.arange(len(taken), device=taken.device)
             taken = taken[which, :, at[:, 0], at[:, 1]]
         return as_stored(pool(taken, place), place.name).numpy()
-
-
-@contextmanager
-def in_precision(
-    model: Model, example: Tensor, precision: Precision
-) -> Iterator[Callable[[Tensor], Tensor]]:
-    """Within the block, the model in a precision. `example`: a picture, (1, 3, S, S)."""
-    if precision == "float32":
-        yield model
-        return
-    with in_bfloat16(model, example) as fast:
-        yield fast
 
 
 def pool(values: Tensor, place: Layer) -> Tensor:

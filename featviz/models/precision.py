@@ -122,6 +122,18 @@ def in_bfloat16(
     yield fast
 
 
+@contextmanager
+def in_precision(
+    model: Callable[[Tensor], Tensor], pictures: Tensor, precision: Precision
+) -> Iterator[Callable[[Tensor], Tensor]]:
+    """Within the block, the model in a precision: itself, or as `in_bfloat16` gives it."""
+    if precision == "float32":
+        yield model
+        return
+    with in_bfloat16(model, pictures) as fast:
+        yield fast
+
+
 class _FirstInFloat32(TorchFunctionMode):
     """The convolution or fully connected layer that is called first computes in float32."""
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from featviz.training.loop import Augmentation, augment
+from featviz.training.data import Augmentation, augment
 
 
 def plain(picture: np.ndarray, size: int, settings: Augmentation, u: np.ndarray) -> np.ndarray:
@@ -24,7 +24,7 @@ def plain(picture: np.ndarray, size: int, settings: Augmentation, u: np.ndarray)
         step = length / size
         centre = start + (i + 0.5) * step
         w = np.array([max(0, 1 - abs(centre - p - 0.5) / max(step, 1)) for p in range(pixels)])
-        return w / w.sum()
+        return np.asarray(w / w.sum())
 
     out = np.zeros((3, size, size))
     for y in range(size):
@@ -37,7 +37,7 @@ def plain(picture: np.ndarray, size: int, settings: Augmentation, u: np.ndarray)
 
 
 @pytest.mark.parametrize("size", [7, 12, 20], ids=["smaller", "same", "larger"])
-def test_augment_equals_the_plain_resampling(size, generator: torch.Generator) -> None:
+def test_augment_equals_the_plain_resampling(size: int, generator: torch.Generator) -> None:
     settings = Augmentation(area=(0.3, 1.0), aspect=0.5, brightness=0.4)
     pictures = torch.randint(0, 256, (5, 3, 12, 15), generator=generator).to(torch.uint8)
     draws = torch.rand(5, 6, generator=generator)

@@ -15,7 +15,7 @@ from featviz.kernels.growth import kernel_growth
 from featviz.models.load import bundled
 from featviz.models.model import Model
 from featviz.models.weights import WeightsFile, parse_classes, read_weights
-from featviz.training.loop import evaluate
+from featviz.training.evaluation import evaluate
 
 
 @pytest.fixture(scope="module")

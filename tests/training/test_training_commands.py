@@ -10,20 +10,20 @@ import torch
 from PIL import Image
 
 import featviz
+from featviz.checkpoints import Arrays, Checkpoint
 from featviz.cli import main as command_line
-from featviz.training import loop
 
 
 def run(capsys: pytest.CaptureFixture[str], *words: str | Path) -> tuple[int, str, str]:
     with pytest.raises(SystemExit) as left:
         command_line.main([str(word) for word in words])
     said = capsys.readouterr()
-    return (left.value.code or 0), said.out, said.err
+    return int(left.value.code or 0), said.out, said.err
 
 
 @pytest.fixture
-def colours(tmp_path: Path) -> Path:
-    """Pictures of three colours with a little noise, in class folders."""
+def colors(tmp_path: Path) -> Path:
+    """Pictures of three colors with a little noise, in class folders."""
     generator = torch.Generator().manual_seed(0)
     for channel, name in enumerate(["n01_red", "n02_green", "n03_blue"]):
         (tmp_path / "data" / name).mkdir(parents=True)
@@ -36,7 +36,7 @@ def colours(tmp_path: Path) -> Path:
 
 @pytest.mark.slow
 def test_what_train_leaves_can_be_evaluated(
-    capsys: pytest.CaptureFixture[str], colours, tmp_path: Path
+    capsys: pytest.CaptureFixture[str], colors: Path, tmp_path: Path
 ) -> None:
     names = tmp_path / "names.txt"
     names.write_text("n01_red\tred things\nn02_green\tgreen things\nn03_blue\tblue things\n")
@@ -45,9 +45,9 @@ def test_what_train_leaves_can_be_evaluated(
         capsys,
         "train",
         "--data",
-        colours,
+        colors,
         "--validation",
-        colours,
+        colors,
         "--classes",
         names,
         "--epochs",
@@ -69,7 +69,7 @@ def test_what_train_leaves_can_be_evaluated(
         capsys,
         "eval",
         "--data",
-        colours,
+        colors,
         "--weights",
         out / "weights.safetensors",
         "--out",
@@ -86,12 +86,15 @@ def test_what_train_leaves_can_be_evaluated(
 
 
 def test_ctrl_c_keeps_the_last_epoch_and_the_same_command_goes_on(
-    capsys: pytest.CaptureFixture[str], colours, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    capsys: pytest.CaptureFixture[str],
+    colors: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    words = [
+    words: list[str | Path] = [
         "train",
         "--data",
-        colours,
+        colors,
         "--epochs",
         "2",
         "--batch-size",
@@ -99,31 +102,31 @@ def test_ctrl_c_keeps_the_last_epoch_and_the_same_command_goes_on(
         "--out",
         tmp_path / "run",
     ]
-    kept = loop._write_state
+    with monkeypatch.context() as stopped:
+        write = Checkpoint.write
 
-    def stop_after(*arguments) -> None:
-        kept(*arguments)
-        raise KeyboardInterrupt
+        def stop_after(self: Checkpoint, name: str, arrays: Arrays, *, size: int = 1) -> None:
+            write(self, name, arrays, size=size)
+            raise KeyboardInterrupt
 
-    monkeypatch.setattr(loop, "_write_state", stop_after)
-    code, _, err = run(capsys, *words)
+        stopped.setattr(Checkpoint, "write", stop_after)
+        code, _, err = run(capsys, *words, "--quiet")
     assert code == 130
-    assert "stopped" in err
-    assert (tmp_path / "run.partial" / "checkpoint.safetensors").is_file()
+    assert err == "featviz: stopped; kept 1 of 2 epochs; give the same command again to go on\n"
+    assert (tmp_path / "run.partial" / "state.npz").is_file()
     assert not (tmp_path / "run").exists()
-    monkeypatch.setattr(loop, "_write_state", kept)
-    steps = []
-    learn = loop.train
+    written: list[int] = []
 
-    def watched(*arguments, **options):
-        options["progress"] = lambda done, total, text: steps.append(done)
-        return learn(*arguments, **options)
+    def watched(self: Checkpoint, name: str, arrays: Arrays, *, size: int = 1) -> None:
+        written.append(size)
+        write(self, name, arrays, size=size)
 
-    monkeypatch.setattr(loop, "train", watched)
+    monkeypatch.setattr(Checkpoint, "write", watched)
     code, _, err = run(capsys, *words, "--quiet")
     assert code == 0, err
-    assert steps == [6], "three steps an epoch, the first epoch is not done again"
+    assert written == [2], "the first epoch is not done again"
     assert (tmp_path / "run" / "weights.safetensors").is_file()
+    assert not (tmp_path / "run.partial").exists()
 
 
 @pytest.mark.parametrize(
@@ -132,13 +135,13 @@ def test_ctrl_c_keeps_the_last_epoch_and_the_same_command_goes_on(
         (["train", "--model", "alexnet-mimi"], "did you mean alexnet-mini"),
         (["train", "--schedule", "cosin"], "did you mean cosine"),
         (["train", "--lr", "fast"], "--lr"),
-        (["eval", "--precision", "int8"], "unknown precision 'int8'"),
+        (["eval", "--precision", "int8"], "'int8' is not one of"),
     ],
 )
 def test_mistakes_are_one_line_and_leave_nothing(
     capsys: pytest.CaptureFixture[str],
     tmp_path: Path,
-    words: str,
+    words: list[str],
     message: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -13,7 +13,7 @@ from featviz.errors import UserError
 from featviz.models.model import Model
 from featviz.results import read_result
 from featviz.statistics import share
-from featviz.training.loop import evaluate
+from featviz.training.evaluation import evaluate
 
 GREYS = (
     ("n00000001", "black"),

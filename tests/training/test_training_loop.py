@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+import os
+from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
-from typing import Never
+from typing import Any, Never
 
 import numpy as np
 import pytest
@@ -15,9 +18,18 @@ from torch import nn
 
 from featviz.datasets import Pictures
 from featviz.errors import UserError
-from featviz.models.alexnet import with_batch_norm
-from featviz.training import loop
-from featviz.training.loop import Augmentation, Examples, read_examples, train
+from featviz.models.alexnet import folded_weight, with_batch_norm
+from featviz.statistics import share
+from featviz.training.data import Augmentation, Examples, read_examples
+from featviz.training.loop import (
+    SCHEDULES,
+    TrainSettings,
+    cosine,
+    hold_then_decay,
+    linear,
+    train,
+)
+from featviz.training.result import TrainResult
 
 STILL = Augmentation(area=(1.0, 1.0), aspect=0.0, brightness=0.0, flip=False)
 
@@ -35,7 +47,8 @@ class Tiny(nn.Module):
         )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.classifier(self.features(x))
+        logits: torch.Tensor = self.classifier(self.features(x))
+        return logits
 
 
 def tiny_net(seed: int = 0, classes: int = 3) -> nn.Module:
@@ -44,7 +57,7 @@ def tiny_net(seed: int = 0, classes: int = 3) -> nn.Module:
 
 
 def examples(count: int = 30, classes: int = 3, size: int = 12, seed: int = 0) -> Examples:
-    """Noise with a colour that tells the class."""
+    """Noise with a color that tells the class."""
     generator = torch.Generator().manual_seed(seed)
     labels = torch.arange(count) % classes
     pictures = torch.randint(0, 120, (count, 3, size, size), generator=generator)
@@ -56,6 +69,11 @@ def examples(count: int = 30, classes: int = 3, size: int = 12, seed: int = 0) -
     return Examples(listed, labels, names, size, size, pictures.to(torch.uint8))
 
 
+def decoded(data: Examples) -> torch.Tensor:
+    assert data.decoded is not None
+    return data.decoded
+
+
 def weights(net: nn.Module) -> dict[str, torch.Tensor]:
     return {name: t.clone() for name, t in net.state_dict().items()}
 
@@ -64,14 +82,29 @@ def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
-SHORT = {"epochs": 3, "batch_size": 10, "lr": 0.05, "precision": "float32", "device": "cpu"}
+SHORT: dict[str, Any] = {
+    "epochs": 3,
+    "batch_size": 10,
+    "lr": 0.05,
+    "precision": "float32",
+    "device": "cpu",
+}
+
+
+SETTINGS = {field.name for field in fields(TrainSettings)}
+
+
+def fit(net: nn.Module, data: Path | Examples, **options: Any) -> TrainResult:
+    """`train`, with the options that are settings gathered into one object."""
+    settings = {name: options.pop(name) for name in SETTINGS & options.keys()}
+    return train(net, data, settings=TrainSettings(**settings), **options)
 
 
 class Killed(Exception):
     pass
 
 
-def killed_in_epoch(epoch: int):
+def killed_in_epoch(epoch: int) -> Callable[[int, int, str], None]:
     """A progress callback that stops the run as a kill would, in the middle of an epoch."""
 
     def progress(done: int, total: int, text: str) -> None:
@@ -82,18 +115,18 @@ def killed_in_epoch(epoch: int):
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_a_killed_run_resumes_to_the_same_bytes(tmp_path: Path, precision) -> None:
+def test_a_killed_run_resumes_to_the_same_bytes(tmp_path: Path, precision: str) -> None:
     options = SHORT | {
         "precision": precision,
         "snapshot_steps": (0, 2, 5),
         "validation": examples(9),
     }
     straight, stopped = tiny_net(), tiny_net()
-    whole = train(straight, examples(), **options)
+    whole = fit(straight, examples(), **options)
     with pytest.raises(Killed):
-        train(stopped, examples(), out=tmp_path, progress=killed_in_epoch(2), **options)
+        fit(stopped, examples(), checkpoint=tmp_path / "p", progress=killed_in_epoch(2), **options)
     resumed_net = tiny_net(seed=99)  # everything must come from the checkpoint
-    resumed = train(resumed_net, examples(), out=tmp_path, **options)
+    resumed = fit(resumed_net, examples(), checkpoint=tmp_path / "p", **options)
     assert same(weights(straight), weights(resumed_net))
     assert torch.equal(whole.kernels, resumed.kernels)
     assert resumed.kernel_steps == whole.kernel_steps == (0, 2, 5, 9)
@@ -103,11 +136,11 @@ def test_a_killed_run_resumes_to_the_same_bytes(tmp_path: Path, precision) -> No
 
 def test_a_checkpoint_is_replaced_not_written_over(tmp_path: Path) -> None:
     """Who has the old file open still reads the old file: the new one came by renaming."""
-    train(tiny_net(), examples(), out=tmp_path, **SHORT | {"epochs": 1})
-    file = tmp_path / "checkpoint.safetensors"
+    fit(tiny_net(), examples(), checkpoint=tmp_path / "p", **SHORT | {"epochs": 1})
+    file = tmp_path / "p" / "state.npz"
     before = file.read_bytes()
     with file.open("rb") as old:
-        train(tiny_net(), examples(), out=tmp_path, **SHORT)
+        fit(tiny_net(), examples(), checkpoint=tmp_path / "p", **SHORT)
         assert old.read() == before
     assert file.read_bytes() != before
 
@@ -117,20 +150,20 @@ def test_every_epoch_has_its_own_order_and_every_picture_once() -> None:
     net = tiny_net()
     net.register_forward_pre_hook(lambda m, inputs: seen.append(inputs[0].clone()))
     data = examples(30)
-    train(net, data, augmentation=STILL, **SHORT)
+    fit(net, data, augmentation=STILL, **SHORT)
     epochs = [torch.cat(seen[i : i + 3]) for i in (0, 3, 6)]
     assert not torch.allclose(epochs[0], epochs[1])
     for shown in epochs:
-        for picture in data.decoded.float() / 255:
+        for picture in decoded(data).float() / 255:
             assert int((shown - picture).abs().amax((1, 2, 3)).lt(1e-5).sum()) == 1
 
 
 def test_a_finished_run_is_not_trained_again(tmp_path: Path) -> None:
     net = tiny_net()
-    train(net, examples(), out=tmp_path, **SHORT)
+    fit(net, examples(), checkpoint=tmp_path / "p", **SHORT)
     after = weights(net)
     steps = []
-    train(net, examples(), out=tmp_path, progress=lambda *a: steps.append(a), **SHORT)
+    fit(net, examples(), checkpoint=tmp_path / "p", progress=lambda *a: steps.append(a), **SHORT)
     assert same(weights(net), after)
     assert steps == []
 
@@ -139,14 +172,14 @@ def test_the_seed_decides_and_the_callers_random_numbers_do_not() -> None:
     nets = [tiny_net() for _ in range(3)]
     for i, (net, seed) in enumerate(zip(nets, (0, 0, 1), strict=True)):
         torch.manual_seed(i)
-        train(net, examples(), seed=seed, **SHORT)
+        fit(net, examples(), seed=seed, **SHORT)
     assert same(weights(nets[0]), weights(nets[1]))
     assert not same(weights(nets[0]), weights(nets[2]))
     net = tiny_net()
     torch.manual_seed(5)
     wanted = torch.rand(3)
     torch.manual_seed(5)
-    train(net, examples(), **SHORT)
+    fit(net, examples(), **SHORT)
     assert torch.equal(torch.rand(3), wanted)
 
 
@@ -155,8 +188,8 @@ def test_it_learns_what_can_be_learned_and_nothing_from_shuffled_labels() -> Non
     shuffled = torch.randperm(90, generator=torch.Generator().manual_seed(1))
     wrong.labels = wrong.labels[shuffled]
     options = SHORT | {"epochs": 8, "validation": examples(60, seed=7), "augmentation": STILL}
-    assert train(tiny_net(), true, **options).epochs[-1].top1 > 0.95
-    assert train(tiny_net(), wrong, **options).epochs[-1].top1 < 0.6
+    assert (fit(tiny_net(), true, **options).epochs[-1].top1 or 0.0) > 0.95
+    assert (fit(tiny_net(), wrong, **options).epochs[-1].top1 or 1.0) < 0.6
 
 
 def test_one_step_is_nesterovs_step_of_the_written_loss() -> None:
@@ -168,7 +201,7 @@ def test_one_step_is_nesterovs_step_of_the_written_loss() -> None:
     oracle.classifier[2] = nn.Identity()
     oracle.load_state_dict(net.state_dict())
     teacher = torch.randn(8, 3, generator=torch.Generator().manual_seed(3))
-    train(
+    fit(
         net,
         data,
         epochs=1,
@@ -186,7 +219,7 @@ def test_one_step_is_nesterovs_step_of_the_written_loss() -> None:
         device="cpu",
         schedule="constant",
     )
-    logits = oracle(data.decoded.float() / 255)
+    logits = oracle(decoded(data).float() / 255)
     target = 0.8 * nn.functional.one_hot(data.labels, 3) + 0.2 / 3
     hard = -(target * logits.log_softmax(1)).sum(1).mean()
     p, q = (teacher / 3).softmax(1), (logits / 3).softmax(1)
@@ -194,20 +227,21 @@ def test_one_step_is_nesterovs_step_of_the_written_loss() -> None:
     (0.4 * hard + 0.6 * soft).backward()
     for mine, theirs in zip(net.parameters(), oracle.parameters(), strict=True):
         decay = 0.01 if theirs.dim() > 1 else 0.0
+        assert theirs.grad is not None
         g = theirs.grad + decay * theirs.detach()
         wanted = theirs.detach() - 0.1 * (g + 0.9 * g)
         torch.testing.assert_close(mine.detach(), wanted, rtol=1e-4, atol=1e-6)
 
 
 def test_several_workers_take_the_step_of_the_whole_batch() -> None:
-    """Without batch normalisation and dropout the parts' gradients add up to the batch's."""
+    """Without batch normalization and dropout the parts' gradients add up to the batch's."""
     nets = []
     for workers in (1, 3):
         torch.manual_seed(0)
         net = Tiny(3)
         net.classifier[2] = nn.Identity()
         before = torch.get_num_threads()
-        train(net, examples(), workers=workers, **SHORT)
+        fit(net, examples(), workers=workers, **SHORT)
         assert torch.get_num_threads() == before
         nets.append(net)
     for one, three in zip(nets[0].parameters(), nets[1].parameters(), strict=True):
@@ -216,81 +250,113 @@ def test_several_workers_take_the_step_of_the_whole_batch() -> None:
 
 def test_snapshots_are_the_kernels_before_their_steps_and_at_the_end() -> None:
     net = tiny_net()
-    first = loop.folded_weight(net.features[0])
-    result = train(net, examples(), snapshot_steps=(0, 4), **SHORT)
+    first = folded_weight(net.get_submodule("features.0"))
+    result = fit(net, examples(), snapshot_steps=(0, 4), **SHORT)
     assert result.kernels.shape == (3, 6, 3, 3, 3)
     assert result.kernel_steps == (0, 4, 9)
     assert torch.equal(result.kernels[0], first)
-    last = result.model.net.features[0].weight
+    last = result.model.net.get_parameter("features.0.weight")
     torch.testing.assert_close(result.kernels[2], last)
     assert not torch.allclose(result.kernels[1], result.kernels[2])
 
 
 def test_the_rate_warms_up_and_follows_the_schedule() -> None:
-    result = train(tiny_net(), examples(100), **SHORT | {"epochs": 10, "warmup": 0.2, "lr": 1e-3})
+    result = fit(tiny_net(), examples(100), **SHORT | {"epochs": 10, "warmup": 0.2, "lr": 1e-3})
     rates = [e.lr for e in result.epochs]
     assert rates[1] == pytest.approx(1e-3)  # 20 of 100 steps
     for epoch in (5, 9):
         t = (10 * epoch - 1 - 20) / 80
         assert rates[epoch - 1] == pytest.approx(1e-3 * (1 + math.cos(math.pi * t)) / 2)
-    assert loop.hold_then_decay(0.5)(0.4) == 1
-    assert loop.hold_then_decay(0.5)(0.75) == pytest.approx(0.5)
-    for schedule in loop.SCHEDULES.values():
+    assert hold_then_decay(0.5)(0.4) == 1
+    assert hold_then_decay(0.5)(0.75) == pytest.approx(0.5)
+    for schedule in SCHEDULES.values():
         assert schedule(0.0) == 1
-    assert loop.cosine(1.0) == pytest.approx(0) == loop.linear(1.0)
+    assert cosine(1.0) == pytest.approx(0) == linear(1.0)
 
 
 def test_sizes_change_with_the_epoch() -> None:
     seen = []
     net = tiny_net()
     net.register_forward_pre_hook(lambda m, inputs: seen.append(inputs[0].shape[-1]))
-    train(net, examples(10), sizes={0: 8, 2: 12}, **SHORT)
+    fit(net, examples(10), sizes={0: 8, 2: 12}, **SHORT)
     assert seen[:3] == [8, 8, 12]  # what follows is the finished model's own look at itself
 
 
 def test_other_settings_are_refused_but_more_epochs_are_not(tmp_path: Path) -> None:
-    train(tiny_net(), examples(), out=tmp_path, **SHORT)
-    with pytest.raises(UserError, match=r"other settings \(lr 0.05 there, 0.1 now\)"):
-        train(tiny_net(), examples(), out=tmp_path, **SHORT | {"lr": 0.1})
-    with pytest.raises(UserError, match="holds another net"):
-        train(Tiny(3), examples(), out=tmp_path, **SHORT)
-    longer = train(tiny_net(), examples(), out=tmp_path, **SHORT | {"epochs": 4})
+    place = tmp_path / "p"
+    fit(tiny_net(), examples(), checkpoint=place, **SHORT)
+    for resume in (True, False):
+        with pytest.raises(UserError, match=r"another command \(lr 0.05, now 0.1\)"):
+            fit(tiny_net(), examples(), checkpoint=place, resume=resume, **SHORT | {"lr": 0.1})
+    with pytest.raises(UserError, match=r"another command \(other .*features"):
+        fit(Tiny(3), examples(), checkpoint=place, **SHORT)
+    longer = fit(tiny_net(), examples(), checkpoint=place, **SHORT | {"epochs": 4})
     assert [e.epoch for e in longer.epochs] == [1, 2, 3, 4]
-    anew = train(tiny_net(), examples(), out=tmp_path, resume=False, **SHORT | {"lr": 0.1})
+    done: list[int] = []
+    anew = fit(
+        tiny_net(),
+        examples(),
+        checkpoint=place,
+        resume=False,
+        progress=lambda n, *_: done.append(n),
+        **SHORT,
+    )
     assert len(anew.epochs) == 3
+    assert done == [3, 6, 9]
 
 
-def test_a_damaged_checkpoint_is_named(tmp_path: Path) -> None:
-    train(tiny_net(), examples(), out=tmp_path, **SHORT)
-    file = tmp_path / "checkpoint.safetensors"
+def test_a_damaged_state_is_named(tmp_path: Path) -> None:
+    """It is not replaced without a word: it may be days of training."""
+    fit(tiny_net(), examples(), checkpoint=tmp_path / "p", **SHORT)
+    file = tmp_path / "p" / "state.npz"
     file.write_bytes(file.read_bytes()[:-100])
-    with pytest.raises(UserError, match=r"checkpoint\.safetensors is damaged"):
-        train(tiny_net(), examples(), out=tmp_path, **SHORT)
+    with pytest.raises(UserError, match=r"the state in .* is damaged; begin anew \(--restart\)"):
+        fit(tiny_net(), examples(), checkpoint=tmp_path / "p", **SHORT)
+    fit(tiny_net(), examples(), checkpoint=tmp_path / "p", resume=False, **SHORT)
 
 
-def test_the_checkpoint_is_whole_even_when_writing_the_next_one_fails(
+def test_the_state_is_whole_even_when_writing_the_next_one_fails(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    train(tiny_net(), examples(), out=tmp_path, **SHORT | {"epochs": 1})
-    before = (tmp_path / "checkpoint.safetensors").read_bytes()
+    fit(tiny_net(), examples(), checkpoint=tmp_path / "p", **SHORT | {"epochs": 1})
+    before = (tmp_path / "p" / "state.npz").read_bytes()
 
-    def full(tensors, path, metadata) -> Never:
-        Path(path).write_bytes(b"half")
+    def full(handle: int) -> Never:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(loop, "save_file", full)
-    with pytest.raises(UserError, match="No space left"):
-        train(tiny_net(), examples(), out=tmp_path, **SHORT)
-    assert [p.name for p in tmp_path.iterdir()] == ["checkpoint.safetensors"]
-    assert (tmp_path / "checkpoint.safetensors").read_bytes() == before
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(UserError, match="no space left"):
+        fit(tiny_net(), examples(), checkpoint=tmp_path / "p", **SHORT)
+    assert not list((tmp_path / "p").glob(".*"))
+    assert (tmp_path / "p" / "state.npz").read_bytes() == before
+
+
+def test_two_trainings_with_one_seed_write_identical_files(tmp_path: Path) -> None:
+    for run in ("a", "b"):
+        fit(tiny_net(), examples(), **SHORT | {"validation": examples(9)}).save(tmp_path / run)
+    names = {p.name for p in (tmp_path / "a").iterdir()}
+    assert {"weights.safetensors", "kernels.safetensors", "kernels.png"} <= names
+    for name in names - {"result.json", "history.csv"}:  # those hold the time
+        one, other = ((tmp_path / run / name).read_bytes() for run in ("a", "b"))
+        assert one == other, name
+
+
+def test_validation_accuracy_has_its_interval(tmp_path: Path) -> None:
+    result = fit(tiny_net(), examples(), **SHORT | {"validation": examples(9)})
+    number = result.numbers()["top-1"]
+    assert result.epochs[-1].top1 is not None
+    assert number.value == pytest.approx(result.epochs[-1].top1)
+    assert number.n == 9
+    assert (number.low, number.high) == share(round(9 * result.epochs[-1].top1), 9)[2:]
+    assert fit(tiny_net(), examples(), **SHORT).numbers()["top-1"].value is None
 
 
 def test_a_loss_that_is_no_number_stops_the_run_by_name(tmp_path: Path) -> None:
-    train(tiny_net(), examples(), out=tmp_path, **SHORT | {"epochs": 1})
+    fit(tiny_net(), examples(), checkpoint=tmp_path / "p", **SHORT | {"epochs": 1})
     net = tiny_net()
     net.register_forward_hook(lambda m, i, o: o * math.nan)
     with pytest.raises(UserError, match=r"no number in epoch 2 .* still has epoch 1"):
-        train(net, examples(), out=tmp_path, **SHORT)
+        fit(net, examples(), checkpoint=tmp_path / "p", **SHORT)
 
 
 @pytest.mark.parametrize(
@@ -299,17 +365,18 @@ def test_a_loss_that_is_no_number_stops_the_run_by_name(tmp_path: Path) -> None:
         ({"schedule": "cosin"}, "unknown schedule 'cosin'; did you mean cosine"),
         ({"precision": "fp8"}, "unknown precision 'fp8'"),
         ({"epochs": 0}, "epochs 0"),
+        ({"batch_size": 1}, "batch size 1"),
         ({"teacher_logits": torch.zeros(29, 3)}, r"teacher's logits are \(29, 3\)"),
     ],
 )
-def test_mistakes_are_named_before_the_first_step(change, message: str) -> None:
+def test_mistakes_are_named_before_the_first_step(change: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
-        train(tiny_net(), examples(), **SHORT | change)
+        fit(tiny_net(), examples(), **SHORT | change)
 
 
 def test_a_net_for_another_number_of_classes_is_refused() -> None:
     with pytest.raises(UserError, match="3 classes, the net gives 4 logits"):
-        train(tiny_net(classes=4), examples(), **SHORT)
+        fit(tiny_net(classes=4), examples(), **SHORT)
 
 
 # Pictures on disk
@@ -317,7 +384,7 @@ def test_a_net_for_another_number_of_classes_is_refused() -> None:
 
 def write_classes(folder: Path, size: int = 12, each: int = 10) -> None:
     data = examples(3 * each, size=size)
-    for i, (picture, label) in enumerate(zip(data.decoded, data.labels.tolist(), strict=True)):
+    for i, (picture, label) in enumerate(zip(decoded(data), data.labels.tolist(), strict=True)):
         place = folder / data.classes[label]
         place.mkdir(parents=True, exist_ok=True)
         Image.fromarray(picture.permute(1, 2, 0).numpy()).save(place / f"{i:03d}.png")
@@ -328,7 +395,7 @@ def test_pictures_are_read_in_order_with_the_labels_of_their_folders(tmp_path: P
     read = read_examples(tmp_path, 12)
     assert read.classes == ("class0", "class1", "class2")
     assert read.labels.tolist() == [0] * 10 + [1] * 10 + [2] * 10
-    assert torch.equal(read.decoded[10:20], examples().decoded[1::3])
+    assert torch.equal(decoded(read)[10:20], decoded(examples())[1::3])
 
 
 def test_streamed_pictures_train_to_the_same_bytes_as_pictures_in_memory(tmp_path: Path) -> None:
@@ -337,16 +404,16 @@ def test_streamed_pictures_train_to_the_same_bytes_as_pictures_in_memory(tmp_pat
     for net, limit in zip(nets, (1 << 30, 100), strict=True):
         read = read_examples(tmp_path, 12, memory_limit=limit)
         assert (read.decoded is None) == (limit == 100)
-        train(net, read, **SHORT)
+        fit(net, read, **SHORT)
     assert same(weights(nets[0]), weights(nets[1]))
 
 
 @pytest.mark.parametrize("limit", [1 << 30, 100], ids=["memory", "streamed"])
-def test_broken_pictures_are_left_out_counted_and_named(tmp_path: Path, limit) -> None:
+def test_broken_pictures_are_left_out_counted_and_named(tmp_path: Path, limit: int) -> None:
     write_classes(tmp_path)
     (tmp_path / "class1" / "broken.png").write_bytes(b"no picture")
     read = read_examples(tmp_path, 12, memory_limit=limit)
-    result = train(tiny_net(), read, **SHORT | {"epochs": 4})
+    result = fit(tiny_net(), read, **SHORT | {"epochs": 4})
     assert [s.path for s in read.skipped] == ["class1/broken.png"]
     assert any("1 training pictures could not be read" in w for w in result.warnings)
     assert math.isfinite(result.epochs[-1].loss)
@@ -375,7 +442,7 @@ def test_a_result_folder_holds_weights_that_load_and_compute_the_same(tmp_path: 
     torch.manual_seed(0)
     net = with_batch_norm(AlexNetMini(3))
     data = examples(24, size=64)
-    result = train(
+    result = fit(
         net,
         data,
         validation=examples(6, size=64, seed=1),

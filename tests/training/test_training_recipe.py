@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,14 +17,14 @@ import featviz
 from featviz.errors import UserError
 from featviz.kernels.growth import kernel_growth
 from featviz.models.model import Model
-from featviz.training.loop import read_examples
+from featviz.training.data import read_examples
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "train_mini.py"
 CLASSES = [("n02", "second"), ("n01", "first")]
 
 
 class Teacher(nn.Module):
-    """Logits that tell left from right, so that a mirrored view answers otherwise."""
+    """Logits that tell left from right, so that they differ for a mirrored view."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -30,19 +32,21 @@ class Teacher(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         half = x.shape[-1] // 2
-        return self.logits(
-            torch.stack([x[..., :half].mean((1, 2, 3)), 2 * x[..., half:].mean((1, 2, 3))], 1)
-        )
+        means = x[..., :half].mean((1, 2, 3)), 2 * x[..., half:].mean((1, 2, 3))
+        logits: torch.Tensor = self.logits(torch.stack(means, 1))
+        return logits
 
 
 @pytest.fixture
-def recipe(monkeypatch: pytest.MonkeyPatch):
+def recipe(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     spec = importlib.util.spec_from_file_location("train_mini", RECIPE)
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     load = featviz.load
 
-    def loaded(name: str, **options):
+    def loaded(name: str, **options: Any) -> Model:
         if name == "alexnet":
             return Model(
                 Teacher(),
@@ -74,7 +78,7 @@ def pictures(tmp_path: Path) -> Path:
 
 @pytest.mark.slow
 def test_the_recipe_runs_to_its_end_and_its_files_load(
-    recipe, pictures, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    recipe: Any, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "out"
     words = ["train_mini.py", "--data", pictures, "--teacher", "t.safetensors", "--out", out]
@@ -85,21 +89,21 @@ def test_the_recipe_runs_to_its_end_and_its_files_load(
     assert (out / "alexnet-mini.classes.txt").read_text() == "n01\tfirst\nn02\tsecond\n"
     growth = kernel_growth(out / "alexnet-mini.kernels.safetensors")
     assert growth.steps == (0, 1)
-    first = model.net.features[0].weight
+    first = model.net.get_parameter("features.0.weight")
     torch.testing.assert_close(growth.kernels[-1], first)
 
 
-def test_the_teacher_answers_in_the_datas_order_for_both_views(
-    recipe, pictures, tmp_path: Path
+def test_the_teachers_logits_are_in_the_datas_order_and_of_both_views(
+    recipe: Any, pictures: Path, tmp_path: Path
 ) -> None:
     examples = read_examples(pictures / "train", 64)
     teacher = featviz.load("alexnet")
     logits = recipe.teach(teacher, examples, tmp_path / "t.safetensors")
     # The left half is black: plain gives (0, 2 m), mirrored (m, 0), their mean (m / 2, m), with m
-    # the mean of the right half; the teacher's classes stand in the opposite order.
+    # the mean of the right half; the teacher's classes are in the opposite order.
     m = torch.tensor([(red + 10 * i) / 3 / 255 for red in (40, 200) for i in range(4)])
     wanted = torch.stack([m, m / 2], 1)
-    # The enlarged border between the halves is soft; bf16 and fp16 keep 2 to 3 digits.
+    # The enlarged border between the halves is soft; bfloat16 and float16 keep 2 to 3 digits.
     torch.testing.assert_close(logits.float(), wanted, rtol=0.03, atol=0.003)
     assert torch.equal(recipe.teach(teacher, examples, tmp_path / "t.safetensors"), logits)
     fewer = read_examples(pictures / "val", 64)

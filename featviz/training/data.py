@@ -1,0 +1,189 @@
+"""Pictures of class folders as training reads them: 8-bit squares, random crops, flips, brightness.
+
+Pictures stay 8-bit until they are a batch. Crop, flip and brightness of a picture are drawn for
+that picture alone and done in two small matrix products (`augment`).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from featviz import images
+from featviz.datasets import Pictures, Skipped, open_pictures
+from featviz.errors import BadPicture, UserError
+from featviz.types import Progress
+
+MEMORY_LIMIT = 4 << 30
+"""Decoded pictures are kept in memory up to this many bytes, above it they are read each epoch."""
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """How a training picture is changed at random, each picture independently.
+
+    Attributes:
+        area: Share of the picture's area that the crop keeps, smallest and largest.
+        aspect: The crop's sides are in a ratio between e^-aspect and e^aspect.
+        brightness: Values are multiplied by 1 - brightness to 1 + brightness.
+        flip: Mirror every second picture.
+    """
+
+    area: tuple[float, float] = (0.5, 1.0)
+    aspect: float = 0.15
+    brightness: float = 0.2
+    flip: bool = True
+
+
+@dataclass
+class Examples:
+    """Pictures of class folders with their labels, 8-bit, in memory or read when needed."""
+
+    pictures: Pictures
+    labels: Tensor
+    """(N,) int64: index of the picture's folder in `classes`"""
+    classes: tuple[str, ...]
+    size: int
+    """pictures are squares of this side"""
+    resize: int
+    """the shorter side before the center crop"""
+    decoded: Tensor | None
+    """(N, 3, S, S) uint8, or None where that would exceed the memory limit"""
+    skipped: list[Skipped] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def take(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """(uint8 pictures (B, 3, S, S), their rows); what cannot be read is left out and listed."""
+        if self.decoded is not None:
+            return self.decoded[rows], rows
+        decoded, good, bad = _decode(self.pictures, rows.tolist(), self.resize, self.size)
+        known = {s.row for s in self.skipped}
+        self.skipped += [s for s in bad if s.row not in known]
+        return decoded, torch.tensor(good)
+
+
+def read_examples(
+    data: str | Path | Pictures,
+    size: int,
+    *,
+    resize: int | None = None,
+    classes: Sequence[str] | None = None,
+    memory_limit: int = MEMORY_LIMIT,
+    progress: Progress | None = None,
+) -> Examples:
+    """Pictures of class folders, shorter side to `resize`, then a center crop of `size`.
+
+    Args:
+        data: A folder of class folders, or an opened data set.
+        size: Side of the squares, in pixels.
+        resize: Of the shorter side before the crop. Default: `size`.
+        classes: The folders in label order. Default: those that occur, sorted.
+        memory_limit: Bytes; larger data is read from disk in every epoch.
+        progress: Called with (pictures read, all pictures, text).
+
+    Returns:
+        The pictures; broken ones are left out and listed in `skipped`.
+
+    Raises:
+        UserError: There are no class folders, or a folder is none of `classes`.
+    """
+    pictures = data if isinstance(data, Pictures) else open_pictures(data)
+    names = tuple(classes) if classes is not None else pictures.classes
+    unknown = [c for c in dict.fromkeys(pictures.folders) if c not in set(names)]
+    if unknown or not names:
+        raise UserError(
+            f"{pictures.root} has pictures outside the known classes ({unknown[0] or '.'!r}); "
+            "training needs one folder a class, the same ones in --data and --validation"
+            if unknown
+            else f"{pictures.root} has no class folders; put the pictures of a class in one folder"
+        )
+    index = {name: i for i, name in enumerate(names)}
+    labels = torch.tensor([index[c] for c in pictures.folders])
+    shorter = resize or size
+    if len(pictures) * 3 * size * size > memory_limit:
+        return Examples(pictures, labels, names, size, shorter, None)
+    parts, rows, skipped = [], [], []
+    for start in range(0, len(pictures), 1024):
+        block = range(start, min(start + 1024, len(pictures)))
+        decoded, good, bad = _decode(pictures, block, shorter, size)
+        parts.append(decoded)
+        rows += good
+        skipped += bad
+        if progress:
+            progress(block.stop, len(pictures), "reading pictures")
+    if not rows:
+        raise UserError(
+            f"none of the {len(pictures)} pictures of {pictures.root} could be read; "
+            f"the first: {skipped[0].reason}"
+        )
+    kept = pictures.select(rows) if skipped else pictures
+    return Examples(kept, labels[rows], names, size, shorter, torch.cat(parts), skipped)
+
+
+def _decode(
+    pictures: Pictures, rows: Sequence[int], resize: int, size: int
+) -> tuple[Tensor, list[int], list[Skipped]]:
+    def one(row: int) -> Tensor | Skipped:
+        try:
+            square = images.square(pictures.open(row), resize, size)
+        except BadPicture as error:
+            return Skipped(row, pictures.paths[row], str(error))
+        return torch.from_numpy(np.array(square)).permute(2, 0, 1)
+
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        found = list(pool.map(one, rows))
+    good = [row for row, f in zip(rows, found, strict=True) if isinstance(f, Tensor)]
+    decoded = [f for f in found if isinstance(f, Tensor)]
+    empty = torch.empty(0, 3, size, size, dtype=torch.uint8)
+    bad = [f for f in found if isinstance(f, Skipped)]
+    return (torch.stack(decoded) if decoded else empty), good, bad
+
+
+def augment(pictures: Tensor, size: int, settings: Augmentation, draws: Tensor) -> Tensor:
+    """Random crops, resized, mirrored and brightened: (B, 3, size, size) float32 in [0, 1].
+
+    Crop, flip and gain are separable, so a picture X becomes gain * R X C^T with its own row and
+    column matrices R (size, H) and C (size, W). Their weights are a triangle, as wide as the
+    reduction: bilinear, antialiased where the crop is made smaller. Values above 1 are clipped.
+
+    Args:
+        pictures: (B, 3, H, W) uint8.
+        size: Side of the result, in pixels.
+        settings: Ranges of the changes.
+        draws: (B, 6) uniform in [0, 1): area, aspect, left, top, flip, gain of each picture.
+    """
+    height, width = pictures.shape[-2:]
+    u = draws.to(pictures.device)
+    low, high = settings.area
+    side = (low + (high - low) * u[:, 0]).sqrt()
+    stretch = torch.exp(settings.aspect * (u[:, 1] - 0.5))
+    wide = (side * stretch).clamp(max=1.0) * width
+    tall = (side / stretch).clamp(max=1.0) * height
+    left, top = u[:, 2] * (width - wide), u[:, 3] * (height - tall)
+    gain = 1 + settings.brightness * (2 * u[:, 5] - 1)
+    columns = _resampling(left, wide, width, size)  # (B, size, W)
+    if settings.flip:
+        columns = torch.where((u[:, 4] < 0.5)[:, None, None], columns.flip(1), columns)
+    rows = _resampling(top, tall, height, size) * (gain / 255)[:, None, None]  # (B, size, H)
+    x = torch.matmul(pictures.float(), columns.transpose(1, 2)[:, None])  # (B, 3, H, size)
+    return torch.matmul(rows[:, None], x).clamp_(max=1.0)
+
+
+def _resampling(start: Tensor, length: Tensor, pixels: int, size: int) -> Tensor:
+    """(B, size, pixels): weights that resample [start, start + length) to `size` values."""
+    step = length / size
+    places = torch.arange(size, device=start.device) + 0.5
+    centers = start[:, None] + places * step[:, None]  # (B, size), in pixels
+    pixel = torch.arange(pixels, device=start.device) + 0.5
+    away = (centers[:, :, None] - pixel).abs() / step.clamp(min=1.0)[:, None, None]
+    weights = (1 - away).clamp_(min=0)
+    return weights / weights.sum(2, keepdim=True)
