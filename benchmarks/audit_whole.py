@@ -12,6 +12,7 @@ one JSON line.
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import _rounds
 import torch
@@ -28,9 +29,9 @@ def main() -> None:
     count = options.count or (24 if options.quick else 200)
     model = featviz.load(options.model, weights=options.weights or None)
     pictures = featviz.open_pictures(options.data) if options.data else featviz.sample_pictures()
-    settings = {"steps": 20, "check_steps": 10, "queries": 20, "sections": ()}
+    quick: dict[str, Any] = {"steps": 20, "check_steps": 10, "queries": 20, "sections": ()}
     started = time.perf_counter()
-    found = featviz.audit(model, pictures, count=count, **(settings if options.quick else {}))
+    found = featviz.audit(model, pictures, count=count, **(quick if options.quick else {}))
     seconds = time.perf_counter() - started
     n = len(found.names)
     right = int(found.clean_right.sum())
@@ -42,13 +43,13 @@ def main() -> None:
     with torch.no_grad():
         labels = torch.cat([model(part.to(model.device)).argmax(1) for part in batch.split(32)])
     attacked = ensemble(model, batch.to(model.device), labels, eps=16 / 255, steps=20, queries=0)
-    print(f"ensemble at 16/255: {int(attacked.success.sum())} of {len(batch)} fall")
+    print(f"ensemble at 16/255: {int(attacked.success.sum())} of {len(batch)} are fooled")
     rows = [
         _rounds.row(f"default audit, {n} pictures", "s", [seconds]),
         _rounds.row("audit, forward passes a picture", "", [found.forwards / n]),
         _rounds.row("audit, backward passes a picture", "", [found.backwards / n]),
         _rounds.row(
-            "suite at 16/255, forward passes a picture",
+            "ensemble at 16/255, forward passes a picture",
             "",
             [float(attacked.forwards.double().mean())],
         ),

@@ -145,7 +145,7 @@ def run_peer(
 
     steps, power = options.steps, {"l0": 0, "l1": 1, "l2": 2, "linf": math.inf}
 
-    def attack(x: Tensor, y: Tensor) -> Tensor:
+    def attack(x: Tensor, y: Tensor) -> Any:
         if name == "ddn":
             return ddn(model, x, y, steps=steps, levels=None)
         if name == "sigma-zero":

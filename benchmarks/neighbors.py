@@ -98,7 +98,8 @@ def made_up_fc7(count: int, dim: int) -> Tensor:
     hidden = centres[chosen] + 0.7 * torch.randn(count, 96, generator=generator)
     mapped = hidden @ torch.randn(96, dim, generator=generator) / 96**0.5
     offset = mapped.flatten()[:: max(1, mapped.numel() // 100_000)].quantile(0.7)
-    return (mapped - offset).relu().half().float()
+    rows: Tensor = (mapped - offset).relu().half().float()
+    return rows
 
 
 if __name__ == "__main__":

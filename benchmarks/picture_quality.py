@@ -28,7 +28,9 @@ def fine_detail(images: torch.Tensor) -> torch.Tensor:
     energy = torch.fft.fft2((x - x.mean((-2, -1), keepdim=True)) * window).abs().square().sum(1)
     rows = torch.fft.fftfreq(height)[:, None]
     frequency = torch.hypot(rows, torch.fft.fftfreq(width)[None])
-    return energy[:, frequency > 0.25].sum(1) / energy[:, frequency > 0].sum(1).clamp(min=1e-30)
+    whole = energy[:, frequency > 0].sum(1).clamp(min=1e-30)
+    share: torch.Tensor = energy[:, frequency > 0.25].sum(1) / whole
+    return share
 
 
 def main() -> None:

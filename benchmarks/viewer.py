@@ -27,10 +27,10 @@ import torch
 
 # The made-up atlas and the browser are those of the tests.
 TESTS = Path(__file__).parents[1] / "tests"
-sys.path += [str(TESTS), str(TESTS / "atlas")]
+sys.path.append(str(TESTS))
 
+from atlas.made_up_atlas import made_up_atlas  # noqa: E402
 from browser_driver import open_browser  # noqa: E402
-from made_up_atlas import made_up_atlas  # noqa: E402
 
 from featviz import images  # noqa: E402
 from featviz.atlas.viewer.page import render_page  # noqa: E402

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
+
+if TYPE_CHECKING:
+    from featviz.models.model import Model
 
 # Two cores are enough for tests. Of several processes each has one: two threads each would wait for
 # one another at every barrier. The programs that tests start round as the tests themselves do.
@@ -34,7 +38,7 @@ def shared_data() -> Path:
 
 
 @pytest.fixture(scope="session")
-def real_alexnet(shared_data: Path, tmp_path_factory: pytest.TempPathFactory):
+def real_alexnet(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Model:
     """The complete AlexNet of shared/data: torchvision's trunk under a head of 200 classes."""
     import subprocess
     import sys
@@ -42,13 +46,13 @@ def real_alexnet(shared_data: Path, tmp_path_factory: pytest.TempPathFactory):
     import featviz
 
     out = tmp_path_factory.mktemp("weights") / "alexnet.safetensors"
-    command = [sys.executable, shared_data / "unpack.py", "alexnet", out]
+    command = [sys.executable, str(shared_data / "unpack.py"), "alexnet", str(out)]
     subprocess.run(command, check=True, capture_output=True)
     return featviz.load("alexnet", weights=out, device="cpu")
 
 
 @pytest.fixture(scope="session")
-def mini():
+def mini() -> Model:
     """The bundled model."""
     import featviz
 

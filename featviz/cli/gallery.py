@@ -39,7 +39,7 @@ def gallery(
 ) -> None:
     """Make a static site from result folders; it opens from the disk, without a server.
 
-    Example: featviz kernels --out run/kernels && featviz gallery run
+    Example: featviz gallery run
     """
     from featviz.gallery.build import build_gallery
     from featviz.gallery.reader import MARK

@@ -6,15 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-
-from featviz.cli import main as command_line
-
-
-def run(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
-    with pytest.raises(SystemExit) as left:
-        command_line.main(words)
-    said = capsys.readouterr()
-    return (left.value.code or 0), said.out, said.err
+from command_line import run
 
 
 @pytest.mark.slow
@@ -68,8 +60,8 @@ def test_a_mistake_is_one_line_and_leaves_nothing(
     capsys: pytest.CaptureFixture[str],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    words: str,
-    said,
+    words: tuple[str, ...],
+    said: str,
 ) -> None:
     monkeypatch.chdir(tmp_path)
     code, out, err = run(capsys, *words)

@@ -5,26 +5,24 @@ from __future__ import annotations
 import os
 import pickle
 import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from command_line import run
 from PIL import Image
 
 from featviz.cli.main import main
 
-
-def run(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, str, str]:
-    """(exit code, standard output, standard error) of `featviz WORDS`."""
-    with pytest.raises(SystemExit) as left:
-        main([str(w) for w in words])
-    said = capsys.readouterr()
-    code = left.value.code
-    return (0 if code is None else int(code)), said.out, said.err
+Refused = Callable[..., str]
+"""runs a command that must be refused and returns its one line"""
 
 
 @pytest.fixture
-def refused(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def refused(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Refused:
     """Run a command that must be refused; return its one line."""
     monkeypatch.chdir(tmp_path)
 
@@ -42,27 +40,29 @@ def refused(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pyt
     return check
 
 
-def test_an_unknown_model_has_the_nearest_names(refused) -> None:
+def test_an_unknown_model_has_the_nearest_names(refused: Refused) -> None:
     assert "did you mean alexnet" in refused("layers", "--model", "alxnet")
 
 
-def test_an_unknown_layer_has_the_nearest_names(refused) -> None:
+def test_an_unknown_layer_has_the_nearest_names(refused: Refused) -> None:
     line = refused("kernels", "--layer", "conv9")
     assert "has no layer 'conv9'" in line
     assert "did you mean conv5" in line
 
 
-def test_a_unit_out_of_range_names_the_range(refused) -> None:
+def test_a_unit_out_of_range_names_the_range(refused: Refused) -> None:
     line = refused("maximize", "--layer", "conv1", "--units", "9999")
     assert "unit 9999 is out of range: conv1 has units 0 to" in line
 
 
-def test_an_unknown_class_has_the_nearest_names(refused) -> None:
+def test_an_unknown_class_has_the_nearest_names(refused: Refused) -> None:
     line = refused("maximize", "--layer", "logits", "--units", "goldfsh")
     assert "did you mean goldfish" in line
 
 
-def test_weights_of_another_architecture_name_the_mismatches(refused, tmp_path: Path) -> None:
+def test_weights_of_another_architecture_name_the_mismatches(
+    refused: Refused, tmp_path: Path
+) -> None:
     from safetensors.torch import save_file
 
     path = tmp_path / "other.safetensors"
@@ -72,7 +72,7 @@ def test_weights_of_another_architecture_name_the_mismatches(refused, tmp_path: 
     assert "features.3.weight is missing" in line
 
 
-def test_every_truncation_of_a_checkpoint_is_refused(refused, tmp_path: Path) -> None:
+def test_every_truncation_of_a_checkpoint_is_refused(refused: Refused, tmp_path: Path) -> None:
     from safetensors.torch import save
 
     whole = save({"features.0.weight": torch.zeros(64, 3, 11, 11)})
@@ -83,7 +83,7 @@ def test_every_truncation_of_a_checkpoint_is_refused(refused, tmp_path: Path) ->
         assert "cut short" in line
 
 
-def test_a_truncated_torch_file_is_refused(refused, tmp_path: Path) -> None:
+def test_a_truncated_torch_file_is_refused(refused: Refused, tmp_path: Path) -> None:
     path = tmp_path / "cut.pt"
     torch.save({"features.0.weight": torch.zeros(64, 3, 11, 11)}, path)
     path.write_bytes(path.read_bytes()[:2000])
@@ -96,13 +96,13 @@ class _Attack:
     def __init__(self, trace: Path) -> None:
         self.trace = trace
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[object, ...]:
         return (Path.touch, (self.trace,))
 
 
 @pytest.mark.parametrize("how", ["torch", "pickle"])
 def test_a_pickle_that_would_run_code_is_refused_and_does_not_run(
-    refused, tmp_path: Path, how
+    refused: Refused, tmp_path: Path, how: str
 ) -> None:
     path, trace = tmp_path / "evil.pt", tmp_path / "ran"
     if how == "torch":
@@ -114,25 +114,27 @@ def test_a_pickle_that_would_run_code_is_refused_and_does_not_run(
     assert not trace.exists()
 
 
-def test_a_missing_weights_file_is_named(refused) -> None:
+def test_a_missing_weights_file_is_named(refused: Refused) -> None:
     assert "nowhere.pt: no such file" in refused("layers", "--weights", "nowhere.pt")
 
 
-def test_class_names_must_be_as_many_as_classes(refused, tmp_path: Path) -> None:
+def test_class_names_must_be_as_many_as_classes(refused: Refused, tmp_path: Path) -> None:
     path = tmp_path / "names.txt"
     path.write_text("cat\ndog\n")
     assert "2 class names for a model of 200 classes" in refused("layers", "--classes", path)
 
 
 @pytest.mark.parametrize("device", ["cuda", "cuda:7", "tpu", "banana"])
-def test_an_absent_device_is_named(refused, device, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_absent_device_is_named(
+    refused: Refused, device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert device in refused("layers", "--device", device)
 
 
 @pytest.mark.parametrize("eps", ["abc", "-1", "1/0", "nan", "inf", ""])
 @pytest.mark.parametrize("command", ["attack", "audit"])
-def test_an_impossible_eps_is_named(refused, eps, command) -> None:
+def test_an_impossible_eps_is_named(refused: Refused, eps: str, command: str) -> None:
     assert "eps" in refused(command, f"--eps={eps}")
 
 
@@ -152,29 +154,29 @@ def test_an_impossible_eps_is_named(refused, eps, command) -> None:
     ],
     ids=lambda words: words[0],
 )
-def test_a_missing_path_is_named(refused, command) -> None:
+def test_a_missing_path_is_named(refused: Refused, command: list[str]) -> None:
     assert "missing" in refused(*command)
 
 
-def test_an_empty_folder_is_named(refused, tmp_path: Path) -> None:
+def test_an_empty_folder_is_named(refused: Refused, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     assert "holds no pictures" in refused("embed", "--data", tmp_path / "empty")
 
 
-def test_a_text_file_named_jpg_is_named(refused, tmp_path: Path) -> None:
+def test_a_text_file_named_jpg_is_named(refused: Refused, tmp_path: Path) -> None:
     path = tmp_path / "words.jpg"
     path.write_text("this is not a picture")
     assert "words.jpg is not a picture" in refused("maps", path)
 
 
-def test_a_truncated_jpeg_is_named(refused, tmp_path: Path) -> None:
+def test_a_truncated_jpeg_is_named(refused: Refused, tmp_path: Path) -> None:
     path = tmp_path / "cut.jpg"
     Image.effect_noise((64, 64), 80).convert("RGB").save(path)
     path.write_bytes(path.read_bytes()[:900])
     assert "cut.jpg cannot be decoded" in refused("attribute", path)
 
 
-def test_a_decompression_bomb_is_named(refused, tmp_path: Path) -> None:
+def test_a_decompression_bomb_is_named(refused: Refused, tmp_path: Path) -> None:
     path = tmp_path / "bomb.png"
     _png_of_size(path, 60_000, 60_000)
     assert "more than 178 million pixels" in refused("maps", path)
@@ -197,27 +199,29 @@ def _png_of_size(path: Path, width: int, height: int) -> None:
 
 
 def test_an_existing_result_is_not_replaced_without_a_word(
-    refused, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    refused: Refused, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     out = tmp_path / "layers"
     assert run(capsys, "layers", "--out", out)[0] == 0
     assert "add --overwrite" in refused("layers", "--out", out)
 
 
-def test_a_folder_that_featviz_did_not_make_is_never_replaced(refused, tmp_path: Path) -> None:
+def test_a_folder_that_featviz_did_not_make_is_never_replaced(
+    refused: Refused, tmp_path: Path
+) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "letter.txt").write_text("dear reader")
     line = refused("layers", "--out", tmp_path / "mine", "--overwrite")
     assert "not a result folder" in line
 
 
-def test_a_place_that_cannot_be_written_is_named(refused, tmp_path: Path) -> None:
+def test_a_place_that_cannot_be_written_is_named(refused: Refused, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     assert "cannot write" in refused("layers", "--out", tmp_path / "file" / "below")
 
 
 def test_a_full_disk_is_named_and_leaves_nothing(
-    refused, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    refused: Refused, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import errno
 
@@ -230,11 +234,11 @@ def test_a_full_disk_is_named_and_leaves_nothing(
     assert "no space left on the disk" in refused("layers", "--out", tmp_path / "out")
 
 
-def test_an_unknown_option_is_one_line_with_the_nearest(refused) -> None:
+def test_an_unknown_option_is_one_line_with_the_nearest(refused: Refused) -> None:
     assert "--model" in refused("layers", "--modl", "alexnet")
 
 
-def test_an_unknown_command_is_one_line_with_the_nearest(refused) -> None:
+def test_an_unknown_command_is_one_line_with_the_nearest(refused: Refused) -> None:
     assert "'layers'" in refused("layrs")
 
 

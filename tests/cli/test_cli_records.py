@@ -7,21 +7,14 @@ import re
 from pathlib import Path
 
 import pytest
+from command_line import run
 
-from featviz.cli import main as command_line
+from featviz.cli.main import app, recorded
 from featviz.cli.run import progress_bar
 
 
-def run(capsys: pytest.CaptureFixture[str], *words: str) -> str:
-    with pytest.raises(SystemExit) as left:
-        command_line.main(words)
-    printed = capsys.readouterr()
-    assert not left.value.code, printed.err
-    return printed.out
-
-
 def command_of(capsys: pytest.CaptureFixture[str], folder: Path, *words: str) -> str:
-    run(capsys, "layers", *words)
+    assert run(capsys, "layers", *words)[0] == 0
     command: str = json.loads((folder / "result.json").read_text())["command"]
     return command
 
@@ -32,8 +25,8 @@ def test_a_result_records_its_command_without_the_folders_of_the_machine(
     out = tmp_path / "deep" / "my layers"
     classes = Path(__file__).parents[2] / "featviz" / "assets" / "alexnet-mini.classes.txt"
     given = ("--all", f"--classes={classes}", "-q", "--out", str(out))
-    recorded = command_of(capsys, out, *given)
-    assert recorded == (
+    command = command_of(capsys, out, *given)
+    assert command == (
         "featviz layers --all --classes=alexnet-mini.classes.txt -q --out 'my layers'"
     )
 
@@ -42,12 +35,12 @@ def test_relative_paths_are_recorded_as_given(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    recorded = command_of(capsys, tmp_path / "a" / "b", "--out", "a/b")
-    assert recorded == "featviz layers --out a/b"
+    command = command_of(capsys, tmp_path / "a" / "b", "--out", "a/b")
+    assert command == "featviz layers --out a/b"
 
 
 @pytest.mark.parametrize(
-    ("words", "recorded"),
+    ("words", "expected"),
     [
         (["attack", "--eps", "8/255"], "featviz attack --eps 8/255"),
         (["audit", "--eps=1/255,2/255"], "featviz audit --eps=1/255,2/255"),
@@ -62,8 +55,8 @@ def test_relative_paths_are_recorded_as_given(
         (["maps", "/a folder/b c.jpg"], "featviz maps 'b c.jpg'"),
     ],
 )
-def test_only_absolute_paths_are_reduced(words: list[str], recorded: str) -> None:
-    assert command_line.recorded(words) == recorded
+def test_only_absolute_paths_are_reduced(words: list[str], expected: str) -> None:
+    assert recorded(words) == expected
 
 
 def test_off_a_terminal_a_line_of_progress_comes_every_thirty_seconds(
@@ -86,15 +79,15 @@ def test_quiet_has_no_progress_at_all() -> None:
 
 
 def test_help_lists_every_command_once_in_its_group(capsys: pytest.CaptureFixture[str]) -> None:
-    text = run(capsys, "--help")
+    _, text, _ = run(capsys, "--help")
     groups = re.findall(r"^(Look|Space|Break|Train|Show)\b.*:$", text, re.MULTILINE)
     assert groups == ["Look", "Space", "Break", "Train", "Show"]
     listed = re.findall(r"^  ([a-z]+)  ", text, re.MULTILINE)
-    assert sorted(listed) == sorted(c.name or "" for c in command_line.app.registered_commands)
+    assert sorted(listed) == sorted(c.name or "" for c in app.registered_commands)
 
 
 def test_help_of_a_command_groups_its_options(capsys: pytest.CaptureFixture[str]) -> None:
-    text = run(capsys, "kernels", "--help")
+    _, text, _ = run(capsys, "kernels", "--help")
     order = [text.index(f"\n{title}:") for title in ("Options", "Model", "Output")]
     assert order == sorted(order)
     assert text.index("--layer") < order[1] < text.index("--weights") < order[2]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,7 +17,7 @@ def test_the_example_makes_what_it_says(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.chdir(tmp_path)
     code = re.search(r"```python\n(.*?)```", README, re.DOTALL)
     assert code is not None
-    names: dict[str, object] = {}
+    names: dict[str, Any] = {}
     exec(compile(code[1], "README.md", "exec"), names)  # the test is that this text runs
     assert (tmp_path / "run" / "maximize-conv5" / "result.json").is_file()
     assert (tmp_path / "run" / "gallery" / "index.html").is_file()
@@ -36,7 +37,7 @@ def test_every_documented_command_line_has_known_options() -> None:
 
     from featviz.cli.main import app
 
-    commands = get_command(app).commands
+    commands: dict[str, Any] = get_command(app).commands  # type: ignore[attr-defined]
     for name, options in re.findall(r"featviz ([a-z]+)((?: --?[\w-]+(?: [^-`\s]\S*)?)+)", README):
         known = {option for parameter in commands[name].params for option in parameter.opts}
         assert set(re.findall(r"--[\w-]+", options)) <= known | {"--help"}

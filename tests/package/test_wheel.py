@@ -17,13 +17,13 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("wheel")
-    command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", out]
+    command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(out)]
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
     (built,) = out.glob("*.whl")
     return built
 
 
-def test_the_wheel_holds_assets_templates_and_types(wheel) -> None:
+def test_the_wheel_holds_assets_templates_and_types(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
     assert {
         "featviz/py.typed",
@@ -35,14 +35,14 @@ def test_the_wheel_holds_assets_templates_and_types(wheel) -> None:
     assert not any(name.startswith(("tests/", "gallery/", "recipes/")) for name in names)
 
 
-def test_the_bundled_model_is_small_enough(wheel) -> None:
+def test_the_bundled_model_is_small_enough(wheel: Path) -> None:
     info = zipfile.ZipFile(wheel).getinfo("featviz/assets/alexnet-mini.safetensors")
     assert info.file_size <= 8_000_000
 
 
 @pytest.mark.slow
 def test_the_installed_wheel_takes_the_quick_tour_outside_the_checkout(
-    wheel, tmp_path: Path
+    wheel: Path, tmp_path: Path
 ) -> None:
     site, work = tmp_path / "site", tmp_path / "work"
     work.mkdir()
