@@ -146,7 +146,8 @@ def train(
         epochs: Passes over `data`.
         settings: Learning rate, augmentation and the rest.
         teacher_logits: (N, classes), one row a picture of `data`, to learn from.
-        mean, std: Normalization of pictures in [0, 1]. Default: the net's own.
+        mean: Of red, green and blue in [0, 1], subtracted from pictures. Default: the net's own.
+        std: Of red, green and blue, by which pictures are divided. Default: the net's own.
         snapshot_steps: Keep the first layer's kernels before these steps (and at the end).
         device: "auto", "cpu", "cuda" or "cuda:N".
         workers: Threads that each work on a part of every batch (normalized by itself), with one

@@ -1,4 +1,4 @@
-"""The README's Python runs as it stands there, and its links lead somewhere."""
+"""The README's Python runs as written; links and paths of the documents exist."""
 
 from __future__ import annotations
 
@@ -25,11 +25,32 @@ def test_the_example_makes_what_it_says(tmp_path: Path, monkeypatch: pytest.Monk
     assert names["result"].images.shape[:2] == (2, 3)
 
 
-def test_every_link_leads_to_a_file() -> None:
-    targets = re.findall(r"\]\(([^)#]+)\)", README)
-    assert len(targets) > 8
-    missing = [t for t in targets if "://" not in t and not (ROOT / t).exists()]
+@pytest.mark.parametrize(
+    "page",
+    [
+        *("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md"),
+        *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")),
+    ],
+)
+def test_every_link_leads_to_a_file(page: str) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    targets = [t.partition("#")[0] for t in re.findall(r"\]\(([^)#\s]+)", text)]
+    made_by_the_site = re.compile(r"^reference/(api|commands)/")
+    missing = [
+        t
+        for t in targets
+        if "://" not in t
+        and not made_by_the_site.match(t)
+        and not ((ROOT / page).parent / t).exists()
+    ]
     assert missing == []
+
+
+@pytest.mark.parametrize("page", ["ARCHITECTURE.md", "CONTRIBUTING.md", "README.md"])
+def test_every_path_that_is_named_exists(page: str) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    paths = re.findall(r"`((?:featviz|tests|docs|recipes|benchmarks)/[\w./-]*)`", text)
+    assert [path for path in paths if not (ROOT / path).exists()] == []
 
 
 def test_every_documented_command_line_has_known_options() -> None:
