@@ -1,4 +1,4 @@
-"""Three AlexNets as plain modules: normalised pictures in, logits out.
+"""Three AlexNets as plain modules: normalized pictures in, logits out.
 
     AlexNet       torchvision's form: Krizhevsky, "One weird trick for parallelizing convolutional
                   neural networks", 2014 (arXiv:1404.5997); its names and shapes
@@ -6,12 +6,12 @@
                   Convolutional Neural Networks", 2012, as Caffe's bvlc_alexnet computes it
     AlexNetMini   the same plan for 64 pixels and 200 classes; the model that comes with featviz
 
-None of them normalises its input (`featviz.load` puts that in front) and no operation is in-place,
-so what a hook reads stays what it was. Each class has `aliases`: the paper's name of a place to the
-module that computes it, in the order of the forward pass. `conv1` is the convolution's output
-before its ReLU, `relu1` the output behind it.
+None of them normalizes its input (`featviz.load` adds that) and no operation is in-place, so a
+value that a hook has read does not change later. Each class has `aliases`: the paper's name of a
+layer to the module that computes it, in the order of the forward pass. `conv1` is the convolution's
+output before its ReLU, `relu1` the output behind it.
 
-`with_batch_norm` and `fold_batch_norm` put batch normalisation behind the layers for training and
+`with_batch_norm` and `fold_batch_norm` put batch normalization behind the layers for training and
 multiply it into their weights afterwards.
 """
 
@@ -23,7 +23,21 @@ import torch
 from torch import Tensor, nn
 
 
-class AlexNet(nn.Module):
+class _Plan(nn.Module):
+    """Convolutions, an average pool and three fully connected layers."""
+
+    features: nn.Sequential
+    avgpool: nn.AdaptiveAvgPool2d
+    classifier: nn.Sequential
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        """Logits (N, num_classes) of normalized pictures (N, 3, H, W)."""
+        x = self.avgpool(self.features(pictures))
+        logits: Tensor = self.classifier(torch.flatten(x, 1))
+        return logits
+
+
+class AlexNet(_Plan):
     """torchvision's AlexNet: (N, 3, 224, 224) to (N, num_classes); 61,100,840 parameters."""
 
     aliases: ClassVar[dict[str, str]] = {
@@ -70,18 +84,12 @@ class AlexNet(nn.Module):
         self.avgpool = nn.AdaptiveAvgPool2d((6, 6))
         self.classifier = _classifier(256 * 6 * 6, 4096, num_classes, dropout)
 
-    def forward(self, pictures: Tensor) -> Tensor:
-        """Logits (N, num_classes) of normalised pictures (N, 3, H, W)."""
-        x = self.avgpool(self.features(pictures))
-        logits: Tensor = self.classifier(torch.flatten(x, 1))
-        return logits
 
-
-class AlexNet2012(nn.Module):
+class AlexNet2012(_Plan):
     """The paper's AlexNet: (N, 3, 227, 227) to (N, num_classes); 60,965,224 parameters.
 
-    Two groups in conv2, conv4 and conv5, local response normalisation behind relu1 and relu2. The
-    normalisation is Caffe's: x / (1 + alpha/5 * sum of x^2 over 5 channels)^.75 with alpha 1e-4;
+    Two groups in conv2, conv4 and conv5, local response normalization behind relu1 and relu2. The
+    normalization is Caffe's: x / (1 + alpha/5 * sum of x^2 over 5 channels)^.75 with alpha 1e-4;
     the paper has k = 2 and does not divide alpha by 5.
     """
 
@@ -134,20 +142,14 @@ class AlexNet2012(nn.Module):
         self.avgpool = nn.AdaptiveAvgPool2d((6, 6))
         self.classifier = _classifier(256 * 6 * 6, 4096, num_classes, dropout)
 
-    def forward(self, pictures: Tensor) -> Tensor:
-        """Logits (N, num_classes) of normalised pictures (N, 3, H, W)."""
-        x = self.avgpool(self.features(pictures))
-        logits: Tensor = self.classifier(torch.flatten(x, 1))
-        return logits
 
-
-class AlexNetMini(nn.Module):
+class AlexNetMini(_Plan):
     """AlexNet's plan for small pictures: (N, 3, 64, 64) to (N, num_classes); 3.7 M parameters.
 
     conv1 keeps the large kernels (9x9) at stride 2; maps of 31, 15, 7 and 3 positions a side are
     halved by 3x3 pools that leave no edge over. As in torchvision's AlexNet an average pool to a
-    fixed 3x3 stands before the classifier: at 64 pixels it changes nothing, and it lets the net
-    train on smaller pictures.
+    fixed 3x3 is before the classifier: at 64 pixels it changes nothing, and with it the net can
+    be trained on smaller pictures.
     """
 
     aliases: ClassVar[dict[str, str]] = AlexNet.aliases
@@ -176,12 +178,6 @@ class AlexNetMini(nn.Module):
         self.avgpool = nn.AdaptiveAvgPool2d((3, 3))
         self.classifier = _classifier(256 * 3 * 3, 640, num_classes, dropout)
 
-    def forward(self, pictures: Tensor) -> Tensor:
-        """Logits (N, num_classes) of normalised pictures (N, 3, H, W)."""
-        x = self.avgpool(self.features(pictures))
-        logits: Tensor = self.classifier(torch.flatten(x, 1))
-        return logits
-
 
 def _classifier(inputs: int, hidden: int, num_classes: int, dropout: float) -> nn.Sequential:
     return nn.Sequential(
@@ -196,12 +192,12 @@ def _classifier(inputs: int, hidden: int, num_classes: int, dropout: float) -> n
 
 
 class _Normalized(nn.Module):
-    """A convolution or linear layer with batch normalisation behind it."""
+    """A convolution or linear layer with batch normalization behind it."""
 
     def __init__(self, layer: nn.Conv2d | nn.Linear):
         super().__init__()
         self.layer = layer
-        # The normalisation subtracts any constant, so the layer's own bias would be idle.
+        # The normalization subtracts any constant, so the layer's own bias has no effect.
         self.layer.bias = None
         outputs = layer.weight.shape[0]
         self.norm: nn.BatchNorm1d | nn.BatchNorm2d
@@ -215,10 +211,10 @@ class _Normalized(nn.Module):
 
 
 def with_batch_norm(net: nn.Module) -> nn.Module:
-    """The net with batch normalisation behind each convolution and linear layer but the last.
+    """The net with batch normalization behind each convolution and linear layer but the last.
 
     Works in place and returns the net; the paths of `aliases` still name the same places. The
-    layers lose their biases (normalisation has its own).
+    layers lose their biases (normalization has its own).
     """
     paths = [p for p, m in net.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)]
     for path in paths[:-1]:
@@ -228,7 +224,7 @@ def with_batch_norm(net: nn.Module) -> nn.Module:
 
 
 def fold_batch_norm(net: nn.Module) -> nn.Module:
-    """The net without the normalisation of `with_batch_norm`, computing what it did in eval mode.
+    """The net without the normalization of `with_batch_norm`, equal to it in eval mode.
 
     w' = w * gamma / sqrt(var + eps) and b' = beta - mean * gamma / sqrt(var + eps), per output.
     Works in place and returns the net; a net without such layers is left as it is.
@@ -240,7 +236,7 @@ def fold_batch_norm(net: nn.Module) -> nn.Module:
 
 
 def folded_weight(layer: nn.Module) -> Tensor:
-    """A layer's weight as it will be when folded: (out, in, k, k) or (out, in)."""
+    """A layer's weight after folding: (out, in, k, k) or (out, in)."""
     plain = _folded(layer) if isinstance(layer, _Normalized) else layer
     weight = plain.weight
     assert isinstance(weight, Tensor)

@@ -1,7 +1,7 @@
-"""The convolution that sees the picture itself, and the layers above that still carry its channels.
+"""The convolution that reads the picture itself, and the layers behind it with the same channels.
 
-Between it and the next convolution stand ReLUs, pools and normalisation, which change values but
-not what a channel means: unit 12 of pool1 is still about kernel 12.
+ReLUs, pools and normalization between it and the next convolution change values but not the meaning
+of a channel: unit 12 of pool1 belongs to kernel 12.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ KEEPERS = (
 
 
 def leaves(model: Model) -> list[tuple[str, nn.Module]]:
-    """The modules without children, by layer name, in the order in which a picture meets them."""
+    """The modules without children, by layer name, in the order of the forward pass."""
     pairs = [(la.name, model.net.get_submodule(la.path)) for la in model.layers.values()]
     return [(name, m) for name, m in pairs if not any(True for _ in m.children())]
 
@@ -34,7 +34,7 @@ def first_convolution(model: Model) -> str | None:
 
 
 def first_kernels(model: Model) -> Tensor | None:
-    """Its weights (N, 3, k, k) in red, green and blue, or None if it does not see three colours."""
+    """Its weights (N, 3, k, k) in red, green and blue; None if it has not three input channels."""
     name = first_convolution(model)
     if name is None:
         return None
@@ -47,9 +47,12 @@ def first_kernels(model: Model) -> Tensor | None:
 
 
 def carried_kernels(model: Model, layer: str, *, into: bool = False) -> Tensor | None:
-    """`first_kernels` if the channels that leave `layer` are still theirs, else None.
+    """`first_kernels` if the output channels of `layer` are theirs, else None.
 
-    into: ask for the channels that enter the layer instead
+    Args:
+        model: the model.
+        layer: name of the layer.
+        into: whether its input channels are meant instead.
     """
     passed = leaves(model)
     names = [name for name, _ in passed]

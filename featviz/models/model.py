@@ -16,31 +16,15 @@ from torch import Tensor, nn
 
 from featviz.errors import UserError, nearest, public
 from featviz.models.frozen import evaluating
-from featviz.models.receptive_field import ReceptiveField, record_modules
+from featviz.models.receptive_field import ModuleRecord, record_modules
 
 
-@dataclass(frozen=True)
-class Layer:
+@dataclass(frozen=True, kw_only=True)
+class Layer(ModuleRecord):
     """A named place in a model."""
 
     name: str
     """the alias if it has one, else the path"""
-    path: str
-    """of the module; "" is the whole net"""
-    kind: str
-    """the module's class: "Conv2d", "ReLU" ..."""
-    shape: tuple[int, ...]
-    """of the activation of one picture: (C, H, W), (C,) or (tokens, C)"""
-    channels_last: bool
-    """the module itself gives (H, W, C); featviz permutes it to (C, H, W)"""
-    calls: int
-    """how often the module runs in one forward pass"""
-    parameters: int
-    macs: int
-    """multiply-adds for one picture"""
-    receptive_field: ReceptiveField | None
-    whole: bool
-    """each unit sees the whole picture"""
 
     @property
     def units(self) -> int:
@@ -146,22 +130,8 @@ class Model(nn.Module):
         with evaluating(self.net):
             records = record_modules(self.net, self.normalize(example))
         names = {path: alias for alias, path in self.aliases.items()}
-        table = {}
-        for path, r in records.items():
-            name = names.get(path, path)
-            table[name] = Layer(
-                name=name,
-                path=path,
-                kind=r.kind,
-                shape=(r.shape[2], *r.shape[:2]) if r.channels_last else r.shape,
-                channels_last=r.channels_last,
-                calls=r.calls,
-                parameters=r.parameters,
-                macs=r.macs,
-                receptive_field=r.receptive_field,
-                whole=r.whole,
-            )
-        return table
+        layers = [Layer(name=names.get(path, path), **vars(r)) for path, r in records.items()]
+        return {layer.name: layer for layer in layers}
 
     def layer(self, name: str) -> Layer:
         """The layer of an alias or a module path. Raises UserError with the nearest names."""

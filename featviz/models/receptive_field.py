@@ -1,13 +1,13 @@
-"""What each module sees of the picture: receptive field, stride, shape and multiply-adds.
+"""Geometry and cost of each module: receptive field, stride, shape and multiply-adds.
 
-One forward pass of one picture is watched at the level of torch's own operations, so functional
+One forward pass of one picture is followed at the level of torch's own operations, so functional
 layers, branches and reused modules are counted as they are. Per axis a feature map has a size s,
-a stride j and a start o (the first input pixel under position 0); a window of k with stride t,
+a stride j and a start o (the first input pixel of position 0); a window of k with stride t,
 padding p and dilation d turns them into s + d(k-1)j, jt, o - pj (Araujo et al. 2019, Distill,
 "Computing receptive fields of convolutional neural networks", eqs. 2 and 5).
 
-Followed beside it is which axis of a tensor holds the channels, since some nets (ConvNeXt, Swin)
-carry maps as (N, H, W, C): a matrix product puts its channels last, a permutation moves them.
+The axis of the channels is followed, too, since some nets (ConvNeXt, Swin) have maps (N, H, W, C):
+a matrix product puts its channels last, a permutation moves them.
 """
 
 from __future__ import annotations
@@ -41,94 +41,55 @@ class ReceptiveField:
         return top, left, top + self.size[0], left + self.size[1]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ModuleRecord:
-    """One module as one forward pass met it."""
+    """A module as it runs in one forward pass."""
 
     path: str
+    """of the module; "" is the whole net"""
     kind: str
+    """the module's class: "Conv2d", "ReLU" ..."""
     shape: tuple[int, ...]
-    """of its output, without the batch"""
+    """of the activation of one picture: (C, H, W), (C,) or (tokens, C)"""
     channels_last: bool
-    """a map (H, W, C)"""
+    """the module itself gives (H, W, C); featviz permutes it to (C, H, W)"""
     calls: int
-    """how often it ran in one pass; what is recorded is its last run"""
+    """how often it runs in one pass; activation and geometry are those of its last run"""
     parameters: int
     macs: int
     """multiply-adds of all its runs, children included, for one picture"""
     receptive_field: ReceptiveField | None
     """None where the geometry is not a grid of windows (`whole` tells which)"""
     whole: bool
-    """it sees the whole picture (fully connected or globally pooled)"""
-    leaf: bool
+    """each unit sees the whole picture (fully connected or globally pooled)"""
 
 
-# What a tensor sees: a field, "whole", or None for unknown; absent for what is not from the input.
+# A tensor's field, "whole", or None for unknown; absent for what does not depend on the input.
 _Sight = ReceptiveField | str | None
 
-_POINTWISE = {
-    "abs",
-    "add",
-    "add_",
-    "alias",
-    "clamp",
-    "clone",
-    "cat",
-    "cudnn_batch_norm",
-    "detach",
-    "div",
-    "dropout",
-    "elu",
-    "exp",
-    "gelu",
-    "hardsigmoid",
-    "hardsigmoid_",
-    "hardswish",
-    "hardswish_",
-    "hardtanh",
-    "hardtanh_",
-    "leaky_relu",
-    "leaky_relu_",
-    "mul",
-    "mul_",
-    "native_batch_norm",
-    "native_dropout",
-    "neg",
-    "pow",
-    "relu",
-    "relu_",
-    "rsqrt",
-    "sigmoid",
-    "sigmoid_",
-    "silu",
-    "silu_",
-    "softplus",
-    "sqrt",
-    "sub",
-    "tanh",
-    "_native_batch_norm_legit_no_training",
-    "_to_copy",
-    "rsub",
-    "select",
-    "slice",
-    "split",
-    "chunk",
-    "unbind",
-    "split_with_sizes",
-}
+# Without the underscore at the end of in-place variants.
+_POINTWISE = frozenset(
+    {
+        *("abs", "add", "alias", "cat", "chunk", "clamp", "clone", "detach", "div", "exp", "mul"),
+        *("neg", "pow", "rsqrt", "rsub", "select", "slice", "split", "split_with_sizes", "sqrt"),
+        *("sub", "unbind", "_to_copy", "dropout", "native_dropout", "elu", "gelu", "hardsigmoid"),
+        *("hardswish", "hardtanh", "leaky_relu", "relu", "sigmoid", "silu", "softplus", "tanh"),
+        *("cudnn_batch_norm", "native_batch_norm", "_native_batch_norm_legit_no_training"),
+    }
+)
 _RESHAPES = {"view", "_unsafe_view", "reshape", "unsqueeze", "squeeze", "transpose", "permute"}
 _PRODUCTS = {"addmm", "mm", "linear", "bmm", "matmul", "mkldnn_linear"}
 _WINDOWS = {
-    "avg_pool2d": 1,
-    "max_pool2d_with_indices": 1,
-    "avg_pool3d": 1,
-    "max_pool2d": 1,
-    "mkldnn_max_pool2d": 1,
+    "avg_pool2d",
+    "avg_pool3d",
+    "max_pool2d",
+    "max_pool2d_with_indices",
+    "mkldnn_max_pool2d",
 }
 
 
-class _Watch(TorchDispatchMode):
-    """Follow what each tensor sees, and count multiply-adds."""
+class _Trace(TorchDispatchMode):
+    """Follow the receptive field of each tensor, and count multiply-adds."""
 
     def __init__(self, picture: Tensor):
         super().__init__()
@@ -138,7 +99,7 @@ class _Watch(TorchDispatchMode):
         self.mark(picture, ReceptiveField((1, 1), (1, 1), (0, 0)), 1)
 
     def mark(self, tensor: Tensor, sight: _Sight, channels: int | None) -> None:
-        # The tensor is kept alive, so its id names it alone.
+        # The tensor is kept alive, so that its id stays unique.
         self.sights[id(tensor)] = (tensor, sight)
         self.channels[id(tensor)] = channels
 
@@ -292,7 +253,7 @@ def _follow(
             return first
         # Flattened for a fully connected layer; anything else leaves the grid for the unknown.
         return "whole" if out.dim() == 2 else None
-    if name in _POINTWISE and out.dim() >= 3:
+    if name.removesuffix("_") in _POINTWISE and out.dim() >= 3:
         return _union([s for s in sights if isinstance(s, ReceptiveField)])
     return None
 
@@ -333,11 +294,12 @@ def _union(fields: list[ReceptiveField]) -> ReceptiveField | None:
 
 
 def record_modules(net: nn.Module, picture: Tensor) -> dict[str, ModuleRecord]:
-    """Run `net` once on one picture (1, 3, H, W) and describe each module that ran, by path.
+    """Run a net once on one picture (1, 3, H, W) and describe each module that ran.
 
-    Order: as the modules finished. The net is left as it was.
+    Returns:
+        Module path to record, in the order in which the modules finished.
     """
-    watch = _Watch(picture)
+    trace = _Trace(picture)
     finished: dict[str, tuple[Tensor, int]] = {}
     calls: Counter[str] = Counter()
     macs: Counter[str] = Counter()
@@ -346,7 +308,7 @@ def record_modules(net: nn.Module, picture: Tensor) -> dict[str, ModuleRecord]:
 
     def before(path: str) -> Any:
         def hook(module: nn.Module, inputs: Any) -> None:
-            began[path] = watch.macs
+            began[path] = trace.macs
 
         return hook
 
@@ -354,7 +316,7 @@ def record_modules(net: nn.Module, picture: Tensor) -> dict[str, ModuleRecord]:
         def hook(module: nn.Module, inputs: Any, output: Any) -> None:
             tensors = _tensors([output if not isinstance(output, dict) else list(output.values())])
             calls[path] += 1
-            macs[path] += watch.macs - began[path]
+            macs[path] += trace.macs - began[path]
             if tensors:
                 finished.pop(path, None)  # the last run counts, in its place
                 finished[path] = (tensors[0], len(finished))
@@ -366,7 +328,7 @@ def record_modules(net: nn.Module, picture: Tensor) -> dict[str, ModuleRecord]:
         handles.append(module.register_forward_pre_hook(before(path)))
         handles.append(module.register_forward_hook(after(path)))
     try:
-        with torch.no_grad(), watch:
+        with torch.no_grad(), trace:
             net(picture)
     finally:
         for handle in handles:
@@ -374,18 +336,19 @@ def record_modules(net: nn.Module, picture: Tensor) -> dict[str, ModuleRecord]:
 
     records: dict[str, ModuleRecord] = {}
     for path, (tensor, _) in finished.items():
-        sight = watch.seen(tensor) if watch.knows(tensor) else None
+        sight = trace.seen(tensor) if trace.knows(tensor) else None
         module = modules[path]
+        shape, last = tuple(tensor.shape[1:]), trace.channels.get(id(tensor)) == 3
+        channels_last = tensor.dim() == 4 and last
         records[path] = ModuleRecord(
             path=path,
             kind=type(module).__name__,
-            shape=tuple(tensor.shape[1:]),
-            channels_last=tensor.dim() == 4 and watch.channels.get(id(tensor)) == 3,
+            shape=(shape[2], *shape[:2]) if channels_last else shape,
+            channels_last=channels_last,
             calls=calls[path],
             parameters=sum(p.numel() for p in module.parameters()),
             macs=macs[path],
             receptive_field=sight if isinstance(sight, ReceptiveField) else None,
             whole=sight == "whole",
-            leaf=not any(True for _ in module.children()),
         )
     return records

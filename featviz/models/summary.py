@@ -5,20 +5,22 @@ from __future__ import annotations
 import json
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from featviz import plotting, results
+from featviz.errors import public
 from featviz.models.model import Layer, Model
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _COLUMNS = ("layer", "module", "kind", "shape", "parameters", "multiply-adds", "field", "stride")
+_TEXT = 4  # the first columns are text, the others numbers
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class Summary(results.Result):
-    """The layers of a model, in the order in which one picture meets them."""
+    """The layers of a model, in the order of the forward pass."""
 
     kind: ClassVar[str] = "layers"
 
@@ -34,7 +36,7 @@ class Summary(results.Result):
     def numbers(self) -> dict[str, results.Number]:
         return {
             "parameters": results.Number(self.parameters, "", "weights and biases"),
-            "multiply-adds": results.Number(self.macs, "", "of one picture's forward pass"),
+            "multiply-adds": results.Number(self.macs, "", "in the forward pass of one picture"),
         }
 
     def rows(self) -> list[tuple[str, ...]]:
@@ -57,11 +59,10 @@ class Summary(results.Result):
         """The table for a terminal."""
         rows = [_COLUMNS, *self.rows()]
         widths = [max(len(row[i]) for row in rows) for i in range(len(_COLUMNS))]
-        left = 4  # the first columns are words, the rest figures
         lines = [
             "  ".join(
-                cell.ljust(w) if i < left else cell.rjust(w)
-                for i, (cell, w) in enumerate(zip(row, widths, strict=True))
+                f"{cell:{'<' if i < _TEXT else '>'}{width}}"
+                for i, (cell, width) in enumerate(zip(row, widths, strict=True))
             ).rstrip()
             for row in rows
         ]
@@ -74,26 +75,7 @@ class Summary(results.Result):
             "model": self.origin.model,
             "parameters": self.parameters,
             "macs": self.macs,
-            "layers": [
-                {
-                    "name": layer.name,
-                    "path": layer.path,
-                    "kind": layer.kind,
-                    "shape": layer.shape,
-                    "units": layer.units,
-                    "parameters": layer.parameters,
-                    "macs": layer.macs,
-                    "receptive_field": field
-                    and {
-                        "size": field.size,
-                        "stride": field.stride,
-                        "offset": field.offset,
-                    },
-                    "whole": layer.whole,
-                }
-                for layer in self.layers
-                for field in [layer.receptive_field]
-            ],
+            "layers": [_record(layer) for layer in self.layers],
         }
         return json.dumps(document, indent=1)
 
@@ -102,8 +84,8 @@ class Summary(results.Result):
         folder.figure(
             "layers.svg",
             self.plot(),
-            caption="Receptive field and multiply-adds of each layer; layers that see the whole "
-            "picture have no bar on the left.",
+            caption="Receptive field and multiply-adds of each layer; layers whose units see the "
+            "whole picture have no bar on the left.",
             alt="Bar charts of receptive field and multiply-adds by layer",
         )
 
@@ -125,6 +107,13 @@ class Summary(results.Result):
         return figure
 
 
+def _record(layer: Layer) -> dict[str, Any]:
+    names = ("name", "path", "kind", "shape", "units", "parameters", "macs")
+    field = layer.receptive_field
+    record = {name: getattr(layer, name) for name in names}
+    return record | {"receptive_field": field and vars(field), "whole": layer.whole}
+
+
 def _pair(values: tuple[int, int]) -> str:
     return str(values[0]) if values[0] == values[1] else f"{values[0]} x {values[1]}"
 
@@ -133,22 +122,27 @@ def _rest(layer: Layer) -> str:
     return "whole" if layer.whole else "-"
 
 
+@public
 def summarize(model: Model, *, all_modules: bool = False) -> Summary:
     """The layers of a model with their geometry and cost.
 
-    all_modules: every module, also containers; default: named layers, or the leaves of a model
-        without names of its own.
+    Args:
+        model: the model.
+        all_modules: every module, also containers; default: the layers with an alias, or the
+            leaves of a model without aliases.
+
+    Returns:
+        The layers in the order of the forward pass.
     """
     started = time.perf_counter()
     named = [la for la in model.layers.values() if la.name in model.aliases]
     has_children = {path.rpartition(".")[0] for path, _ in model.net.named_modules() if path}
     leaves = [la for la in model.layers.values() if la.path not in has_children or not la.path]
     chosen = list(model.layers.values()) if all_modules else named if len(named) > 1 else leaves
-    root = next(la for la in model.layers.values() if la.path in ("", model.aliases.get("logits")))
     return Summary(
         origin=results.origin(model, parameters={"all_modules": all_modules}, started=started),
         model_name=model.name,
         layers=tuple(chosen),
         parameters=sum(p.numel() for p in model.net.parameters()),
-        macs=max(la.macs for la in model.layers.values()) if root else 0,
+        macs=max(la.macs for la in model.layers.values()),
     )

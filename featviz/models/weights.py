@@ -1,6 +1,6 @@
-"""Weights from a file into a net: read safely, names recognised, every mismatch named at once.
+"""Weights from a file into a net: read safely, names recognized, every mismatch named at once.
 
-Read: safetensors, or a torch file with `weights_only=True`. Recognised: torchvision's names, the
+Read: safetensors, or a torch file with `weights_only=True`. Recognized: torchvision's names, the
 same behind a wrapper's prefix ("module."), and Caffe conversions ("conv1.weight", "fc8.bias").
 """
 
@@ -20,7 +20,7 @@ from featviz.errors import UserError
 
 
 class WeightsFile(NamedTuple):
-    """What a file of weights holds."""
+    """The content of a file of weights."""
 
     tensors: dict[str, Tensor]
     metadata: dict[str, str]
@@ -47,7 +47,8 @@ _SHOWN = 6  # mismatches written out before "and N more"
 def read_weights(path: str | Path) -> WeightsFile:
     """The tensors of a file, by name. No code in it is ever run.
 
-    Raises UserError if it is absent, cut short, of no known format, or a pickle that needs code.
+    Raises:
+        UserError: if it is absent, cut short, of no known format, or a pickle that needs code.
     """
     path = Path(path)
     if not path.is_file():
@@ -79,7 +80,7 @@ def _read_safetensors(path: Path) -> WeightsFile:
 def _read_torch(path: Path) -> WeightsFile:
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about old pickles; what matters is said below
+            warnings.simplefilter("ignore")  # about old pickles; errors are reported below
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         wanted = str(error).splitlines()[0].strip()
@@ -135,15 +136,19 @@ def count_classes(tensors: Mapping[str, Tensor], net: nn.Module) -> int | None:
 
 
 def fill(net: nn.Module, file: WeightsFile, path: str | Path, name: str) -> bool:
-    """Copy weights into the net; return False where they are a trunk without a head.
+    """Copy weights into the net.
 
-    Raises UserError that names every missing, unknown and misshapen tensor.
+    Returns:
+        False where they are a trunk without a head.
+
+    Raises:
+        UserError: naming every missing, unknown and misshapen tensor.
     """
     wanted = net.state_dict()
     tensors = {
         key: t
         for key, t in rename(file.tensors, wanted).items()
-        # Auxiliary heads serve training alone.
+        # Auxiliary heads are used in training only.
         if not (key.startswith(("aux1.", "aux2.", "AuxLogits.")) and key not in wanted)
     }
     unknown = [key for key in tensors if key not in wanted]
@@ -188,11 +193,11 @@ def parse_classes(text: str) -> list[tuple[str, str]]:
 
 
 def read_classes(
-    given: str | Path | None, weights: str | Path | None, metadata: Mapping[str, str]
+    file: str | Path | None, weights: str | Path | None, metadata: Mapping[str, str]
 ) -> list[tuple[str, str]] | None:
     """Class names from --classes, else from the weights' metadata, else FILE.classes.txt beside."""
-    if given is not None:
-        path = Path(given)
+    if file is not None:
+        path = Path(file)
         if not path.is_file():
             raise UserError(f"{path}: no such file; --classes takes a text file, one class a line")
         return parse_classes(path.read_text(encoding="utf-8", errors="replace"))

@@ -1,4 +1,4 @@
-"""The one door to torchvision and timm: nothing else in featviz imports them.
+"""The only module of featviz that imports torchvision and timm.
 
 On Linux some indexes have torchvision only as a CUDA build. Beside a CPU torch its compiled part
 does not load, and `import torchvision` fails for want of two operator schemas. They are supplied
@@ -25,7 +25,7 @@ _libraries: list[Any] = []  # a torch.library.Library lives as long as it is ref
 
 
 class Preparation(NamedTuple):
-    """How a net wants its pictures."""
+    """Preprocessing of a net's pictures."""
 
     input_size: int
     resize: int
@@ -57,7 +57,7 @@ def _torchvision() -> Any:
 
 
 def torchvision_names() -> list[str]:
-    """Classifiers that torchvision knows by name."""
+    """Names of torchvision's classifiers."""
     models = _torchvision().models
     return list(models.list_models(module=models))
 
@@ -70,14 +70,15 @@ def is_installed(package: str) -> bool:
 def build(name: str, num_classes: int = 1000) -> tuple[nn.Module, Preparation]:
     """A torchvision net, or one of timm ("timm/NAME"), with random weights.
 
-    Raises UserError for an unknown name or an absent package.
+    Raises:
+        UserError: for an unknown name or an absent package.
     """
     if name.startswith("timm/"):
         return _build_timm(name.removeprefix("timm/"), num_classes)
     models = _torchvision().models
     options: dict[str, Any] = {"weights": None, "num_classes": num_classes}
     if name in {"googlenet", "inception_v3"}:
-        # Auxiliary heads are there for training; random initialisation by scipy is slow.
+        # Auxiliary heads are used in training only; random initialization by scipy is slow.
         options |= {"init_weights": False, "aux_logits": False}
     net = models.get_model(name, **options)
     return net, _preparation(models.get_model_weights(name).DEFAULT)
@@ -96,7 +97,7 @@ def _preparation(weights: Any) -> Preparation:
 def _build_timm(name: str, num_classes: int) -> tuple[nn.Module, Preparation]:
     if not is_installed("timm"):
         raise UserError(f"timm/{name} needs timm; pip install 'featviz[timm]'")
-    _torchvision()  # timm imports torchvision, which must come through this door
+    _torchvision()  # timm imports torchvision, which must be loaded as above
     import timm
     from timm.data.config import resolve_model_data_config
 
@@ -113,7 +114,8 @@ def _build_timm(name: str, num_classes: int) -> tuple[nn.Module, Preparation]:
 def default_weights(name: str) -> tuple[dict[str, torch.Tensor], tuple[str, ...]]:
     """torchvision's own weights and class names, by its own download.
 
-    Raises UserError where there is no network and nothing in torch's cache.
+    Raises:
+        UserError: where there is no network and nothing in torch's cache.
     """
     if name.startswith("timm/"):
         raise UserError("--weights DEFAULT works for torchvision's models; give timm a file")
