@@ -4,9 +4,9 @@
 
 Exact search beside scikit-learn's brute force too, and the approximate indexes behind it: how long
 they take to build, how long to search, and the recall@10 that was measured when they were built.
-20,000 rows of 4,096 numbers, 1,000 queries, 10 neighbours; --quick: 5,000 rows of 1,024. The rows
+20,000 rows of 4,096 numbers, 1,000 queries, 10 neighbors; --quick: 5,000 rows of 1,024. The rows
 are 500 clusters through a random map and a ReLU, 70% zeros, as float16 numbers. featviz answers
-with certified neighbours (float64 distances, ties by row), the bare searches with what float32
+with certified neighbors (float64 distances, ties by row), the bare searches with what float32
 gives; how many of their answers are the same is printed too.
 """
 
@@ -62,7 +62,7 @@ def main() -> None:
     exact = index.search(asked, K)[1].numpy()
     for name, found in same.items():
         share = np.mean([len(set(a) & set(b)) / K for a, b in zip(exact, found, strict=True)])
-        rows.append(_rounds.row(f"{name}: same neighbours", "fraction", [float(share)]))
+        rows.append(_rounds.row(f"{name}: same neighbors", "fraction", [float(share)]))
     ours = seconds["featviz"]
     ratios = {
         f"featviz/{name}": statistics.median(a / b for a, b in zip(ours, values, strict=True))
@@ -93,9 +93,9 @@ def approximate(kind: str, base: Tensor, asked: Tensor, size: str) -> list[dict[
 def made_up_fc7(count: int, dim: int) -> Tensor:
     """Rows (count, dim) with the zeros, clusters and rounding of a store of fc7."""
     generator = torch.Generator().manual_seed(0)
-    centres = torch.randn(500, 96, generator=generator)
+    centers = torch.randn(500, 96, generator=generator)
     chosen = torch.randint(500, (count,), generator=generator)
-    hidden = centres[chosen] + 0.7 * torch.randn(count, 96, generator=generator)
+    hidden = centers[chosen] + 0.7 * torch.randn(count, 96, generator=generator)
     mapped = hidden @ torch.randn(96, dim, generator=generator) / 96**0.5
     offset = mapped.flatten()[:: max(1, mapped.numel() // 100_000)].quantile(0.7)
     rows: Tensor = (mapped - offset).relu().half().float()

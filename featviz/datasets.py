@@ -40,7 +40,7 @@ _CHUNK = 8
 """pictures that a thread reads before it hands them over"""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Pictures:
     """Which pictures, in which order.
 
@@ -58,6 +58,10 @@ class Pictures:
 
     def __len__(self) -> int:
         return len(self.paths)
+
+    def __repr__(self) -> str:
+        classes = f" of {len(self.classes)} classes" if self.classes else ""
+        return f"<Pictures: {len(self):,} in {self.name}{classes}>"
 
     @property
     def name(self) -> str:
@@ -206,7 +210,7 @@ def in_memory(pictures: Tensor, labels: Sequence[str] | None = None) -> Pictures
     return _Tensors(Path("tensor"), names, labels, pictures)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class _Tensors(Pictures):
     """Pictures that are in memory; a path is the number of a picture."""
 

@@ -53,7 +53,7 @@ def resolve(decoder: str) -> str:
 def decode_square(
     content: bytes, resize: int, crop: int | None = None, *, decoder: str = "exact", name: str = ""
 ) -> Prepared:
-    """The picture in a file's bytes: shorter side to `resize`, then the centre `crop`.
+    """The picture in a file's bytes: shorter side to `resize`, then the center `crop`.
 
     decoder: what `resolve` gave
 
@@ -165,14 +165,14 @@ def _by_simplejpeg(
 
 
 def _kind(content: bytes) -> tuple[str, bool] | None:
-    """(subsampling, progressive) of an upright three-colour JPEG; None for all others."""
+    """(subsampling, progressive) of an upright three-color JPEG; None for all others."""
     import simplejpeg
 
     try:
-        height, width, colours, subsampling = simplejpeg.decode_jpeg_header(content)
+        height, width, colors, subsampling = simplejpeg.decode_jpeg_header(content)
     except ValueError:
         return None
-    if colours != "YCbCr" or not height or not width or _turned(content):
+    if colors != "YCbCr" or not height or not width or _turned(content):
         return None
     return subsampling, _progressive(content)
 

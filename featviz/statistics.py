@@ -25,7 +25,7 @@ _LEVEL = 0.95
 class Share(NamedTuple):
     """A fraction of n observations with its 95% Wilson interval."""
 
-    hits: int
+    hits: float
     n: int
     low: float
     high: float
@@ -42,12 +42,16 @@ class Share(NamedTuple):
 
     def number(self, meaning: str) -> Number:
         """The fraction for a result, with its interval and n."""
-        counted = f"{meaning} ({self.hits:,} of {self.n:,})"
+        counted = f"{meaning} ({self.hits:,g} of {self.n:,})"
         return Number(self.value, "fraction", counted, self.low, self.high, self.n)
 
 
-def share(hits: int, n: int) -> Share:
-    """`hits` of n with the 95% Wilson interval; without observations the interval is [0, 1]."""
+def share(hits: float, n: int) -> Share:
+    """`hits` of n with the 95% Wilson interval; without observations the interval is [0, 1].
+
+    For the sum of n values in [0, 1] the interval is wide enough, too: p (1 - p) bounds their
+    variance.
+    """
     if n == 0:
         return Share(0, 0, 0.0, 1.0)
     from scipy.stats import norm

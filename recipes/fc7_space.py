@@ -1,4 +1,4 @@
-"""What an AlexNet's fc7 space holds: neighbours by class and group, beside conv5 and raw pixels.
+"""What an AlexNet's fc7 space holds: neighbors by class and group, beside conv5 and raw pixels.
 
     python recipes/fc7_space.py --data FOLDER --out FOLDER [--model alexnet --weights FILE]
         [--classes FILE] [--class-names FILE] [--pixels 32] [--atlas] [--icon-side 10]
@@ -12,7 +12,7 @@ Groups are ours (imagenet_groups.tsv, a synset and a word a line): dogs, birds, 
 buildings and 37 more, as one would sort photographs by hand. What fits none is "other object" and
 is left out. Data whose folders are no synsets are judged by class alone.
 
-It prints a table in Markdown, and writes it (table.md), the neighbours of a dog, a bird, a vehicle
+It prints a table in Markdown, and writes it (table.md), the neighbors of a dog, a bird, a vehicle
 and a building in both spaces (sheets to look at), and with --atlas the map of the fc7 space with
 photographs and synthetic icons. docs/fc7-space.md has the results.
 """
@@ -69,7 +69,9 @@ def main() -> None:
     ]
     for name, space in spaces(stores, options.pixels):
         for judged_by, labels in (("class", stores["relu7"].labels), ("group", groups)):
-            quality = featviz.find_neighbors(space, [0], labels=labels, judge=len(labels)).quality
+            quality = featviz.find_neighbors(
+                space, [0], labels=labels, precision_rows=len(labels)
+            ).quality
             if quality is not None:
                 lines.append(line_of(name, judged_by, quality))
     (options.out / "table.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
@@ -79,7 +81,7 @@ def main() -> None:
         asked = evenly([row for row, group in enumerate(groups) if group in wanted], SHEET_ROWS)
         for layer, store in stores.items():
             if asked:
-                found = featviz.find_neighbors(store, asked, judge=0)
+                found = featviz.find_neighbors(store, asked, precision_rows=0)
                 found.save(options.out / f"{word}-{layer}", overwrite=True)
     if options.atlas:
         made = featviz.build_atlas(
@@ -96,9 +98,9 @@ def spaces(stores: dict[str, Store], side: int) -> Iterator[tuple[str, Store | T
 
 
 def raw_pixels(store: Store, side: int) -> Tensor:
-    """The pictures of a store as (N, 3 * side * side), less their common mean: plain colours.
+    """The pictures of a store as (N, 3 * side * side), less their common mean: plain colors.
 
-    Without the mean every picture would point the same way, towards grey, and cosine tell nothing.
+    Without the mean every picture would point the same way, towards gray, and cosine tell nothing.
     """
     squares = [images.square(store.pictures.open(row), side) for row in range(len(store))]
     flat = torch.stack([images.from_pillow(square).flatten() for square in squares])

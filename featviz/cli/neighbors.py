@@ -35,7 +35,7 @@ def neighbors(
             "Default: 8 rows, spread evenly.",
         ),
     ] = None,
-    k: Annotated[int, typer.Option("--k", "-k", min=1, help="Neighbours of each query.")] = 10,
+    k: Annotated[int, typer.Option("--k", "-k", min=1, help="Neighbors of each query.")] = 10,
     metric: Annotated[
         Literal["cosine", "l2"], typer.Option("--metric", help="How distance is measured.")
     ] = "cosine",
@@ -53,7 +53,7 @@ def neighbors(
 ) -> None:
     """Find the pictures nearest to a picture, a row or a class in a layer's space.
 
-    Measures over the whole data set how often neighbours are of the same class.
+    Measures over the whole data set how often neighbors are of the same class.
 
     Example: featviz neighbors --query 3 --query class:goldfish
     """

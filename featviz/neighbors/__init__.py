@@ -1,1 +1,1 @@
-"""Nearest neighbours: exact and approximate search, queries, and how good the answers are."""
+"""Nearest neighbors: exact and approximate search, queries, and how good the answers are."""

@@ -3,10 +3,10 @@
 Rows are brought to 256 dimensions (PCA), an index proposes candidates there, and the candidates are
 compared with the query again in the whole space, exactly as `exact` does it. What is lost is lost
 by the index alone, and it is measured: recall@10 against exact search over rows of the store. The
-index works as hard as it must for a recall of .99, and says what it reached.
+effort of a search is raised until recall is .99, and the recall that was reached is kept.
 
     ivf   cells round sqrt-many means; a query looks into the nearest of them
-    hnsw  a graph of near rows that a query walks along; fastest to ask, slowest to build
+    hnsw  a graph of near rows that a query walks along; fastest to search, slowest to build
     pq    64 bytes a row; smallest
 
 An index can be kept beside its store. It names the store it was made of and is not used for any
@@ -18,7 +18,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,6 +40,7 @@ from featviz.neighbors.exact import (
     for_search,
     has_faiss,
 )
+from featviz.types import Progress
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -53,25 +53,24 @@ _SAMPLE = 20_000
 """rows from which the axes and the cells are learned"""
 _FEWEST = 512
 """rows below which an approximate index makes no sense"""
-_ASKED = 200
+_MEASURED = 200
 """rows over which the recall is measured"""
 _MEASURED_K = 10
 _BLOCK = 8192
-Progress = Callable[[int, int, str], None]
 
 
 @dataclass(frozen=True)
 class Effort:
-    """How hard an index works for a query."""
+    """How much of an index a query searches."""
 
     probes: int
     """cells looked into (ivf), or candidates kept on the walk (hnsw); pq has none"""
     candidates: int
-    """for each neighbour wanted, how many rows are compared in the whole space"""
+    """for each neighbor wanted, how many rows are compared in the whole space"""
 
 
 class ApproximateIndex:
-    """An index over a store or a matrix whose answers may miss a neighbour; `recall` says how many.
+    """An index over a store or a matrix whose results may miss neighbors; `recall` says how many.
 
     Made by `build_approximate`; searched like `exact.Index`, whose rows it uses.
     """
@@ -87,6 +86,14 @@ class ApproximateIndex:
     def __len__(self) -> int:
         return len(self.rows)
 
+    def __repr__(self) -> str:
+        return f"<ApproximateIndex: {self.kind}, {len(self):,} rows, recall {self.recall:.3f}>"
+
+    @property
+    def recall_rows(self) -> int:
+        """Rows over which the recall was measured."""
+        return len(_spread(len(self), _MEASURED))
+
     @property
     def store(self) -> Store | None:
         """The store that was indexed, if it was one."""
@@ -100,7 +107,7 @@ class ApproximateIndex:
     def search(
         self, queries: Tensor, k: int, *, exclude: Excluded = None, progress: Progress | None = None
     ) -> tuple[Tensor, Tensor]:
-        """As `exact.Index.search`; a neighbour may be missing, distances are exact.
+        """As `exact.Index.search`; a neighbor may be missing, distances are exact.
 
         Where fewer than k candidates are found the row is -1 and its distance infinite.
         """
@@ -182,12 +189,17 @@ def build_approximate(
 ) -> ApproximateIndex:
     """An approximate index over the rows of a store, a matrix (N, dim) or an exact index.
 
-    kind: "ivf", "hnsw" or "pq"
-    recall: of the true 10 nearest, the share to be found; the effort of a search is doubled until
-        that is reached on 200 rows of the store, or until every row is looked at
-    seed: of the axes and cells
+    Args:
+        vectors: The rows.
+        kind: "ivf", "hnsw" or "pq".
+        metric: "cosine" or "l2"; an exact index has its own.
+        recall: Share of the true 10 nearest that is to be found. The effort of a search is doubled
+            until that is reached on 200 rows of the store, or until every row is compared.
+        seed: Of the axes and cells.
+        progress: Called with (rows done, all rows, text).
 
-    Raises UserError for an unknown kind, for too few rows and where FAISS is not installed.
+    Raises:
+        UserError: Unknown kind, too few rows, or FAISS is not installed.
     """
     if kind not in KINDS:
         hint = nearest(kind, KINDS)
@@ -200,8 +212,7 @@ def build_approximate(
             f"{len(rows)} rows are too few for {kind}, which learns from {_FEWEST} or more; "
             "exact search takes no time here"
         )
-    every = np.unique(np.linspace(0, len(rows) - 1, min(_SAMPLE, len(rows))).astype(np.int64))
-    sample = for_search(rows.take(every).numpy(), rows.metric)
+    sample = for_search(rows.take(_spread(len(rows), _SAMPLE)).numpy(), rows.metric)
     axes = _find_axes(sample, seed)
     flat = axes(sample)
     index = _made(kind, flat.shape[1], len(rows), seed)
@@ -214,8 +225,13 @@ def build_approximate(
             progress(done, len(rows), f"building {kind}")
     effort = Effort(probes=64 if kind == "hnsw" else 8, candidates=16 if kind == "pq" else 4)
     made = ApproximateIndex(kind, rows, axes, index, effort, math.nan)
-    _work_hard_enough(made, recall)
+    _reach_recall(made, recall)
     return made
+
+
+def _spread(count: int, most: int) -> NDArray[np.int64]:
+    """At most so many of `count` rows, spread evenly."""
+    return np.unique(np.linspace(0, count - 1, min(most, count)).astype(np.int64))
 
 
 def _find_axes(sample: NDArray[np.float32], seed: int) -> _Axes:
@@ -248,14 +264,14 @@ def _made(kind: str, dims: int, rows: int, seed: int) -> Any:
     return index
 
 
-def _work_hard_enough(index: ApproximateIndex, recall: float) -> None:
+def _reach_recall(index: ApproximateIndex, recall: float) -> None:
     """Double the effort until the recall is reached, and leave both in the index."""
-    asked = np.unique(np.linspace(0, len(index) - 1, min(_ASKED, len(index))).astype(np.int64))
-    queries = index.rows.take(asked)
+    queried = _spread(len(index), _MEASURED)
+    queries = index.rows.take(queried)
     k = min(_MEASURED_K, len(index) - 1)
-    true = index.rows.search(queries, k, exclude=asked)[1].numpy()
+    true = index.rows.search(queries, k, exclude=queried)[1].numpy()
     while True:
-        found = index.search(queries, k, exclude=asked)[1].numpy()
+        found = index.search(queries, k, exclude=queried)[1].numpy()
         hits = (found[:, :, None] == true[:, None, :]).any(2)
         index.recall = float(hits.mean())
         effort = index.effort

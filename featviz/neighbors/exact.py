@@ -2,7 +2,7 @@
 
 torch (or FAISS, when asked) proposes candidates in float32; their distances are then computed again
 in float64, and a row is accepted only when no row outside the candidates could be nearer within
-float32's error. So the answer does not depend on the library, on threads or on the batch: nearest
+float32's error. So the result does not depend on the library, on threads or on the batch: nearest
 first, equal distances in the order of their rows.
 
 torch is the default because its matrix product is as fast as FAISS's flat index for a thousand
@@ -20,12 +20,13 @@ import torch
 from torch import Tensor
 
 from featviz.embedding.store import Store
-from featviz.errors import UserError, nearest
+from featviz.errors import UserError, nearest, public
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 Metric = Literal["cosine", "l2"]
+Backend = Literal["auto", "torch", "faiss"]
 Excluded = Sequence[int] | Sequence[Sequence[int]] | Tensor | np.ndarray[Any, Any] | None
 
 _SPARE = 1
@@ -55,7 +56,7 @@ class Index:
     backend: "torch" or "faiss", who proposes the candidates
     """
 
-    def __init__(self, dim: int, metric: Metric = "cosine", backend: str = "auto"):
+    def __init__(self, dim: int, metric: Metric = "cosine", backend: Backend = "auto"):
         if metric not in ("cosine", "l2"):
             hint = nearest(metric, ["cosine", "l2"])
             raise UserError(f"unknown metric {metric!r}; take cosine or l2{hint}")
@@ -75,6 +76,9 @@ class Index:
 
     def __len__(self) -> int:
         return sum(len(scales) for scales in self._scales)
+
+    def __repr__(self) -> str:
+        return f"<Index: {len(self):,} rows of {self.dim}, {self.metric}>"
 
     def add(self, vectors: Tensor) -> None:
         """Append rows (N, dim). Raises UserError for another width and for values not finite."""
@@ -119,7 +123,7 @@ class Index:
         With fewer than k rows to choose from, k shrinks.
         """
         if k < 1:
-            raise UserError(f"k = {k} neighbours are too few; 1 or more")
+            raise UserError(f"k = {k} neighbors are too few; 1 or more")
         xq = self.check(queries)
         banned = banned_rows(exclude, len(xq))
         k = min(k, len(self) - int((banned >= 0).sum(1).max(initial=0)))
@@ -233,7 +237,7 @@ class Index:
             raise UserError(f"vectors are (N, {self.dim}) here, got {tuple(vectors.shape)}")
         rows: NDArray[np.float32] = vectors.detach().cpu().float().contiguous().numpy()
         if not np.isfinite(rows).all():
-            raise UserError("vectors hold values that are not finite; they have no neighbours")
+            raise UserError("vectors hold values that are not finite; they have no neighbors")
         return rows
 
 
@@ -345,13 +349,19 @@ def _faiss_search(
     return scores, where
 
 
+@public
 def build_index(
-    vectors: Store | Tensor, *, metric: Metric = "cosine", backend: str = "auto"
+    vectors: Store | Tensor, *, metric: Metric = "cosine", backend: Backend = "auto"
 ) -> Index:
-    """An index over the rows of a store, or of a matrix (N, dim).
+    """An index over the rows of a store, or of a matrix.
 
-    metric: "cosine" (1 - cosine) or "l2" (Euclidean)
-    backend: who proposes the candidates: "torch", "faiss", or "auto", which is torch
+    Args:
+        vectors: A store, or (N, dim).
+        metric: "cosine" (1 - cosine) or "l2" (Euclidean).
+        backend: What proposes the candidates: "torch", "faiss", or "auto", which is torch.
+
+    Raises:
+        UserError: An unknown metric or backend, or values that are not finite.
     """
     if isinstance(vectors, Store):
         index = Index(vectors.dim, metric, backend)

@@ -1,58 +1,65 @@
-"""`find_neighbors`: what is near to what, in a space of activations."""
+"""`find_neighbors(space, queries)`: nearest rows in a space of activations."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from torch import Tensor
 
 from featviz import results
 from featviz.embedding.store import Store
-from featviz.errors import UserError, nearest
+from featviz.errors import UserError, nearest, public
 from featviz.neighbors.approximate import KINDS, ApproximateIndex, build_approximate, open_or_build
-from featviz.neighbors.exact import Index, Metric, build_index
-from featviz.neighbors.quality import judge as judge_quality
+from featviz.neighbors.exact import Backend, Index, Metric, build_index
+from featviz.neighbors.quality import measure_quality
 from featviz.neighbors.queries import Space, read_queries
 from featviz.neighbors.result import Neighbors
+from featviz.types import Progress
 
 if TYPE_CHECKING:
     from featviz.models.model import Model
 
 
+@public
 def find_neighbors(
     space: Store | Index | ApproximateIndex | Tensor,
     queries: Tensor | Sequence[int | str | Path] | None = None,
     *,
     k: int = 10,
     metric: Metric = "cosine",
-    index: str = "exact",
-    backend: str = "auto",
+    index: Literal["exact", "ivf", "hnsw", "pq"] = "exact",
+    backend: Backend = "auto",
     model: Model | None = None,
     labels: Sequence[str] | None = None,
-    judge: int = 2000,
+    precision_rows: int = 2000,
     seed: int = 0,
-    progress: Callable[[int, int, str], None] | None = None,
+    progress: Progress | None = None,
 ) -> Neighbors:
-    """The k nearest rows of each query, and how well neighbours share a class.
+    """The k nearest rows of each query, and how well neighbors share a class.
 
-    space: a store, an index, or a matrix (N, dim)
-    queries: vectors (Q, dim); or rows (12), classes ("class:tabby", the mean of the class's rows),
-        picture files (these need the `model` that made the store), and sums and differences of
-        these ("zebra.jpg - horse.jpg + class:tiger"). None takes 8 rows, spread evenly. A row that
-        is in the question is no answer
-    metric: "cosine" or "l2"; an index brings its own
-    index: "exact", or "ivf", "hnsw" or "pq": approximate, for large stores; its recall is measured
-        and it is kept beside the store (see `approximate`)
-    labels: a class for each row of a matrix; a store has its own
-    judge: over how many rows, spread evenly, the precision is measured (0: not at all)
-    seed: of the shuffled labels, the baseline of the precision
+    Args:
+        space: A store, an index, or a matrix (N, dim).
+        queries: Vectors (Q, dim); or rows (12), classes ("class:tabby", the mean of the class's
+            rows), picture files (these need the `model` that made the store), and sums and
+            differences of these ("zebra.jpg - horse.jpg + class:tiger"). None takes 8 rows, spread
+            evenly. Rows of a query are not among its neighbors.
+        k: Neighbors of each query.
+        metric: "cosine" or "l2"; an index has its own.
+        index: "exact", or "ivf", "hnsw" or "pq": approximate, for large stores; its recall is
+            measured and it is kept beside the store (see `approximate`).
+        backend: As in `build_index`.
+        model: Embeds picture files.
+        labels: A class for each row of a matrix; a store has its own.
+        precision_rows: Over how many rows, spread evenly, precision and hubs are measured; 0: none.
+        seed: Of the shuffled labels, the baseline of the precision.
+        progress: Called with (queries done, all queries, text).
 
-    Raises UserError for unknown rows, classes and files, and for a model that is another than the
-    store's.
+    Raises:
+        UserError: Unknown rows, classes and files, or a model other than the store's.
     """
     started = time.perf_counter()
     if index not in ("exact", *KINDS):
@@ -81,27 +88,31 @@ def find_neighbors(
     )
     if len(known) != len(rows_of):
         raise UserError(f"{len(known)} labels for {len(rows_of)} rows; give one each")
-    asked, vectors = read_queries(queries, Space(rows_of, known, model))
-    own = [query.own_rows for query in asked]
+    found, vectors = read_queries(queries, Space(rows_of, known, model))
+    own = [query.own_rows for query in found]
     distances, rows = searched.search(vectors, k, exclude=own, progress=progress)
     empty = int((rows_of.norms == 0).sum())
     if empty and rows_of.metric == "cosine":
         doubts.append(f"{empty} rows are all zero and have no direction; their distance is 1")
-    quality, oddities = judge_quality(rows_of, known, k, judge, seed) if judge else (None, None)
-    recall = searched.recall if isinstance(searched, ApproximateIndex) else None
+    quality, oddities = None, None
+    if precision_rows:
+        quality, oddities = measure_quality(rows_of, known, k, precision_rows, seed)
+    recall, recall_rows = None, 0
+    if isinstance(searched, ApproximateIndex):
+        recall, recall_rows = searched.recall, searched.recall_rows
     if recall is not None and recall < 0.9:
         doubts.append(f"the {searched.backend} index finds only {recall:.0%} of the true nearest")
-    if judge and quality is None and any(known):
+    if precision_rows and quality is None and any(known):
         doubts.append("no class has two pictures, so there is no precision to measure")
     made = results.origin(
         None,
         parameters={
-            "queries": [query.name for query in asked],
+            "queries": [query.name for query in found],
             "k": k,
             "metric": rows_of.metric,
             "index": index,
             "backend": searched.backend,
-            "judge": judge,
+            "precision_rows": precision_rows,
             "store": None if store is None or store.folder is None else str(store.folder),
         },
         started=started,
@@ -112,7 +123,7 @@ def find_neighbors(
     return Neighbors(
         origin=made,
         warnings=tuple(doubts),
-        queries=asked,
+        queries=found,
         rows=rows,
         distances=distances,
         metric=rows_of.metric,
@@ -121,6 +132,7 @@ def find_neighbors(
         quality=quality,
         oddities=oddities,
         recall=recall,
+        recall_rows=recall_rows,
         store=store,
         backend=searched.backend,
     )

@@ -1,7 +1,6 @@
-"""How good a space's neighbours are: whether they share a class, hubs, and near-duplicates.
+"""How good a space's neighbors are: whether they share a class, hubs, and near-duplicates.
 
-All of it is read off the neighbours of some rows, spread evenly over the store and looked up
-exactly.
+Measured on the exact neighbors of some rows, spread evenly over the store.
 """
 
 from __future__ import annotations
@@ -27,25 +26,27 @@ _RANKED = 500
 
 @dataclass(frozen=True)
 class Quality:
-    """How well neighbours share the class of a row, over the rows whose class has others."""
+    """How well neighbors share the class of a row, over the rows whose class has others."""
 
     precision: Mapping[int, float]
-    """k -> share of the k nearest that are of the same class"""
+    """k to the share of the k nearest that are of the same class"""
     shuffled: Mapping[int, float]
     """the same with the classes shuffled over the rows: what chance gives"""
     average_precision: float
     """mean over rows of the average precision of the whole ranking (mAP)"""
     average_precision_shuffled: float
     by_class: Mapping[str, tuple[int, float, float]]
-    """class folder -> rows judged, precision at the largest k, mean average precision (or NaN)"""
+    """class folder to its rows, precision at the largest k, mean average precision (or NaN)"""
     rows: int
+    ranked: int
+    """rows over which average precision is taken"""
     classes: int
     k: int
 
 
 @dataclass(frozen=True)
 class Oddities:
-    """Rows that are neighbours of far more others than they should be, or of their own copies."""
+    """Rows that are neighbors of far more others than the average, and near-duplicates."""
 
     hubs: tuple[tuple[int, int], ...]
     """(row, how many of the rows looked at have it among their k nearest), most first"""
@@ -59,10 +60,10 @@ class Oddities:
     k: int
 
 
-def judge(
+def measure_quality(
     index: Index, labels: Sequence[str], k: int, most: int, seed: int
 ) -> tuple[Quality | None, Oddities | None]:
-    """Look up `most` rows of an index, and say what their neighbours tell.
+    """Class agreement and oddities of the neighbors of `most` rows of an index.
 
     Quality is None where no class has two rows; both are None where there are no two rows.
     """
@@ -78,14 +79,14 @@ def judge(
     able = np.flatnonzero(named & (sizes[codes] > 1))
     if not able.size:
         return None, odd
-    judged = _spread(able, most)
+    measured = _spread(able, most)
     rows = (
         found.numpy()
-        if np.array_equal(judged, looked)
-        else index.search(index.take(judged), k, exclude=judged)[1].numpy()
+        if np.array_equal(measured, looked)
+        else index.search(index.take(measured), k, exclude=measured)[1].numpy()
     )
     ks = sorted({1, min(5, k), k})
-    ranked = _spread(judged, _RANKED)
+    ranked = _spread(measured, _RANKED)
     order = rankings(index, ranked)
     generator = np.random.default_rng(seed)
     chance, chance_average = dict.fromkeys(ks, 0.0), 0.0
@@ -93,18 +94,19 @@ def judge(
         mixed = codes.copy()
         mixed[able] = generator.permutation(codes[able])
         for at in ks:
-            chance[at] += precision(mixed, judged, rows, at) / _SHUFFLES
+            chance[at] += precision(mixed, measured, rows, at) / _SHUFFLES
         chance_average += float(average_precision(mixed, ranked, order).mean()) / _SHUFFLES
     average = average_precision(codes, ranked, order)
     return (
         Quality(
-            precision={at: precision(codes, judged, rows, at) for at in ks},
+            precision={at: precision(codes, measured, rows, at) for at in ks},
             shuffled=chance,
             average_precision=float(average.mean()),
             average_precision_shuffled=chance_average,
-            by_class=_by_class(labels, codes, judged, rows, ranked, average),
-            rows=judged.size,
-            classes=int(np.unique(codes[judged]).size),
+            by_class=_by_class(labels, codes, measured, rows, ranked, average),
+            rows=measured.size,
+            ranked=ranked.size,
+            classes=int(np.unique(codes[measured]).size),
             k=k,
         ),
         odd,
@@ -117,15 +119,15 @@ def _spread(rows: NDArray[np.int64], most: int) -> NDArray[np.int64]:
 
 
 def precision(
-    codes: NDArray[np.int64], judged: NDArray[np.int64], rows: NDArray[np.int64], k: int
+    codes: NDArray[np.int64], measured: NDArray[np.int64], rows: NDArray[np.int64], k: int
 ) -> float:
-    """Share of the k nearest of `rows` (Q, >= k) that are of the class of the row judged (Q,)."""
-    return float((codes[rows[:, :k]] == codes[judged][:, None]).mean())
+    """Share of the k nearest of `rows` (Q, >= k) that are of the class of its row (Q,)."""
+    return float((codes[rows[:, :k]] == codes[measured][:, None]).mean())
 
 
-def rankings(index: Index, asked: NDArray[np.int64]) -> NDArray[np.int64]:
-    """All other rows of the index, nearest first, for each row asked: (Q, N - 1), in float32."""
-    queries = torch.from_numpy(for_search(index.take(asked).numpy(), index.metric))
+def rankings(index: Index, queried: NDArray[np.int64]) -> NDArray[np.int64]:
+    """All other rows of the index, nearest first, for each row queried: (Q, N - 1), in float32."""
+    queries = torch.from_numpy(for_search(index.take(queried).numpy(), index.metric))
     scores = []
     for block in index.search_blocks():
         rows = torch.from_numpy(block)
@@ -134,17 +136,17 @@ def rankings(index: Index, asked: NDArray[np.int64]) -> NDArray[np.int64]:
         else:
             scores.append(2 * queries @ rows.T - rows.square().sum(1))
     score = torch.cat(scores, 1)
-    own = torch.from_numpy(asked)
-    score[torch.arange(len(asked)), own] = torch.inf  # first, and cut off
+    own = torch.from_numpy(queried)
+    score[torch.arange(len(queried)), own] = torch.inf  # first, and cut off
     order: NDArray[np.int64] = score.argsort(dim=1, descending=True, stable=True)[:, 1:].numpy()
     return order
 
 
 def average_precision(
-    codes: NDArray[Any], asked: NDArray[np.int64], order: NDArray[np.int64]
+    codes: NDArray[Any], queried: NDArray[np.int64], order: NDArray[np.int64]
 ) -> NDArray[np.float64]:
-    """Of each ranking (Q, N): the mean of the precision at every row of the asked row's class."""
-    hits = codes[order] == codes[asked][:, None]
+    """Of each ranking (Q, N): the mean of the precision at every row of the queried row's class."""
+    hits = codes[order] == codes[queried][:, None]
     ranks = np.arange(1, order.shape[1] + 1)
     at_hits = np.where(hits, np.cumsum(hits, 1) / ranks, 0).sum(1)
     found: NDArray[np.float64] = at_hits / np.maximum(hits.sum(1), 1)
@@ -154,16 +156,16 @@ def average_precision(
 def _by_class(
     labels: Sequence[str],
     codes: NDArray[np.int64],
-    judged: NDArray[np.int64],
+    measured: NDArray[np.int64],
     rows: NDArray[np.int64],
     ranked: NDArray[np.int64],
     average: NDArray[np.float64],
 ) -> dict[str, tuple[int, float, float]]:
-    same = (codes[rows] == codes[judged][:, None]).mean(1)
+    same = (codes[rows] == codes[measured][:, None]).mean(1)
     table = {}
-    for code in np.unique(codes[judged]):
-        own, own_ranked = codes[judged] == code, codes[ranked] == code
-        label = labels[int(judged[own][0])]
+    for code in np.unique(codes[measured]):
+        own, own_ranked = codes[measured] == code, codes[ranked] == code
+        label = labels[int(measured[own][0])]
         mean = float(average[own_ranked].mean()) if own_ranked.any() else float("nan")
         table[label] = (int(own.sum()), float(same[own].mean()), mean)
     return table
@@ -182,7 +184,7 @@ def _oddities(
     hubs = np.argsort(-times, kind="stable")[:10]
     if index.metric == "cosine":
         near = distances[:, 0]
-    else:  # judged as directions all the same
+    else:  # as directions in any metric
         pairs = index.take(looked).numpy(), index.take(found[:, 0]).numpy()
         one, other = (for_search(x, "cosine").astype(np.float64) for x in pairs)
         near = 1 - (one * other).sum(1)

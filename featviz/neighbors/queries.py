@@ -1,4 +1,4 @@
-"""What neighbours are sought of: rows, pictures, class means, and their sums and differences."""
+"""Queries: rows, pictures, class means, and their sums and differences."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
     from featviz.models.model import Model
 
 SHOWN = 8
-"""rows that are looked up when nothing was asked for"""
+"""rows that are looked up by default"""
 
 
 @dataclass(frozen=True)
 class Query:
-    """Something whose neighbours were sought."""
+    """A vector whose neighbors are searched, and its origin."""
 
     name: str
     label: str = ""
@@ -41,7 +41,7 @@ class Query:
 
     @property
     def own_rows(self) -> tuple[int, ...]:
-        """Rows that are in the question, and so no answer to it."""
+        """Rows that the query is made of, and so are no neighbors of it."""
         rows = () if self.row is None else (self.row,)
         return rows + tuple(row for _, part in self.parts for row in part.own_rows)
 
@@ -67,7 +67,7 @@ def read_queries(
 ) -> tuple[tuple[Query, ...], Tensor]:
     """The queries, and their vectors (Q, dim).
 
-    queries: vectors (Q, dim); or rows, "class:NAME" (the mean of a class), picture files, and sums
+    queries: Vectors (Q, dim); or rows, "class:NAME" (the mean of a class), picture files, and sums
         of these, written with spaces: "zebra.jpg - horse.jpg + class:tiger". None takes 8 rows,
         spread evenly
 
@@ -131,7 +131,7 @@ def _read(item: str | Path, space: Space) -> tuple[Query, Tensor]:
 
 
 def find_class(name: str, labels: Sequence[str], store: Store | None) -> str:
-    """The class folder that a user calls `name`. Raises UserError with the nearest names."""
+    """The class folder of a readable name. Raises UserError with the nearest names."""
     called: dict[str, str] = {}
     for label in dict.fromkeys(labels):
         full = "" if store is None else store.class_names.get(label, "")
@@ -148,7 +148,7 @@ def _embed_file(path: Path, store: Store | None, model: Model | None) -> Tensor:
     from featviz.embedding.extract import embed_batch
 
     if store is None:
-        raise UserError(f"{path}: only a store knows how to embed a picture; give vectors instead")
+        raise UserError(f"{path}: a picture can be embedded for a store only; give vectors instead")
     if model is None:
         raise UserError(
             f"{path}: a picture needs the model that made the store ({store.model_name}); "

@@ -1,4 +1,4 @@
-"""What `find_neighbors` gives: rows, distances, how good they are, and sheets of pictures."""
+"""`Neighbors`: the nearest rows of some queries, and how well neighbors share a class."""
 
 from __future__ import annotations
 
@@ -7,19 +7,24 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from featviz import images, plotting, results
+from featviz import images, results
 from featviz.embedding.store import Store
 from featviz.errors import BadPicture
 from featviz.neighbors.exact import Metric
+from featviz.neighbors.figures import Cell, draw_distances, draw_precision, draw_sheet
 from featviz.neighbors.quality import DUPLICATE, Oddities, Quality
 from featviz.neighbors.queries import Query
+from featviz.statistics import share
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+_UNIT = {"cosine": "cosine distance (0 same direction, 1 orthogonal)", "l2": "Euclidean distance"}
+_SHEET_ROWS = 8
+_THUMBNAIL = 160
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -42,57 +47,30 @@ class Neighbors(results.Result):
     oddities: Oddities | None = None
     store: Store | None = None
     backend: str = "torch"
-    """who searched: "torch", "faiss", or an approximate index, "faiss ivf" ..."""
+    """what searched: "torch", "faiss", or an approximate index, "faiss ivf" ..."""
     recall: float | None = None
     """of an approximate index: share of the true 10 nearest that it finds; None: exact"""
+    recall_rows: int = 0
+    """rows over which that was measured"""
 
     @property
     def title(self) -> str:
-        return f"Nearest neighbours in {self.space}"
+        return f"Nearest neighbors in {self.space}"
 
     @property
     def k(self) -> int:
-        """How many neighbours each query has."""
+        """How many neighbors each query has."""
         return self.rows.shape[1]
 
     def numbers(self) -> dict[str, results.Number]:
-        shown = {}
+        shown: dict[str, results.Number] = {}
         if self.quality is not None:
-            found = self.quality
-            for k, value in found.precision.items():
-                meaning = f"of the {k} nearest are of the row's own class"
-                if k == 1:
-                    meaning = "of the rows have a nearest neighbour of their own class"
-                shown[f"precision@{k}"] = results.Number(value, "fraction", meaning)
-            k = max(found.shuffled)
-            shown["chance"] = results.Number(
-                found.shuffled[k], "fraction", f"precision@{k} with the classes shuffled"
-            )
-            shown["mAP"] = results.Number(
-                found.average_precision,
-                "fraction",
-                "mean average precision of the whole ranking, over rows; with the classes "
-                f"shuffled {found.average_precision_shuffled:.3f}",
-            )
-            shown["judged rows"] = results.Number(
-                found.rows, "", f"rows whose class has others; {found.classes} classes"
-            )
+            shown |= _quality_numbers(self.quality)
         if self.recall is not None:
-            shown["recall@10"] = results.Number(
-                self.recall, "fraction", f"of the true 10 nearest are found by {self.backend}"
-            )
+            meaning = f"of the true 10 nearest are found by {self.backend}"
+            shown["recall@10"] = _fraction(self.recall, self.recall_rows, meaning)
         if self.oddities is not None:
-            odd = self.oddities
-            row, times = odd.hubs[0]
-            shown["largest hub"] = results.Number(
-                times, "", f"of {odd.rows} rows have row {row} among their {odd.k} nearest"
-            )
-            shown["hubness"] = results.Number(
-                round(odd.skewness, 3), "", "skewness of how often a row is a neighbour; 0 is even"
-            )
-            shown["near-duplicates"] = results.Number(
-                len(odd.duplicates), "", f"pairs within a cosine distance of {DUPLICATE}"
-            )
+            shown |= _oddity_numbers(self.oddities)
         shown["mean distance"] = results.Number(
             float(self.distances[:, 0].mean()), "", f"{_UNIT[self.metric]}, query to nearest"
         )
@@ -104,12 +82,12 @@ class Neighbors(results.Result):
             "neighbors.csv",
             ("query", "query_class", "rank", "row", "path", "class", "distance", "same_class"),
             self._lines(),
-            caption=f"Every neighbour; distance is {_UNIT[self.metric]}.",
+            caption=f"Every neighbor; distance is {_UNIT[self.metric]}.",
         )
         folder.arrays(
             "neighbors.npz",
             {"rows": self.rows.numpy(), "distances": self.distances.numpy()},
-            caption="Rows and distances of the neighbours, (queries, k).",
+            caption="Rows and distances of the neighbors, (queries, k).",
         )
         if self.store is None:
             folder.warn("no pictures belong to this matrix, so there is no sheet")
@@ -119,16 +97,16 @@ class Neighbors(results.Result):
                 try:
                     sheet = self.sheet(part)
                 except BadPicture as error:
-                    folder.warn(f"the sheet is left out, a picture is not there any more: {error}")
+                    folder.warn(f"the sheet is left out, a picture is missing: {error}")
                     break
                 names = ", ".join(self.queries[i].name for i in part)
                 folder.figure(
                     f"sheet-{start // _SHEET_ROWS}.jpg",
                     sheet,
-                    caption="At the left the query, then its neighbours, nearest first, with "
+                    caption="At the left the query, then its neighbors, nearest first, with "
                     f"{_UNIT[self.metric]}. Filled green dot and frame: of the query's class; "
                     "open dot: of another class.",
-                    alt=f"Rows of photographs: {names} and their {self.k} nearest neighbours",
+                    alt=f"Rows of photographs: {names} and their {self.k} nearest neighbors",
                 )
         if self.oddities is not None:
             self._write_oddities(folder, self.oddities)
@@ -146,7 +124,7 @@ class Neighbors(results.Result):
             )
             folder.figure(
                 "precision.svg",
-                self._precision_plot(),
+                draw_precision(self.quality.precision, self.quality.shuffled),
                 caption="Share of the k nearest that are of the row's own class, and the same "
                 "with the classes shuffled.",
                 alt="Line plot of precision against k",
@@ -190,121 +168,54 @@ class Neighbors(results.Result):
 
     def plot(self) -> Figure:
         if self.store is None:
-            return self._distance_plot()
+            return draw_distances(self.distances[:50], unit=_UNIT[self.metric])
         return self.sheet(range(min(_SHEET_ROWS, len(self.queries))))
 
     def sheet(self, which: Sequence[int], *, inches: float = 1.1, most: int = 10) -> Figure:
-        """Pictures of some queries and their first `most` neighbours. Raises BadPicture."""
-        assert self.store is not None
-        columns = min(self.k, most)
-        figure = plotting.new_figure((columns + 1.3) * inches * 1.04, len(which) * inches * 1.36)
-        figure.set_layout_engine("none")
-        ax = figure.add_axes((0, 0, 1, 1))
-        ax.set_xlim(-0.06, columns * 1.05 + 1.24)
-        ax.set_ylim(len(which) * 1.38 - 0.02, -0.06)
-        ax.axis("off")
-        for line, number in enumerate(which):
+        """Pictures of some queries and their first `most` neighbors. Raises BadPicture."""
+        lines: list[list[Cell | None]] = []
+        for number in which:
             query = self.queries[number]
-            top = line * 1.38
-            head = query.name if query.members else "query"
-            name = self._name(query.label) or query.name
-            if query.parts:
-                head, name = _two_lines(query)
-            picture = self._query_picture(query)
-            self._draw(figure, (0.0, top), picture, name, head, None, _signs(query))
-            for rank in range(columns):
-                row = int(self.rows[number, rank])
-                if row < 0:
-                    continue
-                label = self.labels[row]
-                same = label == query.label if label and query.label else None
-                self._draw(
-                    figure,
-                    (1.2 + 1.05 * rank, top),
-                    _thumbnail(self.store, row),
-                    self._name(label),
-                    f"{float(self.distances[number, rank]):.2f}",
-                    same,
+            cells = [
+                self._cell(query, int(row), float(distance))
+                for row, distance in zip(
+                    self.rows[number, :most], self.distances[number, :most], strict=True
                 )
-        return figure
+            ]
+            lines.append([self._query_cell(query), *cells])
+        return draw_sheet(lines, inches=inches)
 
-    def _draw(
-        self,
-        figure: Figure,
-        corner: tuple[float, float],
-        picture: Tensor | None,
-        name: str,
-        text: str,
-        same: bool | None,
-        signs: Sequence[str] = (),
-    ) -> None:
-        """One picture of a sheet with two lines of text below; `same` draws its mark.
+    def _query_cell(self, query: Query) -> Cell:
+        text = query.name if query.members else "query"
+        name = self._name(query.label) or query.name
+        if query.parts:  # the sum as it is written, in two lines
+            words = query.name.replace("class:", "").replace(" - ", " − ")
+            text, *more = textwrap.wrap(words, 18)
+            name = " ".join(more)
+        signs = tuple(sign for sign, _ in query.parts[:4])
+        return Cell(self._picture(query, _THUMBNAIL), text, name, signs=signs)
 
-        `signs` are those of the parts of a sum, which are drawn in rows of two.
-        """
-        from matplotlib.patches import Rectangle
+    def _cell(self, query: Query, row: int, distance: float) -> Cell | None:
+        assert self.store is not None
+        if row < 0:  # an approximate index found no more
+            return None
+        label = self.labels[row]
+        same = label == query.label if label and query.label else None
+        picture = self.store.pictures.read(row, _THUMBNAIL)
+        return Cell(picture, f"{distance:.2f}", self._name(label), same)
 
-        ax = figure.axes[0]
-        x, y = corner
-        if picture is not None:
-            ax.imshow(
-                picture.permute(1, 2, 0).numpy(),
-                extent=(x, x + 1, y + 1, y),
-                interpolation="antialiased",
-                aspect="auto",
-            )
-            edge = plotting.GREEN if same else "#bbbbbb"
-            width = 2.2 if same else 0.5
-            ax.add_patch(Rectangle((x, y), 1, 1, fill=False, edgecolor=edge, linewidth=width))
-        else:
-            ax.add_patch(Rectangle((x, y), 1, 1, facecolor="#f2f2f2", edgecolor="#bbbbbb"))
-            ax.text(x + 0.5, y + 0.5, "vector", ha="center", va="center", color="#666666")
-        for i, sign in enumerate(signs):
-            ax.text(
-                x + 0.03 + 0.5 * (i % 2),
-                y + 0.03 + 0.5 * (i // 2),
-                "+" if sign == "+" else "−",
-                fontsize=7,
-                ha="left",
-                va="top",
-                weight="bold",
-                color="white",
-                bbox={
-                    "boxstyle": "square,pad=0.12",
-                    "linewidth": 0,
-                    "facecolor": plotting.GREEN if sign == "+" else plotting.RED,
-                },
-            )
-        if same is not None:
-            ax.plot(
-                x + 0.045,
-                y + 1.10,
-                "o",
-                markersize=4.5,
-                markeredgewidth=0.9,
-                color=plotting.GREEN if same else "#888888",
-                markerfacecolor=plotting.GREEN if same else "white",
-            )
-        bold = "bold" if x == 0 else "normal"
-        shift = 0.11 if same is not None else 0.0
-        ax.text(x + shift, y + 1.10, text, fontsize=7, va="center", color=plotting.INK, weight=bold)
-        ax.text(x, y + 1.24, _shorten(name), fontsize=6.2, va="center", color="#555555")
-
-    def _query_picture(self, query: Query) -> Tensor | None:
-        return self._pictured(query, _THUMBNAIL)
-
-    def _pictured(self, query: Query, side: int) -> Tensor | None:
+    def _picture(self, query: Query, side: int) -> Tensor | None:
         assert self.store is not None
         if query.row is not None:
             return self.store.pictures.read(query.row, side)
         if query.file is not None:
             return images.read_square(query.file, side)
-        if query.members:  # four of them stand for their mean
+        if query.members:  # four of them represent their mean
             step = max(1, len(query.members) // 4)
             some = query.members[::step][:4]
             small = [self.store.pictures.read(row, side // 2) for row in some]
         else:  # the first four terms of a sum
-            terms = [self._pictured(part, side // 2) for _, part in query.parts[:4]]
+            terms = [self._picture(part, side // 2) for _, part in query.parts[:4]]
             small = [term for term in terms if term is not None]
         if not small:
             return None
@@ -317,53 +228,43 @@ class Neighbors(results.Result):
     def _name(self, label: str) -> str:
         return label if self.store is None else self.store.class_names.get(label, label)
 
-    def _distance_plot(self) -> Figure:
-        figure = plotting.new_figure(5, 3)
-        ax = figure.subplots()
-        ranks = np.arange(1, self.k + 1)
-        for line in self.distances[:50].numpy():
-            ax.plot(ranks, line, color=plotting.BLUE, alpha=0.4, linewidth=1)
-        plotting.lines(ax, xlabel="rank", ylabel=_UNIT[self.metric])
-        return figure
 
-    def _precision_plot(self) -> Figure:
-        assert self.quality is not None
-        figure = plotting.new_figure(4.2, 2.8)
-        ax = figure.subplots()
-        for values, colour, name in (
-            (self.quality.precision, plotting.BLUE, "this space"),
-            (self.quality.shuffled, "#888888", "classes shuffled"),
-        ):
-            ks = sorted(values)
-            ax.plot(ks, [100 * values[k] for k in ks], "o-", color=colour, label=name, markersize=4)
-        ax.set_ylim(0, 100)
-        ax.set_xticks(sorted(self.quality.precision))
-        ax.legend(fontsize=8, frameon=False)
-        plotting.lines(ax, xlabel="k nearest", ylabel="of the same class (%)")
-        return figure
+def _quality_numbers(found: Quality) -> dict[str, results.Number]:
+    shown = {}
+    for k, value in found.precision.items():
+        meaning = f"of the {k} nearest are of the row's own class"
+        if k == 1:
+            meaning = "of the rows have a nearest neighbor of their own class"
+        shown[f"precision@{k}"] = _fraction(value, found.rows, meaning)
+    k = max(found.shuffled)
+    meaning = f"precision@{k} with the classes shuffled"
+    shown["chance"] = results.Number(found.shuffled[k], "fraction", meaning)
+    shown["mAP"] = _fraction(
+        found.average_precision,
+        found.ranked,
+        "mean average precision of the whole ranking, over rows; with the classes shuffled "
+        f"{found.average_precision_shuffled:.3f}",
+    )
+    meaning = f"rows whose class has others; {found.classes} classes"
+    return shown | {"precision rows": results.Number(found.rows, "", meaning)}
 
 
-_UNIT = {"cosine": "cosine distance (0 same direction, 1 orthogonal)", "l2": "Euclidean distance"}
-_SHEET_ROWS = 8
-_THUMBNAIL = 160
+def _oddity_numbers(odd: Oddities) -> dict[str, results.Number]:
+    row, times = odd.hubs[0]
+    return {
+        "largest hub": results.Number(
+            times, "", f"of {odd.rows} rows have row {row} among their {odd.k} nearest"
+        ),
+        "hubness": results.Number(
+            round(odd.skewness, 3), "", "skewness of how often a row is a neighbor; 0 is even"
+        ),
+        "near-duplicates": results.Number(
+            len(odd.duplicates), "", f"pairs within a cosine distance of {DUPLICATE}"
+        ),
+    }
 
 
-def _signs(query: Query) -> list[str]:
-    """Of the parts of a sum that its picture shows."""
-    return [sign for sign, _ in query.parts[:4]]
-
-
-def _two_lines(query: Query) -> tuple[str, str]:
-    """A sum as it is written, in two lines below its picture."""
-    words = query.name.replace("class:", "").replace(" - ", " − ")
-    first, *more = textwrap.wrap(words, 18)
-    return first, " ".join(more)
-
-
-def _thumbnail(store: Store, row: int) -> Tensor:
-    return store.pictures.read(row, _THUMBNAIL)
-
-
-def _shorten(text: str, most: int = 19) -> str:
-    text = text.replace("_", " ")
-    return text if len(text) <= most else text[: most - 1].rstrip() + "…"
+def _fraction(value: float, n: int, meaning: str) -> results.Number:
+    """A mean of n values in [0, 1] with Wilson's interval: no variance exceeds that of a share."""
+    _, _, low, high = share(value * n, n)
+    return results.Number(value, "fraction", meaning, low, high, n)

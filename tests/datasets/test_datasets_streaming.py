@@ -16,13 +16,13 @@ from featviz.errors import UserError
 from featviz.models.model import Model
 
 
-def grey(value: int, side: int = 8) -> Tensor:
+def gray(value: int, side: int = 8) -> Tensor:
     return torch.full((3, side, side), value / 255)
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Two class folders whose grey values tell the pictures apart, with two broken files."""
+    """Two class folders whose gray values tell the pictures apart, with two broken files."""
     for value, name in (
         (1, "cat/a.png"),
         (2, "cat/b.png"),
@@ -32,7 +32,7 @@ def folder(tmp_path: Path) -> Path:
     ):
         path = tmp_path / "data" / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        images.to_pillow(grey(value)).save(path, format="PNG")
+        images.to_pillow(gray(value)).save(path, format="PNG")
     (tmp_path / "data" / "cat" / "bad.jpg").write_text("no picture")
     (tmp_path / "data" / "dog" / "cut.png").write_bytes(
         (tmp_path / "data" / "dog" / "a.png").read_bytes()[:40]
@@ -51,7 +51,7 @@ ORDER = (
     "dog/cut.png",
     "dog/z.png",
 )
-GOOD = {0: 1, 1: 2, 3: 3, 4: 4, 6: 5}  # row to grey value
+GOOD = {0: 1, 1: 2, 3: 3, 4: 4, 6: 5}  # row to gray value
 
 
 def test_a_folder_is_listed_by_path_with_its_classes(folder: Path) -> None:
@@ -88,7 +88,7 @@ def test_slow_pictures_do_not_lose_their_place() -> None:
     class Slow(Pictures):
         def read(self, row: int, resize: int, crop: int | None = None) -> Tensor:
             time.sleep(0.02 if row % 3 == 0 else 0)
-            return grey(row, resize)
+            return gray(row, resize)
 
     pictures = Slow(Path("slow"), tuple(map(str, range(30))), ("",) * 30)
     rows = [

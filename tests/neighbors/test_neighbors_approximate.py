@@ -10,26 +10,27 @@ import pytest
 import torch
 from torch import Tensor
 
+from featviz.embedding.store import Store, open_store
 from featviz.errors import UserError
 from featviz.neighbors.approximate import KINDS, build_approximate, open_approximate, open_or_build
-from featviz.neighbors.exact import build_index
+from featviz.neighbors.exact import Metric, build_index
 from featviz.neighbors.find import find_neighbors
 
 pytest.importorskip("faiss")
 
 
 def clustered(count: int, dim: int) -> Tensor:
-    """Rows round 40 centres, a third of their values zero."""
+    """Rows round 40 centers, a third of their values zero."""
     generator = torch.Generator().manual_seed(5)
-    centres = torch.randn(40, 12, generator=generator)
-    hidden = centres[torch.arange(count) % 40]
+    centers = torch.randn(40, 12, generator=generator)
+    hidden = centers[torch.arange(count) % 40]
     hidden = hidden + 0.5 * torch.randn(count, 12, generator=generator)
     return (hidden @ torch.randn(12, dim, generator=generator) - 0.5).relu()
 
 
 @pytest.mark.parametrize("metric", ["cosine", "l2"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_recall_it_states_is_the_recall_it_has(kind: str, metric: str) -> None:
+def test_the_recall_it_states_is_the_recall_it_has(kind: str, metric: Metric) -> None:
     base = clustered(3000, 64)
     index = build_approximate(base, kind, metric=metric)
     assert index.recall >= 0.99
@@ -64,10 +65,9 @@ def test_the_same_seed_gives_the_same_answers() -> None:
 
 
 @pytest.fixture
-def store(tmp_path: Path):
+def store(tmp_path: Path) -> Store:
     """A store of 600 rows on disk, made of bundled pictures' vectors repeated with noise."""
     import featviz
-    from featviz.embedding.store import open_store
 
     model = featviz.load("alexnet-mini", device="cpu")
     small = featviz.embed(model, featviz.sample_pictures(), "fc7")
@@ -76,12 +76,13 @@ def store(tmp_path: Path):
 
 
 def test_an_index_beside_its_store_is_used_again_and_only_for_it(
-    store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import featviz.neighbors.approximate as module
 
     monkeypatch.setattr(module, "_FEWEST", 8)
     made, why = open_or_build(store, "ivf")
+    assert store.folder is not None
     place = store.folder / "index-ivf-cosine"
     assert why == ""
     assert sorted(f.name for f in place.iterdir()) == ["axes.npz", "index.faiss", "index.json"]

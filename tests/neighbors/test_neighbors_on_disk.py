@@ -1,4 +1,4 @@
-"""A store that is too large to be held is searched where it lies, with the same answers."""
+"""A store that is too large to be held is searched on the disk, with the same results."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from featviz.embedding.store import Store, open_store
 from featviz.errors import UserError
 from featviz.models.model import Model
 from featviz.neighbors import exact
-from featviz.neighbors.exact import build_index
+from featviz.neighbors.exact import Metric, build_index
 from featviz.samples import sample_pictures
 
 
@@ -26,8 +26,8 @@ def store(mini: Model, tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 
 @pytest.mark.parametrize("metric", ["cosine", "l2"])
-def test_answers_are_those_of_rows_in_memory(
-    store: Store, metric: str, monkeypatch: pytest.MonkeyPatch
+def test_results_are_those_of_rows_in_memory(
+    store: Store, metric: Metric, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(exact, "_BLOCK", 16)  # so that blocks and shards do not fall together
     held = build_index(store, metric=metric)

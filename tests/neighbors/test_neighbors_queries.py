@@ -41,12 +41,12 @@ def test_rows_of_the_question_are_no_answer() -> None:
 
 
 def test_the_planted_analogy_is_answered(generator: torch.Generator) -> None:
-    # rows are kind + colour: kind 0 red - kind 0 blue + kind 1 blue must be kind 1 red
-    kinds, colours = (
+    # rows are kind + color: kind 0 red - kind 0 blue + kind 1 blue must be kind 1 red
+    kinds, colors = (
         torch.randn(3, 40, generator=generator),
         torch.randn(2, 40, generator=generator),
     )
-    base = torch.stack([kind + colour for kind in kinds for colour in colours])
+    base = torch.stack([kind + color for kind in kinds for color in colors])
     result = find_neighbors(base, ["0 - 1 + 3"], k=1, metric="l2")
     assert result.rows[0].tolist() == [2]
 

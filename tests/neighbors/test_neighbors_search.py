@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,15 +17,16 @@ import featviz.neighbors.exact as module
 from featviz.embedding.extract import embed
 from featviz.errors import UserError
 from featviz.models.model import Model
-from featviz.neighbors.exact import Index, build_index
+from featviz.neighbors.exact import Backend, Index, Metric, build_index
 from featviz.neighbors.find import find_neighbors
+from featviz.statistics import share
 
 needs_faiss = pytest.mark.skipif(not module.has_faiss(), reason="faiss is not installed")
 BACKENDS = [pytest.param("faiss", marks=needs_faiss), "torch"]
 
 
 def oracle(
-    base: Tensor, queries: Tensor, k: int, metric: str, exclude: list[int] | None = None
+    base: Tensor, queries: Tensor, k: int, metric: Metric, exclude: list[int] | None = None
 ) -> tuple[Tensor, Tensor]:
     """All distances in float64, sorted by distance and then by row."""
     x, q = base.double(), queries.double()
@@ -42,7 +45,9 @@ def oracle(
     return distances.gather(1, order), order
 
 
-def check(base: Tensor, queries: Tensor, k: int, metric: str, backend: str, **options) -> None:
+def check(
+    base: Tensor, queries: Tensor, k: int, metric: Metric, backend: Backend, **options: Any
+) -> None:
     index = build_index(base, metric=metric, backend=backend)
     distances, rows = index.search(queries, k, **options)
     expected_distances, expected = oracle(base, queries, k, metric, options.get("exclude"))
@@ -54,7 +59,7 @@ def check(base: Tensor, queries: Tensor, k: int, metric: str, backend: str, **op
 @pytest.mark.parametrize("metric", ["cosine", "l2"])
 @pytest.mark.parametrize(("count", "dim", "k"), [(300, 40, 7), (50, 3, 49), (1200, 96, 1)])
 def test_search_is_exact(
-    backend: str, metric: str, count: int, dim: int, k: int, generator: torch.Generator
+    backend: Backend, metric: Metric, count: int, dim: int, k: int, generator: torch.Generator
 ) -> None:
     base = torch.randn(count, dim, generator=generator).relu().half().float()
     queries = torch.randn(20, dim, generator=generator)
@@ -65,7 +70,7 @@ def test_search_is_exact(
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("metric", ["cosine", "l2"])
 def test_equal_distances_come_in_the_order_of_their_rows(
-    backend: str, metric: str, generator: torch.Generator
+    backend: Backend, metric: Metric, generator: torch.Generator
 ) -> None:
     some = torch.randn(4, 24, generator=generator)
     base = some.repeat(30, 1)  # each vector thirty times
@@ -79,7 +84,7 @@ def test_equal_distances_come_in_the_order_of_their_rows(
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_directions_of_other_length_are_ties_for_the_cosine(backend: str) -> None:
+def test_directions_of_other_length_are_ties_for_the_cosine(backend: Backend) -> None:
     direction = torch.tensor([3.0, 1.0, 2.0])
     base = torch.stack([direction * scale for scale in (7.0, 0.1, 1.0, 3.3)])
     distances, rows = build_index(base, backend=backend).search(direction[None], 4)
@@ -88,7 +93,7 @@ def test_directions_of_other_length_are_ties_for_the_cosine(backend: str) -> Non
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_near_twins_far_from_the_origin_are_told_apart(backend: str) -> None:
+def test_near_twins_far_from_the_origin_are_told_apart(backend: Backend) -> None:
     # float32's |x|^2 + |q|^2 - 2 x.q has lost these differences altogether
     base = torch.full((64, 8), 1000.0)
     base[:, 0] += torch.arange(64).flip(0) / 1024
@@ -96,7 +101,7 @@ def test_near_twins_far_from_the_origin_are_told_apart(backend: str) -> None:
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_rows_without_a_direction_are_at_distance_one(backend: str) -> None:
+def test_rows_without_a_direction_are_at_distance_one(backend: Backend) -> None:
     base = torch.tensor([[0.0, 0.0], [1.0, 0.0], [-1.0, 0.0], [0.0, 0.0]])
     distances, rows = build_index(base, backend=backend).search(torch.tensor([[1.0, 0.0]]), 4)
     assert rows[0].tolist() == [1, 0, 3, 2]
@@ -127,7 +132,7 @@ def test_a_query_does_not_depend_on_its_batch(generator: torch.Generator) -> Non
         assert torch.equal(alone[1], together[1][row : row + 1])
 
 
-def test_a_row_is_never_its_own_neighbour(generator: torch.Generator) -> None:
+def test_a_row_is_never_its_own_neighbor(generator: torch.Generator) -> None:
     base = torch.randn(40, 6, generator=generator)
     base[20:] = base[:20]
     result = find_neighbors(base, list(range(40)), k=5)
@@ -143,11 +148,11 @@ def test_k_shrinks_to_what_there_is() -> None:
 
 def clusters(generator: torch.Generator) -> tuple[Tensor, list[str]]:
     """Ten classes of six rows; five classes are tight, five have rows at random."""
-    centres = torch.eye(10, 32) * 10
+    centers = torch.eye(10, 32) * 10
     rows, labels = [], []
     for number in range(10):
         noise = 0.01 if number < 5 else 0.0
-        rows.append(centres[number] + noise * torch.randn(6, 32, generator=generator))
+        rows.append(centers[number] + noise * torch.randn(6, 32, generator=generator))
         labels += [f"class {number}"] * 6
     return torch.cat(rows), labels
 
@@ -168,11 +173,11 @@ def test_precision_of_a_constructed_line_is_known() -> None:
     labels = ["a", "b"] * 6
     quality = find_neighbors(base, k=2, metric="l2", labels=labels).quality
     assert quality is not None
-    # the two ends have a neighbour of their own class at rank 2
+    # the two ends have a neighbor of their own class at rank 2
     assert quality.precision == {1: 0.0, 2: pytest.approx(2 / 24)}
 
 
-def test_rows_of_lonely_classes_are_not_judged() -> None:
+def test_rows_of_classes_with_one_row_are_not_counted() -> None:
     base = torch.eye(5)
     base[1] = base[0]
     quality = find_neighbors(base, k=1, labels=["a", "a", "b", "", ""]).quality
@@ -226,14 +231,14 @@ def test_average_precision_agrees_with_scikit_learn(generator: torch.Generator) 
 def test_the_same_seed_gives_the_same_baseline(generator: torch.Generator) -> None:
     base = torch.randn(60, 8, generator=generator)
     labels = [str(row % 6) for row in range(60)]
-    state = np.random.get_state()[1].copy()
+    state = np.random.get_state(legacy=False)["state"]["key"].copy()
     first, second = (find_neighbors(base, labels=labels, seed=3).quality for _ in range(2))
     assert first == second
     assert find_neighbors(base, labels=labels, seed=4).quality != first
-    assert (np.random.get_state()[1] == state).all()
+    assert (np.random.get_state(legacy=False)["state"]["key"] == state).all()
 
 
-def test_torch_answers_where_faiss_is_absent(
+def test_torch_searches_where_faiss_is_absent(
     monkeypatch: pytest.MonkeyPatch, generator: torch.Generator
 ) -> None:
     base = torch.randn(30, 5, generator=generator)
@@ -252,18 +257,18 @@ def test_torch_answers_where_faiss_is_absent(
     [
         (lambda b: find_neighbors(b, [9]), "row 9 is out of range: there are rows 0 to 3"),
         (lambda b: find_neighbors(b, ["class:x"]), "no class 'x'"),
-        (lambda b: find_neighbors(b, ["a.png"]), "only a store knows"),
+        (lambda b: find_neighbors(b, ["a.png"]), "for a store only"),
         (lambda b: find_neighbors(b, []), "no queries"),
         (lambda b: find_neighbors(b, torch.zeros(1, 3)), r"vectors are \(N, 4\) here"),
         (lambda b: find_neighbors(b, k=0), "k = 0"),
-        (lambda b: find_neighbors(b, metric="l1"), "unknown metric 'l1'"),
+        (lambda b: find_neighbors(b, metric="l1"), "unknown metric 'l1'"),  # type: ignore[arg-type]
         (lambda b: find_neighbors(b, labels=["a"]), "1 labels for 4 rows"),
         (lambda b: build_index(b / 0), "not finite"),
         (lambda b: build_index(b[0]), "takes a matrix"),
         (lambda b: build_index(b[:1]).search(b[:1], 1, exclude=[0]), "nothing to find"),
     ],
 )
-def test_mistakes_are_said_in_one_line(call, message: str) -> None:
+def test_mistakes_are_said_in_one_line(call: Callable[[Tensor], object], message: str) -> None:
     with pytest.raises(UserError, match=message):
         call(torch.eye(4))
 
@@ -282,7 +287,12 @@ def test_results_are_saved_with_pictures_and_tables(mini: Model, tmp_path: Path)
     assert (tmp_path / "n" / "sheet-0.jpg").stat().st_size > 10_000
     lines = (tmp_path / "n" / "neighbors.csv").read_text().splitlines()
     assert len(lines) == 1 + 3 * 4
-    assert document["numbers"]["precision@1"]["value"] == result.quality.precision[1]
+    assert result.quality is not None
+    precision = document["numbers"]["precision@1"]
+    assert precision["value"] == result.quality.precision[1]
+    assert precision["n"] == result.quality.rows
+    hits = round(precision["value"] * precision["n"])
+    assert (precision["low"], precision["high"]) == pytest.approx(share(hits, precision["n"])[2:])
     assert result._repr_html_().count("<img") == 1
     members = [row for row, label in enumerate(store.labels) if label == store.labels[0]]
     mean = store.take(members).mean(0, keepdim=True)
@@ -317,7 +327,7 @@ def test_real_alexnet_finds_pictures_of_the_same_class(
     result = find_neighbors(store)
     assert result.quality is not None
     # Measured .601 and .457. Decoders and sums of other machines move single pictures: of 311
-    # rows six may change their nearest neighbour before the first bound is reached.
+    # rows six may change their nearest neighbor before the first bound is reached.
     assert result.quality.precision[1] >= 0.58
     assert result.quality.precision[5] >= 0.44
     assert result.quality.shuffled[5] < 0.04

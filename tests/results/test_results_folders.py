@@ -39,8 +39,8 @@ class Toy(results.Result):
         folder.figure(
             "a.png",
             torch.full((3, 4, 4), 0.5),
-            caption="Grey.",
-            alt="grey",
+            caption="Gray.",
+            alt="gray",
             units=["conv1:2"],
             pixelated=True,
         )
@@ -80,8 +80,8 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
     figure = document["figures"][0]
     assert figure == {
         "file": "a.png",
-        "caption": "Grey.",
-        "alt": "grey",
+        "caption": "Gray.",
+        "alt": "gray",
         "units": ["conv1:2"],
         "pixelated": True,
         "detail": False,

@@ -22,8 +22,8 @@ def plain(picture: np.ndarray, size: int, settings: Augmentation, u: np.ndarray)
 
     def share(start: float, length: float, pixels: int, i: int) -> np.ndarray:
         step = length / size
-        centre = start + (i + 0.5) * step
-        w = np.array([max(0, 1 - abs(centre - p - 0.5) / max(step, 1)) for p in range(pixels)])
+        center = start + (i + 0.5) * step
+        w = np.array([max(0, 1 - abs(center - p - 0.5) / max(step, 1)) for p in range(pixels)])
         return np.asarray(w / w.sum())
 
     out = np.zeros((3, size, size))
@@ -65,7 +65,7 @@ def test_half_of_the_pictures_are_mirrored(generator: torch.Generator) -> None:
     assert 160 < int(is_mirrored.sum()) < 240  # four standard deviations
 
 
-def test_a_picture_does_not_depend_on_its_neighbours(generator: torch.Generator) -> None:
+def test_a_picture_does_not_depend_on_its_neighbors(generator: torch.Generator) -> None:
     settings = Augmentation()
     pictures = torch.randint(0, 256, (6, 3, 16, 16), generator=generator).to(torch.uint8)
     draws = torch.rand(6, 6, generator=generator)

@@ -15,10 +15,10 @@ from featviz.results import read_result
 from featviz.statistics import share
 from featviz.training.evaluation import evaluate
 
-GREYS = (
+GRAYS = (
     ("n00000001", "black"),
     ("n00000002", "dark, dim"),
-    ("n00000003", "grey"),
+    ("n00000003", "gray"),
     ("n00000004", "light"),
     ("n00000005", "bright"),
     ("n00000006", "white"),
@@ -48,7 +48,7 @@ def model() -> Model:
         name="brightness",
         input_size=8,
         aliases={"logits": "logits"},
-        classes=list(GREYS),
+        classes=list(GRAYS),
     )
 
 
