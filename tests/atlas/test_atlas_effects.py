@@ -98,9 +98,10 @@ def test_effects_add_up(model: Model, generator: torch.Generator) -> None:
 def test_the_model_is_left_as_it_was(model: Model, generator: torch.Generator) -> None:
     picture = torch.rand(1, 3, 15, 15, generator=generator)
     before = model(picture)
+    wanted = [parameter.requires_grad for parameter in model.parameters()]
     logit_effects(model, "fc7", torch.rand(2, 7, generator=generator))
     torch.testing.assert_close(model(picture), before, rtol=0, atol=0)
-    assert all(not parameter.requires_grad for parameter in model.parameters())
+    assert [parameter.requires_grad for parameter in model.parameters()] == wanted
     with pytest.raises(RuntimeError):
         logits_from(model, model.layer("fc7"), torch.rand(2, 6, generator=generator))
     torch.testing.assert_close(model(picture), before, rtol=0, atol=0)

@@ -143,7 +143,7 @@ def test_a_linear_model_gives_its_exact_curve(generator: torch.Generator) -> Non
     net, pictures = two_classes(generator)
     pictures = pictures.float()
     model = Model(net.float(), name="linear", input_size=4)
-    w = (net.weights[0] - net.weights[1]).double()
+    w = (net.weights[0] - net.weights[1]).detach().double()
     logits = model(pictures).double()
     margins = (logits[:, 0] - logits[:, 1]).tolist()
     zeros = torch.zeros(8, dtype=torch.long)

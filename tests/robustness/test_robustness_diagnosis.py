@@ -132,12 +132,13 @@ def test_the_flip_is_the_start_of_the_unbroken_run_to_the_end() -> None:
 
 def test_the_last_layers_account_of_the_margin_is_exact(model, fooled) -> None:
     layer = account_layers(model)[-1]
+    wanted = [p.requires_grad for p in model.parameters()]
     for x, x2, y, t in zip(*fooled, strict=True):
         parts, change, _ = margin_shares(model, x, x2, int(y), int(t), layer)
         z, z2 = model(x[None]).double()[0], model(x2[None]).double()[0]
         assert change == pytest.approx(float((z2[t] - z2[y]) - (z[t] - z[y])), abs=1e-5)
         assert float(parts.sum()) == pytest.approx(change, abs=1e-5)
-    assert not any(p.requires_grad for p in model.parameters())
+    assert [p.requires_grad for p in model.parameters()] == wanted
 
 
 def test_each_units_part_is_weight_times_change_where_the_head_is_linear() -> None:
