@@ -218,6 +218,21 @@ def to_uint8(images: Tensor) -> Tensor:
     return images.detach().cpu().float().mul(255).round_().clamp_(0, 255).to(torch.uint8)
 
 
+def resize(pictures: Tensor, size: int) -> Tensor:
+    """Square pictures (N, 3, T, T), uint8 or floats in [0, 1], as floats (N, 3, size, size).
+
+    Bilinear with antialiasing.
+    """
+    floats = pictures.float() / 255 if pictures.dtype == torch.uint8 else pictures
+    if pictures.shape[-1] == size:
+        return floats
+    parts = [
+        torch.nn.functional.interpolate(part, (size, size), mode="bilinear", antialias=True)
+        for part in floats.split(256)
+    ]
+    return torch.cat(parts).clamp(0, 1)
+
+
 def quantize(images: Tensor) -> Tensor:
     """What comes back when the pictures are saved with 8 bits and read again."""
     return to_uint8(images).to(images.device, torch.float32).div_(255)

@@ -1,8 +1,8 @@
-"""How strongly t-SNE holds two rows together: p, from a graph of neighbours.
+"""The affinities p of t-SNE, from a graph of neighbors.
 
-van der Maaten and Hinton 2008, "Visualizing data using t-SNE", equations 1 and 3: a Gaussian round
-every row, as wide as gives the wanted perplexity over its neighbours, then both directions
-averaged. Rows that are in neither's neighbourhood are not held (van der Maaten 2014).
+van der Maaten and Hinton 2008, "Visualizing data using t-SNE", equations 1 and 3: a Gaussian around
+every row, whose width gives the perplexity over its neighbors, then both directions averaged. p is
+0 for rows of which neither is a neighbor of the other (van der Maaten 2014).
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
     from featviz.atlas.graph import Graph
 
 _ROUNDS = 60
-"""halvings of the width at most; thirty are the usual number"""
+"""bisections of the width at most; thirty are the usual number"""
 _CLOSE = 1e-6
-"""nats by which the entropy may miss its goal"""
+"""nats by which the entropy may miss its target"""
 _ROWS = 8192
-"""rows whose widths are sought at a time"""
+"""rows calibrated at a time"""
 
 
 @dataclass(frozen=True)
@@ -44,15 +44,13 @@ class Affinities:
 
 
 def affinities(graph: Graph, perplexity: float) -> Affinities:
-    """p of every pair of neighbours; the graph should hold 3 * perplexity neighbours a row."""
+    """p of every pair of neighbors; the graph should have 3 * perplexity neighbors a row."""
     from scipy.sparse import csr_matrix
 
     count, k = graph.rows.shape
-    held = conditional(graph.lengths.square(), perplexity)
+    p = conditional(graph.lengths.square(), perplexity)
     bounds = np.arange(0, count * k + 1, k)
-    one_way = csr_matrix(
-        (held.numpy().ravel(), graph.rows.numpy().ravel(), bounds), shape=(count, count)
-    )
+    one_way = csr_matrix((p.flatten(), graph.rows.flatten(), bounds), shape=(count, count))
     both = ((one_way + one_way.T) / (2 * count)).tocsr()
     both.sort_indices()
     starts = torch.from_numpy(both.indptr.astype(np.int32))
@@ -65,17 +63,21 @@ def affinities(graph: Graph, perplexity: float) -> Affinities:
 
 
 def conditional(squares: Tensor, perplexity: float) -> Tensor:
-    """p(j | i) over each row's neighbours from squared distances (N, k), float64, rows sum to 1.
+    """p(j | i) over each row's neighbors, float64 (N, k), rows sum to 1.
 
-    The width is found by halving its interval on a logarithmic scale. A row whose neighbours are
-    fewer than the perplexity, or all equally far, holds them all alike.
+    The width is found by bisection on a logarithmic scale. In a row whose neighbors are fewer than
+    the perplexity, or all equally far, they are all alike.
+
+    Args:
+        squares: (N, k) squared distances, nearest first.
+        perplexity: exp of the entropy of each row.
     """
-    goal = math.log(min(perplexity, squares.shape[1]))
-    return torch.cat([_calibrated(part, goal) for part in squares.double().split(_ROWS)])
+    entropy = math.log(min(perplexity, squares.shape[1]))
+    return torch.cat([_calibrated(part, entropy) for part in squares.double().split(_ROWS)])
 
 
-def _calibrated(squares: Tensor, goal: float) -> Tensor:
-    # Only differences count, and the nearest at 0 keeps exp() in range.
+def _calibrated(squares: Tensor, entropy: float) -> Tensor:
+    # Only differences matter, and the nearest at 0 keeps exp() in range.
     far = squares - squares[:, :1]
     typical = far.mean(1, keepdim=True)
     far = far / torch.where(typical > 0, typical, 1)
@@ -86,8 +88,8 @@ def _calibrated(squares: Tensor, goal: float) -> Tensor:
         beta = middle.exp()
         torch.exp(-beta * far, out=p)
         total = p.sum(1, keepdim=True)
-        miss = total.log() + beta * (p * far).sum(1, keepdim=True) / total - goal
-        # A row that is done stays as it is, so that it does not depend on the others.
+        miss = total.log() + beta * (p * far).sum(1, keepdim=True) / total - entropy
+        # A calibrated row no longer changes, so it does not depend on the others.
         low = torch.where(miss > _CLOSE, middle, low)
         high = torch.where(miss < -_CLOSE, middle, high)
         if not bool((miss.abs() > _CLOSE).any()):

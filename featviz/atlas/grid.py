@@ -1,4 +1,4 @@
-"""Cutting a map into cells: regular bins, and a mosaic with one picture in each cell."""
+"""A map cut into cells (regular bins), and its rows assigned to the places of a lattice."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 EXACT = 2500
-"""points up to which an assignment is exact; its time grows with the cube of their number"""
+"""points up to which the assignment is exact; its time grows with the cube of their number"""
 SWEEPS = 12
 """rounds in which windows across the borders of blocks are solved again"""
 _WINDOW = 16
@@ -27,7 +27,7 @@ _ENTRIES = 60_000
 """points times places of a block that is solved exactly"""
 
 Block = tuple[int, int, int, int]
-"""first column, column behind the last, first row, row behind the last"""
+"""first column, column after the last, first row, row after the last"""
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Grid:
-    """A map cut into side x side squares; only those with somebody in them are listed."""
+    """A map cut into side x side squares; empty ones are not listed."""
 
     side: int
     cells: tuple[Cell, ...]
@@ -50,7 +50,15 @@ class Grid:
 
 
 def cut(xy: Tensor, side: int) -> Grid:
-    """The squares of a map (N, 2) in [0, 1]. A point on a border belongs to the later square."""
+    """The squares of a map.
+
+    Args:
+        xy: (N, 2) in [0, 1]; a point on a border belongs to the later square.
+        side: Squares a side.
+
+    Raises:
+        UserError: `side` is below 1.
+    """
     if side < 1:
         raise UserError(f"a grid of {side} squares a side is too small; 1 or more")
     place = (xy.double() * side).floor().long().clamp(0, side - 1)
@@ -70,9 +78,12 @@ def cut(xy: Tensor, side: int) -> Grid:
 def top_classes(
     classes: Sequence[str], grid: Grid, most: int = 5
 ) -> tuple[tuple[tuple[str, float], ...], ...]:
-    """For each cell its largest classes and their shares, largest first, ties by name.
+    """For each cell its largest classes and their fractions, largest first, ties by name.
 
-    classes: of each row, "" where there is none; such rows count in a share's denominator only
+    Args:
+        classes: Of each row, "" where there is none; such rows count in the denominator only.
+        grid: The cells.
+        most: Classes a cell at most.
     """
     found = []
     for cell in grid.cells:
@@ -86,20 +97,22 @@ def top_classes(
 def assign(
     xy: Tensor, *, room: float = 1.0, exact: int = EXACT, sweeps: int = SWEEPS
 ) -> tuple[Tensor, int, int]:
-    """A place of its own for each point, as near to where it was as can be.
+    """Assign each point a lattice place of its own, at the least sum of squared distances.
 
-    xy: (N, 2) in [0, 1]
-    room: places for each point. 1 gives a mosaic without gaps (the map is stretched to fill it,
-        each axis on its own); 2 and more a lattice in which the map keeps its shape
-    exact: up to so many points the sum of squared distances is the least of all ways to fill the
-        places (Jonker and Volgenant's algorithm, by scipy). More are cut in blocks: the rectangle
-        of places is halved until a block is small, each half takes the points on its side as far
-        as it has places, and each block is solved exactly. Then windows across the borders of the
-        blocks are solved again, which can only lower the sum
-    sweeps: rounds of such windows
+    Up to `exact` points the sum is the minimum (Jonker and Volgenant's algorithm, by scipy). Above,
+    the rectangle of places is halved until a block is small, each half takes the points on its side
+    as far as it has places, and each block is solved exactly. Then windows across the borders of
+    the blocks are solved again, which can only lower the sum. Time and memory grow linearly with N.
 
-    Time and memory grow with N above `exact`. Returns (places (N, 2) int64 as column and row,
-    columns, rows).
+    Args:
+        xy: (N, 2) in [0, 1].
+        room: Places for each point. 1 gives a mosaic without gaps (the map is stretched to fill it,
+            each axis on its own); 2 and more a lattice in which the map keeps its shape.
+        exact: Points up to which the minimum is found.
+        sweeps: Rounds of windows.
+
+    Returns:
+        Places (N, 2) int64 as column and row; columns; rows.
     """
     points, columns, rows = _spread(xy.double(), room)
     if len(points) <= exact:
@@ -110,13 +123,6 @@ def assign(
             shift = _WINDOW // 2 * np.array([(sweep + 1) % 2, (sweep // 2 + 1) % 2])
             cells = _improved(points, cells, columns, rows, shift)
     return torch.from_numpy(cells), columns, rows
-
-
-def cost(xy: Tensor, places: Tensor, columns: int, rows: int, *, room: float = 1.0) -> float:
-    """What `assign` minimises: the mean squared distance to the own place, in units of places."""
-    points, *shape = _spread(xy.double(), room)
-    assert tuple(shape) == (columns, rows), "places of another room"
-    return float(np.square(points - (places.numpy() + 0.5)).sum(1).mean())
 
 
 def _spread(xy: Tensor, room: float) -> tuple[NDArray[np.float64], int, int]:
@@ -130,7 +136,7 @@ def _spread(xy: Tensor, room: float) -> tuple[NDArray[np.float64], int, int]:
     columns = math.ceil(math.sqrt(count * room))
     rows = columns if room > 1 else math.ceil(count / columns)
     sides = torch.tensor([columns, rows]).double()
-    # Half a place from the edges, so that the outermost points are not drawn outwards.
+    # Half a place from the edges: the outermost points lie in the middle of their places.
     return (((xy - middle) / extent) * (sides - 1) + sides / 2).numpy(), columns, rows
 
 
@@ -188,7 +194,7 @@ def _improved(
     rows: int,
     shift: NDArray[np.int64],
 ) -> NDArray[np.int64]:
-    """Places after each window of a shifted tiling has been solved for those who are in it."""
+    """Places after each window of a shifted tiling has been solved for the points in it."""
     places = places.copy()
     window = (places + shift) // _WINDOW
     across = columns // _WINDOW + 2

@@ -1,6 +1,6 @@
-"""How far a map may be believed: neighbours kept, neighbours invented, classes kept.
+"""Quality of a map: neighbors kept, false neighbors, classes kept, agreement of several maps.
 
-Everything compares ranks of distances in the space with ranks on the map, so no scale matters.
+Ranks of distances in the space are compared with ranks on the map, so scales do not matter.
 Trustworthiness and continuity: Venna and Kaski 2001, "Neighborhood preservation in nonlinear
 projection methods".
 """
@@ -21,9 +21,9 @@ from featviz.neighbors.exact import Index
 from featviz.statistics import rank_correlation
 
 TRUST_K = 15
-"""neighbours that trustworthiness and continuity look at"""
+"""neighbors of trustworthiness and continuity"""
 WIDE_K = 50
-"""neighbours of the second recall, where the graph has so many"""
+"""neighbors of the second recall, where the graph has so many"""
 PAIRS = 5000
 """pairs of rows whose distances are correlated"""
 MOST_RANKED = 1000
@@ -41,26 +41,27 @@ class MapQuality:
 
     k: int
     recall: float
-    """share of a row's k nearest in the space that are among its k nearest on the map"""
+    """fraction of a row's k nearest in the space that are among its k nearest on the map"""
     recall_chance: float
-    """what a random map gives: k / (N - 1)"""
+    """of a random map: k / (N - 1)"""
     recall_wide: float | None
-    """the same share for 50 neighbours; None where the graph has not so many"""
+    """the same fraction for 50 neighbors; None where the graph has not so many"""
     trustworthiness: float
-    """1 less a penalty for neighbours on the map that are far in the space, for 15 neighbours"""
+    """1 less a penalty for neighbors on the map that are far in the space, for 15 neighbors"""
     continuity: float
-    """1 less a penalty for neighbours in the space that are far on the map, for 15 neighbours"""
+    """1 less a penalty for neighbors in the space that are far on the map, for 15 neighbors"""
     correlation: float | None
-    """Spearman's, between distances in the space and on the map, over 5,000 pairs of rows: how far
-    the large picture is right (CPD of Kobak and Berens 2019)"""
+    """Spearman's, between distances in the space and on the map, over 5,000 pairs of rows: the
+    global structure (CPD of Kobak and Berens 2019); None where all distances are the same"""
     ranked: int
-    """rows that the last two were measured on"""
+    """rows that trustworthiness and continuity were measured on"""
     class_space: float | None
-    """share of rows whose class wins the vote of their k nearest in the space"""
+    """accuracy of the vote of the k nearest in the space for a row's class"""
     class_map: float | None
     """the same on the map"""
     kept: Tensor
-    """(N, k) bool: which of a row's neighbours in the space, nearest first, are so on the map"""
+    """(N, k) bool: which of a row's neighbors in the space, nearest first, are among those on the
+    map"""
 
     @property
     def per_row(self) -> Tensor:
@@ -68,7 +69,7 @@ class MapQuality:
         return self.kept.double().mean(1)
 
 
-def judge_map(
+def map_quality(
     index: Index,
     xy: Tensor,
     *,
@@ -76,9 +77,14 @@ def judge_map(
     k: int = 10,
     labels: Sequence[str] | None = None,
 ) -> MapQuality:
-    """Compare a map (N, 2) with the space of an index, both by their exact neighbours.
+    """Compare a map with the space of an index, both by their exact neighbors.
 
-    graph: the neighbours in the space, at least k of each row, where they were found before
+    Args:
+        index: The space.
+        xy: The map (N, 2).
+        graph: The neighbors in the space, at least k of each row, where they are known.
+        k: Neighbors of recall and of the class vote.
+        labels: Class of each row; "" where there is none.
     """
     count = len(index)
     k = min(k, count - 1)
@@ -86,14 +92,14 @@ def judge_map(
         graph = build_graph(index, max(k, min(WIDE_K, count - 1)))
     near = graph.nearest(k).rows
     wide = WIDE_K if graph.k >= WIDE_K else None
-    shown = near_on_map(xy, max(k, wide or 0))
-    kept = found_again(near, shown[:, :k])
+    shown = map_neighbors(xy, max(k, wide or 0))
+    kept = is_among(near, shown[:, :k])
     trust, continuity, ranked = _trust_both_ways(index, xy)
     return MapQuality(
         k=k,
         recall=float(kept.double().mean()),
         recall_chance=k / (count - 1),
-        recall_wide=None if wide is None else shared(graph.rows[:, :wide], shown[:, :wide]),
+        recall_wide=None if wide is None else overlap(graph.rows[:, :wide], shown[:, :wide]),
         trustworthiness=trust,
         continuity=continuity,
         correlation=distance_correlation(index, xy),
@@ -104,7 +110,7 @@ def judge_map(
     )
 
 
-def near_on_map(xy: Tensor, k: int) -> Tensor:
+def map_neighbors(xy: Tensor, k: int) -> Tensor:
     """Each point's k nearest others on a map (N, 2): (N, k) int64, nearest first, ties by row."""
     from scipy.spatial import cKDTree
 
@@ -116,24 +122,29 @@ def near_on_map(xy: Tensor, k: int) -> Tensor:
     return torch.from_numpy(np.take_along_axis(rows, order, 1).astype(np.int64))
 
 
-def shared(wanted: Tensor, found: Tensor) -> float:
-    """Share of the neighbours (N, k) wanted that are among those found (N, m)."""
-    pairs = zip(wanted.split(4096), found.split(4096), strict=True)
-    return sum(int(found_again(*pair).sum()) for pair in pairs) / wanted.numel()
+def overlap(one: Tensor, other: Tensor) -> float:
+    """The fraction of the neighbors `one` (N, k) that are among `other` (N, m)."""
+    pairs = zip(one.split(4096), other.split(4096), strict=True)
+    return sum(int(is_among(*pair).sum()) for pair in pairs) / one.numel()
 
 
-def found_again(wanted: Tensor, found: Tensor) -> Tensor:
-    """For each row which of `wanted` (N, k) is among `found` (N, m), as (N, k) bool."""
-    return (wanted[:, :, None] == found[:, None, :]).any(2)
+def is_among(one: Tensor, other: Tensor) -> Tensor:
+    """For each row which of the neighbors `one` (N, k) are among `other` (N, m), (N, k) bool."""
+    return (one[:, :, None] == other[:, None, :]).any(2)
 
 
 def procrustes(a: Tensor, b: Tensor) -> tuple[float, Tensor]:
-    """How differently two maps (N, 2) of the same rows lie, and b laid onto a.
+    """The Procrustes distance of two maps of the same rows, and b aligned to a (Gower 1975).
 
-    Shift, scale, rotation and reflection are taken away first. The distance is the share of a's
-    variance that b does not explain: 0 for the same map, 1 for one that has nothing in common.
+    Shift, scale, rotation and reflection are fitted. The distance is the fraction of a's variance
+    that b then leaves unexplained: 0 for the same map, 1 for one that has nothing in common.
 
-    Returns (distance, b on a's terms (N, 2) float64). Gower 1975.
+    Args:
+        a: (N, 2).
+        b: (N, 2).
+
+    Returns:
+        The distance, and b aligned to a, (N, 2) float64.
     """
     left, right = (points.double() - points.double().mean(0) for points in (a, b))
     u, s, v = torch.linalg.svd(right.T @ left)
@@ -148,19 +159,19 @@ def procrustes(a: Tensor, b: Tensor) -> tuple[float, Tensor]:
 def distance_correlation(index: Index, xy: Tensor, pairs: int = PAIRS) -> float | None:
     """Spearman's correlation of distances in the space and on the map, over fixed random pairs.
 
-    None where all distances are equal.
+    None where all distances are the same.
     """
     count = len(index)
     generator = torch.Generator().manual_seed(0)
     one = torch.randint(count, (pairs,), generator=generator)
     other = (one + torch.randint(1, count, (pairs,), generator=generator)) % count
-    there = torch.cat(
+    space = torch.cat(
         [
             (_unit(index, a) - _unit(index, b)).norm(dim=1)
             for a, b in zip(one.split(512), other.split(512), strict=True)
         ]
     )
-    return rank_correlation(there, (xy[one] - xy[other]).double().norm(dim=1))
+    return rank_correlation(space, (xy[one] - xy[other]).double().norm(dim=1))
 
 
 def _unit(index: Index, rows: Tensor) -> Tensor:
@@ -185,7 +196,7 @@ def _trust_both_ways(index: Index, xy: Tensor) -> tuple[float, float, int]:
 
 
 def _evenly(count: int, most: int) -> Tensor:
-    """At most so many of `count` rows, evenly spread."""
+    """At most so many of `count` rows, evenly spaced."""
     some = min(count, most)
     return torch.arange(some) * count // some
 
@@ -193,75 +204,59 @@ def _evenly(count: int, most: int) -> Tensor:
 def trustworthiness(space: Tensor, shown: Tensor, k: int, *, rows: Tensor | None = None) -> float:
     """1 less the penalty for rows that are among the k nearest in `shown` but not in `space`.
 
-    space, shown: (N, any) coordinates; k < N / 2. The penalty of an intruder is its rank in the
-    space beyond k, scaled so that the worst map has 0. Equal distances rank by row.
-    rows: the mean is taken over these, each ranked against all N; default all. Distances are worked
-    out in blocks, so memory grows with N alone
+    The penalty of such a row is its rank in the space beyond k, scaled so that the worst map has 0.
+    Equal distances in the space rank by row. Memory grows with N, not with its square.
+
+    Args:
+        space: (N, any) coordinates.
+        shown: (N, any) coordinates.
+        k: Neighbors, below N / 2.
+        rows: The mean is taken over these, each ranked against all N; default: all.
     """
     count = len(space)
-    asked = torch.arange(count) if rows is None else rows
-    lengths = [points.square().sum(1) for points in (space, shown)]
+    chosen = torch.arange(count) if rows is None else rows
     penalty = 0
-    for part in asked.split(_BLOCK):
-        there, here = (
-            _squares(points, norms, part)
-            for points, norms in zip((space, shown), lengths, strict=True)
-        )
-        near = _nearest(here, k)
-        for column in near.T:
+    for part in chosen.split(_BLOCK):
+        there, here = (torch.cdist(points[part], points) for points in (space, shown))
+        for distances in (there, here):
+            distances[torch.arange(len(part)), part] = torch.inf
+        for column in here.topk(k, largest=False).indices.T:
             line = there.gather(1, column[:, None])
             before = (there < line).sum(1)
             before += ((there == line) & (torch.arange(count) < column[:, None])).sum(1)
             penalty += int((before + 1 - k).clamp_min(0).sum())
-    return 1 - penalty * 2 / (len(asked) * k * (2 * count - 3 * k - 1))
-
-
-def _squares(points: Tensor, lengths: Tensor, rows: Tensor) -> Tensor:
-    """Squared distances of some rows to all, infinite to themselves."""
-    squares = torch.addmm(lengths, points[rows], points.T, alpha=-2) + lengths[rows][:, None]
-    squares[torch.arange(len(rows)), rows] = torch.inf
-    return squares
-
-
-def _nearest(squares: Tensor, k: int) -> Tensor:
-    """The columns of each row's k smallest, equal ones by column."""
-    limit = squares.kthvalue(k, dim=1, keepdim=True).values
-    # The k nearest are all below the limit, and of those on it the first that there is room for.
-    below, on = squares < limit, squares == limit
-    room = k - below.sum(1, keepdim=True)
-    chosen = below | (on & (on.cumsum(1) <= room))
-    return chosen.nonzero()[:, 1].view(-1, k)
+    return 1 - penalty * 2 / (len(chosen) * k * (2 * count - 3 * k - 1))
 
 
 @dataclass(frozen=True)
 class Stability:
-    """How far maps of the same rows agree that differ in chance alone."""
+    """Agreement of maps of the same rows that differ in the seed alone."""
 
     procrustes: float
     """mean distance between two of them: 0 the same map, 1 nothing in common"""
     overlap: float
-    """mean share of a row's k nearest on one map that are so on another"""
+    """mean fraction of a row's k nearest on one map that are among those on another"""
     k: int
 
 
 def compare_maps(maps: Sequence[Tensor], k: int = 10) -> Stability:
-    """The stability of two or more maps (N, 2) of the same rows, say of several seeds."""
+    """The stability of two or more maps (N, 2) of the same rows, of several seeds for example."""
     if len(maps) < 2:
         raise UserError(f"{len(maps)} map cannot be compared; lay out at least 2 seeds")
     k = min(k, len(maps[0]) - 1)
-    near = [near_on_map(xy, k) for xy in maps]
+    near = [map_neighbors(xy, k) for xy in maps]
     pairs = list(itertools.combinations(range(len(maps)), 2))
     return Stability(
         procrustes=sum(procrustes(maps[a], maps[b])[0] for a, b in pairs) / len(pairs),
-        overlap=sum(shared(near[a], near[b]) for a, b in pairs) / len(pairs),
+        overlap=sum(overlap(near[a], near[b]) for a, b in pairs) / len(pairs),
         k=k,
     )
 
 
 def class_accuracy(neighbors: Tensor, labels: Sequence[str]) -> float | None:
-    """Share of rows whose class wins the vote of their neighbours (N, k); nearest breaks ties.
+    """Accuracy of the vote of each row's neighbors (N, k) for its class; the nearest breaks ties.
 
-    Only rows whose class has others are counted; None where there are none.
+    Over rows whose class has other members; None where there are none.
     """
     names, codes = np.unique(np.asarray(labels), return_inverse=True)
     sizes = np.bincount(codes)
@@ -269,7 +264,7 @@ def class_accuracy(neighbors: Tensor, labels: Sequence[str]) -> float | None:
     if not able.size:
         return None
     votes = codes[neighbors.numpy()[able]]
-    # A later neighbour's vote weighs a little less, so the nearer class wins a tie.
+    # The vote of a farther neighbor weighs a little less, so the nearer class wins a tie.
     weight = 1 - np.arange(votes.shape[1]) * 1e-3 / max(1, votes.shape[1])
     won = 0
     for row, line in zip(able, votes, strict=True):

@@ -1,133 +1,151 @@
-"""The t-SNE of other libraries on the same terms as ours, to compare with and for who prefers them.
+"""The t-SNE of other libraries under our settings, for comparison and for those who prefer them.
 
-Each takes what `featviz.atlas.tsne.optimize` takes and gives points (N, 2) float64. Their learning
-rates are brought to one convention, the gradient without its factor 4 (van der Maaten's program,
-openTSNE, cuML); scikit-learn's gradient has that factor.
+Learning rates are brought to one convention, the gradient without its factor 4 (van der Maaten's
+program, openTSNE, cuML); scikit-learn's gradient has that factor.
 """
 
 from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from featviz.atlas.affinities import Affinities
-from featviz.atlas.graph import Graph
+from featviz.atlas.tsne import EARLY_EXAGGERATION
+
+if TYPE_CHECKING:
+    from featviz.atlas.affinities import Affinities
+    from featviz.atlas.graph import Graph
+    from featviz.types import Progress
+
+PACKAGES = {"openTSNE": "openTSNE", "scikit-learn": "sklearn", "cuml": "cuml"}
+"""methods and the package that each imports"""
 
 
-@dataclass(frozen=True)
-class Task:
-    """What every t-SNE is given."""
+def optimize(
+    method: str,
+    pairs: Affinities,
+    start: Tensor,
+    *,
+    graph: Graph,
+    vectors: Callable[[], Tensor],
+    perplexity: float,
+    steps: tuple[int, int],
+    exaggeration: float,
+    seed: int,
+    progress: Progress | None = None,
+) -> Tensor:
+    """Points (N, 2) float64 that another library's t-SNE reaches.
 
-    vectors: Callable[[], Tensor]
-    """the rows (N, dim), where Euclidean distance orders neighbours as the metric does"""
-    graph: Graph
-    """3 * perplexity neighbours a row"""
-    pairs: Affinities
-    start: Tensor
-    """(N, 2) float64, the first axis with a standard deviation of 1e-4"""
-    perplexity: float
-    iterations: tuple[int, int]
-    early_exaggeration: float
-    exaggeration: float
-    learning_rate: float
-    seed: int
-    progress: Callable[[int, int, str], None] | None
+    Args:
+        method: "openTSNE": from the same affinities, Barnes-Hut below 10,000 rows, FIt-SNE above.
+            "scikit-learn": Barnes-Hut; finds its own neighbors, has no late exaggeration. "cuml":
+            FIt-SNE on a GPU, from the same graph and its own principal components; written from its
+            documentation (26.08) and not tried, since no GPU was at hand.
+        pairs: Affinities, for openTSNE.
+        start: (N, 2).
+        graph: 3 * perplexity neighbors a row, for cuml.
+        vectors: The rows (N, dim), in which Euclidean distance orders neighbors as the metric does.
+        perplexity: Neighbors that each row tries to keep.
+        steps: With early exaggeration, and after it.
+        exaggeration: Of the second part.
+        seed: Of the library.
+        progress: Called with the steps done.
+    """
+    rate = max(200.0, len(start) / 12)
+    if method == "openTSNE":
+        found = _open_tsne(pairs, start, steps, exaggeration, rate, seed, progress)
+    else:
+        total = sum(steps)
+        shared: dict[str, Any] = {
+            "perplexity": perplexity,
+            "early_exaggeration": EARLY_EXAGGERATION,
+            "random_state": seed,
+        }
+        if method == "scikit-learn":
+            from sklearn.manifold import TSNE
+
+            tsne = TSNE(
+                init=start.float().numpy(),
+                learning_rate=rate / 4,
+                max_iter=max(250, total),
+                n_jobs=torch.get_num_threads(),
+                **shared,
+            )
+        else:
+            tsne = importlib.import_module("cuml.manifold").TSNE(
+                method="fft",
+                n_neighbors=graph.k + 1,
+                init="pca",
+                learning_rate=rate,
+                learning_rate_method="none",
+                late_exaggeration=exaggeration,
+                exaggeration_iter=steps[0],
+                max_iter=total,
+                precomputed_knn=_sparse_graph(graph),
+                **shared,
+            )
+        found = tsne.fit_transform(vectors().numpy())
+        if progress is not None:
+            progress(total, total, "laying out")
+    return torch.from_numpy(np.array(found, dtype=np.float64))
 
 
-def open_tsne(task: Task) -> Tensor:
-    """openTSNE on our affinities: Barnes-Hut below 10,000 rows, FIt-SNE from there on."""
+def _open_tsne(
+    pairs: Affinities,
+    start: Tensor,
+    steps: tuple[int, int],
+    exaggeration: float,
+    rate: float,
+    seed: int,
+    progress: Progress | None,
+) -> Any:
     from openTSNE import TSNEEmbedding
     from openTSNE.affinity import PrecomputedAffinities
     from scipy.sparse import csr_matrix
 
-    count, total = len(task.graph), sum(task.iterations)
-    pairs = task.pairs
-    held = csr_matrix(
-        (pairs.p.numpy(), pairs.others.numpy(), pairs.starts.numpy()), shape=(count, count)
-    )
+    count = len(start)
+    p = csr_matrix((pairs.p, pairs.others, pairs.starts), shape=(count, count))
     many = count >= 10_000
-    # One thread below 10,000 rows: faster there, and nothing depends on how threads add up.
+    # One thread below 10,000 rows: faster there, and sums have one order.
     embedding = TSNEEmbedding(
-        task.start.numpy().copy(),
-        PrecomputedAffinities(held, normalize=False),
+        start.numpy().copy(),
+        PrecomputedAffinities(p, normalize=False),
         negative_gradient_method="fft" if many else "bh",
         n_jobs=torch.get_num_threads() if many else 1,
-        random_state=task.seed,
+        random_state=seed,
     )
     done = 0
 
-    def show(iteration: int, error: float, _embedding: Any) -> None:
-        if task.progress is not None:
-            task.progress(done + iteration, total, "laying out")
+    def show(step: int, error: float, _embedding: Any) -> None:
+        if progress is not None:
+            progress(done + step, sum(steps), "laying out")
 
-    settings: dict[str, Any] = {"learning_rate": task.learning_rate, "momentum": 0.8}
-    settings |= {"inplace": True}
-    if task.progress is not None:
-        settings |= {"callbacks": show, "callbacks_every_iters": 10, "use_callbacks": True}
-    if task.iterations[0]:
-        embedding.optimize(task.iterations[0], exaggeration=task.early_exaggeration, **settings)
-    done = task.iterations[0]
-    if task.iterations[1]:
-        embedding.optimize(task.iterations[1], exaggeration=task.exaggeration, **settings)
-    return torch.from_numpy(np.array(embedding, dtype=np.float64))
-
-
-def scikit_learn(task: Task) -> Tensor:
-    """scikit-learn's Barnes-Hut t-SNE. It finds its own neighbours and never exaggerates late."""
-    from sklearn.manifold import TSNE
-
-    total = max(250, sum(task.iterations))
-    tsne = TSNE(
-        perplexity=task.perplexity,
-        init=task.start.float().numpy(),
-        learning_rate=task.learning_rate / 4,
-        early_exaggeration=task.early_exaggeration,
-        max_iter=total,
-        random_state=task.seed,
-        n_jobs=torch.get_num_threads(),
-    )
-    found = tsne.fit_transform(task.vectors().numpy())
-    if task.progress is not None:
-        task.progress(total, total, "laying out")
-    return torch.from_numpy(np.asarray(found, dtype=np.float64))
+    for number, factor in zip(steps, (EARLY_EXAGGERATION, exaggeration), strict=True):
+        if number:
+            embedding.optimize(
+                number,
+                exaggeration=factor,
+                learning_rate=rate,
+                momentum=0.8,
+                inplace=True,
+                callbacks=show,
+                callbacks_every_iters=10,
+                use_callbacks=progress is not None,
+            )
+        done += number
+    return embedding
 
 
-def cuml(task: Task) -> Tensor:
-    """cuML's FIt-SNE on a GPU, on our graph and from principal components.
-
-    Written from its documentation (26.08) and not tried: no GPU was at hand. By default cuML starts
-    at random and adapts its learning rate; here it gets the settings of the others, so that maps
-    can be compared.
-    """
+def _sparse_graph(graph: Graph) -> Any:
+    """Distances to the neighbors as a sparse matrix; cuML counts a row as its own first neighbor."""
     from scipy.sparse import csr_matrix
 
-    count, k = task.graph.rows.shape
-    # cuML counts a row as its own first neighbour.
-    rows = np.hstack([np.arange(count)[:, None], task.graph.rows.numpy()])
-    lengths = np.hstack([np.zeros((count, 1)), task.graph.lengths.numpy()]).astype(np.float32)
+    count, k = graph.rows.shape
+    rows = np.hstack([np.arange(count)[:, None], graph.rows.numpy()])
+    lengths = np.hstack([np.zeros((count, 1)), graph.lengths.numpy()]).astype(np.float32)
     bounds = np.arange(0, rows.size + 1, k + 1)
-    near = csr_matrix((lengths.ravel(), rows.ravel(), bounds), shape=(count, count))
-    tsne = importlib.import_module("cuml.manifold").TSNE(
-        method="fft",
-        perplexity=task.perplexity,
-        n_neighbors=k + 1,
-        init="pca",
-        learning_rate=task.learning_rate,
-        learning_rate_method="none",
-        early_exaggeration=task.early_exaggeration,
-        late_exaggeration=task.exaggeration,
-        exaggeration_iter=task.iterations[0],
-        max_iter=sum(task.iterations),
-        random_state=task.seed,
-        precomputed_knn=near,
-    )
-    found = np.asarray(tsne.fit_transform(task.vectors().numpy()))
-    if task.progress is not None:
-        task.progress(sum(task.iterations), sum(task.iterations), "laying out")
-    return torch.from_numpy(found.astype(np.float64))
+    return csr_matrix((lengths.ravel(), rows.ravel(), bounds), shape=(count, count))

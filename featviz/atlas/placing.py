@@ -1,15 +1,14 @@
-"""New rows on a map that is there: each by itself, the map as it was.
+"""New rows on an existing map: each by itself, the map unchanged.
 
 Poličar, Stražar and Zupan 2023, "Embedding to reference t-SNE space addresses batch effects in
 single-cell classification" (Machine Learning 112:721): a new point starts at the median of its
-neighbours' places and descends the divergence of its own 25 neighbours, perplexity 5, from the
-fixed map. No new point acts on another, so where one lands does not depend on the company it
-comes in, and each costs the same. The map repels by a potential that is worked out once.
+neighbors' positions and minimizes the divergence of its own 25 neighbors, perplexity 5, from the
+fixed map. New points do not act on one another, so their order and number do not matter. The
+repulsion of the map is a potential that is computed once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
@@ -22,41 +21,50 @@ from featviz.errors import UserError
 
 if TYPE_CHECKING:
     from featviz.neighbors.exact import Excluded, Index
+    from featviz.types import Progress
 
 NEIGHBORS = 25
 PERPLEXITY = 5.0
-ITERATIONS = 250
+STEPS = 250
 EXAGGERATION = 1.5
 LEARNING_RATE = 0.1
 LONGEST_GRADIENT = 0.25
 _MOMENTUM = 0.8
 _MARGIN = 20.0
-"""round the map, in t-SNE's units, where new points may still feel their way"""
+"""around the map, in t-SNE's units, over which the potential is computed too"""
 _BLOCK = 4096
 
 
-def place(
+def place_rows(
     layout: Layout,
     index: Index,
     vectors: Tensor,
     *,
     k: int = NEIGHBORS,
     perplexity: float = PERPLEXITY,
-    iterations: int = ITERATIONS,
+    steps: int = STEPS,
     exclude: Excluded = None,
-    progress: Callable[[int, int, str], None] | None = None,
+    progress: Progress | None = None,
 ) -> Tensor:
-    """Where new rows belong on a map: (M, 2) float32 on the terms of `layout.xy`.
+    """Positions of new rows on a map.
 
-    layout, index: the map, and the rows it shows
-    vectors: the new rows (M, dim)
-    k: neighbours on the map that draw a new point; more keep it nearer to the middle of its island
-    perplexity: how many of them it tries to keep
-    iterations: steps from the median of their places; 0 leaves it there
-    exclude: for each new row one of the map that must not draw it (itself, if it is there), or -1
+    Args:
+        layout: The map.
+        index: The rows that it shows.
+        vectors: The new rows (M, dim).
+        k: Neighbors on the map that attract a new point; with more it is nearer to the middle of
+            its cluster.
+        perplexity: How many of them it tries to keep.
+        steps: Of gradient descent from the median of their positions; 0 leaves it there.
+        exclude: For each new row one of the map that must not attract it (itself, if it is there),
+            or -1.
+        progress: Called with the rows placed.
 
-    A row that belongs to the rim may lie a little outside [0, 1]. Raises UserError for a layout of
-    other rows than the index, and for vectors of another width.
+    Returns:
+        (M, 2) float32, scaled as `layout.xy`; a row may be a little outside [0, 1].
+
+    Raises:
+        UserError: The layout is of other rows than the index, or the vectors are of another width.
     """
     count = len(index)
     if len(layout.raw) != count:
@@ -69,7 +77,7 @@ def place(
     if count < FEWEST:
         found = layout.raw[rows].median(1).values
         return ((found - middle) / side + 0.5).float()
-    held = conditional(squares, min(perplexity, rows.shape[1])) * EXAGGERATION
+    p = conditional(squares, min(perplexity, rows.shape[1])) * EXAGGERATION
     fixed = layout.raw.T.double().contiguous()
     potential = Repulsion().potential(fixed, _MARGIN)
     parts = []
@@ -77,9 +85,9 @@ def place(
         anchors = fixed[:, rows[part]]  # (2, M, k)
         y = anchors.median(2).values
         gains, velocity = torch.ones_like(y), torch.zeros_like(y)
-        for _ in range(iterations):
+        for _ in range(steps):
             apart = y[:, :, None] - anchors
-            pull = (apart * (held[part] / (1 + apart.square().sum(0)))).sum(2)
+            pull = (apart * (p[part] / (1 + apart.square().sum(0)))).sum(2)
             phi, away = potential.at(y)
             gradient = pull - away / phi
             gradient *= LONGEST_GRADIENT / gradient.norm(dim=0).clamp_min(LONGEST_GRADIENT)

@@ -1,6 +1,6 @@
-"""t-SNE on a graph of neighbours, in torch, on the processor or a GPU.
+"""t-SNE on a graph of neighbors, in torch, on the processor or a GPU.
 
-The force on a point is its attraction to the neighbours (a sparse product) less its repulsion from
+The force on a point is its attraction to the neighbors (a sparse product) less its repulsion from
 all points. Linderman et al. 2019, "Fast interpolation-based t-SNE for improved visualization of
 single-cell RNA-seq data" (Nature Methods 16:243), put the repulsion on a regular grid, where it is
 a convolution, so that a step costs as much as there are points. Here:
@@ -11,17 +11,15 @@ a convolution, so that a step costs as much as there are points. Here:
   gradient, for which the splines are derived, and the normaliser Z is its sum.
 
 So the force is the gradient of one approximate divergence, and two transforms a step are enough.
-What a point would do to itself on the grid, which is nothing in truth, is taken away. Against all
-pairs of a finished map of 10,000 rows the force is right to 6% (root mean square) with nodes 0.5
+The force of a point on itself, which is 0 but for the grid, is subtracted. Against all pairs of a finished map of 10,000 rows the force is right to 6% (root mean square) with nodes 0.5
 apart, to 1% with 0.3 and to 0.2% with 0.2; Z to 0.5%, 0.05% and 0.01%. Small maps get a finer grid,
-for in the early steps islands form.
+since clusters form in the early steps.
 """
 
 from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -30,7 +28,9 @@ from torch import Tensor
 
 if TYPE_CHECKING:
     from featviz.atlas.affinities import Affinities
+    from featviz.types import Progress
 
+EARLY_EXAGGERATION = 12.0
 SPACING = 0.3
 """between nodes of the grid, in units of the kernel 1 / (1 + d^2). 10,000 rows, 50 + 950 steps, two
 cores: 0.5 takes 13 s to a divergence of 0.79 and a recall@10 of 0.66, 0.3 takes 20 s to 0.71 and
@@ -42,39 +42,43 @@ _FEWEST_NODES = 256
 _PAIRS = 1 << 18
 """pairs whose attraction is worked out at a time, so that they stay in the cache"""
 _ALL_PAIRS = 4000
-"""up to so many points a divergence asked for is summed over all pairs"""
+"""points up to which a divergence is summed over all pairs"""
 _LONGEST_STEP = 5.0
 _MOMENTUM = 0.8
 _SETTLING = 1 / 3
-"""of the steps at the end, over which the learning rate falls to nothing, so that points that
-swing about their places come to rest"""
+"""of the steps, at the end, over which the learning rate goes linearly to 0 and oscillations end"""
 
 
 def optimize(
     pairs: Affinities,
     start: Tensor,
     *,
-    iterations: tuple[int, int],
-    early_exaggeration: float,
+    steps: tuple[int, int],
     exaggeration: float,
     learning_rate: float,
     device: torch.device | str = "cpu",
-    progress: Callable[[int, int, str], None] | None = None,
+    progress: Progress | None = None,
 ) -> Tensor:
-    """Points (N, 2) float64 that a gradient descent from `start` (N, 2) reaches.
+    """Points (N, 2) float64 that gradient descent reaches from `start`.
 
-    iterations: steps with `early_exaggeration`, then with `exaggeration`, factors on p
-    learning_rate: of the gradient without its factor 4, divided by the exaggeration of the moment,
-        since p, exaggerated, pulls so much harder. 2 N: see `featviz.atlas.layout`
+    Momentum 0.8 and gains as in van der Maaten's own program; no point moves more than 5 in a step.
 
-    Momentum 0.8 and gains as in van der Maaten's own program; no point moves more than 5 at once.
+    Args:
+        pairs: p of every pair of neighbors.
+        start: (N, 2).
+        steps: With EARLY_EXAGGERATION, then with `exaggeration`, factors on p.
+        exaggeration: Of the second part.
+        learning_rate: Of the gradient without its factor 4; divided by the current exaggeration,
+            since exaggerated p attracts so much more. 2 N: see `featviz.atlas.layout`.
+        device: Where it is computed.
+        progress: Called with the steps done.
     """
     y = start.T.to(device, torch.float32).contiguous()  # (2, N)
     pull, push = Attraction(pairs, y.device), Repulsion()
     gains, velocity = torch.ones_like(y), torch.zeros_like(y)
-    total = sum(iterations)
+    total = sum(steps)
     for step in range(total):
-        factor = early_exaggeration if step < iterations[0] else exaggeration
+        factor = EARLY_EXAGGERATION if step < steps[0] else exaggeration
         away, z = push(y)
         gradient = factor * pull(y) - away / z
         same = torch.sign(gradient) == torch.sign(velocity)
@@ -95,7 +99,7 @@ class Attraction:
     def __init__(self, pairs: Affinities, device: torch.device):
         self.rows, self.others = pairs.rows.to(device), pairs.others.to(device)
         self.p = pairs.p.to(device, torch.float32)
-        with warnings.catch_warnings():  # torch calls this form of matrix new each time
+        with warnings.catch_warnings():  # torch warns that this format is in beta
             warnings.filterwarnings("ignore", message="Sparse CSR tensor support")
             self.held = torch.sparse_csr_tensor(
                 pairs.starts.to(device),
@@ -132,18 +136,18 @@ class Potential:
     """(rows * columns,) coefficients"""
     columns: int
     low: Tensor
-    """(2,) the place of the first node's successor"""
+    """(2,) the position of the second node"""
     spacing: float
     reach: Tensor
-    """(2,) nodes a side on which phi is right; points beyond are treated as on the rim"""
+    """(2,) nodes a side on which phi is right; points beyond are moved to the border"""
     own: Tensor
-    """(16, 16) what the weights of a point add to the coefficients round it"""
+    """(16, 16) what the weights of a point add to the coefficients around it"""
 
     def at(self, y: Tensor, *, others: bool = False) -> tuple[Tensor, Tensor]:
         """phi at points (2, M), (M,), and minus half its gradient, (2, M): the repulsion.
 
-        others: the points are those that made phi, and each wants what the others do to it. Its own
-        part would be 1, and flat, but for the grid, and is taken away as the grid has it
+        With `others` the points are those that made phi, and the part of each in its own value is
+        subtracted. It would be 1, and flat, but for the grid, and is subtracted as on the grid.
         """
         places, weights, slopes = _places(y, self)
         near = self.values.index_select(0, places.flatten()).view(4, 4, -1)
@@ -156,7 +160,7 @@ class Potential:
 
 
 def _places(y: Tensor, grid: Potential) -> tuple[Tensor, Tensor, Tensor]:
-    """The 16 nodes round points (2, M): numbers (4, 4, M), weights and slopes (4, 2, M)."""
+    """The 16 nodes around points (2, M): numbers (4, 4, M), weights and slopes (4, 2, M)."""
     at = (y - grid.low[:, None]) / grid.spacing + 1
     at = at.clamp_min(1).minimum(grid.reach[:, None])
     node = at.floor()
@@ -180,16 +184,16 @@ class Repulsion:
         return force, phi.sum(dtype=torch.float64).to(y.dtype)
 
     def potential(self, y: Tensor, margin: float = 0.0) -> Potential:
-        """phi of points (2, N), right on their bounding box and a margin round it."""
+        """phi of points (2, N), right on their bounding box and a margin around it."""
         low, high = y.min(1).values - margin, y.max(1).values + margin
         wide, tall = (high - low).tolist()
         side = max(wide, tall)
         h = max(self.spacing, side / (_WIDEST / 2 - 12))
-        if side < _FEWEST_NODES * h:  # a small map can be had finer; in steps, to keep the kernel
+        if side < _FEWEST_NODES * h:  # finer on a small map; in steps, so that the kernel is reused
             finer = math.floor(2 * math.log2(max(side, 1e-3) / h / _FEWEST_NODES)) / 2
             h *= max(1 / 8, 2**finer)
         nodes = [math.ceil(side / h) + 6 for side in (wide, tall)]
-        # twice the map, so that the convolution does not come round
+        # twice the map, so that the circular convolution does not wrap around
         rows, columns = (_good_size(2 * number) for number in nodes)
         reach = torch.tensor([number - 3.0 for number in nodes], device=y.device, dtype=y.dtype)
         spectrum, own = self._kernel(rows, columns, h, y)
@@ -219,40 +223,28 @@ class Repulsion:
 
 
 def _ring(size: int, device: torch.device) -> Tensor:
-    """0, 1, 2, ... -2, -1: how far each place of a ring is from the first, float64."""
+    """0, 1, 2, ... -2, -1: signed distances on a ring from its first node, float64."""
     places = torch.arange(size, device=device, dtype=torch.float64)
     return torch.where(places <= size // 2, places, places - size)
 
 
 def _splines(t: Tensor) -> tuple[Tensor, Tensor]:
-    """Weights of the four nodes round places t in [0, 1), and their derivatives, (4, *t.shape)."""
+    """Weights of the four nodes around t in [0, 1), and their derivatives, (4, *t.shape)."""
     u, s, c = 1 - t, t * t, t * t * t
     weights = torch.stack([u * u * u, 3 * c - 6 * s + 4, -3 * c + 3 * s + 3 * t + 1, c]) / 6
     slopes = torch.stack([-u * u, 3 * s - 4 * t, -3 * s + 2 * t + 1, s]) / 2
     return weights, slopes
 
 
-def _good_sizes() -> list[int]:
-    """Even sizes without prime factors above 5, each at least 4% above the one before."""
-    smooth = sorted(
-        2**a * 3**b * 5**c
-        for a in range(1, 15)
-        for b in range(9)
-        for c in range(6)
-        if 2**a * 3**b * 5**c <= 16384
-    )
-    chosen = [16]
-    for size in smooth:
-        if size >= 1.04 * chosen[-1]:
-            chosen.append(size)
-    return chosen
-
-
-_SIZES = _good_sizes()
-
-
 def _good_size(wanted: int) -> int:
-    return next(size for size in _SIZES if size >= wanted)
+    """An even size of at least `wanted` that transforms fast.
+
+    Of the sizes within 3% of one another only one is taken, so that the kernel can be reused.
+    """
+    from scipy.fft import next_fast_len
+
+    step = 1 << max(0, wanted.bit_length() - 6)
+    return 2 * int(next_fast_len(-(-wanted // (2 * step)) * step, real=True))
 
 
 def divergence(pairs: Affinities, points: Tensor) -> float:

@@ -1,8 +1,8 @@
-"""`render_page(atlas)`: one HTML file that needs nothing beside it and opens from file://.
+"""`render_page(page)`: one HTML file that needs no other file and opens from file://.
 
 The source is page.html, style.css and the scripts in this folder. A page from the disk may load
-neither modules nor data, so the scripts stand in the page one after the other, and what they show
-stands there too: words as JSON, arrays and pictures in base64 (see `data`).
+neither modules nor data, so the scripts are in the page one after the other, and what they show too:
+words as JSON, arrays and pictures in base64 (see `data`).
 """
 
 from __future__ import annotations
@@ -10,14 +10,11 @@ from __future__ import annotations
 import base64
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from featviz.atlas.viewer.data import Block, carry
-
-if TYPE_CHECKING:
-    from featviz.atlas.build import Atlas
+from featviz.atlas.viewer.data import Block, PageData, encode_page
 
 SCRIPTS = (
     "blocks.js",
@@ -29,18 +26,18 @@ SCRIPTS = (
     "marks.js",
     "viewer.js",
 )
-"""in the order in which they need each other"""
+"""in the order in which they are evaluated"""
 
 
-def render_page(atlas: Atlas) -> str:
+def render_page(page: PageData) -> str:
     """The page of an atlas as HTML."""
     from jinja2 import Environment
     from markupsafe import Markup
 
     here = Path(__file__).parent
-    document, blocks = carry(atlas)
-    page = Environment(autoescape=True).from_string(_read(here / "page.html"))
-    return page.render(
+    document, blocks = encode_page(page)
+    template = Environment(autoescape=True).from_string(_read(here / "page.html"))
+    return template.render(
         data=document,
         style=Markup(_read(here / "style.css")),
         script=Markup("\n".join(_read(here / name) for name in SCRIPTS)),
@@ -54,7 +51,7 @@ def _read(file: Path) -> str:
 
 
 def _within_script(document: dict[str, Any]) -> str:
-    # Within a script element only "</" could end it early; "<!--" could hide what follows.
+    # In a script element "</" could end it early, and "<!--" could hide what follows.
     text = json.dumps(document, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     return text.replace("<", "\\u003c")
 

@@ -1,10 +1,10 @@
 """Small pictures as JPEG sheets: `pack_sheets(pictures)`.
 
 A sheet is at most 2048 pixels a side, which every browser can draw. Its cells are filled column by
-column, so that the page can hand a whole column to the graphics card at once. Nothing of a picture
-shows in its neighbours: cells begin at multiples of JPEG's blocks of 8 pixels, the rest of a cell
-repeats the picture's edge, and colour is stored as finely as brightness (4:4:4), because decoders
-that make coarser colour fine again mix it across the blocks' borders.
+column, so that the page can upload a whole column to the graphics card at once. Pictures do not mix
+with those beside them: cells begin at multiples of JPEG's blocks of 8 pixels, the rest of a cell
+repeats the picture's edge, and color has the resolution of brightness (4:4:4), because decoders
+that interpolate coarser color mix it across the blocks' borders.
 """
 
 from __future__ import annotations
