@@ -29,8 +29,8 @@ from torch import Tensor
 
 from featviz.atlas.affinities import Affinities, affinities
 from featviz.atlas.graph import Graph, build_graph
-from featviz.atlas.layout import lay_out
-from featviz.atlas.metrics import near_on_map, shared
+from featviz.atlas.layout import LayoutSettings, lay_out
+from featviz.atlas.metrics import map_neighbors, overlap
 from featviz.atlas.tsne import divergence
 from featviz.neighbors.exact import Index, build_index
 
@@ -68,7 +68,7 @@ def timed(work: Callable[[], Any]) -> tuple[float, Any]:
 
 
 def judge(name: str, pairs: Affinities, graph: Graph, raw: Tensor) -> list[dict[str, Any]]:
-    recall = shared(graph.rows[:, :10], near_on_map(raw, 10))
+    recall = overlap(graph.rows[:, :10], map_neighbors(raw, 10))
     return [
         _rounds.row(f"{name}: divergence", "nats", [divergence(pairs, raw)]),
         _rounds.row(f"{name}: recall@10", "fraction", [recall]),
@@ -82,13 +82,16 @@ def compare(rows: Tensor) -> tuple[list[dict[str, Any]], dict[str, float]]:
     index, size = build_index(rows), f"{len(rows)} x {rows.shape[1]}"
     unit = (rows / rows.norm(dim=1, keepdim=True)).numpy()
     build_graph(build_index(rows[:600]), 90)  # what is loaded once is not counted
-    lay_out(rows[:600, :50], iterations=(5, 5))
+    lay_out(rows[:600, :50], LayoutSettings(steps=(5, 5)))
     search, graph = timed(lambda: build_graph(build_index(rows), 90))
     pairs = affinities(graph, PERPLEXITY)
+    peer = LayoutSettings(method="openTSNE")
     works: dict[str, Callable[[], Tensor]] = {
         "featviz": lambda: lay_out(index, graph=graph).raw,
-        "preview": lambda: lay_out(build_index(rows), method="preview").raw,
-        "openTSNE, 250 + 750": lambda: lay_out(index, graph=graph, method="openTSNE").raw,
+        "preview": lambda: lay_out(build_index(rows), LayoutSettings(method="preview")).raw,
+        "openTSNE, 250 + 750": lambda: (
+            lay_out(index, LayoutSettings(method="openTSNE"), graph=graph).raw
+        ),
         "scikit-learn, 1000": lambda: torch.from_numpy(
             TSNE(
                 perplexity=PERPLEXITY, max_iter=SCIKIT_LEARN_STEPS, random_state=0, n_jobs=-1
@@ -150,7 +153,7 @@ def compare_large(rows: Tensor, steps: int) -> tuple[list[dict[str, Any]], dict[
 
 def principal_components(index: Index, graph: Graph) -> Tensor:
     """Where t-SNE begins: spread 1e-4 along the first axis."""
-    start = lay_out(index, graph=graph, iterations=(1, 1)).start.double()
+    start = lay_out(index, LayoutSettings(steps=(1, 1)), graph=graph).start.double()
     return (start - start.mean(0)) / start[:, 0].std() * 1e-4
 
 

@@ -25,16 +25,15 @@ import _rounds
 import numpy as np
 import torch
 
-# The made-up atlas and the browser are those of the tests.
-TESTS = Path(__file__).parents[1] / "tests"
-sys.path.append(str(TESTS))
+# The made-up page and the browser are those of the tests.
+sys.path.append(str(Path(__file__).parents[1] / "tests"))
 
-from atlas.made_up_atlas import made_up_atlas  # noqa: E402
-from browser_driver import open_browser  # noqa: E402
+from browser_driver import open_browser
+from made_up_page import made_up_page
 
-from featviz import images  # noqa: E402
-from featviz.atlas.viewer.page import render_page  # noqa: E402
-from featviz.samples import sample_pictures  # noqa: E402
+from featviz import images
+from featviz.atlas.viewer.page import render_page
+from featviz.samples import sample_pictures
 
 SIZES = {2_500: (2_500, 80), 20_000: (20_000, 32), 200_000: (20_000, 32)}
 """points: (pictures, pixels a side)"""
@@ -68,12 +67,12 @@ def main() -> None:
         browser.set_script_timeout(300)
         for points in sizes:
             pictures, size = SIZES.get(points, (min(points, 20_000), 32))
-            atlas = made_up_atlas(
+            data = made_up_page(
                 points, pictured=pictures, classes=200, pictures=small_pictures(size)
             )
             page = Path(folder) / f"{points}.html"
             started = time.perf_counter()
-            page.write_text(render_page(atlas), encoding="utf-8")
+            page.write_text(render_page(data), encoding="utf-8")
             name = f"{points} points"
             rows.append(_rounds.row(f"{name}, write", "s", [time.perf_counter() - started]))
             rows.append(_rounds.row(f"{name}, page", "MB", [page.stat().st_size / 1e6]))
@@ -93,7 +92,7 @@ def main() -> None:
                     device = browser.execute_script("return atlas.about()")
                 for move, script in MOVES.items():
                     drive = DRIVE.replace("MOVE", script)
-                    browser.execute_async_script(drive, 10)  # caches, and neighbours among points
+                    browser.execute_async_script(drive, 10)  # fill caches
                     times = browser.execute_async_script(drive, frames)
                     what = f"{name}, {renderer}, {move}"
                     rows.append(_rounds.row(f"{what}: frame", "ms", times))

@@ -17,6 +17,8 @@ __version__ = "0.1.0"
 # public name -> the module that has it
 _LAZY_EXPORTS = {
     "AttackOptions": "featviz.attacks.options",
+    "IconSettings": "featviz.atlas.icons",
+    "LayoutSettings": "featviz.atlas.layout",
     "Model": "featviz.models.model",
     "UserError": "featviz.errors",
     "accentuate": "featviz.from_picture.accentuation",
@@ -87,6 +89,8 @@ if TYPE_CHECKING:
     from featviz.atlas.aligned import align_maps as align_maps
     from featviz.atlas.build import build_atlas as build_atlas
     from featviz.atlas.classes import build_class_atlas as build_class_atlas
+    from featviz.atlas.icons import IconSettings as IconSettings
+    from featviz.atlas.layout import LayoutSettings as LayoutSettings
     from featviz.attacks.apgd import apgd as apgd
     from featviz.attacks.apgd import apgd_targeted as apgd_targeted
     from featviz.attacks.attack import attack as attack

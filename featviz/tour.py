@@ -19,6 +19,7 @@ from torch import Tensor
 
 from featviz import results
 from featviz.atlas.build import build_atlas
+from featviz.atlas.icons import IconSettings
 from featviz.attacks.attack import attack
 from featviz.attribution.attribute import attribute
 from featviz.datasets import Pictures, batches
@@ -411,7 +412,7 @@ def _space_steps(s: Subject) -> list[Step]:
             progress=s.progress,
             icons=s.budget.icons,
             icon_side=5,
-            icon_steps=64,
+            icon=IconSettings(steps=64),
         )
 
     return [

@@ -230,9 +230,8 @@ def _with_effects(
     """
     if not model.headless and len(level.grid.cells) <= EFFECTS:
         with suppress(BadPicture):
-            effects = cell_effects(
-                model, store, cell_means(index, level.grid), [rows[row] for row in level.samples]
-            )
+            samples = [rows[row] for row in level.samples]
+            effects = cell_effects(model, store, cell_means(index, level.grid), samples)
             return replace(level, effects=top_effects(model, effects))
     return level
 

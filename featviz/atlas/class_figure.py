@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from featviz import images, plotting
 
 if TYPE_CHECKING:
@@ -56,7 +58,7 @@ def class_figure(title: str, name: str, side: int, cells: Sequence[ShownCell]) -
     axes = page.axes(0.11, 0.45, 0.53 * _WIDTH, 0.86 * _HEIGHT)
     for cell in cells:
         x, y = cell.column, cell.row
-        color = scale.to_rgba(cell.attribution)
+        color = scale.to_rgba(np.array(cell.attribution))
         axes.add_patch(Rectangle((x + 0.02, y + 0.02), 0.96, 0.96, color=color))
         axes.imshow(
             images.resize(cell.icon[None], 96)[0].permute(1, 2, 0).numpy(),

@@ -1,9 +1,9 @@
 """A class atlas: a map of the activations with the largest attribution to one class.
 
-`build_class_atlas(model, store, "tabby")` takes one vector of each picture, lays these out, cuts the
-map into cells with icons, and computes the attribution of each cell's mean to the class (Carter,
-Armstrong, Schubert, Johnson and Olah 2019, "Activation Atlas", Distill, section "Focusing on a
-single classification").
+`build_class_atlas(model, store, "tabby")` takes one vector of each picture, lays these out, cuts
+the map into cells with icons, and computes the attribution of each cell's mean to the class
+(Carter, Armstrong, Schubert, Johnson and Olah 2019, "Activation Atlas", Distill, section "Focusing
+on a single classification").
 
 The attribution of a vector is first order (`effects`): its effect on the class's logit less the
 mean effect on all logits, since what raises all alike changes no prediction.
@@ -32,7 +32,7 @@ from featviz.models.layers import activations
 
 if TYPE_CHECKING:
     from featviz.embedding.store import Store
-    from featviz.models.load import Model
+    from featviz.models.model import Model
     from featviz.types import Progress
 
 Among = Literal["attribution", "class"]

@@ -25,8 +25,8 @@ COLORS = (
     "#ef8a5a",
     "#8d4f7d",
 )
-"""Six hues of Okabe and Ito 2008 ("Color Universal Design"), each lighter and darker, so that people
-with any common kind of color vision can tell them apart; none near white or black"""
+"""Six hues of Okabe and Ito 2008 ("Color Universal Design"), each lighter and darker, which people
+with any common kind of color vision can tell apart; none near white or black"""
 _NEAR = 6
 """classes around one that should have other colors"""
 _ENOUGH = 0.3

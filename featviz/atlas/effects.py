@@ -1,7 +1,7 @@
 """The first-order effect of a direction in a layer on the logits.
 
-The Jacobian of the logits with respect to a layer, times a vector of that layer: how much each logit
-would rise if that vector were added and the rest of the network were linear. With only linear
+The Jacobian of the logits with respect to a layer, times a vector of that layer: how much each
+logit would rise if that vector were added and the rest of the network were linear. With only linear
 layers in between it is exact. Carter et al. 2019 ("Activation Atlas", Distill) label the cells of
 their maps with it.
 """

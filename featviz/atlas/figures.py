@@ -48,7 +48,7 @@ def lattice_picture(
 
 
 def cells_picture(grid: Grid, icons: Sequence[Tensor], width: int = 1200) -> Tensor:
-    """Icons (cells, 3, S, S) in the places of their cells; several kinds side by side, (3, H, W)."""
+    """Icons (cells, 3, S, S) in the places of their cells, kind beside kind, (3, H, W)."""
     places = torch.tensor([(cell.column, cell.row) for cell in grid.cells])
     size = max(8, min(width // grid.side, 128))
     sheets = []

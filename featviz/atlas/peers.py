@@ -141,7 +141,7 @@ def _open_tsne(
 
 
 def _sparse_graph(graph: Graph) -> Any:
-    """Distances to the neighbors as a sparse matrix; cuML counts a row as its own first neighbor."""
+    """Distances to the neighbors, sparse; cuML counts a row as its own first neighbor."""
     from scipy.sparse import csr_matrix
 
     count, k = graph.rows.shape

@@ -11,9 +11,10 @@ a convolution, so that a step costs as much as there are points. Here:
   gradient, for which the splines are derived, and the normaliser Z is its sum.
 
 So the force is the gradient of one approximate divergence, and two transforms a step are enough.
-The force of a point on itself, which is 0 but for the grid, is subtracted. Against all pairs of a finished map of 10,000 rows the force is right to 6% (root mean square) with nodes 0.5
-apart, to 1% with 0.3 and to 0.2% with 0.2; Z to 0.5%, 0.05% and 0.01%. Small maps get a finer grid,
-since clusters form in the early steps.
+The force of a point on itself, which is 0 but for the grid, is subtracted. Against all pairs of a
+finished map of 10,000 rows the force is right to 6% (root mean square) with nodes 0.5 apart, to 1%
+with 0.3 and to 0.2% with 0.2; Z to 0.5%, 0.05% and 0.01%. Small maps get a finer grid, since
+clusters form in the early steps.
 """
 
 from __future__ import annotations

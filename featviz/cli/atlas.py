@@ -24,8 +24,8 @@ def atlas(
         Literal["sample", "synthetic", "both"] | None,
         typer.Option(
             "--icons",
-            help="Photographs, pictures made for each square, or both; default: sample, "
-            "with --class both.",
+            help="Pictures of the data, pictures optimized for each square, or both; default: "
+            "sample, with --class both.",
         ),
     ] = None,
     sides: Annotated[
@@ -49,21 +49,20 @@ def atlas(
     icon_power: Annotated[
         float,
         typer.Option(
-            "--icon-power", min=0, help="How much more an icon's direction counts than its length."
+            "--icon-power", min=0, help="Of the cosine in the icons' objective; 0: projection only."
         ),
     ] = 4.0,
     class_name: Annotated[
         str | None,
-        typer.Option(
-            "--class", metavar="CLASS", help="An atlas of what argues for one class of the model."
-        ),
+        typer.Option("--class", metavar="CLASS", help="An atlas of one class of the model."),
     ] = None,
     among: Annotated[
-        Literal["arguing", "class"],
+        Literal["attribution", "class"],
         typer.Option(
-            "--among", help="With --class: pictures that argue for it, or those labelled so."
+            "--among",
+            help="With --class: the pictures with the largest attribution, or those labelled so.",
         ),
-    ] = "arguing",
+    ] = "attribution",
     beside: Annotated[
         Path | None,
         typer.Option(
@@ -75,11 +74,12 @@ def atlas(
     align: Annotated[
         Literal["start", "procrustes"],
         typer.Option(
-            "--align", help="With --beside: begin at the first map, or only lay it onto that."
+            "--align", help="With --beside: start from the first map, or only align to it."
         ),
     ] = "start",
     perplexity: Annotated[
-        float, typer.Option("--perplexity", min=1, help="Neighbours that each picture minds.")
+        float,
+        typer.Option("--perplexity", min=1, help="Neighbors that a picture tries to keep."),
     ] = 30.0,
     method: Annotated[
         str,
@@ -89,7 +89,7 @@ def atlas(
     ] = "auto",
     seeds: Annotated[
         int,
-        typer.Option("--seeds", min=1, help="Maps to make, to see how far they depend on seeds."),
+        typer.Option("--seeds", min=1, help="Maps to make, to see how they depend on seeds."),
     ] = 1,
     most: Annotated[
         int, typer.Option("--most", min=2, help="Of more pictures an even sample is shown.")
@@ -102,7 +102,7 @@ def atlas(
     model: options.ModelOptions,
     output: options.OutputOptions,
 ) -> None:
-    """Map a data set as a layer sees it: a page to walk through, prints, and how far to trust them.
+    """Map a data set as a layer represents it: an interactive page, prints, and their quality.
 
     With --store the model is needed for synthetic icons and --class only. Icons that are finished
     when the command is stopped are kept; the same command goes on from them.
@@ -112,6 +112,8 @@ def atlas(
     from featviz.atlas.aligned import align_maps
     from featviz.atlas.build import build_atlas
     from featviz.atlas.classes import MOST, SIDE, build_class_atlas
+    from featviz.atlas.icons import IconSettings
+    from featviz.atlas.layout import LayoutSettings
     from featviz.embedding.extract import default_layer
     from featviz.embedding.store import open_store
     from featviz.errors import UserError
@@ -123,6 +125,7 @@ def atlas(
     cut = None if sides is None else numbers(sides, "--sides")
     with_icons = numbers(icon_side, "--icon-side")
     icons = icons or ("sample" if class_name is None else "both")
+    icon = IconSettings(steps=icon_steps, power=icon_power)
     net = None
     if store is None or icons != "sample" or class_name is not None:
         net = model.load()
@@ -146,7 +149,7 @@ def atlas(
                 space,
                 other,
                 how=align,
-                perplexity=perplexity,
+                layout=LayoutSettings(perplexity=perplexity),
                 most=most,
                 seed=seed,
                 progress=progress,
@@ -159,13 +162,12 @@ def atlas(
                 class_name,
                 among=among,
                 icons=icons,
-                icon_steps=icon_steps,
+                icon=icon,
                 side=cut[0] if cut else SIDE,
                 most=min(most, MOST),
-                icon_power=icon_power,
-                method=method,
+                layout=LayoutSettings(perplexity=20.0, method=method),
                 seed=seed,
-                partial=partial,
+                checkpoint=partial,
                 progress=progress,
             )
         else:
@@ -175,14 +177,12 @@ def atlas(
                 icons=icons,
                 sides=cut,
                 icon_side=with_icons,
-                icon_steps=icon_steps,
-                icon_power=icon_power,
-                perplexity=perplexity,
-                method=method,
+                icon=icon,
+                layout=LayoutSettings(perplexity=perplexity, method=method),
                 seeds=seeds,
                 most=most,
                 seed=seed,
-                partial=partial,
+                checkpoint=partial,
                 progress=progress,
             )
     output.finish(result, folder)

@@ -10,14 +10,18 @@ import numpy as np
 import pytest
 import torch
 
-from featviz.atlas.aligned import AlignedMaps, align_maps, colours_of, farthest
+from featviz.atlas.aligned import align_maps
+from featviz.atlas.aligned_figure import farthest
+from featviz.atlas.aligned_result import AlignedMaps
+from featviz.atlas.colors import position_colors
+from featviz.atlas.layout import LayoutSettings
 from featviz.embedding.extract import embed
 from featviz.embedding.store import Store
 from featviz.errors import UserError
 from featviz.models.model import Model
 from featviz.results import read_result
 
-QUICK = (40, 60)
+QUICK = LayoutSettings(perplexity=10, steps=(40, 60))
 
 
 @pytest.fixture(scope="module")
@@ -41,39 +45,37 @@ def shuffled(store: Store) -> Store:
 
 @pytest.fixture(scope="module")
 def same(first: Store) -> AlignedMaps:
-    return align_maps(first, first, iterations=QUICK, perplexity=10)
+    return align_maps(first, first, layout=QUICK)
 
 
 def test_a_space_beside_itself_shares_all(same: AlignedMaps) -> None:
     assert (same.shared == 1).all()
     assert same.apart == pytest.approx(0, abs=1e-9)
-    assert same.shared_map.mean() > 0.6  # the second goes on from where the first ended
+    assert same.shared_map.mean() > 0.6  # the second started from the first
     assert same.distance < 0.1
 
 
 def test_a_turned_space_is_the_same_space(first: Store) -> None:
     rows = first.matrix()
     turn = torch.linalg.qr(torch.randn(rows.shape[1], rows.shape[1]).double())[0]
-    found = align_maps(
-        first, other(first, (rows.double() @ turn).float()), iterations=QUICK, perplexity=10
-    )
-    assert found.shared.mean() > 0.97  # float16 moves a neighbour or two
+    found = align_maps(first, other(first, (rows.double() @ turn).float()), layout=QUICK)
+    assert found.shared.mean() > 0.97  # float16 moves a neighbor or two
     assert found.distance < 0.1
 
 
 def test_unrelated_spaces_share_what_chance_shares(first: Store) -> None:
-    found = align_maps(first, shuffled(first), iterations=QUICK, perplexity=10)
-    # 600 neighbours, each shared with probability 10/59: standard deviation .015
+    found = align_maps(first, shuffled(first), layout=QUICK)
+    # 600 neighbors, each shared with probability 10/59: standard deviation .015
     assert float(found.shared.mean()) == pytest.approx(10 / 59, abs=0.07)
     assert found.apart > 0.5
     assert found.numbers()["shared by chance"].value == pytest.approx(10 / 59)
 
 
-def test_beginning_at_the_first_map_keeps_it_nearer(first: Store) -> None:
+def test_a_map_that_starts_from_the_first_is_nearer_to_it(first: Store) -> None:
     rows = first.matrix()
     noisy = other(first, rows + torch.randn(rows.shape, generator=torch.Generator().manual_seed(4)))
-    begun = align_maps(first, noisy, iterations=QUICK, perplexity=10)
-    laid = align_maps(first, noisy, how="procrustes", iterations=QUICK, perplexity=10)
+    begun = align_maps(first, noisy, layout=QUICK)
+    laid = align_maps(first, noisy, how="procrustes", layout=QUICK)
     assert laid.distance == laid.apart == pytest.approx(begun.apart)
     assert begun.distance < laid.distance
     assert torch.equal(begun.shared, laid.shared)  # of the spaces, not of the maps
@@ -88,7 +90,7 @@ def test_pictures_are_matched_by_their_paths(first: Store) -> None:
         pictures=first.pictures.select(order),
         sizes=first.sizes[order],
     )
-    found = align_maps(first, mixed, iterations=QUICK, perplexity=10, most=40)
+    found = align_maps(first, mixed, layout=QUICK, most=40)
     assert len(found.first.rows) == 40
     names = [
         [side.store.pictures.paths[row] for row in side.rows]
@@ -100,7 +102,7 @@ def test_pictures_are_matched_by_their_paths(first: Store) -> None:
     assert "an even sample of 40 of 50" in found.warnings[1]
 
 
-def test_the_folder_says_what_moved(same: AlignedMaps, tmp_path: Path) -> None:
+def test_the_folder_lists_what_moved(same: AlignedMaps, tmp_path: Path) -> None:
     same.save(tmp_path / "a")
     document = read_result(tmp_path / "a")
     assert {f["file"] for f in document["figures"]} == {"aligned.png", "aligned.pdf"}
@@ -118,28 +120,28 @@ def test_the_folder_says_what_moved(same: AlignedMaps, tmp_path: Path) -> None:
     assert both.max() <= 1 + 1e-9
 
 
-def test_colours_tell_places_apart() -> None:
+def test_colors_of_positions_differ() -> None:
     line = torch.linspace(0, 1, 12)
-    xy = torch.stack([line.repeat(12), line.repeat_interleave(12)], 1)
-    colours = colours_of(xy)
-    assert colours.shape == (144, 3)
-    assert colours.min() >= 0
-    assert colours.max() <= 1
-    corners = colours[[0, 11, 132, 143]]
+    xy = torch.stack([line.repeat(12), line.repeat_interleave(12)], 1).double()
+    colors = position_colors(xy.numpy())
+    assert colors.shape == (144, 3)
+    assert colors.min() >= 0
+    assert colors.max() <= 1
+    corners = colors[[0, 11, 132, 143]]
     gaps = np.linalg.norm(corners[:, None] - corners[None], axis=2)
     assert gaps[~np.eye(4, dtype=bool)].min() > 0.3
-    assert np.ptp(colours.reshape(12, 12, 3)[5:7, 5:7].mean((0, 1))) < 0.1  # grey in the middle
+    assert np.ptp(colors.reshape(12, 12, 3)[5:7, 5:7].mean((0, 1))) < 0.1  # gray in the middle
 
 
 def test_the_farthest_come_first() -> None:
-    moved = torch.zeros(100)
-    moved[[7, 30, 2]] = torch.tensor([0.5, 0.9, 0.2])
+    moved = np.zeros(100)
+    moved[[7, 30, 2]] = [0.5, 0.9, 0.2]
     assert farthest(moved, 3) == [30, 7, 2]
     assert len(farthest(moved, 40)) == 10
-    assert farthest(torch.zeros(3), 40) == [0]
+    assert farthest(np.zeros(3), 40) == [0]
 
 
-def test_mistakes_are_said_in_one_line(first: Store) -> None:
+def test_mistakes_are_errors_of_one_line(first: Store) -> None:
     with pytest.raises(UserError, match="unknown alignment 'lines'"):
         align_maps(first, first, how="lines")  # type: ignore[arg-type]
     assert first.memory is not None

@@ -7,52 +7,72 @@ import io
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 import torch
 from browser_driver import console_errors, open_browser, resize
-from made_up_atlas import colour_of, made_up_atlas
+from made_up_page import color_of, made_up_page
 from PIL import Image
 
-from featviz.atlas.build import Atlas, build_atlas
+from featviz.atlas.build import build_atlas
+from featviz.atlas.icons import IconSettings
+from featviz.atlas.layout import LayoutSettings
+from featviz.atlas.result import Atlas
+from featviz.atlas.viewer.data import PageData
 from featviz.atlas.viewer.page import render_page
 from featviz.embedding.extract import embed
 from featviz.models.model import Model
 from featviz.samples import sample_pictures
 
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from selenium.webdriver import Chrome
+
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 RENDERERS = ("webgl2", "canvas")
 
+Made = tuple[Atlas, str]
+Large = tuple[PageData, str]
+"""what is shown, and the address of its page"""
+
 
 @pytest.fixture(scope="module")
-def made(mini: Model, tmp_path_factory: pytest.TempPathFactory) -> tuple[Atlas, str]:
+def made(mini: Model, tmp_path_factory: pytest.TempPathFactory) -> Made:
     """A small real atlas with icons of both kinds, and the address of its page."""
     store = embed(mini, sample_pictures(4))
-    atlas = build_atlas(mini, store, icons="both", icon_side=4, icon_steps=2, iterations=(50, 100))
+    atlas = build_atlas(
+        mini,
+        store,
+        icons="both",
+        icon_side=4,
+        icon=IconSettings(steps=2),
+        layout=LayoutSettings(steps=(50, 100)),
+    )
     folder = tmp_path_factory.mktemp("atlas") / "a"
     atlas.save(folder)
     return atlas, (folder / "atlas.html").as_uri()
 
 
 @pytest.fixture(scope="module")
-def large(tmp_path_factory: pytest.TempPathFactory) -> tuple[Atlas, str]:
-    """3,000 rows in flat colours, half of them without a picture."""
-    atlas = made_up_atlas(3000, pictured=1500)
+def large(tmp_path_factory: pytest.TempPathFactory) -> Large:
+    """3,000 rows in flat colors, half of them without a picture."""
+    atlas = made_up_page(3000, pictured=1500)
     file = tmp_path_factory.mktemp("large") / "atlas.html"
     file.write_text(render_page(atlas), encoding="utf-8")
     return atlas, file.as_uri()
 
 
 @pytest.fixture(scope="module")
-def opened() -> Iterator:
+def opened() -> Iterator[Chrome]:
     with open_browser(1300, 850) as browser:
         yield browser
 
 
 @pytest.fixture
-def browser(opened) -> Iterator:
+def browser(opened: Chrome) -> Iterator[Chrome]:
     """One browser for all tests; each leaves it without complaints."""
     resize(opened, 1300, 850)
     set_scheme(opened, "light")
@@ -60,12 +80,12 @@ def browser(opened) -> Iterator:
     assert console_errors(opened) == []
 
 
-def set_scheme(browser, scheme: str) -> None:
+def set_scheme(browser: Chrome, scheme: str) -> None:
     wanted = {"name": "prefers-color-scheme", "value": scheme}
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [wanted]})
 
 
-def wait(browser, condition: str) -> None:
+def wait(browser: Chrome, condition: str) -> None:
     for _ in range(300):
         if browser.execute_script(f"return Boolean({condition})"):
             return
@@ -73,11 +93,11 @@ def wait(browser, condition: str) -> None:
     pytest.fail(f"the page never came to {condition}")
 
 
-def rest(browser) -> None:
+def rest(browser: Chrome) -> None:
     wait(browser, "window.atlas && atlas.state().ready && !atlas.state().moving")
 
 
-def visit(browser, page: str, *, renderer: str = "webgl2", address: str = "") -> None:
+def visit(browser: Chrome, page: str, *, renderer: str = "webgl2", address: str = "") -> None:
     """Open a page at an address, and skip the test where it should draw by WebGL2 and cannot.
 
     A page that is open already only gets the new address, which puts everything back.
@@ -100,7 +120,7 @@ def visit(browser, page: str, *, renderer: str = "webgl2", address: str = "") ->
     assert found == renderer
 
 
-def point_at(browser, x: float, y: float, *, click: bool = False) -> None:
+def point_at(browser: Chrome, x: float, y: float, *, click: bool = False) -> None:
     from selenium.webdriver.common.actions.action_builder import ActionBuilder
 
     actions = ActionBuilder(browser, duration=10)
@@ -110,23 +130,23 @@ def point_at(browser, x: float, y: float, *, click: bool = False) -> None:
     actions.perform()
 
 
-def point_at_row(browser, row: int, *, click: bool = False) -> None:
+def point_at_row(browser: Chrome, row: int, *, click: bool = False) -> None:
     place = browser.execute_script(f"return atlas.screenOf({row})")
     point_at(browser, place["x"], place["y"], click=click)
 
 
-def press(browser, keys: str) -> None:
+def press(browser: Chrome, keys: str) -> None:
     from selenium.webdriver.common.by import By
 
     browser.find_element(By.ID, "canvas").send_keys(keys)
 
 
-def click_button(browser, selector: str) -> None:
+def click_button(browser: Chrome, selector: str) -> None:
     browser.execute_script(f'document.querySelector("{selector}").click()')
     rest(browser)
 
 
-def search(browser, words: str) -> None:
+def search(browser: Chrome, words: str) -> None:
     browser.execute_script(
         "const s = document.getElementById('search'); s.value = arguments[0];"
         "s.dispatchEvent(new Event('input'))",
@@ -135,21 +155,25 @@ def search(browser, words: str) -> None:
     rest(browser)
 
 
-def text(browser, element: str) -> str:
-    return browser.execute_script(f"return document.getElementById('{element}').innerText")
+def text(browser: Chrome, element: str) -> str:
+    found: str = browser.execute_script(f"return document.getElementById('{element}').innerText")
+    return found
 
 
-def state(browser) -> dict:
-    return browser.execute_script("return atlas.state()")
+def state(browser: Chrome) -> dict[str, Any]:
+    found: dict[str, Any] = browser.execute_script("return atlas.state()")
+    return found
 
 
-def screenshot(browser) -> np.ndarray:
+def screenshot(browser: Chrome) -> NDArray[np.int64]:
     taken = browser.execute_cdp_cmd("Page.captureScreenshot", {"format": "png"})["data"]
     return np.asarray(Image.open(io.BytesIO(base64.b64decode(taken))).convert("RGB")).astype(int)
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(1300, "light"), (1300, "dark"), (390, "light")])
-def test_pointing_shows_the_true_neighbours(browser, made, width: int, scheme: str) -> None:
+def test_pointing_shows_the_true_neighbors(
+    browser: Chrome, made: Made, width: int, scheme: str
+) -> None:
     atlas, page = made
     row = 7
     resize(browser, width, 850)
@@ -170,10 +194,10 @@ def test_pointing_shows_the_true_neighbours(browser, made, width: int, scheme: s
         paths[near] for near in atlas.neighbors[row].tolist()
     ]
     assert f"{float(atlas.distances[row, 0]):.2f}" in shown
-    torn = browser.execute_script(
+    far = browser.execute_script(
         "return [...document.querySelectorAll('#found .near li')].map((li) => li.className)"
     )
-    assert [name == "torn" for name in torn] == (~atlas.quality.kept[row]).tolist()
+    assert [name == "far" for name in far] == (~atlas.quality.kept[row]).tolist()
     assert browser.execute_script(
         "return document.documentElement.scrollWidth <= window.innerWidth"
     )
@@ -184,9 +208,9 @@ def test_pointing_shows_the_true_neighbours(browser, made, width: int, scheme: s
     "address", ["view=map&at=0.5,0.5,3", "view=mosaic", "view=points&at=0.5,0.5,2"]
 )
 def test_the_picture_drawn_at_a_place_is_the_one_that_is_there(
-    browser, large, renderer: str, address: str
+    browser: Chrome, large: Large, renderer: str, address: str
 ) -> None:
-    """What the eye sees at the middle of a picture is that row's colour, and pointing finds it."""
+    """What the eye sees at the middle of a picture is that row's color, and pointing finds it."""
     atlas, page = large
     visit(browser, page, renderer=renderer, address=address)
     seen = screenshot(browser)
@@ -196,7 +220,7 @@ def test_the_picture_drawn_at_a_place_is_the_one_that_is_there(
         "  const place = atlas.screenOf(row);"
         "  return {row, ...place, at: atlas.thingAt(place.x, place.y)};"
         "})",
-        atlas.pictured.tolist(),
+        atlas.thumbnails.rows.tolist(),
     )
     whole = max(place["size"] for place in places) - 0.5  # others are about to appear
     tried = 0
@@ -208,11 +232,11 @@ def test_the_picture_drawn_at_a_place_is_the_one_that_is_there(
             assert "points" in address
             continue
         tried += 1
-        colour = colour_of(torch.tensor(row)).numpy()
-        assert np.abs(seen[int(y), int(x)] - colour).max() <= 8, row
+        color = color_of(torch.tensor(row)).numpy()
+        assert np.abs(seen[int(y), int(x)] - color).max() <= 8, row
         if "points" not in address:  # and it fills its place, up to the gap
             reach = int(place["size"] / 2 - 2)
-            assert np.abs(seen[int(y) - reach, int(x) - reach] - colour).max() <= 8
+            assert np.abs(seen[int(y) - reach, int(x) - reach] - color).max() <= 8
     assert tried > 40
 
 
@@ -220,7 +244,7 @@ def test_the_picture_drawn_at_a_place_is_the_one_that_is_there(
     "address", ["view=points", "view=map", "view=mosaic", "view=cells", "view=cells&at=0.4,0.5,2"]
 )
 def test_both_ways_to_draw_have_the_same_things_under_the_cursor(
-    browser, large, address: str
+    browser: Chrome, large: Large, address: str
 ) -> None:
     _, page = large
     found, drawn = [], []
@@ -239,10 +263,12 @@ def test_both_ways_to_draw_have_the_same_things_under_the_cursor(
     assert differing.mean() < 0.03
 
 
-def test_dots_become_pictures_as_one_comes_nearer_and_none_vanishes(browser, large) -> None:
+def test_dots_become_pictures_as_one_comes_nearer_and_none_vanishes(
+    browser: Chrome, large: Large
+) -> None:
     atlas, page = large
     visit(browser, page, address="view=points")
-    count = f"return {atlas.pictured.tolist()}.filter((row) => atlas.isPicture(row))"
+    count = f"return {atlas.thumbnails.rows.tolist()}.filter((row) => atlas.isPicture(row))"
     before: set[int] = set()
     for near in (1, 2, 4, 8, 32):
         browser.execute_script(f"atlas.look(0.5, 0.5, {near})")
@@ -253,8 +279,8 @@ def test_dots_become_pictures_as_one_comes_nearer_and_none_vanishes(browser, lar
     assert len(before) > 1000
     # Rows without a picture stay dots, and can be pointed at.
     bare = 1
-    assert bare not in atlas.pictured.tolist()
-    x, y = atlas.layout.xy[bare].tolist()
+    assert bare not in atlas.thumbnails.rows.tolist()
+    x, y = atlas.xy[bare].tolist()
     browser.execute_script(f"atlas.look({x}, {y}, 60)")
     rest(browser)
     point_at_row(browser, bare)
@@ -262,17 +288,17 @@ def test_dots_become_pictures_as_one_comes_nearer_and_none_vanishes(browser, lar
     assert "000001.jpg" in text(browser, "found")
 
 
-def test_names_stand_beside_pictures_of_their_class(browser, large) -> None:
+def test_names_are_below_pictures_of_their_class(browser: Chrome, large: Large) -> None:
     atlas, page = large
     visit(browser, page, address="view=points&at=0.5,0.5,2")
     named = browser.execute_script("return atlas.named()")
     assert len(named) > 2
     own = torch.arange(3000) % 20
     for row in named:
-        # In the made-up atlas all true neighbours are of a row's class; which are kept is chance.
-        assert int(atlas.quality.kept[row].sum()) >= 4
+        # In the made-up atlas all true neighbors are of a row's class; which are kept is chance.
+        assert int(atlas.kept[row].sum()) >= 4
         pictured = browser.execute_script(f"return atlas.isPicture({row})")
-        assert pictured or row not in atlas.pictured.tolist()  # else by its dot
+        assert pictured or row not in atlas.thumbnails.rows.tolist()  # else by its dot
     assert len({int(own[row]) for row in named}) == len(named)  # each class once
     before = screenshot(browser)
     press(browser, "l")
@@ -282,7 +308,7 @@ def test_names_stand_beside_pictures_of_their_class(browser, large) -> None:
     wait(browser, "location.hash.includes('names=off')")
 
 
-def test_a_processor_that_plays_graphics_card_is_left_alone(browser, large) -> None:
+def test_a_processor_that_plays_graphics_card_is_left_alone(browser: Chrome, large: Large) -> None:
     """Where WebGL2 would be drawn by the processor the canvas is several times as fast."""
     _, page = large
     visit(browser, page)
@@ -293,7 +319,7 @@ def test_a_processor_that_plays_graphics_card_is_left_alone(browser, large) -> N
     assert browser.execute_script("return atlas.renderer") == "canvas"
 
 
-def test_the_graphics_card_may_lose_everything(browser, large) -> None:
+def test_the_graphics_card_may_lose_everything(browser: Chrome, large: Large) -> None:
     _, page = large
     visit(browser, page, address="view=mosaic")
     before = screenshot(browser)
@@ -308,7 +334,7 @@ def test_the_graphics_card_may_lose_everything(browser, large) -> None:
     assert (np.abs(before - after).max(2) > 8).mean() < 0.001
 
 
-def test_squares_become_finer_as_one_comes_nearer(browser, made) -> None:
+def test_squares_become_finer_as_one_comes_nearer(browser: Chrome, made: Made) -> None:
     atlas, page = made
     visit(browser, page, address="view=cells")
     sides = [level.grid.side for level in atlas.levels]
@@ -321,7 +347,7 @@ def test_squares_become_finer_as_one_comes_nearer(browser, made) -> None:
     assert seen[-1] == max(sides)
 
 
-def test_icons_are_toggled_and_a_square_tells_what_is_in_it(browser, made) -> None:
+def test_icons_are_toggled_and_a_square_tells_what_is_in_it(browser: Chrome, made: Made) -> None:
     atlas, page = made
     visit(browser, page)
     assert not browser.execute_script("return document.getElementById('icons').offsetWidth")
@@ -335,24 +361,28 @@ def test_icons_are_toggled_and_a_square_tells_what_is_in_it(browser, made) -> No
     level = next(level for level in atlas.levels if level.grid.side == 4)
     place = browser.execute_script("return atlas.screenOf(0)")
     point_at(browser, place["x"], place["y"], click=True)
+    made_icons = level.synthetic
+    assert made_icons is not None
+    assert made_icons.nearest is not None
+    assert level.effects is not None
     number = next(i for i, cell in enumerate(level.grid.cells) if 0 in cell.members)
     wait(browser, f"atlas.state().cell === {number}")
     shown = text(browser, "found")
     members = level.grid.cells[number].members
     assert f"{len(members)} picture" in shown
     assert "in this square of 4 × 4" in shown
-    assert f"cosine {float(level.synthetic.cosines[number].clamp_min(0)):.2f}" in shown
+    assert f"cosine {float(made_icons.cosines[number].clamp_min(0)):.2f}" in shown
     assert f"cosine to their mean {float(level.cosines[number]):.2f}" in shown
     assert level.classes[number][0][0] in shown
     raised = ", ".join(name for name, _ in level.effects[number][:3])
-    assert f"Its mean argues most for {raised}." in shown
-    strays = int(level.synthetic.landed[number]) != number
-    assert ("nearer to another square" in shown) == strays
+    assert f"The mean raises most the logits of {raised}." in shown
+    other = int(made_icons.nearest[number]) != number
+    assert ("nearer to the mean of another square" in shown) == other
     press(browser, "i")
     assert state(browser)["icons"] == "sample"
 
 
-def test_views_keep_their_places(browser, made) -> None:
+def test_views_keep_their_places(browser: Chrome, made: Made) -> None:
     atlas, page = made
     visit(browser, page)
     click_button(browser, "[data-view=mosaic]")
@@ -371,7 +401,7 @@ def test_views_keep_their_places(browser, made) -> None:
 
 
 @pytest.mark.parametrize("renderer", RENDERERS)
-def test_what_is_sought_stands_out(browser, large, renderer: str) -> None:
+def test_what_is_sought_stands_out(browser: Chrome, large: Large, renderer: str) -> None:
     _, page = large
     visit(browser, page, renderer=renderer, address="view=mosaic")
     before = screenshot(browser)
@@ -397,7 +427,7 @@ def test_what_is_sought_stands_out(browser, large, renderer: str) -> None:
     assert text(browser, "count") == ""
 
 
-def test_the_legend_finds_a_class(browser, large) -> None:
+def test_the_legend_finds_a_class(browser: Chrome, large: Large) -> None:
     _, page = large
     visit(browser, page)
     lines = browser.execute_script(
@@ -406,18 +436,18 @@ def test_the_legend_finds_a_class(browser, large) -> None:
     )
     assert len(lines) == 20
     assert lines[3].split() == ["class", "03", "150"]
-    colours = browser.execute_script(
+    colors = browser.execute_script(
         "return [...document.querySelectorAll('#classes .swatch')].map((i) => i.style.background)"
     )
-    assert len(set(colours)) > 6
+    assert len(set(colors)) > 6
     click_button(browser, "#classes li:nth-child(4) button")
     assert state(browser)["find"] == "class:class 03"
     assert state(browser)["found"] == 150
 
 
-def test_trust_is_shown_by_frames(browser, made) -> None:
+def test_kept_neighbors_are_shown_by_frames(browser: Chrome, made: Made) -> None:
     atlas, page = made
-    visit(browser, page, address="colour=trust")
+    visit(browser, page, address="color=kept")
     assert browser.execute_script("return !document.getElementById('legend').hidden")
     steps = [(213, 94, 0), (230, 159, 0), (150, 150, 150), (86, 180, 233), (0, 114, 178)]
     seen = screenshot(browser)
@@ -429,7 +459,7 @@ def test_trust_is_shown_by_frames(browser, made) -> None:
         assert np.abs(seen[int(y), int(x)] - steps[min(4, int(share * 5))]).max() < 60, row
 
 
-def test_the_map_is_walked_by_keys(browser, made) -> None:
+def test_the_map_is_walked_by_keys(browser: Chrome, made: Made) -> None:
     from selenium.webdriver.common.keys import Keys
 
     atlas, page = made
@@ -457,10 +487,10 @@ def test_the_map_is_walked_by_keys(browser, made) -> None:
         assert state(browser)["view"] == view
     press(browser, Keys.ESCAPE)
     assert state(browser)["pinned"] is None
-    assert "What is this map?" in text(browser, "found")
+    assert "About this map" in text(browser, "found")
 
 
-def test_zoom_drag_and_touch_move_the_map(browser, made) -> None:
+def test_zoom_drag_and_touch_move_the_map(browser: Chrome, made: Made) -> None:
     from selenium.webdriver.common.action_chains import ActionChains
     from selenium.webdriver.common.by import By
 
@@ -502,11 +532,11 @@ def test_zoom_drag_and_touch_move_the_map(browser, made) -> None:
     assert state(browser)["pinned"] is None
 
 
-def test_an_address_leads_back(browser, made) -> None:
+def test_an_address_leads_back(browser: Chrome, made: Made) -> None:
     atlas, page = made
-    visit(browser, page, address="view=mosaic&at=0.4,0.3,2.5&colour=trust&row=5")
+    visit(browser, page, address="view=mosaic&at=0.4,0.3,2.5&color=kept&row=5")
     found = state(browser)
-    assert (found["view"], found["colour"], found["pinned"]) == ("mosaic", "trust", 5)
+    assert (found["view"], found["color"], found["pinned"]) == ("mosaic", "kept", 5)
     assert (found["x"], found["y"]) == pytest.approx((0.4, 0.3), abs=1e-4)
     assert found["near"] == pytest.approx(2.5)
     assert atlas.name(5) in text(browser, "found")
@@ -521,26 +551,26 @@ def test_an_address_leads_back(browser, made) -> None:
     address = browser.execute_script("return location.hash.slice(1)")
     visit(browser, page, address=address)
     after = state(browser)
-    for name in ("view", "icons", "colour", "find", "found", "cell", "side"):
+    for name in ("view", "icons", "color", "find", "found", "cell", "side"):
         assert after[name] == before[name], name
-    visit(browser, page, address="view=nowhere&row=99999&at=a,b&cell=7.7&colour=pink")
+    visit(browser, page, address="view=nowhere&row=99999&at=a,b&cell=7.7&color=pink")
     assert state(browser)["view"] == "map"
     assert state(browser)["pinned"] is None
 
 
 def test_a_picture_is_linked_where_its_folder_is_known(
-    browser, mini: Model, tmp_path: Path
+    browser: Chrome, mini: Model, tmp_path: Path
 ) -> None:
     from featviz.datasets import open_pictures
 
     folder = tmp_path / "my pictures" / "a#b"
     folder.mkdir(parents=True)
     for number in range(6):
-        colour = tuple(colour_of(torch.tensor(number)).tolist())
-        Image.new("RGB", (32, 32), colour).save(folder / f"{number} ä.png")
+        color = tuple(color_of(torch.tensor(number)).tolist())
+        Image.new("RGB", (32, 32), color).save(folder / f"{number} ä.png")
     store = embed(mini, open_pictures(tmp_path / "my pictures"))
     page = tmp_path / "atlas.html"
-    page.write_text(render_page(build_atlas(None, store)), encoding="utf-8")
+    page.write_text(render_page(build_atlas(None, store).page()), encoding="utf-8")
     visit(browser, page.as_uri(), address="row=2")
     link = browser.execute_script("return document.querySelector('#found .path a').href")
     browser.get(link)
@@ -548,7 +578,7 @@ def test_a_picture_is_linked_where_its_folder_is_known(
     assert shown == 32
 
 
-def test_light_and_dark_and_the_card(browser, made) -> None:
+def test_light_and_dark_and_the_card(browser: Chrome, made: Made) -> None:
     atlas, page = made
     visit(browser, page)
     card = text(browser, "found")

@@ -13,16 +13,20 @@ import torch
 from torch import nn
 
 from featviz.atlas import build
-from featviz.atlas.build import Atlas, build_atlas
-from featviz.atlas.icons import cell_means, synthetic_icons
-from featviz.atlas.viewer.data import carry
+from featviz.atlas.build import build_atlas
+from featviz.atlas.cells import cell_means
+from featviz.atlas.icons import IconSettings, synthetic_icons
+from featviz.atlas.layout import LayoutSettings
+from featviz.atlas.result import Atlas
+from featviz.atlas.thumbnails import GRAY
+from featviz.atlas.viewer.data import encode_page
 from featviz.atlas.viewer.page import render_page
 from featviz.embedding.extract import embed
 from featviz.errors import UserError
 from featviz.models.model import Model
 from featviz.results import read_result
 
-QUICK = (30, 40)
+QUICK = LayoutSettings(perplexity=8, steps=(30, 40))
 
 
 class Small(nn.Module):
@@ -36,7 +40,9 @@ class Small(nn.Module):
         self.head = nn.Linear(12, 4)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.head(self.act(self.fc(self.flat(self.relu(self.conv(x))))))
+        features = self.act(self.fc(self.flat(self.relu(self.conv(x)))))
+        logits: torch.Tensor = self.head(features)
+        return logits
 
 
 @pytest.fixture(scope="module")
@@ -50,10 +56,10 @@ def model() -> Model:
 
 @pytest.fixture(scope="module")
 def pictures() -> torch.Tensor:
-    """Forty flat pictures of four colours, with noise."""
+    """Forty flat pictures of four colors, with noise."""
     generator = torch.Generator().manual_seed(0)
-    colours = torch.tensor([[0.9, 0.1, 0.1], [0.1, 0.8, 0.2], [0.1, 0.2, 0.9], [0.9, 0.9, 0.2]])
-    flat = colours.repeat_interleave(10, 0)[:, :, None, None].expand(-1, -1, 16, 16)
+    colors = torch.tensor([[0.9, 0.1, 0.1], [0.1, 0.8, 0.2], [0.1, 0.2, 0.9], [0.9, 0.9, 0.2]])
+    flat = colors.repeat_interleave(10, 0)[:, :, None, None].expand(-1, -1, 16, 16)
     return (flat + 0.08 * torch.randn(40, 3, 16, 16, generator=generator)).clamp(0, 1)
 
 
@@ -64,11 +70,11 @@ LABELS = [name for name in ("red", "green", "blue", "<b>yellow</b>") for _ in ra
 def atlas(model: Model, pictures: torch.Tensor) -> Atlas:
     store = embed(model, pictures, labels=LABELS)
     return build_atlas(
-        model, store, icons="both", icon_side=4, icon_steps=8, perplexity=8, iterations=QUICK
+        model, store, icons="both", icon_side=4, icon=IconSettings(steps=8), layout=QUICK
     )
 
 
-def test_the_atlas_knows_what_it_shows(atlas: Atlas) -> None:
+def test_the_atlas_describes_what_it_shows(atlas: Atlas) -> None:
     assert atlas.rows == tuple(range(40))
     assert [level.grid.side for level in atlas.levels] == [4, 5]
     assert not (atlas.neighbors == torch.arange(40)[:, None]).any()
@@ -87,18 +93,18 @@ def test_the_atlas_knows_what_it_shows(atlas: Atlas) -> None:
 def test_synthetic_icons_point_where_their_cell_does(model: Model, pictures: torch.Tensor) -> None:
     store = embed(model, pictures, labels=LABELS)
     means = store.matrix().view(4, 10, -1).mean(1)
-    (made,) = synthetic_icons(model, store.layer, means, steps=24)
+    (made,) = synthetic_icons(model, store.layer, means, icon=IconSettings(steps=24))
     found = nn.functional.normalize(
         embed(model, made.images, "relu7", batch_size=4).matrix(), dim=1
     )
     cosines = found @ nn.functional.normalize(means, dim=1).T
     torch.testing.assert_close(cosines.diag().double(), made.cosines, atol=2e-3, rtol=0)
-    # each is nearer to its own mean than grey pictures are, and nearest to its own of the four
-    grey = (
+    # each is nearer to its own mean than gray pictures are, and nearest to its own of the four
+    gray = (
         nn.functional.normalize(embed(model, torch.full((1, 3, 16, 16), 0.5)).matrix(), dim=1)
         @ nn.functional.normalize(means, dim=1).T
     )
-    assert (cosines.diag() > grey[0]).all()
+    assert (cosines.diag() > gray[0]).all()
     assert cosines.argmax(0).tolist() == [0, 1, 2, 3]
 
 
@@ -125,24 +131,24 @@ def test_the_folder_holds_pages_prints_and_tables(atlas: Atlas, tmp_path: Path) 
 def test_the_mosaic_shows_every_picture_once(atlas: Atlas) -> None:
     places, columns, rows = atlas.mosaic
     sheet = atlas.mosaic_picture(width=columns * 17)
-    size = min(17, atlas.thumbnails.shape[-1])
-    assert sheet.shape == (3, rows * size + 1, columns * size + 1)
+    size = min(17, atlas.thumbnails.size)
+    assert sheet.shape == (3, rows * size, columns * size)
     for row, (column, line) in enumerate(places.tolist()):
         here = sheet[
-            :, line * size + 2 : (line + 1) * size - 1, column * size + 2 : (column + 1) * size - 1
+            :, line * size + 1 : (line + 1) * size - 2, column * size + 1 : (column + 1) * size - 2
         ]
-        colour = atlas.thumbnails[row].float().mean((1, 2)) / 255
-        torch.testing.assert_close(here.mean((1, 2)), colour, atol=0.03, rtol=0)
+        color = atlas.thumbnails[[row]][0].float().mean((1, 2)) / 255
+        torch.testing.assert_close(here.mean((1, 2)), color, atol=0.03, rtol=0)
 
 
 def test_the_page_needs_nothing_else_and_escapes_names(atlas: Atlas) -> None:
-    page = render_page(atlas)
+    page = render_page(atlas.page())
     assert "<b>yellow</b>" not in page
     for forbidden in ("http://", "https://", "fetch(", 'type="module"', "import(", "@import"):
         assert forbidden not in page, forbidden
     start = page.index('id="data">') + len('id="data">')
     document = json.loads(page[start : page.index("</script>", start)])
-    described, blocks = carry(atlas)
+    described, blocks = encode_page(atlas.page())
     assert document == json.loads(json.dumps(described))
     assert "<b>yellow</b>" in document["classes"]
     assert [document["classes"][i] for i in blocks["class"]] == LABELS
@@ -150,25 +156,21 @@ def test_the_page_needs_nothing_else_and_escapes_names(atlas: Atlas) -> None:
 
 def test_the_same_seed_gives_the_same_page(model: Model, pictures: torch.Tensor) -> None:
     store = embed(model, pictures, labels=LABELS)
-    pages = [
-        render_page(build_atlas(None, store, perplexity=8, iterations=QUICK)) for _ in range(2)
-    ]
+    pages = [render_page(build_atlas(None, store, layout=QUICK).page()) for _ in range(2)]
     assert pages[0] == pages[1]
 
 
 def test_large_stores_are_sampled_and_say_so(model: Model, pictures: torch.Tensor) -> None:
     store = embed(model, pictures, labels=LABELS)
-    some = build_atlas(None, store, most=20, iterations=QUICK)
+    some = build_atlas(None, store, most=20, layout=QUICK)
     assert some.rows == tuple(range(0, 40, 2))
     assert "an even sample of 20 of 40" in some.warnings[0]
-    assert torch.equal(
-        some.neighbors, build_atlas(None, store, most=20, iterations=QUICK).neighbors
-    )
+    assert torch.equal(some.neighbors, build_atlas(None, store, most=20, layout=QUICK).neighbors)
     means = cell_means(store.take(some.rows), some.levels[0].grid)
     assert len(means) == len(some.levels[0].grid.cells)
 
 
-def test_pictures_that_went_away_are_grey_or_an_error(
+def test_pictures_that_are_gone_are_gray_or_an_error(
     mini: Model, tmp_path: Path, generator: torch.Generator
 ) -> None:
     from featviz import images
@@ -179,18 +181,18 @@ def test_pictures_that_went_away_are_grey_or_an_error(
         images.write_png(torch.rand(3, 64, 64, generator=generator), folder / f"{number}.png")
     store = embed(mini, folder, out=tmp_path / "s")
     (folder / "4.png").unlink()
-    atlas = build_atlas(None, store, iterations=QUICK)
+    atlas = build_atlas(None, store, layout=QUICK)
     assert "1 pictures could not be read" in atlas.warnings[0]
-    assert (atlas.thumbnails[4] == 200).all()
+    assert (atlas.thumbnails[[4]] == GRAY).all()
     moved = folder.rename(tmp_path / "moved")
     with pytest.raises(UserError, match="give --data"):
-        build_atlas(None, store, iterations=QUICK)
+        build_atlas(None, store, layout=QUICK)
     from featviz.embedding.store import open_store
 
-    build_atlas(None, open_store(tmp_path / "s", data=moved), iterations=QUICK)
+    build_atlas(None, open_store(tmp_path / "s", data=moved), layout=QUICK)
 
 
-def test_mistakes_are_said_in_one_line(
+def test_mistakes_are_errors_of_one_line(
     model: Model, pictures: torch.Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = embed(model, pictures)
@@ -209,10 +211,12 @@ def test_mistakes_are_said_in_one_line(
 
 
 def test_one_picture_is_no_map_and_two_alike_are_one(model: Model, tmp_path: Path) -> None:
-    grey = torch.full((2, 3, 16, 16), 0.5)
+    gray = torch.full((2, 3, 16, 16), 0.5)
     with pytest.raises(UserError, match="at least 2 pictures, there are 1"):
-        build_atlas(None, embed(model, grey[:1]))
-    twins = build_atlas(model, embed(model, grey), icons="both", icon_side=5, icon_steps=2)
+        build_atlas(None, embed(model, gray[:1]))
+    twins = build_atlas(
+        model, embed(model, gray), icons="both", icon_side=5, icon=IconSettings(steps=2)
+    )
     assert twins.quality.recall == 1
     assert len({tuple(place) for place in twins.lattice[0].tolist()}) == 2
     (level,) = twins.levels
@@ -229,26 +233,27 @@ def test_above_the_limit_medoids_and_an_even_spread_are_pictured(
 ) -> None:
     monkeypatch.setattr(build, "PICTURED", 16)
     store = embed(model, pictures, labels=LABELS)
-    few = build_atlas(None, store, sides=[2], perplexity=8, iterations=QUICK)
-    assert len(few.pictured) == len(few.thumbnails) == 16
-    assert set(few.levels[0].samples) <= set(few.pictured.tolist())
-    assert few.pictured.tolist() == sorted(set(few.pictured.tolist()))
-    shown = few.pictures_of(range(40))
-    assert torch.equal(shown[few.pictured], few.thumbnails)
-    others = sorted(set(range(40)) - set(few.pictured.tolist()))
-    assert (shown[others] == build.GREY).all()
+    few = build_atlas(None, store, sides=[2], layout=QUICK)
+    pictured = few.thumbnails.rows.tolist()
+    assert len(pictured) == len(few.thumbnails.images) == 16
+    assert set(few.levels[0].samples) <= set(pictured)
+    assert pictured == sorted(set(pictured))
+    shown = few.thumbnails[range(40)]
+    assert torch.equal(shown[pictured], few.thumbnails.images)
+    others = sorted(set(range(40)) - set(pictured))
+    assert (shown[others] == GRAY).all()
     assert few.map_picture(400).shape[0] == 3
-    assert "pictured" in carry(few)[1]
+    assert "pictured" in encode_page(few.page())[1]
 
 
-def test_seeds_say_how_far_the_map_depends_on_them(model: Model, pictures: torch.Tensor) -> None:
+def test_maps_of_several_seeds_are_compared(model: Model, pictures: torch.Tensor) -> None:
     store = embed(model, pictures, labels=LABELS)
-    found = build_atlas(None, store, seeds=2, perplexity=8, iterations=QUICK)
+    found = build_atlas(None, store, seeds=2, layout=QUICK)
     assert found.stability is not None
     assert 0 <= found.stability.procrustes <= 1
     assert 0 < found.stability.overlap <= 1
     assert found.numbers()["Procrustes distance"].value == found.stability.procrustes
-    alone = build_atlas(None, store, perplexity=8, iterations=QUICK)
+    alone = build_atlas(None, store, layout=QUICK)
     assert alone.stability is None
     assert torch.equal(alone.layout.xy, found.layout.xy)
 

@@ -65,7 +65,9 @@ def test_an_atlas_has_the_sides_that_are_asked_for(
     document = json.loads(out)
     assert document["parameters"]["sides"] == [2, 3]
     numbers = document["numbers"]
-    assert {"icons that land", "samples that land", "shuffled icons that land"} <= set(numbers)
+    assert {"icons in own cell", "samples in own cell", "shuffled icons in own cell"} <= set(
+        numbers
+    )
     assert 0 <= numbers["Procrustes distance"]["value"] <= 1
     with (tmp_path / "a" / "cells.csv").open() as file:
         cells = list(csv.DictReader(file))
@@ -99,7 +101,7 @@ def test_a_class_atlas_of_a_map(
         "--quiet",
     )
     assert code == 0
-    assert "What argues for golden retriever in relu5" in out
+    assert "Class atlas of golden retriever: relu5" in out
     assert (tmp_path / "c" / "class.pdf").stat().st_size > 1000
 
 

@@ -1,4 +1,4 @@
-"""What a direction does to the logits: closed forms of linear heads, else finite differences."""
+"""Effects of directions on the logits: closed forms of linear heads, else finite differences."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from featviz.atlas.effects import effect_on, logit_effects, logits_from, names_of, top_effects
+from featviz.atlas.effects import attribution, logit_effects, logits_from, top_effects
+from featviz.atlas.levels import weighted_text
 from featviz.errors import UserError
 from featviz.models.layers import activations
 from featviz.models.model import Model
@@ -28,7 +29,14 @@ class Two(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         h = self.pool(self.relu(self.conv(x)))
-        return self.head(self.act(self.fc(h.flatten(1))))
+        logits: torch.Tensor = self.head(self.act(self.fc(h.flatten(1))))
+        return logits
+
+
+def _head(model: Model) -> nn.Linear:
+    head = model.net.get_submodule("head")
+    assert isinstance(head, nn.Linear)
+    return head
 
 
 @pytest.fixture(scope="module")
@@ -45,9 +53,9 @@ def test_behind_the_last_relu_the_effect_is_the_heads_matrix(
 ) -> None:
     vectors = torch.rand(9, 7, generator=generator)
     found = logit_effects(model, "relu7", vectors)
-    torch.testing.assert_close(found, vectors @ model.net.head.weight.T)
+    torch.testing.assert_close(found, vectors @ _head(model).weight.T)
     # together with the bias it is the logits themselves
-    bias = model.net.head.bias
+    bias = _head(model).bias
     torch.testing.assert_close(logits_from(model, model.layer("relu7"), vectors), found + bias)
 
 
@@ -55,7 +63,7 @@ def test_before_a_relu_only_active_units_have_an_effect(
     model: Model, generator: torch.Generator
 ) -> None:
     vectors = torch.randn(9, 7, generator=generator)
-    expected = vectors.clamp_min(0) @ model.net.head.weight.T
+    expected = vectors.clamp_min(0) @ _head(model).weight.T
     torch.testing.assert_close(logit_effects(model, "fc7", vectors), expected)
 
 
@@ -113,8 +121,8 @@ def test_what_raises_all_logits_names_no_class(model: Model) -> None:
         ((model.class_name(0), 0.0),),
         ((model.class_name(1), 4.0),),
     )
-    assert effect_on(effects, 1).tolist() == [0.0, 4.0]
-    assert names_of([("a", 1.0), ("b", -2.5)]) == "a +1.00; b -2.50"
+    assert attribution(effects, 1).tolist() == [0.0, 4.0]
+    assert weighted_text([("a", 1.0), ("b", -2.5)]) == "a +1.00; b -2.50"
 
 
 def test_a_map_needs_pictures_and_a_trunk_has_no_effects(model: Model) -> None:

@@ -1,4 +1,4 @@
-"""The graph of neighbours against exact search."""
+"""The graph of neighbors against exact search."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ import torch
 from featviz.atlas import graph as graphs
 from featviz.atlas.graph import build_graph, neighbors_wanted
 from featviz.errors import UserError
-from featviz.neighbors.exact import build_index
+from featviz.neighbors.exact import Metric, build_index
 
 
 @pytest.mark.parametrize("metric", ["cosine", "l2"])
 @pytest.mark.parametrize("shortcut", [False, True])
 def test_the_graph_is_exact_searchs(
-    metric, shortcut: bool, generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
+    metric: Metric, shortcut: bool, generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows = (torch.randn(700, 300, generator=generator) + 0.3).relu()
-    rows[5] = 0  # a picture that excites nothing
+    rows[5] = 0  # a picture without any activation
     index = build_index(rows, metric=metric)
     if shortcut:
         monkeypatch.setattr(graphs, "_WHOLE", 100)
@@ -70,7 +70,7 @@ def test_equal_rows_come_in_their_order() -> None:
     assert found.rows[5].tolist() == [4, 6, 0, 1]
 
 
-def test_no_row_is_its_own_neighbour_and_lengths_are_euclidean(
+def test_no_row_is_its_own_neighbor_and_lengths_are_euclidean(
     generator: torch.Generator,
 ) -> None:
     rows = torch.randn(90, 12, generator=generator)
@@ -83,11 +83,11 @@ def test_no_row_is_its_own_neighbour_and_lengths_are_euclidean(
     assert torch.equal(found.nearest(7).rows, found.rows[:, :7])
 
 
-def test_how_many_neighbours_and_what_is_refused() -> None:
+def test_how_many_neighbors_and_what_is_refused() -> None:
     assert neighbors_wanted(1000) == 90
     assert neighbors_wanted(1000, 5) == 50
     assert neighbors_wanted(20) == 19
     with pytest.raises(UserError, match="at least 2 rows, there are 1"):
         build_graph(build_index(torch.ones(1, 3)), 5)
-    with pytest.raises(UserError, match="cannot give 9"):
+    with pytest.raises(UserError, match="has not 9"):
         build_graph(build_index(torch.rand(6, 3)), 5).nearest(9)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from featviz.atlas import grid
-from featviz.atlas.grid import assign, cost, cut, top_classes
+from featviz.atlas.grid import assign, cut, top_classes
 
 
 def islands(count: int, generator: torch.Generator) -> torch.Tensor:
@@ -17,6 +17,23 @@ def islands(count: int, generator: torch.Generator) -> torch.Tensor:
     middles = torch.rand(12, 2, generator=generator)
     which = torch.randint(12, (count,), generator=generator)
     return (middles[which] + 0.03 * torch.randn(count, 2, generator=generator)).clamp(0, 1)
+
+
+def cost(
+    xy: torch.Tensor, places: torch.Tensor, columns: int, rows: int, *, room: float = 1.0
+) -> float:
+    """The mean squared distance of points to their places, in units of places.
+
+    The points fill the rectangle from the middle of the first place to that of the last: each axis
+    on its own for a mosaic, both with the same scale on a lattice.
+    """
+    low, high = xy.double().min(0).values, xy.double().max(0).values
+    extent = torch.where(high > low, high - low, 1.0)
+    if room > 1:
+        extent = extent.max().expand(2)
+    sides = torch.tensor([columns, rows]).double()
+    points = (xy.double() - (low + high) / 2) / extent * (sides - 1) + sides / 2
+    return float((points - (places + 0.5)).square().sum(1).mean())
 
 
 @pytest.mark.parametrize("room", [1.0, 2.8])

@@ -1,4 +1,4 @@
-"""Icons: where they land, what chance lands, how directions are whitened and climbed."""
+"""Icons: how well they match their cells, the chance level, whitening, the objective."""
 
 from __future__ import annotations
 
@@ -8,30 +8,29 @@ import pytest
 import torch
 from torch import nn
 
+from featviz.atlas.cells import cell_means, mean_row, medoids, whiten, within_cosines
 from featviz.atlas.grid import Cell, Grid
 from featviz.atlas.icons import (
-    cell_means,
-    icon_numbers,
-    land,
-    landed,
-    mean_of,
-    medoids,
+    IconSettings,
+    cell_objective,
+    match_cells,
+    nearest_means,
+    read_vectors,
     synthetic_icons,
-    towards,
     vectors_of,
-    whiten,
-    within_cosines,
 )
 from featviz.errors import UserError
+from featviz.maximization.maximize import settings_for
 from featviz.models.model import Model
 from featviz.neighbors.exact import build_index
 
+SHORT = IconSettings(steps=8, batch_size=2)
 LINE = Grid(5, tuple(Cell(0, column, (column,)) for column in range(5)))
 """five cells in a row"""
 
 
 class Painted(nn.Module):
-    """Eight ReLU units that look at colours only; then a linear head."""
+    """Eight ReLU units that look at colors only; then a linear head."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -40,10 +39,11 @@ class Painted(nn.Module):
         self.head = nn.Linear(8, 4)
         axes = torch.cat([torch.eye(3), -torch.eye(3), torch.tensor([[1.0, 1, -1], [-1, 1, 1]])])
         self.conv.weight.data = axes[:, :, None, None].expand(8, 3, 4, 4) / 16
-        self.conv.bias.data.zero_()
+        nn.init.zeros_(self.conv.bias)  # type: ignore[arg-type]
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.head(self.relu(self.conv(x)).mean((2, 3)))
+        logits: torch.Tensor = self.head(self.relu(self.conv(x)).mean((2, 3)))
+        return logits
 
 
 @pytest.fixture(scope="module")
@@ -55,39 +55,39 @@ def painted() -> Model:
     return Model(net, name="painted", input_size=16, aliases=aliases, mean=(0.5,) * 3)
 
 
-def test_perfect_icons_land_and_shuffled_ones_land_by_chance(generator: torch.Generator) -> None:
+def test_perfect_icons_match_and_shuffled_ones_match_by_chance(generator: torch.Generator) -> None:
     means = torch.rand(25, 12, generator=generator) + 3
     grid = Grid(5, tuple(Cell(i // 5, i % 5, (i,)) for i in range(25)))
-    centre = means.mean(0)
-    made = land(2 * (means - centre) + centre, means, centre, grid)
+    center = means.mean(0)
+    made = match_cells(2 * (means - center) + center, means, center, grid)
     assert (made.own, made.near) == (1, 1)
-    assert made.centred == pytest.approx(1)
-    chance = land(means, means, centre, grid, shuffled=True)
+    assert made.centered == pytest.approx(1)
+    chance = match_cells(means, means, center, grid, shuffled=True)
     assert chance.own == 0  # each is nearest to its own cell, so never to another that it is given
     # of the 24 others, the 8 around an inner cell, 5 at an edge, 3 in a corner
     assert chance.near == pytest.approx((9 * 8 + 12 * 5 + 4 * 3) / 25 / 24)
-    assert chance.centred == pytest.approx(-1 / 24, abs=0.03)
+    assert chance.centered == pytest.approx(-1 / 24, abs=0.03)
     noise = torch.rand(25, 12, generator=generator)
-    landings = [
-        land(noise[torch.randperm(25, generator=generator)], means, means.mean(0), grid).own
+    fractions = [
+        match_cells(noise[torch.randperm(25, generator=generator)], means, means.mean(0), grid).own
         for _ in range(400)
     ]
-    expected = land(noise, means, centre, grid, shuffled=True).own
+    expected = match_cells(noise, means, center, grid, shuffled=True).own
     # 10,000 draws of about 1 in 25: standard deviation .002
-    assert sum(landings) / 400 == pytest.approx(1 / 25, abs=0.01)
+    assert sum(fractions) / 400 == pytest.approx(1 / 25, abs=0.01)
     assert expected == pytest.approx(1 / 25, abs=0.003)
 
 
-def test_a_landing_by_hand() -> None:
+def test_a_match_by_hand() -> None:
     means = torch.eye(5)
-    centre = torch.zeros(5)
+    center = torch.zeros(5)
     vectors = torch.stack([means[0], means[0], means[4], means[3], means[4]])
-    assert landed(vectors, means, centre).tolist() == [0, 0, 4, 3, 4]
-    found = land(vectors, means, centre, LINE)
+    assert nearest_means(vectors, means, center).tolist() == [0, 0, 4, 3, 4]
+    found = match_cells(vectors, means, center, LINE)
     assert (found.cosine, found.own) == (0.6, 0.6)
-    assert found.near == 0.8  # the second is in the neighbour, the third two squares away
-    mixed = land(vectors, means, centre, LINE, shuffled=True)
-    # of 20 ways to give an icon to another cell it is at home in: icons 1 and 2, one way each
+    assert found.near == 0.8  # the second is in the neighbor, the third two squares away
+    mixed = match_cells(vectors, means, center, LINE, shuffled=True)
+    # of 20 ways to give an icon to another cell, two match: icon 1 to cell 0, icon 2 to cell 4
     assert mixed.own == pytest.approx(2 / 20)
 
 
@@ -97,7 +97,7 @@ def test_cells_of_an_index_are_those_of_its_rows(generator: torch.Generator) -> 
     index = build_index(rows)
     assert torch.equal(cell_means(index, grid), cell_means(rows, grid))
     assert medoids(index, grid) == medoids(rows, grid)
-    torch.testing.assert_close(mean_of(index), rows.mean(0))
+    torch.testing.assert_close(mean_row(index), rows.mean(0))
     means = cell_means(rows, grid)
     within = within_cosines(index, means, grid)
     for cell, mean, found in zip(grid.cells, means, within, strict=True):
@@ -116,13 +116,13 @@ def test_cells_add_up_to_the_whole(generator: torch.Generator) -> None:
 
 
 @pytest.mark.parametrize("count", [5, 60])
-def test_whitening_takes_the_centre_off(count: int, generator: torch.Generator) -> None:
+def test_whitening_subtracts_the_center(count: int, generator: torch.Generator) -> None:
     data = torch.rand(count, 12, generator=generator)
-    centre = data.mean(0)
+    center = data.mean(0)
     wanted = torch.randn(3, 12, generator=generator)
     torch.testing.assert_close(
-        whiten(wanted, build_index(data), ridge=0.3, centre=centre),
-        whiten(wanted, data - centre, ridge=0.3),
+        whiten(wanted, build_index(data), ridge=0.3, center=center),
+        whiten(wanted, data - center, ridge=0.3),
         rtol=1e-3,
         atol=1e-4,
     )
@@ -130,7 +130,7 @@ def test_whitening_takes_the_centre_off(count: int, generator: torch.Generator) 
         whiten(wanted, data, ridge=0)
 
 
-def test_much_ridge_leaves_a_direction_as_it_is(generator: torch.Generator) -> None:
+def test_a_large_ridge_leaves_a_direction_unchanged(generator: torch.Generator) -> None:
     data = torch.randn(50, 6, generator=generator)
     wanted = nn.functional.normalize(torch.randn(2, 6, generator=generator), dim=1)
     torch.testing.assert_close(whiten(wanted, data, ridge=1e6), wanted, atol=1e-4, rtol=0)
@@ -143,16 +143,16 @@ def test_the_objective_is_the_formula(
     place = painted.layer("relu1")
     means = torch.rand(3, 8, generator=generator)
     drives = torch.randn(3, 8, generator=generator)
-    centre = torch.rand(8, generator=generator)
-    goal = towards(place, means, drives, centre, power=power)
+    center = torch.rand(8, generator=generator)
+    objective = cell_objective(place, means, drives, center, power=power)
     before = torch.randn(2, 8, 4, 4, generator=generator)
-    h = torch.where(before > 0, before, 0.1 * before).mean((2, 3)).double() - centre
+    h = torch.where(before > 0, before, 0.1 * before).mean((2, 3)).double() - center
     for row, target in ((0, 2), (1, 0)):
         w = drives[target].double() / drives[target].double().norm()
-        v = (means[target] - centre).double()
+        v = (means[target] - center).double()
         cosine = h[row] @ v / h[row].norm() / v.norm()
         expected = (h[row] @ (w if cosine > 0.1 else v / v.norm())) * max(0.1, cosine) ** power
-        found = goal({"relu1": before}, [2, 0])[row]
+        found = objective({"relu1": before}, [2, 0])[row]
         assert float(found) == pytest.approx(float(expected), rel=1e-4)
 
 
@@ -168,17 +168,17 @@ def test_a_map_is_pooled_or_read_in_its_middle(painted: Model) -> None:
 
 
 def _cells(model: Model, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-    from featviz.atlas.icons import encoded
-
-    colours = 0.4 + 0.3 * torch.tensor([[1.0, 0, 0], [0, 1, 0], [0, 0, 1], [1, 1, 0], [0, 1, 1]])
-    flat = colours.repeat_interleave(6, 0)[:, :, None, None].expand(-1, -1, 16, 16)
+    colors = 0.4 + 0.3 * torch.tensor([[1.0, 0, 0], [0, 1, 0], [0, 0, 1], [1, 1, 0], [0, 1, 1]])
+    flat = colors.repeat_interleave(6, 0)[:, :, None, None].expand(-1, -1, 16, 16)
     pictures = (flat + 0.05 * torch.randn(30, 3, 16, 16, generator=generator)).clamp(0, 1)
-    data = encoded(model, model.layer("relu1"), pictures)
+    data = read_vectors(model, model.layer("relu1"), pictures)
     return data, data.view(5, 6, -1).mean(1)
 
 
-def test_icons_land_in_their_cells(painted: Model, generator: torch.Generator) -> None:
+def test_icons_match_their_cells(painted: Model, generator: torch.Generator) -> None:
     data, means = _cells(painted, generator)
+    options = {"calm": 0.0, "rate": 0.5}
+    settings = settings_for(painted, painted.layer("relu1"), 120, 16, "float32", options)
     (made,) = synthetic_icons(
         painted,
         "relu1",
@@ -186,21 +186,16 @@ def test_icons_land_in_their_cells(painted: Model, generator: torch.Generator) -
         data=data,
         grids=[LINE],
         samples=data[::6],
-        steps=120,
-        contrast_weight=0.0,
-        lr=0.5,
+        icon=IconSettings(settings=settings, size=16),
     )
-    assert made.landing is not None
+    assert made.match is not None
     assert made.shuffled is not None
     assert made.samples is not None
-    assert made.landing.own == 1
+    assert made.match.own == 1
     assert made.shuffled.own == 0
-    assert made.landing.centred > made.shuffled.centred + 0.5
-    assert made.landed is not None
-    assert made.landed.tolist() == [0, 1, 2, 3, 4]
-    names = icon_numbers(made)
-    assert names["icons that land"][0] == 1
-    assert set(names) >= {"icons' cosine", "samples that land", "shuffled icons that land near"}
+    assert made.match.centered > made.shuffled.centered + 0.5
+    assert made.nearest is not None
+    assert made.nearest.tolist() == [0, 1, 2, 3, 4]
 
 
 def test_icons_of_several_grids_are_made_at_once(
@@ -209,7 +204,12 @@ def test_icons_of_several_grids_are_made_at_once(
     data, means = _cells(painted, generator)
     pair = Grid(2, (Cell(0, 0, (0,)), Cell(1, 1, (1,))))
     both = synthetic_icons(
-        painted, "relu1", torch.cat([means, means[:2]]), data=data, grids=[LINE, pair], steps=6
+        painted,
+        "relu1",
+        torch.cat([means, means[:2]]),
+        data=data,
+        grids=[LINE, pair],
+        icon=IconSettings(steps=6),
     )
     assert [len(part.images) for part in both] == [5, 2]
     # a picture depends on its own direction alone
@@ -220,7 +220,7 @@ def test_icons_go_on_where_they_were_stopped(
     painted: Model, generator: torch.Generator, tmp_path: Path
 ) -> None:
     data, means = _cells(painted, generator)
-    whole = synthetic_icons(painted, "relu1", means, data=data, steps=8, batch_size=2)[0]
+    whole = synthetic_icons(painted, "relu1", means, data=data, icon=SHORT)[0]
 
     class Enough(Exception):
         pass
@@ -236,9 +236,8 @@ def test_icons_go_on_where_they_were_stopped(
             "relu1",
             means,
             data=data,
-            steps=8,
-            batch_size=2,
-            partial=tmp_path / "p",
+            icon=SHORT,
+            checkpoint=tmp_path / "p",
             progress=stop,
         )
     assert sum(1 for place in (tmp_path / "p").iterdir() if place.is_dir()) == 1
@@ -248,18 +247,24 @@ def test_icons_go_on_where_they_were_stopped(
         "relu1",
         means,
         data=data,
-        steps=8,
-        batch_size=2,
-        partial=tmp_path / "p",
+        icon=SHORT,
+        checkpoint=tmp_path / "p",
         progress=lambda done, total, text: seen.append(done),
     )[0]
     assert seen[0] == 2 * 8
     assert torch.equal(again.images, whole.images)
     with pytest.raises(UserError, match="another job"):
-        synthetic_icons(painted, "relu1", means, data=data, steps=9, partial=tmp_path / "p")
+        synthetic_icons(
+            painted,
+            "relu1",
+            means,
+            data=data,
+            icon=IconSettings(steps=9),
+            checkpoint=tmp_path / "p",
+        )
 
 
-def test_a_cell_without_a_direction_is_grey(painted: Model) -> None:
+def test_a_cell_without_a_direction_is_gray(painted: Model) -> None:
     rows = torch.tensor([[1.0] * 8] * 3)
     (made,) = synthetic_icons(
         painted,
@@ -267,7 +272,7 @@ def test_a_cell_without_a_direction_is_grey(painted: Model) -> None:
         rows,
         data=rows,
         grids=[Grid(3, tuple(Cell(0, i, (i,)) for i in range(3)))],
-        steps=2,
+        icon=IconSettings(steps=2),
     )
     assert (made.images == 0.5).all()
     assert made.cosines.isfinite().all()

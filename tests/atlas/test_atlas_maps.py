@@ -1,18 +1,25 @@
-"""Layouts, grids and the numbers that say how far a map may be believed."""
+"""Layouts, grids and the quality of maps."""
 
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from featviz.atlas.cells import cell_means, medoids, whiten
 from featviz.atlas.grid import Cell, Grid, assign, cut
-from featviz.atlas.icons import cell_means, medoids, whiten
-from featviz.atlas.layout import START_SPREAD, lay_out, principal_components, to_unit_square
-from featviz.atlas.metrics import class_accuracy, found_again, judge_map, trustworthiness
+from featviz.atlas.layout import (
+    START_SPREAD,
+    LayoutSettings,
+    lay_out,
+    principal_components,
+    to_unit_square,
+)
+from featviz.atlas.metrics import class_accuracy, is_among, map_quality, trustworthiness
 from featviz.errors import UserError
 from featviz.neighbors.exact import build_index
 
@@ -23,8 +30,8 @@ def islands(
     generator: torch.Generator, count: int = 6, size: int = 20, spread: float = 0.05
 ) -> tuple[Tensor, list[str]]:
     """Rows around `count` orthogonal directions of a space of 40 dimensions, in mixed order."""
-    centres = torch.eye(count, 40).repeat_interleave(size, 0)
-    rows = centres + spread * torch.randn(len(centres), 40, generator=generator)
+    centers = torch.eye(count, 40).repeat_interleave(size, 0)
+    rows = centers + spread * torch.randn(len(centers), 40, generator=generator)
     order = torch.randperm(len(rows), generator=generator)
     return rows[order], [str(int(row) // size) for row in order]
 
@@ -37,34 +44,34 @@ def test_islands_are_kept_apart_and_noise_makes_none(
     method: str, generator: torch.Generator
 ) -> None:
     rows, labels = islands(generator)
-    layout = lay_out(rows, perplexity=10, iterations=QUICK, method=method)
-    found = judge_map(build_index(rows), layout.xy, labels=labels)
+    layout = lay_out(rows, LayoutSettings(10, QUICK, method=method))
+    found = map_quality(build_index(rows), layout.xy, labels=labels)
     assert found.class_map is not None
     assert found.class_map > 0.98
     noise = torch.randn(120, 40, generator=generator)
-    layout = lay_out(noise, perplexity=10, iterations=QUICK, method=method)
-    found = judge_map(build_index(noise), layout.xy, labels=labels)
+    layout = lay_out(noise, LayoutSettings(10, QUICK, method=method))
+    found = map_quality(build_index(noise), layout.xy, labels=labels)
     assert found.class_map is not None
     assert found.class_map < 0.4
 
 
-def test_a_flat_space_keeps_its_neighbours(generator: torch.Generator) -> None:
+def test_a_flat_space_keeps_its_neighbors(generator: torch.Generator) -> None:
     plane = torch.rand(150, 2, generator=generator) @ torch.randn(2, 30, generator=generator)
     index = build_index(plane, metric="l2")
-    layout = lay_out(index, perplexity=15)
-    found = judge_map(index, layout.xy)
+    layout = lay_out(index, LayoutSettings(15))
+    found = map_quality(index, layout.xy)
     assert found.recall > 0.75
     assert found.trustworthiness > 0.97
 
 
 def test_the_same_seed_gives_the_same_bytes(generator: torch.Generator) -> None:
     rows, _ = islands(generator)
-    state = torch.get_rng_state(), np.random.get_state()[1].copy()
-    maps = [lay_out(rows, perplexity=10, iterations=QUICK, seed=5) for _ in range(2)]
+    state = torch.get_rng_state(), np.random.get_state(legacy=False)
+    maps = [lay_out(rows, LayoutSettings(10, QUICK), seed=5) for _ in range(2)]
     assert maps[0].xy.numpy().tobytes() == maps[1].xy.numpy().tobytes()
     assert maps[0].divergence == maps[1].divergence
     assert torch.equal(torch.get_rng_state(), state[0])
-    assert (np.random.get_state()[1] == state[1]).all()
+    assert str(np.random.get_state(legacy=False)) == str(state[1])
 
 
 def test_the_map_lies_in_the_unit_square_undistorted(generator: torch.Generator) -> None:
@@ -95,7 +102,7 @@ def test_principal_components_are_scikit_learns_up_to_sign(generator: torch.Gene
 @pytest.mark.parametrize("count", [2, 3, 7, 8, 9, 20])
 def test_few_pictures_have_a_map_too(count: int, generator: torch.Generator) -> None:
     rows = torch.rand(count, 5, generator=generator)
-    layout = lay_out(rows, iterations=(20, 20))
+    layout = lay_out(rows, LayoutSettings(steps=(20, 20)))
     assert layout.xy.shape == (count, 2)
     assert torch.isfinite(layout.xy).all()
     assert layout.perplexity <= max(1, (count - 1) / 3)
@@ -103,18 +110,18 @@ def test_few_pictures_have_a_map_too(count: int, generator: torch.Generator) -> 
 
 
 def test_equal_pictures_do_no_harm() -> None:
-    layout = lay_out(torch.ones(12, 5), iterations=(20, 20))
+    layout = lay_out(torch.ones(12, 5), LayoutSettings(steps=(20, 20)))
     assert torch.isfinite(layout.xy).all()
 
 
-def test_progress_tells_how_far(generator: torch.Generator) -> None:
-    told = []
+def test_progress_reports_steps(generator: torch.Generator) -> None:
+    reports: list[tuple[int, int, str]] = []
     lay_out(
         torch.rand(30, 4, generator=generator),
-        iterations=(20, 30),
-        progress=lambda *now: told.append(now),
+        LayoutSettings(steps=(20, 30)),
+        progress=lambda *now: reports.append(now),
     )
-    steps = [done for done, total, text in told if text == "laying out"]
+    steps = [done for done, total, text in reports if text == "laying out"]
     assert steps == [10, 20, 30, 40, 50]
     assert START_SPREAD == 1e-4
 
@@ -123,12 +130,15 @@ def test_progress_tells_how_far(generator: torch.Generator) -> None:
     ("call", "message"),
     [
         (lambda: lay_out(torch.ones(1, 3)), "at least 2 pictures"),
-        (lambda: lay_out(torch.ones(9, 3), perplexity=0), "perplexity 0"),
-        (lambda: lay_out(torch.ones(9, 3), method="umap"), "unknown layout method 'umap'"),
+        (lambda: lay_out(torch.ones(9, 3), LayoutSettings(perplexity=0)), "perplexity 0"),
+        (
+            lambda: lay_out(torch.ones(9, 3), LayoutSettings(method="umap")),
+            "unknown layout method 'umap'",
+        ),
         (lambda: cut(torch.ones(1, 2), 0), "grid of 0"),
     ],
 )
-def test_mistakes_are_said_in_one_line(call, message: str) -> None:
+def test_mistakes_are_errors_of_one_line(call: Callable[[], object], message: str) -> None:
     with pytest.raises(UserError, match=message):
         call()
 
@@ -166,11 +176,11 @@ def test_the_mosaic_is_the_best_of_all(generator: torch.Generator) -> None:
     points = (xy - (low + high) / 2) / (high - low) * torch.tensor([2.0, 1.0]) + torch.tensor(
         [1.5, 1.0]
     )
-    centres = [(c + 0.5, r + 0.5) for r in range(2) for c in range(3)]
+    centers = [(c + 0.5, r + 0.5) for r in range(2) for c in range(3)]
 
     def cost(order: tuple[int, ...]) -> float:
         return sum(
-            (float(points[i, 0]) - centres[j][0]) ** 2 + (float(points[i, 1]) - centres[j][1]) ** 2
+            (float(points[i, 0]) - centers[j][0]) ** 2 + (float(points[i, 1]) - centers[j][1]) ** 2
             for i, j in enumerate(order)
         )
 
@@ -235,7 +245,7 @@ def test_trustworthiness_is_scikit_learns(k: int, generator: torch.Generator) ->
 
 def test_a_map_that_is_the_space_loses_nothing(generator: torch.Generator) -> None:
     xy = torch.rand(90, 2, generator=generator)
-    found = judge_map(build_index(xy, metric="l2"), xy * 3 + 1)
+    found = map_quality(build_index(xy, metric="l2"), xy * 3 + 1)
     assert found.recall == 1
     assert found.trustworthiness == 1
     assert found.continuity == 1
@@ -244,15 +254,15 @@ def test_a_map_that_is_the_space_loses_nothing(generator: torch.Generator) -> No
 
 def test_a_random_map_keeps_what_chance_keeps(generator: torch.Generator) -> None:
     rows = torch.randn(400, 20, generator=generator)
-    found = judge_map(build_index(rows), torch.rand(400, 2, generator=generator))
-    # 4000 neighbours, each kept with probability 10/399: standard deviation .0025
+    found = map_quality(build_index(rows), torch.rand(400, 2, generator=generator))
+    # 4000 neighbors, each kept with probability 10/399: standard deviation .0025
     assert found.recall == pytest.approx(10 / 399, abs=0.0075)
     assert found.recall_chance == pytest.approx(10 / 399)
     assert found.trustworthiness == pytest.approx(0.5, abs=0.05)
 
 
-def test_tearing_and_gluing_are_told_apart() -> None:
-    # a circle flattened on a line: neighbours on the map are intruders, none was torn away
+def test_tearing_and_gluing_have_different_numbers() -> None:
+    # a circle flattened on a line: neighbors on the map are intruders, none was torn away
     angle = torch.arange(100).double() * 2 * torch.pi / 100
     circle = torch.stack([angle.cos(), angle.sin()], 1)
     squashed = torch.stack([angle.cos(), torch.zeros(100).double()], 1)
@@ -263,7 +273,7 @@ def test_tearing_and_gluing_are_told_apart() -> None:
 
 
 def test_recall_by_hand() -> None:
-    kept = found_again(torch.tensor([[1, 2, 3], [4, 5, 6]]), torch.tensor([[3, 9, 1], [7, 8, 9]]))
+    kept = is_among(torch.tensor([[1, 2, 3], [4, 5, 6]]), torch.tensor([[3, 9, 1], [7, 8, 9]]))
     assert kept.tolist() == [[True, False, True], [False, False, False]]
 
 

@@ -12,8 +12,8 @@ from featviz.atlas.graph import build_graph
 from featviz.atlas.metrics import (
     compare_maps,
     distance_correlation,
-    judge_map,
-    near_on_map,
+    map_neighbors,
+    map_quality,
     procrustes,
     trustworthiness,
 )
@@ -41,32 +41,32 @@ def test_equal_distances_rank_by_row() -> None:
     assert found == pytest.approx(1 - (3 - 1) * 2 / (1 * 1 * (10 - 3 - 1)))
 
 
-def test_near_on_map_is_a_stable_sort(generator: torch.Generator) -> None:
+def test_map_neighbors_is_a_stable_sort(generator: torch.Generator) -> None:
     xy = torch.rand(120, 2, generator=generator)
     squares = torch.cdist(xy.double(), xy.double())
     squares.fill_diagonal_(math.inf)
-    assert torch.equal(near_on_map(xy, 7), squares.sort(dim=1, stable=True).indices[:, :7])
+    assert torch.equal(map_neighbors(xy, 7), squares.sort(dim=1, stable=True).indices[:, :7])
     same = torch.zeros(30, 2)
-    found = near_on_map(same, 4)
+    found = map_neighbors(same, 4)
     assert not (found == torch.arange(30)[:, None]).any()
 
 
 def test_recall_at_fifty_asks_for_fifty(generator: torch.Generator) -> None:
     rows = torch.randn(400, 20, generator=generator)
     index = build_index(rows)
-    found = judge_map(index, torch.rand(400, 2, generator=generator))
-    # 20,000 neighbours, each kept with probability 50/399
+    found = map_quality(index, torch.rand(400, 2, generator=generator))
+    # 20,000 neighbors, each kept with probability 50/399
     assert found.recall_wide == pytest.approx(50 / 399, abs=0.01)
-    assert judge_map(index, rows[:, :2], graph=build_graph(index, 12)).recall_wide is None
-    few = judge_map(build_index(rows[:20]), rows[:20, :2])
+    assert map_quality(index, rows[:, :2], graph=build_graph(index, 12)).recall_wide is None
+    few = map_quality(build_index(rows[:20]), rows[:20, :2])
     assert few.recall_wide is None
 
 
 def test_a_given_graph_changes_nothing(generator: torch.Generator) -> None:
     rows = torch.randn(200, 30, generator=generator)
     index, xy = build_index(rows), torch.rand(200, 2, generator=generator)
-    one = judge_map(index, xy)
-    two = judge_map(index, xy, graph=build_graph(index, 90))
+    one = map_quality(index, xy)
+    two = map_quality(index, xy, graph=build_graph(index, 90))
     assert torch.equal(one.kept, two.kept)
     assert (one.recall, one.recall_wide, one.trustworthiness, one.continuity, one.correlation) == (
         two.recall,
@@ -123,11 +123,11 @@ def test_maps_of_several_seeds_are_compared_two_by_two(generator: torch.Generato
 
 
 def test_seeds_shake_the_start_and_nothing_else(generator: torch.Generator) -> None:
-    from featviz.atlas.layout import lay_out
+    from featviz.atlas.layout import LayoutSettings, lay_out
 
     rows = torch.eye(5, 20).repeat_interleave(16, 0)
     rows = rows + 0.1 * torch.randn(80, 20, generator=generator)
-    maps = [lay_out(rows, perplexity=8, iterations=(20, 60), seed=seed).xy for seed in (0, 0, 1)]
+    maps = [lay_out(rows, LayoutSettings(8, (20, 60)), seed=seed).xy for seed in (0, 0, 1)]
     assert torch.equal(maps[0], maps[1])
     assert not torch.equal(maps[0], maps[2])
     # five islands stay five islands
@@ -135,7 +135,7 @@ def test_seeds_shake_the_start_and_nothing_else(generator: torch.Generator) -> N
         [
             [
                 set(row.tolist()) <= set(range(16 * (i // 16), 16 * (i // 16) + 16))
-                for i, row in enumerate(near_on_map(xy, 5))
+                for i, row in enumerate(map_neighbors(xy, 5))
             ]
             for xy in maps
         ]

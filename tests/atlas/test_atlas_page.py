@@ -1,4 +1,4 @@
-"""What the viewer's page carries: sheets, blocks, colours of classes."""
+"""The data in the viewer's page: sheets, blocks, colors of classes."""
 
 from __future__ import annotations
 
@@ -8,23 +8,25 @@ import json
 import re
 import time
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from made_up_atlas import colour_of, made_up_atlas
+from made_up_page import color_of, made_up_page
+from numpy.typing import NDArray
 from PIL import Image
 
-from featviz.atlas.icons import SyntheticIcons
-from featviz.atlas.viewer.colours import COLOURS, class_colours
-from featviz.atlas.viewer.data import carry
+from featviz.atlas.colors import COLORS, class_colors
+from featviz.atlas.levels import SyntheticIcons
+from featviz.atlas.viewer.data import Block, encode_page
 from featviz.atlas.viewer.page import render_page
 from featviz.atlas.viewer.sheets import Sheets, pack_sheets
 
 KINDS = {"u8": "<u1", "u16": "<u2", "u32": "<u4"}
 
 
-def cut_out(sheets: Sheets, number: int) -> np.ndarray:
+def cut_out(sheets: Sheets, number: int) -> NDArray[np.uint8]:
     """Picture `number` as the page finds it: columns first."""
     with Image.open(io.BytesIO(sheets.files[number // sheets.per_sheet])) as sheet:
         place = number % sheets.per_sheet
@@ -33,19 +35,24 @@ def cut_out(sheets: Sheets, number: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize(("count", "size", "side"), [(1, 20, 2048), (70, 20, 96), (131, 32, 128)])
-def test_every_picture_is_on_its_sheet_and_no_colour_crosses_over(
+def test_every_picture_is_on_its_sheet_and_no_color_crosses_over(
     count: int, size: int, side: int
 ) -> None:
-    colours = colour_of(torch.arange(count)).to(torch.uint8)
-    sheets = pack_sheets(colours[:, :, None, None].expand(-1, -1, size, size), side=side)
+    colors = color_of(torch.arange(count)).to(torch.uint8)
+    sheets = pack_sheets(colors[:, :, None, None].expand(-1, -1, size, size), side=side)
     for number in range(count):
         seen = cut_out(sheets, number).reshape(-1, 3).astype(int)
         # Flat pictures come back flat: rounding of JPEG alone, at the borders too.
-        assert np.abs(seen - colours[number].numpy()).max() <= 6
+        assert np.abs(seen - colors[number].numpy()).max() <= 6
     assert all(max(Image.open(io.BytesIO(file)).size) <= side for file in sheets.files)
 
 
-def blocks_of(page: str) -> dict[str, np.ndarray]:
+def array(block: Block) -> NDArray[Any]:
+    assert isinstance(block, np.ndarray)
+    return block
+
+
+def blocks_of(page: str) -> dict[str, NDArray[Any]]:
     found = re.findall(r'id="block-([\w-]+)" data-kind="(u\d+)">([^<]*)</script>', page)
     return {
         name: np.frombuffer(base64.b64decode(text), dtype=KINDS[kind]) for name, kind, text in found
@@ -53,11 +60,13 @@ def blocks_of(page: str) -> dict[str, np.ndarray]:
 
 
 def test_what_is_written_is_read_back() -> None:
-    atlas = made_up_atlas(700, pictured=350)
+    atlas = made_up_page(700, pictured=350)
     page = render_page(atlas)
-    document = json.loads(re.search(r'id="data">(.*?)</script>', page, re.S).group(1))
+    written = re.search(r'id="data">(.*?)</script>', page, re.DOTALL)
+    assert written is not None
+    document = json.loads(written[1])
     found = blocks_of(page)
-    np.testing.assert_allclose(found["xy"].reshape(-1, 2) / 65535, atlas.layout.xy, atol=1 / 131070)
+    np.testing.assert_allclose(found["xy"].reshape(-1, 2) / 65535, atlas.xy, atol=1 / 131070)
     np.testing.assert_array_equal(found["neighbors"].reshape(700, 10), atlas.neighbors)
     np.testing.assert_allclose(
         found["distances"].reshape(700, 10) * document["distance_unit"],
@@ -65,13 +74,13 @@ def test_what_is_written_is_read_back() -> None:
         atol=document["distance_unit"],
     )
     bits = found["keeps"][:, None] >> np.arange(10) & 1
-    np.testing.assert_array_equal(bits.astype(bool), atlas.quality.kept)
-    np.testing.assert_array_equal(found["pictured"], atlas.pictured)
-    np.testing.assert_array_equal(found["tint"].reshape(-1, 3), colour_of(atlas.pictured))
-    assert bytes(found["paths"]).decode().split("\0") == list(atlas.store.pictures.paths)
+    np.testing.assert_array_equal(bits.astype(bool), atlas.kept)
+    np.testing.assert_array_equal(found["pictured"], atlas.thumbnails.rows)
+    np.testing.assert_array_equal(found["tint"].reshape(-1, 3), color_of(atlas.thumbnails.rows))
+    assert bytes(found["paths"]).decode().split("\0") == list(atlas.paths)
     names = [document["classes"][own] for own in found["class"]]
-    assert names == list(atlas.store.pictures.folders)
-    for name, (places, _, _) in (("map", atlas.lattice), ("mosaic", atlas.mosaic)):
+    assert names == list(atlas.classes)
+    for name, places in atlas.places.items():
         read = found[name].reshape(-1, 2)
         np.testing.assert_array_equal(read, places - places.min(0).values)
         assert [document["views"][name][side] for side in ("columns", "rows")] == list(
@@ -87,27 +96,26 @@ def test_what_is_written_is_read_back() -> None:
         assert tuple(found[f"level{number}-sample"]) == level.samples
 
 
-def test_what_a_cell_argues_for_and_where_its_icon_lands_is_carried() -> None:
-    atlas = made_up_atlas(60)
+def test_effects_and_matches_of_cells_are_written() -> None:
+    atlas = made_up_page(60)
     level = atlas.levels[0]
     cells = len(level.samples)
     effects = tuple(((f"k{i}", 2.0), (f"k{i + 1}", 1.0)) if i else () for i in range(cells))
-    landed = torch.arange(cells).flip(0)
-    icons = SyntheticIcons(torch.rand(cells, 3, 8, 8), torch.linspace(-0.1, 1, cells), landed)
+    nearest = torch.arange(cells).flip(0)
+    icons = SyntheticIcons(torch.rand(cells, 3, 8, 8), torch.linspace(-0.1, 1, cells), nearest)
     known = replace(level, effects=effects, synthetic=icons)
-    document, blocks = carry(replace(atlas, levels=(known,)))
+    document, blocks = encode_page(replace(atlas, levels=(known,)))
     names = [*document["levels"][0]["raised"], None]
-    told = [[names[i] for i in row if names[i]] for row in blocks["level0-raised"]]
-    assert told == [[name for name, _ in cell] for cell in effects]
-    np.testing.assert_array_equal(blocks["level0-landed"], landed)
-    cosines = icons.cosines.clamp_min(0)  # those below zero are told as zero
-    np.testing.assert_allclose(blocks["level0-cosine"] / 65535, cosines, atol=1e-5)
+    raised = [[names[i] for i in row if names[i]] for row in array(blocks["level0-raised"])]
+    assert raised == [[name for name, _ in cell] for cell in effects]
+    np.testing.assert_array_equal(blocks["level0-nearest"], nearest)
+    cosines = icons.cosines.clamp_min(0)  # those below zero are written as zero
+    np.testing.assert_allclose(array(blocks["level0-cosine"]) / 65535, cosines, atol=1e-5)
 
 
 def test_an_atlas_without_classes_or_files_says_so() -> None:
-    atlas = made_up_atlas(40)
-    bare = replace(atlas.store.pictures, folders=("",) * 40)
-    document, blocks = carry(replace(atlas, store=replace(atlas.store, pictures=bare)))
+    atlas = made_up_page(40)
+    document, blocks = encode_page(replace(atlas, classes=("",) * 40))
     assert document["classes"] == []
     assert "class" not in blocks
     assert "pictured" not in blocks  # all are
@@ -115,7 +123,7 @@ def test_an_atlas_without_classes_or_files_says_so() -> None:
 
 
 def test_large_numbers_of_rows_get_wider_types_and_small_pages() -> None:
-    atlas = made_up_atlas(70_000, pictured=1000, classes=300)
+    atlas = made_up_page(70_000, pictured=1000, classes=300)
     started = time.perf_counter()
     page = render_page(atlas)
     assert time.perf_counter() - started < 20
@@ -125,13 +133,13 @@ def test_large_numbers_of_rows_get_wider_types_and_small_pages() -> None:
     assert len(page) / 70_000 < 140  # bytes a row, of which the path takes 30
 
 
-def test_classes_that_are_neighbours_have_colours_that_differ() -> None:
+def test_classes_that_are_neighbors_have_colors_that_differ() -> None:
     # Ninety classes on a lattice: each must differ from those beside it.
     across = np.stack(np.meshgrid(np.arange(10.0), np.arange(9.0)), -1).reshape(-1, 2)
     xy = np.concatenate([across, across + 0.1])
     classes = np.concatenate([np.arange(90), np.arange(90)])
-    chosen = np.array(class_colours(xy, classes, 90))
+    chosen = np.array(class_colors(xy, classes, 90))
     beside = np.linalg.norm(across[:, None] - across[None], axis=2) == 1
     assert not ((chosen[:, None] == chosen[None]) & beside).any()
-    assert set(chosen) == set(range(len(COLOURS)))  # none is left unused
-    assert len(set(class_colours(xy[:6], np.arange(6), 6))) == 6
+    assert set(chosen) == set(range(len(COLORS)))  # none is left unused
+    assert len(set(class_colors(xy[:6], np.arange(6), 6))) == 6

@@ -12,17 +12,17 @@ from torch import Tensor
 
 from featviz.atlas.affinities import Affinities, affinities, conditional
 from featviz.atlas.graph import Graph, build_graph
-from featviz.atlas.layout import lay_out
-from featviz.atlas.metrics import judge_map
+from featviz.atlas.layout import LayoutSettings, lay_out
+from featviz.atlas.metrics import map_quality
 from featviz.atlas.tsne import Attraction, Repulsion, divergence
 from featviz.neighbors.exact import Index, build_index
 
 
 def clusters(generator: torch.Generator, count: int = 400, dim: int = 30) -> Tensor:
     """Twenty overlapping clusters."""
-    centres = torch.randn(20, dim, generator=generator)
+    centers = torch.randn(20, dim, generator=generator)
     noise = 0.7 * torch.randn(count, dim, generator=generator)
-    return centres[torch.arange(count) % 20] + noise
+    return centers[torch.arange(count) % 20] + noise
 
 
 @pytest.fixture
@@ -68,7 +68,7 @@ def test_the_force_is_the_gradient_over_all_pairs(
     found = 4 * (Attraction(pairs, single.device)(single) - away / z).T.double()
     wrong = float((found - expected).norm() / expected.norm())
     assert wrong < error
-    # hardly a force on the whole: what one point pushes, another is pushed
+    # forces on pairs are opposite, so their sum is nearly 0
     assert float(found.sum(0).norm()) < max(0.02, error) * float(found.norm(dim=1).sum())
 
 
@@ -87,7 +87,7 @@ def test_a_narrower_grid_comes_nearer_to_all_pairs(generator: torch.Generator) -
     assert errors[0] < 1e-3
 
 
-def test_a_point_does_not_push_itself(generator: torch.Generator) -> None:
+def test_a_point_does_not_repel_itself(generator: torch.Generator) -> None:
     alone = torch.rand(2, 1, generator=generator, dtype=torch.float64)
     force, z = Repulsion()(alone)
     assert float(force.abs().max()) < 1e-9
@@ -98,7 +98,7 @@ def test_a_point_does_not_push_itself(generator: torch.Generator) -> None:
     assert float(force.abs().max()) < 1e-5
 
 
-def test_the_potential_serves_points_that_do_not_act(generator: torch.Generator) -> None:
+def test_the_potential_is_right_for_other_points_too(generator: torch.Generator) -> None:
     y = 20 * torch.rand(2, 300, generator=generator, dtype=torch.float64)
     other = 24 * torch.rand(2, 50, generator=generator, dtype=torch.float64) - 2
     phi, force = Repulsion(0.2).potential(y, 5).at(other)
@@ -143,7 +143,7 @@ def test_every_row_has_the_perplexity(perplexity: float, generator: torch.Genera
     torch.testing.assert_close(alone, p, rtol=1e-12, atol=0)
 
 
-def test_neighbours_that_are_all_alike_are_held_alike() -> None:
+def test_neighbors_that_are_all_alike_have_equal_affinities() -> None:
     for value in (0.0, 2.5):
         p = conditional(torch.full((3, 8), value), 4)
         torch.testing.assert_close(p, torch.full((3, 8), 1 / 8).double())
@@ -165,19 +165,19 @@ def test_the_divergence_is_the_sum_over_all_pairs(count: int, generator: torch.G
 
 @pytest.mark.slow
 def test_our_maps_are_as_good_as_open_tsnes(index: Index, graph: Graph) -> None:
-    ours = lay_out(index, graph=graph, perplexity=20)
-    theirs = lay_out(index, graph=graph, perplexity=20, method="openTSNE")
+    ours = lay_out(index, LayoutSettings(20), graph=graph)
+    theirs = lay_out(index, LayoutSettings(20, method="openTSNE"), graph=graph)
     assert ours.divergence is not None
     assert theirs.divergence is not None
     assert ours.divergence < theirs.divergence + 0.05
-    found = [judge_map(index, layout.xy, graph=graph).recall for layout in (ours, theirs)]
+    found = [map_quality(index, layout.xy, graph=graph).recall for layout in (ours, theirs)]
     assert found[0] > found[1] - 0.03
     assert math.isfinite(ours.divergence)
 
 
 @pytest.mark.slow
 def test_a_descent_ends_where_the_true_divergence_is_flat(index: Index, graph: Graph) -> None:
-    layout = lay_out(index, graph=graph, perplexity=20)
+    layout = lay_out(index, LayoutSettings(20), graph=graph)
     p = dense(affinities(graph, 20))
     y = layout.raw.clone().requires_grad_(True)
     value = true_divergence(p, y)

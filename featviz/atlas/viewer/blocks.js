@@ -1,4 +1,4 @@
-// Reading what the page carries: the JSON element #data and the arrays in #block-NAME (base64).
+// Reading the data of the page: the JSON element #data and the arrays in #block-NAME (base64).
 
 const TYPES = { u8: Uint8Array, u16: Uint16Array, u32: Uint32Array };
 
@@ -39,7 +39,7 @@ function makeStrip(name, grid) {
   return strip;
 }
 
-// Paint a picture of a strip on a 2-D canvas; grey while its sheet is not there.
+// Paint a picture of a strip on a 2-D canvas; gray until its sheet is decoded.
 function paintPicture(pen, strip, number, x, y, size) {
   const bitmap = strip.bitmaps[strip.sheetOf(number)];
   if (!bitmap) {
@@ -50,7 +50,7 @@ function paintPicture(pen, strip, number, x, y, size) {
   pen.drawImage(bitmap, strip.xOf(number), strip.yOf(number), strip.size, strip.size, x, y, size, size);
 }
 
-// Everything that is known, as typed arrays over rows. Row numbers count what is shown.
+// The data as typed arrays over rows. Row numbers count the rows of the map.
 function readAtlas() {
   const atlas = JSON.parse(document.getElementById("data").textContent);
   const { count, k } = atlas;
@@ -81,7 +81,7 @@ function readAtlas() {
   atlas.nearOf = (row) => atlas.neighbors.subarray(row * k, row * k + k);
   atlas.farOf = (row, i) => atlas.distances[row * k + i] * atlas.distance_unit;
 
-  // Names: the class, else the file. Paths become text when somebody asks.
+  // Names: the class, else the file. Paths are decoded when first needed.
   const pathBytes = readBlock("paths");
   let paths = null;
   const allPaths = () => {
@@ -115,9 +115,9 @@ function readLevel(atlas, level, prefix) {
   level.sample = readBlock(`${prefix}-sample`);
   level.within = readBlock(`${prefix}-within`);
   level.cosine = readBlock(`${prefix}-cosine`);
-  level.landed = readBlock(`${prefix}-landed`);
+  level.nearest = readBlock(`${prefix}-nearest`);
   const raised = readBlock(`${prefix}-raised`);
-  // Classes that a cell's mean argues for, strongest first.
+  // Classes whose logits a cell's mean raises most, strongest first.
   level.raisedBy = (cell) => (raised ? Array.from(raised.subarray(3 * cell, 3 * cell + 3), (i) => level.raised[i]).filter(Boolean) : []);
   if (level.icons) level.icons = makeStrip(`${prefix}-icons`, level.icons);
   level.where = new Map();

@@ -1,10 +1,10 @@
 // Drawing without WebGL2, on a 2-D canvas: the same frames as gl.js, the same look.
 //
-// Dots and very small pictures are written into an array of pixels, which takes 200,000 of them in a
-// few hundredths of a second; the canvas itself would take as long for a thousand pictures. Larger
-// pictures are copied from the sheets. Where pictures are shrunk, halved copies of the sheets serve.
+// Dots and very small pictures are written into an array of pixels, 200,000 of them in a few
+// hundredths of a second; the canvas itself would take as long for a thousand pictures. Larger
+// pictures are copied from the sheets; shrunk pictures from halved copies of the sheets.
 
-const PHASES = 4; // places within a pixel at which a dot can be
+const PHASES = 4; // positions of a dot within a pixel
 const SMALL = 20; // pixels up to which a picture is written pixel by pixel
 
 function makeFlatRenderer(canvas, atlas, views, redraw) {
@@ -82,7 +82,7 @@ function makeFlatRenderer(canvas, atlas, views, redraw) {
     return times;
   }
 
-  // The sheet of a picture, halved so often, and its scale. Null while it is not there.
+  // The sheet of a picture, halved so often, and its scale. Null until it is decoded.
   function source(strip, sheet, times) {
     const bitmap = strip.bitmaps[sheet];
     if (!bitmap || !times) return [bitmap, 1];
@@ -154,7 +154,7 @@ function makeFlatRenderer(canvas, atlas, views, redraw) {
     });
   }
 
-  function mixed(under, seen, share) { // two colours, `share` of 256 parts from the second
+  function mixed(under, seen, share) { // two colors, `share` of 256 parts from the second
     const channel = (shift) => {
       const a = (under >> shift) & 255;
       return (a + ((((seen >> shift) & 255) - a) * share) / 256) << shift;

@@ -1,44 +1,44 @@
-// Drawing by WebGL2: rows as points that lie on the card, pictures as quads from texture arrays.
+// Drawing by WebGL2: rows as points in buffers of the card, pictures as quads from texture arrays.
 //
-// Only pictures in sight are handed over, four corners each. (Instances, one a picture, would leave
-// that to the card; drawn by a processor they take fifteen times as long.)
+// Only visible pictures are uploaded, four corners each. (Instances, one a picture, take fifteen
+// times as long where a processor draws.)
 // Each picture has a layer of its own in a texture array, so neither filtering nor mipmaps mix it
-// with others. A sheet becomes one texture, or more where the machine allows fewer layers. What to
-// draw is said by a `frame` (see scene.js); flat.js takes the same and draws the same.
+// with others. A sheet becomes one texture, or more where the machine allows fewer layers. Input is
+// a `frame` (see scene.js); flat.js takes the same and draws the same.
 
 const DOT_VERTEX = `#version 300 es
 layout(location = 0) in vec2 a_from;
 layout(location = 1) in vec2 a_to;
-layout(location = 2) in vec4 a_colour;
+layout(location = 2) in vec4 a_color;
 uniform vec3 u_camera;
 uniform vec2 u_half;
 uniform float u_t, u_size, u_alpha;
-out vec4 v_colour;
+out vec4 v_color;
 void main() {
   vec2 p = (mix(a_from, a_to, u_t) - u_camera.xy) * u_camera.z / u_half;
   gl_Position = vec4(p.x, -p.y, 0.0, 1.0);
   gl_PointSize = u_size + 1.0;
-  float alpha = a_colour.a * u_alpha;
-  v_colour = vec4(a_colour.rgb * alpha, alpha);
+  float alpha = a_color.a * u_alpha;
+  v_color = vec4(a_color.rgb * alpha, alpha);
 }`;
 
 const DOT_FRAGMENT = `#version 300 es
 precision highp float;
-in vec4 v_colour;
+in vec4 v_color;
 uniform float u_size, u_square;
-out vec4 colour;
+out vec4 color;
 void main() {
   vec2 d = abs(gl_PointCoord - 0.5) * (u_size + 1.0);
   float away = mix(length(d), max(d.x, d.y), u_square);
-  colour = v_colour * clamp(u_size * 0.5 - away + 0.5, 0.0, 1.0);
+  color = v_color * clamp(u_size * 0.5 - away + 0.5, 0.0, 1.0);
 }`;
 
 const PICTURE_VERTEX = `#version 300 es
 layout(location = 0) in vec4 a_place; // x and y of the middle from the canvas's, size, layer
-layout(location = 1) in vec4 a_colour;
+layout(location = 1) in vec4 a_color;
 uniform vec2 u_half;
 out vec2 v_uv;
-out vec4 v_colour;
+out vec4 v_color;
 out float v_size;
 flat out float v_layer;
 void main() {
@@ -48,7 +48,7 @@ void main() {
   v_uv = mix(vec2(-0.5), vec2(v_size + 0.5), corner) / v_size;
   vec2 p = (a_place.xy + (corner - 0.5) * (v_size + 1.0)) / u_half;
   gl_Position = vec4(p.x, -p.y, 0.0, 1.0);
-  v_colour = a_colour;
+  v_color = a_color;
   v_layer = a_place.w;
 }`;
 
@@ -56,23 +56,23 @@ const PICTURE_FRAGMENT = `#version 300 es
 precision highp float;
 precision highp sampler2DArray;
 in vec2 v_uv;
-in vec4 v_colour;
+in vec4 v_color;
 in float v_size;
 flat in float v_layer;
 uniform sampler2DArray u_pictures;
 uniform float u_frame;
-out vec4 colour;
+out vec4 color;
 void main() {
   vec3 seen = texture(u_pictures, vec3(v_uv, v_layer), -0.4).rgb;
   vec2 inside = min(v_uv, 1.0 - v_uv) * v_size;
   float edge = min(inside.x, inside.y);
-  seen = mix(v_colour.rgb, seen, clamp(edge - u_frame + 0.5, 0.0, 1.0));
+  seen = mix(v_color.rgb, seen, clamp(edge - u_frame + 0.5, 0.0, 1.0));
   vec2 cover = clamp(inside + 0.5, 0.0, 1.0);
-  float alpha = cover.x * cover.y * v_colour.a;
-  colour = vec4(seen * alpha, alpha);
+  float alpha = cover.x * cover.y * v_color.a;
+  color = vec4(seen * alpha, alpha);
 }`;
 
-// A renderer on this canvas, or null where WebGL2 is missing, refuses, or (unless `anyway`) would be
+// A renderer on this canvas, or null where WebGL2 is missing, fails, or (unless `anyway`) would be
 // drawn by the processor, which flat.js does faster. `redraw` is called when something has become
 // drawable (a sheet on the card, a context that came back).
 function makeGlRenderer(canvas, atlas, views, anyway, redraw) {
@@ -87,7 +87,7 @@ function makeGlRenderer(canvas, atlas, views, anyway, redraw) {
   };
   if (!anyway && /swiftshader|llvmpipe|softpipe|software|basic render/i.test(about())) return null;
 
-  const NUMBERS = 5; // 32-bit numbers of a corner: x, y, size, layer, colour
+  const NUMBERS = 5; // 32-bit numbers of a corner: x, y, size, layer, color
   let programs, dots, quads, textures, layersOfPage, lost = false, scratch = null;
   let floats = new Float32Array(0), words = new Uint32Array(0);
   const queue = []; // [strip, sheet] waiting for the card, one a frame
@@ -118,7 +118,7 @@ function makeGlRenderer(canvas, atlas, views, anyway, redraw) {
     return made;
   }
 
-  // Everything that lives on the card. False where it cannot be made.
+  // All objects on the card. False where they cannot be made.
   function build() {
     programs = { dots: compile(DOT_VERTEX, DOT_FRAGMENT), pictures: compile(PICTURE_VERTEX, PICTURE_FRAGMENT) };
     if (!programs.dots || !programs.pictures) return false;
@@ -131,7 +131,7 @@ function makeGlRenderer(canvas, atlas, views, anyway, redraw) {
     const bare = [], seen = [];
     for (let row = 0; row < atlas.count; row++) (atlas.thumbOf[row] < 0 ? bare : seen).push(row);
     const order = Uint32Array.from([...bare, ...seen]);
-    dots = { order, bare: bare.length, at: {}, colour: gl.createBuffer(), rgba: null };
+    dots = { order, bare: bare.length, at: {}, color: gl.createBuffer(), rgba: null };
     for (const view of Object.values(views)) dots.at[view.name] = filled(gather(view.at, order, 2));
     quads = { corners: gl.createBuffer(), index: gl.createBuffer(), room: 0 };
     textures = new Map(); // strip -> textures of its pages
@@ -207,7 +207,7 @@ function makeGlRenderer(canvas, atlas, views, anyway, redraw) {
     const { from, to, t, rgba, dots: how } = rows;
     if (dots.rgba !== rgba) {
       dots.rgba = rgba;
-      gl.bindBuffer(gl.ARRAY_BUFFER, dots.colour);
+      gl.bindBuffer(gl.ARRAY_BUFFER, dots.color);
       gl.bufferData(gl.ARRAY_BUFFER, gather(rgba, dots.order, 4), gl.DYNAMIC_DRAW);
     }
     gl.useProgram(program);
@@ -219,7 +219,7 @@ function makeGlRenderer(canvas, atlas, views, anyway, redraw) {
     gl.uniform1f(at.u_square, how.square ? 1 : 0);
     attribute(0, dots.at[from.name], 2, gl.FLOAT, 0, 0);
     attribute(1, dots.at[to.name], 2, gl.FLOAT, 0, 0);
-    attribute(2, dots.colour, 4, gl.UNSIGNED_BYTE, 0, 0);
+    attribute(2, dots.color, 4, gl.UNSIGNED_BYTE, 0, 0);
     gl.drawArrays(gl.POINTS, 0, how.bareOnly ? dots.bare : atlas.count);
     gl.disableVertexAttribArray(2);
   }
@@ -236,14 +236,14 @@ function makeGlRenderer(canvas, atlas, views, anyway, redraw) {
       const within = number % strip.per_sheet;
       const page = strip.sheetOf(number) * pagesOfSheet + Math.floor(within / most);
       const { rgba } = group;
-      const colour = rgba[own] | (rgba[own + 1] << 8) | (rgba[own + 2] << 16) | (Math.round(rgba[own + 3] * alpha) << 24);
+      const color = rgba[own] | (rgba[own + 1] << 8) | (rgba[own + 2] << 16) | (Math.round(rgba[own + 3] * alpha) << 24);
       for (let corner = 0; corner < 4; corner++) {
         const at = NUMBERS * (4 * count + corner);
         floats[at] = x;
         floats[at + 1] = y;
         floats[at + 2] = size;
         floats[at + 3] = within % most;
-        words[at + 4] = colour;
+        words[at + 4] = color;
       }
       count++;
       const last = runs[runs.length - 1];

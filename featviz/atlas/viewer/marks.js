@@ -1,5 +1,5 @@
-// What happens from frame to frame, and what is drawn above the map on a canvas of its own: names of
-// classes, the picture in hand, the lines to its neighbours. And the panel beside the map.
+// Animation, and what is drawn above the map on a second canvas: names of classes, the selected
+// picture, the lines to its neighbors. And the panel beside the map.
 
 // ---- drawing ------------------------------------------------------------------------------
 const eased = (t) => t * t * (3 - 2 * t);
@@ -17,7 +17,7 @@ function step(now) {
   if (flight) {
     const t = share(flight, 380), s = eased(t), { from, to } = flight;
     camera.scale = from.scale * (to.scale / from.scale) ** s;
-    // Along a straight line on the screen: what is aimed at does not swing while one zooms.
+    // Along a straight line on the screen, also while zooming.
     const way = Math.abs(to.scale / from.scale - 1) < 1e-6 ? s : (1 - from.scale / camera.scale) / (1 - from.scale / to.scale);
     for (const key of ["x", "y"]) camera[key] = from[key] + (to[key] - from[key]) * way;
     if (t === 1) { Object.assign(camera, to); flight = null; remember(); } else draw();
@@ -40,7 +40,7 @@ function paint() {
   say();
 }
 
-// Names of classes beside the pictures that they are true of, as many as do not touch.
+// Names of classes below pictures of them, as many as do not touch.
 let named = []; // rows with a name beside them
 function drawNames() {
   const boxes = [];
@@ -54,7 +54,7 @@ function drawNames() {
   for (const label of labels) {
     const [x, y] = toScreen(atlas.xy[2 * label.row], atlas.xy[2 * label.row + 1]);
     if (x < 0 || y < 0 || x > width || y > height) continue;
-    // A name stands below its picture, or by its dot where the page holds no picture.
+    // A name is below its picture, or below its dot where the page has no thumbnail.
     const own = shownAmongPoints(label.row);
     if (!own && atlas.thumbOf[label.row] >= 0) continue;
     label.width = label.width || over.measureText(atlas.classes[label.own]).width;
@@ -78,8 +78,8 @@ function say() {
   if (find("count").textContent !== text) find("count").textContent = text;
 }
 
-function outline(x, y, size, colour, thickness) {
-  over.strokeStyle = colour;
+function outline(x, y, size, color, thickness) {
+  over.strokeStyle = color;
   over.lineWidth = thickness;
   over.strokeRect(x - size / 2 - thickness / 2, y - size / 2 - thickness / 2, size + thickness, size + thickness);
 }
@@ -92,8 +92,8 @@ function drawRow(row, x, y, size) {
   }
 }
 
-// The picture in hand, larger, with lines to its true neighbours: whole where they are as near on
-// the map, dashed where the map has torn them apart.
+// The selected picture, larger, with lines to its true neighbors: solid where they are among the
+// nearest on the map too, dashed where they are not.
 function drawFocus(thing) {
   const { accent } = theme;
   if (thing.level || state.view === "cells") {
@@ -133,7 +133,7 @@ function drawFocus(thing) {
 const panel = makePanel(find("found"), atlas, {
   pick(row) { pin({ row }); flyTo(row); },
   find(text) { seek(text, true); },
-  colourOf: (own) => (atlas.classOf && (classesTell || state.colour === "class") && own >= 0 && own < atlas.classes.length
+  colorOf: (own) => (atlas.classOf && (classesTell || state.color === "class") && own >= 0 && own < atlas.classes.length
     ? `rgb(${classRgb(own).join(",")})` : null),
 });
 

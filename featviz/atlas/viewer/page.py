@@ -1,8 +1,8 @@
 """`render_page(page)`: one HTML file that needs no other file and opens from file://.
 
 The source is page.html, style.css and the scripts in this folder. A page from the disk may load
-neither modules nor data, so the scripts are in the page one after the other, and what they show too:
-words as JSON, arrays and pictures in base64 (see `data`).
+neither modules nor data, so the scripts are in the page one after the other, and so is what they
+show: words as JSON, arrays and pictures in base64 (see `data`).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-// The panel: what this map is, or the picture or the square that one points at.
+// The panel: about the map, or about the picture or the square under the pointer.
 
 function element(tag, { text, className, ...properties } = {}, ...children) {
   const made = document.createElement(tag);
@@ -13,7 +13,7 @@ const percent = (share) => `${(100 * share).toFixed(share < 0.0995 ? 1 : 0)}%`;
 const counted = (count) => count.toLocaleString("en-US");
 const plural = (count, one, many = `${one}s`) => `${counted(count)} ${count === 1 ? one : many}`;
 
-// atlas: see readAtlas. does: {pick(row), find(text), colourOf(class) -> CSS colour or null}.
+// atlas: see readAtlas. does: {pick(row), find(text), colorOf(class) -> CSS color or null}.
 function makePanel(box, atlas, does) {
   function thumbnail(strip, number, pixels) {
     const made = element("canvas", { width: pixels, height: pixels });
@@ -25,40 +25,40 @@ function makePanel(box, atlas, does) {
 
   function pictureOf(row, pixels) {
     if (atlas.thumbOf[row] >= 0) return thumbnail(atlas.thumbs, atlas.thumbOf[row], pixels);
-    const made = element("span", { className: "blank", title: "this page holds no picture of it" });
-    made.style.setProperty("--own", does.colourOf(atlas.classOf ? atlas.classOf[row] : -1) || "var(--line)");
+    const made = element("span", { className: "blank", title: "this page has no thumbnail of it" });
+    made.style.setProperty("--own", does.colorOf(atlas.classOf ? atlas.classOf[row] : -1) || "var(--line)");
     return made;
   }
 
   function swatch(number) {
-    const colour = does.colourOf(number);
-    if (!colour) return null;
+    const color = does.colorOf(number);
+    if (!color) return null;
     const made = element("i", { className: "swatch" });
-    made.style.background = colour;
+    made.style.background = color;
     return made;
   }
 
   function pictureList(rows, extra) {
     const list = element("ol", { className: "near" });
     rows.forEach((row, i) => {
-      const { text, torn } = extra ? extra(i) : {};
+      const { text, far } = extra ? extra(i) : {};
       const name = atlas.nameOf(row);
       const button = element(
         "button", { type: "button", title: `${name} (${atlas.pathOf(row)})` },
         pictureOf(row, 112), text && element("b", { text }), element("span", { text: name }),
       );
       button.addEventListener("click", () => does.pick(row));
-      list.append(element("li", { className: torn ? "torn" : "" }, button));
+      list.append(element("li", { className: far ? "far" : "" }, button));
     });
     return list;
   }
 
-  // One bar a row: how large a share is, beside what it must be compared with.
+  // One bar a row: shares to be compared.
   function bars(lines, className = "bars") {
     return element("div", { className }, ...lines.map(({ name, share, number }) => {
       const bar = element("i");
       bar.style.width = `${Math.max(0.5, 100 * share)}%`;
-      if (number !== undefined) bar.style.background = does.colourOf(number) || "";
+      if (number !== undefined) bar.style.background = does.colorOf(number) || "";
       return element(
         "div", {}, element("span", { text: name, title: name }), element("em", {}, bar),
         element("b", { text: percent(share) }),
@@ -70,15 +70,15 @@ function makePanel(box, atlas, does) {
     const { count, whole, layer, model, dim, k } = atlas;
     const some = count < whole ? `${counted(count)} of ${plural(whole, "picture")}` : plural(count, "picture");
     box.append(
-      element("h2", { text: "What is this map?" }),
+      element("h2", { text: "About this map" }),
       element("p", {
-        text: `${some}, placed by what ${model} makes of them in ${layer}: ${counted(dim)} numbers each. `
-          + "Pictures that lie together are alike to the network. How far apart the islands lie, "
-          + "and how large they are, means little.",
+        text: `${some}, arranged by their activations in ${layer} of ${model}, ${counted(dim)} numbers each. `
+          + "Pictures that are near each other are similar to the network. Distances between clusters, "
+          + "and their sizes, mean little.",
       }),
-      element("h3", { text: `Of the ${k} nearest in ${layer}, kept on` }),
+      element("h3", { text: `Of the ${k} nearest in ${layer}, near on` }),
       bars(atlas.recall),
-      element("p", { className: "hint", text: "Point at a picture to see its true neighbours; click to keep it." }),
+      element("p", { className: "hint", text: "Point at a picture to see its true neighbors; click to select it." }),
     );
   }
 
@@ -107,9 +107,9 @@ function makePanel(box, atlas, does) {
         element("div", {}, title, line, element("p", { className: "path" }, place)),
       ),
       element("h3", { text: `Nearest in ${atlas.layer}, by ${atlas.distance}` }),
-      element("p", { className: "keeps" }, beads, element("span", { text: `${kept} of ${k} stay near on the map` })),
+      element("p", { className: "keeps" }, beads, element("span", { text: `${kept} of ${k} are near on the map` })),
       pictureList(Array.from(atlas.nearOf(row)), (i) => ({
-        text: atlas.farOf(row, i).toFixed(2), torn: !atlas.isKept(row, i),
+        text: atlas.farOf(row, i).toFixed(2), far: !atlas.isKept(row, i),
       })),
     );
   }
@@ -118,10 +118,10 @@ function makePanel(box, atlas, does) {
     const rows = Array.from(level.membersOf(cell));
     const big = element("div", { className: "big" });
     const add = (picture, text) => big.append(element("figure", {}, picture, element("figcaption", { text })));
-    add(pictureOf(level.sample[cell], 224), "stands for the square");
+    add(pictureOf(level.sample[cell], 224), "most typical picture");
     if (level.icons) {
-      const strays = level.landed && level.landed[cell] !== cell ? "; nearer to another square's mean" : "";
-      add(thumbnail(level.icons, cell, 224), `made for its mean, cosine ${(level.cosine[cell] / 65535).toFixed(2)}${strays}`);
+      const other = level.nearest && level.nearest[cell] !== cell ? "; nearer to the mean of another square" : "";
+      add(thumbnail(level.icons, cell, 224), `synthetic; cosine to the mean ${(level.cosine[cell] / 65535).toFixed(2)}${other}`);
     }
     const sizes = new Map();
     if (atlas.classOf) for (const row of rows) sizes.set(atlas.classOf[row], (sizes.get(atlas.classOf[row]) || 0) + 1);
@@ -138,7 +138,7 @@ function makePanel(box, atlas, does) {
       }),
     );
     const raised = level.raisedBy(cell);
-    if (raised.length) box.append(element("p", { text: `Its mean argues most for ${raised.join(", ")}.` }));
+    if (raised.length) box.append(element("p", { text: `The mean raises most the logits of ${raised.join(", ")}.` }));
     if (ranked.length > 1 && ranked[0][1] > 1) {
       box.append(
         element("h3", { text: `Classes (${ranked.length})` }),
@@ -161,7 +161,7 @@ function makePanel(box, atlas, does) {
       else if (thing.level) describeCell(thing.level, thing.cell);
       else describeRow(thing.row);
     },
-    // The list of all classes with their colours, to be found on the map by a click.
+    // The list of all classes with their colors; a click finds the class on the map.
     legend(list) {
       const order = atlas.classes.map((_, own) => own);
       list.replaceChildren(...order.map((own) => {

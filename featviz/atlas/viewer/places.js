@@ -1,8 +1,8 @@
-// Where things are. World coordinates: each view is 1 wide, y points downwards.
+// Positions. World coordinates: each view is 1 wide, y points downwards.
 
 // The views of rows: "points" as t-SNE placed them, "map" and "mosaic" with a place of its own for
-// each. `at` holds the centres of all rows; `unit` is the side of a place (0: there are none), and
-// everything lies in the rectangle `box`.
+// each. `at` has the centers of all rows; `unit` is the side of a place (0: there are none), and
+// `box` is the rectangle around all.
 function makeViews(atlas) {
   const views = { points: { name: "points", at: atlas.xy, unit: 0, box: boxAround(atlas.xy), find: null } };
   for (const name of ["map", "mosaic"]) {
@@ -38,7 +38,7 @@ function boxAround(at) {
   return { x: left, y: top, width: Math.max(right - left, 1e-6), height: Math.max(bottom - top, 1e-6) };
 }
 
-// A static grid over points (x, y, x, y ...): who is near a place, without asking everybody.
+// A static grid over points (x, y, x, y ...), to find those near a position.
 function makeGrid(at) {
   const count = at.length / 2;
   const side = Math.max(1, Math.min(1024, Math.round(Math.sqrt(count / 2))));
@@ -66,10 +66,10 @@ function makeGrid(at) {
   };
 }
 
-// How far apart pictures must be for each row to be shown as one: the largest distance d (world
-// units, the larger of |dx| and |dy|) at which it has no neighbour nearer than d that comes first.
-// Rows in `order` are asked one after the other at each of a falling series of distances, and who
-// is in stays in: so pictures only appear, never vanish, as one zooms in.
+// The spacing of pictures at which each row is shown as one: the largest distance d (world units,
+// the larger of |dx| and |dy|) at which no row that comes earlier is nearer than d. Rows are added
+// in `order` at each of a decreasing series of distances, and rows once added stay: so pictures
+// only appear, never vanish, on zooming in.
 function spacings(at, order, { most = 0.5, least = 2e-4, step = 2 ** -0.125 } = {}) {
   const found = new Float32Array(order.length).fill(least);
   const bits = Math.max(8, Math.ceil(Math.log2(4 * order.length + 1)));
@@ -87,7 +87,7 @@ function spacings(at, order, { most = 0.5, least = 2e-4, step = 2 ** -0.125 } = 
       return place;
     };
     const cellOf = (row) => [Math.floor(at[2 * row] / d) + 1, Math.floor(at[2 * row + 1] / d) + 1];
-    // Points that are at least d apart have a cell of side d for themselves.
+    // Points that are at least d apart are in different cells of side d.
     const enter = (i) => {
       const [column, line] = cellOf(order[i]);
       const key = line * width + column, place = slot(key);
@@ -115,9 +115,8 @@ function spacings(at, order, { most = 0.5, least = 2e-4, step = 2 ** -0.125 } = 
   return found; // in the order of `order`
 }
 
-// Rows in the order in which they may stand for their surroundings: samples of the coarse cells
-// first, then of finer ones, then those whose
-// neighbours the map keeps. Of these only the `matches` (1 for each such row), if any are asked for.
+// Rows with a thumbnail by importance: samples of the coarse cells first, then of finer ones, then
+// rows whose neighbors the map keeps. With `matches` (1 for each such row) only these.
 function byImportance(atlas, matches) {
   const rank = new Float32Array(atlas.count);
   for (let row = 0; row < atlas.count; row++) rank[row] = 100 - atlas.keptCount(row) / atlas.k;
@@ -128,9 +127,9 @@ function byImportance(atlas, matches) {
   return able.sort((a, b) => rank[a] - rank[b] || a - b);
 }
 
-// Calls visit(number, x, y, size, own, alpha) for every picture of a group that is in sight: its
-// number in the group's strip (ascending), its middle from the canvas's and its side in pixels of
-// the canvas, and where its colour begins in the group's `rgba`. See scene.js for groups.
+// Calls visit(number, x, y, size, own, alpha) for every visible picture of a group: its number in
+// the group's strip (ascending), its center relative to the canvas's and its side in pixels of the
+// canvas, and the offset of its color in the group's `rgba`. See scene.js for groups.
 function eachPicture(group, camera, ratio, canvas, visit) {
   const { numbers, rows, from, to, t, grow, shown, alpha } = group;
   const scale = camera.scale * ratio, whole = group.size * ratio;
@@ -148,10 +147,10 @@ function eachPicture(group, camera, ratio, canvas, visit) {
   }
 }
 
-// Where the names of classes may stand: {row, own: the class}, classes that hold together first. A
-// row may carry its class's name if a third of its true neighbours are of its class and near it on
-// the map, and nearly as many as of any other row of its class. Of these it is the one whose picture
-// appears first as one comes nearer.
+// Rows at which the names of classes are drawn: {row, own: the class}, compact classes first. A row
+// may have its class's name if a third of its true neighbors are of its class and near it on the
+// map, and nearly as many as of any other row of its class. Of these it is the one whose picture
+// appears first on zooming in.
 function makeLabels(atlas, spacing) {
   if (!atlas.classOf) return [];
   const beside = new Uint8Array(atlas.count), most = new Uint8Array(atlas.classes.length);

@@ -1,26 +1,25 @@
-// What is shown: the state of the page, and from it and the camera the frame that is drawn.
+// The state of the page, and from it and the camera the frame that is drawn.
 //
-// The camera says which world point is in the middle of the canvas and how many CSS pixels a world
-// unit has. `compose` makes a frame, which a renderer (gl.js or flat.js) draws:
+// The camera is the world point in the middle of the canvas and the CSS pixels of a world unit. `compose` makes a frame, which a renderer (gl.js or flat.js) draws:
 //
 //   ground    [r, g, b]
 //   camera    {x, y, scale}
-//   rows      null, or {from, to, t, rgba, dots}: two views and how far the rows have come from one
-//             to the other, their colours (four numbers a row), and
+//   rows      null, or {from, to, t, rgba, dots}: two views and the progress of the rows from one to
+//             the other, their colors (four numbers a row), and
 //             dots: null or {size, alpha, square, bareOnly: only rows without a picture}
 //   pictures  groups {strip, numbers, rows, from, to, t, rgba, size, alpha, frame, grow, shown}:
-//             picture numbers[i] (or i) of the strip is that of row (or cell) rows[i], which lies at
-//             `from` and `to` and is `grow` times as large as others; `frame` is the thickness of a
-//             frame; shown[i] says how far a picture has come in, 0 to 1
+//             picture numbers[i] (or i) of the strip is that of row (or cell) rows[i], which is at
+//             `from` and `to` and `grow` times as large as others; `frame` is the thickness of a
+//             frame; shown[i] is the progress of a picture's appearance, 0 to 1
 //
-// Sizes are CSS pixels. What marks the picture in hand is drawn on a second canvas above.
+// Sizes are CSS pixels. The selection is drawn on a second canvas above.
 
 const find = (id) => document.getElementById(id);
 const rendererAsked = () => ((location.search + location.hash).match(/[?&#]renderer=(canvas|webgl2)(?=&|#|$)/) || [])[1];
-const TRUST = [[213, 94, 0], [230, 159, 0], [150, 150, 150], [86, 180, 233], [0, 114, 178]];
-const GREY = [140, 140, 140];
+const KEPT = [[213, 94, 0], [230, 159, 0], [150, 150, 150], [86, 180, 233], [0, 114, 178]];
+const GRAY = [140, 140, 140];
 const DIM = 0.14;
-const ENTRY = 160; // milliseconds in which a picture comes in
+const ENTRY = 160; // milliseconds in which a picture appears
 
 const atlas = readAtlas();
 const { count, k } = atlas;
@@ -32,26 +31,26 @@ for (const level of atlas.levels) {
   level.grow = Float32Array.from({ length: level.cells }, (_, cell) => 0.6 + 0.36 * Math.sqrt(level.sizeOf(cell) / level.most));
 }
 const classesTell = atlas.classes.length > 0 && count >= 1.5 * atlas.classes.length;
-const calm = matchMedia("(prefers-reduced-motion: reduce)");
+const reducedMotion = matchMedia("(prefers-reduced-motion: reduce)");
 
 // ---- state --------------------------------------------------------------------------------
 const state = {
-  view: count > 2500 ? "points" : "map", icons: "sample", colour: "none", find: "", names: true,
+  view: count > 2500 ? "points" : "map", icons: "sample", color: "none", find: "", names: true,
   hovered: null, pinned: null, // {row} or {level, cell}
 };
 const camera = { x: 0.5, y: 0.5, scale: 1 };
-let matches = null, matchCount = 0; // Uint8Array over rows, null when nothing is sought
-let morph = null; // {from, t, start}: rows on their way from one view to another
-let flight = null; // the camera on its way
+let matches = null, matchCount = 0; // Uint8Array over rows, null without a search
+let morph = null; // {from, t, start}: rows moving from one view to another
+let flight = null; // the camera moving
 let fade = null; // {level, start, t}: the squares that are being replaced
 let lastLevel = null;
 let width = 1, height = 1, ratio = 1;
 let spacing = null; // of the pictured rows, see `spacings`
 let spacingOf = null; // the matches that it is for
 let labels = null; // names of classes among points, see `makeLabels`
-let arrived = null, entered = null; // of the pictured rows among points: how far in, since when
-let rowColours = null;
-const cellColours = new Map();
+let arrived = null, entered = null; // of pictures among points: progress of appearing, since when
+let rowColors = null;
+const cellColors = new Map();
 
 // ---- renderer -----------------------------------------------------------------------------
 let canvas = find("canvas");
@@ -68,7 +67,7 @@ function makeRenderer() {
   const asked = rendererAsked();
   const made = asked === "canvas" ? null : makeGlRenderer(canvas, atlas, views, asked === "webgl2", draw);
   if (made) return made;
-  // A canvas that has given out a WebGL context gives out no other.
+  // A canvas with a WebGL context cannot have a 2-D one.
   const fresh = canvas.cloneNode(true);
   canvas.replaceWith(fresh);
   canvas = fresh;
@@ -76,56 +75,56 @@ function makeRenderer() {
 }
 const renderer = makeRenderer();
 
-// ---- colours ------------------------------------------------------------------------------
+// ---- colors ------------------------------------------------------------------------------
 const styleOf = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 const toRgb = (hex) => [1, 3, 5].map((i) => parseInt(hex.slice(i, i + 2), 16));
-const palette = atlas.colours.map(toRgb);
+const palette = atlas.colors.map(toRgb);
 let theme = { ground: [255, 255, 255], accent: "#0072b2", ink: "#000000" };
 
-const classRgb = (own) => (own < atlas.classes.length ? palette[atlas.colour[own]] : GREY);
-const trustRgb = (share) => TRUST[Math.min(4, Math.floor(share * 5))];
+const classRgb = (own) => (own < atlas.classes.length ? palette[atlas.color[own]] : GRAY);
+const keptRgb = (share) => KEPT[Math.min(4, Math.floor(share * 5))];
 
 function rowRgb(row) {
-  if (state.colour === "trust") return trustRgb(atlas.keptCount(row) / k);
-  if (atlas.classOf && (state.colour === "class" || classesTell)) return classRgb(atlas.classOf[row]);
+  if (state.color === "kept") return keptRgb(atlas.keptCount(row) / k);
+  if (atlas.classOf && (state.color === "class" || classesTell)) return classRgb(atlas.classOf[row]);
   const number = atlas.thumbOf[row];
-  return number < 0 ? GREY : vivid(atlas.tint.subarray(3 * number, 3 * number + 3));
+  return number < 0 ? GRAY : vivid(atlas.tint.subarray(3 * number, 3 * number + 3));
 }
 
-// A mean colour is greyer than what it is the mean of.
+// A mean color is grayer than what it is the mean of.
 function vivid(rgb) {
-  const grey = 0.3 * rgb[0] + 0.59 * rgb[1] + 0.11 * rgb[2];
-  return Array.from(rgb, (value) => Math.min(235, Math.max(30, grey + 1.6 * (value - grey))));
+  const gray = 0.3 * rgb[0] + 0.59 * rgb[1] + 0.11 * rgb[2];
+  return Array.from(rgb, (value) => Math.min(235, Math.max(30, gray + 1.6 * (value - gray))));
 }
 
-function colourRows() {
+function colorRows() {
   const rgba = new Uint8Array(4 * count);
   for (let row = 0; row < count; row++) {
     rgba.set(rowRgb(row), 4 * row);
     rgba[4 * row + 3] = !matches || matches[row] ? 255 : 255 * DIM;
   }
-  rowColours = rgba;
+  rowColors = rgba;
   for (const level of atlas.levels) {
     const own = new Uint8Array(4 * level.cells);
     for (let cell = 0; cell < level.cells; cell++) {
       own.set(cellRgb(level, cell), 4 * cell);
       own[4 * cell + 3] = !matches || level.membersOf(cell).some((row) => matches[row]) ? 255 : 255 * DIM;
     }
-    cellColours.set(level, own);
+    cellColors.set(level, own);
   }
   draw();
 }
 
 function cellRgb(level, cell) {
-  if (state.colour === "trust") {
+  if (state.color === "kept") {
     let kept = 0;
     for (const row of level.membersOf(cell)) kept += atlas.keptCount(row);
-    return trustRgb(kept / k / level.sizeOf(cell));
+    return keptRgb(kept / k / level.sizeOf(cell));
   }
-  return atlas.classOf ? classRgb(atlas.classOf[level.sample[cell]]) : GREY;
+  return atlas.classOf ? classRgb(atlas.classOf[level.sample[cell]]) : GRAY;
 }
 
-// ---- what is shown at which zoom ----------------------------------------------------------
+// ---- what is shown at each zoom ----------------------------------------------------------
 const boxNow = () => views[state.view === "cells" ? "points" : state.view].box;
 function scaleToFit(box) {
   const rim = Math.min(46, 0.06 * Math.min(width, height));
@@ -137,15 +136,15 @@ const wholeCamera = () => {
   return { x: x + across / 2, y: y + down / 2, scale: fitScale() };
 };
 
-// The side of a picture among points: large enough to see what it shows, and slowly more.
+// The side of a picture among points: large enough to recognize, and slowly growing with zoom.
 function pointPicture() {
   const fit = scaleToFit(views.points.box);
   const base = Math.min(72, Math.max(34, (0.7 * fit * Math.sqrt(views.points.box.width * views.points.box.height)) / Math.sqrt(count)));
   return Math.min(Math.max(72, atlas.thumbs.size), base * Math.max(1, camera.scale / fit) ** 0.3);
 }
-const TOUCH = 0.94; // pictures among points may cover so little of one another
+const TOUCH = 0.94; // least distance of pictures among points, in units of their side
 
-// The finest squares that are still large enough to be looked at.
+// The finest squares that are still large enough.
 function levelNow() {
   const able = atlas.levels.filter((level) => state.icons === "sample" || level.icons);
   let best = able[0];
@@ -155,7 +154,7 @@ function levelNow() {
 
 // Dots and pictures of one view at this zoom.
 function lookOf(view) {
-  const thick = (size) => (state.colour === "none" ? 0 : Math.max(1.5, size / 14));
+  const thick = (size) => (state.color === "none" ? 0 : Math.max(1.5, size / 14));
   if (!view.unit) {
     const size = pointPicture();
     const dot = Math.min(8, Math.max(2.4, (0.42 * camera.scale) / Math.sqrt(count)));
@@ -165,7 +164,7 @@ function lookOf(view) {
     };
   }
   const place = view.unit * camera.scale;
-  const shown = Math.min(1, Math.max(0, (place - 5) / 2)); // pictures under 5 pixels say nothing
+  const shown = Math.min(1, Math.max(0, (place - 5) / 2)); // pictures under 5 pixels are not recognizable
   const size = place - Math.min(1, place / 16);
   const whole = shown === 1 && renderer.settled();
   const bare = atlas.pictured.length < count;
@@ -178,7 +177,7 @@ function lookOf(view) {
   };
 }
 
-function blend(from, to, t) { // two looks while rows travel between their views
+function blend(from, to, t) { // two looks while rows move between views
   const mix = (a, b) => a + (b - a) * t;
   const none = { size: 0, alpha: 0, frame: 0, spacing: 0, bareOnly: true };
   const both = (a, b) => {
@@ -196,7 +195,7 @@ function compose() {
   const frame = { ground: theme.ground, camera, rows: null, pictures: [] };
   if (state.view === "cells") {
     const level = levelNow();
-    if (lastLevel && lastLevel.level !== level && lastLevel.icons === state.icons && !calm.matches) {
+    if (lastLevel && lastLevel.level !== level && lastLevel.icons === state.icons && !reducedMotion.matches) {
       fade = { level: lastLevel.level, start: 0, t: 0 };
     }
     lastLevel = { level, icons: state.icons };
@@ -210,13 +209,13 @@ function compose() {
   const to = views[state.view];
   const from = morph ? views[morph.from] : to, t = morph ? morph.t : 0;
   const { dots, pictures } = morph ? blend(lookOf(from), lookOf(to), t) : lookOf(to);
-  frame.rows = { from, to, t, dots, rgba: rowColours };
+  frame.rows = { from, to, t, dots, rgba: rowColors };
   if (pictures) {
     const { size, alpha, frame: thick, spacing: least } = pictures;
     if (least) enter(least);
     frame.pictures = [{
       strip: atlas.thumbs, numbers: null, rows: atlas.pictured, from: from.at, to: to.at, t,
-      rgba: rowColours, size, alpha, frame: thick, grow: null, shown: least ? arrived : null,
+      rgba: rowColors, size, alpha, frame: thick, grow: null, shown: least ? arrived : null,
     }];
   }
   return frame;
@@ -233,12 +232,12 @@ function cellGroup(level, alpha) {
   }
   const size = camera.scale / level.side;
   return {
-    ...level.groups[kind], from: level.at, to: level.at, t: 0, rgba: cellColours.get(level), size, alpha,
-    frame: state.colour === "none" ? 0 : Math.max(1.5, size / 18), grow: level.grow, shown: null,
+    ...level.groups[kind], from: level.at, to: level.at, t: 0, rgba: cellColors.get(level), size, alpha,
+    frame: state.color === "none" ? 0 : Math.max(1.5, size / 18), grow: level.grow, shown: null,
   };
 }
 
-// Which points are pictures where pictures may be `least` apart. Who is sought is alone a picture.
+// Which points are pictures where pictures may be `least` apart; during a search only its matches.
 function enter(least) {
   if (!spacing || spacingOf !== matches) {
     const order = byImportance(atlas, matches);
@@ -250,7 +249,7 @@ function enter(least) {
     arrived = new Float32Array(spacing.length);
     entered = null;
   }
-  const now = performance.now(), all = !entered || morph || calm.matches;
+  const now = performance.now(), all = !entered || morph || reducedMotion.matches;
   entered = entered || new Float64Array(spacing.length);
   let coming = false;
   for (let i = 0; i < spacing.length; i++) {
@@ -262,7 +261,7 @@ function enter(least) {
   if (coming) draw();
 }
 
-// How large a row's picture is among points now; 0 while it gives way to others.
+// The side of a row's picture among points now; 0 while it is a dot.
 function shownAmongPoints(row) {
   const number = atlas.thumbOf[row];
   if (number < 0 || !spacing) return 0;
@@ -278,7 +277,7 @@ const toWorld = (sx, sy) => [
   (sx - width / 2) / camera.scale + camera.x, (sy - height / 2) / camera.scale + camera.y,
 ];
 
-// World centre of a row, and the side of its picture on the screen.
+// World center of a row, and the side of its picture on the screen.
 function placeOfRow(row) {
   if (state.view === "cells") {
     const level = levelNow();

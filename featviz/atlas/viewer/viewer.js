@@ -1,6 +1,6 @@
-// What one can do: by mouse, fingers, keys, buttons and the address.
+// Interaction: by mouse, touch, keys, buttons and the address.
 
-// ---- what one can do ----------------------------------------------------------------------
+// ---- actions ------------------------------------------------------------------------------
 const same = (a, b) => a === b || Boolean(a && b && a.row === b.row && a.cell === b.cell && a.level === b.level);
 
 function hover(thing) {
@@ -18,7 +18,7 @@ function pin(thing) {
   find("panel").scrollTop = 0;
   find("spoken").textContent = !thing ? "" : thing.level
     ? `${plural(thing.level.sizeOf(thing.cell), "picture")} in this square`
-    : `${atlas.nameOf(thing.row)}; ${atlas.keptCount(thing.row)} of ${k} neighbours are as near on the map`;
+    : `${atlas.nameOf(thing.row)}; ${atlas.keptCount(thing.row)} of ${k} neighbors are near on the map`;
   remember();
   draw();
 }
@@ -37,7 +37,7 @@ function clampScale(scale) {
 
 function fly(to) {
   to.scale = clampScale(to.scale);
-  if (calm.matches) { Object.assign(camera, to); flight = null; remember(); } else flight = { from: { ...camera }, to };
+  if (reducedMotion.matches) { Object.assign(camera, to); flight = null; remember(); } else flight = { from: { ...camera }, to };
   draw();
 }
 
@@ -81,7 +81,7 @@ function show(name, { still = false } = {}) {
   press("views", "view", name);
   const able = atlas.levels.some((level) => level.icons);
   find("icons").hidden = !(able && name === "cells");
-  morph = !still && old !== "cells" && name !== "cells" && !calm.matches ? { from: old, t: 0, start: 0 } : null;
+  morph = !still && old !== "cells" && name !== "cells" && !reducedMotion.matches ? { from: old, t: 0, start: 0 } : null;
   fade = null;
   if (state.pinned && state.pinned.level) state.pinned = null;
   state.hovered = null;
@@ -101,11 +101,11 @@ function choose(kind) {
   draw();
 }
 
-function colour(kind) {
-  state.colour = kind;
-  find("colour").value = kind;
-  find("legend").hidden = kind !== "trust";
-  colourRows();
+function color(kind) {
+  state.color = kind;
+  find("color").value = kind;
+  find("legend").hidden = kind !== "kept";
+  colorRows();
   refreshPanel();
   panel.legend(find("classes"));
   remember();
@@ -128,11 +128,11 @@ function seek(text, typed = false) {
     }
   }
   find("clear").hidden = !text;
-  colourRows();
+  colorRows();
   remember();
 }
 
-function nextMatch() { // the one after the picture in hand
+function nextMatch() { // the one after the selected picture
   if (!matchCount) return;
   let row = state.pinned && state.pinned.row !== undefined ? state.pinned.row : -1;
   do row = (row + 1) % count; while (!matches[row]);
@@ -140,7 +140,7 @@ function nextMatch() { // the one after the picture in hand
   flyTo(row);
 }
 
-// The picture or square that lies next in a direction: near, and rather straight ahead.
+// The next picture or square in a direction: near, and rather straight ahead.
 function walk(dx, dy) {
   const level = state.view === "cells" ? levelNow() : null;
   const at = level ? level.at : views[state.view].at;
@@ -169,7 +169,7 @@ function saveImage() {
   sheet.width = canvas.width;
   sheet.height = canvas.height;
   const pen = sheet.getContext("2d");
-  paint(); // in this very task, while the drawing is still there
+  paint(); // in the same task, since WebGL clears its canvas afterwards
   pen.drawImage(canvas, 0, 0);
   pen.drawImage(overlay, 0, 0, sheet.width, sheet.height);
   sheet.toBlob((blob) => {
@@ -202,7 +202,7 @@ canvas.addEventListener("pointermove", (event) => {
   if (!before) { if (event.pointerType !== "touch") hover(thingAt(...now)); return; }
   fingers.set(event.pointerId, now);
   travelled += Math.hypot(now[0] - before[0], now[1] - before[1]);
-  if (travelled < 4 && fingers.size === 1) return; // a trembling click
+  if (travelled < 4 && fingers.size === 1) return; // a click, not a drag
   const parts = fingers.size;
   camera.x -= (now[0] - before[0]) / camera.scale / parts;
   camera.y -= (now[1] - before[1]) / camera.scale / parts;
@@ -273,7 +273,7 @@ find("farther").addEventListener("click", () => zoom(1 / 1.5));
 find("whole").addEventListener("click", fit);
 find("views").addEventListener("click", (event) => { if (event.target.dataset.view) show(event.target.dataset.view); });
 find("icons").addEventListener("click", (event) => { if (event.target.dataset.icons) choose(event.target.dataset.icons); });
-find("colour").addEventListener("change", (event) => colour(event.target.value));
+find("color").addEventListener("change", (event) => color(event.target.value));
 find("search").addEventListener("input", (event) => seek(event.target.value));
 find("clear").addEventListener("click", () => { seek("", true); find("search").focus(); });
 find("save").addEventListener("click", saveImage);
@@ -293,9 +293,9 @@ find("theme").addEventListener("click", () => {
 });
 night.addEventListener("change", dress);
 
-// ---- the address remembers ----------------------------------------------------------------
-// #view=points&at=0.31,0.62,4.5&icons=synthetic&colour=trust&find=dog&names=off&row=12
-// (or cell=SIDE.NUMBER); `at` is the middle and how many times nearer than everything.
+// ---- state in the address -----------------------------------------------------------------
+// #view=points&at=0.31,0.62,4.5&icons=synthetic&color=kept&find=dog&names=off&row=12
+// (or cell=SIDE.NUMBER); `at` is the middle and the zoom, 1 for the whole map.
 let written = 0;
 const home = () => (count > 2500 ? "points" : "map");
 function address() {
@@ -308,7 +308,7 @@ function address() {
   const moved = Math.hypot(camera.x - whole.x, camera.y - whole.y) * camera.scale;
   if (!flight && (Math.abs(near - 1) > 0.01 || moved > 1)) add("at", `${camera.x.toFixed(4)},${camera.y.toFixed(4)},${near.toFixed(2)}`);
   if (state.icons !== "sample") add("icons", state.icons);
-  if (state.colour !== "none") add("colour", state.colour);
+  if (state.color !== "none") add("color", state.color);
   if (state.find) add("find", state.find);
   if (!state.names) add("names", "off");
   const { pinned } = state;
@@ -330,8 +330,8 @@ function recall() {
   show(views[wanted] || wanted === "cells" ? wanted : home(), { still: true });
   const icons = asked.get("icons") === "synthetic" && atlas.levels.some((level) => level.icons) ? "synthetic" : "sample";
   if (icons !== state.icons) choose(icons);
-  const painted = asked.get("colour") || "none";
-  if ([...find("colour").options].some((option) => option.value === painted) && painted !== state.colour) colour(painted);
+  const painted = asked.get("color") || "none";
+  if ([...find("color").options].some((option) => option.value === painted) && painted !== state.color) color(painted);
   if ((asked.get("find") || "") !== state.find) seek(asked.get("find") || "", true);
   state.names = asked.get("names") !== "off";
   const spot = (asked.get("at") || "").split(",").map(Number);
@@ -352,7 +352,7 @@ function recall() {
 }
 addEventListener("hashchange", recall);
 
-// ---- begin --------------------------------------------------------------------------------
+// ---- start --------------------------------------------------------------------------------
 function measure() {
   const first = width === 1;
   const whole = Math.abs(camera.scale / fitScale() - 1) < 0.01;
@@ -371,14 +371,14 @@ function measure() {
 
 if (!atlas.classes.length) {
   find("classList").hidden = true;
-  find("colour").querySelector("[value=class]").remove();
+  find("color").querySelector("[value=class]").remove();
 }
 press("views", "view", state.view);
 find("known").replaceChildren(...atlas.classes.slice(0, 1000).map((name) => element("option", { value: name })));
 new ResizeObserver(measure).observe(canvas);
 measure();
 dress();
-colourRows();
+colorRows();
 panel.legend(find("classes"));
 refreshPanel();
 recall();
@@ -394,7 +394,7 @@ for (const strip of strips) {
   });
 }
 
-// For scripts and tests: where a picture is on the page, what lies at a place, what is shown.
+// For scripts and tests: where a picture is on the page, what is at a position, what is shown.
 window.atlas = {
   renderer: renderer.name,
   about: renderer.about,
@@ -410,7 +410,7 @@ window.atlas = {
     const thing = thingAt(x - box.left, y - box.top);
     return !thing ? null : thing.level ? { side: thing.level.side, cell: thing.cell } : { row: thing.row };
   },
-  look(x, y, near) { // the middle, and how many times nearer than everything
+  look(x, y, near) { // the middle, and the zoom, 1 for the whole map
     flight = null;
     Object.assign(camera, { x, y, scale: clampScale(near * fitScale()) });
     remember();
@@ -420,7 +420,7 @@ window.atlas = {
   drawNow() { paint(); renderer.finish(); },
   loseContext: () => renderer.loseContext(),
   state: () => ({
-    view: state.view, icons: state.icons, colour: state.colour, find: state.find, found: matchCount, names: state.names,
+    view: state.view, icons: state.icons, color: state.color, find: state.find, found: matchCount, names: state.names,
     x: camera.x, y: camera.y, scale: camera.scale, near: camera.scale / fitScale(),
     hovered: state.hovered && state.hovered.row, pinned: state.pinned && state.pinned.row,
     cell: state.pinned && state.pinned.level ? state.pinned.cell : null,

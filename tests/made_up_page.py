@@ -1,37 +1,34 @@
-"""An atlas from random numbers, of any size, without a model: what the viewer's tests and its
-benchmark show.
+"""The data of an atlas's page from random numbers, of any size, without a model: for the tests of
+the viewer and its benchmark.
 
-Rows lie in round clusters, one a class. Unless others are given, every picture is flat in a colour
-of its own, so that one pixel of the page says which row it belongs to.
+Rows are in round clusters, one a class. Unless others are given, every picture is flat in a color
+of its own, so that one pixel of the page tells which row it belongs to.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from featviz import results
-from featviz.atlas.build import Atlas, Level
 from featviz.atlas.grid import cut, top_classes
-from featviz.datasets import Pictures
+from featviz.atlas.levels import Level
+from featviz.atlas.thumbnails import Thumbnails
+from featviz.atlas.viewer.data import PageData
+from featviz.results import Number
 
 K = 10
 
 
-def colour_of(numbers: Tensor) -> Tensor:
-    """A colour (..., 3) for each number: near ones differ by more than JPEG changes them."""
+def color_of(numbers: Tensor) -> Tensor:
+    """A color (..., 3) for each number: near ones differ by more than JPEG changes them."""
     return torch.stack(
         [40 + 37 * numbers % 180, 40 + 71 * numbers % 180, 40 + 113 * numbers % 180], -1
     )
 
 
-def made_up_atlas(
+def made_up_page(
     count: int,
     *,
     pictured: int | None = None,
@@ -39,10 +36,10 @@ def made_up_atlas(
     classes: int = 20,
     pictures: Tensor | None = None,
     seed: int = 0,
-) -> Atlas:
+) -> PageData:
     """An atlas of `count` rows of which every n-th has a thumbnail of `size` pixels.
 
-    pictures: (any, 3, size, size) uint8, taken in turn instead of flat colours
+    `pictures` (any, 3, size, size) uint8 are taken in turn instead of flat colors.
     """
     generator = torch.Generator().manual_seed(seed)
     own = torch.arange(count) % classes
@@ -51,61 +48,35 @@ def made_up_atlas(
     xy = middles[own] + spread * 0.3 * torch.randn(count, 2, generator=generator)
     xy = (xy - xy.min(0).values) / (xy.max(0).values - xy.min(0).values).max()
     shown = torch.arange(0, count, max(1, count // (pictured or count)))
-    colours = colour_of(shown).to(torch.uint8)
-    thumbnails = colours[:, :, None, None].expand(-1, -1, size, size).contiguous()
+    colors = color_of(shown).to(torch.uint8)
+    thumbnails = colors[:, :, None, None].expand(-1, -1, size, size).contiguous()
     if pictures is not None:
         thumbnails = pictures[torch.arange(len(shown)) % len(pictures)]
     neighbors = (torch.arange(count)[:, None] + classes * torch.arange(1, K + 1)) % count
     kept = torch.rand(count, K, generator=generator) < 0.5
     labels = tuple(f"class {int(number):02d}" for number in own)
     paths = tuple(f"{label}/{row:06d}.jpg" for row, label in enumerate(labels))
-    # Of these the page reads a few words and numbers only.
-    parts: dict[str, Any] = {
-        "store": _Store(Pictures(root=Path("nowhere"), paths=paths, folders=labels)),
-        "layout": SimpleNamespace(xy=xy, method="made up", perplexity=30.0, divergence=1.0),
-        "quality": SimpleNamespace(
-            recall=float(kept.double().mean()), recall_chance=0.01, kept=kept
-        ),
-        "floor": SimpleNamespace(recall=0.05),
-    }
-    return MadeUpAtlas(
-        origin=results.origin(None, parameters={}, started=0.0),
-        rows=tuple(range(count)),
-        levels=_levels(xy, shown, labels),
-        lattice=_in_lines(xy, 2.8),
-        mosaic=_in_lines(xy, 1.0),
+    recall = float(kept.double().mean())
+    return PageData(
+        title="fc7 of nothing on random numbers",
+        layer="fc7",
+        model="nothing",
+        data="random numbers",
+        dim=4096,
+        whole=count,
+        method="Made up.",
+        recall={"this map": recall, "principal components": 0.05, "a random map": 0.01},
+        numbers={"recall@10": Number(recall, "fraction", "made up")},
+        paths=paths,
+        classes=labels,
+        xy=xy,
         neighbors=neighbors,
         distances=0.05 * torch.arange(1, K + 1).repeat(count, 1),
-        pictured=shown,
-        thumbnails=thumbnails,
-        **parts,
+        kept=kept,
+        places={"map": _in_lines(xy, 2.8), "mosaic": _in_lines(xy, 1.0)},
+        thumbnails=Thumbnails(shown, thumbnails),
+        levels=_levels(xy, shown, labels),
     )
-
-
-class MadeUpAtlas(Atlas):
-    """An atlas that has one number."""
-
-    def numbers(self) -> dict[str, results.Number]:
-        return {"recall@10": results.Number(self.quality.recall, "fraction", "made up")}
-
-
-@dataclass(frozen=True)
-class _Store:
-    pictures: Pictures
-    layer: str = "fc7"
-    dim: int = 4096
-    title: str = "fc7 of nothing on random numbers"
-    model_name: str = "nothing"
-
-    @property
-    def source(self) -> dict[str, str]:
-        return {"name": "random numbers"}
-
-    def __len__(self) -> int:
-        return len(self.pictures)
-
-    def class_name(self, row: int) -> str:
-        return self.pictures.folders[row]
 
 
 def _levels(xy: Tensor, pictured: Tensor, labels: tuple[str, ...]) -> tuple[Level, ...]:
@@ -123,7 +94,7 @@ def _levels(xy: Tensor, pictured: Tensor, labels: tuple[str, ...]) -> tuple[Leve
     return tuple(levels)
 
 
-def _in_lines(xy: Tensor, room: float) -> tuple[Tensor, int, int]:
+def _in_lines(xy: Tensor, room: float) -> Tensor:
     """Some place of its own for each row: lines of equal length by y, in each by x."""
     count = len(xy)
     columns = math.ceil(math.sqrt(count * room))
@@ -134,4 +105,4 @@ def _in_lines(xy: Tensor, room: float) -> tuple[Tensor, int, int]:
         sorted_rows = rows[torch.argsort(xy[rows, 0])]
         at = torch.arange(len(rows)) * columns // a_line
         places[sorted_rows] = torch.stack([at, torch.full_like(at, line)], 1)
-    return places, columns, int(places[:, 1].max()) + 1
+    return places
