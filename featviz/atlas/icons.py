@@ -36,8 +36,8 @@ from featviz.models.layers import activations
 
 if TYPE_CHECKING:
     from featviz.atlas.grid import Grid
-    from featviz.maximization.loop import Settings
     from featviz.maximization.objectives import Objective
+    from featviz.maximization.settings import Settings
     from featviz.models.model import Layer, Model
     from featviz.neighbors.exact import Index
     from featviz.types import Progress
@@ -63,7 +63,7 @@ class IconSettings:
     size: int | None = None
     """of the pictures in pixels; default: by the layer's receptive field"""
     batch_size: int | None = None
-    """pictures optimized together; default: by the memory that they need"""
+    """pictures optimized, and kept in the checkpoint, together; default 16"""
     settings: Settings | None = None
     """of the optimization, in place of those for the layer with `steps`"""
 
@@ -97,12 +97,13 @@ def synthetic_icons(
         pooled: See `cell_objective`.
         icon: How they are made.
         seed: Of the starts.
-        checkpoint: A folder in which finished icons are kept, and from which the same call goes on
-            after it was stopped; the caller removes it.
-        progress: Called with the steps done.
+        checkpoint: A folder in which finished batches of icons are kept, and from which the same
+            call goes on after it was stopped; the caller removes it.
+        progress: Called with the icons done.
 
     Raises:
-        UserError: The means are of another width than the layer.
+        UserError: The means are of another width than the layer, or the checkpoint is another
+            job's.
     """
     place = model.layer(layer)
     if means.dim() != 2 or means.shape[1] != place.units:
@@ -212,11 +213,11 @@ def _optimized(
     progress: Progress | None,
 ) -> Tensor:
     """The pictures (D, 3, S, S) of an objective's targets."""
-    from featviz.maximization.maximize import canvas, settings_for
+    from featviz.maximization.settings import canvas, settings_for
     from featviz.maximization.shards import Task, climb_tasks
 
     side = icon.size or canvas(model, place)
-    settings = icon.settings or settings_for(model, place, icon.steps, side, "auto", {})
+    settings = icon.settings or settings_for(model, place, steps=icon.steps, size=side)
     pictures = torch.full((len(directions), 3, side, side), 0.5)
     if not len(directions):
         return pictures
@@ -235,7 +236,7 @@ def _optimized(
     if stopped:
         raise KeyboardInterrupt
     assert climbed is not None
-    pictures[list(climbed.order)] = climbed.climb.pictures
+    pictures[list(climbed.order)] = climbed.climb.images
     return pictures
 
 

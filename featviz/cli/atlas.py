@@ -114,10 +114,10 @@ def atlas(
     from featviz.atlas.classes import MOST, SIDE, build_class_atlas
     from featviz.atlas.icons import IconSettings
     from featviz.atlas.layout import LayoutSettings
+    from featviz.checkpoints import partial_folder, remove_checkpoint
     from featviz.embedding.extract import default_layer
     from featviz.embedding.store import open_store
     from featviz.errors import UserError
-    from featviz.maximization import shards
     from featviz.results import Result
 
     if beside is not None and class_name is not None:
@@ -138,7 +138,7 @@ def atlas(
         place = net.layer(layer or default_layer(net)).name
     kind = f"-{class_name.replace(' ', '-')}" if class_name else "-beside" if beside else ""
     folder = output.folder(f"atlas-{place}{kind}")
-    partial = shards.partial_of(folder)
+    partial = partial_folder(folder)
     with output.progress() as progress:
         if store is None:
             assert net is not None
@@ -186,7 +186,7 @@ def atlas(
                 progress=progress,
             )
     output.finish(result, folder)
-    shards.remove(partial)
+    remove_checkpoint(partial)
 
 
 def numbers(text: str, option: str) -> list[int]:

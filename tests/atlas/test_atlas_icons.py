@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,9 +21,11 @@ from featviz.atlas.icons import (
     vectors_of,
 )
 from featviz.errors import UserError
-from featviz.maximization.maximize import settings_for
+from featviz.maximization.settings import settings_for
+from featviz.models.layers import activations
 from featviz.models.model import Model
 from featviz.neighbors.exact import build_index
+from featviz.types import Progress
 
 SHORT = IconSettings(steps=8, batch_size=2)
 LINE = Grid(5, tuple(Cell(0, column, (column,)) for column in range(5)))
@@ -177,8 +180,8 @@ def _cells(model: Model, generator: torch.Generator) -> tuple[torch.Tensor, torc
 
 def test_icons_match_their_cells(painted: Model, generator: torch.Generator) -> None:
     data, means = _cells(painted, generator)
-    options = {"calm": 0.0, "rate": 0.5}
-    settings = settings_for(painted, painted.layer("relu1"), 120, 16, "float32", options)
+    settings = settings_for(painted, "relu1", steps=120, size=16, precision="float32")
+    settings = replace(settings, contrast_weight=0.0, lr=0.5)
     (made,) = synthetic_icons(
         painted,
         "relu1",
@@ -198,22 +201,27 @@ def test_icons_match_their_cells(painted: Model, generator: torch.Generator) -> 
     assert made.nearest.tolist() == [0, 1, 2, 3, 4]
 
 
-def test_icons_of_several_grids_are_made_at_once(
-    painted: Model, generator: torch.Generator
-) -> None:
+@pytest.mark.numeric
+def test_icons_of_a_batch_do_not_mix(painted: Model, generator: torch.Generator) -> None:
     data, means = _cells(painted, generator)
     pair = Grid(2, (Cell(0, 0, (0,)), Cell(1, 1, (1,))))
+    icon = IconSettings(steps=6)
     both = synthetic_icons(
         painted,
         "relu1",
         torch.cat([means, means[:2]]),
         data=data,
         grids=[LINE, pair],
-        icon=IconSettings(steps=6),
+        icon=icon,
     )
     assert [len(part.images) for part in both] == [5, 2]
-    # a picture depends on its own direction alone
-    assert torch.equal(both[0].images[:2], both[1].images)
+    (alone,) = synthetic_icons(painted, "relu1", means, data=data, grids=[LINE], icon=icon)
+    # six steps, rounded to 8 bits
+    torch.testing.assert_close(both[0].images, alone.images, atol=1.01 / 255, rtol=0)
+
+
+class Enough(Exception):
+    """A kill in the middle of the work."""
 
 
 def test_icons_go_on_where_they_were_stopped(
@@ -222,25 +230,16 @@ def test_icons_go_on_where_they_were_stopped(
     data, means = _cells(painted, generator)
     whole = synthetic_icons(painted, "relu1", means, data=data, icon=SHORT)[0]
 
-    class Enough(Exception):
-        pass
-
     def stop(done: int, total: int, text: str) -> None:
         assert text == "making icons"
         if done > 2 * 8:
             raise Enough
 
+    folder = tmp_path / "p"
     with pytest.raises(Enough):
         synthetic_icons(
-            painted,
-            "relu1",
-            means,
-            data=data,
-            icon=SHORT,
-            checkpoint=tmp_path / "p",
-            progress=stop,
+            painted, "relu1", means, data=data, icon=SHORT, checkpoint=folder, progress=stop
         )
-    assert sum(1 for place in (tmp_path / "p").iterdir() if place.is_dir()) == 1
     seen: list[int] = []
     again = synthetic_icons(
         painted,
@@ -248,20 +247,59 @@ def test_icons_go_on_where_they_were_stopped(
         means,
         data=data,
         icon=SHORT,
-        checkpoint=tmp_path / "p",
+        checkpoint=folder,
         progress=lambda done, total, text: seen.append(done),
     )[0]
     assert seen[0] == 2 * 8
     assert torch.equal(again.images, whole.images)
-    with pytest.raises(UserError, match="another job"):
+    longer = IconSettings(steps=9)
+    with pytest.raises(UserError, match=r"another (job|command)"):
+        synthetic_icons(painted, "relu1", means, data=data, icon=longer, checkpoint=folder)
+
+
+def test_ctrl_c_keeps_finished_icons(
+    painted: Model, generator: torch.Generator, tmp_path: Path
+) -> None:
+    data, means = _cells(painted, generator)
+    seen: list[int] = []
+
+    def stop(done: int, total: int, text: str) -> None:
+        if done > 2 * 8:
+            raise KeyboardInterrupt
+
+    def icons(progress: Progress) -> None:
         synthetic_icons(
             painted,
             "relu1",
             means,
             data=data,
-            icon=IconSettings(steps=9),
+            icon=SHORT,
             checkpoint=tmp_path / "p",
+            progress=progress,
         )
+
+    with pytest.raises(KeyboardInterrupt):
+        icons(stop)
+    icons(lambda done, total, text: seen.append(done))
+    assert seen[0] == 2 * 8
+
+
+def test_of_several_restarts_the_best_is_kept(painted: Model, generator: torch.Generator) -> None:
+    data, means = _cells(painted, generator)
+    found = [
+        synthetic_icons(painted, "relu1", means, data=data, icon=IconSettings(4, restarts=n))[0]
+        for n in (1, 3)
+    ]
+    place, center = painted.layer("relu1"), mean_row(data)
+    whitened = whiten(means - center, data, center=center)
+    objective = cell_objective(place, means, whitened, center, power=4)
+    with torch.inference_mode():
+        one, best = (
+            objective({"relu1": activations(painted, icons.images, ["conv1"])["conv1"]})
+            for icons in found
+        )
+    assert (best >= one - 1e-6).all()
+    assert (best > one + 1e-6).any()
 
 
 def test_a_cell_without_a_direction_is_gray(painted: Model) -> None:
