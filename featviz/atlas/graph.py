@@ -46,8 +46,7 @@ class Graph:
     """For every row its k nearest others."""
 
     rows: Tensor
-    """(N, k) int64, nearest first, never the row itself; equal distances by row, as far as there
-    are at most eight of them beyond k"""
+    """(N, k) int64, nearest first, equal distances by row, never the row itself"""
     distances: Tensor
     """(N, k) float32: 1 - cosine, or Euclidean lengths"""
     metric: Metric
@@ -219,7 +218,13 @@ def _search(
         score = torch.addmm(-bias[start:stop], queries, block.T)
         inside = (rows >= start) & (rows < stop)
         score[inside.nonzero()[:, 0], rows[inside] - start] = -torch.inf
-        best, found = score.topk(min(len(block), k + 1 + _SPARE), dim=1, sorted=False)
+        wide = min(len(block), k + 1 + _SPARE)
+        best, found = score.topk(wide, dim=1)
+        # More rows than were spared may be as near as the last one; then all are put in order.
+        tied = best[:, min(k, wide) - 1] - best[:, -1] <= _TICK
+        if wide < len(block) and bool(tied.any()):
+            everything = torch.arange(len(block), device=score.device).expand(int(tied.sum()), -1)
+            found[tied], best[tied] = _in_order(score[tied], everything, wide)
         near, scores = torch.cat([near, found.cpu() + start], 1), torch.cat([scores, best.cpu()], 1)
         near, scores = _in_order(scores, near, k + 1 + _SPARE)
         start = stop
