@@ -89,9 +89,7 @@ def compare(rows: Tensor) -> tuple[list[dict[str, Any]], dict[str, float]]:
     works: dict[str, Callable[[], Tensor]] = {
         "featviz": lambda: lay_out(index, graph=graph).raw,
         "preview": lambda: lay_out(build_index(rows), LayoutSettings(method="preview")).raw,
-        "openTSNE, 250 + 750": lambda: (
-            lay_out(index, LayoutSettings(method="openTSNE"), graph=graph).raw
-        ),
+        "openTSNE, 250 + 750": lambda: lay_out(index, peer, graph=graph).raw,
         "scikit-learn, 1000": lambda: torch.from_numpy(
             TSNE(
                 perplexity=PERPLEXITY, max_iter=SCIKIT_LEARN_STEPS, random_state=0, n_jobs=-1
