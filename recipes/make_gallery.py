@@ -29,9 +29,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=ROOT / "gallery")
     parser.add_argument("--work", type=Path, help="keep the results here, and go on from them")
-    given = parser.parse_args()
+    arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
-        work = given.work or Path(scratch) / "tour"
+        work = arguments.work or Path(scratch) / "tour"
         tour = run_tour(
             featviz.load("alexnet-mini", device="cpu"),
             featviz.sample_pictures(PICTURES),
@@ -39,12 +39,12 @@ def main() -> None:
             budget=Budget(units=UNITS),
             announce=show,
         )
-        build_gallery(work, given.out, overwrite=True)
-    for figure in given.out.rglob("*.png"):
+        build_gallery(work, arguments.out, overwrite=True)
+    for figure in arguments.out.rglob("*.png"):
         if figure.stat().st_size > LARGE:
             Image.open(figure).convert("RGB").quantize(256).save(figure, optimize=True)
-    size = sum(p.stat().st_size for p in given.out.rglob("*") if p.is_file())
-    print(f"{given.out}: {size / 1e6:.1f} MB, made in {tour.seconds:.0f} s")
+    size = sum(p.stat().st_size for p in arguments.out.rglob("*") if p.is_file())
+    print(f"{arguments.out}: {size / 1e6:.1f} MB, made in {tour.seconds:.0f} s")
     if size > LIMIT:
         sys.exit(f"the gallery has {size / 1e6:.1f} MB, more than {LIMIT / 1e6:.0f}")
 

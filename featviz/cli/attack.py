@@ -78,13 +78,13 @@ def attack(
     radius = None if eps is None else options.parse_eps(eps)
 
     from featviz.attacks.attack import attack as run
-    from featviz.cli.pictures import open_given
+    from featviz.cli.pictures import read_pictures
     from featviz.cli.run import open_data
 
     stem = pictures[0].stem if pictures else "sample"
     folder = output.folder(f"attack-{stem}")
     net = model.load()
-    names, batch = open_given(pictures, net)
+    names, batch = read_pictures(pictures, net)
     with output.progress() as progress:
         result = run(
             net,

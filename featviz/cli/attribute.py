@@ -43,13 +43,13 @@ def attribute(
     """
     from featviz.attribution.attribute import attribute as run
     from featviz.attribution.attribute import check_methods
-    from featviz.cli.pictures import open_given
+    from featviz.cli.pictures import read_pictures
 
     wanted = check_methods(methods.split(","))
     stem = pictures[0].stem if pictures else "sample"
     folder = output.folder(f"attribute-{stem}")
     net = model.load()
-    names, batch = open_given(pictures, net)
+    names, batch = read_pictures(pictures, net)
     with output.progress() as progress:
         result = run(
             net,

@@ -12,10 +12,10 @@ if TYPE_CHECKING:
     from featviz.models.model import Model
 
 
-def open_given(
+def read_pictures(
     paths: Sequence[Path] | None, model: Model, size: int | None = None
 ) -> tuple[list[str], Tensor]:
-    """(names, pictures (N, 3, S, S)) as the model wants them. Raises BadPicture.
+    """(names, pictures (N, 3, S, S)) at the model's input size. Raises BadPicture.
 
     Without paths: a bundled picture of a class that the model has, else the bundled flower.
     `size` is another side than the model's own.

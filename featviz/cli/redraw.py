@@ -91,7 +91,7 @@ def redraw(
 
     Example: featviz redraw --layer conv1,conv3,conv5,fc7
     """
-    from featviz.cli.pictures import open_given
+    from featviz.cli.pictures import read_pictures
     from featviz.datasets import open_pictures
     from featviz.errors import UserError, nearest
     from featviz.films import check_kind
@@ -118,7 +118,7 @@ def redraw(
     folder = output.folder(f"{method}-{stem}")
     net = model.load()
     natural = None if data is None else open_pictures(data)
-    names, batch = open_given(pictures, net, size)
+    names, batch = read_pictures(pictures, net, size)
     result: Result
     with output.progress() as progress:
         shared: dict[str, Any] = {

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from featviz import __version__, results
-from featviz.errors import UserError
+from featviz.errors import UserError, public
 from featviz.gallery.reader import MARK, Entry, Figure, one_line, read_entries, short_cell
 from featviz.gallery.site import ResultPage, Site, UnitPage, layer_key, plan_site
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 TABLE_ROWS = 12
 """rows of a table on a page; the whole table is one link away"""
 
-_MONTHS = (
+_MONTHS = [
     "January",
     "February",
     "March",
@@ -37,12 +37,13 @@ _MONTHS = (
     "October",
     "November",
     "December",
-)
-"""strftime's depend on the reader's locale, and the site must not"""
+]
+"""strftime depends on the locale, and the site must not"""
 
 _HERE = Path(__file__).parent
 
 
+@public
 def build_gallery(
     folder: str | Path,
     out: str | Path | None = None,
@@ -51,17 +52,25 @@ def build_gallery(
     with_arrays: bool = False,
     overwrite: bool = False,
 ) -> Path:
-    """Write a static site of all results in a folder and return its path.
+    """Write a static site of all results in a folder.
 
-    folder: holds result folders, at any depth
-    out: the site; default: `gallery` inside the folder
-    title: the heading; default: "Inside" and the model's name
-    with_arrays: copy arrays (.npz) into the site too; they may be large
-    overwrite: replace an existing gallery; nothing else is ever replaced
+    The site needs no server. A damaged result is left out and named on the overview and in the
+    site's `gallery.json`.
 
-    A damaged result is left out, and named on the overview and in the site's `gallery.json`.
-    Raises UserError if there is nothing to show or the site cannot be written.
+    Args:
+        folder: holds result folders, at any depth.
+        out: folder of the site; default `gallery` inside `folder`.
+        title: heading of the overview; default "Inside" and the model's name.
+        with_arrays: copy arrays (.npz) into the site, too; they may be large.
+        overwrite: replace an existing gallery; nothing else is ever replaced.
 
+    Returns:
+        The folder of the site; its overview is `index.html`.
+
+    Raises:
+        UserError: there is nothing to show, or the site cannot be written.
+
+    Example:
         featviz.build_gallery("run")   # run/gallery/index.html
     """
     root = Path(folder)
