@@ -338,9 +338,9 @@ def in_order(
 ) -> Generator[tuple[int, T | BadPicture], None, None]:
     """(row, read(row) or why it cannot be read) for all rows, in order, read in threads.
 
-    ahead: how many rows are read before they are asked for; that bounds the memory
+    ahead: how many rows are read before they are needed; that bounds the memory
     """
-    # Small pictures would cost less than handing each of them from thread to thread.
+    # Handing over single small pictures would cost more than reading them.
     chunk = max(1, min(_CHUNK, ahead // (2 * workers)))
 
     def read_some(some: list[int]) -> list[T | BadPicture]:
@@ -384,3 +384,74 @@ def read_all(
         rows += batch.rows
         parts.append(batch.images)
     return pictures.select(rows), torch.cat(parts), skipped
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Pictures with names and labels, read and checked, for analyses that use each many times."""
+
+    names: tuple[str, ...]
+    pictures: Tensor
+    """(N, 3, S, S) in [0, 1], on the CPU"""
+    labels: Tensor | None
+    """(N,) class indices; None without labels"""
+    data: Pictures | None
+    """where they were read from"""
+    warnings: tuple[str, ...]
+
+    @property
+    def data_name(self) -> str:
+        return self.data.name if self.data is not None else "a tensor"
+
+
+def read_labelled(
+    model: Model,
+    pictures: Pictures | Tensor,
+    labels: Sequence[int | str] | Tensor | None = None,
+    *,
+    count: int | None = None,
+) -> Labelled:
+    """Pictures in memory at the model's size, with their classes.
+
+    Args:
+        model: Its size and classes.
+        pictures: A data set, labelled by its class folders; where some folders are classes of the
+            model, pictures of the others are left out, with a warning. Or a tensor (N, 3, H, W) in
+            [0, 1].
+        labels: Of a tensor: class indices or names.
+        count: Take at most so many, evenly spread.
+
+    Raises:
+        UserError: Pictures or labels that do not fit, or none is left.
+    """
+    if isinstance(pictures, Tensor):
+        batch = images.check_pictures(pictures).cpu()
+        known = None if labels is None else _indices(model, labels, len(batch))
+        if count and count < len(batch):
+            rows = [i * len(batch) // count for i in range(count)]
+            batch, known = batch[rows], None if known is None else known[rows]
+        names = tuple(f"picture {i + 1}" for i in range(len(batch)))
+        return Labelled(names, batch, known, None, ())
+    warnings = []
+    labelled = [i for i, label in enumerate(pictures.labels(model)) if label is not None]
+    if labelled and len(labelled) < len(pictures):
+        warnings.append(
+            f"{len(pictures) - len(labelled)} of {len(pictures)} pictures are left out: their "
+            f"folders are no classes of {model.name}"
+        )
+    data = pictures.select(labelled) if labelled else pictures
+    data = data.spread(count) if count else data
+    data, batch, skipped = read_all(data, resize=model.resize, crop=model.input_size)
+    if skipped:
+        warnings.append(f"{len(skipped)} pictures could not be read, first {skipped[0].reason}")
+    found = [label for label in data.labels(model) if label is not None]
+    return Labelled(
+        data.paths, batch, torch.tensor(found) if labelled else None, data, tuple(warnings)
+    )
+
+
+def _indices(model: Model, labels: Sequence[int | str] | Tensor, count: int) -> Tensor:
+    values = labels.tolist() if isinstance(labels, Tensor) else list(labels)
+    if len(values) != count:
+        raise UserError(f"{len(values)} labels for {count} pictures; give one a picture")
+    return torch.tensor([model.class_index(label) for label in values])

@@ -49,7 +49,7 @@ PER_KIND, SIDE, COLUMNS = 16, 160, 4
 _ASSETS = Path(str(importlib.resources.files("featviz"))) / "assets"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class SamplePictures(Pictures):
     """Pictures that are cut from the bundled files when they are opened."""
 

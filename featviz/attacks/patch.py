@@ -28,9 +28,8 @@ from featviz.attacks.figures import short
 from featviz.attacks.loop import classify, differentiable
 from featviz.attacks.losses import cross_entropy
 from featviz.attacks.universal import batches_of, check_training, parted, shown_rows
-from featviz.datasets import Pictures
+from featviz.datasets import Pictures, read_labelled
 from featviz.errors import UserError
-from featviz.labelled import read_labelled
 from featviz.models.frozen import frozen
 from featviz.statistics import Share, share
 from featviz.types import Progress

@@ -40,9 +40,8 @@ from featviz.attacks.loop import Classifier, classify, differentiable
 from featviz.attacks.losses import cross_entropy
 from featviz.attacks.options import choose_precision
 from featviz.attacks.projections import NORM_NAMES, eps_text
-from featviz.datasets import Pictures
+from featviz.datasets import Labelled, Pictures, read_labelled
 from featviz.errors import UserError
-from featviz.labelled import Labelled, read_labelled
 from featviz.models.frozen import frozen
 from featviz.models.precision import in_bfloat16
 from featviz.statistics import Share, share

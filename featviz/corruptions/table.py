@@ -33,9 +33,8 @@ from featviz.corruptions.yardstick import (
     MeanCorruptionError,
     mean_corruption_error,
 )
-from featviz.datasets import Pictures
+from featviz.datasets import Pictures, read_labelled
 from featviz.errors import UserError
-from featviz.labelled import read_labelled
 from featviz.models.frozen import frozen
 from featviz.statistics import Share, share
 

@@ -41,9 +41,8 @@ from featviz.attacks.minimal import minimal
 from featviz.attacks.options import AttackOptions, choose_precision
 from featviz.attacks.pgd import pgd
 from featviz.attacks.square import square
-from featviz.datasets import Pictures
+from featviz.datasets import Pictures, read_labelled
 from featviz.errors import UserError, nearest
-from featviz.labelled import read_labelled
 from featviz.models.frozen import frozen
 from featviz.robustness import masking
 from featviz.robustness.masking import Evidence, Probe

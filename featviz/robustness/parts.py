@@ -17,9 +17,8 @@ from featviz import datasets, plotting, results
 from featviz.attacks.projections import NORM_NAMES, eps_text
 from featviz.attacks.universal import universal
 from featviz.corruptions.table import corruption_table
-from featviz.datasets import Pictures
+from featviz.datasets import Labelled, Pictures
 from featviz.errors import UserError
-from featviz.labelled import Labelled
 from featviz.models.model import Model
 from featviz.robustness.diagnosis import Reference
 from featviz.robustness.diagnosis_figures import look_inside
