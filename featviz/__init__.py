@@ -36,7 +36,7 @@ _LAZY_EXPORTS = {
     "build_class_atlas": "featviz.atlas.classes",
     "build_gallery": "featviz.gallery.build",
     "build_index": "featviz.neighbors.exact",
-    "caricature": "featviz.from_picture.deepdream",
+    "caricature": "featviz.from_picture.caricature",
     "corrupt": "featviz.corruptions",
     "corruption_table": "featviz.corruptions",
     "ddn": "featviz.attacks.fmn",
@@ -122,7 +122,7 @@ if TYPE_CHECKING:
     from featviz.embedding.store import open_store as open_store
     from featviz.errors import UserError as UserError
     from featviz.from_picture.accentuation import accentuate as accentuate
-    from featviz.from_picture.deepdream import caricature as caricature
+    from featviz.from_picture.caricature import caricature as caricature
     from featviz.from_picture.deepdream import deepdream as deepdream
     from featviz.from_picture.inversion import invert as invert
     from featviz.gallery.build import build_gallery as build_gallery

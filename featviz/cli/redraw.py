@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from featviz.cli import options
 
-_METHODS = ("invert", "caricature", "deepdream", "accentuate")
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from featviz.models.model import Model
+    from featviz.results import Result
+
+# What each method takes of the options that are not for all.
+_TAKES = {
+    "invert": {"layer", "restarts", "data"},
+    "caricature": {"layer", "restarts", "power"},
+    "deepdream": {"layer", "units", "octaves"},
+    "accentuate": {"units", "anchor", "weight"},
+}
 
 
 def redraw(
@@ -23,7 +35,7 @@ def redraw(
         typer.Option(
             "--method",
             help="invert (what a layer keeps), caricature (that, exaggerated), deepdream (more of "
-            "what a layer sees), accentuate (what a unit finds).",
+            "what activates a layer), accentuate (what a unit detects).",
         ),
     ] = "invert",
     layer: Annotated[
@@ -39,32 +51,38 @@ def redraw(
         typer.Option(
             "--units",
             "-u",
-            help="accentuate: conv5:3,logits:tabby; default: the answers. deepdream: those of the "
+            help="accentuate: conv5:3,logits:tabby; default: the predictions. deepdream: of the "
             "one layer, 3,12.",
         ),
     ] = None,
-    tries: Annotated[
-        int, typer.Option(min=1, help="invert, caricature: so many, from seeds of their own.")
-    ] = 1,
+    restarts: Annotated[
+        int | None,
+        typer.Option(min=1, help="invert, caricature: so many, from different noise; default 1."),
+    ] = None,
     steps: Annotated[
-        int | None, typer.Option(min=1, help="Of the ascent; deepdream: at each octave.")
+        int | None, typer.Option(min=1, help="Of the optimization; deepdream: at each octave.")
     ] = None,
     size: Annotated[
         int | None,
         typer.Option(min=16, help="Side of the pictures; default: the model's input size."),
     ] = None,
-    octaves: Annotated[int, typer.Option(min=1, help="deepdream: sizes to work in.")] = 3,
+    octaves: Annotated[
+        int | None, typer.Option(min=1, help="deepdream: number of sizes; default 3.")
+    ] = None,
     power: Annotated[
-        float,
-        typer.Option(min=0, help="caricature: 0 exaggerates most, more keeps to the photograph."),
-    ] = 2.0,
+        float | None,
+        typer.Option(
+            min=0, help="caricature: 0 exaggerates most, more keeps the mixture; default 2."
+        ),
+    ] = None,
     anchor: Annotated[
         str | None,
-        typer.Option("--anchor", help="accentuate: the layer whose answer is to stay."),
+        typer.Option("--anchor", help="accentuate: the layer whose activations are to stay."),
     ] = None,
     weight: Annotated[
-        float, typer.Option(min=0, help="accentuate: how firmly it is held; 0 not at all.")
-    ] = 1.0,
+        float | None,
+        typer.Option(min=0, help="accentuate: weight of the anchor, 0 for none; default 1."),
+    ] = None,
     film: Annotated[
         str | None, typer.Option("--film", help="Also a film of each: gif, or mp4 for both kinds.")
     ] = None,
@@ -74,90 +92,97 @@ def redraw(
             "--data",
             "-d",
             metavar="PATH",
-            help="invert: unrelated pictures, to tell what is far; default: the bundled ones.",
+            help="invert: unrelated pictures, for comparison; default: the bundled ones.",
         ),
     ] = None,
     batch_size: Annotated[
-        int | None, typer.Option(min=1, help="Most pictures at a time; less needs less memory.")
+        int | None,
+        typer.Option(min=1, help="Pictures at a time; less needs less memory."),
     ] = None,
     precision: Annotated[
-        str, typer.Option(help="Of the ascent: fp32, bf16 or auto (numbers are fp32 always).")
+        str, typer.Option(help="Of the steps: auto, float32 or bfloat16 (numbers: float32).")
     ] = "auto",
     seed: options.Seed = 0,
     model: options.ModelOptions,
     output: options.OutputOptions,
 ) -> None:
-    """Draw photographs again: what a layer keeps of them, or would like to see in them.
+    """Draw pictures again: what a layer keeps of them, or what activates it more.
+
+    Finished pictures are kept in FOLDER.partial until the end: the same command goes on from there.
 
     Example: featviz redraw --layer conv1,conv3,conv5,fc7
     """
+    from featviz.checkpoints import partial_folder, remove_checkpoint
     from featviz.cli.pictures import read_pictures
     from featviz.datasets import open_pictures
-    from featviz.errors import UserError, nearest
     from featviz.films import check_kind
-    from featviz.results import Result
 
-    if method not in _METHODS:
-        hint = nearest(method, _METHODS) or f"; take {', '.join(_METHODS)}"
-        raise UserError(f"unknown method {method!r}{hint}")
-    _check_options(
-        method,
-        {
-            "--layer": layer is not None and method == "accentuate",
-            "--units": units is not None and method not in {"deepdream", "accentuate"},
-            "--tries": tries != 1 and method not in {"invert", "caricature"},
-            "--octaves": octaves != 3 and method != "deepdream",
-            "--power": power != 2.0 and method != "caricature",
-            "--anchor": anchor is not None and method != "accentuate",
-            "--weight": weight != 1.0 and method != "accentuate",
-            "--data": data is not None and method != "invert",
-        },
-    )
-    kind = "gif" if film is None else check_kind(film)
+    own: dict[str, Any] = {
+        "layer": layer,
+        "units": units,
+        "restarts": restarts,
+        "octaves": octaves,
+        "power": power,
+        "anchor": anchor,
+        "weight": weight,
+        "data": data,
+    }
+    own = _own_options(method, {name: value for name, value in own.items() if value is not None})
+    film = check_kind(film) if film else None
     stem = pictures[0].stem if pictures else "sample"
     folder = output.folder(f"{method}-{stem}")
     net = model.load()
-    natural = None if data is None else open_pictures(data)
+    if "data" in own:
+        own["others"] = open_pictures(own.pop("data"))
     names, batch = read_pictures(pictures, net, size)
-    result: Result
+    shared: dict[str, Any] = {
+        "seed": seed,
+        "names": names,
+        "frames": 24 if film else 0,
+        "film": film or "gif",
+        "batch_size": batch_size,
+        "precision": precision,
+        "checkpoint": partial_folder(folder),
+    }
+    if steps is not None:
+        shared["steps"] = steps
     with output.progress() as progress:
-        shared: dict[str, Any] = {
-            "seed": seed,
-            "names": names,
-            "film": 24 if film else 0,
-            "film_kind": kind,
-            "batch_size": batch_size,
-            "precision": precision,
-            "progress": progress,
-        }
-        if steps is not None:
-            shared["steps"] = steps
-        if method == "invert":
-            from featviz.from_picture.inversion import invert
-
-            result = invert(net, batch, layer, tries=tries, natural=natural, **shared)
-        elif method == "caricature":
-            from featviz.from_picture.deepdream import caricature
-
-            result = caricature(net, batch, layer, tries=tries, power=power, **shared)
-        elif method == "deepdream":
-            from featviz.from_picture.deepdream import deepdream
-
-            result = deepdream(net, batch, layer, units=units, octaves=octaves, **shared)
-        else:
-            from featviz.from_picture.accentuation import accentuate
-
-            result = accentuate(net, batch, units, anchor=anchor, weight=weight, **shared)
+        result = _redraw(method, net, batch, own | shared | {"progress": progress})
     output.finish(result, folder)
+    remove_checkpoint(partial_folder(folder))
 
 
-def _check_options(method: str, astray: dict[str, bool]) -> None:
-    """Raise UserError for options that the method would pass over in silence."""
-    from featviz.errors import UserError
+def _own_options(method: str, given: dict[str, Any]) -> dict[str, Any]:
+    """The options of one method; UserError for those that it would ignore."""
+    from featviz.errors import UserError, nearest
 
-    named = [option for option, wrong in astray.items() if wrong]
-    if named:
+    if method not in _TAKES:
+        hint = nearest(method, _TAKES) or f"; take {', '.join(_TAKES)}"
+        raise UserError(f"unknown method {method!r}{hint}")
+    ignored = [f"--{name}" for name in given if name not in _TAKES[method]]
+    if ignored:
         raise UserError(
-            f"--method {method} takes no {', '.join(named)}; leave it out, or choose another "
+            f"--method {method} takes no {', '.join(ignored)}; leave it out, or choose another "
             "method (featviz redraw --help says which takes what)"
         )
+    return given
+
+
+def _redraw(method: str, model: Model, pictures: Tensor, options: dict[str, Any]) -> Result:
+    match method:
+        case "accentuate":
+            from featviz.from_picture.accentuation import accentuate
+
+            return accentuate(model, pictures, **options)
+        case "deepdream":
+            from featviz.from_picture.deepdream import deepdream
+
+            return deepdream(model, pictures, options.pop("layer", None), **options)
+        case "caricature":
+            from featviz.from_picture.caricature import caricature
+
+            return caricature(model, pictures, options.pop("layer", None), **options)
+        case _:
+            from featviz.from_picture.inversion import invert
+
+            return invert(model, pictures, options.pop("layer", None), **options)

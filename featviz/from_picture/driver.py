@@ -1,158 +1,253 @@
-"""The work that `invert`, `caricature`, `deepdream` and `accentuate` share around the one loop.
+"""What `invert`, `caricature`, `deepdream` and `accentuate` share.
 
-Photographs come in as a batch; for each column (a layer, a unit) `Redrawing.climb` makes `tries`
-pictures of each photograph; the numbers are taken picture by picture, so that none depends on its
-neighbours.
+Pictures come in as a batch. For each column (a layer, a unit) `restarts` pictures are made of each,
+in pieces of a few pictures that a checkpoint keeps; then the column's numbers are measured, of what
+a PNG holds, without transforms, in float32. What differs is the column's objective (`Column.draw`)
+and its numbers (`Column.measure`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple
+import hashlib
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from featviz import films, results
+from featviz.checkpoints import Arrays, Checkpoint, open_checkpoint
 from featviz.errors import UserError
+from featviz.from_picture.result import Redrawn
 from featviz.images import check_pictures
-from featviz.maximization.loop import BATCH, Optimized, optimize
+from featviz.maximization.loop import Optimized, optimize
 from featviz.maximization.settings import Settings
 from featviz.maximization.shards import seed_of
-from featviz.models.layers import activations
+from featviz.models.frozen import frozen
+from featviz.models.layers import activations, read_layer
 
 if TYPE_CHECKING:
     from featviz.datasets import Pictures
     from featviz.maximization.objectives import Objective
     from featviz.models.model import Model
+    from featviz.types import Progress
 
-Progress = Callable[[int, int, str], None]
+R = TypeVar("R", bound=Redrawn)
 
-# So many unrelated pictures say what is far.
-_OTHERS = 32
-# Layers whose pictures are drawn when none is named.
+# Pictures in a batch, and in a piece of a checkpoint, where none are given.
+BATCH, BATCH_ON_CUDA = 4, 64
+# Layers that are taken when none is named.
 _KINDS = ("Conv2d", "Linear")
 
 
-class Made(NamedTuple):
-    """The pictures of a run; see the fields of `Redrawn`."""
+class Batch(NamedTuple):
+    """Some pictures to be made."""
 
-    images: Tensor
-    """(P, K, T, 3, H, W)"""
-    trace: Tensor
-    """(P, K, T, steps)"""
-    frames: Tensor
-    """(P, K, T, F, 3, H, W) uint8, or empty"""
-
-
-@dataclass
-class Redrawing:
-    """One run: what all columns have in common, and what has been made so far."""
-
-    model: Model
     given: Tensor
-    """(P, 3, H, W)"""
-    tries: int = 1
-    film: int = 0
-    batch_size: int | None = None
-    progress: Progress | None = None
-    pictures: list[Tensor] = field(default_factory=list)
-    """of each column (P, T, 3, H, W)"""
-    traces: list[Tensor] = field(default_factory=list)
-    frames: list[Tensor] = field(default_factory=list)
+    """(N, 3, H, W): which picture each is made from"""
+    restarts: tuple[int, ...]
+    """(N,): which of that picture's restarts each is"""
 
-    def climb(
+
+@dataclass(frozen=True)
+class Column:
+    """A layer or unit from which pictures are drawn again."""
+
+    name: str
+    """as people read it"""
+    steps: int
+    """of one picture, in all"""
+    settings: Settings
+    draw: Callable[[Batch], Optimized]
+    measure: Callable[[Tensor, Tensor], dict[str, Tensor]]
+    """numbers (N,) of given pictures (N, 3, H, W) and of what was made from them"""
+    unit: str = ""
+    """as "conv5:12", where it is one"""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the four methods are told alike."""
+
+    restarts: int
+    seed: int
+    frames: int
+    film: str
+    batch_size: int | None
+    checkpoint: str | Path | Checkpoint | None
+    progress: Progress | None
+
+
+class Redrawing:
+    """One run of a method: checked pictures, the optimization of a batch, and the result."""
+
+    def __init__(
+        self, model: Model, pictures: Tensor, names: Sequence[str] | None, options: Options
+    ):
+        self.started = time.perf_counter()
+        self.model, self.options = model, options
+        self.given = _as_batch(model, pictures)
+        """(P, 3, H, W)"""
+        self.names = _picture_names(names, len(self.given))
+        check_counts(restarts=options.restarts, frames=options.frames + 1)
+        films.check_kind(options.film)
+        self.size = options.batch_size or (BATCH if model.device.type == "cpu" else BATCH_ON_CUDA)
+        self._done = self._total = 0  # steps of single pictures
+
+    def optimize(
         self,
-        goal: Objective,
+        objective: Objective,
         settings: Settings,
-        keys: Sequence[str],
+        batch: Batch,
+        key: str,
         *,
-        seed: int,
         start: Tensor | None = None,
-        besides: Objective | None = None,
-        group: int = 1,
         text: str,
-        part: tuple[int, int],
     ) -> Optimized:
-        """Climb P * T pictures, photograph by photograph.
+        """Optimize the pictures of a batch, each from its own seed.
 
-        keys: (T,): what the noise of each try is drawn from, with the seed; photographs share it
-        start: (P * T * group, 3, H, W), in place of noise
-        group: so many rows of `goal` belong to one picture, which is the first of them
-        part: (which, of how many) of the whole work this is, for `progress`
+        Args:
+            objective: With a target for each picture; in groups of more than one the first of a
+                group is the picture, and the others are only read.
+            settings: How.
+            batch: The pictures.
+            key: What the seeds depend on, with the run's seed and the restart.
+            start: Pictures (N * group, 3, H, W) to begin at, in place of noise.
+            text: What is being done, for the progress.
         """
-        own = [seed_of(seed, key) for key in keys for _ in range(group)]
-        seeds = own * len(self.given)
+        group, count = objective.group, len(batch.given)
+        seeds = [seed_of(self.options.seed, f"{key}/{t}") for t in batch.restarts]
+        before, work = self._done, count * settings.steps
 
         def report(done: int, total: int, _: str) -> None:
-            if self.progress is not None:
-                self.progress(part[0] * total + done, part[1] * total, text)
+            self._report(before + work * done // total, text)
 
-        climb = optimize(
+        made = optimize(
             self.model,
-            goal,
-            range(len(seeds)),
-            seeds,
+            objective,
+            range(count * group),
+            [seed for seed in seeds for _ in range(group)],
             settings,
             start=start,
-            regularizer=besides,
-            frames=self.film,
-            batch_size=group * (self.batch_size or BATCH),
+            batch_size=count * group,
+            frames=self.options.frames,
             progress=report,
         )
-        return climb.rows(range(0, len(seeds), group))
+        self._done = before + work
+        return made.rows(range(0, count * group, group))
 
-    def keep(self, climb: Optimized) -> Tensor:
-        """Take a column's pictures; returns them as (P, T, 3, H, W)."""
-        shape = (len(self.given), self.tries)
-        pictures: Tensor = climb.images.unflatten(0, shape)
-        self.pictures.append(pictures)
-        self.traces.append(climb.trace.unflatten(0, shape))
-        if climb.frames.numel():
-            self.frames.append(climb.frames.unflatten(0, shape))
-        return pictures
+    def result(
+        self,
+        kind: type[R],
+        columns: Sequence[Column],
+        parameters: Mapping[str, Any],
+        *,
+        data: Pictures | None = None,
+    ) -> R:
+        """Draw and measure all columns."""
+        options, shape = self.options, (len(self.given), self.options.restarts)
+        parameters = {
+            "pictures": list(self.names),
+            "size": self.given.shape[-1],
+            "restarts": options.restarts,
+            **parameters,
+            **columns[-1].settings.record(),
+        }
+        job = {
+            "kind": kind.kind,
+            "parameters": parameters,
+            "columns": [(column.name, column.settings.record()) for column in columns],
+            "model": self.model.sha256,
+            "given": hashlib.sha256(self.given.cpu().numpy().tobytes()).hexdigest(),
+            "seed": options.seed,
+            "frames": options.frames,
+            "batch_size": self.size,
+        }
+        count = shape[0] * shape[1]
+        self._total = count * sum(column.steps for column in columns)
+        checkpoint = open_checkpoint(
+            options.checkpoint, job, total=count * len(columns), unit="pictures"
+        )
+        with frozen(self.model), checkpoint as kept:
+            drawn = [self._draw(column, kept, f"column-{k:03}") for k, column in enumerate(columns)]
+            source = self.given.repeat_interleave(options.restarts, 0)
+            measured = [
+                column.measure(source, torch.from_numpy(one["images"]).to(source))
+                for column, one in zip(columns, drawn, strict=True)
+            ]
 
-    def made(self) -> Made:
-        """What all columns came to."""
-        frames = torch.stack(self.frames, 1) if self.frames else torch.empty(0, dtype=torch.uint8)
-        return Made(
-            torch.stack(self.pictures, 1).cpu(), torch.stack(self.traces, 1).cpu(), frames.cpu()
+        def stacked(parts: Sequence[Tensor]) -> Tensor:
+            """Columns of (P * T, ...) as (P, K, T, ...)."""
+            return torch.stack([part.cpu().unflatten(0, shape) for part in parts], 1)
+
+        def made(name: str) -> Tensor:
+            return stacked([torch.from_numpy(one[name]) for one in drawn])
+
+        return kind(
+            origin=results.origin(
+                self.model,
+                seed=options.seed,
+                started=self.started,
+                data=data,
+                parameters=parameters,
+            ),
+            model_name=self.model.name,
+            names=self.names,
+            columns=tuple(column.name for column in columns),
+            units=tuple(c.unit for c in columns) if all(c.unit for c in columns) else (),
+            given=self.given.cpu(),
+            measured={k: stacked([m[k].float() for m in measured]) for k in measured[0]},
+            film=options.film,
+            images=made("images"),
+            trace=made("trace"),
+            frames=made("frames"),
         )
 
+    def _draw(self, column: Column, kept: Checkpoint, name: str) -> Arrays:
+        """The pictures of a column (P * T, 3, H, W), with their traces and frames."""
+        rows = [(p, t) for p in range(len(self.given)) for t in range(self.options.restarts)]
+        pieces = []
+        for first in range(0, len(rows), self.size):
+            some = rows[first : first + self.size]
 
-def clean_scores(model: Model, goal: Objective, pictures: Tensor) -> Tensor:
-    """The score of each picture for its own target, without transforms, (N,); one at a time."""
-    with torch.no_grad():
-        scores = [
-            goal(activations(model, one[None], goal.layers), [row])
-            for row, one in enumerate(pictures)
-        ]
-    return torch.cat(scores).cpu()
+            def make(some: list[tuple[int, int]] = some) -> Arrays:
+                batch = Batch(self.given[[p for p, _ in some]], tuple(t for _, t in some))
+                drawn = column.draw(batch)
+                return {
+                    name: getattr(drawn, name).cpu().numpy()
+                    for name in ("images", "trace", "frames")
+                }
+
+            before = self._done
+            pieces.append(kept.piece(f"{name}-{first:05}", make, size=len(some)))
+            self._done = before + len(some) * column.steps
+            self._report(self._done, column.name)
+        return {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
+
+    def _report(self, done: int, text: str) -> None:
+        if self.options.progress is not None:
+            self.options.progress(done, self._total, text)
 
 
-def as_batch(model: Model, pictures: Tensor) -> Tensor:
-    """Pictures as (P, 3, H, W) on the model's device. Raises UserError if they are none."""
-    batch = check_pictures(pictures, single=True).to(model.device, torch.float32)
-    height, width = batch.shape[-2:]
-    if (height, width) != (model.input_size, model.input_size):
-        last = [layer.name for layer in model.layers.values() if layer.path][-1:]
-        try:
-            activations(model, torch.zeros_like(batch[:1]), last)
-        except RuntimeError:
-            raise UserError(
-                f"{model.name} cannot read pictures of {height} x {width} pixels; "
-                f"give {model.input_size} x {model.input_size}"
-            ) from None
-    return batch
+def class_ranks(model: Model, given: Tensor, drawn: Tensor) -> Tensor:
+    """The rank (N,) of each given picture's predicted class in the logits of the drawn one.
+
+    1: the prediction is the same. NaN without logits.
+    """
+    if model.headless:
+        return torch.full((len(given),), torch.nan)
+    logits = read_layer(model, drawn, "logits")
+    own = logits.gather(1, read_layer(model, given, "logits").argmax(1, keepdim=True))
+    return 1.0 + (logits > own).sum(1)
 
 
-def picture_names(names: Sequence[str] | None, count: int) -> tuple[str, ...]:
-    """A name for each picture."""
-    if names is None:
-        return tuple("picture" if count == 1 else f"picture {i + 1}" for i in range(count))
-    if len(names) != count:
-        raise UserError(f"{len(names)} names for {count} pictures; give one for each")
-    return tuple(names)
+def pixel_distances(given: Tensor, drawn: Tensor) -> Tensor:
+    """The root mean square of the pixels' differences, (N,)."""
+    return (drawn - given).square().mean((1, 2, 3)).sqrt()
 
 
 def chosen_layers(model: Model, layers: str | Sequence[str] | None) -> list[str]:
@@ -182,45 +277,25 @@ def check_counts(**counts: int) -> None:
         raise UserError(f"{', '.join(low)}; 1 is the least")
 
 
-def each_alone(model: Model, pictures: Tensor, layer: str) -> Tensor:
-    """The activations (N, ...) of pictures (N, 3, H, W), one at a time: no company, no rounding."""
-    with torch.no_grad():
-        return torch.cat([activations(model, one[None], [layer])[layer] for one in pictures])
+def _as_batch(model: Model, pictures: Tensor) -> Tensor:
+    """Pictures as (P, 3, H, W) on the model's device. Raises UserError if they are none."""
+    batch = check_pictures(pictures, single=True).to(model.device, torch.float32)
+    height, width = batch.shape[-2:]
+    if (height, width) != (model.input_size, model.input_size):
+        last = [layer.name for layer in model.layers.values() if layer.path][-1:]
+        try:
+            activations(model, torch.zeros_like(batch[:1]), last)
+        except RuntimeError:
+            raise UserError(
+                f"{model.name} cannot read pictures of {height} x {width} pixels; "
+                f"give {model.input_size} x {model.input_size}"
+            ) from None
+    return batch
 
 
-def ranks_kept(model: Model, given: Tensor, pictures: Tensor) -> Tensor:
-    """At which rank each of (P, T, 3, H, W) has its photograph's class, (P, T); NaN without logits.
-
-    1: the picture is answered as its photograph is.
-    """
-    if model.headless:
-        return torch.full(pictures.shape[:2], float("nan"))
-    answers = each_alone(model, given, "logits").argmax(1)
-    logits = each_alone(model, pictures.flatten(0, 1), "logits")
-    own = logits.gather(1, answers.repeat_interleave(pictures.shape[1])[:, None])
-    ranks: Tensor = (1 + (logits > own).sum(1)).float()
-    return ranks.view(pictures.shape[:2])
-
-
-def unrelated(natural: Pictures | Tensor | None) -> Pictures | Tensor:
-    """Up to 32 pictures that have nothing to do with the given ones; default: bundled ones."""
-    if isinstance(natural, Tensor):
-        return natural[:_OTHERS]
-    from featviz.samples import sample_pictures
-
-    return (sample_pictures() if natural is None else natural).spread(_OTHERS)
-
-
-def read_pictures(model: Model, pictures: Pictures | Tensor) -> Tensor:
-    """Pictures (N, 3, H, W) as the model sees them."""
-    if isinstance(pictures, Tensor):
-        return as_batch(model, pictures)
-    from featviz.datasets import read_all
-
-    _, found, _ = read_all(pictures, resize=model.resize, crop=model.input_size)
-    return found.to(model.device)
-
-
-def stacked(columns: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """Each column's numbers (P, T) as (P, K, T)."""
-    return {name: torch.stack([c[name].cpu().float() for c in columns], 1) for name in columns[0]}
+def _picture_names(names: Sequence[str] | None, count: int) -> tuple[str, ...]:
+    if names is None:
+        return tuple("picture" if count == 1 else f"picture {i + 1}" for i in range(count))
+    if len(names) != count:
+        raise UserError(f"{len(names)} names for {count} pictures; give one for each")
+    return tuple(names)

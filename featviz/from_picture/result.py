@@ -1,8 +1,8 @@
-"""What `invert`, `caricature`, `deepdream` and `accentuate` return: photographs drawn again.
+"""What `invert`, `caricature`, `deepdream` and `accentuate` return: pictures drawn again.
 
-A photograph stands first in its row; then come the pictures made from it, a column for each layer
-or unit, and a row for each try. Each picture has its numbers, taken of what a PNG holds, without
-transforms, in float32.
+Each row begins with a given picture; then come the pictures made from it, a column for each layer
+or unit, and a row for each restart. The numbers of a picture are measured of what a PNG holds,
+without transforms, in float32.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 from torch import Tensor
 
-from featviz import films, images, plotting, results
-from featviz.maximization.result import file_stem
+from featviz import films, images, results
+from featviz.from_picture.figures import draw_rows
+from featviz.results import file_stem
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -34,84 +35,77 @@ class Measure:
     meaning: str
     unit: str = ""
     label: str = ""
-    """below a picture, as in "{:.2f} away"; "" leaves it to the table"""
+    """below a picture, as in "distance {:.2f}"; "" leaves it to the table"""
+
+
+_RANK = Measure("of the given picture's predicted class in the logits; 1: the same prediction")
+_PIXELS = Measure("root mean square of the pixels' differences from the given picture, of 1")
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class Redrawn(results.Result):
-    """Photographs, and the pictures that were made from each."""
+    """Given pictures, and those that were made from each."""
 
     measures: ClassVar[dict[str, Measure]]
 
     model_name: str
     names: tuple[str, ...]
-    """(P,): of the photographs, for people and for files"""
+    """(P,): of the given pictures, for people and for files"""
     columns: tuple[str, ...]
-    """(K,): the layers or units that the pictures are of, as people read them"""
+    """(K,): the layers or units that the pictures are made from, as people read them"""
     units: tuple[str, ...]
     """(K,): the same as "conv5:12" where they are units, else empty"""
     given: Tensor
-    """(P, 3, H, W): the photographs as the model sees them"""
+    """(P, 3, H, W): the given pictures as the model sees them"""
     images: Tensor
     """(P, K, T, 3, H, W) float32 in [0, 1], rounded to 8 bits: what a PNG holds"""
     measured: dict[str, Tensor]
     """name to (P, K, T); NaN where a number does not exist"""
     trace: Tensor
-    """(P, K, T, steps): the score at each step, transforms and all"""
+    """(P, K, T, steps): the score at each step, with its transforms"""
     frames: Tensor
-    """(P, K, T, F, 3, H, W) uint8: stages of the ascent; empty without `film`"""
+    """(P, K, T, F, 3, H, W) uint8: stages of the optimization"""
     film: str = "gif"
+    """how they are saved"""
 
     @property
-    def of_what(self) -> str:
-        """What the photographs are called in a title."""
-        return _short(self.names[0], 40) if len(self.names) == 1 else "photographs"
+    def source(self) -> str:
+        """What the given pictures are called in a title."""
+        return _short(self.names[0], 40) if len(self.names) == 1 else f"{len(self.names)} pictures"
 
     @property
-    def tries(self) -> int:
-        """Pictures made from one photograph for one column."""
+    def restarts(self) -> int:
+        """Pictures made from one given picture for one column."""
         return self.images.shape[2]
 
     def numbers(self) -> dict[str, results.Number]:
         out = {}
-        share = self.kept_share()
-        if share is not None:
-            count = self.measured["class rank"].numel()
-            out["class kept"] = results.Number(
-                share, "fraction", f"of {count} pictures are answered with their photograph's class"
-            )
+        ranks = self.measured["class rank"]
+        if bool(ranks.isfinite().any()):
+            share = round((ranks == 1).double().mean().item(), 4)
+            meaning = f"of {ranks.numel()} pictures have the prediction of their given picture"
+            out["class kept"] = results.Number(share, "fraction", meaning)
+        labelled = {name: one for name, one in self.measures.items() if one.label}
         for k, column in enumerate(self.columns):
-            for name, measure in self.measures.items():
-                if name in self.measured and measure.label:
-                    value = _median(self.measured[name][:, k])
-                    out[f"{name}, {column}"] = results.Number(value, measure.unit, measure.meaning)
+            for name, measure in labelled.items():
+                value = _median(self.measured[name][:, k])
+                out[f"{name}, {column}"] = results.Number(value, measure.unit, measure.meaning)
         for name, measure in self.measures.items():
-            if name in self.measured and not measure.label:
-                value = _median(self.measured[name])
-                out[name] = results.Number(
-                    value, measure.unit, f"{measure.meaning}; median of all pictures"
-                )
+            if name in labelled:
+                continue
+            meaning = f"{measure.meaning}; median of all pictures"
+            out[name] = results.Number(_median(self.measured[name]), measure.unit, meaning)
         return out
-
-    def kept_share(self) -> float | None:
-        """How many of the pictures get the same answer as their photograph; None without logits."""
-        ranks = self.measured.get("class rank")
-        if ranks is None or not bool(ranks.isfinite().any()):
-            return None
-        return round((ranks == 1).double().mean().item(), 4)
 
     @abstractmethod
     def caption(self) -> str:
         """What the sheet shows, for its caption."""
 
-    def words(self, p: int, k: int, t: int) -> str:
-        """One picture's numbers in a line: "0.16 away, class rank 1"."""
-        parts = []
-        for name, measure in self.measures.items():
-            value = float(self.measured[name][p, k, t]) if name in self.measured else float("nan")
-            if measure.label and math.isfinite(value):
-                parts.append(measure.label.format(value))
-        return ", ".join(parts)
+    def label(self, p: int, k: int, t: int) -> str:
+        """One picture's numbers in a line: "distance 0.16, others 1.02"."""
+        values = {name: float(self.measured[name][p, k, t]) for name in self.measures}
+        parts = [m.label.format(values[n]) for n, m in self.measures.items() if m.label]
+        return ", ".join(part for part in parts if "nan" not in part)
 
     def write(self, folder: results.Folder) -> None:
         listed = ", ".join(self.names[:6]) + (" ..." if len(self.names) > 6 else "")
@@ -121,7 +115,6 @@ class Redrawn(results.Result):
             caption=self.caption(),
             alt=f"{self.title}: {listed}; columns {', '.join(self.columns)}",
         )
-        pixelated = _factor(self.given) > 1
         stems = _distinct([file_stem(name.rpartition("/")[2]) for name in self.names])
         for p, (name, stem) in enumerate(zip(self.names, stems, strict=True)):
             folder.figure(
@@ -129,40 +122,19 @@ class Redrawn(results.Result):
                 self.given[p],
                 caption=f"{name} as {self.model_name} sees it.",
                 alt=name,
-                pixelated=pixelated,
+                pixelated=self._pixelated,
             )
-            for k, column in enumerate(self.columns):
-                units = [self.units[k]] if self.units else []
-                for t in range(self.tries):
-                    number = f"-{t + 1}" if self.tries > 1 else ""
-                    file = f"{stem}-{file_stem(self.units[k] if self.units else column)}{number}"
-                    folder.figure(
-                        f"pictures/{file}.png",
-                        self.images[p, k, t],
-                        caption=f"{name}, {column}: {self.words(p, k, t)}.",
-                        alt=f"{name} drawn again from {column}",
-                        units=units,
-                        pixelated=pixelated,
-                    )
-                    if self.frames.numel():
-                        films.add_film(
-                            folder,
-                            f"films/{file}",
-                            self.frames[p, k, t],
-                            kind=self.film,
-                            caption=f"{name}, {column}, in {self.frames.shape[3]} stages.",
-                            alt=f"Film: {name} drawn again from {column}",
-                            units=units,
-                        )
-        known = [name for name in self.measures if name in self.measured]
+            for k in range(len(self.columns)):
+                for t in range(self.restarts):
+                    self._write_picture(folder, stem, p, k, t)
         folder.table(
             "pictures.csv",
-            ("picture", "column", "try", *known),
+            ("picture", "column", "restart", *self.measures),
             [
-                (name, column, t + 1, *(_cell(self.measured[key][p, k, t]) for key in known))
+                (name, column, t + 1, *(_cell(self.measured[m][p, k, t]) for m in self.measures))
                 for p, name in enumerate(self.names)
                 for k, column in enumerate(self.columns)
-                for t in range(self.tries)
+                for t in range(self.restarts)
             ],
             caption="Each picture's numbers.",
         )
@@ -172,63 +144,176 @@ class Redrawn(results.Result):
                 "given": images.to_uint8(self.given).numpy(),
                 "images": images.to_uint8(self.images).numpy(),
                 "trace": self.trace.numpy(),
-                **{name.replace(" ", "_"): self.measured[name].numpy() for name in known},
+                **{name.replace(" ", "_"): self.measured[name].numpy() for name in self.measures},
             },
-            caption="Photographs (P, 3, H, W) and pictures (P, columns, tries, 3, H, W) as 8-bit "
-            "values, the score at each step, and the numbers of pictures.csv.",
+            caption="Given pictures (P, 3, H, W) and those made from them (P, columns, restarts, "
+            "3, H, W) as 8-bit values, the score at each step, and the numbers of pictures.csv.",
         )
 
-    def plot(self) -> Figure:
-        """A row a photograph and try; the photograph, then a column each."""
-        rows = [(p, t) for p in range(len(self.names)) for t in range(self.tries)][:24]
-        height, width = self.given.shape[-2:]
-        gap, top, below = 0.07, 0.62, 0.3
-        wide = min(1.75, max(1.2, 13.0 / (len(self.columns) + 1)))
-        high = wide * height / width
-        page = plotting.Page(
-            0.1 + (len(self.columns) + 1) * (wide + gap) + 0.05,
-            top + len(rows) * (high + below) + 0.02,
+    def _write_picture(self, folder: results.Folder, stem: str, p: int, k: int, t: int) -> None:
+        name, column = self.names[p], self.columns[k]
+        units = [self.units[k]] if self.units else []
+        number = f"-{t + 1}" if self.restarts > 1 else ""
+        file = f"{stem}-{file_stem(self.units[k] if self.units else column)}{number}"
+        folder.figure(
+            f"pictures/{file}.png",
+            self.images[p, k, t],
+            caption=f"{name}, {column}: {self.label(p, k, t)}.",
+            alt=f"{name} drawn again from {column}",
+            units=units,
+            pixelated=self._pixelated,
         )
-        size = plotting.fitting(self.title, page.width - 0.2)
-        page.text(0.1, 0.2, self.title, fontsize=size, weight="bold")
-        pixelated = _factor(self.given) > 1
-        for k, column in enumerate(("photograph", *self.columns)):
-            page.text(
-                0.1 + k * (wide + gap) + wide / 2,
-                top - 0.12,
-                column,
-                ha="center",
-                weight="bold",
-                fontsize=plotting.fitting(column, wide, 9.0),
+        if self.frames.numel():
+            films.add_film(
+                folder,
+                f"films/{file}",
+                self.frames[p, k, t],
+                kind=self.film,
+                caption=f"{name}, {column}, in {self.frames.shape[3]} stages.",
+                alt=f"Film: {name} drawn again from {column}",
+                units=units,
             )
-        for row, (p, t) in enumerate(rows):
-            y = top + row * (high + below)
-            if t == 0:
-                plotting.show_image(
-                    page.axes(0.1, y, wide, high), self.given[p], pixelated=pixelated
-                )
-                page.text(
-                    0.1 + wide / 2,
-                    y + high + 0.1,
-                    _short(self.names[p], 26),
-                    fontsize=7,
-                    ha="center",
-                    color="#555555",
-                )
-            for k in range(len(self.columns)):
-                x = 0.1 + (k + 1) * (wide + gap)
-                plotting.show_image(
-                    page.axes(x, y, wide, high), self.images[p, k, t], pixelated=pixelated
-                )
-                page.text(
-                    x + wide / 2,
-                    y + high + 0.1,
-                    self.words(p, k, t),
-                    fontsize=7,
-                    ha="center",
-                    color="#555555",
-                )
-        return page.figure
+
+    @property
+    def _pixelated(self) -> bool:
+        return max(self.given.shape[-2:]) <= _SHOWN // 2
+
+    def plot(self) -> Figure:
+        """A row a given picture and restart; the given picture, then a column each."""
+        rows = [(p, t) for p in range(len(self.names)) for t in range(self.restarts)]
+        return draw_rows(
+            self.title,
+            ("given", *self.columns),
+            [
+                [
+                    (self.given[p], _short(self.names[p], 26)) if t == 0 else None,
+                    *(
+                        (self.images[p, k, t], self.label(p, k, t))
+                        for k in range(len(self.columns))
+                    ),
+                ]
+                for p, t in rows
+            ],
+            pixelated=self._pixelated,
+        )
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Inverted(Redrawn):
+    """Pictures reconstructed from the activations of layers."""
+
+    kind: ClassVar[str] = "inversion"
+    measures: ClassVar[dict[str, Measure]] = {
+        "distance": Measure(
+            "from the given picture's activation at the layer, over that activation's length",
+            label="distance {:.2f}",
+        ),
+        "distance of others": Measure(
+            "the same of unrelated pictures, median", label="others {:.2f}"
+        ),
+        "cosine": Measure("between the two activations"),
+        "pixel distance": _PIXELS,
+        "class rank": _RANK,
+    }
+
+    @property
+    def title(self) -> str:
+        return f"What layers of {self.model_name} keep of {self.source}"
+
+    def caption(self) -> str:
+        return (
+            "Each row begins with a given picture; then come pictures made from noise so that the "
+            f"activation of one layer of {self.model_name} ({', '.join(self.columns)}) is that of "
+            "the given picture. Below each its distance from that activation, over the "
+            "activation's length, and the same for unrelated pictures. Colors are not rescaled."
+        )
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Caricatured(Redrawn):
+    """Pictures that exaggerate the activations of layers."""
+
+    kind: ClassVar[str] = "caricature"
+    measures: ClassVar[dict[str, Measure]] = {
+        "exaggeration": Measure(
+            "length of the activation (its values above 0) along the given one, over its length",
+            label="{:.1f} times",
+        ),
+        "cosine": Measure("between the two activations", label="cosine {:.2f}"),
+        "class rank": _RANK,
+    }
+
+    @property
+    def title(self) -> str:
+        return f"Caricatures of {self.source} by layers of {self.model_name}"
+
+    def caption(self) -> str:
+        return (
+            "Each row begins with a given picture; then come pictures made from noise so that the "
+            f"activation of one layer of {self.model_name} ({', '.join(self.columns)}) is as large "
+            "as possible in the direction of its activation on the given picture. Below each, how "
+            "many times as large, and the cosine between the two. Colors are not rescaled."
+        )
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Dreamed(Redrawn):
+    """Pictures changed until the activations of layers were larger."""
+
+    kind: ClassVar[str] = "deepdream"
+    measures: ClassVar[dict[str, Measure]] = {
+        "strength": Measure(
+            "root mean square of the layer's activations, over that on the given picture",
+            label="activations {:.1f} times as large",
+        ),
+        "pixel distance": _PIXELS,
+        "class rank": _RANK,
+    }
+
+    @property
+    def title(self) -> str:
+        return f"DeepDream of {self.source} at layers of {self.model_name}"
+
+    def caption(self) -> str:
+        return (
+            "Each row begins with a given picture; then come copies of it, changed from coarse to "
+            f"fine until the activations of one layer of {self.model_name} "
+            f"({', '.join(self.columns)}) were larger, whatever they were. Below each, how many "
+            "times as large they are. Colors are not rescaled."
+        )
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Accentuated(Redrawn):
+    """Pictures changed a little so that units are more active."""
+
+    kind: ClassVar[str] = "accentuation"
+    measures: ClassVar[dict[str, Measure]] = {
+        "score before": Measure("of the unit on the given picture", label="from {:.1f}"),
+        "score": Measure("of the unit on the picture", label="to {:.1f}"),
+        "anchor distance": Measure(
+            "how far the anchor's activation has moved, over its length on the given picture",
+            label="anchor {:.2f}",
+        ),
+        "pixel distance": _PIXELS,
+        "class rank": _RANK,
+    }
+
+    anchor: str = ""
+    """the layer or layers whose activations were to stay"""
+
+    @property
+    def title(self) -> str:
+        return f"What units of {self.model_name} detect in {self.source}"
+
+    def caption(self) -> str:
+        return (
+            "Each row begins with a given picture; then come copies of it, changed so that one "
+            f"unit ({', '.join(self.columns)}) is more active while the activations of "
+            f"{self.anchor} stay nearly the same. Below each the unit's score before and after, "
+            f"and how far the activations of {self.anchor} have moved, over their length. Colors "
+            "are not rescaled."
+        )
 
 
 def _median(values: Tensor) -> float | None:
@@ -237,12 +322,7 @@ def _median(values: Tensor) -> float | None:
 
 
 def _cell(value: Tensor) -> str:
-    return f"{float(value):.6g}" if bool(value.isfinite()) else ""
-
-
-def _factor(pictures: Tensor) -> int:
-    side = max(pictures.shape[-2:])
-    return max(1, _SHOWN // side) if side < 0.75 * _SHOWN else 1
+    return f"{float(value):.6g}" if math.isfinite(value) else ""
 
 
 def _short(name: str, most: int) -> str:

@@ -30,16 +30,16 @@ from torch import Tensor
 from featviz import films, images, plotting, results
 from featviz.datasets import Pictures, batches
 from featviz.errors import UserError
-from featviz.from_picture.driver import clean_scores, each_alone
 from featviz.maximization import objectives
 from featviz.maximization.diversity import beside, codes, heard, resemblance
+from featviz.maximization.evaluation.clean_scores import clean_scores
 from featviz.maximization.loop import Optimized, optimize
 from featviz.maximization.maximize import unit_goal
 from featviz.maximization.result import file_stem
 from featviz.maximization.settings import Settings, settings_for
 from featviz.maximization.shards import seed_of
 from featviz.models.frozen import frozen
-from featviz.models.layers import activations
+from featviz.models.layers import activations, read_layer
 from featviz.models.model import Layer
 from featviz.models.units import Unit, parse_units, unit_name
 from featviz.types import AutoPrecision, Progress
@@ -424,7 +424,7 @@ def draw_facets(
             for climb in (facets, alone)
         )
         alike, plain_alike = (
-            1 - apart({where.name: each_alone(model, climb.images, where.name)})
+            1 - apart({where.name: read_layer(model, climb.images, where.name)})
             for climb in (facets, alone)
         )
         measured = [clean_scores(model, goal, climb.images) for climb in (facets, alone)]
@@ -644,7 +644,7 @@ def _judge_of_groups(model: Model, place: Layer) -> Layer:
 
 def _codes(model: Model, layer: Layer, pictures: Tensor) -> Tensor:
     """What groups are made of, (N, D), one picture at a time."""
-    return codes(each_alone(model, pictures.to(model.device), layer.name)).cpu()
+    return codes(read_layer(model, pictures.to(model.device), layer.name)).cpu()
 
 
 def _median(values: Tensor) -> float:

@@ -21,8 +21,8 @@ from torch import Tensor
 
 from featviz import films, images, plotting, results
 from featviz.errors import UserError
-from featviz.from_picture.driver import clean_scores
 from featviz.maximization.diversity import beside, relative_alignment
+from featviz.maximization.evaluation.clean_scores import clean_scores
 from featviz.maximization.loop import optimize
 from featviz.maximization.maximize import unit_goal
 from featviz.maximization.objectives import Objective

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from featviz.errors import public
@@ -100,3 +101,10 @@ def activations(
     with tap(model, layers, stop=True) as taken, suppress(StopForward):
         (forward or model)(pictures)
     return dict(taken)
+
+
+def read_layer(model: Model, pictures: Tensor, layer: str, *, batch_size: int = 16) -> Tensor:
+    """Activations (N, ...) of pictures (N, 3, H, W) at one layer, without gradients, in batches."""
+    with torch.no_grad():
+        parts = [activations(model, part, [layer])[layer] for part in pictures.split(batch_size)]
+    return torch.cat(parts)

@@ -30,7 +30,7 @@ def photograph(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("words", "kind", "file"),
     [
-        (["--layer", "conv1,conv3", "--tries", "2"], "inversion", "a-photograph.png-conv3-2"),
+        (["--layer", "conv1,conv3", "--restarts", "2"], "inversion", "a-photograph.png-conv3-2"),
         (["--method", "caricature", "--layer", "conv3"], "caricature", "a-photograph.png-conv3"),
         (
             ["--method", "deepdream", "--layer", "conv2", "--units", "3,5", "--octaves", "1"],
@@ -86,7 +86,10 @@ def test_another_size_and_a_film(photograph: Path, tmp_path: Path) -> None:
         (["--layer", "conv9"], "conv5"),
         (["--units", "3"], "--method invert takes no --units"),
         (["--method", "accentuate", "--layer", "conv3"], "takes no --layer"),
-        (["--method", "deepdream", "--tries", "2", "--power", "1"], "takes no --tries, --power"),
+        (
+            ["--method", "deepdream", "--restarts", "2", "--power", "1"],
+            "takes no --restarts, --power",
+        ),
         (["--method", "accentuate", "--units", "conv5:999"], "out of range"),
         (["--film", "avi"], "no kind of film"),
         (["--data", "no/such/folder"], "no/such/folder"),

@@ -1,0 +1,142 @@
+"""`caricature`: what a layer represents of a picture, exaggerated.
+
+A new picture is drawn from noise whose activation has the direction of the given one's, as far as
+possible: dot * cosine^power. What contributes much to the activation grows, what the layer discards
+is gone. Of the given activation the values above 0 count, which are those that a ReLU passes on.
+Olah et al. 2018, "The building blocks of interpretability" (Distill); Mahendran and Vedaldi 2016,
+"Visualizing deep convolutional neural networks using natural pre-images", section 5.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from featviz.checkpoints import Checkpoint
+from featviz.errors import public
+from featviz.from_picture.driver import (
+    Batch,
+    Column,
+    Options,
+    Redrawing,
+    check_counts,
+    chosen_layers,
+    class_ranks,
+)
+from featviz.from_picture.result import Caricatured
+from featviz.from_picture.settings import STEPS, method_settings
+from featviz.maximization import objectives
+from featviz.models.layers import read_layer
+
+if TYPE_CHECKING:
+    from featviz.maximization.loop import Optimized
+    from featviz.maximization.objectives import Objective
+    from featviz.maximization.settings import Settings
+    from featviz.models.model import Model
+    from featviz.types import AutoPrecision, Progress
+
+
+@public
+def caricature(
+    model: Model,
+    pictures: Tensor,
+    layers: str | Sequence[str] | None = None,
+    *,
+    power: float = 2.0,
+    restarts: int = 1,
+    steps: int = STEPS["caricature"],
+    settings: Settings | None = None,
+    seed: int = 0,
+    names: Sequence[str] | None = None,
+    frames: int = 0,
+    film: str = "gif",
+    batch_size: int | None = None,
+    precision: AutoPrecision = "auto",
+    checkpoint: str | Path | Checkpoint | None = None,
+    progress: Progress | None = None,
+) -> Caricatured:
+    """Pictures that exaggerate a layer's activations on the given ones: (P, K, T, 3, H, W).
+
+    Args:
+        model: The model.
+        pictures: (P, 3, H, W) or (3, H, W) in [0, 1].
+        layers: One or several (K); default: every convolution and fully connected layer.
+        power: Of the cosine; 0 lets the largest activation grow alone, more keeps the mixture.
+        restarts: Pictures of each (T), from different noise.
+        steps: Of the optimization.
+        settings: How to optimize, in place of `steps` and `precision`; default: `method_settings`.
+        seed: Of the noise.
+        names: Of the pictures, for captions and files.
+        frames: Number of stages of each picture to keep.
+        film: How they are saved: "gif", or "mp4" for both.
+        batch_size: Pictures at a time, and in a piece of the checkpoint; default 4 on a CPU, 64 on
+            CUDA.
+        precision: Of the network in the steps: "auto", "float32" or "bfloat16".
+        checkpoint: A folder that keeps finished pictures; the same call goes on from there.
+        progress: Called with steps done, steps in all and what is being done.
+
+    Returns:
+        The pictures, with the exaggeration and the cosine of each.
+
+    Raises:
+        UserError: A layer is unknown, or the pictures or a number are out of range.
+
+    Example:
+        featviz.caricature(model, picture, ["conv3", "conv5"]).save("run/caricature")
+    """
+    options = Options(restarts, seed, frames, film, batch_size, checkpoint, progress)
+    run = Redrawing(model, pictures, names, options)
+    check_counts(steps=steps)
+    places = chosen_layers(model, layers)
+    height, width = run.given.shape[-2:]
+
+    def column(layer: str) -> Column:
+        how = settings or method_settings(
+            "caricature",
+            model,
+            layer,
+            height=height,
+            width=width,
+            steps=steps,
+            precision=precision,
+        )
+
+        def draw(batch: Batch) -> Optimized:
+            target = read_layer(model, batch.given, layer).clamp(min=0)
+            objective = _rectified(
+                objectives.caricature(layer, target, power=power), layer, target > 0
+            )
+            return run.optimize(objective, how, batch, layer, text=f"caricatures at {layer}")
+
+        def measure(given: Tensor, drawn: Tensor) -> dict[str, Tensor]:
+            target, found = (
+                read_layer(model, x, layer).clamp(min=0).flatten(1) for x in (given, drawn)
+            )
+            return {
+                "exaggeration": (found * target).sum(1) / target.square().sum(1).clamp(min=1e-12),
+                "cosine": torch.cosine_similarity(found, target, dim=1),
+                "class rank": class_ranks(model, given, drawn),
+            }
+
+        return Column(layer, how.steps, how, draw, measure)
+
+    return run.result(
+        Caricatured, [column(layer) for layer in places], {"layer": places, "power": power}
+    )
+
+
+def _rectified(objective: Objective, layer: str, active: Tensor) -> Objective:
+    """The objective of activations above 0, and below 0 of those that are `active` (N, ...) in the
+    given picture, which need a gradient."""
+
+    def score(acts: Mapping[str, Tensor], targets: Sequence[int]) -> Tensor:
+        values = acts[layer]
+        values = torch.where(active[list(targets)], values, values.clamp(min=0))
+        return objective.score({layer: values}, targets)
+
+    return replace(objective, score=score)
