@@ -367,7 +367,7 @@ def _picture_steps(s: Subject) -> list[Step]:
             inverted,
             names=names,
             steps=budget.invert_steps,
-            natural=compared,
+            others=compared,
             seed=seed,
             progress=s.progress,
         )

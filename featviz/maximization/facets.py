@@ -28,7 +28,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from featviz import films, images, plotting, results
-from featviz.datasets import Pictures, batches
+from featviz.datasets import Pictures
 from featviz.errors import UserError
 from featviz.maximization import objectives
 from featviz.maximization.diversity import beside, codes, heard, resemblance
@@ -42,6 +42,7 @@ from featviz.models.frozen import frozen
 from featviz.models.layers import activations, read_layer
 from featviz.models.model import Layer
 from featviz.models.units import Unit, parse_units, unit_name
+from featviz.top_scores import ImageCache, scan
 from featviz.types import AutoPrecision, Progress
 
 if TYPE_CHECKING:
@@ -590,29 +591,26 @@ def _strongest(
     `count` of them, or fewer (not below `least`) where the rest hardly moves it.
     """
     which = [unit.index for unit in units]
-    best = torch.empty(len(which), 0)
-    rows = spots = torch.empty(len(which), 0, dtype=torch.long)
-    width = 1
-    for batch in batches(natural, resize=model.resize, crop=model.input_size):
-        with torch.no_grad():
-            values = activations(model, batch.images.to(model.device), [place.name])[place.name]
+
+    def score(pictures: Tensor) -> Tensor:
+        values = activations(model, pictures.to(model.device), [place.name])[place.name]
         if values.dim() == 3:  # tokens
             values = values.transpose(1, 2)
-        values = values[:, which].float().cpu()
-        width = values.shape[-1] if values.dim() == 4 else 1
-        highest, where = values.flatten(2).max(2) if values.dim() > 2 else (values, values * 0)
-        own = torch.tensor(batch.rows)[None].expand(len(which), -1)
-        best = torch.cat([best, highest.T], 1)
-        order = best.argsort(dim=1, descending=True, stable=True)[:, :count]
-        best = best.gather(1, order)
-        rows = torch.cat([rows, own], 1).gather(1, order)
-        spots = torch.cat([spots, where.T.long()], 1).gather(1, order)
-        if progress is not None:
-            progress(batch.rows[-1] + 1, len(natural), f"examples of {place.name}")
+        values = values[:, which]
+        return values.reshape(*values.shape, *(1,) * (4 - values.dim()))
+
+    top = scan(
+        ImageCache(model, natural),
+        score,
+        k=count,
+        progress=progress,
+        text=f"examples of {place.name}",
+    )
     out = []
-    for values, own_rows, own_spots in zip(best, rows.tolist(), spots.tolist(), strict=True):
+    for values, rows, positions in zip(top.values, top.rows, top.positions, strict=True):
         strong = max(least, int((values >= _STRONG * values[0]).sum()))
-        out.append((own_rows[:strong], [divmod(spot, width) for spot in own_spots[:strong]]))
+        spots = [(y, x) for y, x in positions[:strong].tolist()]
+        out.append((rows[:strong].tolist(), spots))
     return out
 
 
