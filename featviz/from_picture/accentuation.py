@@ -28,12 +28,11 @@ from featviz.from_picture.driver import (
     Column,
     Options,
     Redrawing,
-    check_counts,
     class_ranks,
     pixel_distances,
 )
 from featviz.from_picture.result import Accentuated
-from featviz.from_picture.settings import STEPS, method_settings
+from featviz.from_picture.settings import STEPS
 from featviz.maximization import objectives
 from featviz.maximization.objectives import Objective
 from featviz.models.layers import activations, read_layer
@@ -107,28 +106,28 @@ def accentuate(
     Example:
         featviz.accentuate(model, picture, "logits:tabby").save("run/accentuation")
     """
-    options = Options(1, seed, frames, film, batch_size, checkpoint, progress)
-    run = Redrawing(model, pictures, names, options)
-    check_counts(steps=steps)
+    options = Options(
+        method="accentuate",
+        steps=steps,
+        settings=settings,
+        precision=precision,
+        seed=seed,
+        names=names,
+        frames=frames,
+        film=film,
+        batch_size=batch_size,
+        checkpoint=checkpoint,
+        progress=progress,
+        lr=lr,
+    )
+    run = Redrawing(model, pictures, options)
     if weight < 0:
         raise UserError(f"weight is {weight:g}; the anchor's weight is 0 or more")
     wanted = _chosen_units(model, run.given, units)
     anchors = [anchor_for(model, unit.layer, anchor) for unit in wanted]
-    height, width = run.given.shape[-2:]
 
     def column(unit: Unit, held: str) -> Column:
-        how = settings
-        if how is None:
-            how = method_settings(
-                "accentuate",
-                model,
-                unit.layer,
-                height=height,
-                width=width,
-                steps=steps,
-                precision=precision,
-            )
-            how = replace(how, lr=lr)
+        how = run.settings(unit.layer)
         name = unit_name(model, unit)
 
         def draw(batch: Batch) -> Optimized:

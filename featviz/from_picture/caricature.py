@@ -24,12 +24,11 @@ from featviz.from_picture.driver import (
     Column,
     Options,
     Redrawing,
-    check_counts,
     chosen_layers,
     class_ranks,
 )
 from featviz.from_picture.result import Caricatured
-from featviz.from_picture.settings import STEPS, method_settings
+from featviz.from_picture.settings import STEPS
 from featviz.maximization import objectives
 from featviz.models.layers import read_layer
 
@@ -89,22 +88,25 @@ def caricature(
     Example:
         featviz.caricature(model, picture, ["conv3", "conv5"]).save("run/caricature")
     """
-    options = Options(restarts, seed, frames, film, batch_size, checkpoint, progress)
-    run = Redrawing(model, pictures, names, options)
-    check_counts(steps=steps)
+    options = Options(
+        method="caricature",
+        steps=steps,
+        settings=settings,
+        precision=precision,
+        seed=seed,
+        names=names,
+        frames=frames,
+        film=film,
+        batch_size=batch_size,
+        checkpoint=checkpoint,
+        progress=progress,
+        restarts=restarts,
+    )
+    run = Redrawing(model, pictures, options)
     places = chosen_layers(model, layers)
-    height, width = run.given.shape[-2:]
 
     def column(layer: str) -> Column:
-        how = settings or method_settings(
-            "caricature",
-            model,
-            layer,
-            height=height,
-            width=width,
-            steps=steps,
-            precision=precision,
-        )
+        how = run.settings(layer)
 
         def draw(batch: Batch) -> Optimized:
             target = read_layer(model, batch.given, layer).clamp(min=0)

@@ -30,7 +30,7 @@ from featviz.from_picture.driver import (
     pixel_distances,
 )
 from featviz.from_picture.result import Dreamed
-from featviz.from_picture.settings import STEPS, method_settings
+from featviz.from_picture.settings import STEPS
 from featviz.maximization import objectives
 from featviz.maximization.parametrizations import Fourier
 from featviz.models.layers import read_layer
@@ -99,9 +99,22 @@ def deepdream(
     Example:
         featviz.deepdream(model, picture, "conv4").save("run/deepdream")
     """
-    options = Options(1, seed, frames, film, batch_size, checkpoint, progress)
-    run = Redrawing(model, pictures, names, options)
-    check_counts(octaves=octaves, steps=steps)
+    options = Options(
+        method="deepdream",
+        steps=steps,
+        settings=settings,
+        precision=precision,
+        seed=seed,
+        names=names,
+        frames=frames,
+        film=film,
+        batch_size=batch_size,
+        checkpoint=checkpoint,
+        progress=progress,
+        lr=lr,
+    )
+    run = Redrawing(model, pictures, options)
+    check_counts(octaves=octaves)
     if not 1 < zoom <= 4 and octaves > 1:
         raise UserError(f"zoom is {zoom:g}; from one octave to the next it is above 1, at most 4")
     if settings is not None and not isinstance(settings.parametrization, Fourier):
@@ -116,18 +129,7 @@ def deepdream(
     sizes = octave_sizes(height, width, octaves, zoom)
 
     def column(layer: str) -> Column:
-        how = settings
-        if how is None:
-            how = method_settings(
-                "deepdream",
-                model,
-                layer,
-                height=height,
-                width=width,
-                steps=steps,
-                precision=precision,
-            )
-            how = replace(how, lr=lr)
+        how = run.settings(layer)
         objective = _squares(layer, [unit.index for unit in chosen])
 
         def draw(batch: Batch) -> Optimized:

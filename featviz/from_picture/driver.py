@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
@@ -23,6 +23,7 @@ from featviz import films, results
 from featviz.checkpoints import Arrays, Checkpoint, open_checkpoint
 from featviz.errors import UserError
 from featviz.from_picture.result import Redrawn
+from featviz.from_picture.settings import MethodName, method_settings
 from featviz.images import check_pictures
 from featviz.maximization.loop import Optimized, optimize
 from featviz.maximization.settings import Settings
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from featviz.datasets import Pictures
     from featviz.maximization.objectives import Objective
     from featviz.models.model import Model
-    from featviz.types import Progress
+    from featviz.types import AutoPrecision, Progress
 
 R = TypeVar("R", bound=Redrawn)
 
@@ -71,32 +72,53 @@ class Column:
 
 @dataclass(frozen=True)
 class Options:
-    """What the four methods are told alike."""
+    """The options that the four methods share."""
 
-    restarts: int
+    method: MethodName
+    steps: int
+    settings: Settings | None
+    precision: AutoPrecision
     seed: int
+    names: Sequence[str] | None
     frames: int
     film: str
     batch_size: int | None
     checkpoint: str | Path | Checkpoint | None
     progress: Progress | None
+    restarts: int = 1
+    lr: float | None = None
 
 
 class Redrawing:
     """One run of a method: checked pictures, the optimization of a batch, and the result."""
 
-    def __init__(
-        self, model: Model, pictures: Tensor, names: Sequence[str] | None, options: Options
-    ):
+    def __init__(self, model: Model, pictures: Tensor, options: Options):
         self.started = time.perf_counter()
         self.model, self.options = model, options
         self.given = _as_batch(model, pictures)
         """(P, 3, H, W)"""
-        self.names = _picture_names(names, len(self.given))
-        check_counts(restarts=options.restarts, frames=options.frames + 1)
+        self.names = _picture_names(options.names, len(self.given))
+        check_counts(restarts=options.restarts, steps=options.steps, frames=options.frames + 1)
         films.check_kind(options.film)
         self.size = options.batch_size or (BATCH if model.device.type == "cpu" else BATCH_ON_CUDA)
         self._done = self._total = 0  # steps of single pictures
+
+    def settings(self, layer: str) -> Settings:
+        """How pictures are optimized for a layer."""
+        options = self.options
+        if options.settings is not None:
+            return options.settings
+        height, width = self.given.shape[-2:]
+        made = method_settings(
+            options.method,
+            self.model,
+            layer,
+            height=height,
+            width=width,
+            steps=options.steps,
+            precision=options.precision,
+        )
+        return made if options.lr is None else replace(made, lr=options.lr)
 
     def optimize(
         self,

@@ -28,13 +28,12 @@ from featviz.from_picture.driver import (
     Column,
     Options,
     Redrawing,
-    check_counts,
     chosen_layers,
     class_ranks,
     pixel_distances,
 )
 from featviz.from_picture.result import Inverted
-from featviz.from_picture.settings import STEPS, method_settings
+from featviz.from_picture.settings import STEPS
 from featviz.images import check_pictures
 from featviz.maximization import objectives
 from featviz.models.layers import read_layer
@@ -99,11 +98,22 @@ def invert(
     Example:
         featviz.invert(model, picture, ["conv1", "conv5", "fc7"]).save("run/inversion")
     """
-    options = Options(restarts, seed, frames, film, batch_size, checkpoint, progress)
-    run = Redrawing(model, pictures, names, options)
-    check_counts(steps=steps)
+    options = Options(
+        method="invert",
+        steps=steps,
+        settings=settings,
+        precision=precision,
+        seed=seed,
+        names=names,
+        frames=frames,
+        film=film,
+        batch_size=batch_size,
+        checkpoint=checkpoint,
+        progress=progress,
+        restarts=restarts,
+    )
+    run = Redrawing(model, pictures, options)
     places = chosen_layers(model, layers)
-    height, width = run.given.shape[-2:]
     data = None if isinstance(others, Tensor) else (others or sample_pictures()).spread(_OTHERS)
     if isinstance(others, Tensor):
         unrelated = check_pictures(others[:_OTHERS])
@@ -113,15 +123,7 @@ def invert(
     unrelated = unrelated.to(model.device, torch.float32)
 
     def column(layer: str) -> Column:
-        how = settings or method_settings(
-            "invert",
-            model,
-            layer,
-            height=height,
-            width=width,
-            steps=steps,
-            precision=precision,
-        )
+        how = run.settings(layer)
 
         def draw(batch: Batch) -> Optimized:
             objective = -objectives.distance(layer, read_layer(model, batch.given, layer))
