@@ -29,12 +29,12 @@ def main() -> None:
     count = options.count or (24 if options.quick else 200)
     model = featviz.load(options.model, weights=options.weights or None)
     pictures = featviz.open_pictures(options.data) if options.data else featviz.sample_pictures()
-    quick: dict[str, Any] = {"steps": 20, "check_steps": 10, "queries": 20, "sections": ()}
+    quick: dict[str, Any] = {"steps": 20, "check_steps": 10, "queries": 20, "parts": ()}
     started = time.perf_counter()
     found = featviz.audit(model, pictures, count=count, **(quick if options.quick else {}))
     seconds = time.perf_counter() - started
     n = len(found.names)
-    right = int(found.clean_right.sum())
+    right = int(found.clean_correct.sum())
     print(f"{found.title}: {right} of {n} right when clean")
     for warning in found.warnings:
         print(f"  note: {warning}")

@@ -437,7 +437,7 @@ def _robustness_steps(s: Subject) -> list[Step]:
             steps=budget.audit_steps,
             check_steps=budget.check_steps,
             queries=budget.square_queries,
-            sections=(),
+            parts=(),
             seed=s.seed,
             progress=s.progress,
         )

@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from featviz.models.model import Model
-    from featviz.robustness.parts import Section
 
 STEPS = {
     "pgd": 40,
@@ -78,8 +77,12 @@ class Attacked(results.Result):
     """(N, classes) probabilities of the originals"""
     after: Tensor
     """(N, classes) probabilities of the adversarial pictures"""
-    inside: Section | None = None
-    """what changes in the net, where it was looked at (`sections.inside_of`)"""
+    diagnosis: results.Result | None = None
+    """what changes in the network, where it was measured (`robustness.parts.diagnose_attack`)"""
+
+    @property
+    def parts(self) -> dict[str, results.Result]:
+        return {} if self.diagnosis is None else {"diagnosis": self.diagnosis}
 
     @property
     def title(self) -> str:
@@ -136,7 +139,11 @@ class Attacked(results.Result):
                     int(found.backwards.sum()), "", "of single pictures"
                 ),
             }
-            | (self.inside.numbers() if self.inside is not None else {})
+            | {
+                f"{name}: {key}": number
+                for name, part in self.parts.items()
+                for key, number in part.numbers().items()
+            }
         )
 
     def perturbation(self, i: int) -> tuple[Tensor, float]:
@@ -207,8 +214,6 @@ class Attacked(results.Result):
             caption="One row a picture; linf and l2 are the size of the change in [0, 1] units.",
         )
         self._write_certificates(folder)
-        if self.inside is not None:
-            self.inside.write(folder)
 
     def _write_certificates(self, folder: results.Folder) -> None:
         """What anyone needs to hold each claim against the saved picture."""

@@ -50,8 +50,8 @@ def attack(
     restarts: Annotated[
         int, typer.Option("--restarts", help="Walks at most, of pgd and apgd.")
     ] = 1,
-    inside: Annotated[
-        bool, typer.Option("--inside", help="Show what changes in the net, layer by layer.")
+    diagnosis: Annotated[
+        bool, typer.Option("--diagnosis", help="Measure what changes in the network, by layer.")
     ] = False,
     data: Annotated[
         Path | None,
@@ -59,7 +59,7 @@ def attack(
             "--data",
             "-d",
             metavar="PATH",
-            help="With --inside: class folders that show what the classes look like inside; "
+            help="With --diagnosis: class folders with reference pictures of the classes; "
             "default: the bundled sample pictures.",
         ),
     ] = None,
@@ -99,11 +99,11 @@ def attack(
             names=names,
             progress=progress,
         )
-        if inside:
+        if diagnosis:
             from dataclasses import replace
 
-            from featviz.robustness.parts import inside_of
+            from featviz.robustness.parts import diagnose_attack
 
-            shown = inside_of(net, result, open_data(data), seed=seed, progress=progress)
-            result = replace(result, inside=shown)
+            found = diagnose_attack(net, result, open_data(data), seed=seed, progress=progress)
+            result = replace(result, diagnosis=found)
     output.finish(result, folder)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Annotated
 
 import typer
 
 from featviz.cli import options
 
-SECTIONS = "corruptions,universal,transfer,inside"
+PARTS = "corruptions,universal,transfer,diagnosis"
 
 
 def audit(
@@ -46,7 +45,10 @@ def audit(
         int, typer.Option("--steps", help="Passes of the search for the smallest change.")
     ] = 60,
     check: Annotated[
-        str, typer.Option("--check", help="Second attack on what stands: apgd or suite (dearer).")
+        str,
+        typer.Option(
+            "--check", help="Second attack on the pictures left: apgd or ensemble (slower)."
+        ),
     ] = "apgd",
     check_steps: Annotated[
         int, typer.Option("--check-steps", help="Of the second attack; 0: no check.")
@@ -54,9 +56,9 @@ def audit(
     queries: Annotated[
         int, typer.Option("--queries", help="Of the attack without gradients; 0: none.")
     ] = 100,
-    sections: Annotated[
-        str, typer.Option("--sections", help="Further parts, with commas; none: the curves alone.")
-    ] = SECTIONS,
+    parts: Annotated[
+        str, typer.Option("--parts", help="Further results, with commas; none: the curves alone.")
+    ] = PARTS,
     against: Annotated[
         list[str] | None,
         typer.Option(
@@ -69,16 +71,17 @@ def audit(
     model: options.ModelOptions,
     output: options.OutputOptions,
 ) -> None:
-    """Measure accuracy against the size of the attack, with doubts about the measurement itself.
+    """Measure robust accuracy against the size of the attack, with checks of the measurement.
 
-    Labels are the names of the class folders; without any, the model's own answers stand in. A
-    run that was stopped goes on where it was when the same command is given again.
+    Labels are the names of the class folders; without any, the model's predictions are used. A run
+    that was stopped goes on when the same command is given again.
 
     Example: featviz audit --eps 1/255,2/255,4/255 --norm linf --count 24
     """
     norms = _words(norm)
     grids = _grids(norms, {"linf": eps, "l2": eps_l2, "l1": eps_l1, "l0": eps_l0})
 
+    from featviz.checkpoints import partial_folder, remove_checkpoint
     from featviz.cli.run import open_data
     from featviz.models.load import load
     from featviz.robustness.audit import audit as run
@@ -93,10 +96,6 @@ def audit(
         name, _, file = word.partition(":")
         others[name] = load(name, weights=file or None, device=model.device)
 
-    def announce(line: str) -> None:
-        if not output.quiet:
-            print(f"featviz: {line}", file=sys.stderr)
-
     with output.progress() as progress:
         result = run(
             net,
@@ -108,19 +107,18 @@ def audit(
             check=check.lower(),
             check_steps=check_steps,
             queries=queries,
-            sections=_words(sections),
+            parts=_words(parts),
             against=others,
             seed=seed,
-            out=folder,
-            overwrite=output.overwrite,
-            announce=announce,
+            checkpoint=partial_folder(folder),
             progress=progress,
         )
-    output.report(result, folder)
+    output.finish(result, folder)
+    remove_checkpoint(partial_folder(folder))
 
 
 def _words(text: str) -> list[str]:
-    """The words of a list with commas, in small letters; "none" is an empty list."""
+    """The words of a list with commas, in lower case; "none" is an empty list."""
     words = [word.strip().lower() for word in text.split(",") if word.strip()]
     return [] if words == ["none"] else words
 

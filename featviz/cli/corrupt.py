@@ -21,7 +21,7 @@ def corrupt(
         ),
     ] = None,
     extra: Annotated[
-        bool, typer.Option("--extra", help="Add the 4 that the benchmark does not count.")
+        bool, typer.Option("--extra", help="Add the 4 that are not in the benchmark's mean.")
     ] = False,
     severities: Annotated[
         str, typer.Option("--severities", metavar="LIST", help="Of 1,2,3,4,5.")
@@ -42,7 +42,7 @@ def corrupt(
 ) -> None:
     """Measure accuracy under noise, blur, weather and compression (ImageNet-C's corruptions).
 
-    Stopped and started again with the same arguments it goes on where it was.
+    A run that was stopped goes on when the same command is given again.
 
     Example: featviz corrupt --names fog,pixelate --severities 1,3,5
     """
@@ -55,8 +55,7 @@ def corrupt(
     except ValueError:
         raise UserError(f"--severities {severities!r}: write numbers of 1 to 5, as 1,3,5") from None
 
-    import shutil
-
+    from featviz.checkpoints import partial_folder, remove_checkpoint
     from featviz.cli.run import open_data
     from featviz.corruptions import CORRUPTIONS, EXTRA, corruption_table, settings
 
@@ -67,7 +66,6 @@ def corrupt(
     pictures = open_data(data)
     folder = output.folder(f"corruptions-{pictures.name}")
     net = model.load()
-    partial = folder.with_name(f"{folder.name}.partial")
     with output.progress() as progress:
         result = corruption_table(
             net,
@@ -77,8 +75,8 @@ def corrupt(
             count=count,
             jpeg=jpeg,
             seed=seed,
-            partial=partial,
+            checkpoint=partial_folder(folder),
             progress=progress,
         )
     output.finish(result, folder)
-    shutil.rmtree(partial, ignore_errors=True)
+    remove_checkpoint(partial_folder(folder))

@@ -8,10 +8,10 @@ and of its small sister at 64. Torch and pillow are enough.
     Hendrycks and Dietterich, "Benchmarking Neural Network Robustness to Common Corruptions and
         Perturbations", 2019 (arXiv:1903.12261)
 
-Three things differ from the published pictures: the noises come from other random streams; frost
-lays procedural ice over the picture, because the benchmark's six photographs are not ours to
-give (so frost's numbers are NOT comparable); and resampling is exact where OpenCV's is in 32nds of
-a pixel.
+Three things differ from the published pictures: the noise comes from other random generators;
+frost uses procedural ice, because the benchmark's six photographs may not be distributed here (so
+frost's numbers are NOT comparable); and resampling is exact where OpenCV's is in 32nds of a
+pixel.
 """
 
 from featviz.corruptions.apply import corrupt
@@ -22,8 +22,9 @@ from featviz.corruptions.constants import (
     SEVERITIES,
     settings,
 )
-from featviz.corruptions.table import Corruptions, corruption_table
-from featviz.corruptions.yardstick import ALEXNET_ERRORS, mean_corruption_error
+from featviz.corruptions.mce import ALEXNET_ERRORS, mean_corruption_error
+from featviz.corruptions.result import Corruptions
+from featviz.corruptions.table import corruption_table
 
 __all__ = [
     "ALEXNET_ERRORS",

@@ -141,6 +141,16 @@ _SCALED: dict[str, Callable[[Setting, float], Setting]] = {
 }
 
 
+def family(name: str) -> str:
+    """noise, blur, weather, digital, or extra."""
+    return next((kind for kind, names in FAMILIES.items() if name in names), "extra")
+
+
+def words(name: str) -> str:
+    """A corruption's name for people: "JPEG compression" of jpeg_compression."""
+    return name.replace("_", " ").replace("jpeg", "JPEG")
+
+
 def settings(name: str, severity: int, side: int) -> Setting:
     """The constants of a corruption for pictures of `side` pixels. Raises UserError."""
     known = (*CORRUPTIONS, *EXTRA)

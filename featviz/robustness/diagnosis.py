@@ -1,21 +1,19 @@
-"""What changes inside: a clean and an adversarial picture, followed through the network.
+"""What changes inside a network between clean pictures and their adversarial copies.
 
-In: a model, pictures, what an attack made of them, and reference pictures with their classes. Out:
-`Inside`, drawn by `inside`. Four questions, each beside what noise and a natural corruption of the
-same L2 size do:
+In: a model, pictures, their adversarial copies, and reference pictures with their classes. Out:
+tensors, without figures. Four measurements:
 
-- how far does each layer's activation move? (`compare`: relative length, cosine, switched ReLUs)
-- where does the false class take over? (`nearness`: mean activations of the two classes)
-- which units carry the change of the margin? (`margin_shares`: a first-order account of each unit,
-  with what it leaves unexplained; in the last layer before the logits nothing is left)
-- which way does the picture go through the space before the logits? (`follow`: its nearest
-  reference pictures at points between clean and adversarial)
+- how far each layer's activation moves (`activation_change`), beside random noise and a Gaussian
+  blur of the same L2 norm
+- from which layer on it is nearer to the mean of the predicted class (`nearness`, `first_flips`)
+- which units carry the change of the margin (`unit_contributions`)
+- which reference pictures are nearest on the way from clean to adversarial (`feature_path`)
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -25,215 +23,301 @@ from torch import Tensor
 
 from featviz.attacks import projections
 from featviz.corruptions.apply import corrupt
-from featviz.embedding.extract import default_layer, embed_batch
-from featviz.embedding.pieces import pool
 from featviz.errors import UserError
 from featviz.models.frozen import frozen
 from featviz.models.layers import activations, tap
 
 if TYPE_CHECKING:
-    from featviz.models.model import Model
+    from featviz.models.model import Layer, Model
 
 KINDS = ("adversarial", "noise", "blur")
 CORRUPTION = ("gaussian_blur", 3)
-"""what "blur" is, before it is brought to the size of the adversarial change"""
+"""what "blur" is, before it is scaled to the norm of the adversarial change"""
 MOST_LAYERS = 20
 POINTS = 9
 """on the way from the clean to the adversarial picture"""
-Progress = Callable[[int, int, str], None]
+_PASSIVE = ("Dropout", "Flatten", "Sequential", "Identity")
 
 
 class Reference(NamedTuple):
-    """Pictures that say what classes look like inside; none of those that are diagnosed."""
+    """Pictures that represent classes; none of those that are diagnosed."""
 
     pictures: Tensor
     """(M, 3, S, S) in [0, 1]"""
     labels: Tensor
     """(M,)"""
 
+    def shows(self, *classes: int) -> bool:
+        """Whether there are pictures of every one of the classes."""
+        return set(classes) <= set(self.labels.tolist())
 
-@dataclass(frozen=True)
-class Comparison:
+
+class ActivationChange(NamedTuple):
     """One kind of change, layer by layer; rows are pictures, columns layers."""
 
     relative: Tensor
-    """(N, L) length of the activation's change over its own length"""
+    """(N, L) norm of the activation's change over the norm of the activation"""
     cosine: Tensor
     """(N, L) between the activations before and after"""
     switched: Tensor
-    """(N, L) share of ReLU units that went on or off; nan for layers that are no ReLU"""
+    """(N, L) share of ReLU units switched on or off; nan for layers that are no ReLU"""
+    nearness: Tensor
+    """(N, L) from -1 (at the predicted class's mean) to 1 (at the label's); nan if unknown"""
     input_relative: Tensor
     """(N,) the same as `relative`, of the picture"""
-    nearer: Tensor
-    """(N, L) from -1 (at the false class's mean) to 1 (at the own): nan without reference"""
+
+    @property
+    def gain(self) -> Tensor:
+        """(L,) median of the layer's relative change over the picture's."""
+        size = self.input_relative[:, None].clamp(min=1e-300)
+        return (self.relative / size).median(0).values
 
 
 @dataclass(frozen=True)
-class UnitShare:
-    """What one unit adds to the change of the margin."""
+class LayerDiagnosis:
+    """All pictures, layer by layer."""
+
+    layers: tuple[str, ...]
+    changes: Mapping[str, ActivationChange]
+    """by the kind of change, see `KINDS`"""
+    clean_nearness: Tensor
+    """(N, L) nearness of the clean pictures"""
+    flips: tuple[str | None, ...]
+    """for each picture the first layer that is nearer to the predicted class and stays so"""
+
+    @property
+    def placed(self) -> Tensor:
+        """(N,) bool: the reference shows both of the picture's classes."""
+        return self.clean_nearness.isfinite().all(1)
+
+
+@dataclass(frozen=True)
+class UnitContribution:
+    """What one unit contributes to the change of the margin."""
 
     unit: int
     logits: float
-    """its part of the change of z_false - z_own"""
     before: Tensor
     """its activation on the clean picture: (H, W), or ()"""
     after: Tensor
     image: Tensor | None = None
-    """(3, h, w) synthetic image that the unit likes most"""
+    """(3, h, w) synthetic image that activates the unit"""
 
 
 @dataclass(frozen=True)
-class Account:
-    """The change of the margin z_false - z_own, divided among the units of one layer."""
+class MarginChange:
+    """The change of the margin z_predicted - z_label, divided among the units of one layer."""
 
     layer: str
     named: str
-    """the layer by whose name its units go: a ReLU's are those of the layer before it"""
+    """the layer by which its units are named: for a ReLU the layer before it"""
     change: float
     """of the margin, in logits"""
     explained: float
-    """the sum over all units of the layer"""
+    """the sum of the contributions of all units of the layer"""
     units: int
     share: float
-    """what the units listed add up to, over what all that push the same way add up to"""
-    top: tuple[UnitShare, ...]
+    """the sum over `top`, over the sum of all contributions with the sign of the change"""
+    top: tuple[UnitContribution, ...]
+
+    @property
+    def has_maps(self) -> bool:
+        """Whether the units have maps, or one value each."""
+        return all(unit.before.dim() == 2 for unit in self.top)
 
 
 @dataclass(frozen=True)
-class Path:
-    """The picture's way through the space of the last layer before the logits."""
+class FeaturePath:
+    """The straight line from clean to adversarial, seen in the last layer before the logits."""
 
     layer: str
     points: Tensor
     """(P,) from 0 (clean) to 1 (adversarial)"""
     xy: Tensor
-    """(P, 2): along own mean (0) to false mean (1), and across, in the same unit"""
+    """(P, 2): from the label's mean (0) to the predicted class's (1), and across, in one unit"""
     reference_xy: Tensor
     """(M, 2) of the reference pictures"""
     neighbors: Tensor
     """(P, k) rows of the reference, nearest first"""
-    answers: Tensor
+    predictions: Tensor
     """(P,) the model's class"""
 
 
 @dataclass(frozen=True)
-class Portrait:
-    """One picture, shown in full."""
+class PictureDiagnosis:
+    """One picture in detail."""
 
     row: int
     original: Tensor
     adversarial: Tensor
     label: int
     predicted: int
-    accounts: tuple[Account, ...]
-    path: Path | None
+    margins: tuple[MarginChange, ...]
+    path: FeaturePath | None
     attributions: Mapping[str, Tensor]
-    """class -> (2, H, W): evidence on the clean and on the adversarial picture"""
+    """class -> (2, H, W): attribution on the clean and on the adversarial picture"""
     flip: str | None
-    """the first layer that is nearer to the false class and stays so; None where none is"""
 
 
-def shown_layers(model: Model) -> list[str]:
-    """The layers that are compared: those with names of their own, else some spread over the net.
+def diagnose_layers(
+    model: Model,
+    pictures: Tensor,
+    adversarial: Tensor,
+    labels: Tensor,
+    predicted: Tensor,
+    reference: Reference | None = None,
+    *,
+    seed: int = 0,
+    batch_size: int = 16,
+) -> LayerDiagnosis:
+    """How pictures and their adversarial copies (N, 3, S, S) differ in every compared layer.
 
-    Containers, dropout and reshaping are left out.
+    Args:
+        model: The classifier.
+        pictures: Clean pictures.
+        adversarial: Their adversarial copies.
+        labels: (N,) classes of the pictures.
+        predicted: (N,) classes of the adversarial copies.
+        reference: Pictures of these classes. Nearness is nan for a picture of which it lacks a
+            class.
+        seed: Of the noise.
+        batch_size: Pictures that the model computes at once.
+
+    Raises:
+        UserError: There is no picture.
     """
-    passive = ("Dropout", "Flatten", "Sequential", "Identity")
-    useful = [la for la in model.layers.values() if la.path and not la.kind.startswith(passive)]
-    named = [la.name for la in useful if la.name in model.aliases]
-    names = named if len(named) >= 4 else [la.name for la in useful]
+    if not len(pictures):
+        raise UserError("no picture was fooled, so there is nothing to compare")
+    layers = compared_layers(model)
+    x, moved = pictures.to(model.device), adversarial.to(model.device)
+    changed = {"adversarial": moved} | equal_norm_changes(x, moved, seed=seed) | {"clean": x}
+    with frozen(model):
+        means = None
+        if reference is not None:
+            found = class_means(model, reference, layers, batch_size=batch_size)
+            means = [{la: m[classes] for la, m in found.items()} for classes in (labels, predicted)]
+        changes = {
+            kind: activation_change(model, x, to, layers, means=means, batch_size=batch_size)
+            for kind, to in changed.items()
+        }
+    clean = changes.pop("clean").nearness
+    flips = first_flips(clean, changes["adversarial"].nearness, layers)
+    return LayerDiagnosis(tuple(layers), changes, clean, tuple(flips))
+
+
+def _computing(model: Model) -> list[Layer]:
+    """The model's layers without containers, dropout and reshaping."""
+    return [la for la in model.layers.values() if la.path and not la.kind.startswith(_PASSIVE)]
+
+
+def compared_layers(model: Model) -> list[str]:
+    """The layers that are compared: those with aliases, else at most 20 spread over the network."""
+    layers = _computing(model)
+    named = [la.name for la in layers if la.name in model.aliases]
+    names = named if len(named) >= 4 else [la.name for la in layers]
     if len(names) > MOST_LAYERS:
         names = [names[round(i * (len(names) - 1) / (MOST_LAYERS - 1))] for i in range(MOST_LAYERS)]
     return names
 
 
-def equal_changes(pictures: Tensor, adversarial: Tensor, *, seed: int = 0) -> dict[str, Tensor]:
-    """Noise and a blur of the same L2 length as the adversarial change, picture by picture.
+def last_hidden_layer(model: Model) -> str:
+    """relu7 where a model has it, else its last layer before the logits. Raises UserError."""
+    if "relu7" in model.aliases:
+        return "relu7"
+    hidden = [la.name for la in _computing(model) if la.units != len(model.classes)]
+    if not hidden:
+        raise UserError(
+            f"{model.name} has no layer before its logits, so there is no feature space"
+        )
+    return hidden[-1]
 
-    pictures, adversarial: (N, 3, S, S). What leaves [0, 1] is cut and the rest lengthened, so that
-    lengths agree within a per mille unless the corruption cannot reach it (a flat picture).
+
+def equal_norm_changes(
+    pictures: Tensor, adversarial: Tensor, *, seed: int = 0
+) -> dict[str, Tensor]:
+    """Pictures under noise and blur of the same L2 norm as the adversarial change of each.
+
+    Values are clipped to [0, 1] and the rest is lengthened, so that norms agree within 0.1% unless
+    the corruption cannot reach them (a uniform picture).
     """
     wanted = projections.l2_distance(pictures, adversarial)
-    noise = torch.stack(
-        [
-            torch.randn(
-                p.shape, generator=projections.generator(projections.picture_key(p.cpu(), seed), 5)
-            )
-            for p in pictures
-        ]
-    ).to(pictures)
-    blurred = corrupt(pictures, *CORRUPTION, seed=seed) - pictures
-    return {
-        name: _to_length(pictures, change, wanted)
-        for name, change in (("noise", noise), ("blur", blurred))
-    }
+    streams = (projections.generator(projections.picture_key(p.cpu(), seed), 5) for p in pictures)
+    noise = torch.stack([torch.randn(pictures.shape[1:], generator=s) for s in streams])
+    blur = corrupt(pictures, *CORRUPTION, seed=seed) - pictures
+    changes = {"noise": noise.to(pictures), "blur": blur}
+    return {name: _to_norm(pictures, change, wanted) for name, change in changes.items()}
 
 
-def _to_length(pictures: Tensor, change: Tensor, wanted: Tensor) -> Tensor:
+def _to_norm(pictures: Tensor, change: Tensor, wanted: Tensor) -> Tensor:
     moved, factor = pictures, torch.ones_like(wanted)
     for _ in range(8):
         moved = (pictures + projections.column(factor).to(pictures.dtype) * change).clamp(0, 1)
-        length = projections.l2_distance(pictures, moved)
-        factor = factor * torch.where(length > 0, wanted / length.clamp(min=1e-300), 1.0)
+        norm = projections.l2_distance(pictures, moved)
+        factor = factor * torch.where(norm > 0, wanted / norm.clamp(min=1e-300), 1.0)
     return moved
 
 
-def compare(
+def activation_change(
     model: Model,
     pictures: Tensor,
     changed: Tensor,
     layers: Sequence[str],
     *,
-    own: Mapping[str, Tensor] | None = None,
-    false: Mapping[str, Tensor] | None = None,
+    means: Sequence[Mapping[str, Tensor]] | None = None,
     batch_size: int = 16,
-) -> Comparison:
+) -> ActivationChange:
     """How a change of pictures (N, 3, S, S) moves the activations of each layer.
 
-    own, false: for each layer the mean pooled activations of the right and the false class of each
-        picture, (N, units); see `class_means`
+    means: for the label and for the predicted class of each picture, layer -> mean pooled
+    activations (N, units), see `class_means`
     """
-    relative: list[Tensor] = []
-    cosine: list[Tensor] = []
-    switched: list[Tensor] = []
-    nearer: list[Tensor] = []
+    batches = []
     for start in range(0, len(pictures), batch_size):
-        cut = slice(start, start + batch_size)
+        rows = slice(start, start + batch_size)
         with torch.no_grad():
-            before = activations(model, pictures[cut], layers)
-            after = activations(model, changed[cut], layers)
-        rows: list[list[Tensor]] = [[], [], [], []]
+            before = activations(model, pictures[rows], layers)
+            after = activations(model, changed[rows], layers)
+        by_layer = []
         for name in layers:
-            h, g = before[name].double().flatten(1), after[name].double().flatten(1)
-            length = h.norm(dim=1)
-            rows[0].append((g - h).norm(dim=1) / length.clamp(min=1e-300))
-            rows[1].append((h * g).sum(1) / (length * g.norm(dim=1)).clamp(min=1e-300))
-            relu = model.layer(name).kind == "ReLU"
-            on = ((h > 0) != (g > 0)).double().mean(1)
-            rows[2].append(on if relu else torch.full_like(on, math.nan))
-            if own is None or false is None:
-                rows[3].append(torch.full_like(on, math.nan))
-            else:
-                rows[3].append(
-                    nearness(pool(after[name], model.layer(name)), own[name][cut], false[name][cut])
-                )
-        for kept, made in zip((relative, cosine, switched, nearer), rows, strict=True):
-            kept.append(torch.stack(made, 1).cpu())
-    length = pictures.double().flatten(1).norm(dim=1)
-    size = projections.l2_distance(pictures, changed) / length.clamp(min=1e-300)
-    return Comparison(
-        torch.cat(relative), torch.cat(cosine), torch.cat(switched), size.cpu(), torch.cat(nearer)
-    )
+            h, g = (values[name].double().flatten(1) for values in (before, after))
+            by_layer.append(_layer_change(h, g, model.layer(name).kind == "ReLU"))
+            if means is not None:
+                label, predicted = (m[name][rows] for m in means)
+                by_layer[-1][:, 3] = nearness(pooled(after[name]), label, predicted)
+        batches.append(torch.stack(by_layer, 1).cpu())  # (n, L, 4)
+    norm = pictures.double().flatten(1).norm(dim=1).clamp(min=1e-300)
+    size = projections.l2_distance(pictures, changed) / norm
+    relative, cosine, switched, near = torch.cat(batches).unbind(2)
+    return ActivationChange(relative, cosine, switched, near, size.cpu())
 
 
-def nearness(values: Tensor, own: Tensor, false: Tensor) -> Tensor:
-    """(N,) where values (N, units) lie between two means: 1 at `own`, -1 at `false`, 0 halfway.
+def _layer_change(h: Tensor, g: Tensor, relu: bool) -> Tensor:
+    """(n, 4): relative change, cosine, share of switched units, and room for the nearness."""
+    norm = h.norm(dim=1)
+    relative = (g - h).norm(dim=1) / norm.clamp(min=1e-300)
+    cosine = (h * g).sum(1) / (norm * g.norm(dim=1)).clamp(min=1e-300)
+    unknown = torch.full_like(norm, math.nan)
+    switched = ((h > 0) != (g > 0)).double().mean(1) if relu else unknown
+    return torch.stack([relative, cosine, switched, unknown], 1)
 
-    It is (distance to false - distance to own) / (their sum), in float64.
+
+def pooled(values: Tensor) -> Tensor:
+    """Activations (N, units): the mean over positions of (N, C, H, W) or (N, tokens, C)."""
+    if values.dim() == 4:
+        return values.mean((2, 3))
+    return values.mean(1) if values.dim() == 3 else values
+
+
+def nearness(values: Tensor, label_mean: Tensor, predicted_mean: Tensor) -> Tensor:
+    """(N,) where values (N, units) lie between two means: 1 at the label's, -1 at the predicted's.
+
+    (distance to the predicted class - distance to the label) / (their sum), in float64.
     """
-    to_own = (values.double() - own.double().to(values.device)).norm(dim=1)
-    to_false = (values.double() - false.double().to(values.device)).norm(dim=1)
-    place: Tensor = (to_false - to_own) / (to_false + to_own).clamp(min=1e-300)
+    to_label, to_predicted = (
+        (values.double() - mean.double().to(values.device)).norm(dim=1)
+        for mean in (label_mean, predicted_mean)
+    )
+    place: Tensor = (to_predicted - to_label) / (to_predicted + to_label).clamp(min=1e-300)
     return place
 
 
@@ -242,48 +326,41 @@ def class_means(
 ) -> dict[str, Tensor]:
     """For each layer the mean pooled activation of every class, (classes, units); nan without."""
     count = len(model.classes)
-    sums = {
-        name: torch.zeros(count, model.layer(name).units, dtype=torch.float64) for name in layers
-    }
-    for start in range(0, len(reference.pictures), batch_size):
-        cut = slice(start, start + batch_size)
+    sums = {la: torch.zeros(count, model.layer(la).units, dtype=torch.float64) for la in layers}
+    for pictures, labels in zip(
+        reference.pictures.split(batch_size), reference.labels.split(batch_size), strict=True
+    ):
         with torch.no_grad():
-            found = activations(model, reference.pictures[cut].to(model.device), layers)
+            found = activations(model, pictures.to(model.device), layers)
         for name in layers:
-            values = pool(found[name], model.layer(name)).double().cpu()
-            sums[name].index_add_(0, reference.labels[cut], values)
+            values = pooled(found[name].double()).cpu()
+            sums[name].index_add_(0, labels, values)
     counts = torch.bincount(reference.labels, minlength=count).double()
     return {name: total / counts[:, None] for name, total in sums.items()}
 
 
 def first_flips(clean: Tensor, adversarial: Tensor, layers: Sequence[str]) -> list[str | None]:
-    """For each picture the layer from which on it is nearer to the false class, and was not before.
+    """For each picture the layer from which on the adversarial copy is nearer to its prediction.
 
-    clean, adversarial: (N, L) nearness. The layer is the first of the unbroken run, up to the end,
-    in which the clean picture is nearer to its own class and the adversarial one to the false.
+    clean, adversarial: (N, L) nearness. The layer is the first of the unbroken run, up to the last
+    layer, in which the clean picture is nearer to its label and the adversarial one is not.
     """
-    flipped = (clean > 0) & (adversarial < 0)
-    found: list[str | None] = []
-    for row in flipped.tolist():
-        at = len(row)
-        while at and row[at - 1]:
-            at -= 1
-        found.append(layers[at] if at < len(row) else None)
-    return found
+    kept = ((clean > 0) & (adversarial < 0)).flip(1).long().cumprod(1).sum(1)
+    return [layers[len(layers) - run] if run else None for run in kept.tolist()]
 
 
-def margin_shares(
+def unit_contributions(
     model: Model, clean: Tensor, adversarial: Tensor, label: int, predicted: int, layer: str
 ) -> tuple[Tensor, float, dict[str, Tensor]]:
-    """Each unit's part of the change of z_predicted - z_label between two pictures (3, S, S).
+    """Each unit's contribution to the change of the margin between two pictures (3, S, S).
 
     With h and h' the activations of the layer and g, g' the gradients of the margin there, a unit's
-    part is the sum over its positions of (h' - h) (g + g') / 2. The parts add up to the change
-    where the net behind the layer is linear or quadratic on the way; what they leave is told.
+    contribution is the sum over its positions of (h' - h) (g + g') / 2. The contributions add up to
+    the change where the network behind the layer is linear or quadratic on the way.
 
-    Returns ((units,) parts in float64, the change in logits, {"before", "after"} activations).
+    Returns ((units,) contributions in float64, the change in logits, {"before", "after"}
+    activations).
     """
-    place = model.layer(layer)
     found = []
     with tap(model, [layer]) as taken:
         for picture in (clean, adversarial):
@@ -296,14 +373,12 @@ def margin_shares(
             found.append((h.detach()[0], gradient[0], float(margin.detach())))
     (h, g, before), (h2, g2, after) = found
     parts = (h2.double() - h.double()) * (g.double() + g2.double()) / 2
-    if len(place.shape) == 3:
-        parts = parts.sum((1, 2))
-    elif len(place.shape) == 2:
-        parts = parts.sum(0)
+    if parts.dim() > 1:
+        parts = parts.sum((1, 2)) if parts.dim() == 3 else parts.sum(0)
     return parts.cpu(), after - before, {"before": h.cpu(), "after": h2.cpu()}
 
 
-def account(
+def margin_change(
     model: Model,
     clean: Tensor,
     adversarial: Tensor,
@@ -311,59 +386,50 @@ def account(
     predicted: int,
     layer: str,
     count: int,
-) -> Account:
-    """The units of a layer that carry most of the change of the margin."""
-    parts, change, maps = margin_shares(model, clean, adversarial, label, predicted, layer)
+) -> MarginChange:
+    """The `count` units of a layer that contribute most to the change of the margin."""
+    parts, change, maps = unit_contributions(model, clean, adversarial, label, predicted, layer)
     same = parts * math.copysign(1.0, change)
     top = same.argsort(descending=True, stable=True)[:count].tolist()
-    pushing = float(same.clamp(min=0).sum())
-    spatial = len(model.layer(layer).shape) == 3
-    return Account(
+    total = float(same.clamp(min=0).sum())
+    if len(model.layer(layer).shape) != 3:
+        maps = {key: values.movedim(-1, 0) for key, values in maps.items()}
+    return MarginChange(
         layer=layer,
-        named=behind_relu(model, layer),
+        named=pre_activation_layer(model, layer),
         change=change,
         explained=float(parts.sum()),
         units=len(parts),
-        share=float(same[top].clamp(min=0).sum()) / pushing if pushing else 0.0,
+        share=float(same[top].clamp(min=0).sum()) / total if total else 0.0,
         top=tuple(
-            UnitShare(
-                unit,
-                float(parts[unit]),
-                maps["before"][unit] if spatial else maps["before"][..., unit],
-                maps["after"][unit] if spatial else maps["after"][..., unit],
-            )
+            UnitContribution(unit, float(parts[unit]), maps["before"][unit], maps["after"][unit])
             for unit in top
         ),
     )
 
 
-def behind_relu(model: Model, layer: str) -> str:
-    """The layer whose values a ReLU cuts off, which shares its units; any other layer is itself."""
+def pre_activation_layer(model: Model, layer: str) -> str:
+    """The layer whose values a ReLU clips, which has the same units; another layer is itself."""
     order = list(model.layers.values())
     at = next(i for i, la in enumerate(order) if la.name == model.layer(layer).name)
-    place = order[at]
-    if place.kind != "ReLU" or at == 0:
-        return place.name
-    before = order[at - 1]
-    same = before.shape == place.shape and before.kind in {"Conv2d", "Linear", "BatchNorm2d"}
-    return before.name if same else place.name
+    place, before = order[at], order[max(at - 1, 0)]
+    clips = place.kind == "ReLU" and before.kind in {"Conv2d", "Linear", "BatchNorm2d"}
+    return before.name if clips and before.shape == place.shape else place.name
 
 
-def account_layers(model: Model) -> list[str]:
-    """Where units are called to account: behind the last convolution, and before the logits."""
+def contribution_layers(model: Model) -> list[str]:
+    """The layers whose units are listed: the last convolution (its ReLU), and before the logits."""
     order = [la for la in model.layers.values() if la.path]
-    last = default_layer(model)
+    last = last_hidden_layer(model)
     spatial = [i for i, la in enumerate(order) if la.kind == "Conv2d" and la.spatial]
-    found = []
-    if spatial:
-        at = spatial[-1]
-        behind = order[at + 1] if at + 1 < len(order) else order[at]
-        same = behind.kind == "ReLU" and behind.shape == order[at].shape
-        found.append((behind if same else order[at]).name)
-    return list(dict.fromkeys([*found, last]))
+    if not spatial:
+        return [last]
+    convolution, after = order[spatial[-1]], order[min(spatial[-1] + 1, len(order) - 1)]
+    relu = after.kind == "ReLU" and after.shape == convolution.shape
+    return list(dict.fromkeys([(after if relu else convolution).name, last]))
 
 
-def follow(
+def feature_path(
     model: Model,
     clean: Tensor,
     adversarial: Tensor,
@@ -372,103 +438,49 @@ def follow(
     reference: Reference,
     *,
     k: int = 5,
-) -> Path:
-    """The way from a clean to an adversarial picture (3, S, S) through the space before the logits.
+) -> FeaturePath:
+    """The line from a clean to an adversarial picture (3, S, S) in the last hidden layer.
 
-    Neighbours are the reference pictures of highest cosine there. The plane of `xy` has the mean of
-    the own class at (0, 0) and that of the false one at (1, 0); across is the direction in which
-    the two classes vary most besides.
+    Neighbors are the reference pictures of highest cosine there. The plane of `xy` has the mean of
+    the label's class at (0, 0) and that of the predicted one at (1, 0); across is the direction in
+    which the two classes vary most besides.
     """
-    layer = default_layer(model)
-    vectors = _embedded(model, reference.pictures, layer)
+    layer = last_hidden_layer(model)
+    vectors = _features(model, reference.pictures, layer)
     points = torch.linspace(0, 1, POINTS)
     way = torch.stack([clean + float(t) * (adversarial - clean) for t in points])
-    space = _embedded(model, way, layer)
+    space = _features(model, way, layer)
     with torch.no_grad():
-        answers = model(way.to(model.device)).argmax(1).cpu()
-    cosines = F.normalize(space.double(), dim=1) @ F.normalize(vectors.double(), dim=1).T
+        predictions = model(way.to(model.device)).argmax(1).cpu()
+    cosines = F.normalize(space, dim=1) @ F.normalize(vectors, dim=1).T
     rows = cosines.argsort(dim=1, descending=True, stable=True)[:, :k]
-    own, false = reference.labels == label, reference.labels == predicted
-    start = vectors[own].double().mean(0)
-    axis = vectors[false].double().mean(0) - start
+    own, other = reference.labels == label, reference.labels == predicted
+    start = vectors[own].mean(0)
+    axis = vectors[other].mean(0) - start
     length = axis.norm().clamp(min=1e-12)
     axis = axis / length
 
-    def along(values: Tensor) -> Tensor:
-        return torch.mv(values.double() - start, axis)
+    def split(values: Tensor) -> tuple[Tensor, Tensor]:
+        """Coordinate along the axis, and what is orthogonal to it."""
+        along = torch.mv(values - start, axis)
+        return along, values - start - torch.outer(along, axis)
 
-    def off(values: Tensor) -> Tensor:
-        return (values.double() - start).sub(torch.outer(along(values), axis))
-
-    both = off(vectors[own | false])
-    both = both - both.mean(0)
-    _, _, directions = torch.linalg.svd(both, full_matrices=False)
-    across = directions[0]
+    both = split(vectors[own | other])[1]
+    across = torch.linalg.svd(both - both.mean(0), full_matrices=False)[2][0]
     across = across * torch.sign(across[across.abs().argmax()])  # the sign of an SVD is arbitrary
 
     def plane(values: Tensor) -> Tensor:
-        return torch.stack([along(values), torch.mv(off(values), across)], 1).div(length)
+        along, rest = split(values)
+        return torch.stack([along, torch.mv(rest, across)], 1).div(length)
 
-    return Path(layer, points, plane(space), plane(vectors), rows, answers)
-
-
-def _embedded(model: Model, pictures: Tensor, layer: str, batch_size: int = 16) -> Tensor:
-    """Pictures in the space of a layer, (N, units), in batches."""
-    return torch.cat([embed_batch(model, part, layer) for part in pictures.split(batch_size)])
+    return FeaturePath(layer, points, plane(space), plane(vectors), rows, predictions)
 
 
-def check_reference(reference: Reference | None, classes: Sequence[int]) -> bool:
-    """Whether the reference shows every one of the classes."""
-    return reference is not None and set(classes) <= set(reference.labels.tolist())
-
-
-@dataclass(frozen=True)
-class Diagnosis:
-    """The numbers behind `Inside`: all pictures, layer by layer."""
-
-    layers: tuple[str, ...]
-    comparisons: Mapping[str, Comparison]
-    clean_nearer: Tensor
-    """(N, L) nearness of the clean pictures"""
-    flips: tuple[str | None, ...]
-
-
-def diagnose(
-    model: Model,
-    pictures: Tensor,
-    adversarial: Tensor,
-    labels: Tensor,
-    predicted: Tensor,
-    reference: Reference | None = None,
-    *,
-    seed: int = 0,
-    batch_size: int = 16,
-) -> Diagnosis:
-    """Follow pictures and their adversarial copies (N, 3, S, S) through every layer shown.
-
-    labels, predicted: (N,) the class each picture left and the one it reached
-    reference: pictures of these classes, for the question where the false class takes over; a
-        picture of which it lacks a class has nan there
-
-    Raises UserError if there is nothing to compare.
-    """
-    if not len(pictures):
-        raise UserError("no picture was fooled, so there is nothing to follow through the net")
-    layers = shown_layers(model)
-    x, moved = pictures.to(model.device), adversarial.to(model.device)
-    with frozen(model):
-        own = false = None
-        if reference is not None:
-            means = class_means(model, reference, layers, batch_size=batch_size)
-            own = {name: means[name][labels] for name in layers}
-            false = {name: means[name][predicted] for name in layers}
-        changes = {"adversarial": moved} | equal_changes(x, moved, seed=seed)
-        comparisons = {
-            kind: compare(
-                model, x, changes[kind], layers, own=own, false=false, batch_size=batch_size
-            )
-            for kind in KINDS
-        }
-        still = compare(model, x, x, layers, own=own, false=false, batch_size=batch_size)
-    flips = first_flips(still.nearer, comparisons["adversarial"].nearer, layers)
-    return Diagnosis(tuple(layers), comparisons, still.nearer, tuple(flips))
+def _features(model: Model, pictures: Tensor, layer: str, batch_size: int = 16) -> Tensor:
+    """(N, units) float64 pooled activations on the CPU."""
+    parts = []
+    for batch in pictures.split(batch_size):
+        with torch.no_grad():
+            taken = activations(model, batch.to(model.device), [layer])[layer]
+        parts.append(pooled(taken.double()).cpu())
+    return torch.cat(parts)

@@ -1,9 +1,9 @@
-"""Can the audit be believed? Checks that a model hides its gradient, or that an attack has failed.
+"""Checks for masked gradients and failed attacks, without which robust accuracy means little.
 
-In: the model and some pictures (`probe`), or what attacks found (tensors). Out: `Check`s, each with
-a name of its own, a value, the limit it was held against, and what to do when it is beyond it.
+In: the model and some pictures (`probe`), or counts of what attacks found. Out: `Check`s, each with
+a value, its limit, and what to do when it is exceeded.
 
-An attack that fails looks like a robust model. Signs that it is not, from
+A failed attack looks like a robust model. The signs of it are from
 
     Athalye, Carlini, Wagner, "Obfuscated Gradients Give a False Sense of Security", 2018
         (arXiv:1802.00420): one step stronger than many, black box stronger than white box,
@@ -11,39 +11,39 @@ An attack that fails looks like a robust model. Signs that it is not, from
     Pintor et al., "Indicators of Attack Failure", 2022 (arXiv:2106.09947): six indicators,
         I1 to I6, here on whole batches; differences are said at each function
 
-A trace is what an attack climbs: (N, T) margins, wrong logit minus right one, NaN where it had
-ended; above 0 the picture is fooled.
+A trace is the objective of an attack over its steps: (N, T) margins, wrong logit minus right one,
+NaN after its end; above 0 the picture is fooled.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from featviz.attacks import projections
-
-Classifier = Callable[[Tensor], Tensor]
+from featviz.attacks.loop import Classifier, classify
 
 TINY = 1e-6
 """far below one level of an 8-bit picture (1/255), yet far above the last bit of a float32"""
 SLOPE_STEP = 0.25 / 255
-"""over which the gradient is compared with what the logits really do"""
+"""over which the gradient is compared with the change of the logits"""
 WINDOW = 8 / 255
 """width of the random moves of I2, as in the paper"""
 
 
 @dataclass(frozen=True)
 class Check:
-    """One doubt, whether it holds or not."""
+    """One sign of a failed measurement, present or not."""
 
     name: str
     value: float | None
     """what was measured; None when it could not be"""
     limit: float
-    tripped: bool
+    flagged: bool
     meaning: str
     """what was measured, in words"""
     remedy: str
@@ -56,13 +56,13 @@ class Check:
 
 
 def above(name: str, value: float | None, limit: float, *, meaning: str, remedy: str) -> Check:
-    """A check that trips when its value is above the limit."""
+    """A check that is flagged when its value is above the limit."""
     return Check(name, value, limit, value is not None and value > limit, meaning, remedy)
 
 
 @dataclass(frozen=True)
 class Probe:
-    """What a model's answers and gradients are like on some pictures, before any attack."""
+    """Outputs and gradients of a model on some pictures, before any attack."""
 
     pictures: int
     randomised: float
@@ -80,7 +80,7 @@ class Probe:
     stepped: float
     """share of pictures whose logits stay bit-equal under tiny noise, but not under larger noise"""
     slope: float | None
-    """median of (what the margin does) / (what the gradient says) over a small step"""
+    """median of (change of the margin) / (change predicted by the gradient) over a small step"""
     unstable: float
     """I2: mean change of the margin under random moves, over its mean size. (The paper divides
     picture by picture and caps at 1: pictures near the border then rule the mean.)"""
@@ -97,27 +97,27 @@ def probe(
     seed: int = 0,
     draws: int = 8,
 ) -> Probe:
-    """Look at the model itself, in about `draws` + 7 passes a picture.
+    """Outputs and gradients of a model, in about `draws` + 7 passes per picture.
 
     model: pictures (N, 3, H, W) in [0, 1] to logits, within `frozen`
-    pictures, labels: (N, 3, H, W) and (N,), best those that the model has right
+    pictures, labels: (N, 3, H, W) and (N,), best those that the model classifies right
     """
-    first = _logits(model, pictures, batch_size)
-    again = _logits(model, pictures, batch_size)
+
+    def logits(x: Tensor) -> Tensor:
+        return classify(model, x, batch_size=batch_size)
+
+    first, again = logits(pictures), logits(pictures)
     other = first.scatter(1, labels[:, None], -torch.inf).argmax(1)
 
     def margins(x: Tensor) -> Tensor:
-        z = _logits(model, x, batch_size).double()
-        return z.gather(1, other[:, None])[:, 0] - z.gather(1, labels[:, None])[:, 0]
+        return _ahead(logits(x).double(), other, labels)
 
     gradient, reason = margin_gradient(model, pictures, labels, other, batch_size=batch_size)
     size = gradient.flatten(1).abs().amax(1)
     undefined = ~gradient.flatten(1).isfinite().all(1)
     streams = [projections.generator(projections.picture_key(p, seed), 77) for p in pictures]
-    tiny = _jittered(pictures, TINY, streams)
-    large = _jittered(pictures, WINDOW, streams)
-    still = (_logits(model, tiny, batch_size) == first).all(1)
-    moves = (_logits(model, large, batch_size) != first).any(1)
+    still = (logits(_jittered(pictures, TINY, streams)) == first).all(1)
+    moves = (logits(_jittered(pictures, WINDOW, streams)) != first).any(1)
     steady = (first == again).all(1)
 
     slope = None
@@ -126,20 +126,18 @@ def probe(
         direction = gradient.sign().nan_to_num()
         up = (pictures + SLOPE_STEP * direction).clamp(0, 1)
         down = (pictures - SLOPE_STEP * direction).clamp(0, 1)
-        said = (gradient.double() * (up - down).double()).flatten(1).sum(1)
-        done = margins(up) - margins(down)
-        usable &= said != 0
+        predicted = (gradient.double() * (up - down).double()).flatten(1).sum(1)
+        change = margins(up) - margins(down)
+        usable &= predicted != 0
         if usable.any():
-            slope = float((done[usable] / said[usable]).median())
+            slope = float((change[usable] / predicted[usable]).median())
     clean = first.double()
-    before = (clean.gather(1, other[:, None]) - clean.gather(1, labels[:, None]))[:, 0]
-    change = torch.zeros((), dtype=torch.float64, device=pictures.device)
-    for _ in range(draws):
-        moved = margins(_jittered(pictures, WINDOW / 2, streams))
-        change += (moved - before).abs().sum() / draws
+    before = _ahead(clean, other, labels)
+    moved = [margins(_jittered(pictures, WINDOW / 2, streams)) for _ in range(draws)]
+    change = (torch.stack(moved) - before).abs().mean(0).sum()
     top = clean.topk(2, 1).values
     n = len(pictures)
-    sums = first.double().sum(1)
+    sums = clean.sum(1)
     return Probe(
         pictures=n,
         randomised=float((~steady).double().mean()),
@@ -163,23 +161,24 @@ def margin_gradient(
 
     Where autograd refuses, the gradient is 0 and the reason is given in its words.
     """
-    found = []
+    found: list[Tensor] = []
     for start in range(0, len(pictures), batch_size):
-        batch = pictures[start : start + batch_size]
-        leaf = _padded(batch, batch_size).requires_grad_(True)
+        rows = slice(start, start + batch_size)
+        leaf = pictures[rows].clone().requires_grad_(True)
         with torch.enable_grad():
-            z = model(leaf)[: len(batch)]
-            rise = z.gather(1, others[start : start + batch_size, None]) - z.gather(
-                1, labels[start : start + batch_size, None]
-            )
-        if not rise.requires_grad:
+            margin = _ahead(model(leaf), others[rows], labels[rows]).sum()
+        if not margin.requires_grad:
             return torch.zeros_like(pictures), "the logits do not depend on the picture's graph"
         try:
-            (gradient,) = torch.autograd.grad(rise.sum(), leaf)
+            found += torch.autograd.grad(margin, leaf)
         except RuntimeError as error:
             return torch.zeros_like(pictures), str(error).partition("\n")[0]
-        found.append(gradient[: len(batch)])
     return torch.cat(found), ""
+
+
+def _ahead(logits: Tensor, others: Tensor, labels: Tensor) -> Tensor:
+    """(N,) logit of `others` minus logit of `labels`."""
+    return (logits.gather(1, others[:, None]) - logits.gather(1, labels[:, None]))[:, 0]
 
 
 def model_checks(seen: Probe) -> list[Check]:
@@ -190,16 +189,16 @@ def model_checks(seen: Probe) -> list[Check]:
             seen.randomised,
             0.0,
             meaning="share of pictures whose logits differ between two equal passes",
-            remedy="noise in the model hides its gradient and no count is repeatable; switch it "
-            "off, or average the gradient over many passes",
+            remedy="noise in the model masks its gradient and no count is repeatable; switch it "
+            "off, or average the gradient over many passes (EOT)",
         ),
         Check(
             "probabilities instead of logits",
             float(seen.probabilities),
             0.5,
             seen.probabilities,
-            "1 when every answer lies in [0, 1] and sums to 1",
-            "a softmax at the end flattens the gradient of confident answers; attack the logits",
+            "1 when every output lies in [0, 1] and sums to 1",
+            "a softmax at the end makes gradients of confident outputs vanish; attack the logits",
         ),
         above(
             "enormous logits",
@@ -223,23 +222,23 @@ def model_checks(seen: Probe) -> list[Check]:
             seen.zero,
             0.02,
             meaning="share of clean pictures at which the gradient is exactly 0 (I1)",
-            remedy="rounding or saturation hides it and gradient attacks find too little; replace "
-            "that step by a smooth one in the backward pass",
+            remedy="rounding or saturation masks it and gradient attacks find too little; replace "
+            "that operation by a smooth one in the backward pass (BPDA)",
         ),
         above(
             "undefined gradients",
             seen.undefined,
             0.0,
             meaning="share of clean pictures at which the gradient is not finite (I1)",
-            remedy="one such value stops an attack; find the division or root that makes it",
+            remedy="one such value stops an attack; find the division or root that causes it",
         ),
         above(
-            "quantised input",
+            "quantized input",
             seen.stepped,
             0.1,
-            meaning=f"share of pictures whose logits do not move at all under noise of {TINY:g}, "
+            meaning=f"share of pictures whose logits do not change at all under noise of {TINY:g}, "
             "but do under larger noise",
-            remedy="the model answers in steps, so gradients are 0 or say nothing of them; attack "
+            remedy="the model is piecewise constant, so gradients are 0 or meaningless; attack "
             "a copy without the rounding",
         ),
         Check(
@@ -247,24 +246,24 @@ def model_checks(seen: Probe) -> list[Check]:
             seen.slope,
             0.3,
             seen.slope is not None and not seen.slope > 0.3,
-            "median share of the change promised by the gradient that a step of a quarter level "
-            "brings",
-            "the gradient is true for an instant only, so steps along it lead nowhere; smooth it "
-            "(average over small moves) or attack without gradients",
+            "median ratio of the margin's change over a step of a quarter level to the change "
+            "predicted by the gradient",
+            "the gradient does not predict even small steps; smooth it (average over small random "
+            "changes) or attack without gradients",
         ),
         above(
             "unstable predictions",
             seen.unstable,
             0.5,
-            meaning=f"change of the margin under random moves of ±{WINDOW * 255 / 2:g}/255, "
+            meaning=f"change of the margin under random noise of ±{WINDOW * 255 / 2:g}/255, "
             "relative to the margin (I2)",
-            remedy="the landscape is rough; average the gradient over random moves",
+            remedy="the loss is rough; average the gradient over random noise (EOT)",
         ),
     ]
 
 
 def silent_success(trace: Tensor, success: Tensor) -> Tensor:
-    """I3, (N,) bool: counted as failed although some point on the way fooled the model.
+    """I3, (N,) bool: counted as failed although some step fooled the model.
 
     trace: (N, T) margins; success: (N,) bool as the attack reported it.
     """
@@ -272,10 +271,10 @@ def silent_success(trace: Tensor, success: Tensor) -> Tensor:
 
 
 def late_gain(trace: Tensor, last: int = 10) -> Tensor:
-    """I4, (N,): how much of the whole ascent came in the last steps, 0 to 1.
+    """I4, (N,): how much of the whole gain came in the last steps, 0 to 1.
 
     The best margin so far, scaled to run from 0 to 1 over each trace; its rise over the last `last`
-    steps. The paper flags more than 0.05 on an attack that failed. A trace that never rose, or no
+    steps. The paper flags more than 0.05 on an attack that failed. A trace without gain, or no
     longer than `last`, gives 0.
     """
     best = trace.double().nan_to_num(nan=-torch.inf).cummax(1).values
@@ -291,37 +290,29 @@ def late_gain(trace: Tensor, last: int = 10) -> Tensor:
     return torch.where(lengths > last, gain, 0.0)
 
 
-def not_confirmed(found: Tensor, judged: Tensor) -> Tensor:
-    """I5, (N,) bool: fools the model the search used, but not the one that judges.
-
-    Search and judge may differ in precision, in the batch's shape, or be two models (transfer).
-    """
-    return found & ~judged
-
-
 @dataclass(frozen=True)
 class Evidence:
-    """Counts of what attacks found on pictures that were right when clean."""
+    """Counts of what attacks found on pictures that are right when clean."""
 
     tried: int
     one_step_only: int
-    """fall to FGSM at some eps of the grid, but not to the iterated attacks at that eps"""
+    """fooled by FGSM at some eps of the grid, but not by the iterated attacks at that eps"""
     black_box_tried: int
     black_box_only: int
-    """survivors of the gradient attacks that fall without gradients at the same eps"""
-    unlimited_tried: int
-    unlimited_standing: int
-    """I6: still right when every pixel may change at will"""
+    """not fooled by the gradient attacks, but without gradients at the same eps"""
+    unbounded_tried: int
+    unbounded_failed: int
+    """I6: still right when every pixel may change without bound"""
     noise_only: int
-    """fall to random noise of a size at which the attacks failed"""
+    """fooled by random noise of a size at which the attacks failed"""
     zero_steps: int
-    """pictures on which some step of an attack met a gradient of exactly 0, and which stand"""
+    """pictures that were not fooled and met a gradient of exactly 0 at some step"""
     silent: int
     """I3"""
     late: float | None
     """I4: median gain in the last tenth of the steps, of attacks that failed"""
     unconfirmed: int
-    """I5"""
+    """I5: fool the model in the precision of the search, but not in float32"""
 
 
 def attack_checks(seen: Evidence) -> list[Check]:
@@ -333,7 +324,7 @@ def attack_checks(seen: Evidence) -> list[Check]:
             seen.one_step_only,
             seen.tried,
             few,
-            "fall to one step (FGSM) but not to the iterated attack of the same size",
+            "are fooled by one step (FGSM) but not by the iterated attack of the same size",
             "a sign of masked gradients or of too few steps",
         ),
         _share(
@@ -341,15 +332,15 @@ def attack_checks(seen: Evidence) -> list[Check]:
             seen.black_box_only,
             seen.black_box_tried,
             0.05,
-            "withstand the gradient attacks but fall to random search at the same eps",
-            "the gradient misleads; believe the lower accuracy and look for what hides it",
+            "are fooled by random search but not by gradient attacks at the same eps",
+            "the gradient misleads; take the lower accuracy and look for what masks it",
         ),
         _share(
-            "unlimited eps below 100%",
-            seen.unlimited_standing,
-            seen.unlimited_tried,
+            "unbounded attack below 100%",
+            seen.unbounded_failed,
+            seen.unbounded_tried,
             0.02,
-            "stand although every pixel may change at will, where nobody can (I6)",
+            "are not fooled although every pixel may change without bound (I6)",
             "the attack fails, the model may not be robust at all",
         ),
         _share(
@@ -357,40 +348,90 @@ def attack_checks(seen: Evidence) -> list[Check]:
             seen.noise_only,
             seen.tried,
             few,
-            "fall to random noise of a size at which the attacks failed",
-            "the attacks have missed what chance finds; more steps or another loss",
+            "are fooled by random noise of a size at which the attacks failed",
+            "take more steps or another loss",
         ),
         _share(
-            "zero gradients on the way",
+            "zero gradients during the attack",
             seen.zero_steps,
             seen.tried,
             0.02,
-            "stand, and met a gradient of exactly 0 during the attack (I1)",
-            "the attack stood still there; restarts or a smooth backward pass may free it",
+            "are not fooled, and met a gradient of exactly 0 during the attack (I1)",
+            "the attack cannot move there; take restarts or a smooth backward pass",
         ),
         _share(
             "silent success",
             seen.silent,
             seen.tried,
             0.0,
-            "were fooled on the way and counted as standing at its end (I3)",
-            "keep the best point of the path",
+            "were fooled at some step and counted as not fooled (I3)",
+            "keep the best step",
         ),
         above(
-            "incomplete optimisation",
+            "incomplete optimization",
             seen.late,
             0.05,
-            meaning="median share of the ascent that came in the last tenth of the steps, of "
-            "failed attacks (I4)",
-            remedy="the attack was still climbing; more steps would find more",
+            meaning="median share of the gain that came in the last tenth of the steps, of failed "
+            "attacks (I4)",
+            remedy="the attack has not converged; more steps would find more",
         ),
         _share(
             "transfer failure",
             seen.unconfirmed,
             seen.tried,
             few,
-            "fool the search but not the judge (I5)",
+            "fool the model in the search but not in the judgement (I5)",
             "the search computes something else than the model that is judged",
+        ),
+    ]
+
+
+def range_checks(
+    grids: Sequence[tuple[str, Sequence[float]]],
+    *,
+    components: int,
+    left: float,
+    accuracy: float,
+    n: int,
+    classes: int,
+) -> list[Check]:
+    """The checks of units and ranges: eps far too large or small, pictures of another range.
+
+    grids: (norm, ascending eps); components: values of a picture; left: smallest share of the
+    clean correct pictures that no attack fooled at the largest eps of a grid; accuracy: clean, of
+    n pictures
+    """
+    # Half of the box's diagonal in each norm: from there on every picture can be made gray.
+    trivial = {"linf": 0.5, "l2": 0.5 * math.sqrt(components), "l1": 0.5 * components}
+    trivial["l0"] = 0.99 * components
+    largest = max(eps[0] / trivial[norm] for norm, eps in grids)
+    smallest = min(eps[-1] if norm == "l0" else 255 * eps[-1] for norm, eps in grids)
+    chance = 1 / classes
+    return [
+        above(
+            "eps beyond every picture",
+            largest,
+            0.999999,
+            meaning="the smallest eps of a grid, over the one that makes any picture gray",
+            remedy="no picture can be robust there; is the unit right (8/255, not 8)?",
+        ),
+        Check(
+            "eps below one level",
+            smallest,
+            0.1,
+            smallest < 0.1 and left > 0.5,
+            "the largest eps of a grid, in levels of an 8-bit picture (1/255)",
+            "so small a change says nothing about robustness; is the unit right (divided by 255 "
+            "twice)?",
+        ),
+        Check(
+            "clean accuracy at chance",
+            accuracy,
+            2 * chance,
+            n >= 20 and accuracy <= 2 * chance,
+            f"accuracy on clean pictures, beside {100 * chance:.2g}% by guessing",
+            "the pictures may not be what the model expects: range (0 to 1 or 0 to 255), "
+            "normalization, channel order, or the labels belong to other classes",
         ),
     ]
 
@@ -398,24 +439,8 @@ def attack_checks(seen: Evidence) -> list[Check]:
 def _share(name: str, count: int, of: int, limit: float, meaning: str, remedy: str) -> Check:
     """A count that must be small: more than one picture, and more than `limit` of all."""
     value = count / of if of else None
-    tripped = bool(of) and count > max(1 if limit else 0, limit * of)
-    return Check(name, value, limit, tripped, f"{count} of {of} pictures {meaning}", remedy)
-
-
-def _logits(model: Classifier, pictures: Tensor, batch_size: int) -> Tensor:
-    """Logits (N, classes), always in batches of `slots`."""
-    parts = []
-    with torch.no_grad():
-        for start in range(0, len(pictures), batch_size):
-            batch = pictures[start : start + batch_size]
-            parts.append(model(_padded(batch, batch_size))[: len(batch)])
-    return torch.cat(parts)
-
-
-def _padded(batch: Tensor, batch_size: int) -> Tensor:
-    padded = batch.new_zeros(batch_size, *batch.shape[1:])
-    padded[: len(batch)] = batch
-    return padded
+    flagged = bool(of) and count > max(1 if limit else 0, limit * of)
+    return Check(name, value, limit, flagged, f"{count} of {of} pictures {meaning}", remedy)
 
 
 def _jittered(pictures: Tensor, radius: float, streams: list[torch.Generator]) -> Tensor:

@@ -1,326 +1,230 @@
-"""Further parts of an audit beside its curves: corruptions, one change for all, transfer, inside.
+"""Results within an audit: corruptions, a universal perturbation, transfer, diagnosis.
 
-A section is any object with `numbers()` and `write(folder)`; the audit puts it into a folder of its
-own and its figures and tables onto its page.
+In: the audited pictures and those that were fooled by a margin. Out: results by name, each with a
+folder of its own, and why a part could not be made.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from featviz import datasets, plotting, results
+from featviz import datasets, results
+from featviz.attacks.pgd import pgd
 from featviz.attacks.projections import NORM_NAMES, eps_text
 from featviz.attacks.universal import universal
 from featviz.corruptions.table import corruption_table
 from featviz.datasets import Labelled, Pictures
 from featviz.errors import UserError
-from featviz.models.model import Model
+from featviz.robustness.clean_pass import CleanPass, spread
 from featviz.robustness.diagnosis import Reference
-from featviz.robustness.diagnosis_figures import look_inside
-from featviz.robustness.transfer import Transfer, shared_labels, transfer_matrix
-from featviz.statistics import Share
+from featviz.robustness.diagnosis_result import Diagnosis, diagnose
+from featviz.robustness.examples import Batch
+from featviz.robustness.transfer import Transfer, resized_to, shared_labels, transfer_matrix
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
     from featviz.attacks.attack import Attacked
+    from featviz.checkpoints import Arrays
+    from featviz.models.model import Model
+    from featviz.types import Progress
 
-SECTIONS = ("corruptions", "universal", "transfer", "inside")
-FOLLOWED_EPS = 8 / 255
-"""of the pictures that are followed inside and judged by other models, in L-infinity"""
-FOLLOWED_WORDS = (
-    "attacked within L∞ 8/255 until the false class led by as much as the right one had"
+PARTS = ("corruptions", "universal", "transfer", "diagnosis")
+FOOLED_EPS = 8 / 255
+"""of the pictures that are diagnosed and judged by other models, in L-infinity"""
+FOOLED_WORDS = (
+    "attacked within L∞ 8/255 until the wrong class led by the median of the clean margins"
 )
-_FOLLOWED_INSIDE = 24
-_CORRUPTED = 100  # pictures that every corruption is tried on
+_FOOLED, _FOOLED_STEPS = 48, 20
+_CORRUPTED = 100  # pictures of the corruption table
 _UNIVERSAL_STEPS = 60
+_DIAGNOSED = 24
 _PER_CLASS, _REFERENCES = 12, 480  # reference pictures of a class, and in all
-Progress = Callable[[int, int, str], None]
-
-
-class Section(NamedTuple):
-    """A further part of the audit under its name."""
-
-    name: str
-    part: Any
-    """with `numbers()` and `write(folder)`"""
-
-    def numbers(self) -> dict[str, results.Number]:
-        """Its figures under its name; what the audit says itself is left out."""
-        return {
-            f"{self.name}: {key}": value
-            for key, value in self.part.numbers().items()
-            if key not in {"clean accuracy", "seconds"}
-        }
-
-    def write(self, folder: results.Folder) -> None:
-        """Its files in a folder of its own, listed with the audit's."""
-        place = folder.path / self.name
-        place.mkdir()
-        own = results.Folder(place)
-        self.part.write(own)
-        for listed, target in (
-            (own.figures, folder.figures),
-            (own.tables, folder.tables),
-            (own.arrays_, folder.arrays_),
-        ):
-            target += [item | {"file": f"{self.name}/{item['file']}"} for item in listed]
-        for text in own.warnings:
-            folder.warn(f"{self.name}: {text}")
-
-    @property
-    def warnings(self) -> list[str]:
-        """Doubts of the section itself."""
-        return [f"{self.name}: {text}" for text in getattr(self.part, "warnings", ())]
 
 
 @dataclass(frozen=True)
-class Followed:
-    """Pictures that were right, attacked until they were clearly wrong."""
+class Fooled:
+    """Pictures that were classified right, attacked until they were wrong by a margin."""
 
     rows: Tensor
-    """of the audit's pictures, (K,)"""
+    """(K,) of the audit's pictures"""
     adversarial: Tensor
     """(K, 3, S, S)"""
     predicted: Tensor
     """(K,)"""
 
 
-@dataclass(frozen=True)
-class TransferPart:
-    """The transfer matrix, drawn."""
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """What the parts of an audit are made from."""
 
-    found: Transfer
-    pictures: int
-
-    def numbers(self) -> dict[str, results.Number]:
-        numbers = {}
-        for (source, judge), cell in self.found.cells.items():
-            if judge != source:
-                noise = 100 * (cell.noise.value or 0)
-                numbers[f"{source} to {judge}"] = results.Number(
-                    cell.fooled.value,
-                    "fraction",
-                    f"of {cell.fooled.n} pictures that both name right still fool; "
-                    f"interval {cell.fooled.interval}; noise of equal size {noise:.1f}%",
-                )
-        for (_, check), s in self.found.checks.items():
-            numbers[f"still fools, {check}"] = results.Number(
-                s.value, "fraction", f"of {s.n} pictures; interval {s.interval}"
-            )
-        return numbers
-
-    def write(self, folder: results.Folder) -> None:
-        folder.figure(
-            "transfer.svg",
-            self.plot(),
-            caption=f"Do pictures that fool the model ({FOLLOWED_WORDS}) still fool it when "
-            "judged again, in 8 bits, in bf16, shifted by a pixel (all four ways), saved as JPEG "
-            "90 - and do they fool other models? Bars: share that does, with 95% Wilson interval; "
-            "green: noise of the same size. A fragile point fools once, a region fools on.",
-            alt="Bars of the share of adversarial pictures that still fool under each condition",
-        )
-        folder.table(
-            "transfer.csv",
-            ("source", "judge", "fooled", "n", "rate", "low", "high", "noise_rate"),
-            [tuple("" if v is None else v for v in row) for row in self.found.rows()],
-            caption="Pictures made to fool the source, judged by others and under small changes; "
-            "only pictures that both models name right when clean count.",
-        )
-
-    def plot(self) -> Figure:
-        """Bars with intervals."""
-        bars: list[tuple[str, Share, Share | None]] = [
-            (check, s, None) for (_, check), s in self.found.checks.items()
-        ]
-        for (source, judge), cell in self.found.cells.items():
-            if judge != source:
-                bars.append((f"by {judge}", cell.fooled, cell.noise))
-        figure = plotting.new_figure(5.6, 0.9 + 0.3 * len(bars))
-        ax = figure.subplots()
-        for y, (_, s, noise) in enumerate(bars):
-            ax.barh(y, 100 * (s.value or 0), color=plotting.BLUE, height=0.55)
-            ax.plot([100 * s.low, 100 * s.high], [y, y], color=plotting.INK, linewidth=1.2)
-            if noise is not None and noise.value is not None:
-                ax.plot(
-                    [100 * noise.value],
-                    [y],
-                    "|",
-                    color=plotting.GREEN,
-                    markersize=13,
-                    markeredgewidth=2,
-                )
-        ax.set_yticks(range(len(bars)), [f"{name} (n = {s.n})" for name, s, _ in bars])
-        ax.invert_yaxis()
-        plotting.lines(ax, xlabel="still fool (%)", ylabel="")
-        ax.set_xlim(0, 102)
-        return figure
+    clean: CleanPass
+    given: Labelled
+    """the audited pictures"""
+    fooled: Fooled | None
+    """for transfer and diagnosis; None if no picture was fooled"""
+    data: Pictures | None
+    """the whole data set that the pictures are from, if they are from one"""
+    against: Mapping[str, Model]
+    """other models that judge the adversarial pictures, by name"""
 
 
-def make_sections(
-    names: Sequence[str],
-    model: Model,
-    given: Labelled,
-    labels: Tensor,
-    followed: Followed | None,
-    *,
-    whole: Pictures | None,
-    against: Mapping[str, Model],
-    partial: Any,
-    seed: int,
-    batch_size: int,
-    precision: str,
-    progress: Progress | None,
-) -> tuple[list[Section], list[str]]:
-    """The sections asked for, and what could not be made, in words.
-
-    given: the audit's pictures; labels: (N,) their classes; whole: the data set that they are from
-    followed: pictures for "transfer" and "inside"; None if none was fooled
-    partial: where corruptions keep their finished cells, or None
-    """
-    made: list[Section] = []
+def make_parts(names: Sequence[str], source: Source) -> tuple[dict[str, results.Result], list[str]]:
+    """The parts that were asked for, by name, and what could not be made, in words."""
+    makers = (_corruptions, _universal, _transfer, _diagnosis)
+    made: dict[str, results.Result] = {}
     missing: list[str] = []
-    for name in SECTIONS:
-        if name not in names:
-            continue
-        try:
-            if name == "corruptions":
-                rows = _some(len(labels), _CORRUPTED)
-                part: Any = corruption_table(
-                    model,
-                    given.pictures[rows],
-                    labels[rows],
-                    seed=seed,
-                    batch_size=batch_size,
-                    partial=partial,
-                    progress=progress,
-                )
-            elif name == "universal":
-                part = universal(
-                    model,
-                    given.pictures,
-                    labels,
-                    steps=_UNIVERSAL_STEPS,
-                    seed=seed,
-                    batch_size=batch_size,
-                    precision=precision,
-                    progress=progress,
-                )
-            elif followed is None:
-                raise UserError("no picture was fooled, so there is none to judge or follow")
-            elif name == "transfer":
-                part = _transfer(model, given, labels, followed, against, seed, batch_size)
-            else:
-                part = _inside(model, given, labels, followed, whole, seed, progress)
-        except UserError as error:
-            missing.append(f"{name} is left out: {error}")
-        else:
-            made.append(Section(name, part))
+    for name, make in zip(PARTS, makers, strict=True):
+        if name in names:
+            try:
+                made[name] = make(source)
+            except UserError as error:
+                missing.append(f"{name} is left out: {error}")
     return made, missing
 
 
-def _some(n: int, most: int) -> list[int]:
-    """At most `most` rows of n, evenly spread."""
-    return list(range(n)) if n <= most else [i * n // most for i in range(most)]
+def fool_by_margin(clean: CleanPass) -> Fooled | None:
+    """Attack some pictures until the wrong class leads by the median of the clean margins.
+
+    Pictures that end wrong by less count too. None if no picture is fooled.
+    """
+    rows = spread(clean.correct, _FOOLED)
+    if not len(rows):
+        return None
+
+    def attacked() -> Arrays:
+        batch = Batch(clean, rows, "linf")
+        margin = max(float(clean.margins[rows].median()), 1e-6)
+        found = pgd(
+            clean.attacked,
+            batch.x,
+            batch.y,
+            eps=FOOLED_EPS,
+            steps=_FOOLED_STEPS,
+            random_start=False,
+            options=replace(batch.options(), margin=margin),
+        )
+        predicted = clean.predict(found.adversarial)
+        passes = [int(found.forwards.sum()) + len(rows), int(found.backwards.sum())]
+        return {
+            "adversarial": found.adversarial.cpu().numpy(),
+            "predicted": predicted.cpu().numpy(),
+            "passes": np.array(passes),
+        }
+
+    piece = clean.work.piece("fooled", attacked)
+    adversarial, predicted = (torch.from_numpy(piece[k]) for k in ("adversarial", "predicted"))
+    wrong = predicted != clean.labels[rows]
+    return Fooled(rows[wrong], adversarial[wrong], predicted[wrong]) if wrong.any() else None
 
 
-def _transfer(
-    model: Model,
-    given: Labelled,
-    labels: Tensor,
-    followed: Followed,
-    against: Mapping[str, Model],
-    seed: int,
-    batch_size: int,
-) -> TransferPart:
-    rows = followed.rows
+def _corruptions(source: Source) -> results.Result:
+    clean = source.clean
+    rows = spread(torch.arange(len(clean.labels)), _CORRUPTED)
+    return corruption_table(
+        clean.model,
+        clean.pictures[rows],
+        clean.labels[rows],
+        seed=clean.seed,
+        batch_size=clean.batch_size,
+        checkpoint=clean.work.kept.part("corruptions"),
+        progress=clean.work.progress,
+    )
+
+
+def _universal(source: Source) -> results.Result:
+    clean = source.clean
+    return universal(
+        clean.model,
+        clean.pictures,
+        clean.labels,
+        steps=_UNIVERSAL_STEPS,
+        seed=clean.seed,
+        batch_size=clean.batch_size,
+        precision=clean.precision,
+        progress=clean.work.progress,
+    )
+
+
+def _those_fooled(source: Source) -> Fooled:
+    if source.fooled is None:
+        raise UserError("no picture was fooled")
+    return source.fooled
+
+
+def _transfer(source: Source) -> Transfer:
+    clean, given, fooled = source.clean, source.given, _those_fooled(source)
+    model, rows = clean.model, fooled.rows
     models = {model.name: model} | {
-        (f"{name} (2)" if name == model.name else name): other for name, other in against.items()
+        (f"{name} (2)" if name == model.name else name): other
+        for name, other in source.against.items()
     }
     pictures = {model.name: given.pictures[rows]}
-    truth = {model.name: labels[rows]}
-    if len(models) > 1:
-        if given.data is not None:
-            folders = [given.data.folders[i] for i in rows.tolist()]
+    labels = {model.name: clean.labels[rows]}
+    data = None if given.data is None else given.data.select(rows.tolist())
+    if data is not None:
+        folders = data.folders
+    else:
+        folders = tuple(model.classes[int(c)].partition(",")[0] for c in labels[model.name])
+    for name, other in list(models.items())[1:]:
+        labels |= shared_labels({name: other}, folders)
+        if data is None:
+            pictures[name] = resized_to(given.pictures[rows], other.input_size)
         else:
-            folders = [model.classes[int(c)].partition(",")[0] for c in labels[rows]]
-        known = shared_labels(models, folders)
-        for name, other in models.items():
-            if name == model.name:
-                continue
-            truth[name] = known[name]
-            if given.data is None:
-                pictures[name] = _resized(given.pictures[rows], other.input_size)
-            else:
-                some = given.data.select(rows.tolist())
-                _, pictures[name], _ = datasets.read_all(
-                    some, resize=other.resize, crop=other.input_size
-                )
-    found = transfer_matrix(
+            pictures[name] = datasets.read_all(data, resize=other.resize, crop=other.input_size)[1]
+    return transfer_matrix(
         models,
         pictures,
-        truth,
-        {model.name: followed.adversarial},
-        seed=seed,
-        batch_size=batch_size,
+        labels,
+        {model.name: fooled.adversarial},
+        size=FOOLED_WORDS,
+        seed=clean.seed,
+        batch_size=clean.batch_size,
     )
-    return TransferPart(found, len(rows))
 
 
-def _resized(pictures: Tensor, side: int) -> Tensor:
-    import torch.nn.functional as F
-
-    if pictures.shape[-1] == side:
-        return pictures
-    resized = F.interpolate(pictures, (side, side), mode="bilinear", antialias=True)
-    return resized.clamp(0, 1)
-
-
-def _inside(
-    model: Model,
-    given: Labelled,
-    labels: Tensor,
-    followed: Followed,
-    whole: Pictures | None,
-    seed: int,
-    progress: Progress | None,
-) -> Any:
-    at = _some(len(followed.rows), _FOLLOWED_INSIDE)
-    rows = followed.rows[at]
-    names = [given.names[i] for i in rows.tolist()]
-    wanted = {*labels[rows].tolist(), *followed.predicted[at].tolist()}
-    reference = _reference(model, given, labels, whole, wanted, set(names))
-    return look_inside(
+def _diagnosis(source: Source) -> Diagnosis:
+    clean, given, fooled = source.clean, source.given, _those_fooled(source)
+    at = spread(torch.arange(len(fooled.rows)), _DIAGNOSED)
+    model, rows, predicted = clean.model, fooled.rows[at], fooled.predicted[at]
+    labels, names = clean.labels[rows], [given.names[i] for i in rows.tolist()]
+    wanted, used = {*labels.tolist(), *predicted.tolist()}, set(names)
+    if source.data is not None:
+        reference = _reference(model, source.data, wanted, used)
+    else:
+        others = _choose(clean.labels.tolist(), given.names, wanted, used)
+        reference = Reference(given.pictures[others], clean.labels[others]) if others else None
+    return diagnose(
         model,
         given.pictures[rows],
-        followed.adversarial[at],
-        labels[rows],
-        followed.predicted[at],
+        fooled.adversarial[at],
+        labels,
+        predicted,
         names=names,
-        size=FOLLOWED_WORDS,
+        size=FOOLED_WORDS,
         reference=reference,
-        seed=seed,
-        progress=progress,
+        seed=clean.seed,
+        progress=clean.work.progress,
     )
 
 
-def inside_of(
+def diagnose_attack(
     model: Model,
     attacked: Attacked,
     data: Pictures | None,
     *,
     seed: int = 0,
     progress: Progress | None = None,
-) -> Section | None:
-    """What changes inside for the pictures of an attack; None if none was fooled.
+) -> Diagnosis | None:
+    """What changes in the network for the pictures that an attack fooled; None if there is none.
 
-    data: pictures whose class folders show the classes; without them there are no class means and
-        no neighbours
+    data: pictures whose class folders represent the classes; without them there are no class means
+    and no neighbors
     """
     found = attacked.found
     rows = (found.success & ~found.already).nonzero()[:, 0]
@@ -330,54 +234,44 @@ def inside_of(
     reference = None
     if data is not None:
         wanted = {*labels.tolist(), *predicted.tolist()}
-        nothing = Labelled((), attacked.originals[:0], None, None, ())
-        reference = _reference(model, nothing, labels[:0], data, wanted, set(attacked.names))
-    names = [attacked.names[i] for i in rows.tolist()]
+        reference = _reference(model, data, wanted, set(attacked.names))
     size = f"smallest in {NORM_NAMES[attacked.norm]}"
     if attacked.eps is not None:
         size = f"{NORM_NAMES[attacked.norm]} up to {eps_text(attacked.eps, attacked.norm)}"
-    part = look_inside(
+    return diagnose(
         model,
         attacked.originals[rows],
         found.adversarial[rows],
         labels,
         predicted,
-        names=names,
+        names=[attacked.names[i] for i in rows.tolist()],
         size=size,
         reference=reference,
         seed=seed,
         progress=progress,
     )
-    return Section("inside", part)
 
 
-def _reference(
-    model: Model,
-    given: Labelled,
-    labels: Tensor,
-    whole: Pictures | None,
-    wanted: set[int],
-    used: set[str],
-) -> Reference | None:
-    """Other pictures of the classes: of the data set, or else of those audited."""
-    most = max(1, min(_PER_CLASS, _REFERENCES // max(1, len(wanted))))
-    if whole is None:
-        known: Sequence[int | None] = labels.tolist()
-        paths: Sequence[str] = given.names
-    else:
-        known, paths = whole.labels(model), whole.paths
-    taken: dict[int, int] = {}
-    rows = []
-    for i, (label, path) in enumerate(zip(known, paths, strict=True)):
-        if label in wanted and path not in used and taken.get(label, 0) < most:
-            assert label is not None
-            taken[label] = taken.get(label, 0) + 1
-            rows.append(i)
+def _reference(model: Model, data: Pictures, wanted: set[int], used: set[str]) -> Reference | None:
+    """Pictures of the wanted classes from a data set."""
+    rows = _choose(data.labels(model), data.paths, wanted, used)
     if not rows:
         return None
-    if whole is None:
-        return Reference(given.pictures[rows], labels[rows])
     data, pictures, _ = datasets.read_all(
-        whole.select(rows), resize=model.resize, crop=model.input_size
+        data.select(rows), resize=model.resize, crop=model.input_size
     )
     return Reference(pictures, torch.tensor(data.labels(model)))
+
+
+def _choose(
+    labels: Sequence[int | None], names: Sequence[str], wanted: set[int], used: set[str]
+) -> list[int]:
+    """Rows of the first pictures of each wanted class, without those that are used already."""
+    most = max(1, min(_PER_CLASS, _REFERENCES // max(1, len(wanted))))
+    taken: Counter[int | None] = Counter()
+    rows = []
+    for i, (label, name) in enumerate(zip(labels, names, strict=True)):
+        if label in wanted and name not in used and taken[label] < most:
+            taken[label] += 1
+            rows.append(i)
+    return rows

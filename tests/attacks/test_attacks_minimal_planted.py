@@ -65,7 +65,7 @@ def test_the_audit_finds_the_planted_adversarial() -> None:
             classes=[("", "as it was"), ("", "planted")],
         )
         found = featviz.audit(
-            model, picture[None], [0], norms=["linf"], eps=[eps / 2, eps], sections=(), queries=0
+            model, picture[None], [0], norms=["linf"], eps=[eps / 2, eps], parts=(), queries=0
         )
         assert float(found.norms[0].distance[0]) <= eps
         assert float(found.norms[0].distance[0]) > 0

@@ -12,7 +12,7 @@ import pytest
 import torch
 from attack_models import photographs, tiny_model
 from flat_attacks import pgd
-from torch import nn
+from torch import Tensor, nn
 
 from featviz import images, results
 from featviz.attacks.attack import attack
@@ -23,30 +23,30 @@ from featviz.models.layers import activations
 from featviz.models.model import Model
 from featviz.robustness.diagnosis import (
     Reference,
-    account,
-    account_layers,
-    behind_relu,
+    activation_change,
     class_means,
-    compare,
-    diagnose,
-    equal_changes,
+    compared_layers,
+    contribution_layers,
+    diagnose_layers,
+    equal_norm_changes,
+    feature_path,
     first_flips,
-    follow,
-    margin_shares,
+    margin_change,
     nearness,
-    shown_layers,
+    pre_activation_layer,
+    unit_contributions,
 )
-from featviz.robustness.diagnosis_figures import look_inside
-from featviz.robustness.parts import inside_of
+from featviz.robustness.diagnosis_result import diagnose
+from featviz.robustness.parts import diagnose_attack
 
 
 @pytest.fixture(scope="module")
-def model():
+def model() -> Model:
     return tiny_model(5)
 
 
 @pytest.fixture(scope="module")
-def fooled(model):
+def fooled(model: Model) -> tuple[Tensor, ...]:
     pictures = photographs(12)
     labels = model(pictures).argmax(1)
     found = pgd(model, pictures, labels, eps=16 / 255, steps=10, random_start=False, margin=0.05)
@@ -56,27 +56,31 @@ def fooled(model):
 
 
 @pytest.fixture(scope="module")
-def reference(model, fooled):
+def reference(model: Model, fooled: tuple[Tensor, ...]) -> Reference:
     pictures = photographs(200, seed=9)
     return Reference(pictures, model(pictures).argmax(1))
 
 
-def test_noise_and_blur_are_as_long_as_the_adversarial_change_and_stay_in_the_box(fooled) -> None:
+def test_noise_and_blur_are_as_long_as_the_adversarial_change_and_stay_in_the_box(
+    fooled: tuple[Tensor, ...],
+) -> None:
     pictures, adversarial, *_ = fooled
     wanted = l2_distance(pictures, adversarial)
-    for kind, moved in equal_changes(pictures, adversarial).items():
+    for kind, moved in equal_norm_changes(pictures, adversarial).items():
         assert torch.allclose(l2_distance(pictures, moved), wanted, rtol=2e-3), kind
         assert float(moved.min()) >= 0
         assert float(moved.max()) <= 1
     order = torch.tensor([2, 0, 1])
-    alone = equal_changes(pictures[order], adversarial[order])
-    assert torch.equal(alone["noise"], equal_changes(pictures, adversarial)["noise"][order])
+    alone = equal_norm_changes(pictures[order], adversarial[order])
+    assert torch.equal(alone["noise"], equal_norm_changes(pictures, adversarial)["noise"][order])
 
 
-def test_a_comparison_says_what_plain_arithmetic_says(model, fooled) -> None:
+def test_a_comparison_says_what_plain_arithmetic_says(
+    model: Model, fooled: tuple[Tensor, ...]
+) -> None:
     pictures, adversarial, *_ = fooled
-    layers = shown_layers(model)
-    found = compare(model, pictures, adversarial, layers, batch_size=3)
+    layers = compared_layers(model)
+    found = activation_change(model, pictures, adversarial, layers, batch_size=3)
     for j, name in enumerate(layers):
         before = activations(model, pictures, [name])[name].detach().double().numpy()
         after = activations(model, adversarial, [name])[name].detach().double().numpy()
@@ -93,8 +97,10 @@ def test_a_comparison_says_what_plain_arithmetic_says(model, fooled) -> None:
                 assert math.isnan(float(found.switched[i, j]))
 
 
-def test_a_picture_that_does_not_change_moves_nothing(model, fooled) -> None:
-    found = compare(model, fooled[0], fooled[0], shown_layers(model))
+def test_a_picture_that_does_not_change_moves_nothing(
+    model: Model, fooled: tuple[Tensor, ...]
+) -> None:
+    found = activation_change(model, fooled[0], fooled[0], compared_layers(model))
     assert float(found.relative.max()) == 0
     assert float(found.input_relative.max()) == 0
     assert torch.allclose(found.cosine, torch.ones_like(found.cosine))
@@ -111,8 +117,10 @@ def test_nearness_is_one_at_the_own_mean_minus_one_at_the_false_and_zero_between
     assert float(nearness(own + 0.25 * (false - own), own, false)) == pytest.approx(0.5)
 
 
-def test_class_means_are_the_means_of_pooled_activations(model, reference) -> None:
-    layer = shown_layers(model)[0]
+def test_class_means_are_the_means_of_pooled_activations(
+    model: Model, reference: Reference
+) -> None:
+    layer = compared_layers(model)[0]
     means = class_means(model, reference, [layer], batch_size=7)[layer]
     values = activations(model, reference.pictures, [layer])[layer].detach().mean((2, 3))
     for c in set(reference.labels.tolist()):
@@ -130,26 +138,27 @@ def test_the_flip_is_the_start_of_the_unbroken_run_to_the_end() -> None:
     assert first_flips(clean, adversarial, layers)[3] == "c"
 
 
-def test_the_last_layers_account_of_the_margin_is_exact(model, fooled) -> None:
-    layer = account_layers(model)[-1]
-    wanted = [p.requires_grad for p in model.parameters()]
+def test_the_contributions_of_the_last_layer_are_exact(
+    model: Model, fooled: tuple[Tensor, ...]
+) -> None:
+    layer = contribution_layers(model)[-1]
     for x, x2, y, t in zip(*fooled, strict=True):
-        parts, change, _ = margin_shares(model, x, x2, int(y), int(t), layer)
+        parts, change, _ = unit_contributions(model, x, x2, int(y), int(t), layer)
         z, z2 = model(x[None]).double()[0], model(x2[None]).double()[0]
         assert change == pytest.approx(float((z2[t] - z2[y]) - (z[t] - z[y])), abs=1e-5)
         assert float(parts.sum()) == pytest.approx(change, abs=1e-5)
-    assert [p.requires_grad for p in model.parameters()] == wanted
+    assert not any(p.requires_grad for p in model.parameters())
 
 
-def test_each_units_part_is_weight_times_change_where_the_head_is_linear() -> None:
+def test_each_contribution_is_weight_times_change_where_the_head_is_linear() -> None:
     net = nn.Sequential(nn.Flatten(), nn.Linear(12, 6), nn.ReLU(), nn.Linear(6, 3))
     model = Model(net, name="head", input_size=2)
     generator = torch.Generator().manual_seed(0)
     x, x2 = torch.rand(2, 3, 2, 2, generator=generator)
-    parts, _, maps = margin_shares(model, x, x2, 0, 2, "2")
+    parts, _, maps = unit_contributions(model, x, x2, 0, 2, "2")
     weight = net[3].weight[2] - net[3].weight[0]
     assert torch.allclose(parts.float(), weight * (maps["after"] - maps["before"]), atol=1e-6)
-    found = account(model, x, x2, 0, 2, "2", 6)
+    found = margin_change(model, x, x2, 0, 2, "2", 6)
     assert sum(unit.logits for unit in found.top) == pytest.approx(found.change, abs=1e-5)
     pushes = [unit.logits * math.copysign(1, found.change) for unit in found.top]
     assert pushes == sorted(pushes, reverse=True)
@@ -159,28 +168,30 @@ def test_each_units_part_is_weight_times_change_where_the_head_is_linear() -> No
 
 def test_a_quadratic_net_is_explained_by_the_mean_of_both_ends() -> None:
     class Square(nn.Module):
-        def forward(self, x):
+        def forward(self, x: Tensor) -> Tensor:
             return x * x
 
     net = nn.Sequential(nn.Flatten(), nn.Linear(12, 4), Square(), nn.Linear(4, 3))
     model = Model(net, name="square", input_size=2)
     generator = torch.Generator().manual_seed(1)
     x, x2 = torch.rand(2, 3, 2, 2, generator=generator)
-    parts, change, _ = margin_shares(model, x, x2, 1, 0, "1")
+    parts, change, _ = unit_contributions(model, x, x2, 1, 0, "1")
     assert float(parts.sum()) == pytest.approx(change, abs=1e-6)
 
 
-def test_a_relus_units_go_by_the_name_of_the_layer_before_it(model) -> None:
+def test_a_relus_units_go_by_the_name_of_the_layer_before_it(model: Model) -> None:
     relu = next(la.name for la in model.layers.values() if la.kind == "ReLU")
-    assert model.layer(behind_relu(model, relu)).kind in {"BatchNorm2d", "Conv2d"}
-    assert behind_relu(model, "logits") == "logits"
+    assert model.layer(pre_activation_layer(model, relu)).kind in {"BatchNorm2d", "Conv2d"}
+    assert pre_activation_layer(model, "logits") == "logits"
 
 
-def test_the_way_begins_at_the_picture_and_the_means_are_its_ends(model, fooled, reference) -> None:
+def test_the_path_begins_at_the_picture_and_the_means_are_its_ends(
+    model: Model, fooled: tuple[Tensor, ...], reference: Reference
+) -> None:
     x, x2, y, t = (part[0] for part in fooled)
-    path = follow(model, x, x2, int(y), int(t), reference, k=3)
-    assert path.answers[0] == y
-    assert path.answers[-1] == t
+    path = feature_path(model, x, x2, int(y), int(t), reference, k=3)
+    assert path.predictions[0] == y
+    assert path.predictions[-1] == t
     assert path.neighbors.shape == (9, 3)
     own, false = reference.labels == y, reference.labels == t
     assert torch.allclose(
@@ -192,31 +203,33 @@ def test_the_way_begins_at_the_picture_and_the_means_are_its_ends(model, fooled,
     itself = Reference(
         torch.cat([reference.pictures, x[None]]), torch.cat([reference.labels, y[None]])
     )
-    again = follow(model, x, x2, int(y), int(t), itself, k=1)
+    again = feature_path(model, x, x2, int(y), int(t), itself, k=1)
     assert int(again.neighbors[0, 0]) == len(reference.pictures)
 
 
-def test_without_reference_there_are_no_means_and_no_picture_is_an_error(model, fooled) -> None:
-    found = diagnose(model, *fooled)
+def test_without_reference_there_are_no_means_and_no_picture_is_an_error(
+    model: Model, fooled: tuple[Tensor, ...]
+) -> None:
+    found = diagnose_layers(model, *fooled)
     assert bool(found.clean_nearer.isnan().all())
     assert set(found.flips) == {None}
     with pytest.raises(UserError, match="no picture was fooled"):
-        diagnose(model, *(part[:0] for part in fooled))
+        diagnose_layers(model, *(part[:0] for part in fooled))
 
 
-def test_everything_is_drawn_and_the_tables_say_what_was_found(
-    model, fooled, reference, tmp_path: Path
+def test_everything_is_drawn_and_the_tables_agree_with_the_result(
+    model: Model, fooled: tuple[Tensor, ...], reference: Reference, tmp_path: Path
 ) -> None:
     before = {name: value.clone() for name, value in model.state_dict().items()}
     state = torch.random.get_rng_state()
     names = [f"p{i}" for i in range(len(fooled[0]))]
-    found = look_inside(
+    found = diagnose(
         model,
         *fooled,
         names=names,
         size="L-infinity 16/255",
         reference=reference,
-        portraits=1,
+        detailed=1,
         units=2,
         image_steps=0,
     )
@@ -225,18 +238,18 @@ def test_everything_is_drawn_and_the_tables_say_what_was_found(
     folder = results.Folder(tmp_path)
     found.write(folder)
     assert {f["file"] for f in folder.figures} == {
-        "inside-layers.svg",
-        "inside-classes.svg",
-        "inside-01-picture.png",
-        "inside-01-units.png",
-        "inside-01-path.png",
+        "layers.svg",
+        "classes.svg",
+        "01-picture.png",
+        "01-units.png",
+        "01-path.png",
     }
     assert all(f["alt"] and f["caption"] for f in folder.figures)
-    with (tmp_path / "inside-units.csv").open(newline="") as file:
+    with (tmp_path / "units.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    last = [row for row in rows if row["layer"] == account_layers(model)[-1]]
+    last = [row for row in rows if row["layer"] == contribution_layers(model)[-1]]
     assert float(last[0]["explained"]) == pytest.approx(float(last[0]["change"]), abs=1e-5)
-    units = next(f["units"] for f in folder.figures if f["file"] == "inside-01-units.png")
+    units = next(f["units"] for f in folder.figures if f["file"] == "01-units.png")
     assert [row["unit"] for row in rows] == units
     numbers = found.numbers()
     assert numbers["margin explained"].value == pytest.approx(1, abs=1e-4)
@@ -244,10 +257,10 @@ def test_everything_is_drawn_and_the_tables_say_what_was_found(
 
 
 def test_an_attack_shows_what_changes_inside_the_pictures_it_fooled(
-    model, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    model: Model, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    layers_only = functools.partial(look_inside, portraits=0)
-    monkeypatch.setattr("featviz.robustness.parts.look_inside", layers_only)
+    layers_only = functools.partial(diagnose, detailed=0)
+    monkeypatch.setattr("featviz.robustness.parts.diagnose", layers_only)
     pictures = photographs(3)
     for i, picture in enumerate(pictures):
         folder = tmp_path / "data" / f"kind {int(model(picture[None]).argmax())}"
@@ -256,25 +269,25 @@ def test_an_attack_shows_what_changes_inside_the_pictures_it_fooled(
     result = attack(model, pictures, eps=16 / 255, steps=10)
     rows = result.found.success.nonzero()[:, 0]
     assert len(rows)
-    section = inside_of(model, result, open_pictures(tmp_path / "data"))
-    assert section is not None
-    assert list(section.part.names) == [result.names[i] for i in rows.tolist()]
-    assert torch.equal(section.part.predicted, result.found.predicted[rows])
-    folder = replace(result, inside=section).save(tmp_path / "attack")
+    found = diagnose_attack(model, result, open_pictures(tmp_path / "data"))
+    assert found is not None
+    assert list(found.names) == [result.names[i] for i in rows.tolist()]
+    assert torch.equal(found.predicted, result.found.predicted[rows])
+    folder = replace(result, diagnosis=found).save(tmp_path / "attack")
     files = {f["file"] for f in results.read_result(folder)["figures"]}
-    assert "inside/inside-layers.svg" in files
+    assert "diagnosis/layers.svg" in files
     still = attack(model, pictures, eps=0.0, steps=1)
-    assert inside_of(model, still, None) is None
+    assert diagnose_attack(model, still, None) is None
 
 
 def test_pictures_of_classes_that_the_reference_lacks_are_not_placed(
-    model, fooled, reference
+    model: Model, fooled: tuple[Tensor, ...], reference: Reference
 ) -> None:
     _, _, labels, predicted = fooled
     gone = int(predicted[0])
     rest = reference.labels != gone
     partial = Reference(reference.pictures[rest], reference.labels[rest])
-    found = diagnose(model, *fooled, partial)
+    found = diagnose_layers(model, *fooled, partial)
     shown = set(partial.labels.tolist())
     pairs = zip(labels.tolist(), predicted.tolist(), strict=True)
     unplaced = torch.tensor([not {a, b} <= shown for a, b in pairs])
@@ -282,7 +295,7 @@ def test_pictures_of_classes_that_the_reference_lacks_are_not_placed(
     assert torch.equal(found.clean_nearer.isnan().all(1), unplaced)
     assert torch.equal(found.clean_nearer.isfinite().all(1), ~unplaced)
     assert all(flip is None for flip, lost in zip(found.flips, unplaced, strict=True) if lost)
-    whole = diagnose(model, *fooled, reference)
-    # Without some pictures the reference falls into other batches: last bits may differ.
+    whole = diagnose_layers(model, *fooled, reference)
+    # Without some pictures the batches of the reference differ, and so may the last bits.
     kept = whole.clean_nearer[~unplaced]
     assert torch.allclose(found.clean_nearer[~unplaced], kept, rtol=1e-5, atol=1e-7)

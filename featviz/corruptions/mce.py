@@ -1,4 +1,4 @@
-"""How AlexNet fares on ImageNet-C, and what other models are measured by.
+"""Mean corruption error (mCE), in units of AlexNet's published errors on ImageNet-C.
 
 The published error rates are those of torchvision's AlexNet on the 50,000 validation pictures
 under each corruption, 1,000 classes, 224 pixels. Severity is not monotone for snow and
@@ -37,21 +37,21 @@ ALEXNET_ERRORS: Mapping[str, tuple[float, float, float, float, float]] = {
 ALEXNET_CLEAN_ERROR = 0.43478
 """torchvision's AlexNet on the clean pictures: 56.522% right"""
 VALID_SIDE = 224
-"""pixels of the pictures for which the table holds"""
+"""pixels of the pictures for which the errors apply"""
 
 
 @dataclass(frozen=True)
 class MeanCorruptionError:
-    """One number for a whole table of errors, and on which footing."""
+    """Means of a table of error rates."""
 
     mean: float
     """plain mean of the error rates: compares models on the same pictures"""
     relative_mean: float | None
     """mean of (error - clean error); None without a clean error"""
     mce: float | None
-    """in units of AlexNet's errors (1 is AlexNet); None where the table does not hold"""
+    """in units of AlexNet's errors (1 is AlexNet); None where those do not apply"""
     relative_mce: float | None
-    """the same for what is lost beyond the clean error"""
+    """the same for the error beyond the clean error"""
     corruptions: tuple[str, ...]
     """over which it is taken"""
 
@@ -64,12 +64,15 @@ def mean_corruption_error(
 ) -> MeanCorruptionError:
     """Mean corruption error from the error rates at severities 1 to 5 of each corruption.
 
-    errors: name -> five error rates in [0, 1]; clean: the error rate without corruption
-    side: of the pictures, in pixels. AlexNet's errors are the unit of mCE at 224 pixels only;
-        anywhere else `mce` and `relative_mce` are None
+    Args:
+        errors: Name -> five error rates in [0, 1]. Corruptions that AlexNet's table lacks count for
+            the plain means only.
+        clean: The error rate without corruption.
+        side: Of the pictures, in pixels. AlexNet's errors are the unit of mCE at 224 pixels only;
+            at another side `mce` and `relative_mce` are None.
 
-    Corruptions that AlexNet's table lacks count for the plain means only. Raises UserError for
-    rates out of range or not five of them.
+    Raises:
+        UserError: Rates are out of range or not five.
     """
     if not errors:
         raise UserError("there are no errors to take a mean of")

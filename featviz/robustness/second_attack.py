@@ -1,0 +1,103 @@
+"""Third stage of an audit: another strong attack at a few eps, and one without gradients.
+
+Pictures that the search has not fooled within an eps meet APGD (or the ensemble), and some of
+those that are left meet Square. What they fool enters the curve and counts against the search.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+import numpy as np
+from torch import Tensor
+
+from featviz.attacks.apgd import apgd
+from featviz.attacks.ensemble import ensemble
+from featviz.attacks.square import square
+from featviz.robustness.clean_pass import spread
+from featviz.robustness.examples import Batch, NormState
+from featviz.robustness.norm_audit import SecondAttack
+
+if TYPE_CHECKING:
+    from featviz.checkpoints import Arrays
+
+CHECKS = {"apgd": "APGD", "ensemble": "the ensemble"}
+_LEFT = (0.5, 0.25, 0.75)  # shares of the clean correct pictures at the eps that are checked
+_BLACK_BOX = 16  # pictures
+
+
+def second_attacks(state: NormState, check: str, steps: int, queries: int) -> None:
+    """Check the eps of the grid at which about 1/2, 1/4 and 3/4 of the pictures are left."""
+    right = max(1, len(state.clean.correct))
+    shares = {eps: len(state.left(eps)) / right for eps in state.eps}
+    usable = [eps for eps, share in shares.items() if share > 0]
+    chosen = [min(usable, key=lambda e: abs(shares[e] - want)) for want in _LEFT if usable]
+    for k, eps in enumerate(dict.fromkeys(chosen)):
+        tried, fooled, late = _attack(state, f"check-{k}", eps, check, steps)
+        black_box = _black_box(state, eps, queries if k == 0 else 0)
+        found = SecondAttack(eps, CHECKS[check], tried, fooled, late, *black_box)
+        state.second_attacks.append(found)
+
+
+def _attack(
+    state: NormState, name: str, eps: float, check: str, steps: int
+) -> tuple[int, int, int]:
+    """Pictures tried, fooled, and fooled in the last tenth of the steps."""
+    clean, norm = state.clean, state.norm
+
+    def attacked(rows: Tensor) -> Arrays:
+        batch = Batch(clean, rows, norm)
+        given = (clean.attacked, batch.x, batch.y)
+        if check == "ensemble":
+            found = ensemble(
+                *given, eps=eps, norm=norm, steps=steps, queries=0, options=batch.options()
+            )
+        else:
+            loss = "dlr" if clean.logits.shape[1] >= 3 else "ce"
+            found = apgd(
+                *given, eps=eps, norm=norm, steps=steps, loss=loss, options=batch.options()
+            )
+        batch.take(found)
+        batch.trace(found, steps)
+        first = found.first_step.cpu()[found.success.cpu()]
+        batch.counts["late"] = int((first > 0.9 * steps).sum())
+        return batch.arrays()
+
+    rows, fooled, late = state.left(eps), 0, state.counts["late"]
+    for k, some in enumerate(clean.batches(rows)):
+        clean.work.report(k * clean.batch_size, len(rows), f"{CHECKS[check]} in {norm}")
+        piece = clean.work.piece(f"{norm}-{name}-{k:04d}", partial(attacked, some))
+        state.take(some, piece)
+        fooled += _fooled(piece)
+    return len(rows), fooled, state.counts["late"] - late
+
+
+def _black_box(state: NormState, eps: float, queries: int) -> tuple[int, int]:
+    """Pictures tried and fooled by Square."""
+    clean, norm = state.clean, state.norm
+    rows = spread(state.left(eps), _BLACK_BOX)
+    if not queries or not len(rows) or norm not in {"linf", "l2"}:
+        return 0, 0
+
+    def attacked() -> Arrays:
+        batch = Batch(clean, rows, norm)
+        found = square(
+            clean.attacked,
+            batch.x,
+            batch.y,
+            eps=eps,
+            norm=norm,
+            queries=queries,
+            options=batch.options(),
+        )
+        batch.take(found)
+        return batch.arrays()
+
+    piece = clean.work.piece(f"{norm}-black-box", attacked)
+    state.take(rows, piece)
+    return len(rows), _fooled(piece)
+
+
+def _fooled(piece: Arrays) -> int:
+    return int(np.isfinite(piece["examples"]["distance"]).sum())
