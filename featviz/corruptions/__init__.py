@@ -16,13 +16,14 @@ pixel.
 
 from featviz.corruptions.apply import corrupt
 from featviz.corruptions.constants import (
+    ALEXNET_ERRORS,
     CORRUPTIONS,
     EXTRA,
     FAMILIES,
     SEVERITIES,
     settings,
 )
-from featviz.corruptions.mce import ALEXNET_ERRORS, mean_corruption_error
+from featviz.corruptions.mce import mean_corruption_error
 from featviz.corruptions.result import Corruptions
 from featviz.corruptions.table import corruption_table
 

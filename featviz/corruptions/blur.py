@@ -1,7 +1,6 @@
 """Blur: out of focus, through frosted glass, by motion, by zooming while the shutter is open.
 
-Pictures (N, 3, S, S) in [0, 1] come in; the same shape goes out. Sums run over one picture at a
-time, in a shape that no batch changes, so that its bits do not depend on its neighbours.
+Pictures (N, 3, S, S) in [0, 1] come in; the same shape goes out.
 """
 
 from __future__ import annotations
@@ -18,32 +17,34 @@ from featviz.corruptions.draws import Streams
 from featviz.resampling import fold, magnified
 
 
+def gaussian_weights(taps: Tensor, sigma: float) -> Tensor:
+    """(k,) float64 weights of a Gaussian at whole-numbered taps, with sum 1."""
+    weights = torch.exp(-0.5 * (taps.double() / sigma) ** 2)
+    return weights / weights.sum()
+
+
 @lru_cache(maxsize=64)
-def gaussian_matrix(side: int, sigma: float, truncate: float, border: str) -> Tensor:
-    """(side, side) float64: row i holds the weights with which line i collects its neighbours.
+def gaussian_matrix(side: int, sigma: float, reach: int, border: str) -> Tensor:
+    """(side, side) float64: row i holds the weights of all pixels of a line for pixel i.
 
     A dense matrix costs little at these sizes and takes any border and any sigma, also one that
     is larger than the picture (severity 1 of elastic_transform has such a one).
     """
     if sigma <= 0:
         return torch.eye(side, dtype=torch.float64)
-    reach = int(truncate * sigma + 0.5)
-    offsets = torch.arange(-reach, reach + 1)
-    weights = torch.exp(-0.5 * (offsets.double() / sigma) ** 2)
-    weights /= weights.sum()
-    rows = torch.arange(side)
-    columns = fold(rows[:, None] + offsets[None, :], side, border)
-    matrix = torch.zeros(side, side, dtype=torch.float64)
-    return matrix.scatter_add_(1, columns, weights.expand(side, -1).contiguous())
+    taps = torch.arange(-reach, reach + 1)
+    columns = fold(torch.arange(side)[:, None] + taps, side, border)
+    weights = gaussian_weights(taps, sigma).expand(side, -1).contiguous()
+    return torch.zeros(side, side, dtype=torch.float64).scatter_add_(1, columns, weights)
 
 
 def smooth(
     pictures: Tensor, sigma: float, *, truncate: float = 4.0, border: str = "edge"
 ) -> Tensor:
     """A Gaussian blur of (N, C, S, S), cut at `truncate` sigmas."""
-    matrix = gaussian_matrix(pictures.shape[-1], sigma, truncate, border)
-    matrix = matrix.to(pictures.device, pictures.dtype)
-    return torch.stack([matrix @ picture @ matrix.T for picture in pictures])
+    matrix = gaussian_matrix(pictures.shape[-1], sigma, int(truncate * sigma + 0.5), border)
+    matrix = matrix.to(pictures)
+    return matrix @ pictures @ matrix.T
 
 
 def gaussian(pictures: Tensor, streams: Streams, sigma: float) -> Tensor:
@@ -57,31 +58,23 @@ def disk(radius: float, edge: float) -> Tensor:
     reach, soft = (8, 1) if radius <= 8 else (math.ceil(radius), 2)
     line = torch.arange(-reach, reach + 1, dtype=torch.float64)
     inside = (line[:, None] ** 2 + line[None, :] ** 2 <= radius**2).double()
-    inside /= inside.sum()
-    taps = torch.arange(-soft, soft + 1, dtype=torch.float64)
-    weights = torch.exp(-0.5 * (taps / edge) ** 2)
-    weights /= weights.sum()
-    matrix = torch.zeros(len(line), len(line), dtype=torch.float64)
-    columns = fold(torch.arange(len(line))[:, None] + taps.long()[None, :], len(line), "reflect101")
-    matrix.scatter_add_(1, columns, weights.expand(len(line), -1).contiguous())
-    soft_disk = matrix @ inside @ matrix.T
+    matrix = gaussian_matrix(len(line), edge, soft, "reflect101")
+    soft_disk = matrix @ (inside / inside.sum()) @ matrix.T
     empty = int((soft_disk.abs().sum(0) > 0).nonzero()[0])  # zeros around it cost time only
     return soft_disk[empty : len(line) - empty, empty : len(line) - empty]
 
 
 def defocus(pictures: Tensor, streams: Streams, radius: float, edge: float) -> Tensor:
     """Every point becomes a disk, as behind a lens that is out of focus."""
-    kernel = disk(radius, edge).to(pictures.device, pictures.dtype)
+    kernel = disk(radius, edge).to(pictures)
     reach = len(kernel) // 2
     side = pictures.shape[-1]
     line = fold(torch.arange(-reach, side + reach, device=pictures.device), side, "reflect101")
     padded = pictures[:, :, line][:, :, :, line]
     # TF32 would be off by a third of a level.
-    with torch.backends.cudnn.flags(
-        enabled=True, benchmark=False, deterministic=True, allow_tf32=False
-    ):
-        blurred = [nn.functional.conv2d(p[:, None], kernel[None, None])[:, 0] for p in padded]
-    return torch.stack(blurred).clamp(0, 1)
+    with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
+        blurred = nn.functional.conv2d(padded.flatten(0, 1)[:, None], kernel[None, None])
+    return blurred.view_as(pictures).clamp(0, 1)
 
 
 def glass(
@@ -129,7 +122,7 @@ def displaced(moves: Tensor, jump: int) -> Tensor:
 
 def motion(pictures: Tensor, streams: Streams, radius: float, sigma: float) -> Tensor:
     """The camera moves in one direction, up to 45 degrees off the horizontal."""
-    angles = draws.uniform(streams, (), -45, 45, torch.empty(0, dtype=torch.float64))
+    angles = draws.uniform(streams, (), -45, 45)
     return streaked(pictures, radius, sigma, angles)
 
 
@@ -140,9 +133,7 @@ def streaked(pictures: Tensor, radius: float, sigma: float, degrees: Tensor) -> 
     result in 8 bits. degrees: (N,), clockwise from the right.
     """
     length = 2 * math.ceil(radius) + 1
-    taps = torch.arange(length, dtype=torch.float64)
-    weights = torch.exp(-0.5 * (taps / sigma) ** 2)
-    weights /= weights.sum()
+    weights = gaussian_weights(torch.arange(length), sigma)
     side = pictures.shape[-1]
     line = torch.arange(-length, side + length, device=pictures.device).clamp(0, side - 1)
     padded = pictures[:, :, line][:, :, :, line]

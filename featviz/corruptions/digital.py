@@ -5,9 +5,8 @@ Pictures (N, 3, S, S) in [0, 1] come in; the same shape goes out, in [0, 1].
 
 from __future__ import annotations
 
-from functools import lru_cache
-
 import torch
+from PIL import Image
 from torch import Tensor
 
 from featviz import images
@@ -16,12 +15,10 @@ from featviz.corruptions.blur import smooth
 from featviz.corruptions.draws import Streams
 from featviz.resampling import bilinear, pixel_grid
 
-_WEIGHT_BITS = 22  # of pillow's weights
-
 
 def contrast(pictures: Tensor, streams: Streams, factor: float) -> Tensor:
     """Every channel is drawn towards its mean."""
-    means = torch.stack([picture.mean((1, 2), keepdim=True) for picture in pictures])
+    means = pictures.mean((2, 3), keepdim=True)
     return ((pictures - means) * factor + means).clamp(0, 1)
 
 
@@ -34,8 +31,7 @@ def elastic(
     triangle to places up to `shift` away, then a smooth random displacement.
     """
     side = pictures.shape[-1]
-    like = torch.empty(0, dtype=torch.float64)
-    moves = draws.uniform(streams, (3, 2), -shift, shift, like)
+    moves = draws.uniform(streams, (3, 2), -shift, shift)
     middle, arm = float(side // 2), float(side // 3)
     triangle = torch.tensor(
         [[middle + arm, middle + arm], [middle + arm, middle - arm], [middle - arm, middle - arm]],
@@ -56,48 +52,24 @@ def elastic(
         from_x + back[:, 2, 0, None, None],
         border="reflect101",
     )
-    field = draws.uniform(streams, (2, side, side), -1, 1, like)
+    field = draws.uniform(streams, (2, side, side), -1, 1)
     if amplitude:
         field = amplitude * smooth(field, sigma, truncate=3.0, border="reflect")
     else:
-        field = torch.zeros_like(field)
+        field.zero_()
     field = field.to(pictures.device)
     return bilinear(turned, y + field[:, 1], x + field[:, 0], border="reflect").clamp(0, 1)
 
 
-@lru_cache(maxsize=64)
-def box_weights(size: int, wanted: int) -> Tensor:
-    """(wanted, size) whole numbers in float64: how pillow's box filter weighs a line's pixels.
-
-    A new pixel is the plain mean of the old ones whose centres it holds.
-    """
-    scale = size / wanted
-    support = 0.5 * max(scale, 1.0)
-    matrix = torch.zeros(wanted, size, dtype=torch.float64)
-    for i in range(wanted):
-        centre = (i + 0.5) * scale
-        first = max(0, int(centre - support + 0.5))
-        last = min(size, int(centre + support + 0.5))
-        held = [j for j in range(first, last) if -0.5 < (j - centre + 0.5) / max(scale, 1.0) <= 0.5]
-        matrix[i, held] = float(int(0.5 + 2**_WEIGHT_BITS / len(held)))
-    return matrix
-
-
-def _resized(levels: Tensor, wanted: int) -> Tensor:
-    """Whole levels (C, H, W) float64 at another size, exactly as pillow's BOX rounds them."""
-    weights = box_weights(levels.shape[-1], wanted).to(levels.device)
-    half, one = 2 ** (_WEIGHT_BITS - 1), 2**_WEIGHT_BITS
-    wide = torch.floor((levels @ weights.T + half) / one).clamp(0, 255)
-    return torch.floor((weights @ wide + half) / one).clamp(0, 255)
-
-
 def pixelate(pictures: Tensor, streams: Streams, share: float) -> Tensor:
-    """Shrunk to a share of its side, and back."""
-    side = pictures.shape[-1]
+    """Shrunk to a share of its side and enlarged again, by pillow's box filter."""
+    side, box = pictures.shape[-1], Image.Resampling.BOX
     small = max(1, int(side * share))
-    levels = (pictures.double() * 255).round()
-    blocks = [_resized(_resized(picture, small), side) for picture in levels]
-    return (torch.stack(blocks) / 255).to(pictures.dtype)
+    blocks = []
+    for picture in pictures:
+        image = images.to_pillow(picture).resize((small, small), box).resize((side, side), box)
+        blocks.append(images.from_pillow(image))
+    return (torch.stack(blocks).double().mul(255).round() / 255).to(pictures)
 
 
 def jpeg(pictures: Tensor, streams: Streams, quality: float) -> Tensor:
@@ -106,12 +78,12 @@ def jpeg(pictures: Tensor, streams: Streams, quality: float) -> Tensor:
 
 
 def saturate(pictures: Tensor, streams: Streams, factor: float, added: float) -> Tensor:
-    """The saturation of hue, saturation and value changes; grey counts as a red of none."""
+    """The saturation of hue, saturation and value changes; gray counts as red of saturation 0."""
     value = pictures.amax(1, keepdim=True)
     spread = value - pictures.amin(1, keepdim=True)
     old = spread / value.clamp(min=1e-12)
     new = (old * factor + added).clamp(0, 1)
     ratio = new / old.clamp(min=1e-12)
-    coloured = value - (value - pictures) * ratio
+    colored = value - (value - pictures) * ratio
     red = torch.cat([value, value * (1 - new), value * (1 - new)], 1)
-    return torch.where(spread > 0, coloured, red).clamp(0, 1)
+    return torch.where(spread > 0, colored, red).clamp(0, 1)

@@ -1,8 +1,8 @@
-"""Random numbers of one picture at a time: what a picture gets does not depend on its neighbours.
+"""Random numbers of each picture, independent of the other pictures.
 
-Every picture has its own stream, made from its key and the corruption's name. The severity is not
-part of it: a picture meets the same grains, angles and flakes at all severities, so that a curve
-over the severities is one of strength and not of luck.
+Every picture has its own generator, seeded by its key and the corruption's name. The severity is
+not part of the seed: noise, angles and flakes are the same at all severities, so that a curve over
+the severities shows strength and not chance.
 """
 
 from __future__ import annotations
@@ -26,17 +26,22 @@ def streams(keys: Sequence[int], name: str) -> list[torch.Generator]:
 def normal(generators: Streams, shape: Sequence[int], like: Tensor) -> Tensor:
     """(N, *shape) of the standard normal distribution, where `like` is and of its type."""
     drawn = torch.stack([torch.randn(tuple(shape), generator=g) for g in generators])
-    return drawn.to(like.device, like.dtype)
+    return drawn.to(like)
 
 
 def uniform(
-    generators: Streams, shape: Sequence[int], low: float, high: float, like: Tensor
+    generators: Streams,
+    shape: Sequence[int],
+    low: float,
+    high: float,
+    like: Tensor | None = None,
 ) -> Tensor:
-    """(N, *shape) uniform in [low, high), where `like` is and of its type."""
+    """(N, *shape) uniform in [low, high), where `like` is and of its type, else in float64."""
     drawn = torch.stack(
         [torch.rand(tuple(shape), generator=g, dtype=torch.float64) for g in generators]
     )
-    return (low + (high - low) * drawn).to(like.device, like.dtype)
+    drawn = low + (high - low) * drawn
+    return drawn if like is None else drawn.to(like)
 
 
 def integers(generators: Streams, shape: Sequence[int], low: int, high: int) -> Tensor:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from featviz import plotting
-from featviz.corruptions.constants import family, words
-from featviz.corruptions.mce import ALEXNET_CLEAN_ERROR, ALEXNET_ERRORS
+from featviz.corruptions.constants import ALEXNET_ERRORS, family, words
+from featviz.corruptions.mce import ALEXNET_CLEAN_ERROR
 from featviz.statistics import Share
 
 if TYPE_CHECKING:

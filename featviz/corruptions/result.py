@@ -11,10 +11,16 @@ from torch import Tensor
 
 from featviz import results
 from featviz.corruptions import figures
-from featviz.corruptions.constants import CORRUPTIONS, SEVERITIES, family, settings, words
+from featviz.corruptions.constants import (
+    ALEXNET_ERRORS,
+    CORRUPTIONS,
+    SEVERITIES,
+    family,
+    settings,
+    words,
+)
 from featviz.corruptions.mce import (
     ALEXNET_CLEAN_ERROR,
-    ALEXNET_ERRORS,
     VALID_SIDE,
     MeanCorruptionError,
     mean_corruption_error,

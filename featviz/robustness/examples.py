@@ -117,25 +117,26 @@ class Batch:
         predicted = logits.argmax(1)
         wrong = (predicted != own[:, 0]).cpu()
         self.counts["unconfirmed"] += int((~wrong).sum())
-        taken = rows[wrong]
+        taken = rows[wrong].numpy()
         for name, values in (
             ("distance", distance[closer]),
             ("margin", margin.cpu()),
             ("predicted", predicted.cpu()),
         ):
-            self.examples[name][taken] = values[wrong]
+            self.examples[name][taken] = values[wrong].numpy()
         self.examples["attack"][taken] = attack
-        self.adversarial[taken] = pictures[wrong]
+        self.adversarial[rows[wrong]] = pictures[wrong]
         distance[closer[~wrong]] = math.inf
         return distance
 
     def arrays(self) -> Arrays:
         """Everything found, with the judgement of the adversarial pictures rounded to 8 bits."""
-        rows = torch.from_numpy(np.flatnonzero(np.isfinite(self.examples["distance"])))
+        rows = np.flatnonzero(np.isfinite(self.examples["distance"]))
         if len(rows):
-            rounded = images.quantize(self.adversarial[rows]).to(self.x.dtype)
-            fools = self.clean.predict(rounded) != self.y[rows]
-            self.examples["fools_8bit"][rows] = fools.cpu()
+            at = torch.from_numpy(rows)
+            rounded = images.quantize(self.adversarial[at]).to(self.x.dtype)
+            fools = self.clean.predict(rounded) != self.y[at]
+            self.examples["fools_8bit"][rows] = fools.cpu().numpy()
             self.passes[0] += len(rows)
         for i in rows.tolist():
             values = self.adversarial[i].cpu().contiguous().numpy()
@@ -187,9 +188,10 @@ class NormState:
     def take_search(self, rows: Tensor, piece: Arrays) -> None:
         """The same with all that the search measures beside."""
         self.take(rows, piece)
+        at = rows.numpy()
         for name in MEASURED:
-            self.measured[name][rows] = piece[name]
-        self.noise_correct[:, rows] = piece["noise_correct"]
+            self.measured[name][at] = piece[name]
+        self.noise_correct[:, at] = piece["noise_correct"]
         for i, picture in zip(piece["shown"], piece["shown_pictures"], strict=True):
             found, row = piece["examples"][i], int(rows[i])
             self.shown[row] = AdversarialExample(

@@ -151,7 +151,7 @@ def _eight_bit(batch: Batch, grid: Sequence[float]) -> Tensor:
     usable = [eps for eps in grid if batch.norm != "linf" or eps * 255 >= 1 - 1e-9]
     n = len(batch.x)
     found = torch.full((n,), math.inf, dtype=torch.float64)
-    at, radii = torch.arange(n), torch.full((n,), usable[-1] if usable else 0.0).double()
+    at, radii = torch.arange(n), torch.full((n,), max(usable, default=0.0), dtype=torch.float64)
     while usable and len(at):
         tried = pgd(
             batch.clean.attacked,
@@ -169,8 +169,8 @@ def _eight_bit(batch: Batch, grid: Sequence[float]) -> Tensor:
         at, distance = at[won], torch.minimum(distance, radii)[won]
         found[at] = torch.minimum(found[at], distance)
         limits = torch.minimum(found[at], radii[won]).tolist()
-        radii = torch.tensor([max((e for e in usable if e < d), default=0.0) for d in limits])
-        radii = radii.double()
+        below = [max((e for e in usable if e < limit), default=0.0) for limit in limits]
+        radii = torch.tensor(below, dtype=torch.float64)
         at, radii = at[radii > 0], radii[radii > 0]
     return found
 
@@ -195,5 +195,5 @@ def _converge(state: NormState, steps: int) -> None:
             piece = clean.work.piece(f"{norm}-steps-{fewer}", partial(shorter, fewer))
             middle = median(torch.from_numpy(piece["distance"])).value
             state.convergence.append(Convergence(fewer, middle))
-    full = torch.from_numpy(state.measured["search_distance"][rows])
+    full = torch.from_numpy(state.measured["search_distance"][rows.numpy()])
     state.convergence.append(Convergence(steps, median(full).value))

@@ -1,4 +1,4 @@
-"""Laws that every corruption obeys, the yardstick, and the table."""
+"""Laws that every corruption obeys, the mean corruption error, and the table."""
 
 from __future__ import annotations
 
@@ -6,14 +6,17 @@ import csv
 import itertools
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
-from typing import Never
+from typing import Any, Never
 
 import pytest
 import torch
 from attack_models import photographs, tiny_model
+from torch import Tensor
 
 from featviz import results
+from featviz.checkpoints import Interrupted
 from featviz.corruptions import (
     ALEXNET_ERRORS,
     CORRUPTIONS,
@@ -26,6 +29,7 @@ from featviz.corruptions import (
 )
 from featviz.errors import UserError
 from featviz.images import quantize
+from featviz.models.model import Model
 
 ALL = (*CORRUPTIONS, *EXTRA)
 DRAWN = (
@@ -44,7 +48,7 @@ DRAWN = (
 
 
 @pytest.fixture(scope="module")
-def pictures():
+def pictures() -> Tensor:
     generator = torch.Generator().manual_seed(4)
     grain = 0.1 * torch.randn(3, 3, 64, 64, generator=generator)
     return quantize((photographs(3, side=64) + grain).clamp(0, 1))
@@ -60,7 +64,7 @@ def test_there_are_15_and_4() -> None:
 
 @pytest.mark.parametrize("name", ALL)
 def test_a_corruption_stays_in_range_and_changes_the_picture_not_its_argument(
-    pictures, name: str
+    pictures: Tensor, name: str
 ) -> None:
     given, state = pictures.clone(), torch.get_rng_state()
     for severity in (1, 5):
@@ -75,23 +79,28 @@ def test_a_corruption_stays_in_range_and_changes_the_picture_not_its_argument(
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_order_batch_and_memory_layout_do_not_matter_bit_for_bit(pictures, name: str) -> None:
+def test_pictures_do_not_mix(pictures: Tensor, name: str) -> None:
+    pictures = pictures.double()
     together = corrupt(pictures, name, 3, seed=5)
-    turned = corrupt(
-        pictures.flip(0).contiguous(memory_format=torch.channels_last), name, 3, seed=5
-    )
-    assert torch.equal(turned.flip(0), together)
-    assert torch.equal(corrupt(pictures[1:2], name, 3, seed=5), together[1:2])
+    turned = pictures.flip(0).contiguous(memory_format=torch.channels_last)
+    alone = corrupt(pictures[1:2], name, 3, seed=5)
+    for one, other in (
+        (corrupt(turned, name, 3, seed=5).flip(0), together),
+        (alone, together[1:2]),
+    ):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-9)
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_the_seed_matters_where_something_is_drawn_and_only_there(pictures, name: str) -> None:
+def test_the_seed_matters_where_something_is_drawn_and_only_there(
+    pictures: Tensor, name: str
+) -> None:
     one, other = (corrupt(pictures[:1], name, 4, seed=seed) for seed in (0, 1))
     assert torch.equal(one, corrupt(pictures[:1], name, 4, seed=0))
     assert torch.equal(one, other) == (name not in DRAWN)
 
 
-def test_keys_stand_for_the_pictures_in_the_streams(pictures) -> None:
+def test_keys_replace_the_pictures_as_seeds(pictures: Tensor) -> None:
     one = corrupt(pictures, "gaussian_noise", 1, keys=[3, 4, 3])
     noise = one - pictures
     inside = (one > 0) & (one < 1)
@@ -100,7 +109,7 @@ def test_keys_stand_for_the_pictures_in_the_streams(pictures) -> None:
     assert float((noise[0] - noise[1]).abs().mean()) > 0.01
 
 
-def test_severities_share_their_random_part(pictures) -> None:
+def test_severities_share_their_random_part(pictures: Tensor) -> None:
     weak, strong = (corrupt(pictures, "gaussian_noise", s) - pictures for s in (1, 2))
     small = (weak.abs() < 0.02) & (strong.abs() > 0)
     inside = small & (pictures > 0.3) & (pictures < 0.7)
@@ -123,15 +132,15 @@ def test_damage_grows_with_severity(name: str) -> None:
     assert all(a < b for a, b in itertools.pairwise(sizes)), sizes
 
 
-def test_frost_hides_more_of_the_picture_with_severity(pictures) -> None:
-    def likeness(seen):
+def test_frost_hides_more_of_the_picture_with_severity(pictures: Tensor) -> None:
+    def likeness(seen: Tensor) -> float:
         return float(torch.corrcoef(torch.stack([seen.flatten(), pictures.flatten()]))[0, 1])
 
     kept = [likeness(corrupt(pictures, "frost", s)) for s in range(6)]
     assert all(a > b for a, b in itertools.pairwise(kept)), kept
 
 
-def test_the_published_constants_stand_at_their_own_sides() -> None:
+def test_the_published_constants_hold_at_their_own_sides() -> None:
     assert settings("motion_blur", 5, 224) == (20, 15)
     assert settings("motion_blur", 5, 64) == (12, 3)
     assert settings("elastic_transform", 1, 224) == pytest.approx((488, 170.8, 24.4))
@@ -150,7 +159,7 @@ def test_lengths_scale_with_the_side_and_levels_do_not() -> None:
     assert settings("gaussian_blur", 1, 121) == pytest.approx((121 / 224,))
 
 
-def test_as_the_benchmark_saves_them_pictures_are_8_bit_and_close(pictures) -> None:
+def test_as_the_benchmark_saves_them_pictures_are_8_bit_and_close(pictures: Tensor) -> None:
     bare, saved = (corrupt(pictures, "brightness", 1, jpeg=jpeg) for jpeg in (False, True))
     torch.testing.assert_close(saved * 255, (saved * 255).round(), rtol=0, atol=1e-4)
     assert 0 < float((saved - bare).abs().mean()) < 0.1
@@ -171,12 +180,14 @@ def test_as_the_benchmark_saves_them_pictures_are_8_bit_and_close(pictures) -> N
         (lambda x: corrupt(x, "fog", 1, keys=[1]), "1 keys for 3 pictures"),
     ],
 )
-def test_mistakes_are_told_in_a_line(pictures, call, words: str) -> None:
+def test_mistakes_are_refused_in_one_line(
+    pictures: Tensor, call: Callable[[Tensor], Tensor], words: str
+) -> None:
     with pytest.raises(UserError, match=words):
         call(pictures)
 
 
-# The yardstick.
+# The mean corruption error.
 
 MEANS = {  # percent, as papers print them; another source than the errors by severity
     "gaussian_noise": 88.6428,
@@ -219,7 +230,7 @@ def test_mce_is_a_mean_of_ratios_not_a_ratio_of_means() -> None:
 
 
 @pytest.mark.parametrize("side", [None, 64, 227])
-def test_there_is_no_mce_but_at_224_pixels(side) -> None:
+def test_there_is_no_mce_but_at_224_pixels(side: int | None) -> None:
     found = mean_corruption_error(ALEXNET_ERRORS, clean=0.4, side=side)
     assert found.mce is None
     assert found.relative_mce is None
@@ -227,7 +238,7 @@ def test_there_is_no_mce_but_at_224_pixels(side) -> None:
 
 
 @pytest.mark.parametrize("errors", [{}, {"fog": [0.1] * 4}, {"fog": [10, 20, 30, 40, 50]}])
-def test_errors_that_are_none_are_refused(errors) -> None:
+def test_impossible_errors_are_refused(errors: dict[str, list[float]]) -> None:
     with pytest.raises(UserError):
         mean_corruption_error(errors)
 
@@ -238,34 +249,34 @@ NAMES = ("gaussian_noise", "fog", "pixelate")
 
 
 @pytest.fixture(scope="module")
-def model():
+def model() -> Model:
     return tiny_model()
 
 
-def small(count: int = 9):
+def small(count: int = 9) -> Tensor:
     return photographs(count, seed=6, side=16)
 
 
-def test_the_table_counts_what_the_model_says_to_corrupted_pictures(model) -> None:
+def test_the_table_counts_the_predictions_on_corrupted_pictures(model: Model) -> None:
     x, labels = small(), torch.arange(9) % 5
     table = corruption_table(model, x, labels, names=NAMES, severities=(2, 5), seed=3, batch_size=4)
     assert torch.equal(table.clean, model(x).argmax(1))
     for name in NAMES:
         for k, severity in enumerate((2, 5)):
             seen = corrupt(x, name, severity, seed=3, jpeg=True)
-            answers = model(seen).argmax(1)
-            assert torch.equal(table.answers[name][k], answers)
-            assert table.share(name, severity).hits == int((answers == labels).sum())
-    assert any("only 9 pictures" in doubt for doubt in table.warnings)
+            predicted = model(seen).argmax(1)
+            assert torch.equal(table.predictions[name][k], predicted)
+            assert table.share(name, severity).hits == int((predicted == labels).sum())
+    assert any("only 9 pictures" in text for text in table.warnings)
 
 
-def test_without_labels_the_clean_answers_stand_in(model) -> None:
+def test_without_labels_the_clean_predictions_are_used(model: Model) -> None:
     table = corruption_table(model, small(), names=("fog",), severities=(1,))
     assert table.clean_share.value == 1
-    assert any("there are no labels" in doubt for doubt in table.warnings)
+    assert any("there are no labels" in text for text in table.warnings)
 
 
-def test_there_is_no_mce_for_a_model_of_other_size_or_classes(model) -> None:
+def test_there_is_no_mce_for_a_model_of_other_size_or_classes(model: Model) -> None:
     table = corruption_table(model, small(), torch.arange(9) % 5, names=("fog", "contrast"))
     found = table.mean_error()
     assert found is not None
@@ -275,61 +286,78 @@ def test_there_is_no_mce_for_a_model_of_other_size_or_classes(model) -> None:
     assert found.mean == pytest.approx(sum(sum(e) for e in errors.values()) / 10)
 
 
-def test_a_stopped_table_goes_on_and_ends_in_the_same_answers(model, tmp_path: Path) -> None:
+def test_a_stopped_table_goes_on_and_ends_in_the_same_predictions(
+    model: Model, tmp_path: Path
+) -> None:
     class Stop(Exception):
         pass
 
-    def stop(done, total, text: str) -> None:
+    def stop(done: int, total: int, text: str) -> None:
         if done == 4:
             raise Stop
 
-    arguments = {"names": NAMES, "severities": (1, 3), "seed": 1, "batch_size": 4}
+    arguments: dict[str, Any] = {
+        "names": NAMES,
+        "severities": (1, 3),
+        "seed": 1,
+        "batch_size": 4,
+    }
     whole = corruption_table(model, small(), **arguments)
+    partial = tmp_path / "a.partial"
     with pytest.raises(Stop):
-        corruption_table(model, small(), **arguments, partial=tmp_path, progress=stop)
-    assert len(list(tmp_path.iterdir())) == 4
+        corruption_table(model, small(), **arguments, checkpoint=partial, progress=stop)
+    assert len(list(partial.glob("*.npz"))) == 4
 
-    seen = []
+    seen: list[int] = []
     hook = model.register_forward_pre_hook(lambda module, args: seen.append(len(args[0])))
-    resumed = corruption_table(model, small(), **arguments, partial=tmp_path)
+    resumed = corruption_table(model, small(), **arguments, checkpoint=partial)
     hook.remove()
     assert len(seen) == 3 * 3  # clean and two cells, three batches each
     for name in NAMES:
-        assert torch.equal(resumed.answers[name], whole.answers[name])
-    # Another seed, and pictures saved otherwise, are other runs: nothing of the first is taken.
-    bare = corruption_table(model, small(), **arguments, jpeg=False, partial=tmp_path)
-    again = corruption_table(model, small(), **arguments, jpeg=False)
-    assert torch.equal(bare.answers["gaussian_noise"], again.answers["gaussian_noise"])
-    assert len(list(tmp_path.iterdir())) == 12
-    other = corruption_table(model, small(), **{**arguments, "seed": 2}, partial=tmp_path)
-    assert len(list(tmp_path.iterdir())) == 18
-    again = corruption_table(model, small(), **{**arguments, "seed": 2})
-    assert torch.equal(other.answers["gaussian_noise"], again.answers["gaussian_noise"])
+        assert torch.equal(resumed.predictions[name], whole.predictions[name])
+    for other in ({"seed": 2}, {"jpeg": False}):
+        with pytest.raises(UserError, match="unfinished work of another command"):
+            corruption_table(model, small(), **arguments | other, checkpoint=partial)
+    assert len(list(partial.glob("*.npz"))) == 6
 
 
-def test_the_model_is_left_as_it_was_found_also_after_an_error(model) -> None:
+def test_ctrl_c_says_what_was_kept(model: Model, tmp_path: Path) -> None:
+    def interrupt(done: int, total: int, text: str) -> None:
+        if done == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(Interrupted, match="kept 18 of 45 corrupted pictures"):
+        corruption_table(
+            model, small(), names=("fog",), checkpoint=tmp_path / "a", progress=interrupt
+        )
+
+
+def test_the_model_is_left_as_it_was_found_also_after_an_error(model: Model) -> None:
+    assert isinstance(model.net, torch.nn.Sequential)
+    weight = model.net[0].weight
+    assert isinstance(weight, Tensor)
     model.net[1].train()
-    model.net[0].weight.requires_grad_(True)
+    weight.requires_grad_(True)
     modes = [m.training for m in model.modules()]
 
-    def fail(done, total, text: str) -> Never:
+    def fail(done: int, total: int, text: str) -> Never:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         corruption_table(model, small(), names=("fog",), progress=fail)
     assert [m.training for m in model.modules()] == modes
-    assert model.net[0].weight.requires_grad
-    assert model.net[0].weight.grad is None
-    model.net[0].weight.requires_grad_(False)
+    assert weight.requires_grad
+    assert weight.grad is None
+    weight.requires_grad_(False)
     model.eval()
 
 
-def test_the_folder_says_what_the_result_says(model, tmp_path: Path) -> None:
+def test_the_folder_says_what_the_result_says(model: Model, tmp_path: Path) -> None:
     names = ("fog", "frost", "spatter")
     table = corruption_table(model, small(), torch.arange(9) % 5, names=names, severities=(1, 4))
     document = results.read_result(table.save(tmp_path / "run"))
     assert document["kind"] == "corruptions"
-    assert any("frost lays procedural ice" in doubt for doubt in document["warnings"])
+    assert any("frost uses procedural ice" in text for text in document["warnings"])
     with (tmp_path / "run" / "corruptions.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [(r["corruption"], int(r["severity"])) for r in rows[1:]] == [
@@ -348,6 +376,6 @@ def test_the_folder_says_what_the_result_says(model, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "arguments", [{"names": ()}, {"severities": ()}, {"names": ("fgo",)}, {"severities": (0, 1)}]
 )
-def test_a_table_of_nothing_is_refused(model, arguments) -> None:
+def test_a_table_of_nothing_is_refused(model: Model, arguments: dict[str, Any]) -> None:
     with pytest.raises(UserError):
         corruption_table(model, small(), **arguments)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
@@ -39,7 +41,7 @@ def agree(ours: torch.Tensor, theirs: np.ndarray, tolerance: float = 1e-9) -> No
 
 
 @pytest.mark.parametrize("sigma", [0.5, 1.0, 4.0])
-def test_gaussian_blur(sigma) -> None:
+def test_gaussian_blur(sigma: float) -> None:
     x = picture(40)
     agree(blur.gaussian(x, streams(), sigma), oracle.gaussian_blur(plain(x), sigma))
 
@@ -47,7 +49,7 @@ def test_gaussian_blur(sigma) -> None:
 @pytest.mark.parametrize(
     ("radius", "edge"), [(0.5, 0.6), (2.5, 0.01), (3, 0.1), (8, 0.5), (10, 0.5)]
 )
-def test_defocus_blur(radius, edge) -> None:
+def test_defocus_blur(radius: float, edge: float) -> None:
     x = picture(32)
     agree(blur.defocus(x, streams(), radius, edge), oracle.defocus(plain(x), radius, edge))
 
@@ -55,7 +57,7 @@ def test_defocus_blur(radius, edge) -> None:
 @pytest.mark.parametrize(
     ("sigma", "jump", "rounds"), [(0.1, 1, 1), (0.7, 1, 2), (1, 2, 3), (1.5, 4, 2)]
 )
-def test_glass_blur(sigma, jump, rounds) -> None:
+def test_glass_blur(sigma: float, jump: int, rounds: int) -> None:
     x = picture(30)
     again = streams()
     moves = [draws.integers(again, (2, 30, 30), -jump, jump)[0].numpy() for _ in range(rounds)]
@@ -74,7 +76,7 @@ def test_values_on_a_chain_of_displacements_come_from_its_end() -> None:
 
 
 @pytest.mark.parametrize(("radius", "sigma"), [(10, 3), (15, 12)])
-def test_motion_blur(radius, sigma) -> None:
+def test_motion_blur(radius: float, sigma: float) -> None:
     x = picture(24)
     angle = float(draws.uniform(streams(), (), -45, 45, LIKE))
     assert -45 <= angle <= 45
@@ -83,7 +85,7 @@ def test_motion_blur(radius, sigma) -> None:
 
 
 @pytest.mark.parametrize(("farthest", "step"), [(1.11, 0.01), (1.31, 0.03)])
-def test_zoom_blur(farthest, step) -> None:
+def test_zoom_blur(farthest: float, step: float) -> None:
     x = picture(50)
     factors = np.arange(1, farthest, step)
     assert len(factors) == len(zoom_factors(farthest, step)) == 12 if step == 0.01 else 11
@@ -93,7 +95,7 @@ def test_zoom_blur(farthest, step) -> None:
 @pytest.mark.parametrize(
     "constants", [(0.1, 0.3, 3, 0.5, 10, 4, 0.8), (0.55, 0.3, 2.5, 0.85, 12, 12, 0.55)]
 )
-def test_snow(constants) -> None:
+def test_snow(constants: tuple[float, ...]) -> None:
     x = picture(24)
     again = streams()
     flakes = draws.normal(again, (1, 24, 24), x)[0, 0].numpy()
@@ -102,7 +104,7 @@ def test_snow(constants) -> None:
 
 
 @pytest.mark.parametrize(("side", "decay"), [(16, 3.0), (24, 1.4)])
-def test_fog(side, decay) -> None:
+def test_fog(side: int, decay: float) -> None:
     x = picture(side)
     size, again, levels = 1 << (side - 1).bit_length(), streams(), []
     for step in [size >> k for k in range(size.bit_length() - 1)]:
@@ -116,19 +118,19 @@ def test_fog(side, decay) -> None:
 
 
 @pytest.mark.parametrize("added", [0.1, 0.5])
-def test_brightness(added) -> None:
+def test_brightness(added: float) -> None:
     x = picture(20)
     agree(weather.brightness(x, streams(), added), oracle.brightness(plain(x), added))
 
 
 @pytest.mark.parametrize(("factor", "added"), [(0.3, 0), (2, 0), (5, 0.1), (20, 0.2)])
-def test_saturate(factor, added) -> None:
+def test_saturate(factor: float, added: float) -> None:
     x = picture(20)
     agree(digital.saturate(x, streams(), factor, added), oracle.saturate(plain(x), factor, added))
 
 
 @pytest.mark.parametrize("factor", [0.4, 0.05])
-def test_contrast(factor) -> None:
+def test_contrast(factor: float) -> None:
     x = picture(20)
     agree(digital.contrast(x, streams(), factor), oracle.contrast(plain(x), factor))
 
@@ -136,7 +138,7 @@ def test_contrast(factor) -> None:
 @pytest.mark.parametrize(
     ("amplitude", "sigma", "shift"), [(60.0, 21.0, 3.0), (3.0, 0.6, 0.6), (0, 0, 4.0)]
 )
-def test_elastic_transform(amplitude, sigma, shift) -> None:
+def test_elastic_transform(amplitude: float, sigma: float, shift: float) -> None:
     x = picture(30)
     again = streams()
     moves = draws.uniform(again, (3, 2), -shift, shift, LIKE)[0].numpy()
@@ -147,24 +149,25 @@ def test_elastic_transform(amplitude, sigma, shift) -> None:
 
 @pytest.mark.parametrize("side", [64, 224, 57])
 @pytest.mark.parametrize("share", [0.9, 0.6, 0.25])
-def test_pixelate_gives_the_bytes_of_pillow(side, share) -> None:
+def test_pixelate_gives_the_bytes_of_pillow(side: int, share: float) -> None:
     x = picture(side)
     agree(digital.pixelate(x, streams(), share), oracle.pixelate(plain(x), share), 1e-12)
 
 
 @pytest.mark.parametrize("quality", [7, 65])
-def test_jpeg_compression(quality) -> None:
+def test_jpeg_compression(quality: int) -> None:
     x = picture(33)
     agree(digital.jpeg(x, streams(), quality), oracle.jpeg(plain(x), quality), 1e-7)
 
 
 @pytest.mark.parametrize("severity", [1, 2, 3])
-def test_water_on_the_lens(severity) -> None:
-    constants = ((0.65, 0.3, 2, 0.69, 0.6), (0.62, 0.1, 0.7, 0.7, 0.6), (0.65, 0.3, 1, 0.69, 0.6))
+def test_water_on_the_lens(severity: int) -> None:
+    given = ((0.65, 0.3, 2, 0.69, 0.6), (0.62, 0.1, 0.7, 0.7, 0.6), (0.65, 0.3, 1, 0.69, 0.6))
+    constants = given[severity - 1]
     x = picture(48)
     grains = draws.normal(streams(), (1, 48, 48), x)[0, 0].numpy()
-    ours = weather.spatter(x, streams(), *constants[severity - 1], 0)
-    theirs = oracle.water(plain(x), grains, *constants[severity - 1])
+    ours = weather.spatter(x, streams(), *(*constants, 0))
+    theirs = oracle.water(plain(x), grains, *constants)
     assert np.abs(theirs - plain(x)).max() > 0.1
     agree(ours, theirs)
 
@@ -173,7 +176,7 @@ def test_mud_on_the_lens() -> None:
     x = picture(40)
     constants = (0.67, 0.4, 1, 0.65, 1.5)
     grains = draws.normal(streams(), (1, 40, 40), x)[0, 0].numpy()
-    ours = weather.spatter(x, streams(), *constants, 1)
+    ours = weather.spatter(x, streams(), *constants, mud=1)
     agree(ours, oracle.mud(plain(x), grains, *constants))
 
 
@@ -197,14 +200,14 @@ def test_frost_mixes_the_picture_with_a_plate_of_ice() -> None:
 # the mean is known to deviation / 350 and a variance to 0.4%; bounds are five standard errors.
 
 
-def sampled(method: str, level: float, constant: float) -> torch.Tensor:
+def sampled(method: Callable[..., torch.Tensor], level: float, constant: float) -> torch.Tensor:
     side = 200
     x = torch.full((1, 3, side, side), level, dtype=torch.float64)
     return method(x, streams(), constant)
 
 
 @pytest.mark.parametrize("deviation", [0.04, 0.08])
-def test_gaussian_noise_is_normal(deviation) -> None:
+def test_gaussian_noise_is_normal(deviation: float) -> None:
     values = sampled(noise.gaussian, 0.5, deviation) - 0.5
     assert abs(float(values.mean())) < 5 * deviation / values.numel() ** 0.5
     assert float(values.std()) == pytest.approx(deviation, rel=5 / (2 * values.numel()) ** 0.5)
@@ -212,7 +215,7 @@ def test_gaussian_noise_is_normal(deviation) -> None:
 
 
 @pytest.mark.parametrize("photons", [60, 250])
-def test_shot_noise_counts_photons(photons) -> None:
+def test_shot_noise_counts_photons(photons: float) -> None:
     values = sampled(noise.shot, 0.5, photons) * photons
     torch.testing.assert_close(values, values.round(), rtol=0, atol=1e-9)
     rate = 0.5 * photons
@@ -221,7 +224,7 @@ def test_shot_noise_counts_photons(photons) -> None:
 
 
 @pytest.mark.parametrize("share", [0.03, 0.27])
-def test_impulse_noise_hits_a_share_of_the_values_half_white_half_black(share) -> None:
+def test_impulse_noise_hits_a_share_of_the_values_half_white_half_black(share: float) -> None:
     values = sampled(noise.impulse, 0.5, share)
     hit = values != 0.5
     assert bool(((values[hit] == 0) | (values[hit] == 1)).all())
@@ -233,7 +236,7 @@ def test_impulse_noise_hits_a_share_of_the_values_half_white_half_black(share) -
 
 
 @pytest.mark.parametrize("level", [0.2, 0.5])
-def test_speckle_noise_grows_with_brightness(level) -> None:
+def test_speckle_noise_grows_with_brightness(level: float) -> None:
     values = sampled(noise.speckle, level, 0.15) - level
     assert abs(float(values.mean())) < 5 * 0.15 * level / values.numel() ** 0.5
     assert float(values.std()) == pytest.approx(0.15 * level, rel=0.01)

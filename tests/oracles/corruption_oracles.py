@@ -19,7 +19,8 @@ Array = NDArray[np.float64]
 
 
 def gaussian_blur(x: Array, sigma: float) -> Array:
-    return ndimage.gaussian_filter(x, (sigma, sigma, 0), mode="nearest", truncate=4.0)
+    out: Array = ndimage.gaussian_filter(x, (sigma, sigma, 0), mode="nearest", truncate=4.0)
+    return out
 
 
 def defocus(x: Array, radius: float, edge: float) -> Array:
@@ -39,7 +40,7 @@ def defocus(x: Array, radius: float, edge: float) -> Array:
 def glass(x: Array, sigma: float, jump: int, moves: list[NDArray[np.int64]]) -> Array:
     """`moves`: a (2, S, S) array a round. The exchange is written as in the benchmark."""
     side = len(x)
-    small = np.uint8(gaussian_blur(x, sigma).clip(0, 1) * 255)
+    small = (gaussian_blur(x, sigma).clip(0, 1) * 255).astype(np.uint8)
     for down, right in moves:
         for h in range(side - jump, jump, -1):
             for w in range(side - jump, jump, -1):
@@ -60,7 +61,8 @@ def streak(x: Array, radius: float, sigma: float, degrees: float) -> Array:
                 row = r + math.ceil(i * math.sin(turn) - 0.5)
                 column = c + math.ceil(i * math.cos(turn) - 0.5)
                 out[r, c] += weight * x[min(max(row, 0), side - 1), min(max(column, 0), side - 1)]
-    return np.rint((out / sum(weights)).clip(0, 1) * 255) / 255
+    blurred: Array = np.rint((out / sum(weights)).clip(0, 1) * 255) / 255
+    return blurred
 
 
 def zoomed(x: Array, factor: float) -> Array:
@@ -69,7 +71,8 @@ def zoomed(x: Array, factor: float) -> Array:
     top = (side - piece) // 2
     large = ndimage.zoom(x[top : top + piece, top : top + piece], (factor, factor, 1), order=1)
     trim = (len(large) - side) // 2
-    return large[trim : trim + side, trim : trim + side]
+    out: Array = large[trim : trim + side, trim : trim + side]
+    return out
 
 
 def zoom_blur(x: Array, factors: Array) -> Array:
@@ -93,7 +96,8 @@ def snow(
     flakes = streak(np.floor(flakes.clip(0, 1) * 255) / 255, radius, sigma, degrees)
     grey = (x @ np.array([0.299, 0.587, 0.114]))[..., None]
     ground = share * x + (1 - share) * np.maximum(x, grey * 1.5 + 0.5)
-    return (ground + flakes + np.rot90(flakes, 2)).clip(0, 1)
+    out: Array = (ground + flakes + np.rot90(flakes, 2)).clip(0, 1)
+    return out
 
 
 def plasma(draws: list[Array], size: int, decay: float) -> Array:
@@ -134,13 +138,17 @@ def plasma(draws: list[Array], size: int, decay: float) -> Array:
                     field[place] = sum(near) / 4 + width * width * jitter[i, j]
         step, width = half, width / decay
     field -= field.min()
-    return field / field.max()
+    out: Array = field / field.max()
+    return out
 
 
 def fog(x: Array, clouds: Array, amount: float) -> Array:
     brightest = x.max()
     side = len(x)
-    return ((x + amount * clouds[:side, :side, None]) * brightest / (brightest + amount)).clip(0, 1)
+    out: Array = (
+        (x + amount * clouds[:side, :side, None]) * brightest / (brightest + amount)
+    ).clip(0, 1)
+    return out
 
 
 def brightness(x: Array, added: float) -> Array:
@@ -180,7 +188,8 @@ def elastic(x: Array, moves: Array, field: Array, amplitude: float, sigma: float
     from_x, from_y = np.tensordot(linear, sought, 1)
 
     def looked_up(plane: Array, rows: Array, columns: Array, mode: str) -> Array:
-        return ndimage.map_coordinates(plane, [rows, columns], order=1, mode=mode)
+        out: Array = ndimage.map_coordinates(plane, [rows, columns], order=1, mode=mode)
+        return out
 
     turned = np.stack([looked_up(x[..., c], from_y, from_x, "mirror") for c in range(3)], -1)
     dx, dy = (
@@ -221,7 +230,8 @@ def mud(
     liquid = ndimage.gaussian_filter(mean + deviation * noise, sigma, mode="nearest")
     cover = ndimage.gaussian_filter((liquid > threshold) * 1.0, strength, mode="nearest")[..., None]
     cover[cover < 0.8] = 0
-    return ((1 - cover) * x + cover * np.array([63, 42, 20]) / 255).clip(0, 1)
+    out: Array = ((1 - cover) * x + cover * np.array([63, 42, 20]) / 255).clip(0, 1)
+    return out
 
 
 def water(
@@ -243,7 +253,8 @@ def water(
     lit = ndimage.correlate(even, emboss, mode="mirror").clip(0, 255)
     shine = levels * np.rint(ndimage.uniform_filter(lit, 3, mode="mirror"))
     shine = shine / shine.max()
-    return (x + strength * shine[..., None] * np.array([175, 238, 238]) / 255).clip(0, 1)
+    out: Array = (x + strength * shine[..., None] * np.array([175, 238, 238]) / 255).clip(0, 1)
+    return out
 
 
 def canny(levels: Array, low: float, high: float) -> NDArray[np.bool_]:

@@ -159,7 +159,7 @@ def test_a_linear_model_gives_its_exact_curve(generator: torch.Generator) -> Non
     pictures = pictures.float()
     model = Model(net.float(), name="linear", input_size=4)
     w = (net.weights[0] - net.weights[1]).detach().double()
-    logits = model(pictures).double()
+    logits = model(pictures).detach().double()
     margins = (logits[:, 0] - logits[:, 1]).tolist()
     zeros = torch.zeros(8, dtype=torch.long)
     pairs = list(zip(pictures, margins, strict=True))
@@ -332,7 +332,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def facts(folder: Path) -> dict[str, object]:
-    document = json.loads((folder / "result.json").read_text())
+    document: dict[str, Any] = json.loads((folder / "result.json").read_text())
     for key in ("created", "seconds"):
         del document[key]
     for key in ("seconds", "memory", "self-test"):

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 from flat_attacks import minimal
 from scipy.optimize import linprog, minimize
 
+from featviz.attacks.result import AttackResult
 from featviz.robustness import self_test as tested
 from featviz.robustness.self_test import self_test, smallest
 
@@ -27,7 +29,7 @@ def test_a_search_that_ends_too_far_or_impossibly_near_fails_it(
 ) -> None:
     for factor in (1.05, 0.9):
 
-        def wrong(*arguments, factor=factor, **options):
+        def wrong(*arguments: Any, factor: float = factor, **options: Any) -> AttackResult:
             found = minimal(*arguments, **options)
             return replace(found, distance=factor * found.distance)
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import pytest
 import torch
@@ -20,20 +22,20 @@ from featviz.robustness.transfer import SELF_CHECKS, shared_labels, shift, trans
 
 
 @pytest.fixture(scope="module")
-def model():
+def model() -> Model:
     return tiny_model()
 
 
 @pytest.fixture(scope="module")
-def pictures():
+def pictures() -> Tensor:
     return photographs(10, seed=9)
 
 
-def motions(*rows):
+def motions(*rows: Sequence[float]) -> Tensor:
     return torch.tensor(rows, dtype=torch.float64)
 
 
-def test_the_still_motion_gives_back_the_same_bits(pictures) -> None:
+def test_the_still_motion_gives_back_the_same_bits(pictures: Tensor) -> None:
     assert torch.equal(moved(pictures, motions(STILL).expand(10, 3)), pictures)
     y, x = pixel_grid(16, pictures.device)
     for border in ("zeros", "edge", "reflect", "reflect101"):
@@ -41,7 +43,7 @@ def test_the_still_motion_gives_back_the_same_bits(pictures) -> None:
     assert torch.equal(magnified(pictures, 1.0), pictures)
 
 
-def test_whole_pixels_and_right_angles_need_no_interpolation(pictures) -> None:
+def test_whole_pixels_and_right_angles_need_no_interpolation(pictures: Tensor) -> None:
     x = pictures[:1]
     right = moved(x, motions((0, 3, 0)))
     assert torch.equal(right[..., 3:], x[..., :-3])
@@ -58,7 +60,7 @@ def test_whole_pixels_and_right_angles_need_no_interpolation(pictures) -> None:
 @pytest.mark.parametrize(
     "mode", [("reflect", "reflect"), ("reflect101", "mirror"), ("edge", "nearest")]
 )
-def test_borders_are_those_of_scipy(mode) -> None:
+def test_borders_are_those_of_scipy(mode: tuple[str, str]) -> None:
     generator = torch.Generator().manual_seed(0)
     x = torch.rand(1, 1, 7, 7, generator=generator, dtype=torch.float64)
     y, z = (14 * torch.rand(9, 9, generator=generator, dtype=torch.float64) - 4 for _ in range(2))
@@ -78,7 +80,9 @@ def test_the_grid_is_the_papers_and_begins_far_out() -> None:
     assert motion_grid(0.0, 0.0, 31, 5) == (STILL,)
 
 
-def test_leaving_early_finds_the_same_pictures_as_trying_everything(model, pictures) -> None:
+def test_leaving_early_finds_the_same_pictures_as_trying_everything(
+    model: Model, pictures: Tensor
+) -> None:
     labels = model(pictures).argmax(1)
     labels[4] = (labels[4] + 1) % 5
     found = spatial(model, pictures, labels, degrees=6, shift=0.06, angles=5, shifts=3, draws=1)
@@ -89,8 +93,8 @@ def test_leaving_early_finds_the_same_pictures_as_trying_everything(model, pictu
     beaten = before | wrong.any(0)
     assert bool(before.any() and (beaten & ~before).any() and (~beaten).any())
     assert torch.equal(~found.fooled_by.isnan().any(1), beaten)
-    assert found.worst_of_grid.right == int((~beaten).sum())
-    assert found.worst_of_grid.right <= found.worst_of_random.right <= found.clean_accuracy.right
+    assert found.worst_of_grid.hits == int((~beaten).sum())
+    assert found.worst_of_grid.hits <= found.worst_of_random.hits <= found.clean_accuracy.hits
     assert found.fooled_by[4].tolist() == [0, 0, 0]
     # One clean pass, two for the one draw, and the grid up to the first success; its still
     # point, the last, is the clean picture and costs nothing.
@@ -98,7 +102,7 @@ def test_leaving_early_finds_the_same_pictures_as_trying_everything(model, pictu
     assert torch.equal(found.forwards, 3 + torch.where(before, 0, first))
 
 
-def test_what_fooled_fools_again(model, pictures) -> None:
+def test_what_fooled_fools_again(model: Model, pictures: Tensor) -> None:
     labels = model(pictures).argmax(1)
     found = spatial(model, pictures, labels, degrees=30, shift=0.3, angles=5, shifts=3, draws=2)
     fooled = ~found.fooled_by.isnan().any(1)
@@ -108,7 +112,9 @@ def test_what_fooled_fools_again(model, pictures) -> None:
     assert bool((answers != labels[fooled]).all())
 
 
-def test_without_turn_and_shift_the_answers_are_the_clean_ones(model, pictures) -> None:
+def test_without_turn_and_shift_the_answers_are_the_clean_ones(
+    model: Model, pictures: Tensor
+) -> None:
     labels = torch.arange(10) % 5
     found = spatial(model, pictures, labels, degrees=0, shift=0, draws=2)
     assert torch.equal(found.random_answers, found.clean.expand(2, 10))
@@ -117,16 +123,23 @@ def test_without_turn_and_shift_the_answers_are_the_clean_ones(model, pictures) 
     assert found.average_of_random == found.clean_accuracy.value
 
 
-def test_padding_alone_is_the_unmoved_picture_under_the_black_corners(model) -> None:
+def test_padding_alone_is_the_unmoved_picture_under_the_black_corners(model: Model) -> None:
     # On white pictures a motion and its padding are the same thing.
     white = torch.ones(3, 3, 16, 16)
     same = spatial(model, white, model(white).argmax(1), degrees=40, shift=0.3, draws=4)
     assert torch.equal(same.random_answers, same.padding_answers)
 
 
-def test_order_and_neighbours_do_not_matter(model, pictures) -> None:
+def test_order_and_neighbours_do_not_matter(model: Model, pictures: Tensor) -> None:
     labels = model(pictures).argmax(1)
-    arguments = {"degrees": 30, "shift": 0.2, "angles": 3, "shifts": 3, "draws": 3, "batch_size": 4}
+    arguments: dict[str, Any] = {
+        "degrees": 30,
+        "shift": 0.2,
+        "angles": 3,
+        "shifts": 3,
+        "draws": 3,
+        "batch_size": 4,
+    }
     one = spatial(model, pictures, labels, **arguments)
     other = spatial(model, pictures.flip(0)[:6], labels.flip(0)[:6], **arguments)
     assert torch.equal(one.random_answers.flip(1)[:, :6], other.random_answers)
@@ -138,7 +151,9 @@ def test_order_and_neighbours_do_not_matter(model, pictures) -> None:
 @pytest.mark.parametrize(
     "arguments", [{"degrees": -1}, {"degrees": math.nan}, {"shift": 2}, {"angles": 0}, {"draws": 0}]
 )
-def test_motions_of_no_sense_are_refused(model, pictures, arguments) -> None:
+def test_motions_of_no_sense_are_refused(
+    model: Model, pictures: Tensor, arguments: dict[str, Any]
+) -> None:
     with pytest.raises(UserError):
         spatial(model, pictures, torch.zeros(10, dtype=torch.long), **arguments)
 
