@@ -1,4 +1,4 @@
-"""Activation maximisation against the libraries people use: Lucent, and Horama's MACO.
+"""Activation maximization against the libraries people use: Lucent, and Horama's MACO.
 
     make peers
     .peers/bin/python benchmarks/maximize_peers.py --weights FILE [--quick] [--layer conv5]

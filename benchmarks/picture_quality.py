@@ -2,7 +2,7 @@
 
     python benchmarks/picture_quality.py --weights alexnet.safetensors --out pictures.npz
 
-Run it before and after a change of the optimisation and compare the medians. `--against FILE`
+Run it before and after a change of the optimization and compare the medians. `--against FILE`
 prints the ratio of the scores to those of an earlier `--out`.
 """
 

@@ -4,7 +4,7 @@
 
 The results are made in --work (default: a temporary folder), the site replaces --out. It holds only
 pictures that the project made or may redistribute, and stays under 10 MB: figures above 100 kB are
-kept in 256 colours (those that `featviz demo` makes are not).
+kept in 256 colors (those that `featviz demo` makes are not).
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Measure the colours and the spectrum that come with featviz, from Tiny ImageNet.
+"""Measure the colors and the spectrum that come with featviz, from Tiny ImageNet.
 
     python recipes/measure_statistics.py --data tiny-imagenet/train --name "Tiny ImageNet"
 
 --data is any folder of pictures; 10,000 of it, evenly spread over the classes, are brought to 64
-pixels a side and read twice, once for the covariance of their colours and once for the mean
+pixels a side and read twice, once for the covariance of their colors and once for the mean
 amplitude of each frequency on the axes so found. What it leaves is featviz/assets/photographs.*,
 which MACO's pictures are made with; the same command on your own pictures makes a file for
 `featviz maximize --statistics`. Some twenty seconds on one core.
@@ -38,7 +38,7 @@ def main() -> None:
     measured.save(arguments.out)
     again = load_statistics(arguments.out)
     print(f"{len(pictures)} pictures of {arguments.data}")
-    print("colours (rows red, green, blue; one axis a column):")
+    print("colors (rows red, green, blue; one axis a column):")
     print(torch.tensor(again.colours.matrix))
     flat = again.spectrum.amplitudes
     for share in (2, 4, 8, 16, 31):

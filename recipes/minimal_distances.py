@@ -63,7 +63,7 @@ def main() -> None:
     parser.add_argument("--classes")
     parser.add_argument("--count", type=int, default=24)
     parser.add_argument("--steps", type=int, default=100)
-    parser.add_argument("--precision", default="auto", help="of the search: auto, fp32 or bf16")
+    parser.add_argument("--precision", default="auto", help="auto, float32 or bfloat16")
     parser.add_argument("--minutes", type=float, default=5.0, help="stop after so long")
     options = parser.parse_args()
     model = featviz.load(options.model, weights=options.weights, classes=options.classes)

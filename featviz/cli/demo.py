@@ -26,10 +26,10 @@ def demo(
     model: options.ModelOptions,
     output: options.OutputOptions,
 ) -> None:
-    """Take the whole tour: every analysis once, and a gallery of all results.
+    """Run every analysis once and build a gallery of all results.
 
-    Offline, with the bundled model and pictures, or with your own. Results that are in --out
-    already, made from the same model, data and seed, are kept; so a tour that was stopped goes on.
+    Offline, with the bundled model and pictures, or with your own. Results in --out that were made
+    from the same model, data and seed are kept, so a run that was stopped goes on.
 
     Example: featviz demo --quick --out run/tour
     """
