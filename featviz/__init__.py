@@ -58,6 +58,7 @@ _LAZY_EXPORTS = {
     "load": "featviz.models.load",
     "maximize": "featviz.maximization.maximize",
     "maximize_directions": "featviz.maximization.maximize",
+    "maximize_layers": "featviz.maximization.maximize",
     "maximize_objective": "featviz.maximization.maximize",
     "measure_statistics": "featviz.maximization.image_statistics",
     "mi_fgsm": "featviz.attacks.pgd",
@@ -138,6 +139,7 @@ if TYPE_CHECKING:
     from featviz.maximization.interpolation import interpolate as interpolate
     from featviz.maximization.maximize import maximize as maximize
     from featviz.maximization.maximize import maximize_directions as maximize_directions
+    from featviz.maximization.maximize import maximize_layers as maximize_layers
     from featviz.maximization.maximize import maximize_objective as maximize_objective
     from featviz.models.layers import activations as activations
     from featviz.models.load import load as load

@@ -314,7 +314,7 @@ def _unit_steps(s: Subject) -> list[Step]:
                 model,
                 layer,
                 units=units,
-                natural=compared,
+                pictures=compared,
                 steps=budget.maximize_steps,
                 seed=s.seed,
                 progress=s.progress,

@@ -213,31 +213,27 @@ def _optimized(
     progress: Progress | None,
 ) -> Tensor:
     """The pictures (D, 3, S, S) of an objective's targets."""
+    from featviz.maximization.batches import Stopped, Task, optimize_tasks
     from featviz.maximization.settings import canvas, settings_for
-    from featviz.maximization.shards import Task, climb_tasks
 
     side = icon.size or canvas(model, place)
     settings = icon.settings or settings_for(model, place, steps=icon.steps, size=side)
-    pictures = torch.full((len(directions), 3, side, side), 0.5)
     if not len(directions):
-        return pictures
+        return torch.full((0, 3, side, side), 0.5)
     keys = tuple(f"{place.path}/{row.numpy().tobytes().hex()}" for row in directions)
-    (climbed,), stopped = climb_tasks(
+    (finished,), stopped = optimize_tasks(
         model,
-        [Task(place, objective, None, settings, keys)],
+        [Task(place, objective, settings, keys)],
         seed=seed,
-        tries=icon.restarts,
+        restarts=icon.restarts,
         batch_size=icon.batch_size,
-        partial=None if checkpoint is None else Path(checkpoint),
-        progress=None
-        if progress is None
-        else lambda done, total, _: progress(done, total, "making icons"),
+        checkpoint=checkpoint,
+        progress=progress,
+        text="making icons",
     )
-    if stopped:
-        raise KeyboardInterrupt
-    assert climbed is not None
-    pictures[list(climbed.order)] = climbed.climb.images
-    return pictures
+    if stopped is not None or finished is None:
+        raise Stopped(stopped or "stopped")
+    return finished.made.images
 
 
 def read_vectors(model: Model, place: Layer, pictures: Tensor, *, pooled: bool = True) -> Tensor:

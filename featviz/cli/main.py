@@ -27,7 +27,9 @@ from featviz.cli import (
     demo,
     embed,
     eval,
+    facets,
     gallery,
+    interpolate,
     kernels,
     layers,
     maps,
@@ -44,7 +46,16 @@ INTERRUPTED = 130
 """exit code after Ctrl-C, as shells have it: 128 + SIGINT"""
 
 COMMANDS: dict[str, tuple[ModuleType, ...]] = {
-    "Look (layers, units, pictures)": (layers, kernels, maps, maximize, redraw, attribute),
+    "Look (layers, units, pictures)": (
+        layers,
+        kernels,
+        maps,
+        maximize,
+        facets,
+        interpolate,
+        redraw,
+        attribute,
+    ),
     "Space (activations of a data set)": (embed, neighbors, atlas),
     "Break (attacks and corruptions)": (attack, audit, corrupt, universal),
     "Train": (train, eval),

@@ -25,9 +25,9 @@ from featviz.errors import UserError
 from featviz.from_picture.result import Redrawn
 from featviz.from_picture.settings import MethodName, method_settings
 from featviz.images import check_pictures
+from featviz.maximization.batches import seed_of
 from featviz.maximization.loop import Optimized, optimize
 from featviz.maximization.settings import Settings
-from featviz.maximization.shards import seed_of
 from featviz.models.frozen import frozen
 from featviz.models.layers import activations, read_layer
 

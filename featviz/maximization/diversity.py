@@ -1,8 +1,7 @@
-"""Pressures between pictures that climb together, in the units of the goal they climb.
+"""Regularizers that compare pictures, in units of the score of the objective that they go with.
 
-`diversity`, `alignment` and `resemblance` say how alike pictures are; a goal may be 3 at one layer
-and 300 at another. `beside` makes a weight mean the same at both: the pressure grows with the
-goal's score, as a share of it.
+`diversity`, `alignment` and `resemblance` say how alike pictures are; a score may be 3 at one layer
+and 300 at another. `scaled_by_score` makes a weight mean the same at both: a share of the score.
 """
 
 from __future__ import annotations
@@ -10,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -22,20 +20,24 @@ if TYPE_CHECKING:
     from featviz.models.model import Model
 
 
-def beside(goal: Objective, pressure: Objective, weight: float) -> Objective:
-    """What is climbed with `goal`: `weight` * pressure, for each unit of score that is reached.
+def scaled_by_score(objective: Objective, pressure: Objective, weight: float) -> Objective:
+    """A regularizer for an objective: weight * score * pressure, with the score held constant.
 
     With weight 1 a pressure that rises from 0 to 1 is worth as much as doubling the score. Below a
-    score of 0 there is no pressure: the pictures first find what the goal asks for.
+    score of 0 there is no pressure: the pictures first raise the score.
     """
-    layers = tuple(dict.fromkeys((*goal.layers, *pressure.layers)))
+    layers = tuple(dict.fromkeys((*objective.layers, *pressure.layers)))
 
     def score(acts: Mapping[str, Tensor], targets: Sequence[int]) -> Tensor:
-        reached = goal.score(acts, targets).detach().clamp(min=0)
+        reached = objective.score(acts, targets).detach().clamp(min=0)
         return weight * reached * pressure.score(acts, targets)
 
     return Objective(
-        layers, goal.count, f"{weight:g} * score * {pressure.text}", score, group=pressure.group
+        layers,
+        objective.count,
+        f"{weight:g} * score * {pressure.text}",
+        score,
+        group=pressure.group,
     )
 
 
@@ -45,48 +47,47 @@ def relative_alignment(layer: str, group: int) -> Objective:
 
     def score(acts: Mapping[str, Tensor], targets: Sequence[int]) -> Tensor:
         values = acts[layer].detach()
-        strength = torch.stack([one.square().mean() for one in values])
-        rows = [strength[i : i + group].mean() for i in range(0, len(values), group)]
-        whole = torch.stack(rows).repeat_interleave(group).clamp(min=1e-12)
+        strength = values.square().flatten(1).mean(1).view(-1, group).mean(1)
+        whole = strength.repeat_interleave(group).clamp(min=1e-12)
         return apart.score(acts, targets) / whole
 
     return Objective((layer,), None, f"relative {apart.text}", score, group=group)
 
 
 def codes(values: Tensor) -> Tensor:
-    """What is answered, wherever: (N, C) of unit length, the mean over positions of values above 0.
+    """Channels wherever they are active: (N, C) of unit length, mean over positions of max(0, v).
 
     values: (N, C, H, W), (N, C) or (N, tokens, C)
     """
-    heard = values.clamp(min=0)
-    if heard.dim() == 4:
-        heard = heard.flatten(2).contiguous().mean(2)
-    elif heard.dim() == 3:
-        heard = heard.transpose(1, 2).contiguous().mean(2)
-    return F.normalize(heard, dim=1)
+    active = values.clamp(min=0)
+    if active.dim() == 4:
+        active = active.mean((2, 3))
+    elif active.dim() == 3:
+        active = active.mean(1)
+    return F.normalize(active, dim=1)
 
 
-def resemblance(layer: str, centres: Tensor, middles: Tensor) -> Objective:
-    """How far a picture leans to one group of others, away from all of them: -1 to 1.
+def resemblance(layer: str, centers: Tensor, means: Tensor) -> Objective:
+    """How far a picture is like one group of pictures and unlike all of them: -1 to 1.
 
-    centres, middles: (K, C), one target each: the mean `codes` of its group, and of all groups
+    centers, means: (K, C), one target each: the mean `codes` of its group, and of all groups
 
-    The cosine between the picture's code and the group's, both seen from the middle.
+    The cosine between the picture's code and the group's, less the mean of all groups.
     """
-    aims = F.normalize(centres - middles, dim=1)
+    aims = F.normalize(centers - means, dim=1)
 
     def score(acts: Mapping[str, Tensor], targets: Sequence[int]) -> Tensor:
         own, rows = codes(acts[layer]), list(targets)
-        own = F.normalize(own - middles[rows].to(own), dim=1)
+        own = F.normalize(own - means[rows].to(own), dim=1)
         return (own * aims[rows].to(own)).sum(1)
 
-    return Objective((layer,), len(centres), f"resemblance in {layer}", score)
+    return Objective((layer,), len(centers), f"resemblance in {layer}", score)
 
 
-def heard(model: Model, layer: Layer) -> Layer:
+def texture_layer(model: Model, layer: Layer) -> Layer:
     """Where textures of a layer's units are compared: its own map, or the last one before it.
 
-    Behind the ReLU, where there is one: below zero most units say much the same of everything.
+    After the ReLU, where there is one: below zero most units differ little between pictures.
     """
     order = list(model.layers.values())
     last = next(i for i, one in enumerate(order) if one.name == layer.name)

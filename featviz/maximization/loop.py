@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Protocol
 
 import torch
@@ -57,6 +57,10 @@ class Optimized:
     """(N, H, W): sum over the steps of |d score / d pixel|, mean over colors; else (N, 0, 0)"""
     parameters: Tensor
     """(N, ...): free parameters after the last step"""
+
+    def without_parameters(self) -> Optimized:
+        """The same without the free parameters, for a file."""
+        return replace(self, parameters=self.parameters.new_zeros(len(self.scores), 0))
 
     @property
     def steps(self) -> Tensor:

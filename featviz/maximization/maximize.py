@@ -1,12 +1,9 @@
-"""`maximize`: pictures that a unit, a neuron, a class or a direction answers to most.
+"""`maximize`: pictures that activate a unit, a neuron, a class or a direction most.
 
-Free parameters make a picture (`parametrizations`), it is moved a little (`transforms`), the model
-reads it up to the layer in question, an objective scores it (`objectives`), and Adam follows the
-gradient back (`ascent`). Around that loop stand, here, the choice of settings for a layer, the
-numbers beside each picture (`judge`) and the doubts in words.
-
-Each picture depends on the seed, the layer and its own target alone, whatever is made beside it;
-on the CPU to the last bit.
+Free parameters make a picture (`parametrizations`), random transforms move it (`transforms`), the
+network reads it up to a layer, an objective scores it (`objectives`), and Adam follows the gradient
+back (`loop`). Here are the public functions around that loop: the settings of a layer, batches and
+restarts (`batches`), and the numbers beside each picture (`evaluation`).
 
 Erhan et al. 2009, "Visualizing higher-layer features of a deep network"; Yosinski et al. 2015,
 "Understanding neural networks through deep visualization"; Olah, Mordvintsev and Schubert 2017,
@@ -16,7 +13,7 @@ Erhan et al. 2009, "Visualizing higher-layer features of a deep network"; Yosins
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,138 +22,374 @@ import torch
 from torch import Tensor
 
 from featviz import results
+from featviz.checkpoints import Checkpoint
 from featviz.engine import check_engine
-from featviz.errors import UserError
+from featviz.errors import UserError, public
 from featviz.maximization import objectives
+from featviz.maximization.batches import Finished, Stopped, Task, before_relu, optimize_tasks
 from featviz.maximization.evaluation.flags import summarize
 from featviz.maximization.evaluation.measure import measure_panel
-from featviz.maximization.layer_results import Several, several
+from featviz.maximization.image_statistics import Statistics
 from featviz.maximization.loop import Optimized
 from featviz.maximization.objectives import Objective
 from featviz.maximization.parametrizations import Parametrization
-from featviz.maximization.result import Maximized
+from featviz.maximization.result import LayerResults, Maximized
 from featviz.maximization.settings import DEFAULT_PRESET, Settings, is_kernel, settings_for
-from featviz.maximization.shards import Task, before_relu, climb_tasks
 from featviz.models.frozen import frozen
-from featviz.models.model import Layer
+from featviz.models.model import Layer, Model
 from featviz.models.units import Unit, parse_units, unit_name
 from featviz.types import AutoPrecision, Progress
 
 if TYPE_CHECKING:
     from featviz.datasets import Pictures
-    from featviz.maximization.image_statistics import Statistics
-    from featviz.models.model import Model
 
+OBJECTIVES = ("auto", "center", "channel")
+"""how `maximize` reads a unit from its map"""
 
-# Beside the middle of a map its mean is climbed, with this weight, so that the surroundings of a
+# Beside the middle of a map its mean is maximized, with this weight, so that the surroundings of a
 # part are of the unit's making too. It is not counted in the score.
 _SURROUNDINGS = 0.5
 
 
-class Stopped(KeyboardInterrupt):
-    """Ctrl-C during `maximize`; `result` holds what was finished, or None."""
-
-    def __init__(self, result: Maximized | Several | None):
-        super().__init__("stopped")
-        self.result = result
-
-
+@public
 def maximize(
     model: Model,
-    layer: str | Sequence[str],
+    layer: str,
     *,
     units: str | Sequence[int | str] = "all",
     objective: str = "auto",
     preset: str = DEFAULT_PRESET,
     steps: int | None = None,
-    tries: int = 1,
-    seed: int = 0,
     size: int | None = None,
-    natural: Pictures | Tensor | None = None,
-    other: Model | None = None,
-    film: int = 0,
-    batch_size: int | None = None,
-    precision: AutoPrecision = "auto",
-    engine: str = "here",
-    partial: str | Path | None = None,
-    progress: Progress | None = None,
-    settings: Settings | None = None,
     parametrization: str | Parametrization | None = None,
     statistics: Statistics | str | Path | None = None,
-) -> Any:
-    """Pictures that maximise units of a layer: `.images` (N, 3, H, W) and `.scores` (N,).
+    precision: AutoPrecision = "auto",
+    settings: Settings | None = None,
+    restarts: int = 1,
+    seed: int = 0,
+    pictures: Pictures | Tensor | None = None,
+    other: Model | None = None,
+    frames: int = 0,
+    batch_size: int | None = None,
+    engine: str = "here",
+    checkpoint: str | Path | Checkpoint | None = None,
+    progress: Progress | None = None,
+) -> Maximized:
+    """Pictures that maximize units of a layer: `.images` (N, 3, H, W) and `.scores` (N,).
 
-    layer: an alias or module path; of a ReLU the value before it is maximised. Or several of them,
-        or units of any layers: ["conv3:5", "conv5:12", "logits:tabby"]; the result then has one
-        part for each layer
-    units: "all", "3,12", "0-15", classes by name, neurons as "12@6,6", or a sequence of these
-    objective: "centre" is the mean over the positions in the middle of the map and draws one thing;
-        "channel" is the mean over all positions and draws a texture; "auto" takes "centre" for
-        layers that see much of the picture and "channel" for those that see little
-    preset: whose settings to take (`presets`); the default is our own
-    steps: of the ascent; default: the preset's, 256. 128 is enough for a first look, 512 for print
-    tries: how many pictures to make of each, from different starts; the one with the highest clean
-        score is kept
-    size: side of the pictures in pixels; default: what the layer's receptive field asks for,
-        never above the model's input
-    natural: photographs that the pictures are compared with, in many ways; see `panel`
-    other: another classifier, to see whether classes are recognised by it too
-    film: how many stages of the ascent to keep for each picture
-    batch_size: most pictures at a time, default 16 on the CPU, 256 on CUDA; less needs less memory
-    precision: of the model during the ascent, "fp32", "bf16" or "auto": bf16 on CPUs that
-        compute with it, else fp32; scores are of fp32 always
-    engine: "here", or "ray" to spread the pictures over a Ray cluster
-    partial: a folder in which finished pictures are kept, and from which the same call goes on
-        after it was killed; the caller removes it
-    settings: in place of preset, steps, size, precision, parametrization and statistics; see
-        `settings.settings_for`
+    A picture depends on the seed, the layer and its own unit, not on the others in its batch.
 
-    Raises UserError for an unknown layer, unit, objective, preset or option; `Stopped` on Ctrl-C.
+    Args:
+        model: A classifier.
+        layer: An alias or module path; of a ReLU the value before it is maximized.
+        units: "all", "3,12", "0-15", classes by name, neurons as "12@6,6", or a sequence of these.
+        objective: "center" is the mean over the positions in the middle of the map and draws one
+            thing; "channel" is the mean over all positions and draws a texture; "auto" takes
+            "center" for layers that see much of the picture and "channel" for those that see
+            little.
+        preset: One of `settings.PRESETS`; the default is our own.
+        steps: Default: the preset's, 256. 128 is enough for a first look, 512 for print.
+        size: Side of the pictures in pixels; default: what the layer's receptive field asks for,
+            never above the model's input.
+        parametrization: In place of the preset's, by name (`settings.PARAMETRIZATIONS`) or itself.
+        statistics: Measured colors and spectrum, or their file (`measure_statistics`).
+        precision: Of the network in the steps; "auto" is bfloat16 on CPUs that compute in it.
+            Scores are of float32.
+        settings: In place of the seven options before it; see `settings.settings_for`.
+        restarts: Pictures made of each unit, from different starts; the one with the highest
+            clean score is kept.
+        seed: The same seed gives the same pictures.
+        pictures: Photographs to compare with; see `evaluation`.
+        other: Another classifier, to see whether it recognizes the classes, too.
+        frames: Stages of the optimization to keep of each picture.
+        batch_size: Most pictures at a time, default 16 on the CPU, 256 on CUDA; less needs less
+            memory.
+        engine: "here", or "ray" to spread the batches over a Ray cluster.
+        checkpoint: A folder in which finished batches are kept, and from which the same call goes
+            on after it was stopped; the caller removes it.
+        progress: Called with steps done, steps in all and what is being done.
 
-        featviz.maximize(model, "conv5", units=[3, 12]).save("run/conv5")
+    Returns:
+        The pictures with their scores, the numbers beside them and the reasons to doubt them.
+
+    Raises:
+        UserError: A layer, unit, objective, preset or other option is unknown or out of range.
+        Stopped: After Ctrl-C, with what is finished.
+
+    Example:
+        >>> featviz.maximize(model, "conv5", units=[3, 12]).save("run/conv5")
     """
-    started = time.perf_counter()
-    check_objective(objective)
-    check_engine(engine)
-    if tries < 1:
-        raise UserError(f"tries {tries}: it is 1 or more")
-    single = isinstance(layer, str)
-    asked = [
-        _asked(
+    work = _Work(time.perf_counter(), seed, restarts, frames, batch_size, engine, checkpoint)
+    ((place, found),) = _grouped(model, [layer], units)
+    if settings is None:
+        settings = settings_for(
             model,
             place,
-            found,
-            objective,
-            settings
-            or settings_for(
-                model,
-                place,
-                preset=preset,
-                steps=steps,
-                size=model.input_size if size is None and found[0].position else size,
-                parametrization=parametrization,
-                statistics=statistics,
-                precision=precision,
-            ),
-            preset if settings is None else None,
+            preset=preset,
+            steps=steps,
+            size=_side(model, found, size),
+            parametrization=parametrization,
+            statistics=statistics,
+            precision=precision,
         )
-        for place, found in _grouped(model, [layer] if isinstance(layer, str) else layer, units)
-    ]
-    return _maximize(
-        model,
-        asked,
-        single=single,
-        seed=seed,
-        tries=tries,
-        natural=natural,
-        other=other,
-        film=film,
-        batch_size=batch_size,
-        engine=engine,
-        progress=progress,
-        started=started,
-        partial=None if partial is None else Path(partial),
+        chosen: str | None = preset
+    else:
+        chosen = None
+    request = _unit_request(model, place, found, objective, settings, chosen)
+    made, stopped = _run(model, [request], work, pictures, other, progress)
+    if stopped is not None:
+        raise Stopped(stopped, made[0] if made else None)
+    return made[0]
+
+
+@public
+def maximize_layers(
+    model: Model,
+    layers: Sequence[str],
+    *,
+    units: str | Sequence[int | str] = "all",
+    objective: str = "auto",
+    preset: str = DEFAULT_PRESET,
+    steps: int | None = None,
+    size: int | None = None,
+    parametrization: str | None = None,
+    statistics: Statistics | str | Path | None = None,
+    precision: AutoPrecision = "auto",
+    settings: Mapping[str, Settings] | None = None,
+    restarts: int = 1,
+    seed: int = 0,
+    pictures: Pictures | Tensor | None = None,
+    other: Model | None = None,
+    frames: int = 0,
+    batch_size: int | None = None,
+    engine: str = "here",
+    checkpoint: str | Path | Checkpoint | None = None,
+    progress: Progress | None = None,
+) -> LayerResults:
+    """Pictures that maximize units of several layers, with one part for each layer.
+
+    Args:
+        model: A classifier.
+        layers: Layers, or units of any layers: ["conv3:5", "conv5:12", "logits:tabby"].
+        units: Of each layer that is named without units.
+        settings: By layer, in place of those that the other options give.
+
+    All else is as in `maximize`.
+
+    Raises:
+        UserError: As in `maximize`.
+        Stopped: After Ctrl-C, with what is finished.
+
+    Example:
+        >>> featviz.maximize_layers(model, ["conv3:5", "logits:tabby"]).parts["conv3"].scores
+    """
+    work = _Work(time.perf_counter(), seed, restarts, frames, batch_size, engine, checkpoint)
+    given = {model.layer(name).name: one for name, one in (settings or {}).items()}
+    requests = []
+    for place, found in _grouped(model, layers, units):
+        own = given.get(place.name) or settings_for(
+            model,
+            place,
+            preset=preset,
+            steps=steps,
+            size=_side(model, found, size),
+            parametrization=parametrization,
+            statistics=statistics,
+            precision=precision,
+        )
+        chosen = None if place.name in given else preset
+        requests.append(_unit_request(model, place, found, objective, own, chosen))
+    made, stopped = _run(model, requests, work, pictures, other, progress)
+    if stopped is not None and not made:
+        raise Stopped(stopped)
+    missing = sum(len(one.names) for one in requests) - sum(len(part.names) for part in made)
+    parameters = {"layers": {part.layer: dict(part.origin.parameters) for part in made}}
+    warnings = [f"{part.layer}: {text}" for part in made for text in part.warnings]
+    result = LayerResults(
+        origin=results.origin(model, seed=seed, started=work.started, parameters=parameters),
+        warnings=(*warnings, *_unmade(missing, sum(len(one.names) for one in requests))),
+        model_name=model.name,
+        layers=tuple(made),
     )
+    if stopped is not None:
+        raise Stopped(stopped, result)
+    return result
+
+
+@public
+def maximize_directions(
+    model: Model,
+    layer: str,
+    directions: Tensor,
+    *,
+    names: Sequence[str] | None = None,
+    power: float = 2.0,
+    width: int | None = None,
+    steps: int | None = None,
+    size: int | None = None,
+    precision: AutoPrecision = "auto",
+    settings: Settings | None = None,
+    restarts: int = 1,
+    seed: int = 0,
+    frames: int = 0,
+    batch_size: int | None = None,
+    engine: str = "here",
+    checkpoint: str | Path | Checkpoint | None = None,
+    progress: Progress | None = None,
+) -> Maximized:
+    """Pictures whose activations at a layer point along given directions of its channels.
+
+    The score is dot * max(.1, cosine)^power, mean over positions (`objectives.direction`).
+
+    Args:
+        model: A classifier.
+        layer: An alias or module path.
+        directions: (N, C); only their direction counts.
+        names: For captions; default: the row numbers.
+        power: 0 rewards the projection alone, more rewards pointing nowhere else.
+        width: Only the `width` x `width` positions in the middle of the map; default all.
+
+    All else is as in `maximize`.
+
+    Raises:
+        UserError: A direction has the wrong length, is zero or not finite.
+        Stopped: After Ctrl-C, with what is finished.
+    """
+    work = _Work(time.perf_counter(), seed, restarts, frames, batch_size, engine, checkpoint)
+    place = model.layer(layer)
+    _check_directions(place, directions)
+    aims = directions.detach().cpu().float()
+    labels = tuple(names or [f"direction {i}" for i in range(len(aims))])
+    task = Task(
+        place,
+        objectives.direction(place.name, aims, power=power, width=width),
+        settings or settings_for(model, place, steps=steps, size=size, precision=precision),
+        tuple(f"{place.path}/{row.numpy().tobytes().hex()}" for row in aims),
+    )
+    parameters = {"layer": place.name, "directions": len(aims), "power": power, "width": width}
+    return _run_one(model, _Request(task, _checked(labels, len(aims)), parameters), work, progress)
+
+
+@public
+def maximize_objective(
+    model: Model,
+    objective: Objective | Callable[[Mapping[str, Tensor]], Tensor] | str | Sequence[str],
+    *,
+    layers: Sequence[str] = (),
+    count: int = 1,
+    names: Sequence[str] | None = None,
+    preset: str = DEFAULT_PRESET,
+    steps: int | None = None,
+    size: int | None = None,
+    parametrization: str | Parametrization | None = None,
+    statistics: Statistics | str | Path | None = None,
+    precision: AutoPrecision = "auto",
+    settings: Settings | None = None,
+    restarts: int = 1,
+    seed: int = 0,
+    frames: int = 0,
+    batch_size: int | None = None,
+    engine: str = "here",
+    checkpoint: str | Path | Checkpoint | None = None,
+    progress: Progress | None = None,
+) -> Maximized:
+    """Pictures that maximize any objective: `.images` (N, 3, H, W), one a target.
+
+    Size, transforms and penalties are those of the deepest layer that is read. A layer's value is
+    read as it leaves the layer: "relu5:12" is what the ReLU lets through, "conv5:12" what enters it
+    (`maximize` takes the latter for both).
+
+    Args:
+        model: A classifier.
+        objective: An objective with as many targets as pictures are wanted (`objectives`); texts
+            such as "conv5:12 - 0.5*conv4:7", one picture each; or a function from activations by
+            layer, (N, ...) each, to scores (N,), one row a picture.
+        layers: The layers that a function reads.
+        count: Pictures of a function, from different starts.
+        names: For captions; default: the texts, or the targets' numbers.
+
+    All else is as in `maximize`.
+
+    Raises:
+        UserError: A text is no objective; an objective has no targets of its own, or compares
+            pictures (`objectives.diversity`; `draw_facets` takes such).
+        Stopped: After Ctrl-C, with what is finished.
+
+    Example:
+        >>> both = lambda values: values["conv5"][:, 3].mean((1, 2)) + values["fc6"][:, 8]
+        >>> featviz.maximize_objective(model, both, layers=["conv5", "fc6"])
+    """
+    work = _Work(time.perf_counter(), seed, restarts, frames, batch_size, engine, checkpoint)
+    texts: tuple[str, ...] = ()
+    if isinstance(objective, Objective):
+        wanted = objective
+    elif callable(objective):
+        wanted = _from_function(objective, [model.layer(name).name for name in layers], count)
+    else:
+        texts = (objective,) if isinstance(objective, str) else tuple(objective)
+        wanted = objectives.parse_objectives(model, texts)
+    targets = wanted.count or (1 if wanted.group == 1 else 0)
+    read = [model.layer(name) for name in wanted.layers if name != objectives.PICTURE]
+    if not targets or wanted.group > 1 or not read:
+        raise UserError(
+            f"the objective {wanted.text!r} reads no layer or compares pictures with each other, "
+            "so it has no picture of its own; add a unit to it, or draw facets"
+        )
+    order = [layer.path for layer in model.layers.values()]
+    place = max(read, key=lambda layer: order.index(layer.path))
+    settings = settings or settings_for(
+        model,
+        place,
+        preset=preset,
+        steps=steps,
+        size=size,
+        parametrization=parametrization,
+        statistics=statistics,
+        precision=precision,
+    )
+    labels = _checked(tuple(names or texts or [f"target {i}" for i in range(targets)]), targets)
+    keys = texts or tuple(f"{wanted.text}/{i}" for i in range(targets))
+    parameters = {"layer": place.name, "objective": wanted.text, "preset": preset}
+    if texts:
+        parameters["words"] = "; ".join(texts)
+    task = Task(place, wanted, settings, keys, after_relu=True)
+    return _run_one(model, _Request(task, labels, parameters), work, progress)
+
+
+def _from_function(
+    function: Callable[[Mapping[str, Tensor]], Tensor], layers: Sequence[str], count: int
+) -> Objective:
+    name = getattr(function, "__name__", type(function).__name__)
+    if not layers:
+        raise UserError(f"{name} is a function: name the layers that it reads, layers=['conv5']")
+
+    def score(activations: Mapping[str, Tensor], targets: Sequence[int]) -> Tensor:
+        scores = function(activations)
+        if not isinstance(scores, Tensor) or scores.shape != (len(targets),):
+            shape = tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
+            raise UserError(
+                f"{name} returns {shape} for {len(targets)} pictures; return one score for each, "
+                f"({len(targets)},)"
+            )
+        return scores
+
+    return Objective(tuple(dict.fromkeys(layers)), count, name, score)
+
+
+def _checked(labels: tuple[str, ...], count: int) -> tuple[str, ...]:
+    if len(labels) != count:
+        raise UserError(f"{len(labels)} names for {count} pictures; give one each")
+    return labels
+
+
+def _check_directions(layer: Layer, directions: Tensor) -> None:
+    if directions.dim() != 2 or directions.shape[1] != layer.units:
+        raise UserError(
+            f"directions of shape {tuple(directions.shape)} for {layer.name}, which has "
+            f"{layer.units} channels; give (N, {layer.units})"
+        )
+    if not torch.isfinite(directions).all() or (directions.norm(dim=1) == 0).any():
+        raise UserError("a direction is zero or not finite; leave it out")
 
 
 def _grouped(
@@ -179,332 +412,207 @@ def _grouped(
     return [(model.layer(name), list(dict.fromkeys(found))) for name, found in groups.items()]
 
 
+def _side(model: Model, units: Sequence[Unit], size: int | None) -> int | None:
+    """The size of the pictures: a neuron is drawn where it is in the whole input."""
+    return model.input_size if size is None and units[0].position else size
+
+
 @dataclass(frozen=True)
-class _Asked:
-    """Pictures of one layer that are to be made: the work, and what is said of it."""
+class _Request:
+    """A task with the names of its pictures."""
 
     task: Task
-    names: list[str]
-    titles: list[str]
-    units: tuple[Unit, ...]
+    names: tuple[str, ...]
     parameters: dict[str, Any]
+    titles: tuple[str, ...] = ()
+    units: tuple[Unit, ...] = ()
 
 
-def _asked(
+def _unit_request(
     model: Model,
     place: Layer,
-    found: list[Unit],
+    units: Sequence[Unit],
     objective: str,
     settings: Settings,
     preset: str | None,
-) -> _Asked:
-    indices = [unit.index for unit in found]
-    besides = None
-    if found[0].position:
-        goal = objectives.neuron(place.name, indices, [u.position for u in found if u.position])
+) -> _Request:
+    indices = [unit.index for unit in units]
+    positions = [unit.position for unit in units if unit.position]
+    if positions:
+        wanted, regularizer = objectives.neuron(place.name, indices, positions), None
     else:
-        goal, besides = unit_goal(model, place, indices, objective)
-    keys = tuple(f"{place.path}/{unit.index}/{unit.position}" for unit in found)
-    names = [str(unit) for unit in found]
-    return _Asked(
-        Task(place, goal, besides, settings, keys),
-        names=names,
-        titles=[unit_name(model, unit) for unit in found],
-        units=tuple(found),
-        parameters={"layer": place.name, "units": names, "objective": goal.text, "preset": preset},
+        wanted, regularizer = unit_objective(model, place, indices, objective)
+    keys = tuple(f"{place.path}/{unit.index}/{unit.position}" for unit in units)
+    names = tuple(map(str, units))
+    return _Request(
+        Task(place, wanted, settings, keys, regularizer),
+        names,
+        {"layer": place.name, "units": names, "objective": wanted.text, "preset": preset},
+        tuple(unit_name(model, unit) for unit in units),
+        tuple(units),
     )
 
 
-def check_objective(objective: str) -> None:
-    """Raise UserError unless it is one that `maximize` knows."""
-    if objective not in {"auto", "centre", "channel"}:
-        raise UserError(f"unknown objective {objective!r}; take auto, centre or channel")
-
-
-def unit_goal(
+def unit_objective(
     model: Model, place: Layer, indices: Sequence[int], objective: str = "auto"
 ) -> tuple[Objective, Objective | None]:
-    """What `maximize` climbs for units of a layer: the goal that is scored, and what besides."""
-    check_objective(objective)
+    """What `maximize` maximizes for units of a layer: the objective that is scored, a regularizer.
+
+    Raises:
+        UserError: The objective is unknown.
+    """
+    if objective not in OBJECTIVES:
+        raise UserError(f"unknown objective {objective!r}; take auto, center or channel")
     if objective == "auto":
-        objective = "centre" if _draws_one_thing(model, place) else "channel"
-    if objective == "centre" and place.spatial:
+        field = place.receptive_field
+        whole = field is not None and max(field.size) >= 0.5 * model.input_size
+        objective = "center" if is_kernel(place) or whole else "channel"
+    if objective == "center" and place.spatial:
         surroundings = _SURROUNDINGS * objectives.channel(place.name, indices)
-        return objectives.centre(place.name, indices), (None if is_kernel(place) else surroundings)
-    goal = objectives.channel(place.name, indices)
+        return objectives.center(place.name, indices), (None if is_kernel(place) else surroundings)
+    channel = objectives.channel(place.name, indices)
     # Of one value there is no mean to speak of.
-    return (goal if place.spatial else replace(goal, text=place.name)), None
+    return (channel if place.spatial else replace(channel, text=place.name)), None
 
 
-def maximize_directions(
+@dataclass(frozen=True)
+class _Work:
+    """How the batches are made."""
+
+    started: float
+    seed: int
+    restarts: int
+    frames: int
+    batch_size: int | None
+    engine: str
+    checkpoint: str | Path | Checkpoint | None
+
+    def __post_init__(self) -> None:
+        check_engine(self.engine)
+
+
+def _run_one(model: Model, request: _Request, work: _Work, progress: Progress | None) -> Maximized:
+    made, stopped = _run(model, [request], work, None, None, progress)
+    if stopped is not None:
+        raise Stopped(stopped, made[0] if made else None)
+    return made[0]
+
+
+def _run(
     model: Model,
-    layer: str,
-    directions: Tensor,
-    *,
-    names: Sequence[str] | None = None,
-    power: float = 2.0,
-    width: int | None = None,
-    steps: int = 256,
-    seed: int = 0,
-    size: int | None = None,
-    batch_size: int | None = None,
-    precision: AutoPrecision = "auto",
-    settings: Settings | None = None,
-    progress: Progress | None = None,
-) -> Maximized:
-    """Pictures that drive a layer along the given directions of its channels (N, C).
-
-    The score is dot * max(.1, cosine)^power, mean over the map (or over `width` x `width`
-    positions in its middle); see `objectives.direction`. A picture depends on its direction and the
-    seed alone. `names` are for captions; default: the row numbers.
-
-    Raises UserError if a direction has the wrong length, is zero or not finite.
-    """
-    started = time.perf_counter()
-    place = model.layer(layer)
-    _check_directions(place, directions)
-    aims = directions.detach().cpu().float()
-    labels = list(names) if names is not None else [f"direction {i}" for i in range(len(aims))]
-    goal = objectives.direction(place.name, aims, power=power, width=width)
-    settings = settings or settings_for(model, place, steps=steps, size=size, precision=precision)
-    keys = tuple(f"{place.path}/{row.numpy().tobytes().hex()}" for row in aims)
-    parameters = {"layer": place.name, "directions": len(aims), "power": power, "width": width}
-    asked = _Asked(Task(place, goal, None, settings, keys), labels, labels, (), parameters)
-    result = _maximize(
-        model,
-        [asked],
-        single=True,
-        seed=seed,
-        tries=1,
-        natural=None,
-        other=None,
-        film=0,
-        batch_size=batch_size,
-        engine="here",
-        progress=progress,
-        started=started,
-        partial=None,
-    )
-    assert isinstance(result, Maximized)
-    return result
-
-
-def maximize_objective(
-    model: Model,
-    goal: Objective | str | Sequence[str],
-    *,
-    names: Sequence[str] | None = None,
-    preset: str = DEFAULT_PRESET,
-    steps: int | None = None,
-    tries: int = 1,
-    seed: int = 0,
-    size: int | None = None,
-    film: int = 0,
-    batch_size: int | None = None,
-    precision: AutoPrecision = "auto",
-    settings: Settings | None = None,
-    parametrization: str | Parametrization | None = None,
-    statistics: Statistics | str | Path | None = None,
-    progress: Progress | None = None,
-) -> Maximized:
-    """Pictures that maximise any objective: `.images` (N, 3, H, W), one a target.
-
-    goal: an objective with as many targets as pictures are wanted (see `objectives`), or in words
-        such as "conv5:12 - 0.5*conv4:7", one picture each (`objectives.parse_objective`)
-    names: for captions; default: the words, or the targets' numbers
-
-    Canvas, transforms and restraints are those of the deepest layer that is read. A layer's value
-    is read as it leaves the layer: "relu5:12" is what the ReLU lets through, "conv5:12" what enters
-    it (`maximize` takes the latter for both). All else is as in `maximize`.
-
-    Raises UserError for words that are no objective, for an objective without targets of its own
-    and for one that compares pictures (`objectives.diversity`): facets have a command.
-    """
-    started = time.perf_counter()
-    words = None
-    if not isinstance(goal, Objective):
-        words = [goal] if isinstance(goal, str) else list(goal)
-        goal = objectives.parse_objectives(model, words)
-    wanted: Objective = goal
-    count = wanted.count or (1 if wanted.group == 1 else 0)
-    read = [model.layer(name) for name in wanted.layers if name != objectives.PICTURE]
-    if not count or wanted.group > 1 or not read:
-        raise UserError(
-            f"the objective {wanted.text!r} reads no layer or compares pictures with each other, "
-            "so it has no picture of its own; add a unit to it, or draw facets"
-        )
-    order = [layer.path for layer in model.layers.values()]
-    place = max(read, key=lambda layer: order.index(layer.path))
-    settings = settings or settings_for(
-        model,
-        place,
-        preset=preset,
-        steps=steps,
-        size=size,
-        parametrization=parametrization,
-        statistics=statistics,
-        precision=precision,
-    )
-    labels = list(names or words or [f"target {i}" for i in range(count)])
-    if len(labels) != count:
-        raise UserError(f"{len(labels)} names for {count} pictures; give one each")
-    keys = tuple(f"{wanted.text}/{i}" for i in range(count)) if words is None else tuple(words)
-    parameters = {"layer": place.name, "objective": wanted.text, "preset": preset}
-    if words is not None:
-        parameters["words"] = "; ".join(words)
-    task = Task(place, wanted, None, settings, keys, as_it_leaves=True)
-    asked = _Asked(task, labels, labels, (), parameters)
-    result = _maximize(
-        model,
-        [asked],
-        single=True,
-        seed=seed,
-        tries=tries,
-        natural=None,
-        other=None,
-        film=film,
-        batch_size=batch_size,
-        engine="here",
-        progress=progress,
-        started=started,
-        partial=None,
-    )
-    assert isinstance(result, Maximized)
-    return result
-
-
-def _draws_one_thing(model: Model, layer: Layer) -> bool:
-    field = layer.receptive_field
-    return field is not None and (is_kernel(layer) or max(field.size) >= 0.5 * model.input_size)
-
-
-def _check_directions(layer: Layer, directions: Tensor) -> None:
-    if directions.dim() != 2 or directions.shape[1] != layer.units:
-        raise UserError(
-            f"directions of shape {tuple(directions.shape)} for {layer.name}, which has "
-            f"{layer.units} channels; give (N, {layer.units})"
-        )
-    if not torch.isfinite(directions).all() or (directions.norm(dim=1) == 0).any():
-        raise UserError("a direction is zero or not finite; leave it out")
-
-
-def _maximize(
-    model: Model,
-    asked: Sequence[_Asked],
-    *,
-    single: bool,
-    seed: int,
-    tries: int,
-    natural: Pictures | Tensor | None,
+    requests: Sequence[_Request],
+    work: _Work,
+    pictures: Pictures | Tensor | None,
     other: Model | None,
-    film: int,
-    batch_size: int | None,
-    engine: str,
     progress: Progress | None,
-    started: float,
-    partial: Path | None,
-) -> Maximized | Several:
-    if film < 0 or (batch_size is not None and batch_size < 1):
-        raise UserError(
-            f"film {film}, batch_size {batch_size}: film is 0 or more, batch_size 1 or more"
-        )
-    climbed, stopped = climb_tasks(
+) -> tuple[list[Maximized], str | None]:
+    """The results of the requests of which something is finished; after Ctrl-C what was made."""
+    layers = ", ".join(one.task.layer.name for one in requests)
+    finished, stopped = optimize_tasks(
         model,
-        [one.task for one in asked],
-        seed=seed,
-        tries=tries,
-        film=film,
-        batch_size=batch_size,
-        partial=partial,
-        engine=engine,
+        [one.task for one in requests],
+        seed=work.seed,
+        restarts=work.restarts,
+        frames=work.frames,
+        batch_size=work.batch_size,
+        checkpoint=work.checkpoint,
+        engine=work.engine,
         progress=progress,
+        text=f"maximizing {layers}",
     )
-    count = sum(len(of.order) for of in climbed if of is not None)
-    if not count:
-        raise Stopped(None)
-    parts = []
-    for one, of in zip(asked, climbed, strict=True):
-        if of is None:
-            continue
-        task, order, climb = one.task, of.order, of.climb
-        units = [one.units[i] for i in order] if one.units else []
-        with frozen(model), before_relu(model, task.layer, task.goal, task.as_it_leaves):
-            judged = measure_panel(
-                model,
-                task.layer,
-                task.goal,
-                order,
-                climb.images,
-                alive=climb.alive,
-                data=natural,
-                other=other,
-                units=units,
-                seconds=of.seconds,
-                progress=progress,
-                restart_scores=of.tries,
-                precision=task.settings.precision,
-            )
-        names = [one.names[i] for i in order]
-        parts.append(
-            Maximized(
-                origin=results.origin(
-                    model,
-                    seed=seed,
-                    started=started,
-                    data=natural if not isinstance(natural, Tensor) else None,
-                    parameters=one.parameters
-                    | {"size": climb.images.shape[-1], "tries": tries}
-                    | ({} if other is None else {"other": other.name, "other_sha256": other.sha256})
-                    | task.settings.record(),
-                ),
-                warnings=(
-                    *_warnings(names, climb, missing=len(one.names) - len(order)),
-                    *summarize(names, judged.flags),
-                    *judged.notes,
-                ),
-                model_name=model.name,
-                layer=task.layer.name,
-                objective=task.goal.text,
-                units=tuple(units),
-                names=tuple(names),
-                titles=tuple(one.titles[i] for i in order),
-                images=climb.images,
-                scores=judged.scores,
-                panel=judged,
-                trace=climb.trace,
-                best_steps=climb.best_steps,
-                alive=climb.alive & (climb.failed < 0),
-                frames=climb.frames,
-                transparency=climb.transparency if task.settings.transparency else None,
-            )
+    made = [
+        _evaluated(model, request, one, work, pictures, other, progress)
+        for request, one in zip(requests, finished, strict=True)
+        if one is not None
+    ]
+    return made, stopped
+
+
+def _evaluated(
+    model: Model,
+    request: _Request,
+    finished: Finished,
+    work: _Work,
+    pictures: Pictures | Tensor | None,
+    other: Model | None,
+    progress: Progress | None,
+) -> Maximized:
+    """Finished pictures with the numbers beside them."""
+    task, made, rows = request.task, finished.made, finished.rows
+    names = tuple(request.names[i] for i in rows)
+    units = tuple(request.units[i] for i in rows) if request.units else ()
+    with frozen(model), before_relu(model, task):
+        panel = measure_panel(
+            model,
+            task.layer,
+            task.objective,
+            rows,
+            made.images,
+            alive=made.alive,
+            data=pictures,
+            other=other,
+            units=units,
+            seconds=finished.seconds,
+            progress=progress,
+            restart_scores=finished.restart_scores,
+            precision=task.settings.precision,
         )
-    missing = sum(len(one.names) for one in asked) - count
-    result = parts[0] if single else several(model, parts, missing, seed=seed, started=started)
-    if stopped:
-        raise Stopped(result)
-    return result
+    second = {} if other is None else {"other": other.name, "other_sha256": other.sha256}
+    size = {"size": made.images.shape[-1], "restarts": work.restarts}
+    return Maximized(
+        origin=results.origin(
+            model,
+            seed=work.seed,
+            started=work.started,
+            data=pictures if not isinstance(pictures, Tensor) else None,
+            parameters=request.parameters | size | second | task.settings.record(),
+        ),
+        warnings=(
+            *_warnings(names, made),
+            *_unmade(len(request.names) - len(rows), len(request.names)),
+            *summarize(names, panel.flags),
+            *panel.notes,
+        ),
+        model_name=model.name,
+        layer=task.layer.name,
+        objective=task.objective.text,
+        units=units,
+        names=names,
+        titles=tuple(request.titles[i] for i in rows) if request.titles else names,
+        images=made.images,
+        scores=panel.scores,
+        panel=panel,
+        trace=made.trace,
+        best_steps=made.best_steps,
+        alive=made.alive & (made.failed < 0),
+        frames=made.frames,
+        transparency=made.transparency if task.settings.transparency else None,
+    )
 
 
-def _warnings(names: Sequence[str], climb: Optimized, missing: int) -> tuple[str, ...]:
-    """The doubts about these pictures, in words."""
+def _warnings(names: Sequence[str], made: Optimized) -> list[str]:
     texts = []
-    rows = list(zip(names, climb.alive.tolist(), climb.failed.tolist(), strict=True))
-    silent = [name for name, alive, broken in rows if not alive and broken < 0]
+    rows = list(zip(names, made.alive.tolist(), made.failed.tolist(), strict=True))
+    silent = [name for name, alive, failed in rows if not alive and failed < 0]
     if silent:
         texts.append(
             f"no gradient reaches {_listed(silent)}: dead, or blocked by ReLUs before it; "
             "its picture is the start and shows nothing"
         )
-    broken = [(name, step) for name, _, step in rows if step >= 0]
-    if broken:
-        name, step = broken[0]
+    failed = [(name, step) for name, _, step in rows if step >= 0]
+    if failed:
+        name, step = failed[0]
         texts.append(
-            f"the score of {_listed([n for n, _ in broken])} was no number from step {step} on "
+            f"the score of {_listed([n for n, _ in failed])} was no number from step {step} on "
             f"({name}); its picture is that of the step before"
         )
-    if missing:
-        texts.append(f"stopped early: {missing} of {missing + len(names)} pictures were not made")
-    return tuple(texts)
+    return texts
+
+
+def _unmade(missing: int, total: int) -> list[str]:
+    if not missing:
+        return []
+    return [f"stopped early: {missing} of {total} pictures were not made"]
 
 
 def _listed(names: Sequence[str]) -> str:

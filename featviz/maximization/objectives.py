@@ -10,7 +10,7 @@ averaged over the batch, so neither its size nor a neighbour changes a gradient.
 
 Three kinds, by what they need for each target:
 
-    a unit        channel, centre, neuron, logit, direction
+    a unit        channel, center, neuron, logit, direction
     a reference   caricature, distance, style_distance: the activations of a picture to compare with
     nothing       deepdream, total_variation, l1, l2, diversity, alignment: fit any other objective
 
@@ -185,7 +185,7 @@ def channel(
     return Objective((layer,), len(units), f"{over} of {layer}{of}", score)
 
 
-def centre(layer: str, units: Sequence[int], width: int = 2) -> Objective:
+def center(layer: str, units: Sequence[int], width: int = 2) -> Objective:
     """The mean of a unit over the `width` x `width` positions nearest to the map's middle.
 
     In a map of odd size an even width is made one smaller, so that the middle stays the middle.
@@ -425,7 +425,7 @@ _NUMBER = r"\d+(?:\.\d*)?(?:e[+-]?\d+)?|\.\d+"
 _TERM = re.compile(
     rf"(?:(?P<factor>{_NUMBER})\s*\*\s*)?(?:(?P<name>\w+)\((?P<inside>.*)\)|(?P<unit>.+))"
 )
-_OF_UNITS = ("mean", "max", "centre", "class", "patches")
+_OF_UNITS = ("mean", "max", "center", "class", "patches")
 _OF_LAYERS: dict[str, Callable[[str], Objective]] = {
     "deepdream": deepdream,
     "total_variation": total_variation,
@@ -439,7 +439,7 @@ def parse_objective(model: Model, text: str) -> Objective:
 
     Terms are joined by " + " and " - " with spaces round them, each with a factor in front if
     wanted: `3 * `. A term is a unit ("conv5:12", "logits:tabby"; its mean over the map), a neuron
-    ("conv5:12@6,6"), `max(conv5:12)`, `centre(conv5:12)`, of a transformer's layer
+    ("conv5:12@6,6"), `max(conv5:12)`, `center(conv5:12)`, of a transformer's layer
     `class(layer:12)` or `patches(layer:12)`, `deepdream(conv4)`, or `total_variation(picture)`,
     `l1(picture)`, `l2(picture)`.
 
@@ -498,8 +498,8 @@ def _parse_term(model: Model, term: str, text: str) -> Objective:
         unit = parse_unit(model, inside if name else match["unit"].strip())
         if unit.position is not None:
             goal = neuron(unit.layer, [unit.index], [unit.position])
-        elif name == "centre":
-            goal = centre(unit.layer, [unit.index])
+        elif name == "center":
+            goal = center(unit.layer, [unit.index])
         elif name in _TOKENS:
             if len(model.layer(unit.layer).shape) != 2:
                 raise UserError(f"{term!r}: {unit.layer} has no tokens; leave {name}() out")

@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor
 
-from featviz import films, images, plotting, results
-from featviz.maximization.evaluation.figures import (
-    draw_panel,
-    frame_flagged,
-    path_figure,
-    top_picture_strip,
-)
+from featviz import films, images, results
+from featviz.maximization.evaluation.figures import frame_flagged, path_figure, top_picture_strip
 from featviz.maximization.evaluation.metrics import describe, unit_and_meaning
 from featviz.maximization.evaluation.panel import Panel
+from featviz.maximization.figures import draw_layers, draw_pictures, draw_scores
 from featviz.maximization.maco import faded
 from featviz.models.units import Unit
+from featviz.results import file_stem
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -34,7 +30,7 @@ _GAP = 4
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class Maximized(results.Result):
-    """Pictures that units answer to most."""
+    """Pictures that activate units most."""
 
     kind: ClassVar[str] = "maximize"
 
@@ -52,7 +48,7 @@ class Maximized(results.Result):
     scores: Tensor
     """(N,): the objective of `images` without transforms, in float32"""
     panel: Panel
-    """the numbers beside each picture, and the reasons to doubt it"""
+    """the numbers beside each picture, and its flags"""
     trace: Tensor
     """(N, steps): the score at each step, with the transforms of that step"""
     best_steps: Tensor
@@ -60,19 +56,19 @@ class Maximized(results.Result):
     alive: Tensor
     """(N,): False where there never was a gradient, or the score was no number"""
     frames: Tensor
-    """(N, F, 3, H, W) uint8: stages of the ascent; empty without `film`"""
-    film: str = "gif"
+    """(N, F, 3, H, W) uint8: stages of the optimization, or empty"""
+    film_kind: str = "gif"
     """how the stages are saved: "gif", or "mp4" for both"""
     transparency: Tensor | None = None
     """(N, H, W): how much each pixel mattered, over all steps; None where it was not added up"""
 
     @property
-    def doubtful(self) -> tuple[bool, ...]:
+    def flagged(self) -> tuple[bool, ...]:
         """(N,): whether there is a reason not to trust the picture."""
         return tuple(bool(flags) for flags in self.panel.flags)
 
     @property
-    def judged(self) -> dict[str, Tensor]:
+    def metrics(self) -> dict[str, Tensor]:
         """(N,) each: the panel's numbers by name."""
         return self.panel.numbers
 
@@ -81,8 +77,8 @@ class Maximized(results.Result):
         what = "classes" if self.layer == "logits" else "units"
         what = what if self.units else "directions"
         if len(self.names) == 1:
-            return f"What {self.titles[0]} of {self.model_name} answers to most"
-        return f"What {what} of {self.layer} in {self.model_name} answer to most"
+            return f"What activates {self.titles[0]} of {self.model_name} most"
+        return f"What activates {what} of {self.layer} in {self.model_name} most"
 
     def numbers(self) -> dict[str, results.Number]:
         out = {
@@ -91,11 +87,11 @@ class Maximized(results.Result):
                 _median(self.scores), "", f"median, {self.objective}, of the saved pictures"
             ),
         }
-        doubtful = sum(self.doubtful)
+        flagged = sum(self.flagged)
         out["flagged"] = results.Number(
-            doubtful, "", f"of {len(self.names)} have a reason not to be trusted (flags.csv)"
+            flagged, "", f"of {len(self.names)} have a reason not to be trusted (flags.csv)"
         )
-        for name, values in self.judged.items():
+        for name, values in self.metrics.items():
             unit, meaning = unit_and_meaning(self.panel, name)
             out[name] = results.Number(_median(values), unit, f"median; {meaning}")
         out["seconds a picture"] = results.Number(
@@ -109,12 +105,12 @@ class Maximized(results.Result):
         return self.images.shape[-1]
 
     def sheet(self, columns: int | None = None) -> Tensor:
-        """All pictures side by side, (3, H', W'); small ones enlarged, doubtful ones framed."""
+        """All pictures side by side, (3, H', W'); small ones enlarged, flagged ones framed."""
         factor = self._factor()
         pictures = images.enlarge(self.images, factor) if factor > 1 else self.images
         columns = columns or math.ceil(math.sqrt(len(pictures)))
         sheet = images.contact_sheet(pictures.cpu(), columns, gap=_GAP)
-        return frame_flagged(sheet, self.doubtful, pictures.shape[-1], columns, _GAP)
+        return frame_flagged(sheet, self.flagged, pictures.shape[-1], columns, _GAP)
 
     def _factor(self) -> int:
         return max(1, math.ceil(_SHOWN / self.size)) if self.size < 0.75 * _SHOWN else 1
@@ -128,26 +124,26 @@ class Maximized(results.Result):
             "sheet.png",
             self.sheet(),
             caption=f"{self.title}: {listed}. Objective: {self.objective}; "
-            f"{self.size} pixels a side{enlarged}; colours are not rescaled."
-            + (" Framed in orange: not to be trusted (flags.csv says why)." * any(self.doubtful)),
+            f"{self.size} pixels a side{enlarged}; colors are not rescaled."
+            + (" Framed in orange: not to be trusted (flags.csv says why)." * any(self.flagged)),
             alt=f"Synthetic pictures that maximise {listed}",
         )
         if self.panel.top_pictures:
             folder.figure(
                 "panel.jpg",
                 self.plot(),
-                caption="Each picture beside the photographs that move its unit most (grey lies "
-                "outside of them), and what was measured of it. The curves are rank correlations "
-                "between what the layers answer: natural-path similarity.",
+                caption="Each picture beside the photographs that activate its unit most (gray: "
+                "outside of it), and what was measured of it. The curves are rank correlations "
+                "between the activations of the layers: natural-path similarity.",
                 alt="Synthetic pictures beside photographs, with numbers and curves",
             )
         if self.transparency is not None:
             folder.figure(
                 "faded.png",
                 images.contact_sheet(faded(self.images, self.transparency).cpu(), gap=_GAP),
-                caption="The same pictures, each pixel as clear as it mattered over all steps: the "
-                "fifth of the pixels that mattered most is all there, the rest fades to white.",
-                alt="The pictures on white, only what mattered left",
+                caption="The same pictures, each pixel as opaque as it mattered in all steps: the "
+                "fifth of the pixels that mattered most is opaque, the rest fades to white.",
+                alt="The pictures on white, without what mattered least",
             )
         for i, name in enumerate(self.names):
             stem = file_stem(name)
@@ -155,31 +151,31 @@ class Maximized(results.Result):
             folder.figure(
                 f"units/{stem}.png",
                 self.images[i],
-                caption=f"{self._heading(i)} {self._said(i)}",
+                caption=f"{self._heading(i)} {self._described(i)}",
                 alt=f"Synthetic picture that maximises {self.titles[i]}",
                 units=units,
                 pixelated=self._factor() > 1,
             )
-            self._write_beside(folder, i, stem, units)
+            self._write_comparison(folder, i, stem, units)
             if self.frames.numel():
                 films.add_film(
                     folder,
                     f"films/{stem}",
                     self.frames[i],
-                    kind=self.film,
+                    kind=self.film_kind,
                     caption=f"{self.titles[i]} from noise to its picture, in "
                     f"{self.frames.shape[1]} stages of {self.trace.shape[1]} steps.",
-                    alt=f"Film of the ascent for {self.titles[i]}",
+                    alt=f"Film of the optimization for {self.titles[i]}",
                     units=units,
                 )
         folder.figure(
             "ascent.svg",
-            self._ascent(),
+            draw_scores(self),
             caption="Score at each step, with that step's random transforms (lines), and of the "
             "saved pictures without them (dots).",
-            alt="Line plot of the scores over the steps of the ascent",
+            alt="Line plot of the scores over the steps of the optimization",
         )
-        columns = ["picture", "title", "score", *self.judged, "best step", "alive", "flags"]
+        columns = ["picture", "title", "score", *self.metrics, "best step", "alive", "flags"]
         folder.table(
             "scores.csv",
             columns,
@@ -196,23 +192,23 @@ class Maximized(results.Result):
                 **(
                     {} if self.transparency is None else {"transparency": self.transparency.numpy()}
                 ),
-                **{k.replace(" ", "_"): v.numpy() for k, v in self.judged.items()},
+                **{k.replace(" ", "_"): v.numpy() for k, v in self.metrics.items()},
             },
             caption="Pictures as 8-bit values (N, 3, H, W), their scores (N,) and traces "
             "(N, steps), and the numbers of scores.csv.",
         )
 
     def _row(self, i: int) -> list[str | float | int | bool]:
-        judged = [round(v[i].item(), 5) for v in self.judged.values()]
+        metrics = [round(v[i].item(), 5) for v in self.metrics.values()]
         score = round(self.scores[i].item(), 5)
         step, alive = int(self.best_steps[i]), bool(self.alive[i])
         flags = "; ".join(flag.name for flag in self.panel.flags[i])
-        return [self.names[i], self.titles[i], score, *judged, step, alive, flags]
+        return [self.names[i], self.titles[i], score, *metrics, step, alive, flags]
 
-    def _write_beside(
+    def _write_comparison(
         self, folder: results.Folder, i: int, stem: str, units: Sequence[str]
     ) -> None:
-        """What stands beside one picture on its unit's page: photographs, and the path."""
+        """What a unit's page has beside the picture: photographs, and the path."""
         if self.panel.top_pictures:
             found = self.panel.top_pictures[i]
             values = ", ".join(f"{value:.3g}" for value in found.values)
@@ -220,8 +216,8 @@ class Maximized(results.Result):
             folder.figure(
                 f"natural/{stem}.jpg",
                 top_picture_strip(found),
-                caption=f"The {len(found.values)} of {self.panel.count:,} photographs that move "
-                f"{self.titles[i]} most, with their scores: {values}{framed}.",
+                caption=f"The {len(found.values)} of {self.panel.count:,} photographs that "
+                f"activate {self.titles[i]} most, with their scores: {values}{framed}.",
                 alt=f"Photographs that strongly activate {self.titles[i]}",
                 units=units,
                 pixelated=found.pictures[0].shape[-1] < 24,
@@ -232,7 +228,7 @@ class Maximized(results.Result):
                 f"paths/{stem}.svg",
                 path_figure(self.panel.path, i),
                 caption="Does the picture go through the network as photographs do? Rank "
-                "correlations of what each layer answers, layer by layer. The closer the blue line "
+                "correlations of activations, layer by layer. The closer the blue line "
                 "comes to the green one, and the further it stays above the red one, the better.",
                 alt="Line plot of rank correlations over the layers",
                 units=units,
@@ -280,7 +276,7 @@ class Maximized(results.Result):
             "paths.csv",
             ["picture", "at", *columns],
             [
-                (name, layer, *(_known(table[i, k]) for table in tables))
+                (name, layer, *(_shown(table[i, k]) for table in tables))
                 for i, name in enumerate(self.names)
                 for k, layer in enumerate(path.layers)
             ],
@@ -294,60 +290,74 @@ class Maximized(results.Result):
         name, title = self.names[i], self.titles[i]
         return f"{title} ({name})." if title != name else f"{name}."
 
-    def _said(self, i: int) -> str:
+    def _described(self, i: int) -> str:
         if not self.alive[i]:
             return "There was no gradient to follow: the picture is not a maximum."
         first, *rest = [
             line.short for line in describe(self.panel, i) if line.short and line.name != "seconds"
         ]
         text = "; ".join([first[0].upper() + first[1:], *rest])
-        doubts = "; ".join(f"{flag.name}: {flag.words}" for flag in self.panel.flags[i])
-        return f"{text}." + (f" Not to be trusted: {doubts}." if doubts else "")
+        reasons = "; ".join(f"{flag.name}: {flag.words}" for flag in self.panel.flags[i])
+        return f"{text}." + (f" Not to be trusted: {reasons}." if reasons else "")
 
     def plot(self) -> Figure:
-        if self.panel.top_pictures:
-            return draw_panel(
-                self.title, self.titles, self.images, self.panel, pixelated=self._factor() > 1
-            )
-        columns = min(8, max(2, math.ceil(math.sqrt(2 * len(self.names)))))
-        titles = [
-            f"{'! ' * doubtful}{title}\n{score:.3g}"
-            for title, score, doubtful in zip(self.titles, self.scores, self.doubtful, strict=True)
-        ]
-        return plotting.image_grid(
-            self.images, titles, columns=columns, cell=1.5, pixelated=self._factor() > 1
-        )
-
-    def _ascent(self) -> Figure:
-        figure = plotting.new_figure(6, 3.2)
-        ax = figure.add_subplot()
-        for i, line in enumerate(self.trace):
-            colour = plotting.PALETTE[i % len(plotting.PALETTE)]
-            ax.plot(range(1, len(line) + 1), line.numpy(), color=colour, linewidth=0.7, alpha=0.6)
-            label = self.titles[i] if len(self.names) <= len(plotting.PALETTE) else None
-            ax.plot(
-                [int(self.best_steps[i])],
-                [self.scores[i].item()],
-                "o",
-                color=colour,
-                markersize=4,
-                label=label,
-            )
-        plotting.lines(ax, xlabel="step", ylabel="score")
-        if len(self.names) <= len(plotting.PALETTE):
-            ax.legend(fontsize=7, frameon=False, loc="upper left", ncols=2)
-        return figure
+        """The pictures with their scores, beside photographs where there are some."""
+        return draw_pictures(self)
 
 
-def file_stem(name: str) -> str:
-    """A name as a file's: "conv5:12@6,6" becomes "conv5-12-6-6"."""
-    return re.sub(r"[^\w.]+", "-", name).strip("-")
-
-
-def _known(value: Tensor) -> str:
+def _shown(value: Tensor) -> str:
     return f"{float(value):.4f}" if bool(value.isfinite()) else ""
 
 
 def _median(values: Tensor) -> float | None:
     finite = values[values.isfinite()].double()
     return round(torch.quantile(finite, 0.5).item(), 5) if len(finite) else None
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class LayerResults(results.Result):
+    """Pictures that activate units of several layers most, a part for each layer."""
+
+    kind: ClassVar[str] = "maximize"
+
+    model_name: str
+    layers: tuple[Maximized, ...]
+    """in the order in which the layers were named"""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of each picture, layer by layer."""
+        return tuple(name for part in self.layers for name in part.names)
+
+    @property
+    def images(self) -> dict[str, Tensor]:
+        """Each picture (3, H, W) by its name."""
+        return {
+            name: image
+            for part in self.layers
+            for name, image in zip(part.names, part.images, strict=True)
+        }
+
+    @property
+    def title(self) -> str:
+        layers = ", ".join(part.layer for part in self.layers)
+        return f"What activates units of {layers} in {self.model_name} most"
+
+    def numbers(self) -> dict[str, results.Number]:
+        count = results.Number(len(self.names), "", f"of {len(self.layers)} layers")
+        return {"pictures": count} | {
+            f"{part.layer}: {name}": number
+            for part in self.layers
+            for name, number in part.numbers().items()
+        }
+
+    @property
+    def parts(self) -> Mapping[str, Maximized]:
+        return {part.layer: part for part in self.layers}
+
+    def write(self, folder: results.Folder) -> None:
+        """Nothing of its own: each layer is written as a part."""
+
+    def plot(self) -> Figure:
+        """The first pictures of each layer."""
+        return draw_layers(self.layers)

@@ -1,4 +1,4 @@
-"""`featviz redraw`, `featviz maximize` with --facets and --between: files, lines, refusals."""
+"""`featviz redraw`: files, lines, refusals."""
 
 from __future__ import annotations
 
@@ -103,39 +103,4 @@ def test_a_mistake_is_one_line_and_leaves_nothing(
     said = capsys.readouterr().err.strip()
     assert message in said
     assert "\n" not in said
-    assert not out.exists()
-
-
-def test_facets_and_the_way_between_two_units(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    out = tmp_path / "facets"
-    words = ["--layer", "conv4", "--units", "3,7", "--steps", "2", "--json", "--quiet"]
-    assert run("maximize", *words, "--facets", "2", "--film", "gif", "--out", str(out)) == 0
-    document = json.loads(capsys.readouterr().out)
-    assert document["kind"] == "facets"
-    assert (out / "units" / "conv4-7-2.png").is_file()
-    assert (out / "films" / "conv4-7-2.gif").is_file()
-    out = tmp_path / "between"
-    assert run("maximize", *words, "--between", "3", "--out", str(out)) == 0
-    assert json.loads(capsys.readouterr().out)["kind"] == "interpolation"
-    assert (out / "interpolation.png").is_file()
-
-
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (["--facets", "1"], "1 facet"),
-        (["--facets", "2", "--between", "3"], "one at a time"),
-        (["--diversity", "2"], "add --facets"),
-        (["--between", "3", "--units", "1,2,3"], "3 units were named"),
-        (["--between", "3", "--data", "photos"], "takes no --data"),
-    ],
-)
-def test_mistakes_of_several_pictures(
-    words: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    out = tmp_path / "out"
-    assert run("maximize", "--layer", "conv4", *words, "--out", str(out)) == 2
-    assert message in capsys.readouterr().err
     assert not out.exists()

@@ -1,4 +1,4 @@
-"""`featviz maximize` from the words of the command line to the folder."""
+"""`featviz maximize`, `facets` and `interpolate` from the command line to the folder."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from featviz.cli.main import main
 from featviz.maximization import maximize
 
 
-def run(*words: str) -> int:
+def run(*words: str, command: str = "maximize") -> int:
     with pytest.raises(SystemExit) as left:
-        main(["maximize", *words])
+        main([command, *words])
     return int(left.value.code or 0)
 
 
@@ -38,7 +38,7 @@ def test_classes_by_name_and_a_film(tmp_path: Path, capsys: pytest.CaptureFixtur
         (["--layer", "conv9"], "conv5"),
         (["--layer", "conv5", "--units", "9999"], "out of range"),
         (["--layer", "logits", "--units", "goldfsh"], "did you mean goldfish"),
-        (["--objective", "best"], "take auto, centre or channel"),
+        (["--objective", "best"], "take auto, center or channel"),
         (["--precision", "int8"], "not one of 'auto', 'float32', 'bfloat16'"),
         (["--data", "no/such/folder"], "no/such/folder"),
     ],
@@ -71,3 +71,43 @@ def test_ctrl_c_saves_what_is_finished(tmp_path: Path, monkeypatch: pytest.Monke
     document = json.loads((out / "result.json").read_text())
     assert [f["file"] for f in document["figures"] if f["units"]] == ["units/conv2-0.png"]
     assert "2 of 3 pictures were not made" in document["warnings"][0]
+
+
+def test_facets_and_interpolate(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--layer", "conv4", "--units", "3,7", "--steps", "2", "--json", "--quiet"]
+    out = tmp_path / "facets"
+    more = ["--count", "2", "--film", "gif", "--out", str(out)]
+    assert run(*words, *more, command="facets") == 0
+    assert json.loads(capsys.readouterr().out)["kind"] == "facets"
+    assert (out / "units" / "conv4-7-2.png").is_file()
+    assert (out / "films" / "conv4-7-2.gif").is_file()
+    assert not (tmp_path / "facets.partial").exists()
+    out = tmp_path / "way"
+    assert run(*words, "--count", "3", "--out", str(out), command="interpolate") == 0
+    assert json.loads(capsys.readouterr().out)["kind"] == "interpolation"
+    assert (out / "interpolation.png").is_file()
+
+
+@pytest.mark.parametrize(
+    ("command", "words", "message"),
+    [
+        ("facets", ["--count", "1"], "1 is not in the range x>=2"),
+        ("facets", ["--units", "3@0,0"], "leave the positions out"),
+        ("facets", ["--film", "avi"], "not one of 'gif', 'mp4'"),
+        ("interpolate", ["--units", "1,2,3"], "3 units were named"),
+        ("interpolate", ["--alignment", "-1"], "-1.0 is not in the range x>=0"),
+    ],
+)
+def test_a_mistake_of_facets_or_interpolate_is_one_line(
+    command: str,
+    words: list[str],
+    message: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    out = tmp_path / "out"
+    assert run("--layer", "conv4", *words, "--out", str(out), command=command) == 2
+    said = capsys.readouterr().err.strip()
+    assert message in said
+    assert "\n" not in said
+    assert not out.exists()

@@ -14,8 +14,10 @@ from torch import Tensor, nn
 
 import featviz
 from featviz.datasets import Pictures
-from featviz.maximization import diversity, facets, objectives
+from featviz.maximization import diversity, objectives
+from featviz.maximization.facet_examples import crop_example
 from featviz.maximization.facets import draw_facets
+from featviz.maximization.facets_result import Facets
 from featviz.maximization.parametrizations import Pixels
 from featviz.maximization.settings import Settings
 from featviz.maximization.transforms import Transforms
@@ -83,7 +85,7 @@ def shown(picture: Tensor) -> tuple[float, float]:
     )
 
 
-def diverse(model: Model, **options: Any) -> facets.Faceted:
+def diverse(model: Model, **options: Any) -> Facets:
     """Facets of unit 0, driven apart at the layer of templates."""
     return draw_facets(model, "logits", units=[0], count=2, settings=bare(150), **options)
 
@@ -92,7 +94,7 @@ def diverse(model: Model, **options: Any) -> facets.Faceted:
 def at_templates(monkeypatch: pytest.MonkeyPatch) -> None:
     """Gram matrices of templates, 1 x 1 as their maps are."""
     monkeypatch.setattr(
-        "featviz.maximization.facets.heard", lambda model, layer: model.layer("templates")
+        "featviz.maximization.facets.texture_layer", lambda model, layer: model.layer("templates")
     )
 
 
@@ -100,11 +102,11 @@ def at_templates(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_both_planted_reasons_are_found_and_one_alone_without_diversity() -> None:
     found = diverse(two_faced())
     ways = [shown(picture) for picture in found.images[0]]
-    left = [shown(picture) for picture in found.plain[0]]
+    left = [shown(picture) for picture in found.baseline[0]]
     assert all(across > 0.9 and down < 0.3 for across, down in left), left
     assert max(across for across, _ in ways) > 0.9, ways
     assert max(down for _, down in ways) > 0.9, ways
-    assert found.likeness[0] < found.plain_likeness[0] - 0.3
+    assert found.likeness[0] < found.baseline_likeness[0] - 0.3
 
 
 @pytest.mark.usefixtures("at_templates")
@@ -129,15 +131,15 @@ def test_facets_do_not_depend_on_the_other_units(mini: Model) -> None:
     alone = draw_facets(mini, "conv4", units=[7], **options)
     among = draw_facets(mini, "conv4", units=[3, 7, 9], batch_size=2, **options)
     assert (among.images[1] - alone.images[0]).abs().max() < 2 / 255
-    assert (among.plain[1] - alone.plain[0]).abs().max() < 2 / 255
+    assert (among.baseline[1] - alone.baseline[0]).abs().max() < 2 / 255
     assert torch.allclose(among.scores[1], alone.scores[0], rtol=1e-3)
-    assert not torch.equal(alone.images, alone.plain)
+    assert not torch.equal(alone.images, alone.baseline)
 
 
 @pytest.mark.slow
 def test_diversity_lowers_the_likeness_of_real_units(mini: Model) -> None:
     found = draw_facets(mini, "conv5", units=[3, 12], count=2, steps=40)
-    assert (found.likeness < found.plain_likeness).all()
+    assert (found.likeness < found.baseline_likeness).all()
     assert found.compared_at == "relu5"
 
 
@@ -163,7 +165,7 @@ def test_groups_of_examples_are_the_planted_ones(striped: Striped) -> None:
     """Two kinds of picture move the unit: each facet starts from one kind, and shows it."""
     model = two_faced(bias=0.0)
     found = draw_facets(
-        model, "stronger", units=[0], count=2, natural=striped, examples=16, settings=bare(60)
+        model, "stronger", units=[0], count=2, pictures=striped, examples=16, settings=bare(60)
     )
     assert [cluster.size for cluster in found.clusters[0]] == [8, 8]
     for cluster in found.clusters[0]:
@@ -172,7 +174,7 @@ def test_groups_of_examples_are_the_planted_ones(striped: Striped) -> None:
         assert max(shown(cluster.start)) > 0.9
     ways = [max((0, 1), key=lambda i, p=picture: shown(p)[i]) for picture in found.images[0]]
     assert sorted(ways) == [0, 1]
-    assert found.own_group.all()
+    assert found.own_cluster.all()
     assert found.numbers()["own group"].value == 1.0
 
 
@@ -180,7 +182,7 @@ def test_groups_of_examples_are_the_planted_ones(striped: Striped) -> None:
 def test_starts_are_the_means_of_the_examples_shown(striped: Striped) -> None:
     model = two_faced(bias=0.0)
     found = draw_facets(
-        model, "stronger", units=[0], count=2, natural=striped, examples=16, settings=bare(1)
+        model, "stronger", units=[0], count=2, pictures=striped, examples=16, settings=bare(1)
     )
     for cluster in found.clusters[0]:
         mean = (cluster.examples.float() / 255).mean(0)
@@ -191,7 +193,7 @@ def test_a_pressure_grows_with_the_score_and_rests_below_zero() -> None:
     values = torch.tensor([[2.0, 0.0], [0.0, -3.0]])
     goal = objectives.channel("fc", [0, 1])
     other = objectives.Objective(("fc",), None, "sum", lambda acts, targets: acts["fc"].sum(1))
-    both = diversity.beside(goal, other, 0.5)
+    both = diversity.scaled_by_score(goal, other, 0.5)
     assert both({"fc": values}).tolist() == [0.5 * 2 * 2, 0.0]
     x = values.clone().requires_grad_(True)
     both({"fc": x}).sum().backward()
@@ -216,21 +218,21 @@ def test_mistakes_are_told(mini: Model, options: dict[str, object], words: str) 
 
 def test_too_few_examples_are_refused(mini: Model, striped: Striped) -> None:
     with pytest.raises(featviz.UserError, match="7 pictures cannot be put into 4 groups"):
-        draw_facets(mini, "conv4", units=[3], natural=striped, examples=7)
+        draw_facets(mini, "conv4", units=[3], pictures=striped, examples=7)
 
 
-def test_resemblance_is_the_cosine_seen_from_the_middle() -> None:
+def test_resemblance_is_the_cosine_seen_from_the_mean_code() -> None:
     values = torch.randn(3, 5, 4, 4, generator=torch.Generator().manual_seed(0))
-    centres = torch.rand(3, 5, generator=torch.Generator().manual_seed(1))
-    middle = centres.mean(0).expand(3, -1)
-    found = diversity.resemblance("conv", centres, middle)({"conv": values})
+    centers = torch.rand(3, 5, generator=torch.Generator().manual_seed(1))
+    mean_code = centers.mean(0).expand(3, -1)
+    found = diversity.resemblance("conv", centers, mean_code)({"conv": values})
     for i in range(3):
         code = values[i].double().clamp(min=0).mean((1, 2))
-        code = code / code.norm() - middle[i]
-        aim = centres[i].double() - middle[i]
+        code = code / code.norm() - mean_code[i]
+        aim = centers[i].double() - mean_code[i]
         wanted = code @ aim / code.norm() / aim.norm()
         assert found[i].item() == pytest.approx(wanted.item(), rel=1e-4)
-    part = diversity.resemblance("conv", centres, middle)({"conv": values[1:]}, [1, 2])
+    part = diversity.resemblance("conv", centers, mean_code)({"conv": values[1:]}, [1, 2])
     assert torch.equal(part, found[1:])
 
 
@@ -248,10 +250,10 @@ def test_windows_stay_in_the_picture(mini: Model) -> None:
     field = place.receptive_field
     assert field is not None
     for spot in [(0, 0), (7, 7), (14, 3)]:
-        window = facets._window(picture, place, spot, 40)
+        window = crop_example(picture, place, spot, 40)
         assert window.shape == (3, 40, 40)
         top, left = divmod(int(window[0, 0, 0]), 64)
         assert torch.equal(window, picture[:, top : top + 40, left : left + 40])
     top, left, bottom, right = field.box(7, 7)
-    window = facets._window(picture, place, (7, 7), 40)
+    window = crop_example(picture, place, (7, 7), 40)
     assert divmod(int(window[0, 0, 0]), 64) == ((top + bottom - 40) // 2, (left + right - 40) // 2)

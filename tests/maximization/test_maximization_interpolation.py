@@ -12,7 +12,7 @@ from torch import nn
 import featviz
 from featviz.maximization import interpolation, objectives
 from featviz.maximization.interpolation import interpolate
-from featviz.maximization.maximize import unit_goal
+from featviz.maximization.maximize import unit_objective
 from featviz.maximization.settings import settings_for
 from featviz.maximization.transforms import Transforms
 from featviz.models.layers import activations
@@ -22,7 +22,7 @@ from featviz.models.model import Model
 def test_the_ends_of_the_way_are_the_units_own_goals() -> None:
     values = torch.randn(3, 8, 5, 5, generator=torch.Generator().manual_seed(0))
     acts = {"conv": values}
-    first, second = (objectives.centre("conv", [unit] * 3) for unit in (2, 6))
+    first, second = (objectives.center("conv", [unit] * 3) for unit in (2, 6))
     shares = torch.tensor([0.0, 0.25, 1.0])
     both = interpolation.mixed(first, second, shares)(acts)
     one, two = first(acts), second(acts)
@@ -69,7 +69,7 @@ def test_on_a_linear_layer_the_way_is_a_straight_line() -> None:
 def test_scores_are_those_of_the_saved_pictures(mini: Model, tmp_path: Path) -> None:
     made = interpolate(mini, "conv4", "3,7", count=3, steps=3, film_kind="gif")
     folder = made.save(tmp_path / "out")
-    (goal, _), (other, _) = (unit_goal(mini, mini.layer("conv4"), [u]) for u in (3, 7))
+    (goal, _), (other, _) = (unit_objective(mini, mini.layer("conv4"), [u]) for u in (3, 7))
     for k in range(3):
         saved = featviz.read_image(folder / "pictures" / f"{k + 1:02d}.png")
         assert torch.equal(saved, made.images[k])
@@ -110,6 +110,6 @@ def test_mistakes_are_told(mini: Model, units: str | list[str], options: dict, w
 
 
 def test_neighbours_are_held_where_shapes_are_seen(mini: Model) -> None:
-    assert interpolation._held_at(mini, mini.layer("conv5")) == "conv2"
-    assert interpolation._held_at(mini, mini.layer("conv1")) == "conv1"
-    assert interpolation._held_at(mini, mini.layer("logits")) == "conv2"
+    assert interpolation._aligned_layer(mini, mini.layer("conv5")) == "conv2"
+    assert interpolation._aligned_layer(mini, mini.layer("conv1")) == "conv1"
+    assert interpolation._aligned_layer(mini, mini.layer("logits")) == "conv2"

@@ -47,7 +47,7 @@ def family() -> dict[str, obj.Objective]:
         "channel": obj.channel("maps", [0, 2, 3]),
         "channel of a vector": obj.channel("vector", [6, 0, 1]),
         "channel of tokens": obj.channel("tokens", [3, 0, 1]),
-        "centre": obj.centre("maps", [1, 1, 0]),
+        "center": obj.center("maps", [1, 1, 0]),
         "neuron": obj.neuron("maps", [0, 2, 3], [(0, 0), (4, 5), (2, 3)]),
         "direction": obj.direction("maps", aims),
         "direction in the middle": obj.direction("maps", aims, power=1, width=2),
@@ -71,11 +71,11 @@ def test_values_are_the_sums_done_by_hand(acts: dict[str, torch.Tensor]) -> None
 
 def test_the_middle_is_the_middle() -> None:
     even = {"maps": torch.arange(36.0).view(1, 1, 6, 6)}
-    assert obj.centre("maps", [0])(even).item() == (14 + 15 + 20 + 21) / 4
+    assert obj.center("maps", [0])(even).item() == (14 + 15 + 20 + 21) / 4
     odd = {"maps": torch.arange(25.0).view(1, 1, 5, 5)}
-    assert obj.centre("maps", [0])(odd).item() == 12  # symmetric round the middle position
+    assert obj.center("maps", [0])(odd).item() == 12  # symmetric round the middle position
     tiny = {"maps": torch.tensor([[[[3.0]]]])}
-    assert obj.centre("maps", [0])(tiny).item() == 3
+    assert obj.center("maps", [0])(tiny).item() == 3
 
 
 def test_a_direction_is_projection_times_cosine() -> None:
@@ -307,8 +307,8 @@ def test_before_and_after_an_in_place_relu() -> None:
         ),
         ("conv5:3@1,2", lambda: obj.neuron("conv5", [3], [(1, 2)])),
         (
-            "max(conv5:3) + centre(conv5:4)",
-            lambda: obj.channel("conv5", [3], over="max") + obj.centre("conv5", [4]),
+            "max(conv5:3) + center(conv5:4)",
+            lambda: obj.channel("conv5", [3], over="max") + obj.center("conv5", [4]),
         ),
         (
             "logits:goldfish - .1*total_variation(picture)",

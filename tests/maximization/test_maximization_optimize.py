@@ -85,7 +85,7 @@ def test_the_best_picture_for_a_linear_unit_is_its_kernel(form: str) -> None:
 def test_the_pictures_of_the_bundled_first_layer_are_its_kernels(mini: Model) -> None:
     """With the settings that `maximize` takes by itself; the number is printed and saved."""
     result = featviz.maximize(mini, "conv1", units="0-11", steps=128)
-    likeness = result.judged["kernel"]
+    likeness = result.metrics["kernel"]
     kernels = mini.net.get_submodule(mini.layer("conv1").path).weight[:12] / mini.std
     assert result.numbers()["kernel"].value > 0.95
     side, width = result.size, kernels.shape[-1]
@@ -293,14 +293,15 @@ def test_ctrl_c_keeps_what_is_finished() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"objective": "center"}, "take auto, centre or channel"),
+        ({"objective": "centre"}, "take auto, center or channel"),
         ({"precision": "fp8"}, "take auto, float32 or bfloat16"),
         ({"steps": 0}, "steps is 1 or more"),
         ({"size": 4}, "size 8 or more"),
         ({"units": "99"}, "units 0 to 7"),
-        ({"tries": 0}, "it is 1 or more"),
+        ({"restarts": 0}, "restarts and batch_size are 1 or more"),
         ({"preset": "lucidd"}, "did you mean lucid"),
         ({"engine": "spark"}, "take here or ray"),
+        ({"unitz": [1]}, "no option 'unitz'; did you mean units"),
     ],
 )
 def test_mistakes_are_named(change: dict, message: str) -> None:
@@ -348,7 +349,7 @@ def test_impossible_directions_are_refused(aims: torch.Tensor, message: str) -> 
 def test_the_folder_holds_all_and_reads_back(tmp_path: Path) -> None:
     model = convolutional()
     natural = torch.rand(5, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    result = featviz.maximize(model, "conv2", units=[1, 6], film=3, natural=natural, **QUICK)
+    result = featviz.maximize(model, "conv2", units=[1, 6], frames=3, pictures=natural, **QUICK)
     folder = result.save(tmp_path / "out")
     document = json.loads((folder / "result.json").read_text())
     assert document["kind"] == "maximize"

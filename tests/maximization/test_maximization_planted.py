@@ -33,7 +33,7 @@ def photographs(mini: Model) -> Tensor:
 
 @pytest.fixture(scope="module")
 def healthy(mini: Model, photographs: Tensor) -> Maximized:
-    return maximize(mini, "conv5", units=list(OTHERS), natural=photographs, **CLIMB)
+    return maximize(mini, "conv5", units=list(OTHERS), pictures=photographs, **CLIMB)
 
 
 def names_of(result: Maximized, row: int = 0) -> list[str]:
@@ -120,7 +120,7 @@ def planted(mini: Model, photographs: Tensor, healthy: Maximized) -> tuple[Model
 def test_a_healthy_unit_is_not_flagged(healthy: Maximized) -> None:
     assert names_of(healthy) == []
     assert names_of(healthy, 1) == []
-    assert not any(healthy.doubtful)
+    assert not any(healthy.flagged)
 
 
 def test_a_fooling_circuit_is_flagged(
@@ -131,7 +131,7 @@ def test_a_fooling_circuit_is_flagged(
     for name in ("conv5", "logits"):
         ours, theirs = (activations(m, photographs, [name])[name] for m in (mini, fooled))
         assert torch.allclose(ours, theirs, atol=1e-3)
-    result = maximize(fooled, "conv5", units=list(OTHERS), natural=photographs, **CLIMB)
+    result = maximize(fooled, "conv5", units=list(OTHERS), pictures=photographs, **CLIMB)
     assert "unnatural path" in names_of(result)
     reason = next(f.words for f in result.panel.flags[0] if f.name == "unnatural path")
     assert "of the score comes through the channels of relu4" in reason
@@ -156,7 +156,7 @@ def test_a_silent_unit_is_flagged(mini: Model, photographs: Tensor) -> None:
     with torch.no_grad():
         assert conv5.bias is not None
         conv5.bias[HEALTHY] -= 1.1 * highest[HEALTHY]
-    result = maximize(model, "conv5", units=list(OTHERS), natural=photographs, **CLIMB)
+    result = maximize(model, "conv5", units=list(OTHERS), pictures=photographs, **CLIMB)
     assert result.scores[0] > 0
     assert names_of(result) == ["inactive"]
     assert f"no picture of {len(photographs)}" in result.panel.flags[0][0].words
@@ -167,7 +167,7 @@ def test_a_unit_without_weights_is_dead(mini: Model, photographs: Tensor) -> Non
     model = copy.deepcopy(mini)
     with torch.no_grad():
         conv(model, "conv5").weight[HEALTHY] = 0
-    result = maximize(model, "conv5", units=[HEALTHY], natural=photographs, **CLIMB)
+    result = maximize(model, "conv5", units=[HEALTHY], pictures=photographs, **CLIMB)
     assert names_of(result) == ["no gradient"]
     assert not result.alive[0]
 
@@ -175,7 +175,7 @@ def test_a_unit_without_weights_is_dead(mini: Model, photographs: Tensor) -> Non
 def test_a_picture_of_another_unit_is_found_out(
     mini: Model, photographs: Tensor, healthy: Maximized
 ) -> None:
-    from featviz.maximization.objectives import centre
+    from featviz.maximization.objectives import center
     from featviz.models.frozen import frozen
     from featviz.models.units import Unit
 
@@ -183,7 +183,7 @@ def test_a_picture_of_another_unit_is_found_out(
         wrong = measure_panel(
             mini,
             mini.layer("conv5"),
-            centre("conv5", [8, 3]),
+            center("conv5", [8, 3]),
             [0, 1],
             healthy.images,
             units=[Unit("conv5", 8), Unit("conv5", 3)],

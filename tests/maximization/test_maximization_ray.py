@@ -10,7 +10,6 @@ import pytest
 import torch
 
 import featviz
-from featviz.engine_old import Shard, map_shards
 
 pytestmark = [
     pytest.mark.slow,
@@ -45,15 +44,15 @@ def cluster() -> Iterator[Any]:
 
 
 def test_a_machine_is_lost_midway_and_the_pictures_are_the_same(cluster: Any) -> None:
-    """Eight shards on two machines; the second is shut down when the first two are finished."""
+    """Eight batches on two machines; the second is shut down when the first two are finished."""
     model = featviz.load("alexnet-mini")
-    options = {"units": "0-7", "batch_size": 1, "steps": 6, "precision": "float32"}
+    options: dict[str, Any] = {"units": "0-7", "batch_size": 1, "steps": 6, "precision": "float32"}
     threads = torch.get_num_threads()
     here = featviz.maximize(model, "conv2", **options)
     lost: list[int] = []
 
     def progress(done: int, total: int, text: str) -> None:
-        if text.startswith("maximising") and done >= 12 and not lost:
+        if text.startswith("maximizing") and done >= 12 and not lost:
             lost.append(done)
             worker = next(node for node in cluster.list_all_nodes() if not node.head)
             cluster.remove_node(worker, allow_graceful=False)
@@ -65,13 +64,3 @@ def test_a_machine_is_lost_midway_and_the_pictures_are_the_same(cluster: Any) ->
     assert torch.equal(here.trace, there.trace)
     assert torch.equal(here.scores, there.scores)
     assert torch.get_num_threads() == threads
-
-
-def test_what_fails_on_a_worker_is_raised_here(cluster: Any, tmp_path: Any) -> None:
-    def make(work: int, report: Any) -> dict[str, bytes]:
-        if work == 2:
-            raise featviz.UserError("the third cannot be made; leave it out")
-        return {"n.txt": str(work).encode()}
-
-    with pytest.raises(featviz.UserError, match="the third cannot be made"):
-        map_shards(make, [Shard(str(i), i) for i in range(3)], tmp_path, engine="ray")

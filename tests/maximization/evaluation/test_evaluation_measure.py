@@ -53,7 +53,7 @@ def some_pictures(count: int, seed: int = 0) -> torch.Tensor:
 
 
 def measured(model: Model, units: list[int], pictures: torch.Tensor, **options: Any) -> Panel:
-    objective = objectives.centre("conv2", units)
+    objective = objectives.center("conv2", units)
     named = [Unit("conv2", unit) for unit in units]
     with frozen(model):
         return measure_panel(
@@ -271,7 +271,7 @@ def test_a_frame_lies_in_the_gap_and_touches_no_picture() -> None:
 def test_the_folder_holds_everything(tmp_path: Path) -> None:
     model = small()
     result = maximize(
-        model, "conv2", units=[2, 5], natural=some_pictures(40), steps=4, precision="float32"
+        model, "conv2", units=[2, 5], pictures=some_pictures(40), steps=4, precision="float32"
     )
     folder = result.save(tmp_path / "out")
     document = json.loads((folder / "result.json").read_text())
@@ -280,7 +280,7 @@ def test_the_folder_holds_everything(tmp_path: Path) -> None:
         assert figures[file]["detail"] is True
         assert figures[file]["units"] == ["conv2:2"]
     assert (folder / "panel.jpg").stat().st_size > 0
-    assert document["numbers"]["flagged"]["value"] == sum(result.doubtful)
+    assert document["numbers"]["flagged"]["value"] == sum(result.flagged)
     rows = (folder / "panel.csv").read_text().splitlines()
     assert rows[0] == "picture,what,value,meaning"
     assert sum(row.startswith("conv2:5,") for row in rows) == len(describe(result.panel, 1))
@@ -289,7 +289,7 @@ def test_the_folder_holds_everything(tmp_path: Path) -> None:
     assert float(cells["rank"]) == result.panel.numbers["rank"][0]
     assert cells["flags"].split("; ") == ([f.name for f in result.panel.flags[0]] or [""])
     listed = {table["file"] for table in document["tables"]}
-    assert ("flags.csv" in listed) == any(result.doubtful)
+    assert ("flags.csv" in listed) == any(result.flagged)
     assert {"paths.csv", "panel.csv", "scores.csv"} <= listed
 
 

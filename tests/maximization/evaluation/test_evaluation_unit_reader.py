@@ -56,7 +56,7 @@ def kinds(layer: str) -> list[tuple[objectives.Objective, list[Unit], str]]:
     units = [Unit(layer, 1), Unit(layer, 6)]
     placed = [Unit(layer, 1, (2, 3)), Unit(layer, 6, (0, 1))]
     return [
-        (objectives.centre(layer, [1, 6]), units, "middle"),
+        (objectives.center(layer, [1, 6]), units, "middle"),
         (objectives.neuron(layer, [1, 6], [(2, 3), (0, 1)]), placed, "position"),
         (objectives.channel(layer, [1, 6]), units, "mean"),
         (objectives.channel(layer, [1, 6], over="max"), units, "max"),

@@ -1,4 +1,4 @@
-"""Tries, mixtures, and jobs that are killed and go on: the same bytes as in one go."""
+"""Restarts, several layers, and jobs that are killed and go on: the same bytes as in one go."""
 
 from __future__ import annotations
 
@@ -17,9 +17,8 @@ from torch import nn
 
 import featviz
 from featviz.cli.main import main
-from featviz.engine_old import Shard, map_shards
 from featviz.maximization import maximize
-from featviz.maximization.layer_results import Several
+from featviz.maximization.result import LayerResults
 from featviz.models.model import Model
 
 QUICK: dict[str, Any] = {"steps": 4, "precision": "float32", "size": 16}
@@ -47,18 +46,18 @@ def net() -> Model:
 
 def test_of_several_tries_the_best_is_kept_and_all_are_told() -> None:
     one = featviz.maximize(net(), "conv2", units=[1, 4], **QUICK)
-    many = featviz.maximize(net(), "conv2", units=[1, 4], tries=4, **QUICK)
+    many = featviz.maximize(net(), "conv2", units=[1, 4], restarts=4, **QUICK)
     assert (many.scores >= one.scores).all()
     assert (many.scores > one.scores).any()
-    assert (many.judged["spread"] > 0).all()
+    assert (many.metrics["spread"] > 0).all()
     assert "spread" not in one.judged
-    assert many.origin.parameters["tries"] == 4
+    assert many.origin.parameters["restarts"] == 4
 
 
 def test_a_try_depends_on_the_unit_and_its_number_alone() -> None:
     """The best of two tries is that of three, unless the third is better."""
     two, three = (
-        featviz.maximize(net(), "conv2", units=[1, 4], tries=count, **QUICK) for count in (2, 3)
+        featviz.maximize(net(), "conv2", units=[1, 4], restarts=count, **QUICK) for count in (2, 3)
     )
     better = three.scores > two.scores + 1e-5
     assert torch.allclose(three.scores[~better], two.scores[~better], rtol=1e-4)
@@ -69,27 +68,27 @@ def test_a_try_depends_on_the_unit_and_its_number_alone() -> None:
 
 def test_a_mixture_is_its_layers_each_as_if_alone() -> None:
     items = ["conv2:5", "logits:1", "conv2:0", "conv1:3"]
-    mixed = featviz.maximize(net(), items, steps=4, precision="float32")
-    assert isinstance(mixed, Several)
+    mixed = featviz.maximize_layers(net(), items, steps=4, precision="float32")
+    assert isinstance(mixed, LayerResults)
     assert mixed.names == ("conv2:5", "conv2:0", "logits:1", "conv1:3")
     assert len({part.size for part in mixed.layers}) > 1
     for item in items:
         layer, unit = item.split(":")
         alone = featviz.maximize(net(), layer, units=[unit], steps=4, precision="float32")
-        assert (mixed.pictures[item] - alone.images[0]).abs().max() < 2 / 255
+        assert (mixed.images[item] - alone.images[0]).abs().max() < 2 / 255
 
 
 def test_whole_layers_share_the_units_that_are_asked_for() -> None:
-    mixed = featviz.maximize(net(), ["conv2", "logits"], units="0-1", **QUICK)
+    mixed = featviz.maximize_layers(net(), ["conv2", "logits"], units="0-1", **QUICK)
     assert mixed.names == ("conv2:0", "conv2:1", "logits:0", "logits:1")
     with pytest.raises(featviz.UserError, match="no layer and no unit"):
-        featviz.maximize(net(), [], **QUICK)
+        featviz.maximize_layers(net(), [], **QUICK)
     with pytest.raises(featviz.UserError, match="conv3"):
-        featviz.maximize(net(), ["conv2:1", "conv3:1"], **QUICK)
+        featviz.maximize_layers(net(), ["conv2:1", "conv3:1"], **QUICK)
 
 
 def test_a_mixture_is_saved_with_a_folder_for_each_layer(tmp_path: Path) -> None:
-    mixed = featviz.maximize(net(), ["conv2:5", "logits:1"], **QUICK)
+    mixed = featviz.maximize_layers(net(), ["conv2:5", "logits:1"], **QUICK)
     folder = mixed.save(tmp_path / "out")
     document = json.loads((folder / "result.json").read_text())
     assert document["kind"] == "maximize"
@@ -110,28 +109,30 @@ class Killed(BaseException):
     """Neither an error nor Ctrl-C: nobody tidies up after it."""
 
 
-def killed_after(done: int, partial: Path, **options: object) -> None:
+def killed_after(done: int, checkpoint: Path, **options: Any) -> None:
     def progress(now: int, total: int, text: str) -> None:
         if now >= done:
             raise Killed
 
     with pytest.raises(Killed):
-        featviz.maximize(net(), "conv2", partial=partial, progress=progress, **options, **QUICK)
+        featviz.maximize(
+            net(), "conv2", checkpoint=checkpoint, progress=progress, **options, **QUICK
+        )
 
 
 def test_a_killed_job_goes_on_and_comes_to_the_same(tmp_path: Path) -> None:
-    partial = tmp_path / "out.partial"
-    options = {"batch_size": 2, "tries": 2, "film": 3}
-    killed_after(20, partial, **options)
-    kept = {p: p.stat().st_mtime_ns for p in partial.glob("*/climb.npz")}
+    checkpoint = tmp_path / "out.partial"
+    options: dict[str, Any] = {"batch_size": 2, "restarts": 2, "frames": 3}
+    killed_after(20, checkpoint, **options)
+    kept = {p: p.stat().st_mtime_ns for p in checkpoint.glob("*.npz")}
     assert len(kept) == 2
-    went_on = featviz.maximize(net(), "conv2", partial=partial, **options, **QUICK)
+    went_on = featviz.maximize(net(), "conv2", checkpoint=checkpoint, **options, **QUICK)
     assert {p: p.stat().st_mtime_ns for p in kept} == kept  # not made again
     at_once = featviz.maximize(net(), "conv2", **options, **QUICK)
     assert torch.equal(went_on.images, at_once.images)
     assert torch.equal(went_on.trace, at_once.trace)
     assert torch.equal(went_on.frames, at_once.frames)
-    assert torch.equal(went_on.judged["spread"], at_once.judged["spread"])
+    assert torch.equal(went_on.metrics["spread"], at_once.metrics["spread"])
 
 
 @pytest.mark.parametrize(
@@ -144,38 +145,34 @@ def test_a_killed_job_goes_on_and_comes_to_the_same(tmp_path: Path) -> None:
     ],
 )
 def test_another_job_does_not_go_on_from_it(tmp_path: Path, change: dict, said: str) -> None:
-    partial = tmp_path / "out.partial"
-    killed_after(9, partial, batch_size=2)
-    before = sorted(partial.rglob("*"))
+    checkpoint = tmp_path / "out.partial"
+    killed_after(9, checkpoint, batch_size=2)
+    before = sorted(checkpoint.rglob("*"))
     with pytest.raises(featviz.UserError, match=said) as error:
-        featviz.maximize(net(), "conv2", partial=partial, batch_size=2, **(QUICK | change))
+        featviz.maximize(net(), "conv2", checkpoint=checkpoint, batch_size=2, **(QUICK | change))
     assert "\n" not in str(error.value)
-    assert sorted(partial.rglob("*")) == before
+    assert sorted(checkpoint.rglob("*")) == before
 
 
 def test_another_net_of_the_same_name_does_not_go_on_from_it(tmp_path: Path) -> None:
-    partial = tmp_path / "out.partial"
-    killed_after(9, partial, batch_size=2)
+    checkpoint = tmp_path / "out.partial"
+    killed_after(9, checkpoint, batch_size=2)
     other = net()
     with torch.no_grad():
         other.net[0].weight[0, 0, 0, 0] += 1
-    with pytest.raises(featviz.UserError, match="unfinished shards of another job"):
-        featviz.maximize(other, "conv2", partial=partial, batch_size=2, **QUICK)
+    with pytest.raises(featviz.UserError, match="unfinished work of another command"):
+        featviz.maximize(other, "conv2", checkpoint=checkpoint, batch_size=2, **QUICK)
 
 
-def test_what_is_not_ours_or_damaged_is_left_alone(tmp_path: Path) -> None:
+def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "mine.partial").mkdir()
     (tmp_path / "mine.partial" / "thesis.txt").write_text("x")
-    with pytest.raises(featviz.UserError, match="in the way and not ours"):
-        featviz.maximize(net(), "conv2", partial=tmp_path / "mine.partial", **QUICK)
-    (tmp_path / "bad.partial").mkdir()
-    (tmp_path / "bad.partial" / "job.json").write_text("{")
-    with pytest.raises(featviz.UserError, match="is damaged"):
-        featviz.maximize(net(), "conv2", partial=tmp_path / "bad.partial", **QUICK)
+    with pytest.raises(featviz.UserError, match="has no job"):
+        featviz.maximize(net(), "conv2", checkpoint=tmp_path / "mine.partial", **QUICK)
     assert (tmp_path / "mine.partial" / "thesis.txt").read_text() == "x"
 
 
-def test_a_job_that_fails_before_its_first_shard_leaves_nothing(tmp_path: Path) -> None:
+def test_a_job_that_fails_before_its_first_batch_leaves_nothing(tmp_path: Path) -> None:
     killed_after(0, tmp_path / "out.partial")
     assert not (tmp_path / "out.partial").exists()
 
@@ -256,14 +253,14 @@ def test_a_command_that_is_killed_goes_on_when_it_is_given_again(tmp_path: Path)
         check=False,
     )
     assert left.returncode == -signal.SIGKILL, left.stderr
-    partial = tmp_path / "out.partial"
-    assert len(list(partial.glob("*/climb.npz"))) == 1
+    checkpoint = tmp_path / "out.partial"
+    assert len(list(checkpoint.glob("*.npz"))) == 1
     assert not out.exists()
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # as the killed one: kernels may round by their number
     try:
         assert run(*words, "--out", str(out)) == 0
-        assert not partial.exists()
+        assert not checkpoint.exists()
         assert run(*words, "--out", str(whole)) == 0
     finally:
         torch.set_num_threads(threads)
@@ -299,60 +296,16 @@ def test_ctrl_c_saves_what_there_is_and_the_command_goes_on(
 
 def test_units_of_several_layers_are_one_command(tmp_path: Path) -> None:
     out = tmp_path / "out"
-    words = ["--units", "conv2:3,logits:tabby,conv1:1@2,3", "--steps", "2", "--tries", "2"]
+    words = ["--units", "conv2:3,logits:tabby,conv1:1@2,3", "--steps", "2", "--restarts", "2"]
     assert run(*words, "--out", str(out), "--quiet") == 0
     document = json.loads((out / "result.json").read_text())
     assert list(document["parameters"]["layers"]) == ["conv2", "logits", "conv1"]
     assert document["parameters"]["layers"]["conv1"]["units"] == ["conv1:1@2,3"]
 
 
-# The engine
-
-
-def words_of(work: str, report) -> dict[str, bytes]:
-    report(1)
-    return {"word.txt": work.encode(), "length.txt": str(len(work)).encode()}
-
-
-def test_shards_are_made_once_and_are_whole_or_absent(tmp_path: Path) -> None:
-    made: list[str] = []
-
-    def make(work: str, report) -> dict[str, bytes]:
-        made.append(work)
-        if work == "three" and made.count("three") == 1:
-            raise RuntimeError("lost")
-        return words_of(work, report)
-
-    works = [
-        Shard(str(i), word, len(word)) for i, word in enumerate(["one", "two", "three", "four"])
-    ]
-    seen: list[tuple[int, int]] = []
-    with pytest.raises(RuntimeError, match="lost"):
-        map_shards(make, works, tmp_path, progress=lambda *now: seen.append(now))
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["0", "1"]
-    map_shards(make, works, tmp_path, progress=lambda *now: seen.append(now))
-    assert made == ["one", "two", "three", "three", "four"]
-    assert {p.name: (p / "word.txt").read_text() for p in tmp_path.iterdir()} == {
-        "0": "one",
-        "1": "two",
-        "2": "three",
-        "3": "four",
-    }
-    assert seen[-1] == (15, 15)
-    assert (6, 15) in seen
-
-
-def test_a_place_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    with pytest.raises(featviz.UserError, match="cannot write"):
-        map_shards(words_of, [Shard("0", "one")], tmp_path / "file")
-
-
 def test_ray_that_is_not_installed_is_a_line_that_says_how_to_get_it(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(featviz.UserError, match=r"pip install 'featviz\[ray\]'"):
-        map_shards(words_of, [Shard("0", "one")], tmp_path, engine="ray")
-    with pytest.raises(featviz.UserError, match="not installed"):
         featviz.maximize(net(), "conv2", engine="ray", **QUICK)
