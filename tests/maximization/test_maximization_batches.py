@@ -50,7 +50,7 @@ def test_of_several_tries_the_best_is_kept_and_all_are_told() -> None:
     assert (many.scores >= one.scores).all()
     assert (many.scores > one.scores).any()
     assert (many.metrics["spread"] > 0).all()
-    assert "spread" not in one.judged
+    assert "spread" not in one.metrics
     assert many.origin.parameters["restarts"] == 4
 
 

@@ -93,9 +93,11 @@ def diverse(model: Model, **options: Any) -> Facets:
 @pytest.fixture
 def at_templates(monkeypatch: pytest.MonkeyPatch) -> None:
     """Gram matrices of templates, 1 x 1 as their maps are."""
-    monkeypatch.setattr(
-        "featviz.maximization.facets.texture_layer", lambda model, layer: model.layer("templates")
-    )
+    for module in ("facets", "facet_examples"):
+        monkeypatch.setattr(
+            f"featviz.maximization.{module}.texture_layer",
+            lambda model, layer: model.layer("templates"),
+        )
 
 
 @pytest.mark.usefixtures("at_templates")
