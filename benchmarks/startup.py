@@ -1,4 +1,4 @@
-"""How long people wait before anything happens: whole processes, against what they stand on.
+"""Start-up time of whole processes, beside that of the libraries that they import.
 
 python benchmarks/startup.py [--quick]
 """

@@ -1,19 +1,21 @@
-"""What all tests share: real data where it lies, tiny models, pictures from seeds."""
+"""Fixtures of all tests: real data if it is there, models, random numbers."""
 
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 import torch
 
-if TYPE_CHECKING:
-    from featviz.models.model import Model
+import featviz
+from featviz.models.model import Model
 
-# Two cores are enough for tests. Of several processes each has one: two threads each would wait for
-# one another at every barrier. The programs that tests start round as the tests themselves do.
+# Two cores are enough for tests. Of several processes each takes one: with two threads each they
+# would wait for each other at every barrier. Programs that tests start use as many threads, so
+# that they round alike.
 _THREADS = 1 if os.environ.get("PYTEST_XDIST_WORKER") else min(2, torch.get_num_threads())
 torch.set_num_threads(_THREADS)
 os.environ["OMP_NUM_THREADS"] = str(_THREADS)
@@ -27,9 +29,9 @@ def _shared_data() -> Path | None:
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """Real weights and photographs that are not part of the project.
+    """Folder of real weights and photographs that are not part of the project.
 
-    They lie in shared/data beside the checkout, or where FEATVIZ_SHARED_DATA says.
+    shared/data beside the checkout, or the value of FEATVIZ_SHARED_DATA.
     """
     folder = _shared_data()
     if folder is None:
@@ -40,11 +42,6 @@ def shared_data() -> Path:
 @pytest.fixture(scope="session")
 def real_alexnet(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Model:
     """The complete AlexNet of shared/data: torchvision's trunk under a head of 200 classes."""
-    import subprocess
-    import sys
-
-    import featviz
-
     out = tmp_path_factory.mktemp("weights") / "alexnet.safetensors"
     command = [sys.executable, str(shared_data / "unpack.py"), "alexnet", str(out)]
     subprocess.run(command, check=True, capture_output=True)
@@ -54,8 +51,6 @@ def real_alexnet(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) ->
 @pytest.fixture(scope="session")
 def mini() -> Model:
     """The bundled model."""
-    import featviz
-
     return featviz.load("alexnet-mini", device="cpu")
 
 

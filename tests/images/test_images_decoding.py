@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -52,7 +53,7 @@ FILES = {
     "half width": lambda: saved(photograph(93, 121), subsampling=1),
     "progressive": lambda: saved(photograph(101, 77), progressive=True),
     "restart markers": lambda: saved(photograph(93, 121), restart_marker_blocks=2),
-    "grey": lambda: saved(photograph(93, 121).convert("L")),
+    "gray": lambda: saved(photograph(93, 121).convert("L")),
     "four inks": lambda: saved(photograph(93, 121).convert("CMYK")),
     "turned": lambda: saved(photograph(93, 121), exif=_exif(6)),
     "mirrored": lambda: saved(photograph(93, 121), exif=_exif(2)),
@@ -77,9 +78,12 @@ def test_simplejpeg_does_the_usual_kinds_and_no_others(monkeypatch: pytest.Monke
     assert decoding._trusted()  # the libraries of this machine agree on something
     done: list[bytes] = []
     original = decoding._by_simplejpeg
-    monkeypatch.setattr(
-        decoding, "_by_simplejpeg", lambda c, *a, **k: done.append(c) or original(c, *a, **k)
-    )
+
+    def counted(content: bytes, *arguments: Any, **options: Any) -> Any:
+        done.append(content)
+        return original(content, *arguments, **options)
+
+    monkeypatch.setattr(decoding, "_by_simplejpeg", counted)
     for name, make in FILES.items():
         content = make()
         before = len(done)
@@ -102,7 +106,7 @@ def test_a_library_with_other_pixels_is_not_trusted(monkeypatch: pytest.MonkeyPa
 
     original = simplejpeg.decode_jpeg
 
-    def other(content: bytes, *arguments: object, **options: object) -> np.ndarray:
+    def other(content: bytes, *arguments: Any, **options: Any) -> Any:
         found = original(content, *arguments, **options).copy()
         found[0, 0, 0] ^= 1
         return found
@@ -142,8 +146,8 @@ def test_fast_is_near_and_the_size_is_the_files(library: str) -> None:
     assert fast.pixels.shape == exact.pixels.shape
     away = (fast.pixels.float() - exact.pixels.float()).abs()
     assert 0 < away.mean() < 4  # levels of 255
-    # What is no upright JPEG in three colours is decoded exactly.
-    for name in ("turned", "grey", "png", "four inks"):
+    # What is no upright JPEG in three colors is decoded exactly.
+    for name in ("turned", "gray", "png", "four inks"):
         other = FILES[name]()
         one = decode_square(other, 36, 32, decoder=f"fast ({library})")
         assert torch.equal(one.pixels, decode_square(other, 36, 32).pixels), name

@@ -17,7 +17,7 @@ from featviz.errors import BadPicture, UserError
 
 
 def photograph(width: int = 60, height: int = 40, seed: int = 0) -> Image.Image:
-    """A smooth coloured picture that JPEG keeps well, different in all four corners."""
+    """A smooth colored picture that JPEG keeps well, different in all four corners."""
     small = np.random.default_rng(seed).integers(0, 256, (3, 4, 3), dtype=np.uint8)
     return Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC)
 
@@ -48,7 +48,7 @@ def test_exif_turned_photographs_stand_upright(tmp_path: Path, orientation: int)
     assert float((found - tensor(upright)).abs().mean()) < 0.01
 
 
-def test_cmyk_jpeg_has_its_colours(tmp_path: Path) -> None:
+def test_cmyk_jpeg_has_its_colors(tmp_path: Path) -> None:
     wanted = photograph()
     wanted.convert("CMYK").save(tmp_path / "a.jpg", quality=98, subsampling=0)
     with Image.open(tmp_path / "a.jpg") as stored:
@@ -72,14 +72,14 @@ def test_palette_png_with_transparency_lies_on_white(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA"])
 def test_alpha_mixes_with_white(tmp_path: Path, mode: str) -> None:
-    colour = (40, 40, 40, 51) if mode == "RGBA" else (40, 51)
-    Image.new(mode, (3, 3), colour).save(tmp_path / "a.png")
+    color = (40, 40, 40, 51) if mode == "RGBA" else (40, 51)
+    Image.new(mode, (3, 3), color).save(tmp_path / "a.png")
     expected = (40 * 51 + 255 * (255 - 51)) / 255 / 255
     found = images.read_image(tmp_path / "a.png")
     assert torch.allclose(found, torch.full((3, 3, 3), expected), atol=1.5 / 255)
 
 
-def test_sixteen_bit_grey_is_scaled_not_clipped(tmp_path: Path) -> None:
+def test_sixteen_bit_gray_is_scaled_not_clipped(tmp_path: Path) -> None:
     values = np.array([[0, 257, 32768, 65535]], dtype=np.uint16)
     Image.fromarray(values).save(tmp_path / "a.png")
     found = images.read_image(tmp_path / "a.png")
@@ -90,7 +90,7 @@ def test_sixteen_bit_grey_is_scaled_not_clipped(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("mode", ["L", "1"])
-def test_grey_has_three_equal_channels(tmp_path: Path, mode: str) -> None:
+def test_gray_has_three_equal_channels(tmp_path: Path, mode: str) -> None:
     photograph().convert("L").convert(mode).save(tmp_path / "a.png")
     found = images.read_image(tmp_path / "a.png")
     expected = np.array(photograph().convert("L").convert(mode).convert("L")) / 255
@@ -185,10 +185,8 @@ def test_square_equals_resizing_and_then_cropping(
     image = photograph(*size)
     width, height = size
     short = min(size)
-    whole = image.resize(
-        tuple(resize if side == short else int(resize * side / short) for side in size),
-        Image.Resampling.BILINEAR,
-    )
+    wide, high = (resize if side == short else int(resize * side / short) for side in size)
+    whole = image.resize((wide, high), Image.Resampling.BILINEAR)
     left, top = (round((side - crop) / 2) for side in whole.size)
     expected = whole.crop((left, top, left + crop, top + crop))
     found = images.square(image, resize, crop)

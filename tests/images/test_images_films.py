@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from PIL.GifImagePlugin import GifImageFile
 
 import featviz
 from featviz import films, results
@@ -70,6 +71,7 @@ def test_both_kinds_lie_in_the_folder_and_the_gif_is_shown(encoder: Path, tmp_pa
     assert shown["file"] == "films/one.gif"
     assert shown["caption"].endswith("one.mp4.")
     with Image.open(tmp_path / "out" / "films" / "one.gif") as gif:
+        assert isinstance(gif, GifImageFile)
         assert gif.n_frames == 3
         assert gif.size == (7 * 19, 5 * 19)  # small pictures in blocks
 

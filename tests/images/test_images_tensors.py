@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from PIL.GifImagePlugin import GifImageFile
 
 from featviz import films, images
 from featviz.errors import UserError
@@ -52,7 +53,7 @@ def test_enlarge_repeats_pixels() -> None:
     assert torch.equal(big[:, ::3, ::3], picture)
 
 
-def test_grey_is_zero_and_the_largest_weight_is_full(generator: torch.Generator) -> None:
+def test_gray_is_zero_and_the_largest_weight_is_full(generator: torch.Generator) -> None:
     values = torch.randn(4, 3, 5, 5, generator=generator)
     pictures = images.around_gray(values)
     for picture, value in zip(pictures, values, strict=True):
@@ -62,7 +63,7 @@ def test_grey_is_zero_and_the_largest_weight_is_full(generator: torch.Generator)
     assert torch.equal(images.around_gray(torch.zeros(3, 2, 2)), torch.full((3, 2, 2), 0.5))
 
 
-def test_crop_box_is_grey_outside(generator: torch.Generator) -> None:
+def test_crop_box_is_gray_outside(generator: torch.Generator) -> None:
     picture = torch.rand(3, 10, 8, generator=generator)
     crop = images.crop_box(picture, (-2, 5, 3, 12), gray=0.7)
     assert crop.shape == (3, 5, 7)
@@ -76,6 +77,7 @@ def test_film_has_every_frame_and_rests_on_the_last(tmp_path: Path) -> None:
     frames = [torch.full((3, 8, 8), value) for value in (0.0, 0.5, 1.0)]
     films.write_gif(frames, tmp_path / "a.gif", seconds_per_frame=0.1)
     with Image.open(tmp_path / "a.gif") as film:
+        assert isinstance(film, GifImageFile)
         assert film.n_frames == 3
         assert film.info["loop"] == 0
         durations = []

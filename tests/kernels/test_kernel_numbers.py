@@ -11,7 +11,7 @@ from featviz.kernels.tuning import GROUPS, measure_kernels
 
 
 def gabor(degrees: float, wavelength: float, size: int = 11, phase: float = 0.4) -> torch.Tensor:
-    """(3, size, size): grey stripes at `degrees` (0 lies, 90 stands, 45 rises to the right)."""
+    """(3, size, size): gray stripes at `degrees` (0 lies, 90 stands, 45 rises to the right)."""
     half = (size - 1) / 2
     rows, columns = torch.meshgrid(
         torch.arange(size) - half, torch.arange(size) - half, indexing="ij"
@@ -56,7 +56,7 @@ def test_numbers_do_not_depend_on_the_scale(generator: torch.Generator) -> None:
 def test_color_blob_is_colored_and_has_no_direction() -> None:
     rows, columns = torch.meshgrid(torch.arange(11) - 5.0, torch.arange(11) - 5.0, indexing="ij")
     blob = torch.exp(-(rows**2 + columns**2) / 8)
-    green = torch.stack([-blob, 2 * blob, -blob])  # no grey part at all
+    green = torch.stack([-blob, 2 * blob, -blob])  # no gray part at all
     m = measure_kernels(torch.stack([green, blob.expand(3, -1, -1)]))
     assert float(m.colorfulness[0]) == pytest.approx(1)
     assert float(m.colorfulness[1]) == pytest.approx(0, abs=1e-12)
@@ -71,7 +71,7 @@ def test_hue_is_that_of_the_strongest_weight(color: int, hue: float) -> None:
     kernel[0, color, 2, 2] = 1
     m = measure_kernels(kernel)
     assert float(m.hue) == pytest.approx(hue, abs=1e-9)
-    # One color alone is a third grey: its energy of 1 has 1/3 along (1, 1, 1) / sqrt(3).
+    # One color alone is a third gray: its energy of 1 has 1/3 along (1, 1, 1) / sqrt(3).
     assert float(m.colorfulness) == pytest.approx(2 / 3)
 
 

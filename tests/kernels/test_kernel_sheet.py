@@ -63,13 +63,13 @@ def composed(first: Tensor, second: Tensor, stride: int) -> Tensor:
 @pytest.mark.parametrize("blue_first", [False, True])
 def test_first_layer_shows_its_own_weights_as_red_green_blue(blue_first: bool) -> None:
     model = small(blue_first=blue_first)
-    weight = model.net.conv1.weight
+    weight = model.net.get_parameter("conv1.weight")
     sheet = kernel_sheet(model)
     assert sheet.layer == "conv1"
     assert not sheet.composite
     assert torch.equal(sheet.weights, weight.flip(1) if blue_first else weight)
     assert sheet.pictures.shape == (6, 3, 5, 5)
-    # Each scaled by its own largest absolute weight round grey.
+    # Each scaled by its own largest absolute weight around gray.
     for picture, own in zip(sheet.pictures, sheet.weights, strict=True):
         assert torch.allclose(picture, 0.5 + own / own.abs().max() / 2)
         assert float((picture - 0.5).abs().max()) == pytest.approx(0.5)
@@ -89,13 +89,13 @@ def test_deeper_kernels_are_first_ones_at_their_offsets(groups: int) -> None:
     sheet = kernel_sheet(model, "conv2")
     assert sheet.composite
     assert sheet.ignored == ("ReLUs", "the choice of max pools (their center is taken)", "biases")
-    weight = model.net.conv2.weight.detach()
+    weight = model.net.get_parameter("conv2.weight").detach()
     full = torch.zeros(4, 6, 3, 3)
     for u in range(4):
         start = u // (4 // groups) * (6 // groups)
         full[u, start : start + 6 // groups] = weight[u]
-    # conv1 has stride 2 and the pool 2: neighbours of conv2 lie four pixels apart.
-    expected = composed(model.net.conv1.weight.detach(), full, stride=4)
+    # conv1 has stride 2 and the pool 2: neighbors of conv2 lie four pixels apart.
+    expected = composed(model.net.get_parameter("conv1.weight").detach(), full, stride=4)
     assert sheet.weights.shape == expected.shape
     assert torch.allclose(sheet.weights, expected, atol=1e-6)
 
@@ -109,7 +109,7 @@ def test_composite_is_exact_where_all_below_is_linear(generator: torch.Generator
     top, left, bottom, right = field.box(3, 3)
     patch = model.normalize(picture)[0, :, top:bottom, left:right]
     value = featviz.activations(model, picture, ["conv2"])["conv2"][0, 1, 3, 3]
-    still = model.mean.expand(3, 32, 32)[None]  # normalised to nothing: biases alone
+    still = model.mean.expand(3, 32, 32)[None]  # normalized to nothing: biases alone
     base = featviz.activations(model, still, ["conv2"])["conv2"][0, 1, 3, 3]
     assert float((patch * kernels[0]).sum()) == pytest.approx(float(value - base), abs=1e-5)
 
@@ -117,9 +117,9 @@ def test_composite_is_exact_where_all_below_is_linear(generator: torch.Generator
 def test_mosaic_shows_the_kernel_that_excites_most_at_each_place() -> None:
     model = small(groups=2)
     with torch.no_grad():
-        model.net.conv2.weight.fill_(-1)
-        model.net.conv2.weight[3, 1, 0, 2] = 2  # unit 3 is in the second group: kernel 3 + 1
-        model.net.conv2.weight[3, 2, 2, 0] = 1
+        weight = model.net.get_parameter("conv2.weight").fill_(-1)
+        weight[3, 1, 0, 2] = 2  # unit 3 is in the second group: kernel 3 + 1
+        weight[3, 2, 2, 0] = 1
     sheet = kernel_sheet(model, "conv2", units=[3])
     assert sheet.mosaics is not None
     tiles = sheet.mosaics[0].unflatten(1, (3, 5)).unflatten(3, (3, 5))  # (3, 3, 5, 3, 5)
@@ -134,7 +134,7 @@ def test_mosaic_shows_the_kernel_that_excites_most_at_each_place() -> None:
 def test_shared_scale_keeps_faint_kernels_faint() -> None:
     model = small()
     with torch.no_grad():
-        model.net.conv1.weight[2] *= 0.001
+        model.net.get_parameter("conv1.weight")[2] *= 0.001
     sheet = kernel_sheet(model, shared_scale=True)
     assert float((sheet.pictures[2] - 0.5).abs().max()) < 0.01
     assert sheet.numbers()["faint"].value == 1
@@ -230,8 +230,10 @@ def test_growth_runs_from_noise_to_waves(tmp_path: Path) -> None:
     document = results.read_result(grown.save(tmp_path / "growth"))
     assert document["model"] is None
     from PIL import Image
+    from PIL.GifImagePlugin import GifImageFile
 
     with Image.open(tmp_path / "growth" / "growth.gif") as film:
+        assert isinstance(film, GifImageFile)
         assert film.n_frames == 4
 
 
@@ -244,7 +246,7 @@ def test_growth_needs_snapshots(tmp_path: Path) -> None:
         kernel_growth(snapshots(tmp_path), units=[0, 6])
 
 
-def test_kernels_of_the_real_trunk_look_like_edges_and_colours(shared_data: Path) -> None:
+def test_kernels_of_the_real_trunk_look_like_edges_and_colors(shared_data: Path) -> None:
     model = featviz.load("alexnet", weights=shared_data / "alexnet_trunk.safetensors")
     sheet = kernel_sheet(model, "conv1")
     numbers = {name: n.value for name, n in sheet.numbers().items()}
@@ -253,7 +255,9 @@ def test_kernels_of_the_real_trunk_look_like_edges_and_colours(shared_data: Path
     assert numbers["faint"] == 0
     assert numbers["oriented"] == 37
     assert numbers["colored"] == 21
-    assert 4 < numbers["median wavelength"] < 5.5
+    wavelength = numbers["median wavelength"]
+    assert isinstance(wavelength, float)
+    assert 4 < wavelength < 5.5
     assert float(sheet.measured.spread.max()) < 0.5
     # Directions fill the half circle: each sixth of it has at least two edges.
     oriented = sheet.measured.orientation[sheet.measured.group == 0]

@@ -60,13 +60,13 @@ def test_a_dot_lights_the_pixels_around_it_and_no_others() -> None:
     picture = torch.full((3, 32, 32), 0.5)
     picture[1:] = 0.2
     picture[0] = 0
-    picture[0, 12, 20] = 1  # the centre of position (3, 5)
+    picture[0, 12, 20] = 1  # the center of position (3, 5)
     r = activation_maps(dots(), picture, "conv1")
     assert r.positions == ((3, 5),)
     assert r.box(0) == (10, 18, 15, 23)
     lit = (r.overlay(0) - r.picture).abs().sum(0) < 1e-6
     rows, columns = lit.nonzero().unbind(1)
-    # Pixels nearer to this centre than to its neighbours four pixels away; ties go up and left.
+    # Pixels nearer to this center than to its neighbors four pixels away; ties go up and left.
     assert (int(rows.min()), int(rows.max())) == (10, 13)
     assert (int(columns.min()), int(columns.max())) == (18, 21)
     assert bool(lit[12, 20])

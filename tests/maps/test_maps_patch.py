@@ -61,7 +61,9 @@ def deep(groups: int) -> Model:
     return Model(net, name="deep", input_size=16, aliases={name: name for name in names})
 
 
-def written_out(x: Tensor, weight: Tensor, bias: float, at: tuple[int, int], pad: int, stride: int):
+def written_out(
+    x: Tensor, weight: Tensor, bias: float, at: tuple[int, int], pad: int, stride: int
+) -> float:
     """One value of a convolution, in Python numbers: x (C, H, W), weight (C, k, k)."""
     total = bias
     for c in range(weight.shape[0]):
@@ -98,8 +100,8 @@ def test_deeper_layers_sum_up_too_and_name_their_inputs(
     model = deep(groups)
     picture = torch.rand(3, 16, 16, generator=generator)
     x = featviz.activations(model, picture[None], ["pool1"])["pool1"][0].double()
-    weight = model.net.conv2.weight.detach().double()
-    bias = model.net.conv2.bias.detach().double()
+    weight = model.net.get_parameter("conv2.weight").detach().double()
+    bias = model.net.get_parameter("conv2.bias").detach().double()
     start = 0 if groups == 1 else 4  # unit 5 is in the second group
     for position in [(y, x) for y in range(3) for x in range(3)]:
         r = patch_times_kernel(model, picture, f"conv2:5@{position[0]},{position[1]}")
@@ -115,7 +117,7 @@ def test_deeper_layers_sum_up_too_and_name_their_inputs(
     assert torch.equal(r.below, first.pictures[start : start + 8 // groups])
 
 
-def test_padding_is_zero_after_normalisation_and_looks_like_the_mean_colour() -> None:
+def test_padding_is_zero_after_normalization_and_looks_like_the_mean_color() -> None:
     model = one_layer({"padding": 2})
     picture = torch.ones(3, 9, 9)
     r = patch_times_kernel(model, picture, "conv1:0", position=(0, 10))
@@ -129,7 +131,7 @@ def test_padding_is_zero_after_normalisation_and_looks_like_the_mean_colour() ->
     assert r.box == (-2, 8, 1, 11)
 
 
-def test_patch_of_a_blue_first_model_is_shown_in_the_pictures_colours(
+def test_patch_of_a_blue_first_model_is_shown_in_the_pictures_colors(
     generator: torch.Generator,
 ) -> None:
     model = one_layer({}, blue_first=True)
@@ -137,7 +139,7 @@ def test_patch_of_a_blue_first_model_is_shown_in_the_pictures_colours(
     r = patch_times_kernel(model, picture, "conv1:1@2,4")
     assert r.look is not None
     assert torch.allclose(r.look, picture[:, 2:5, 4:7], atol=1e-6)
-    assert torch.equal(r.kernel, model.net[0].weight[1].flip(0).double())
+    assert torch.equal(r.kernel, model.net.get_parameter("0.weight")[1].flip(0).double())
 
 
 def test_default_position_and_unit_are_the_strongest(generator: torch.Generator) -> None:
@@ -155,7 +157,7 @@ def test_default_position_and_unit_are_the_strongest(generator: torch.Generator)
 
 def test_likeness_is_one_where_the_patch_is_the_kernel() -> None:
     model = one_layer({})
-    kernel = model.net[0].weight[0].detach()
+    kernel = model.net.get_parameter("0.weight")[0].detach()
     patch = kernel / kernel.abs().max() * 0.2 * 0.5
     picture = model.mean.expand(3, 9, 9).clone()
     picture[:, 3:6, 3:6] += patch * model.std / 0.2

@@ -23,7 +23,7 @@ def lpips(model: featviz.Model, folder: Path, other: str) -> float:
     for name in ("ex_ref", other):
         picture = images.read_image(folder / f"{name}.png")[None] * 2 - 1
         normal = (picture - shift) / scale
-        # The model normalises by itself, so it is given what becomes `normal`.
+        # The model normalizes by itself, so it is given what becomes `normal`.
         given = normal * model.std + model.mean
         layers = ["relu1", "relu2", "relu3", "relu4", "relu5"]
         with torch.no_grad():
@@ -38,7 +38,7 @@ def lpips(model: featviz.Model, folder: Path, other: str) -> float:
 def test_the_trunk_gives_the_published_perceptual_distances(shared_data: Path) -> None:
     model = featviz.load("alexnet", weights=shared_data / "alexnet_trunk.safetensors")
     assert model.headless
-    # Kernels transposed in space would give .7796 and .0913, colours reversed .7095 and .1547.
+    # Kernels transposed in space would give .7796 and .0913, colors reversed .7095 and .1547.
     assert lpips(model, shared_data / "lpips_check", "ex_p0") == pytest.approx(0.7219, abs=2e-4)
     assert lpips(model, shared_data / "lpips_check", "ex_p1") == pytest.approx(0.1376, abs=2e-4)
 

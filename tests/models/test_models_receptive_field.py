@@ -80,7 +80,7 @@ def test_every_convolution_and_pool_of_the_alexnets_sees_what_its_box_says(name:
     ]
     # Pictures large enough that a position's box lies inside; fully convolutional up to there.
     side = 480 if name != "alexnet-mini" else 200
-    trunk = averaged(model.net.features)
+    trunk = averaged(model.net.get_submodule("features"))
     for place in places:
         field = place.receptive_field
         assert field is not None
@@ -101,7 +101,9 @@ def test_one_pixel_outside_the_box_changes_nothing_and_inside_it_does() -> None:
     picture = torch.rand(1, 3, 224, 224, generator=torch.Generator().manual_seed(0)).double()
     at = (6, 6)
     top, left, bottom, right = (30, 30, 193, 193)
-    assert model.layer("conv5").receptive_field.box(*at) == (top, left, bottom, right)
+    field = model.layer("conv5").receptive_field
+    assert field is not None
+    assert field.box(*at) == (top, left, bottom, right)
     with torch.no_grad():
         still = featviz.activations(model, picture, ["conv5"])["conv5"][0, :, 6, 6]
         for y, x, inside in (
@@ -135,7 +137,8 @@ class Branches(nn.Module):
         x = self.stem(x)
         x = torch.cat([self.narrow(x), self.wide(x) + x], dim=1)
         x = F.avg_pool2d(self.joined(x), 2)
-        return self.twice(self.twice(x))
+        twice: Tensor = self.twice(self.twice(x))
+        return twice
 
 
 @pytest.mark.parametrize(
@@ -217,7 +220,8 @@ def test_unknown_geometry_is_not_guessed() -> None:
             self.after = nn.Conv2d(2, 2, 3)
 
         def forward(self, x: Tensor) -> Tensor:
-            return self.after(self.up(x))
+            out: Tensor = self.after(self.up(x))
+            return out
 
     records = record_modules(Upsampled(), torch.zeros(1, 3, 8, 8))
     assert records["up"].receptive_field is None
@@ -252,7 +256,8 @@ class LastBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.bend(self.wider(self.norm(self.first(x).permute(0, 2, 3, 1))))
-        return self.back(x.permute(0, 3, 1, 2)).mean((2, 3))
+        logits: Tensor = self.back(x.permute(0, 3, 1, 2)).mean((2, 3))
+        return logits
 
 
 def test_maps_with_channels_last_are_turned_round_and_keep_their_fields() -> None:

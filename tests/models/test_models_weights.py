@@ -45,10 +45,11 @@ def reference(state: dict[str, Tensor]) -> Tensor:
     net.load_state_dict(state)
     mean, std = (torch.tensor(v).view(3, 1, 1) for v in (AlexNetMini.mean, AlexNetMini.std))
     with torch.no_grad():
-        return net((picture() - mean) / std)
+        logits: Tensor = net((picture() - mean) / std)
+    return logits
 
 
-def test_a_loaded_model_is_the_net_behind_its_normalisation(
+def test_a_loaded_model_is_the_net_behind_its_normalization(
     mini_file: Path, mini_state: dict[str, Tensor]
 ) -> None:
     model = featviz.load("alexnet-mini", weights=mini_file)
@@ -170,7 +171,7 @@ def test_weights_that_are_no_numbers_are_refused(
         featviz.load("alexnet-mini", weights=tmp_path / "w.safetensors")
 
 
-def test_caffe_names_are_mapped_and_its_colour_order_kept() -> None:
+def test_caffe_names_are_mapped_and_its_color_order_kept() -> None:
     with torch.random.fork_rng(devices=[]), torch.device("meta"):
         state = AlexNet2012().state_dict()
     ours = {path: caffe for caffe, path in weight_files.CAFFE_LAYERS.items()}

@@ -67,8 +67,8 @@ def test_an_alexnet_wrapped_by_hand_gives_the_logits_of_load(mini: featviz.Model
 
 def test_the_module_keeps_its_mode_and_its_gradients() -> None:
     net = small()
-    net.norm.eval()
-    net.head.weight.requires_grad_(False)
+    net.get_submodule("norm").eval()
+    net.get_parameter("head.weight").requires_grad_(False)
     before = state(net)
     model = featviz.wrap(net, input_size=8)
     pictures = torch.rand(2, 3, 8, 8, requires_grad=True)

@@ -1,11 +1,11 @@
 """Models in which an adversarial picture is known to exist: planted, one model a picture.
 
 Zimmermann, Brendel, Tramer, Carlini, "Increasing Confidence in Adversarial Robustness Evaluations",
-2022 (arXiv:2206.13991). A linear classifier on a net's features is fitted to tell points well
-within the ball round a picture (class 0) from one point on its surface (class 1); its threshold is
-put just below that point. So the picture is class 0, and the ball holds a picture of class 1, at
-distance eps, by construction. An attack that does not find it cannot be believed where nothing is
-known; a random search must not find it, or the test is too easy.
+2022 (arXiv:2206.13991). A linear classifier on a net's features is fitted to separate points well
+within the ball around a picture (class 0) from one point on its surface (class 1); its threshold is
+set just below that point. So the picture is class 0, and the ball holds a picture of class 1, at
+distance eps, by construction. An attack that misses it is not reliable where nothing is known; a
+random search must not find it, or the test is too easy.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def plant(
     ridge = 1e-6 * kernel.diagonal().mean() * torch.eye(len(points), dtype=torch.float64)
     weights = centred.T @ torch.linalg.solve(kernel + ridge, goal)
     inner_score, outer_score = (inside @ weights).max(), outside @ weights
-    assert inner_score < outer_score, "the features do not tell the points apart"
+    assert inner_score < outer_score, "the features do not separate the points"
     threshold = outer_score - 0.01 * (outer_score - inner_score)
     dtype = picture.dtype
     return Planted(features, weights.to(dtype), threshold.to(dtype)), surface[0]
@@ -82,4 +82,5 @@ def _around(
         return (picture + eps * noise).clamp(0, 1)
     noise = torch.randn(shape, generator=generator, dtype=picture.dtype)
     noise = eps * noise / noise.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
-    return (picture + noise).clamp(0, 1)
+    clipped: Tensor = (picture + noise).clamp(0, 1)
+    return clipped
