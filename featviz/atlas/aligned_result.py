@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import numpy as np
 
 from featviz import results
+from featviz.atlas.figures import aligned_figure
 from featviz.results import Number
 
 if TYPE_CHECKING:
@@ -145,8 +146,6 @@ class AlignedMaps(results.Result):
         )
 
     def plot(self) -> Figure:
-        from featviz.atlas.aligned_figure import aligned_figure
-
         maps = [
             (
                 f"{side.store.layer} of {side.store.model_name}   recall@{side.quality.k} "

@@ -142,7 +142,7 @@ def build_atlas(
             "method": layout.method,
             "seeds": seeds,
             "most": most,
-            "store": None if store.folder is None else str(store.folder),
+            "store": store.folder,
         },
         started=started,
         seed=seed,

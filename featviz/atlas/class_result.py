@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from featviz import results
+from featviz.atlas.figures import class_figure
 from featviz.atlas.levels import Level, weighted_text
 from featviz.results import Number
 from featviz.statistics import rank_correlation
@@ -129,29 +130,11 @@ class ClassAtlas(results.Result):
         self.atlas.write(folder)
 
     def plot(self) -> Figure:
-        from featviz.atlas.class_figure import ShownCell, class_figure
-
-        level, made = self.level, self.level.synthetic
-        samples = self.atlas.thumbnails[level.samples].float() / 255
-        effects = level.effects or [()] * len(samples)
-        cells = [
-            ShownCell(
-                column=cell.column,
-                row=cell.row,
-                attribution=value,
-                icon=sample if made is None else made.images[number],
-                sample=None if made is None else sample,
-                text=f"{len(cell.members)} pictures, {of_class:.0%} labelled so",
-                raised=effects[number][:4],
-            )
-            for number, (cell, value, sample, of_class) in enumerate(
-                zip(
-                    level.grid.cells,
-                    self.cell_attributions.tolist(),
-                    samples,
-                    self.class_fractions,
-                    strict=True,
-                )
-            )
-        ]
-        return class_figure(self.title, self.name, level.grid.side, cells)
+        return class_figure(
+            self.title,
+            self.name,
+            self.level,
+            self.atlas.thumbnails[self.level.samples].float() / 255,
+            self.cell_attributions,
+            self.class_fractions,
+        )

@@ -12,6 +12,7 @@ mean effect on all logits, since what raises all alike changes no prediction.
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -147,8 +148,7 @@ def build_class_atlas(
             parts = level.synthetic.images.split(_BATCH)
             logits = torch.cat([model(part.to(model.device)).float().cpu() for part in parts])
         icon_logits = attribution(logits, number).clone()
-    parameters = {"class": name, "among": among, "side": side, "most": most}
-    parameters["store"] = None if store.folder is None else str(store.folder)
+    parameters = {"class": name, "among": among, "side": side, "most": most, "store": store.folder}
     made = results.origin(
         model, parameters={**atlas.origin.parameters, **parameters}, started=started, seed=seed
     )
@@ -193,9 +193,8 @@ def _read_map(
     for start in range(0, len(rows), _BATCH):
         pictures = []
         for row in rows[start : start + _BATCH]:
-            with_picture = _picture(model, store, row)
-            if with_picture is not None:
-                pictures.append(with_picture)
+            with suppress(BadPicture):
+                pictures.append(store.pictures.read(row, model.resize, model.input_size))
                 read.append(row)
         if pictures:
             parts.append(strongest_positions(model, store.layer, torch.stack(pictures), target))
@@ -205,13 +204,6 @@ def _read_map(
         raise UserError(f"no picture of {store.source['name']} can be read any more; give --data")
     vectors, positions, found = (torch.cat(column) for column in zip(*parts, strict=True))
     return read, vectors, positions, found
-
-
-def _picture(model: Model, store: Store, row: int) -> Tensor | None:
-    try:
-        return store.pictures.read(row, model.resize, model.input_size)
-    except BadPicture:
-        return None
 
 
 def strongest_positions(

@@ -1,6 +1,7 @@
-"""Pictures of an atlas: the map, the mosaic, the cells with their icons, a page for print.
+"""Figures of atlases: map, mosaic, cells with their icons, a page for print; the cells of a class
+atlas; two aligned maps.
 
-All take plain tensors and words. There are no axes: those of t-SNE have no scale and no meaning.
+All take plain data. There are no axes: those of t-SNE have no scale and no meaning.
 """
 
 from __future__ import annotations
@@ -9,21 +10,26 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from featviz import images, plotting
+from featviz.atlas.colors import Floats, position_colors
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from featviz.atlas.grid import Grid
+    from featviz.atlas.levels import Level
     from featviz.atlas.thumbnails import Thumbnails
 
 WIDTH = 7.2
 """inches: two columns of most journals"""
-DOTS = 300
-"""an inch"""
+SHOWN = 5
+"""cells with the largest attribution that a class atlas lists, and two with the smallest"""
+LINES = 40
+"""pictures that moved farthest between two maps, joined by lines"""
 
 
 def lattice_picture(
@@ -86,7 +92,7 @@ def _paste(
 
 
 def print_page(picture: Tensor, title: str, text: str, legend: Mapping[str, str]) -> Figure:
-    """A page for print, the same as PNG and as PDF.
+    """A page for print; as PDF it has the picture in full resolution.
 
     Args:
         picture: (3, H, W), over the whole width.
@@ -100,7 +106,6 @@ def print_page(picture: Tensor, title: str, text: str, legend: Mapping[str, str]
     below = 0.2 * -(-len(legend) // 4) + 0.08 if legend else 0.0
     tall = WIDTH * picture.shape[1] / picture.shape[2]
     page = plotting.Page(WIDTH, 0.36 + tall + below + 0.155 * len(words) + 0.15)
-    page.figure.set_dpi(DOTS)
     plotting.show_image(page.axes(0.01 * WIDTH, 0.3, 0.98 * WIDTH, tall), picture)
     page.text(0.01 * WIDTH, 0.2, title, fontsize=10, weight="bold")
     if legend:
@@ -123,7 +128,132 @@ def print_page(picture: Tensor, title: str, text: str, legend: Mapping[str, str]
 
 
 def small_print(
-    page: plotting.Page, x: float, y: float, words: Sequence[str], points: float
+    page: plotting.Page,
+    x: float,
+    y: float,
+    words: Sequence[str],
+    points: float,
+    color: str = "#444444",
 ) -> None:
-    """Lines of gray text below (x, y)."""
-    page.text(x, y, "\n".join(words), fontsize=points, color="#444444", va="top", linespacing=1.35)
+    """Lines of text below (x, y)."""
+    page.text(x, y, "\n".join(words), fontsize=points, color=color, va="top", linespacing=1.35)
+
+
+def class_figure(
+    title: str,
+    name: str,
+    level: Level,
+    samples: Tensor,
+    attributions: Tensor,
+    fractions: Sequence[float],
+) -> Figure:
+    """The cells of a class atlas at the left, the strongest and weakest of them at the right.
+
+    Args:
+        title: The heading.
+        name: The class.
+        level: The cells.
+        samples: (cells, 3, T, T) their sample pictures.
+        attributions: (cells,) of their means to the class.
+        fractions: Of their pictures that are labelled so.
+    """
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import Normalize
+    from matplotlib.patches import Rectangle
+
+    page = plotting.Page(11, 6.4)
+    page.text(0.11, 0.22, textwrap.shorten(title, 110), fontsize=11, weight="bold")
+    icons = [samples] if level.synthetic is None else [level.synthetic.images, samples]
+    small = images.resize(icons[0], 96).permute(0, 2, 3, 1).numpy()
+    limit = max(float(attributions.abs().max()), 1e-9)
+    scale = ScalarMappable(Normalize(-limit, limit), "PRGn")
+    axes = page.axes(0.11, 0.45, 5.83, 5.5)
+    colors = scale.to_rgba(attributions.numpy())
+    for cell, color, icon in zip(level.grid.cells, colors, small, strict=True):
+        x, y = cell.column, cell.row
+        axes.add_patch(Rectangle((x + 0.02, y + 0.02), 0.96, 0.96, color=color))
+        place = (x + 0.1, x + 0.9, y + 0.9, y + 0.1)
+        axes.imshow(icon, extent=place, interpolation="antialiased", zorder=2)
+    axes.set_xlim(0, level.grid.side)
+    axes.set_ylim(level.grid.side, 0)
+    axes.set_aspect("equal")
+    plotting.bare(axes)
+    bar = page.figure.colorbar(
+        scale, cax=page.axes(1.1, 6.06, 3.85, 0.115), orientation="horizontal"
+    )
+    bar.ax.tick_params(labelsize=6.5, length=2)
+    bar.outline.set_visible(False)
+    label = f"logits, attribution to {textwrap.shorten(name, 20)}"
+    page.text(5.06, 6.12, label, fontsize=7, color="#444444")
+    order = attributions.argsort(descending=True, stable=True).tolist()
+    for line, number in enumerate(order[:SHOWN] + order[SHOWN:][-2:]):
+        left, top = 6.27, 0.45 + 0.786 * line
+        for kind in icons:
+            plotting.show_image(
+                page.axes(left, top, 0.68, 0.73), images.resize(kind[[number]], 112)[0]
+            )
+            left += 0.73
+        members = level.grid.cells[number].members
+        words = (
+            f"attribution {attributions[number]:+.2f}",
+            f"{len(members)} pictures, {fractions[number]:.0%} labelled so",
+        )
+        raised = [] if level.effects is None else level.effects[number][:4]
+        lines = [f"{textwrap.shorten(n, 26)} {value:+.1f}" for n, value in raised]
+        small_print(page, left + 0.05, top + 0.08, words, 7.5, plotting.INK)
+        small_print(page, 9.46, top + 0.08, lines, 7)
+    return page.figure
+
+
+def aligned_figure(
+    title: str, text: str, maps: Sequence[tuple[str, Floats]], moved: Floats
+) -> Figure:
+    """Two maps of the same pictures, colored by the position on the first.
+
+    The pictures that moved farthest are joined by lines.
+
+    Args:
+        title: The heading.
+        text: How they were made, below them.
+        maps: The heading and the positions (N, 2) of both.
+        moved: (N,) the distance of each picture between them.
+    """
+    from matplotlib.patches import ConnectionPatch
+
+    words = textwrap.wrap(text, 150)
+    page = plotting.Page(10, 5.6 + 0.16 * len(words))
+    page.text(0.15, 0.16, textwrap.shorten(title, 120), fontsize=10, weight="bold")
+    colors = position_colors(maps[0][1])
+    panels = []
+    for x, (heading, xy) in zip((0.15, 5.15), maps, strict=True):
+        axes = page.axes(x, 0.6, 4.7, 4.75)
+        size = max(0.6, min(14.0, 9000 / len(xy)))
+        axes.scatter(xy[:, 0], xy[:, 1], s=size, c=colors, linewidths=0)
+        axes.set_xlim(-0.02, 1.02)
+        axes.set_ylim(1.02, -0.02)
+        axes.set_aspect("equal")
+        plotting.bare(axes)
+        axes.set_title(heading, fontsize=9, color=plotting.INK)
+        panels.append(axes)
+    for row in farthest(moved, LINES):
+        page.figure.add_artist(
+            ConnectionPatch(
+                maps[0][1][row],
+                maps[1][1][row],
+                "data",
+                "data",
+                axesA=panels[0],
+                axesB=panels[1],
+                color=colors[row],
+                linewidth=0.5,
+                alpha=0.7,
+            )
+        )
+    small_print(page, 0.15, 5.54, words, 7.5)
+    return page.figure
+
+
+def farthest(moved: Floats, most: int) -> list[int]:
+    """The rows that moved most, at most a tenth of them, farthest first."""
+    order = np.argsort(-moved, kind="stable")
+    return [int(row) for row in order[: min(most, max(1, len(moved) // 10))]]

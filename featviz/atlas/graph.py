@@ -121,7 +121,7 @@ def build_graph(
         whole = torch.cat([part.to(space.device) for part in space.blocks()])
         near, scores = each(lambda part: _search([whole], space.bias, whole[part], part, k))
     else:
-        flat = space.along(space.axes(axes))
+        flat = space.along_axes(axes)
         wide = k if quick else min(count - 1, k + k // 2)
 
         def proposed(part: Tensor) -> tuple[Tensor, Tensor]:
@@ -171,8 +171,11 @@ class _Space:
         norms = torch.from_numpy(self.index.norms[rows.numpy()]).float()
         return found.div_(torch.where(norms > 0, norms, 1)[:, None])
 
-    def axes(self, count: int) -> Tensor:
-        """The main axes (dim, count) of an even sample, not centered: products are what is kept."""
+    def along_axes(self, count: int) -> Tensor:
+        """All rows along the main axes of an even sample, (N, count).
+
+        The axes are not centered, since products are to be kept.
+        """
         learned = torch.linspace(0, self.count - 1, min(self.count, _LEARNED)).long()
         sample = self.take(learned).to(self.device)
         generator = torch.Generator().manual_seed(0)
@@ -181,11 +184,7 @@ class _Space:
             basis = torch.linalg.qr(sample.T @ (sample @ basis)).Q
         seen = (sample @ basis).double()
         _, turn = torch.linalg.eigh(seen.T @ seen)
-        main: Tensor = basis @ turn.flip(1)[:, :count].float()
-        return main
-
-    def along(self, axes: Tensor) -> Tensor:
-        """All rows (N, number of axes)."""
+        axes = basis @ turn.flip(1)[:, :count].float()
         return torch.cat([rows.to(self.device) @ axes for rows in self.blocks()])
 
     def rank(self, rows: Tensor, proposed: Tensor, k: int) -> tuple[Tensor, Tensor]:

@@ -258,16 +258,12 @@ def class_accuracy(neighbors: Tensor, labels: Sequence[str]) -> float | None:
 
     Over rows whose class has other members; None where there are none.
     """
-    names, codes = np.unique(np.asarray(labels), return_inverse=True)
-    sizes = np.bincount(codes)
-    able = np.flatnonzero((sizes[codes] > 1) & (np.asarray(labels) != ""))
-    if not able.size:
-        return None
-    votes = codes[neighbors.numpy()[able]]
+    _, inverse, sizes = np.unique(labels, return_inverse=True, return_counts=True)
+    codes = torch.from_numpy(inverse)
+    votes = codes[neighbors]  # (N, k)
     # The vote of a farther neighbor weighs a little less, so the nearer class wins a tie.
-    weight = 1 - np.arange(votes.shape[1]) * 1e-3 / max(1, votes.shape[1])
-    won = 0
-    for row, line in zip(able, votes, strict=True):
-        totals = np.bincount(line, weights=weight, minlength=len(names))
-        won += int(totals.argmax() == codes[row])
-    return won / able.size
+    weight = 1 - torch.arange(votes.shape[1]) * (1e-3 / votes.shape[1])
+    totals = ((votes[:, :, None] == votes[:, None]) * weight).sum(2)
+    right = votes.gather(1, totals.argmax(1, keepdim=True))[:, 0] == codes
+    able = torch.from_numpy((sizes[inverse] > 1) & (np.asarray(labels) != ""))
+    return float(right[able].double().mean()) if bool(able.any()) else None

@@ -53,7 +53,7 @@ def optimize(
         steps: With early exaggeration, and after it.
         exaggeration: Of the second part.
         seed: Of the library.
-        progress: Called with the steps done.
+        progress: Called with the steps done, by openTSNE.
     """
     rate = max(200.0, len(start) / 12)
     if method == "openTSNE":
@@ -89,8 +89,6 @@ def optimize(
                 **shared,
             )
         found = tsne.fit_transform(vectors().numpy())
-        if progress is not None:
-            progress(total, total, "laying out")
     return torch.from_numpy(np.array(found, dtype=np.float64))
 
 

@@ -12,7 +12,10 @@ import numpy as np
 import torch
 
 from featviz import plotting, results
+from featviz.atlas.figures import cells_picture, lattice_picture, print_page
 from featviz.atlas.levels import Level, SyntheticIcons, weighted_text
+from featviz.atlas.viewer.data import PageData
+from featviz.atlas.viewer.page import render_page
 from featviz.results import Number
 
 if TYPE_CHECKING:
@@ -22,7 +25,6 @@ if TYPE_CHECKING:
     from featviz.atlas.layout import Layout
     from featviz.atlas.metrics import MapQuality, Stability
     from featviz.atlas.thumbnails import Thumbnails
-    from featviz.atlas.viewer.data import PageData
     from featviz.embedding.store import Store
 
 NAMED = 8
@@ -113,7 +115,7 @@ class Atlas(results.Result):
             shown["recall@50"] = Number(found.recall_wide, "fraction", "the same for 50 neighbors")
         if found.class_space is not None:
             shown["class vote, space"] = Number(
-                found.class_space, "fraction", f"accuracy of the {k} nearest pictures' class"
+                found.class_space, "fraction", f"have the class of most of their {k} nearest"
             )
             shown["class vote, map"] = Number(
                 found.class_map, "fraction", f"the same for the {k} nearest on the map"
@@ -148,8 +150,6 @@ class Atlas(results.Result):
 
     def page(self) -> PageData:
         """What the page shows."""
-        from featviz.atlas.viewer.data import PageData
-
         layout, store = self.layout, self.store
         how = "principal components (too few pictures for t-SNE)"
         if layout.divergence is not None:
@@ -186,8 +186,6 @@ class Atlas(results.Result):
         )
 
     def write(self, folder: results.Folder) -> None:
-        from featviz.atlas.viewer.page import render_page
-
         (folder.path / "atlas.html").write_text(render_page(self.page()), encoding="utf-8")
         folder.figure(
             "atlas.jpg",
@@ -295,28 +293,20 @@ class Atlas(results.Result):
 
     def map_picture(self, width: int = 2000) -> Tensor:
         """Every picture at its place in the lattice, on white, (3, H, W)."""
-        from featviz.atlas.figures import lattice_picture
-
         return lattice_picture(self.thumbnails, self.lattice[0], width=width)
 
     def mosaic_picture(self, width: int = 1600) -> Tensor:
         """Every picture at its place in the mosaic, (3, H, W)."""
-        from featviz.atlas.figures import lattice_picture
-
         return lattice_picture(self.thumbnails, self.mosaic[0], width=width)
 
     def cells_picture(self, level: Level, width: int = 1200) -> Tensor:
         """Sample icons, and synthetic icons at their right, in the places of the cells."""
-        from featviz.atlas.figures import cells_picture
-
         icons = [self.thumbnails[level.samples].float() / 255]
         if level.synthetic is not None:
             icons.append(level.synthetic.images)
         return cells_picture(level.grid, icons, width)
 
     def plot(self) -> Figure:
-        from featviz.atlas.figures import lattice_picture, print_page
-
         counts = Counter(name for name in self.classes if name)
         order = sorted(counts, key=lambda name: (-counts[name], name))[:NAMED]
         named = [name for name in order if counts[name] > 1]

@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from featviz.atlas.aligned import align_maps
-from featviz.atlas.aligned_figure import farthest
 from featviz.atlas.aligned_result import AlignedMaps
 from featviz.atlas.colors import position_colors
+from featviz.atlas.figures import farthest
 from featviz.atlas.layout import LayoutSettings
 from featviz.embedding.extract import embed
 from featviz.embedding.store import Store

@@ -371,7 +371,7 @@ def test_icons_are_toggled_and_a_square_tells_what_is_in_it(browser: Chrome, mad
     members = level.grid.cells[number].members
     assert f"{len(members)} picture" in shown
     assert "in this square of 4 × 4" in shown
-    assert f"cosine {float(made_icons.cosines[number].clamp_min(0)):.2f}" in shown
+    assert f"cosine to the mean {float(made_icons.cosines[number].clamp_min(0)):.2f}" in shown
     assert f"cosine to their mean {float(level.cosines[number]):.2f}" in shown
     assert level.classes[number][0][0] in shown
     raised = ", ".join(name for name, _ in level.effects[number][:3])
