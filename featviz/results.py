@@ -23,7 +23,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -97,7 +97,7 @@ def origin(
     data: Pictures | None = None,
     seed: int | None = None,
 ) -> Origin:
-    """Record where a result comes from; `started` is `time.perf_counter()` of its beginning."""
+    """The origin of a result; `started` is `time.perf_counter()` of its beginning."""
     return Origin(
         model=model.record() if model is not None else None,
         data={"name": data.name, "count": len(data), "sha256": data.sha256} if data else None,
@@ -118,14 +118,14 @@ def _device_name(model: Model | None) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Result(ABC):
-    """What every analysis returns. A kind of result says how it is titled, written and plotted."""
+    """What every analysis returns; subclasses define title, numbers, files and plot."""
 
     kind: ClassVar[str]
     """the command that makes it: "kernels", "maps" ..."""
 
     origin: Origin
     warnings: tuple[str, ...] = ()
-    """doubts about this result, in words; they are shown wherever the result is"""
+    """doubts about this result, in words, which are shown with it"""
 
     @property
     @abstractmethod
@@ -134,7 +134,7 @@ class Result(ABC):
 
     @abstractmethod
     def numbers(self) -> dict[str, Number]:
-        """The result in figures, most important first."""
+        """The result as numbers, the most important first."""
 
     @abstractmethod
     def write(self, folder: Folder) -> None:
@@ -155,7 +155,12 @@ class Result(ABC):
     def save(self, folder: str | Path, *, overwrite: bool = False) -> Path:
         """Write the result folder and return its path.
 
-        Raises UserError if the folder exists (unless `overwrite`) or cannot be written.
+        Args:
+            folder: Is made beside its place and renamed, so that it exists whole or not at all.
+            overwrite: Replace an existing result folder.
+
+        Raises:
+            UserError: The folder exists and `overwrite` is False, or it cannot be written.
         """
         with writing(folder, overwrite=overwrite) as target:
             self.write(target)
@@ -165,19 +170,23 @@ class Result(ABC):
         return Path(folder)
 
     def _repr_html_(self) -> str:
+        title = html.escape(self.title)
+        doubts = list(self.warnings)
+        try:
+            content = base64.b64encode(figure_bytes(self.plot(), "png")).decode()
+            picture = (
+                f'<img style="max-width:100%" alt="{title}" src="data:image/png;base64,{content}">'
+            )
+        except UserError as error:  # its pictures are missing
+            picture = ""
+            doubts.append(str(error))
         rows = "".join(
             f"<tr><td>{html.escape(name)}</td><td>{html.escape(show_number(n))}</td>"
-            f"<td>{html.escape(show_interval(n))}</td><td>{html.escape(n.meaning)}</td></tr>"
+            f"<td>{html.escape(n.meaning)}</td></tr>"
             for name, n in self.numbers().items()
         )
-        doubts = "".join(f"<p>⚠ {html.escape(w)}</p>" for w in self.warnings)
-        picture = base64.b64encode(figure_bytes(self.plot(), "png")).decode()
-        return (
-            f"<h4>{html.escape(self.title)}</h4>"
-            f'<img style="max-width:100%" alt="{html.escape(self.title)}" '
-            f'src="data:image/png;base64,{picture}">'
-            f"<table>{rows}</table>{doubts}"
-        )
+        notes = "".join(f"<p>⚠ {html.escape(doubt)}</p>" for doubt in doubts)
+        return f"<h4>{title}</h4>{picture}<table>{rows}</table>{notes}"
 
 
 def show_number(number: Number) -> str:
@@ -265,15 +274,16 @@ class Folder:
     ) -> None:
         """Save a picture and list it for the gallery.
 
-        file: .png for pictures, .svg or .pdf for plots, .jpg for sheets of many photographs (a
-            fifth of the size, and nothing is measured on them)
-
-        picture: (3, H, W) in [0, 1], a pillow image, a matplotlib figure, the file's bytes, or
-            None when the file has been written already
-        caption: what is seen and how values are scaled; alt: the same for who cannot see it
-        units: which units it belongs to, as "conv5:12", so that their pages can show it
-        pixelated: enlarge without smoothing (activations, kernels, small pictures)
-        detail: belongs on its unit's page only
+        Args:
+            file: .png for pictures, .svg or .pdf for plots, .jpg for sheets of many photographs (a
+                fifth of the size, and nothing is measured on them).
+            picture: (3, H, W) in [0, 1], a pillow image, a matplotlib figure, the file's bytes, or
+                None when the file has been written already.
+            caption: What is seen and how values are scaled.
+            alt: The same for who cannot see it.
+            units: Which units it belongs to, as "conv5:12", so that their pages can show it.
+            pixelated: Enlarge without smoothing (activations, kernels, small pictures).
+            detail: Belongs on its unit's page only.
         """
         from matplotlib.figure import Figure as MatplotlibFigure
         from PIL.Image import Image
@@ -293,7 +303,7 @@ class Folder:
         elif picture is not None:
             images.write_png(picture, path)
         elif not path.is_file():
-            raise ValueError(f"{file} was to be there already")
+            raise ValueError(f"{file} has not been written")
         self.figures.append(
             {
                 "file": file,
@@ -306,13 +316,19 @@ class Folder:
         )
 
     def table(
-        self, file: str, columns: Sequence[str], rows: Iterable[Sequence[Any]], *, caption: str
+        self,
+        file: str,
+        columns: Sequence[str],
+        rows: Iterable[Sequence[Any]] | None,
+        *,
+        caption: str,
     ) -> None:
-        """Save a CSV with a heading line and list it."""
-        with (self.path / file).open("w", newline="", encoding="utf-8") as out:
-            writer = csv.writer(out, lineterminator="\n")
-            writer.writerow(columns)
-            writer.writerows(rows)
+        """Save a CSV with a heading line and list it; rows None: it has been written already."""
+        if rows is not None:
+            with (self.path / file).open("w", newline="", encoding="utf-8") as out:
+                writer = csv.writer(out, lineterminator="\n")
+                writer.writerow(columns)
+                writer.writerows(rows)
         self.tables.append({"file": file, "caption": caption, "columns": list(columns)})
 
     def arrays(self, file: str, arrays: Mapping[str, np.ndarray], *, caption: str) -> None:
@@ -336,11 +352,11 @@ class Folder:
             (self.arrays_, inner.arrays_),
         ):
             mine += [entry | {"file": f"{stem}/{entry['file']}"} for entry in its]
-        for text in inner.warnings:
+        for text in (*result.warnings, *inner.warnings):
             self.warn(f"{name}: {text}")
 
     def warn(self, text: str) -> None:
-        """State a doubt beside those of the result itself."""
+        """Add a doubt to those of the result itself."""
         self.warnings.append(text)
 
     def finish(self, result: Result) -> None:
@@ -362,18 +378,16 @@ class Folder:
             "figures": self.figures,
             "tables": self.tables,
             "arrays": self.arrays_,
-            "warnings": [*result.warnings, *self.warnings],
+            "warnings": list(dict.fromkeys([*result.warnings, *self.warnings])),
         }
         write_json(self.path / "result.json", document)
 
 
 def _number_record(number: Number) -> dict[str, Any]:
     """A number for result.json: `low`, `high` and `n` only where it is an estimate."""
-    record = asdict(number)
-    return {
-        key: value
-        for key, value in record.items()
-        if value is not None or key not in {"low", "high", "n"}
+    estimate = {"low": number.low, "high": number.high, "n": number.n}
+    return {"value": number.value, "unit": number.unit, "meaning": number.meaning} | {
+        name: value for name, value in estimate.items() if value is not None
     }
 
 
@@ -426,7 +440,8 @@ def plain(value: Any) -> Any:
 def read_result(folder: str | Path) -> dict[str, Any]:
     """The result.json of a folder.
 
-    Raises UserError if it is absent, damaged or of another schema.
+    Raises:
+        UserError: It is absent, damaged or of another schema.
     """
     path = Path(folder) / "result.json"
     try:
@@ -446,20 +461,21 @@ def list_results(folder: str | Path) -> list[Path]:
     root = Path(folder)
     if not root.is_dir():
         raise UserError(f"{root}: no such folder")
-    found = (path.parent for path in root.rglob("result.json"))
-    return sorted(
-        path
-        for path in found
-        if not any(part.endswith(".partial") for part in path.relative_to(root).parts)
-    )
+
+    def unfinished(part: str) -> bool:
+        return part.startswith(".") or part.endswith(".partial")
+
+    found = (path.parent.relative_to(root) for path in root.rglob("result.json"))
+    return sorted(root / path for path in found if not any(map(unfinished, path.parts)))
 
 
 @contextlib.contextmanager
 def writing(folder: str | Path, *, overwrite: bool = False) -> Iterator[Folder]:
     """Make a result folder whole or not at all.
 
-    Raises UserError if the target exists without `overwrite`, is not a result folder (featviz
-    deletes nothing that it did not make), or cannot be written (no right, no space).
+    Raises:
+        UserError: The target exists and `overwrite` is False, is not a result folder (featviz
+            deletes nothing that it did not make), or cannot be written (no right, no space).
     """
     check_target(folder, overwrite=overwrite)
     with whole(folder) as temporary:
@@ -470,8 +486,10 @@ def writing(folder: str | Path, *, overwrite: bool = False) -> Iterator[Folder]:
 def whole(folder: str | Path) -> Iterator[Path]:
     """A temporary folder beside the target, renamed to it at the end; on an error nothing is left.
 
-    What stands at the target is replaced: ask first whether it may be. Raises UserError if it
-    cannot be written.
+    An existing target is replaced without a check (`check_target`).
+
+    Raises:
+        UserError: It cannot be written.
     """
     target = Path(folder)
     temporary: Path | None = None
@@ -488,34 +506,30 @@ def whole(folder: str | Path) -> Iterator[Path]:
             shutil.rmtree(temporary, ignore_errors=True)
 
 
+def _replace(temporary: Path, target: Path) -> None:
+    old = temporary.with_name(f"{temporary.name}.old")
+    if target.exists():
+        target.rename(old)
+    try:
+        temporary.rename(target)
+    except OSError:
+        if old.exists():
+            old.rename(target)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
 def check_target(folder: str | Path, *, overwrite: bool) -> None:
     """Raise the UserError that `writing` would raise, before any long work is done."""
     target = Path(folder)
-    if not target.exists():
-        return
-    if not target.is_dir():
+    if target.exists() and not target.is_dir():
         raise UserError(f"{target} is a file; --out takes a folder")
-    if not any(target.iterdir()):
+    if not target.exists() or not any(target.iterdir()):
         return
     if not (target / "result.json").is_file():
         raise UserError(f"{target} is not empty and not a result folder; choose another --out")
     if not overwrite:
         raise UserError(f"{target} exists; add --overwrite or choose another --out")
-
-
-def _replace(temporary: Path, target: Path) -> None:
-    if not target.exists():
-        temporary.rename(target)
-        return
-    old = Path(tempfile.mkdtemp(prefix=f".{target.name}.old.", dir=target.parent))
-    target.rename(old / "was")
-    try:
-        temporary.rename(target)
-    except OSError:
-        (old / "was").rename(target)
-        raise
-    finally:
-        shutil.rmtree(old, ignore_errors=True)
 
 
 def cannot_write(target: Path, error: OSError) -> UserError:

@@ -257,13 +257,8 @@ class Store(results.Result):
             writer.add(self.memory)
             shards = writer.shards
         write_ids(folder.path / "ids.csv", self.pictures, self.sizes, self.positions)
-        folder.tables.append(
-            {
-                "file": "ids.csv",
-                "caption": "The picture of each row.",
-                "columns": list(id_columns(self.positions is not None)),
-            }
-        )
+        columns = id_columns(self.positions is not None)
+        folder.table("ids.csv", columns, None, caption="The picture of each row.")
         folder.table(
             "skipped.csv", ("path", "reason"), self.skipped, caption="What could not be read."
         )

@@ -39,6 +39,7 @@ from featviz.neighbors.exact import (
     build_index,
     for_search,
     has_faiss,
+    spread,
 )
 from featviz.types import Progress
 
@@ -92,7 +93,7 @@ class ApproximateIndex:
     @property
     def recall_rows(self) -> int:
         """Rows over which the recall was measured."""
-        return len(_spread(len(self), _MEASURED))
+        return len(spread(len(self), _MEASURED))
 
     @property
     def store(self) -> Store | None:
@@ -212,7 +213,7 @@ def build_approximate(
             f"{len(rows)} rows are too few for {kind}, which learns from {_FEWEST} or more; "
             "exact search takes no time here"
         )
-    sample = for_search(rows.take(_spread(len(rows), _SAMPLE)).numpy(), rows.metric)
+    sample = for_search(rows.take(spread(len(rows), _SAMPLE)).numpy(), rows.metric)
     axes = _find_axes(sample, seed)
     flat = axes(sample)
     index = _made(kind, flat.shape[1], len(rows), seed)
@@ -227,11 +228,6 @@ def build_approximate(
     made = ApproximateIndex(kind, rows, axes, index, effort, math.nan)
     _reach_recall(made, recall)
     return made
-
-
-def _spread(count: int, most: int) -> NDArray[np.int64]:
-    """At most so many of `count` rows, spread evenly."""
-    return np.unique(np.linspace(0, count - 1, min(most, count)).astype(np.int64))
 
 
 def _find_axes(sample: NDArray[np.float32], seed: int) -> _Axes:
@@ -266,7 +262,7 @@ def _made(kind: str, dims: int, rows: int, seed: int) -> Any:
 
 def _reach_recall(index: ApproximateIndex, recall: float) -> None:
     """Double the effort until the recall is reached, and leave both in the index."""
-    queried = _spread(len(index), _MEASURED)
+    queried = spread(len(index), _MEASURED)
     queries = index.rows.take(queried)
     k = min(_MEASURED_K, len(index) - 1)
     true = index.rows.search(queries, k, exclude=queried)[1].numpy()

@@ -12,7 +12,7 @@ queries and 2.5 times as fast for one (benchmarks/neighbors.py).
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -21,6 +21,7 @@ from torch import Tensor
 
 from featviz.embedding.store import Store
 from featviz.errors import UserError, nearest, public
+from featviz.types import Progress
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -66,16 +67,16 @@ class Index:
             raise UserError("faiss is not installed; pip install 'featviz[cpu]' (or [gpu])")
         self.dim = dim
         self.store: Store | None = None
-        """the store that was indexed, if it was one: it knows pictures and classes"""
+        """the store that was indexed, if it was one: it has pictures and classes"""
         self.metric: Metric = metric
         self.backend = "faiss" if backend == "faiss" else "torch"
-        self._blocks: list[NDArray[Any]] = []
-        self._scales: list[NDArray[np.float64]] = []
-        self._joined: tuple[NDArray[Any] | _OnDisk, NDArray[np.float64]] | None = None
+        self.norms: NDArray[np.float64] = np.empty(0)
+        """Euclidean length of every row"""
+        self._rows: NDArray[Any] | _OnDisk = np.empty((0, dim), np.float16)
         self._ready: NDArray[np.float32] | None = None
 
     def __len__(self) -> int:
-        return sum(len(scales) for scales in self._scales)
+        return len(self.norms)
 
     def __repr__(self) -> str:
         return f"<Index: {len(self):,} rows of {self.dim}, {self.metric}>"
@@ -83,28 +84,26 @@ class Index:
     def add(self, vectors: Tensor) -> None:
         """Append rows (N, dim). Raises UserError for another width and for values not finite."""
         rows = self.check(vectors)
-        if len(self._blocks) != len(self._scales):
+        if isinstance(self._rows, _OnDisk):
             raise UserError("this index is over a store on the disk; rows cannot be added to it")
         # Rows of a store are float16 numbers; kept so they take half the room.
         half = rows.astype(np.float16)
-        self._blocks.append(half if np.array_equal(half, rows) else rows)
-        self._scales.append(_norms(rows))
-        self._joined = self._ready = None
+        exact = np.array_equal(half, rows)
+        self._rows = np.concatenate([self._rows, half if exact else rows])
+        self.norms = np.concatenate([self.norms, _norms(rows)])
+        self._ready = None
 
     def add_store(self, store: Store) -> None:
-        """The rows of a store on the disk, which stay there and are read when they are needed."""
-        assert not self._scales
-        self._scales = [_norms(self.check(block)) for block in store.blocks(_BLOCK)]
-        self._joined = _OnDisk(store), np.concatenate(self._scales)
-
-    @property
-    def norms(self) -> NDArray[np.float64]:
-        """Euclidean length of every row."""
-        return self._data[1]
+        """Index a store: a large one is read from the disk whenever its rows are needed."""
+        assert not len(self)
+        self.store = store
+        self.norms = np.concatenate([_norms(self.check(b)) for b in store.blocks(_BLOCK)])
+        large = store.folder is not None and 2 * len(store) * store.dim > _HELD
+        self._rows = _OnDisk(store) if large else store.span(0, len(store))
 
     def take(self, rows: Sequence[int] | NDArray[np.int64]) -> Tensor:
         """Some of the rows as they were added, (len(rows), dim) float32."""
-        return torch.from_numpy(self._data[0][np.asarray(rows, dtype=np.int64)]).float()
+        return torch.from_numpy(self._rows[np.asarray(rows, dtype=np.int64)]).float()
 
     def search(
         self,
@@ -112,15 +111,19 @@ class Index:
         k: int,
         *,
         exclude: Excluded = None,
-        progress: Callable[[int, int, str], None] | None = None,
+        progress: Progress | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """The k nearest rows of each query (Q, dim).
+        """The k nearest rows of each query.
 
-        exclude: for each query a row that must not be an answer (the query itself) or -1, (Q,);
-            or several such rows, (Q, B)
+        Args:
+            queries: (Q, dim).
+            k: With fewer rows to choose from, k shrinks.
+            exclude: For each query a row that is left out (the query itself) or -1, (Q,); or
+                several such rows, (Q, B).
+            progress: Called with (queries done, all queries, text).
 
-        Returns (distances, rows), (Q, k) float64 and int64, nearest first, equal distances by row.
-        With fewer than k rows to choose from, k shrinks.
+        Returns:
+            (distances, rows), (Q, k) float64 and int64, nearest first, equal distances by row.
         """
         if k < 1:
             raise UserError(f"k = {k} neighbors are too few; 1 or more")
@@ -170,18 +173,18 @@ class Index:
         worst = scores[:, -1].astype(np.float64)
         if self.metric == "cosine":
             return 1 - worst - _COSINE_ERROR, candidates
-        error = _L2_ERROR * (_norms(xq) ** 2 + self._largest**2)
+        error = _L2_ERROR * (_norms(xq) ** 2 + self.norms.max() ** 2)
         return np.sqrt(np.maximum(worst - error, 0)), candidates
 
     def search_blocks(self) -> Iterator[NDArray[np.float32]]:
         """All rows as the search wants them, float32 (at most _BLOCK, dim) at a time."""
-        data = self._data[0]
+        data = self._rows
         starts = range(0, len(data), _BLOCK)
         if self._ready is not None:
             yield from (self._ready[i : i + _BLOCK] for i in starts)
             return
         made = (for_search(_wide(data[i : i + _BLOCK]), self.metric) for i in starts)
-        if len(data) * self.dim * 4 > _KEPT or isinstance(data, _OnDisk):
+        if isinstance(data, _OnDisk) or data.size * 4 > _KEPT:
             yield from made
             return
         ready = np.empty(data.shape, np.float32)
@@ -194,7 +197,7 @@ class Index:
         self, xq: NDArray[np.float32], candidates: NDArray[np.int64]
     ) -> NDArray[np.float64]:
         """From each query (Q, dim) to its own candidates (Q, count), in float64."""
-        data, norms = self._data
+        data, norms = self._rows, self.norms
         found = torch.empty(candidates.shape, dtype=torch.float64)
         rows = None if isinstance(data, _OnDisk) else torch.from_numpy(data)
         queries = torch.from_numpy(xq).double()
@@ -218,19 +221,6 @@ class Index:
         cosine = found.numpy() / np.where(length > 0, length, 1)
         return np.round(1 - cosine, _DECIMALS).clip(0, 2)
 
-    @property
-    def _data(self) -> tuple[NDArray[Any] | _OnDisk, NDArray[np.float64]]:
-        """All rows and their norms."""
-        if self._joined is None:
-            rows, norms = np.concatenate(self._blocks), np.concatenate(self._scales)
-            self._joined = rows, norms
-            self._blocks, self._scales = [rows], [norms]
-        return self._joined
-
-    @property
-    def _largest(self) -> float:
-        return float(self._data[1].max())
-
     def check(self, vectors: Tensor) -> NDArray[np.float32]:
         """Vectors as numpy's float32 (N, dim). Raises UserError if they do not fit."""
         if vectors.dim() != 2 or vectors.shape[1] != self.dim:
@@ -242,7 +232,7 @@ class Index:
 
 
 class _OnDisk:
-    """The rows of a store, asked for as those of an array: a slice, or an array of row numbers."""
+    """The rows of a store, indexed as an array: by a slice, or by an array of row numbers."""
 
     def __init__(self, store: Store):
         self.store = store
@@ -257,7 +247,7 @@ class _OnDisk:
 
 
 def banned_rows(exclude: Excluded, queries: int) -> NDArray[np.int64]:
-    """What each query must not be answered with, (queries, B), -1 where there is nothing."""
+    """Rows that are left out of each query's neighbors, (queries, B), -1 where there is none."""
     if exclude is None:
         return np.full((queries, 1), -1)
     if len(exclude) != queries:
@@ -279,6 +269,11 @@ def best_of(
     distances = np.where((rows[:, :, None] == banned[:, None, :]).any(2), np.inf, distances)
     order = np.lexsort((rows, distances), axis=1)[:, :k]
     return np.take_along_axis(distances, order, 1), np.take_along_axis(rows, order, 1)
+
+
+def spread(count: int, most: int) -> NDArray[np.int64]:
+    """At most so many of `count` rows, spread evenly."""
+    return np.unique(np.linspace(0, count - 1, min(most, count)).astype(np.int64))
 
 
 def has_faiss() -> bool:
@@ -365,12 +360,7 @@ def build_index(
     """
     if isinstance(vectors, Store):
         index = Index(vectors.dim, metric, backend)
-        index.store = vectors
-        if vectors.folder is not None and 2 * len(vectors) * vectors.dim > _HELD:
-            index.add_store(vectors)
-            return index
-        for block in vectors.blocks():
-            index.add(block)
+        index.add_store(vectors)
         return index
     if vectors.dim() != 2:
         raise UserError(f"an index takes a matrix (N, dim), got {tuple(vectors.shape)}")

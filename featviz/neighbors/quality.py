@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from featviz.neighbors.exact import Index, for_search
+from featviz.neighbors.exact import Index, for_search, spread
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -70,7 +70,7 @@ def measure_quality(
     k = min(k, len(index) - 1)
     if k < 1:
         return None, None
-    looked = _spread(np.arange(len(index)), most)
+    looked = spread(len(index), most)
     distances, found = index.search(index.take(looked), k, exclude=looked)
     odd = _oddities(index, looked, distances.numpy(), found.numpy(), k)
     codes = np.unique(np.asarray(labels), return_inverse=True)[1]
@@ -79,14 +79,14 @@ def measure_quality(
     able = np.flatnonzero(named & (sizes[codes] > 1))
     if not able.size:
         return None, odd
-    measured = _spread(able, most)
+    measured = able[spread(able.size, most)]
     rows = (
         found.numpy()
         if np.array_equal(measured, looked)
         else index.search(index.take(measured), k, exclude=measured)[1].numpy()
     )
     ks = sorted({1, min(5, k), k})
-    ranked = _spread(measured, _RANKED)
+    ranked = measured[spread(measured.size, _RANKED)]
     order = rankings(index, ranked)
     generator = np.random.default_rng(seed)
     chance, chance_average = dict.fromkeys(ks, 0.0), 0.0
@@ -111,11 +111,6 @@ def measure_quality(
         ),
         odd,
     )
-
-
-def _spread(rows: NDArray[np.int64], most: int) -> NDArray[np.int64]:
-    """At most so many of the rows, spread evenly."""
-    return rows[np.unique(np.linspace(0, rows.size - 1, min(most, rows.size)).astype(np.int64))]
 
 
 def precision(

@@ -8,21 +8,20 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from featviz import images
-from featviz.datasets import Pictures, Skipped, open_pictures
-from featviz.errors import BadPicture, UserError
+from featviz.datasets import Pictures, Skipped, in_order, open_pictures
+from featviz.decoding import prepared
+from featviz.errors import UserError
 from featviz.types import Progress
 
 MEMORY_LIMIT = 4 << 30
 """Decoded pictures are kept in memory up to this many bytes, above it they are read each epoch."""
+_THREADS = min(8, os.cpu_count() or 1)
 
 
 @dataclass(frozen=True)
@@ -111,41 +110,38 @@ def read_examples(
     shorter = resize or size
     if len(pictures) * 3 * size * size > memory_limit:
         return Examples(pictures, labels, names, size, shorter, None)
-    parts, rows, skipped = [], [], []
-    for start in range(0, len(pictures), 1024):
-        block = range(start, min(start + 1024, len(pictures)))
-        decoded, good, bad = _decode(pictures, block, shorter, size)
-        parts.append(decoded)
-        rows += good
-        skipped += bad
-        if progress:
-            progress(block.stop, len(pictures), "reading pictures")
+    decoded, rows, skipped = _decode(pictures, range(len(pictures)), shorter, size, progress)
     if not rows:
         raise UserError(
             f"none of the {len(pictures)} pictures of {pictures.root} could be read; "
             f"the first: {skipped[0].reason}"
         )
     kept = pictures.select(rows) if skipped else pictures
-    return Examples(kept, labels[rows], names, size, shorter, torch.cat(parts), skipped)
+    return Examples(kept, labels[rows], names, size, shorter, decoded, skipped)
 
 
 def _decode(
-    pictures: Pictures, rows: Sequence[int], resize: int, size: int
+    pictures: Pictures,
+    rows: Sequence[int],
+    resize: int,
+    size: int,
+    progress: Progress | None = None,
 ) -> tuple[Tensor, list[int], list[Skipped]]:
-    def one(row: int) -> Tensor | Skipped:
-        try:
-            square = images.square(pictures.open(row), resize, size)
-        except BadPicture as error:
-            return Skipped(row, pictures.paths[row], str(error))
-        return torch.from_numpy(np.array(square)).permute(2, 0, 1)
+    """Pictures (n, 3, S, S) uint8, their rows, and those that cannot be read."""
 
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        found = list(pool.map(one, rows))
-    good = [row for row, f in zip(rows, found, strict=True) if isinstance(f, Tensor)]
-    decoded = [f for f in found if isinstance(f, Tensor)]
-    empty = torch.empty(0, 3, size, size, dtype=torch.uint8)
-    bad = [f for f in found if isinstance(f, Skipped)]
-    return (torch.stack(decoded) if decoded else empty), good, bad
+    def read(row: int) -> Tensor:
+        return prepared(pictures.open(row), resize, size).pixels
+
+    decoded, good, bad = [torch.empty(0, 3, size, size, dtype=torch.uint8)], [], []
+    for done, (row, found) in enumerate(in_order(read, rows, workers=_THREADS), start=1):
+        if isinstance(found, Tensor):
+            decoded.append(found[None])
+            good.append(row)
+        else:
+            bad.append(Skipped(row, pictures.paths[row], str(found)))
+        if progress and (done % 1024 == 0 or done == len(rows)):
+            progress(done, len(rows), "reading pictures")
+    return torch.cat(decoded), good, bad
 
 
 def augment(pictures: Tensor, size: int, settings: Augmentation, draws: Tensor) -> Tensor:

@@ -176,7 +176,11 @@ def train(
     if isinstance(tested, str | Path):
         tested = read_examples(tested, size, classes=examples.classes)
     _check(net, examples, teacher_logits, settings, epochs)
-    run = _Run(net, examples, tested, settings, teacher_logits, mean, std, device, epochs, seed)
+    place = resolve_device(device)
+    mean = mean or getattr(net, "mean", (0.0, 0.0, 0.0))
+    std = std or getattr(net, "std", (1.0, 1.0, 1.0))
+    shift, scale = (torch.tensor(v, device=place).view(3, 1, 1) for v in (mean, std))
+    run = _Run(net, examples, tested, settings, teacher_logits, shift, scale, epochs, seed)
     with (
         open_checkpoint(checkpoint, run.job(), total=epochs, unit="epochs") as kept,
         _own_randomness(),
@@ -209,49 +213,42 @@ def train(
     )
 
 
+@dataclass
 class _Run:
     """The net in training, with all that a step needs."""
 
-    def __init__(
-        self,
-        net: nn.Module,
-        examples: Examples,
-        tested: Examples | None,
-        settings: TrainSettings,
-        teacher: Tensor | None,
-        mean: Sequence[float] | None,
-        std: Sequence[float] | None,
-        device: str,
-        epochs: int,
-        seed: int,
-    ):
-        self.net, self.examples, self.tested, self.settings = net, examples, tested, settings
-        self.teacher, self.epochs, self.seed = teacher, epochs, seed
-        self.device = resolve_device(device)
+    net: nn.Module
+    examples: Examples
+    tested: Examples | None
+    settings: TrainSettings
+    teacher: Tensor | None
+    mean: Tensor
+    std: Tensor
+    """(3, 1, 1)"""
+    epochs: int
+    seed: int
+    state: State = field(default_factory=State)
+
+    def __post_init__(self) -> None:
+        settings, self.device = self.settings, self.mean.device
         self.factor = settings.factor
         self.precision = choose_precision(settings.precision, lambda: has_bfloat16(self.device))
-        self.sizes = dict(settings.sizes or {0: int(getattr(net, "input_size", 64))})
-        mean = mean or getattr(net, "mean", (0.0, 0.0, 0.0))
-        std = std or getattr(net, "std", (1.0, 1.0, 1.0))
-        self.mean, self.std = (
-            torch.tensor(v, device=self.device).view(3, 1, 1) for v in (mean, std)
+        self.sizes = dict(settings.sizes or {0: int(getattr(self.net, "input_size", 64))})
+        self.steps = max(1, len(self.examples) // settings.batch_size)
+        """of an epoch"""
+        self.net.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        groups = (
+            [p for p in self.net.parameters() if (p.dim() > 1) == big] for big in (True, False)
         )
-        net.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.optimizer = torch.optim.SGD(
             [
-                {
-                    "params": [p for p in net.parameters() if p.dim() > 1],
-                    "weight_decay": settings.weight_decay,
-                },
-                {"params": [p for p in net.parameters() if p.dim() <= 1], "weight_decay": 0.0},
+                {"params": params, "weight_decay": decay}
+                for params, decay in zip(groups, (settings.weight_decay, 0.0), strict=True)
             ],
             lr=settings.lr,
             momentum=settings.momentum,
             nesterov=settings.momentum > 0,
         )
-        self.steps = max(1, len(examples) // settings.batch_size)
-        """of an epoch"""
-        self.state = State()
 
     def parameters(self) -> dict[str, Any]:
         """The settings, resolved."""
