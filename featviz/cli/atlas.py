@@ -114,7 +114,7 @@ def atlas(
     from featviz.atlas.classes import MOST, SIDE, build_class_atlas
     from featviz.atlas.icons import IconSettings
     from featviz.atlas.layout import LayoutSettings
-    from featviz.checkpoints import partial_folder, remove_checkpoint
+    from featviz.checkpoints import partial_folder
     from featviz.embedding.extract import default_layer
     from featviz.embedding.store import open_store
     from featviz.errors import UserError
@@ -186,7 +186,6 @@ def atlas(
                 progress=progress,
             )
     output.finish(result, folder)
-    remove_checkpoint(partial)
 
 
 def numbers(text: str, option: str) -> list[int]:

@@ -81,7 +81,7 @@ def audit(
     norms = _words(norm)
     grids = _grids(norms, {"linf": eps, "l2": eps_l2, "l1": eps_l1, "l0": eps_l0})
 
-    from featviz.checkpoints import partial_folder, remove_checkpoint
+    from featviz.checkpoints import partial_folder
     from featviz.cli.run import open_data
     from featviz.models.load import load
     from featviz.robustness.audit import audit as run
@@ -114,7 +114,6 @@ def audit(
             progress=progress,
         )
     output.finish(result, folder)
-    remove_checkpoint(partial_folder(folder))
 
 
 def _words(text: str) -> list[str]:

@@ -55,7 +55,7 @@ def corrupt(
     except ValueError:
         raise UserError(f"--severities {severities!r}: write numbers of 1 to 5, as 1,3,5") from None
 
-    from featviz.checkpoints import partial_folder, remove_checkpoint
+    from featviz.checkpoints import partial_folder
     from featviz.cli.run import open_data
     from featviz.corruptions import CORRUPTIONS, EXTRA, corruption_table, settings
 
@@ -79,4 +79,3 @@ def corrupt(
             progress=progress,
         )
     output.finish(result, folder)
-    remove_checkpoint(partial_folder(folder))

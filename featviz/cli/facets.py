@@ -47,7 +47,7 @@ def facets(
 
     Example: featviz facets --layer conv5 --units 3,12 --count 4
     """
-    from featviz.checkpoints import partial_folder, remove_checkpoint
+    from featviz.checkpoints import partial_folder
     from featviz.datasets import open_pictures
     from featviz.maximization.facets import draw_facets
 
@@ -74,4 +74,3 @@ def facets(
             progress=progress,
         )
     output.finish(result, folder)
-    remove_checkpoint(partial_folder(folder))

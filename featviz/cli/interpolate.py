@@ -44,7 +44,7 @@ def interpolate(
 
     Example: featviz interpolate --layer conv5 --units 3,12 --film gif
     """
-    from featviz.checkpoints import partial_folder, remove_checkpoint
+    from featviz.checkpoints import partial_folder
     from featviz.maximization.interpolation import interpolate
 
     folder = output.folder(f"interpolation-{layer}")
@@ -65,4 +65,3 @@ def interpolate(
             progress=progress,
         )
     output.finish(result, folder)
-    remove_checkpoint(partial_folder(folder))

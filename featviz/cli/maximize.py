@@ -149,7 +149,7 @@ def maximize(
 
     Example: featviz maximize --layer logits --units goldfish,tabby,teapot
     """
-    from featviz.checkpoints import partial_folder, remove_checkpoint
+    from featviz.checkpoints import partial_folder
     from featviz.datasets import open_pictures
     from featviz.maximization.batches import Stopped
     from featviz.maximization.maximize import maximize, maximize_layers, maximize_objective
@@ -193,10 +193,9 @@ def maximize(
                 result = maximize_layers(net, items, **compared, **shared)
     except Stopped as stopped:
         if stopped.result is not None:
-            output.finish(_with_films(stopped.result, pictures.film), folder)
+            output.finish(_with_films(stopped.result, pictures.film), folder, whole=False)
         raise
     output.finish(_with_films(result, pictures.film), folder)
-    remove_checkpoint(partial_folder(folder))
 
 
 class _Shared(TypedDict):

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
-from featviz.cli.run import finish, progress_bar, report
+from featviz.cli.run import progress_bar, report
 from featviz.types import Progress
 
 if TYPE_CHECKING:
@@ -141,12 +141,17 @@ class OutputOptions:
         """The progress to hand to an analysis."""
         return progress_bar(self.quiet)
 
-    def finish(self, result: Result, folder: Path) -> None:
-        """Save the result and print it."""
-        finish(result, folder, overwrite=self.overwrite, as_json=self.as_json, quiet=self.quiet)
+    def finish(self, result: Result, folder: Path, *, whole: bool = True) -> None:
+        """Save the result and print it; its checkpoint is removed if the result is whole."""
+        from featviz.checkpoints import partial_folder, remove_checkpoint
+
+        result.save(folder, overwrite=self.overwrite)
+        if whole:
+            remove_checkpoint(partial_folder(folder))
+        self.report(result, folder)
 
     def report(self, result: Result, folder: Path) -> None:
-        """Print a result that is saved already."""
+        """Print a result that is saved in `folder`: a short text, or its result.json."""
         report(result, folder, as_json=self.as_json, quiet=self.quiet)
 
 

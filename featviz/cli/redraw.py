@@ -112,7 +112,7 @@ def redraw(
 
     Example: featviz redraw --layer conv1,conv3,conv5,fc7
     """
-    from featviz.checkpoints import partial_folder, remove_checkpoint
+    from featviz.checkpoints import partial_folder
     from featviz.cli.pictures import read_pictures
     from featviz.datasets import open_pictures
     from featviz.films import check_kind
@@ -149,7 +149,6 @@ def redraw(
     with output.progress() as progress:
         result = _redraw(method, net, batch, own | shared | {"progress": progress})
     output.finish(result, folder)
-    remove_checkpoint(partial_folder(folder))
 
 
 def _own_options(method: str, given: dict[str, Any]) -> dict[str, Any]:

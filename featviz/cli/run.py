@@ -75,23 +75,6 @@ def open_data(data: Path | None) -> Pictures:
     return sample_pictures() if data is None else open_pictures(data)
 
 
-def check_out(out: Path | None, default: str, overwrite: bool) -> Path:
-    """The folder to write, checked before the work is done. Raises UserError."""
-    from featviz.results import check_target
-
-    folder = out if out is not None else Path("run") / default
-    check_target(folder, overwrite=overwrite)
-    return folder
-
-
-def finish(
-    result: Result, folder: Path, *, overwrite: bool, as_json: bool, quiet: bool = False
-) -> None:
-    """Save the result and print it: a short text, or its result.json with the folder's path."""
-    result.save(folder, overwrite=overwrite)
-    report(result, folder, as_json=as_json, quiet=quiet)
-
-
 def report(result: Result, folder: Path, *, as_json: bool, quiet: bool = False) -> None:
     """Print a result that is saved in `folder`."""
     from featviz.results import read_result, show_interval, show_number

@@ -105,7 +105,7 @@ def train(
     """
     import torch
 
-    from featviz.checkpoints import partial_folder, remove_checkpoint
+    from featviz.checkpoints import partial_folder
     from featviz.cli.run import open_data
     from featviz.errors import UserError, nearest
     from featviz.models.alexnet import with_batch_norm
@@ -156,4 +156,3 @@ def train(
             progress=progress,
         )
     output.finish(result, folder)
-    remove_checkpoint(partial_folder(folder))

@@ -10,6 +10,10 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = [
+    *("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md"),
+    *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")),
+]
 
 
 @pytest.mark.slow
@@ -25,13 +29,7 @@ def test_the_example_makes_what_it_says(tmp_path: Path, monkeypatch: pytest.Monk
     assert names["result"].images.shape[:2] == (2, 3)
 
 
-@pytest.mark.parametrize(
-    "page",
-    [
-        *("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md"),
-        *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")),
-    ],
-)
+@pytest.mark.parametrize("page", PAGES)
 def test_every_link_leads_to_a_file(page: str) -> None:
     text = (ROOT / page).read_text(encoding="utf-8")
     targets = [t.partition("#")[0] for t in re.findall(r"\]\(([^)#\s]+)", text)]
@@ -53,12 +51,19 @@ def test_every_path_that_is_named_exists(page: str) -> None:
     assert [path for path in paths if not (ROOT / path).exists()] == []
 
 
-def test_every_documented_command_line_has_known_options() -> None:
+@pytest.mark.parametrize("page", PAGES)
+def test_every_documented_command_line_has_known_options(page: str) -> None:
     from typer.main import get_command
 
     from featviz.cli.main import app
 
+    text = (ROOT / page).read_text(encoding="utf-8").replace("\\\n", " ")
     commands: dict[str, Any] = get_command(app).commands  # type: ignore[attr-defined]
-    for name, options in re.findall(r"featviz ([a-z]+)((?: --?[\w-]+(?: [^-`\s]\S*)?)+)", README):
+    for name, options in re.findall(
+        r"^ *(?:.*[`|&] ?)?featviz ([a-z]+)\b([^`\n]*)", text, re.MULTILINE
+    ):
+        if name not in commands:
+            continue
         known = {option for parameter in commands[name].params for option in parameter.opts}
-        assert set(re.findall(r"--[\w-]+", options)) <= known | {"--help"}
+        known |= {option for p in commands[name].params for option in p.secondary_opts}
+        assert set(re.findall(r"(?<!\S)--[\w-]+", options)) <= known | {"--help"}, f"featviz {name}"
