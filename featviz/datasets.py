@@ -426,7 +426,7 @@ def read_labelled(
     """
     if isinstance(pictures, Tensor):
         batch = images.check_pictures(pictures).cpu()
-        known = None if labels is None else _indices(model, labels, len(batch))
+        known = None if labels is None else class_indices(model, labels, len(batch))
         if count and count < len(batch):
             rows = [i * len(batch) // count for i in range(count)]
             batch, known = batch[rows], None if known is None else known[rows]
@@ -450,7 +450,8 @@ def read_labelled(
     )
 
 
-def _indices(model: Model, labels: Sequence[int | str] | Tensor, count: int) -> Tensor:
+def class_indices(model: Model, labels: Sequence[int | str] | Tensor, count: int) -> Tensor:
+    """(N,) class indices from indices or names. Raises UserError."""
     values = labels.tolist() if isinstance(labels, Tensor) else list(labels)
     if len(values) != count:
         raise UserError(f"{len(values)} labels for {count} pictures; give one a picture")

@@ -2,10 +2,37 @@
 
 from __future__ import annotations
 
+import functools
+from dataclasses import fields
+
 import torch
 from torch import Tensor, nn
 
+from featviz.attacks.result import AttackResult
 from featviz.models.model import Model
+
+TENSORS = [f.name for f in fields(AttackResult) if f.type in {"Tensor", "Tensor | None"}]
+
+
+def assert_alike(one: AttackResult, other: AttackResult) -> None:
+    """Two results are equal but for the last bits of float64."""
+    assert len(TENSORS) > 15
+    for name in TENSORS:
+        mine, others = getattr(one, name), getattr(other, name)
+        if mine is None:
+            assert others is None
+            continue
+        if name == "trace":  # as wide as the longest of its pictures
+            width = min(mine.shape[1], others.shape[1])
+            mine, others = mine[:, :width], others[:, :width]
+        torch.testing.assert_close(
+            mine.double(),
+            others.double(),
+            rtol=1e-9,
+            atol=1e-9,
+            equal_nan=True,
+            msg=functools.partial("{}: {}".format, name),
+        )
 
 
 class Linear(nn.Module):

@@ -1,4 +1,4 @@
-"""Auto-PGD: ascent whose step size follows what it gains. `apgd` and `apgd_targeted`.
+"""Auto-PGD: gradient ascent whose step size follows the gain. `apgd` and `apgd_targeted`.
 
     Croce & Hein, "Reliable evaluation of adversarial robustness with an ensemble of diverse
         parameter-free attacks", 2020 (arXiv:2003.01690), section 3 and algorithm 1
@@ -6,10 +6,10 @@
         (arXiv:2103.01208), for L1
 
 A step of size eta along the gradient is mixed with the step before it. At checkpoints the step is
-halved where the loss rose too seldom, or where nothing has come of it since the last one; the walk
+halved where the loss rose too seldom, or where it has gained nothing since the last one; the search
 then goes on from its best picture, with the gradient that is known there. In L1 the step moves few
-components, whose number follows the sparsity of the best change; the walk begins in balls of
-three and two times eps, where nothing that it finds counts.
+components, whose number follows the sparsity of the best change; the search begins in balls of
+three and two times eps, where no success counts.
 
 Three differences from the authors' program. A picture leaves as soon as it fools. The first window
 counts the rise of the first step against the loss at the start (there it is counted against a row
@@ -27,12 +27,13 @@ from torch import Tensor
 
 from featviz.attacks import losses, projections
 from featviz.attacks.checks import check_batch_size, check_labels
+from featviz.attacks.evaluation import Batch, Evaluation
 from featviz.attacks.linear_estimate import linear_estimate
-from featviz.attacks.loop import Classifier, Job, Look, Outcome, Seats, Walk
-from featviz.attacks.options import AttackOptions
-from featviz.attacks.pgd import check_walk, starts
-from featviz.attacks.result import AttackResult, find
-from featviz.errors import UserError, nearest
+from featviz.attacks.loop import run_attack, search
+from featviz.attacks.options import AttackOptions, Classifier
+from featviz.attacks.pgd import BallAttack, check_steps, first_pictures
+from featviz.attacks.result import AttackResult
+from featviz.errors import UserError, nearest, public
 from featviz.images import check_pictures
 from featviz.models.frozen import frozen
 
@@ -41,6 +42,7 @@ _RISES = 0.75  # rho: the share of steps of a window that must raise the loss
 _FRESH = 0.75  # alpha: the weight of the new step; the rest is the step before it
 
 
+@public
 def apgd(
     model: Classifier,
     pictures: Tensor,
@@ -55,39 +57,40 @@ def apgd(
     rescale_logits: bool = False,
     options: AttackOptions = AttackOptions(),
 ) -> AttackResult:
-    """Auto-PGD within a ball round each picture; no step size is to be chosen.
+    """Auto-PGD within a ball around each picture; no step size is to be chosen.
 
-    loss: "ce" (cross-entropy) or "dlr" (difference of logits ratio, which the scale of the logits
-        does not change; it needs 3 classes) or "margin" (the best other logit less the label's)
-    steps: of a restart; the step sizes are planned for their number
-    starts: (N, 3, H, W) within the balls: where the first walks begin, instead of a random point
-    rescale_logits: bring the logits to one scale before "ce" (`losses.temper`)
+    Args:
+        steps: Of an attempt; the step sizes are planned for their number.
+        loss: "ce" (cross-entropy), "dlr" (difference of logits ratio, invariant to the scale of
+            the logits; it needs 3 classes) or "margin" (the best other logit less the label's).
+        random_start: As for `pgd`.
+        starts: (N, 3, H, W) within the balls, where the first attempt begins.
+        rescale_logits: Bring the logits to one scale before "ce" (`losses.temper`).
 
-    Other arguments as for `pgd`. Raises UserError for arguments out of range.
+    Other arguments as for `pgd`.
+
+    Raises:
+        UserError: An argument is out of range.
     """
-    check_walk(norm, steps, restarts=options.restarts)
+    check_steps(norm, steps)
     if loss not in LOSSES:
         raise UserError(f"unknown loss {loss!r}{nearest(loss, LOSSES)}; take ce, dlr or margin")
-    walk = Auto(
-        norm,
-        steps,
-        loss,
-        random_start=random_start and starts is None,
-        targeted=options.targeted,
-        rescale_logits=rescale_logits,
+    attack = AutoPGD(
+        norm, steps, loss, random_start=random_start and starts is None, rescale=rescale_logits
     )
-    return find(
+    return run_attack(
         model,
-        walk,
+        attack,
         pictures,
         labels,
-        attack=f"apgd-{loss}",
+        name=f"apgd-{loss}",
         eps=eps,
-        starts=starts,
         options=options,
+        starts=starts,
     )
 
 
+@public
 def apgd_targeted(
     model: Classifier,
     pictures: Tensor,
@@ -99,25 +102,32 @@ def apgd_targeted(
     targets: int = 9,
     options: AttackOptions = AttackOptions(),
 ) -> AttackResult:
-    """APGD with the targeted DLR loss, one target class after the other until one leads out.
+    """APGD with the targeted DLR loss, towards one class after the other until one succeeds.
 
-    targets: how many classes. They are those of the `2 * targets` largest logits that are nearest
-        by the linear estimate at the picture, the nearest first (the authors take them by logit)
+    Any class other than the label is a success. It needs 4 classes.
 
-    Any answer other than the label is a success. It needs 4 classes. Other arguments as for `pgd`.
+    Args:
+        steps: Of each attempt.
+        targets: How many classes. They are those of the `2 * targets` largest logits that are
+            nearest by the linear estimate at the picture, the nearest first (the authors take them
+            by logit).
+
+    Other arguments as for `pgd`.
     """
-    check_walk(norm, steps)
+    check_steps(norm, steps)
+    options.refuse("apgd-t", "targeted", "restarts")
     if targets < 1:
         raise UserError(f"targets is {targets}; take 1 or more")
     pictures = check_pictures(pictures)
     labels = check_labels(labels, len(pictures)).to(pictures.device)
-    batch_size = check_batch_size(options.batch_size, pictures.device)
-    clean = options.clean
     rows = torch.arange(len(pictures), device=pictures.device)
-    if clean is not None:  # nothing is asked of the model for what is wrong already
-        answers = clean.argmax(1) if clean.dim() == 2 else clean
-        rows = (answers.to(labels.device) == labels).nonzero()[:, 0]
+    clean = options.clean
+    if clean is not None:  # no pass is spent on what is wrong already
+        predicted = clean.argmax(1) if clean.dim() == 2 else clean
+        rows = (predicted.to(labels.device) == labels).nonzero()[:, 0]
     aims = labels.new_zeros(len(pictures), targets)
+    spent = torch.zeros(len(pictures), dtype=torch.long)
+    near = None
     if len(rows):
         with frozen(model):
             near = linear_estimate(
@@ -126,26 +136,19 @@ def apgd_targeted(
                 labels[rows],
                 norm=norm,
                 among=2 * targets,
-                batch_size=batch_size,
+                batch_size=check_batch_size(options.batch_size, pictures.device),
             )
         aims = aims[:, : near.classes.shape[1]]
         aims[rows] = near.classes[:, :targets]
-        clean = near.logits if clean is None else clean
+        spent[rows.cpu()] = 1
+        options = replace(options, clean=near.logits if clean is None else clean)
     found, _ = towards_each(
-        model,
-        pictures,
-        labels,
-        aims,
-        eps=eps,
-        norm=norm,
-        steps=steps,
-        options=replace(options, clean=clean),
+        model, pictures, labels, aims, eps=eps, norm=norm, steps=steps, options=options
     )
-    if not len(rows):
+    if near is None:
         return found
-    asked = torch.zeros(len(pictures), dtype=torch.long).index_fill(0, rows.cpu(), 1)
-    gradients = near.classes.shape[1] * asked * (~found.already)
-    return replace(found, forwards=found.forwards + asked, backwards=found.backwards + gradients)
+    gradients = near.classes.shape[1] * spent * (~found.already)
+    return replace(found, forwards=found.forwards + spent, backwards=found.backwards + gradients)
 
 
 def towards_each(
@@ -159,41 +162,18 @@ def towards_each(
     steps: int,
     options: AttackOptions,
 ) -> tuple[AttackResult, Tensor]:
-    """Targeted APGD towards classes in turn until a picture falls, and how near each one came.
+    """Targeted APGD towards the classes `aims` (N, T) in turn until one attempt succeeds.
 
-    aims: (N, T) classes, the first to be tried first; options: those of `apgd_targeted`
-
-    Returns the result and (N, T) float64: the best margin of each walk, -inf for those not made.
+    Returns the result and (N, T) float64: the best margin of each attempt, -inf if it was not made.
     """
-    walk = Auto(norm, steps, "dlr-towards")
-    given = aims.tolist()
-    reached = [[-torch.inf] * aims.shape[1] for _ in pictures]
-    at = [0] * len(pictures)
-
-    def further(job: Job, outcome: Outcome) -> Job | None:
-        i = job.tag
-        reached[i][at[i]] = outcome.margin
-        at[i] += 1
-        if at[i] == len(given[i]):
-            return None
-        return replace(job, aim=given[i][at[i]], key=job.key + 1, known_right=True)
-
-    found = find(
-        model,
-        walk,
-        pictures,
-        labels,
-        attack="apgd-t",
-        eps=eps,
-        aims=aims[:, 0],
-        options=options,
-        further=further,
+    attack = AutoPGD(norm, steps, "dlr-towards")
+    return search(
+        model, attack, pictures, labels, name="apgd-t", eps=eps, options=options, aims=aims
     )
-    return found, torch.tensor(reached, dtype=torch.float64)
 
 
 class Phase(NamedTuple):
-    """A part of a walk, in a ball of its own."""
+    """A part of an attempt, in a ball of its own."""
 
     share: float
     """of the steps"""
@@ -216,12 +196,14 @@ def checkpoints(steps: int) -> list[int]:
     return ends
 
 
-class Auto(Walk):
-    """The walk of Auto-PGD.
+class AutoPGD(BallAttack):
+    """The steps of Auto-PGD.
 
     After k steps f(x_k) and its gradient are known. The step to z = P(x_k + eta * direction) is
     mixed with the last one: x_(k+1) = P(x_k + a (z - x_k) + (1 - a) (x_k - x_(k-1))).
     """
+
+    starts_at_picture = False
 
     def __init__(
         self,
@@ -230,179 +212,136 @@ class Auto(Walk):
         loss: str,
         *,
         random_start: bool = True,
-        targeted: bool = False,
-        rescale_logits: bool = False,
+        rescale: bool = False,
     ):
-        self.norm, self.loss, self.targeted, self.rescale_logits = (
-            norm,
-            loss,
-            targeted,
-            rescale_logits,
-        )
-        self.random_start, self.starts_at_picture = random_start, False
+        self.norm, self.loss_name, self.rescale = norm, loss, rescale
+        self.random_start = random_start
         phases = _PHASES if norm == "l1" else (Phase(1.0, 1.0),)
         lengths = [int(phase.share * steps) for phase in phases]
         lengths[-1] = steps - sum(lengths[:-1])
-        # What happens at each look: the end of a window, the first look of a phase, its last.
-        self.ends, self.opens, self.closes, self.factors = [], [], [], []
+        # Of each pass: the length of the window that ends with it, whether a phase begins or ends.
+        self.windows: list[int] = []
+        self.opens: list[bool] = []
+        self.closes: list[bool] = []
+        self.factors: list[float] = []
         for phase, length in zip(phases, lengths, strict=True):
             every = max(int(0.04 * length), 1)
             regular = [every if k and k % every == 0 else 0 for k in range(length + 1)]
-            self.ends += regular if norm == "l1" else checkpoints(length)
+            self.windows += regular if norm == "l1" else checkpoints(length)
             self.opens += [k == 0 for k in range(length + 1)]
             self.closes += [k == length for k in range(length + 1)]
             self.factors += [phase.radius] * (length + 1)
-        self.looks = len(self.ends)
+        self.passes = len(self.windows)
 
-    def prepare(self, seats: Seats) -> None:
-        like, device = seats.pictures, seats.pictures.device
-        self.x, self.before = torch.zeros_like(like), torch.zeros_like(like)
-        self.low, self.high = torch.zeros_like(like), torch.zeros_like(like)
-        self.best, self.best_gradient = torch.zeros_like(like), torch.zeros_like(like)
-        zero = torch.zeros(seats.batch_size, dtype=torch.float64, device=device)
-        self.value, self.best_value, self.checked_value = zero, zero, zero
-        self.eta, self.share, self.changed = zero.clone(), zero.clone(), zero.clone()
-        self.scale = torch.ones_like(zero)
-        self.rises = torch.zeros(seats.batch_size, dtype=torch.long, device=device)
-        self.halved = torch.ones(seats.batch_size, dtype=torch.bool, device=device)
-        self.window = torch.tensor(self.ends, device=device)
-        self.first = torch.tensor(self.opens, device=device)
-        self.last = torch.tensor(self.closes, device=device)
-        self.radius = torch.tensor([*self.factors, 1.0], dtype=torch.float64, device=device)
+    def start(self, batch: Batch) -> None:
+        super().start(batch)
+        self.x = self.before = first_pictures(batch, self.norm, random=self.random_start)
+        self.eta = (self.factors[0] if self.norm == "l1" else 2) * batch.eps
+        self.scale = torch.full_like(batch.eps, torch.nan if self.rescale else 1.0)
+        if self.norm == "l1":
+            size = batch.pictures[0].numel()
+            self.changed = torch.full_like(batch.eps, size)
+            self.share = torch.full_like(batch.eps, 0.2)
+            if batch.attempt == 0 and batch.starts is not None:  # as sparse as it begins
+                self.changed = projections.distance(batch.pictures, self.x, "l0")
+                self.share = self.changed.clamp(min=1.5) / size / 1.5
 
-    def seat(self, rows: Tensor, seats: Seats) -> None:
-        pictures, eps = seats.pictures[rows], seats.eps[rows]
-        if self.norm == "linf":
-            self.low[rows], self.high[rows] = projections.linf_bounds(pictures, eps)
-        begin = starts(rows, seats, self.norm, random=self.random_start)
-        self.x[rows] = self.before[rows] = begin
-        self.eta[rows] = self.factors[0] * eps if self.norm == "l1" else 2 * eps
-        size = pictures[0].numel()
-        given = torch.tensor(
-            [seats.job(c).start is not None and not seats.restarts[c] for c in rows.tolist()],
-            device=rows.device,
-        )
-        own = projections.l0_distance(pictures, begin)
-        # A walk that begins on a sparse change goes on as sparsely.
-        self.changed[rows] = torch.where(given, own, size).double()
-        self.share[rows] = torch.where(given, own.clamp(min=1.5) / size / 1.5, 0.2).double()
+    def counts(self, step: int) -> bool:
+        return self.factors[step] <= 1
 
-    def propose(self, seats: Seats) -> Tensor:
-        return self.x
+    def loss(self, seen: Evaluation, batch: Batch, rows: slice) -> tuple[Tensor, Tensor]:
+        z, labels = seen.logits, batch.labels
+        if self.loss_name == "ce":
+            scale = self._scale(z, rows)
+            return losses.cross_entropy(z, labels, targeted=batch.targeted, scale=scale)
+        if self.loss_name == "margin":
+            return losses.margin(z, labels, targeted=batch.targeted)
+        needed = 3 if self.loss_name == "dlr" else 4
+        if z.shape[1] < needed:
+            raise UserError(
+                f"the {'' if needed == 3 else 'targeted '}DLR loss needs {needed} classes, "
+                f'this model has {z.shape[1]}; take loss="margin"'
+            )
+        if self.loss_name == "dlr":
+            return losses.dlr(z, labels, targeted=batch.targeted)
+        return losses.dlr_towards(z, labels, batch.aims)
 
-    def scouting(self, seats: Seats) -> Tensor | None:
-        if self.norm != "l1":
-            return None
-        return self.radius[seats.step.clamp(max=self.looks - 1)] > 1
+    def step(self, seen: Evaluation, batch: Batch, step: int) -> None:
+        self.scale = self._scale(seen.logits, slice(None))
+        self._note(seen.value, seen.gradient, begins=self.opens[step])
+        x, gradient = self.x, seen.gradient
+        if self.windows[step]:
+            back = projections.column(self._check(batch, step))
+            x = torch.where(back, self.best, x)
+            gradient = torch.where(back, self.best_gradient, gradient)
+        if self.norm == "l1":
+            self._sparse_step(x, gradient, batch, step)
+            return
+        eta = projections.column(self.eta).to(x.dtype)
+        direction = gradient.sign() if self.norm == "linf" else projections.unit_l2(gradient)
+        moved = self.project(x + eta * direction, batch, exactly=False)
+        fresh = 1.0 if step == 0 else _FRESH
+        mixed = x + fresh * (moved - x) + (1 - fresh) * (x - self.before)
+        self.before, self.x = x, self.project(mixed, batch)
 
-    def advance(self, look: Look, seats: Seats) -> None:
-        value, weights = self._loss(look, seats)
-        gradient = look.gradient(weights)
-        at = seats.step.clamp(max=self.looks - 1)
-        first = self.first[at]
-        better = first | (value > self.best_value)
-        self.rises = torch.where(first, 0, self.rises + (value > self.value).long())
-        self.halved = torch.where(first, True, self.halved)
-        self.checked_value = torch.where(first, value, self.checked_value)
+    def _scale(self, logits: Tensor, rows: slice) -> Tensor:
+        """(n,) one scale for a whole phase, or its losses could not be compared."""
+        known = self.scale[rows]
+        return torch.where(known.isnan(), losses.temper(logits), known) if self.rescale else known
+
+    def _note(self, value: Tensor, gradient: Tensor, *, begins: bool) -> None:
+        """Keep the best picture with its gradient, and count rises of the loss."""
+        if begins:
+            self.rises = torch.zeros_like(value)
+            self.halved = torch.ones_like(value, dtype=torch.bool)
+            self.best, self.best_gradient = self.x, gradient
+            self.value = self.best_value = self.checked_value = value
+            return
+        self.rises = self.rises + (value > self.value)
+        better = value > self.best_value
         self.best_value = torch.where(better, value, self.best_value)
         self.best = torch.where(projections.column(better), self.x, self.best)
         self.best_gradient = torch.where(projections.column(better), gradient, self.best_gradient)
         self.value = value
-        x = self.x
-        if any(self.ends[min(k, self.looks - 1)] for k in seats.walked):
-            back = self._check(seats)
-            x = torch.where(projections.column(back), self.best, x)
-            gradient = torch.where(projections.column(back), self.best_gradient, gradient)
-        if self.norm == "l1":
-            eps = seats.eps * self.radius[at]
-            self.x = self._sparse_step(x, gradient, eps, seats)
-            if any(self.closes[min(k, self.looks - 1)] for k in seats.walked):
-                self._next_phase(self.last[at], self.radius[at + 1] * seats.eps, seats)
-            if any(k == self.looks - 2 for k in seats.walked):
-                far = projections.farthest(seats.pictures, self.best_gradient, seats.eps, "l1")
-                self.x = torch.where(projections.column(seats.step == self.looks - 2), far, self.x)
-            return
-        moved = self._into(x + self._direction(gradient), seats, exactly=False)
-        fresh = projections.column(torch.where(first, 1.0, _FRESH)).to(x.dtype)
-        mixed = x + fresh * (moved - x) + (1 - fresh) * (x - self.before)
-        self.before = x
-        self.x = self._into(mixed, seats, exactly=True)
 
-    def _loss(self, look: Look, seats: Seats) -> tuple[Tensor, Tensor]:
-        if self.loss == "ce":
-            if self.rescale_logits:  # one scale, or losses could not be compared
-                begin = self.first[seats.step.clamp(max=self.looks - 1)]
-                self.scale = torch.where(begin, losses.temper(look.logits), self.scale)
-            return losses.cross_entropy(
-                look.logits, seats.labels, targeted=self.targeted, scale=self.scale
-            )
-        if self.loss == "margin":
-            return losses.margin(look.logits, seats.labels, targeted=self.targeted)
-        classes = look.logits.shape[1]
-        needed = 3 if self.loss == "dlr" else 4
-        if classes < needed:
-            raise UserError(
-                f"the {'' if needed == 3 else 'targeted '}DLR loss needs {needed} classes, "
-                f'this model has {classes}; take loss="margin"'
-            )
-        if self.loss == "dlr":
-            return losses.dlr(look.logits, seats.labels, targeted=self.targeted)
-        return losses.dlr_towards(look.logits, seats.labels, seats.aims)
-
-    def _check(self, seats: Seats) -> Tensor:
-        """At the end of a window: new step sizes; (slots,) bool: who goes back to his best."""
-        window = self.window[seats.step.clamp(max=self.looks - 1)]
-        due = window > 0
+    def _check(self, batch: Batch, step: int) -> Tensor:
+        """At the end of a window: new step sizes; (n,) bool: rows that go back to their best."""
         if self.norm == "l1":
-            changed = projections.l0_distance(seats.pictures, self.best)
-            sparser = due & (changed < 0.95 * self.changed)
-            eps = seats.eps * self.radius[seats.step.clamp(max=self.looks - 1)]
+            changed = projections.distance(batch.pictures, self.best, "l0")
+            sparser = changed < 0.95 * self.changed
+            eps = batch.eps * self.factors[step]
             smaller = (self.eta / 1.5).clamp(min=eps / 10, max=eps)
-            self.eta = torch.where(sparser, eps, torch.where(due, smaller, self.eta))
-            share = changed / seats.pictures[0].numel() / 1.5
-            self.share = torch.where(due, share, self.share)
-            self.changed = torch.where(due, changed, self.changed)
+            self.eta = torch.where(sparser, eps, smaller)
+            self.share = changed / batch.pictures[0].numel() / 1.5
+            self.changed = changed
             return sparser
-        seldom = self.rises <= _RISES * window
+        seldom = self.rises <= _RISES * self.windows[step]
         idle = ~self.halved & (self.checked_value >= self.best_value)
-        halve = due & (seldom | idle)
+        self.halved = halve = seldom | idle
         self.eta = torch.where(halve, self.eta / 2, self.eta)
-        self.halved = torch.where(due, halve, self.halved)
-        self.checked_value = torch.where(due, self.best_value, self.checked_value)
-        self.rises = torch.where(due, 0, self.rises)
+        self.checked_value, self.rises = self.best_value, torch.zeros_like(self.rises)
         return halve
 
-    def _direction(self, gradient: Tensor) -> Tensor:
-        eta = projections.column(self.eta)
-        if self.norm == "linf":
-            return eta.to(gradient.dtype) * gradient.sign()
-        return eta.to(gradient.dtype) * projections.unit_l2(gradient)
-
-    def _into(self, moved: Tensor, seats: Seats, *, exactly: bool) -> Tensor:
-        if self.norm == "linf":
-            return torch.clamp(moved, self.low, self.high)
-        return projections.project(seats.pictures, moved, seats.eps, self.norm, exactly=exactly)
-
-    def _sparse_step(self, x: Tensor, gradient: Tensor, eps: Tensor, seats: Seats) -> Tensor:
-        """Along the signs of the share of components with the largest gradients."""
+    def _sparse_step(self, x: Tensor, gradient: Tensor, batch: Batch, step: int) -> None:
+        """In L1: along the signs of the share of components with the largest gradients."""
+        if step == self.passes - 2:
+            self.x = projections.farthest(batch.pictures, self.best_gradient, batch.eps, "l1")
+            return
+        if self.closes[step]:  # the next ball, from the best picture of the last one
+            self.scale = torch.full_like(self.scale, torch.nan if self.rescale else 1.0)
+            self.eta = eps = self.factors[step + 1] * batch.eps
+            self.x = projections.project(batch.pictures, self.best, eps, "l1")
+            self.changed = projections.distance(batch.pictures, self.x, "l0")
+            self.share = self.changed.clamp(min=1.5) / batch.pictures[0].numel() / 1.5
+            return
         flat = gradient.flatten(1)
         size = flat.abs()
         rank = ((1 - self.share) * size.shape[1]).long().clamp(0, size.shape[1] - 1)
-        least = projections.row(ranked(size, rank))
-        signs = torch.where(size >= least, flat.sign(), 0)
-        count = signs.abs().sum(1).clamp(min=1)
-        step = projections.row((self.eta / count).to(x.dtype)) * signs
-        return projections.project(seats.pictures, x + step.view_as(x), eps, "l1")
-
-    def _next_phase(self, due: Tensor, eps: Tensor, seats: Seats) -> None:
-        """Go on in the next ball, from the best picture of the last one, as sparsely as it is."""
-        begin = projections.project(seats.pictures, self.best, eps, "l1")
-        self.x = torch.where(projections.column(due), begin, self.x)
-        changed = projections.l0_distance(seats.pictures, begin)
-        share = changed.clamp(min=1.5) / seats.pictures[0].numel() / 1.5
-        self.eta = torch.where(due, eps, self.eta)
-        self.changed = torch.where(due, changed, self.changed)
-        self.share = torch.where(due, share, self.share)
+        signs = torch.where(size >= projections.row(ranked(size, rank)), flat.sign(), 0)
+        length = self.eta / signs.abs().sum(1).clamp(min=1)
+        moved = x + (projections.row(length.to(x.dtype)) * signs).view_as(x)
+        eps = batch.eps * self.factors[step]
+        self.x = projections.project(batch.pictures, moved, eps, "l1")
 
 
 def ranked(values: Tensor, rank: Tensor) -> Tensor:

@@ -12,14 +12,14 @@ from torch import Tensor
 
 from featviz.attacks.checks import check_batch_size, check_norm
 from featviz.attacks.external import external_attack
-from featviz.attacks.loop import Classifier
-from featviz.attacks.options import AttackOptions
+from featviz.attacks.options import AttackOptions, Classifier
 from featviz.attacks.result import AttackResult
-from featviz.errors import UserError
+from featviz.errors import UserError, public
 
 _NAMES = {"linf": "Linf", "l2": "L2", "l1": "L1"}
 
 
+@public
 def autoattack(
     model: Classifier,
     pictures: Tensor,
@@ -32,9 +32,16 @@ def autoattack(
 ) -> AttackResult:
     """AutoAttack's own program, its pictures judged as those of every other attack.
 
-    version: "standard" or "plus"
+    Args:
+        eps: One radius for all pictures.
+        norm: "linf", "l2" or "l1".
+        version: "standard" or "plus".
+        options: `clean`, `seed` and `batch_size` apply; the program's results depend on the last.
 
-    Raises UserError where pyautoattack is not installed.
+    Other arguments as for `pgd`.
+
+    Raises:
+        UserError: An argument is out of range, or pyautoattack is not installed.
     """
     check_installed()
     check_norm(norm, tuple(_NAMES))
@@ -56,8 +63,10 @@ def autoattack(
             moved, _ = ran.run_standard_evaluation(pictures, labels, batch_size=batch_size)
         return moved
 
-    attack = external_attack(program, f"autoattack-{version}")
-    return attack(model, pictures, labels, eps=eps, norm=norm, options=options)
+    name = f"autoattack-{version}"
+    return external_attack(
+        program, model, pictures, labels, eps=eps, norm=norm, name=name, options=options
+    )
 
 
 def check_installed() -> None:

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from featviz.attacks import projections
-from featviz.attacks.loop import default_batch_size
 from featviz.errors import UserError, nearest
 
 
@@ -51,4 +50,4 @@ def check_batch_size(batch_size: int | None, device: torch.device) -> int:
     """How many pictures the model sees at once. Raises UserError."""
     if batch_size is not None and batch_size < 1:
         raise UserError(f"batch_size is {batch_size}; the model must see 1 picture or more at once")
-    return batch_size or default_batch_size(device)
+    return batch_size or (128 if device.type == "cuda" else 8)

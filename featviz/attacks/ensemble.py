@@ -1,13 +1,13 @@
-"""`suite`: attacks in turn, each on what the earlier ones left standing, the cheap ones first.
+"""`ensemble`: attacks in turn, each on the pictures that are still right, the cheap ones first.
 
-FGSM, then a few steps of APGD from there, decide most pictures of an undefended model at the cost
-of a few passes. What stands meets APGD with cross-entropy, APGD with DLR, and short walks of
-targeted APGD towards the nearest classes. The best margin so far then says how near the picture
-is to falling: those that are near get long walks towards the classes that came nearest, the
-others are left to a few queries of Square, which asks for no gradient.
+FGSM, then a few steps of APGD from there, fool most pictures of an undefended model at the cost of
+a few passes. The rest meets APGD with cross-entropy, APGD with DLR, and short attempts of targeted
+APGD towards the nearest classes. The best margin so far then says how near a picture is to a
+success: those that are near get long attempts towards the classes that came nearest, the others a
+few queries of Square, which uses no gradient.
 
 These are the kinds of attack of AutoAttack (Croce & Hein 2020, arXiv:2003.01690), without FAB;
-there every picture pays the full walk of the first, and every one that stands that of all. No
+there every picture pays all steps of the first, and every one that stays right those of all. No
 stage depends on the scale of the logits.
 """
 
@@ -21,15 +21,13 @@ from torch import Tensor
 from featviz.attacks.apgd import apgd, towards_each
 from featviz.attacks.checks import check_batch_size, check_eps, check_labels, check_norm
 from featviz.attacks.linear_estimate import linear_estimate
-from featviz.attacks.loop import Classifier
-from featviz.attacks.options import AttackOptions
+from featviz.attacks.options import AttackOptions, Classifier
 from featviz.attacks.pgd import fgsm
 from featviz.attacks.result import AttackResult, together
 from featviz.attacks.square import SQUARE_NORMS, square
-from featviz.errors import UserError
+from featviz.errors import UserError, public
 from featviz.images import check_pictures
 from featviz.models.frozen import frozen
-from featviz.types import AutoPrecision
 
 STAGES = (
     "fgsm",
@@ -41,11 +39,12 @@ STAGES = (
     "apgd-t",
     "square",
 )
-"""In this order, each on what stands; apgd-margin takes the place of apgd-dlr with two classes."""
+"""In this order, each on the rest; apgd-margin takes the place of apgd-dlr with two classes."""
 NEAR = 0.2
-"""A picture is near to falling if no more than this share of its clean margin is left."""
+"""A picture is near to a success if no more than this share of its clean margin is left."""
 
 
+@public
 def ensemble(
     model: Classifier,
     pictures: Tensor,
@@ -58,147 +57,161 @@ def ensemble(
     queries: int = 1000,
     options: AttackOptions = AttackOptions(precision="auto"),
 ) -> AttackResult:
-    """The strongest that featviz does within a fixed ball: what stands here is worth reporting.
+    """The strongest attack that featviz has within a fixed ball.
 
-    steps: of the long walks of APGD. The first walk has a tenth, those with cross-entropy and DLR
-        have 4/10, the short targeted ones 15/100
-    targets: classes that the targeted walks go for
-    queries: of Square where a picture is near to falling, a tenth elsewhere; 0 leaves it out (it
-        knows no L1)
+    `AttackResult.by` says which attack fooled a picture.
 
-    Other arguments as for `pgd`. `AttackResult.by` says which attack brought a picture down. Raises
-    UserError for arguments out of range.
+    Args:
+        steps: Of the long attempts of APGD. The first has a tenth, those with cross-entropy and DLR
+            have 4/10, the short targeted ones 15/100.
+        targets: Classes that the targeted attempts go for.
+        queries: Of Square where a picture is near to a success, a tenth elsewhere; 0 leaves it out
+            (it does not exist in L1).
+
+    Other arguments as for `pgd`; there is no targeted form.
+
+    Raises:
+        UserError: An argument is out of range.
     """
     check_norm(norm)
     options.refuse("ensemble", "targeted", "restarts")
     if steps < 1 or targets < 0 or queries < 0:
         raise UserError("steps must be 1 or more, targets and queries 0 or more")
-    pictures = check_pictures(pictures)
-    count = len(pictures)
-    labels = check_labels(labels, count).to(pictures.device)
-    radii = check_eps(eps, norm, count)
-    batch_size = check_batch_size(options.batch_size, pictures.device)
-    progress = options.progress
-    options = replace(options, batch_size=batch_size, progress=None)
-    exact = replace(options, precision="float32")
-    found = fgsm(model, pictures, labels, eps=radii, norm=norm, rescale_logits=True, options=exact)
-    found = replace(found, attacks=STAGES)
+    run = _Ensemble(model, pictures, labels, eps, norm, options)
+    few, some, short = (max(1, share * steps // 100) for share in (10, 40, 15))
+    several = "dlr" if run.found.classes >= 3 else "margin"
+    run.apgd("apgd-ce short", few, "ce", from_best=True)
+    run.apgd("apgd-ce", some, "ce")
+    run.apgd("apgd-dlr" if several == "dlr" else "apgd-margin", some, several)
+    if run.found.classes >= 4 and targets:
+        aims = run.apgd_targeted(short, targets)
+        # In L1, where the step sizes follow the number of steps, one length does not do.
+        for length in (steps // 2, steps) if norm == "l1" else (steps,):
+            run.apgd_long(max(1, length), aims)
+    if norm in SQUARE_NORMS and queries:
+        run.square(queries)
+    run.report("ensemble", len(run.x))
+    return run.found
 
-    def report(text: str) -> None:
-        if progress is not None:
-            progress(int(found.success.sum()), count, text)
 
-    def ended() -> AttackResult:
-        if progress is not None:
-            progress(count, count, "attacked")
-        return found
+class _Ensemble:
+    """The pictures, what has been found so far, and the stages on the rest."""
 
-    def standing() -> Tensor:
-        return (~found.success & (radii > 0)).nonzero()[:, 0]
-
-    def some(rows: Tensor) -> tuple[Classifier, Tensor, Tensor]:
-        at = rows.to(pictures.device)
-        return model, pictures[at], labels[at]
-
-    def known(rows: Tensor, seed: int, precision: AutoPrecision, size: int) -> AttackOptions:
-        return replace(
-            options,
-            clean=found.clean[rows],
-            seed=options.seed + seed,
-            precision=precision,
-            batch_size=size,
-        )
-
-    def add(rows: Tensor, later: AttackResult, name: str) -> None:
-        nonlocal found
-        found = together(found, rows, later, name)
-
-    few, middle, short = max(1, steps // 10), max(1, 4 * steps // 10), max(1, 15 * steps // 100)
-    several = "dlr" if found.classes >= 3 else "margin"
-    search = options.precision
-    for k, (name, length, loss) in enumerate(
-        (
-            ("apgd-ce short", few, "ce"),
-            ("apgd-ce", middle, "ce"),
-            ("apgd-dlr" if several == "dlr" else "apgd-margin", middle, several),
-        )
+    def __init__(
+        self,
+        model: Classifier,
+        pictures: Tensor,
+        labels: Tensor,
+        eps: float | Tensor,
+        norm: str,
+        options: AttackOptions,
     ):
-        rows = standing()
+        self.model, self.norm, self.progress = model, norm, options.progress
+        self.x = check_pictures(pictures)
+        self.y = check_labels(labels, len(self.x)).to(self.x.device)
+        self.radii = check_eps(eps, norm, len(self.x))
+        self.batch_size = check_batch_size(options.batch_size, self.x.device)
+        self.options = replace(options, progress=None)
+        self.seed = options.seed
+        exact = replace(self.options, precision="float32")
+        first = fgsm(
+            model, self.x, self.y, eps=self.radii, norm=norm, rescale_logits=True, options=exact
+        )
+        self.found = replace(first, attacks=STAGES)
+
+    def report(self, text: str, done: int) -> None:
+        if self.progress is not None:
+            self.progress(done, len(self.x), text)
+
+    def rest(self, stage: str) -> Tensor:
+        """Rows that no attack has fooled."""
+        rows = (~self.found.success & (self.radii > 0)).nonzero()[:, 0]
+        if len(rows):
+            self.report(stage, len(self.x) - len(rows))
+        return rows
+
+    def given(self, rows: Tensor) -> tuple[Classifier, Tensor, Tensor]:
+        at = rows.to(self.x.device)
+        return self.model, self.x[at], self.y[at]
+
+    def known(self, rows: Tensor) -> AttackOptions:
+        """Options for some rows: their clean classes are known, random numbers are new ones."""
+        self.seed += 1
+        return replace(self.options, clean=self.found.clean[rows], seed=self.seed)
+
+    def apgd(self, stage: str, steps: int, loss: str, *, from_best: bool = False) -> None:
+        rows = self.rest(stage)
         if not len(rows):
-            return ended()
-        report(name)
+            return
         later = apgd(
-            *some(rows),
-            eps=radii[rows],
-            norm=norm,
-            steps=length,
+            *self.given(rows),
+            eps=self.radii[rows],
+            norm=self.norm,
+            steps=steps,
             loss=loss,
-            starts=None if k else found.adversarial[rows.to(pictures.device)],
+            starts=self.found.adversarial[rows.to(self.x.device)] if from_best else None,
             rescale_logits=True,
-            options=known(rows, k, search, max(1, batch_size // 2) if k else batch_size),
+            options=self.known(rows),
         )
-        add(rows, later, name)
-    half = max(1, batch_size // 2)
+        self.found = together(self.found, rows, later, stage)
 
-    rows = standing()
-    if len(rows) and found.classes >= 4 and targets > 0:
-        report("apgd-t short")
-        at = rows.to(pictures.device)
-        with frozen(model):
+    def apgd_targeted(self, steps: int, targets: int) -> Tensor:
+        """Short attempts towards the nearest classes; (N, T) these, the most successful first."""
+        rows = self.rest("apgd-t short")
+        aims = self.y.new_zeros(len(self.x), 1)
+        if not len(rows):
+            return aims
+        with frozen(self.model):
             near = linear_estimate(
-                model, pictures[at], labels[at], norm=norm, among=2 * targets, batch_size=half
+                *self.given(rows), norm=self.norm, among=2 * targets, batch_size=self.batch_size
             )
-        aims = near.classes[:, :targets]
+        nearest = near.classes[:, :targets]
         later, reached = towards_each(
-            *some(rows),
-            aims,
-            eps=radii[rows],
-            norm=norm,
-            steps=short,
-            options=known(rows, 3, search, half),
+            *self.given(rows),
+            nearest,
+            eps=self.radii[rows],
+            norm=self.norm,
+            steps=steps,
+            options=self.known(rows),
         )
-        found.forwards[rows] += 1
-        found.backwards[rows] += near.classes.shape[1]
-        add(rows, later, "apgd-t short")
-        keep = _near(found, rows) & ~later.success
-        if keep.any():
-            report("apgd-t")
-            order = reached[keep].argsort(dim=1, descending=True, stable=True)
-            best = aims[keep.to(aims.device)].gather(1, order.to(aims.device))
-            # In L1, where the step sizes follow the number of steps, one length does not do.
-            for again, length in enumerate((steps // 2, steps) if norm == "l1" else (steps,)):
-                left = keep & ~found.success[rows]
-                if left.any():
-                    nearest = best[left[keep].to(best.device)]
-                    later, _ = towards_each(
-                        *some(rows[left]),
-                        nearest,
-                        eps=radii[rows[left]],
-                        norm=norm,
-                        steps=max(1, length),
-                        options=known(rows[left], 4 + again, "float32", max(1, batch_size // 4)),
-                    )
-                    add(rows[left], later, "apgd-t")
+        self.found.forwards[rows] += 1
+        self.found.backwards[rows] += near.classes.shape[1]
+        self.found = together(self.found, rows, later, "apgd-t short")
+        order = reached.argsort(dim=1, descending=True, stable=True).to(nearest.device)
+        aims = aims.expand(-1, nearest.shape[1]).clone()
+        aims[rows.to(aims.device)] = nearest.gather(1, order)
+        return aims
 
-    rows = standing()
-    if len(rows) and norm in SQUARE_NORMS and queries:
-        report("square")
-        promising = _near(found, rows)
-        for part, length in ((promising, queries), (~promising, max(1, queries // 10))):
-            if part.any():
+    def apgd_long(self, steps: int, aims: Tensor) -> None:
+        rows = self.rest("apgd-t")
+        rows = rows[self._near(rows)]
+        if not len(rows):
+            return
+        later, _ = towards_each(
+            *self.given(rows),
+            aims[rows.to(aims.device)],
+            eps=self.radii[rows],
+            norm=self.norm,
+            steps=steps,
+            options=replace(self.known(rows), precision="float32"),
+        )
+        self.found = together(self.found, rows, later, "apgd-t")
+
+    def square(self, queries: int) -> None:
+        rows = self.rest("square")
+        near = self._near(rows)
+        for part, length in ((rows[near], queries), (rows[~near], max(1, queries // 10))):
+            if len(part):
                 later = square(
-                    *some(rows[part]),
-                    eps=radii[rows[part]],
-                    norm=norm,
+                    *self.given(part),
+                    eps=self.radii[part],
+                    norm=self.norm,
                     queries=length,
-                    options=known(rows[part], 3, search, half),
+                    options=self.known(part),
                 )
-                add(rows[part], later, "square")
-    return ended()
+                self.found = together(self.found, part, later, "square")
 
-
-def _near(found: AttackResult, rows: Tensor) -> Tensor:
-    """(k,) bool: whether what is left of the margin is a small share of the clean one."""
-    trace = found.trace[rows]
-    clean = trace.gather(1, (~trace.isnan()).long().argmax(1, keepdim=True))[:, 0]
-    return trace.nan_to_num(-torch.inf).amax(1) >= NEAR * clean
+    def _near(self, rows: Tensor) -> Tensor:
+        """(k,) bool: whether what is left of the margin is a small share of the clean one."""
+        trace = self.found.trace[rows]
+        return trace.nan_to_num(-torch.inf).amax(1) >= NEAR * trace[:, 0].nan_to_num(0.0)

@@ -1,13 +1,13 @@
 """Attacks of other people: any callable joins in, and is judged by the same rules as our own.
 
-The callable is told the model, the pictures, their labels and one eps a picture, and gives back
-pictures. What it says of them is not asked: they are checked against ball and box and shown to
-the model here.
+The callable gets the model, the pictures, their labels and one eps a picture, and returns pictures.
+These are checked against ball and box and evaluated here.
 """
 
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -16,103 +16,89 @@ from torch import Tensor, nn
 
 from featviz.attacks import projections
 from featviz.attacks.checks import check_batch_size, check_eps, check_labels, check_norm
-from featviz.attacks.loop import Classifier, Outcome, classify
-from featviz.attacks.options import AttackOptions
-from featviz.attacks.result import AttackResult, gather
-from featviz.errors import UserError
+from featviz.attacks.evaluation import classify
+from featviz.attacks.options import AttackOptions, Classifier
+from featviz.attacks.result import AttackResult
+from featviz.attacks.tracker import Tracker
+from featviz.errors import UserError, public
 from featviz.images import check_pictures
 from featviz.models.frozen import frozen
 
-Attack = Callable[[Classifier, Tensor, Tensor, Tensor], Tensor]
+ExternalAttack = Callable[[Classifier, Tensor, Tensor, Tensor], Tensor]
 """(model, pictures (N, 3, H, W), labels (N,), eps (N,)) to pictures (N, 3, H, W)"""
 
 # By how much of eps a float32 program may miss the ball; it is then put right.
 _ROUNDING = 1e-5
 
 
-def external_attack(attack: Attack, name: str | None = None) -> Callable[..., AttackResult]:
-    """The callable as an attack of featviz: a function like `pgd`, that gives an `AttackResult`.
+@public
+def external_attack(
+    attack: ExternalAttack,
+    model: Classifier,
+    pictures: Tensor,
+    labels: Tensor,
+    *,
+    eps: float | Tensor,
+    norm: str = "linf",
+    name: str | None = None,
+    options: AttackOptions = AttackOptions(),
+) -> AttackResult:
+    """Any callable as an attack of featviz.
 
-    name: what results call it; default: the callable's own name
+    The callable gets only pictures that are right when clean. A result that is farther away than
+    eps, outside [0, 1] or not finite is no success; what misses the ball by a rounding error is put
+    right first. Forward passes are counted where the model is a module, as the mean over the
+    pictures; backward passes are not known and left 0.
 
-    The function takes (model, pictures, labels, *, eps, norm="linf", options).
-    Pictures of right labels only are handed to the callable. One that comes back farther away
-    than eps, outside [0, 1] or not finite is no success, whatever the model says of it; what
-    misses the ball by a rounding error is put right first. Forward passes are counted where the
-    model is a module, as the mean over the pictures; backward passes are not known and left 0.
+    Args:
+        attack: (model, pictures, labels, eps (N,)) to pictures.
+        name: In the result; default: the callable's own name.
+        options: `clean`, `batch_size` and `progress` apply.
 
-        theirs = external_attack(my_attack)
-        found = theirs(model, pictures, labels, eps=8 / 255)
+    Other arguments as for `pgd`.
 
-    The function raises UserError for arguments out of range, and for a callable that gives back
-    something of another shape.
+    Raises:
+        UserError: An argument is out of range, or the callable returns something else.
+
+    Example:
+        found = featviz.external_attack(my_attack, model, pictures, labels, eps=8 / 255)
     """
+    started = time.perf_counter()
     called = str(name or getattr(attack, "__name__", type(attack).__name__))
-
-    def adapted(
-        model: Classifier,
-        pictures: Tensor,
-        labels: Tensor,
-        *,
-        eps: float | Tensor,
-        norm: str = "linf",
-        options: AttackOptions = AttackOptions(),
-    ) -> AttackResult:
-        check_norm(norm)
-        options.refuse(called, "targeted", "restarts", "eight_bit", "margin", "precision")
-        clean = options.clean
-        pictures = check_pictures(pictures)
-        count, device = len(pictures), pictures.device
-        radii = check_eps(eps, norm, count)
-        labels = check_labels(labels, count).to(device)
-        batch_size = check_batch_size(options.batch_size, device)
-        with frozen(model):
-            if clean is None:
-                logits, spent = classify(model, pictures, batch_size=batch_size), 1
-            else:
-                logits, spent = clean, 0
-            answers = logits.argmax(1) if logits.dim() == 2 else logits
-            tried = ((answers == labels).cpu() & (radii > 0)).nonzero()[:, 0]
-            at = tried.to(device)
-            passes = 0
-            moved = pictures[at]
-            if len(tried):
-                with _Counter(model) as counter:
-                    given = attack(model, moved.clone(), labels[at], radii[tried].to(device))
-                passes = round(counter.passes / len(tried))
-                moved, inside = _checked(given, pictures[at], radii[tried].to(device), norm, called)
-                outcome = classify(model, moved, batch_size=batch_size)
-                classes = outcome.shape[1]
-                predicted = outcome.argmax(1)
-                success = (predicted != labels[at]) & inside
-            outcomes: dict[int, Outcome] = {}
-            for i in range(count):
-                outcomes[i] = _outcome(
-                    pictures[i], int(answers[i]), bool(answers[i] != labels[i]), spent
-                )
-            for k, i in enumerate(tried.tolist()):
-                outcomes[i] = _outcome(
-                    moved[k],
-                    int(answers[i]),
-                    False,
-                    spent + passes + 1,
-                    fell=bool(success[k]),
-                    predicted=int(predicted[k]),
-                )
-            return gather(
-                model,
-                pictures,
-                labels,
-                outcomes,
-                attack=called,
-                norm=norm,
-                targeted=False,
-                batch_size=batch_size,
-                classes=classes if len(tried) else 0,
-                looks=1,
-            )
-
-    return adapted
+    options.refuse(called, "targeted", "restarts", "eight_bit", "margin", "precision")
+    check_norm(norm)
+    pictures = check_pictures(pictures)
+    count, device = len(pictures), pictures.device
+    radii = check_eps(eps, norm, count)
+    labels = check_labels(labels, count).to(device)
+    batch_size = check_batch_size(options.batch_size, device)
+    with frozen(model):
+        tracker = Tracker(pictures, labels, targeted=False, attempts=1)
+        if options.clean is None:
+            tracker.know_clean(classify(model, pictures, batch_size=batch_size))
+            tracker.forwards += 1
+        else:
+            tracker.know_clean(options.clean)
+        rows = (~tracker.success & (radii > 0).to(device)).nonzero()[:, 0]
+        if len(rows):
+            limits = radii.to(device)[rows]
+            with _Counter(model) as counter:
+                given = attack(model, pictures[rows], labels[rows], limits)
+            moved, inside = _checked(given, pictures[rows], limits, norm, called)
+            logits = classify(model, moved, batch_size=batch_size)
+            tracker.forwards[rows] += round(counter.passes / len(rows)) + 1
+            tracker.accept(rows, moved, logits)
+            won = rows[(logits.argmax(1) != labels[rows]) & inside]
+            tracker.success[won], tracker.first_step[won] = True, 0
+        return tracker.result(
+            model,
+            name=called,
+            norm=norm,
+            eps=radii,
+            batch_size=batch_size,
+            options=options,
+            started=started,
+        )
 
 
 def _checked(
@@ -129,7 +115,7 @@ def _checked(
     finite = moved.isfinite().flatten(1).all(1)
     moved = torch.where(projections.column(finite), moved, pictures)
     boxed = moved.clamp(0, 1)
-    near = projections.linf_distance(moved, boxed) <= _ROUNDING
+    near = projections.distance(moved, boxed, "linf") <= _ROUNDING
     # A value near 1 is known to 2^-24 in float32: that much of each may come from rounding alone.
     n = pictures[0].numel()
     rounding = 2.0**-23 * {"linf": 1.0, "l2": math.sqrt(n), "l1": float(n)}[norm]
@@ -137,33 +123,6 @@ def _checked(
     inside = finite & near & close
     right = projections.project(pictures, boxed, eps, norm)
     return torch.where(projections.column(inside), right, moved), inside
-
-
-def _outcome(
-    picture: Tensor,
-    clean: int,
-    already: bool,
-    forwards: int,
-    *,
-    fell: bool = False,
-    predicted: int | None = None,
-) -> Outcome:
-    return Outcome(
-        picture=picture.clone(),
-        success=already or fell,
-        already=already,
-        clean=clean,
-        predicted=clean if predicted is None else predicted,
-        margin=0.0,
-        steps=0,
-        first_step=0 if already or fell else -1,
-        made=0,
-        looks=0,
-        forwards=forwards,
-        backwards=0,
-        zero_gradients=0,
-        trace=torch.empty(0, dtype=torch.float64),
-    )
 
 
 class _Counter:

@@ -1,22 +1,24 @@
-"""Pieces of figures that attacks and what builds on them share: a change made visible, bars."""
+"""The figures of attacks: a change made visible, rows of pictures, bars of probabilities."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from featviz import plotting
+from featviz.statistics import Share
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 
 def shown_perturbation(change: Tensor) -> tuple[Tensor, float]:
-    """A change (3, H, W) round mid-grey, and the factor it was multiplied with to be seen.
+    """A change (3, H, W) round mid-gray, and the factor it was multiplied with to be seen.
 
     The factor is a round number that brings the 99.5th percentile near full contrast; 0 means
     that nothing changed. What exceeds the range is clipped.
@@ -70,3 +72,159 @@ def draw_bars(ax: Axes, before: Tensor, after: Tensor, classes: Sequence[str], k
 def short(name: str, most: int = 20) -> str:
     """A class name that fits beside a bar."""
     return name if len(name) <= most else name[: most - 1] + "…"
+
+
+class Row(NamedTuple):
+    """One picture before and after an attack."""
+
+    original: Tensor
+    """(3, H, W)"""
+    adversarial: Tensor
+    titles: tuple[str, str]
+    """of the two pictures"""
+    size: str
+    """of the change, in words"""
+    probabilities: tuple[Tensor, Tensor]
+    """(classes,) before and after"""
+
+
+def attack_rows(rows: Sequence[Row], classes: Sequence[str]) -> Figure:
+    """Original, change, adversarial picture and probabilities of some pictures."""
+    height = 2.75 if len(rows) == 1 else 2.55 * len(rows)
+    figure = plotting.new_figure(9.6, height)
+    parts: Any = figure.subfigures(len(rows), 1, squeeze=False)
+    for part, row in zip(parts[:, 0], rows, strict=True):
+        _draw_row(part, row, classes)
+    return figure
+
+
+def _draw_row(figure: Any, row: Row, classes: Sequence[str]) -> None:
+    axes = figure.subplots(1, 4, width_ratios=(1, 1, 1, 1.25))
+    change, factor = shown_perturbation(row.adversarial - row.original)
+    middle = f"change × {factor:,.0f}" if factor else "no change"
+    titles = (row.titles[0], middle, row.titles[1])
+    pictures = (row.original, change, row.adversarial)
+    for ax, picture, title in zip(axes, pictures, titles, strict=False):
+        plotting.show_image(ax, picture, title, pixelated=picture.shape[-1] <= 128)
+    style: dict[str, Any] = {"fontsize": 13, "ha": "center", "va": "center"}
+    for ax, sign in zip(axes, "+=", strict=False):
+        ax.text(1.06, 0.5, sign, transform=ax.transAxes, color=plotting.INK, **style)
+    axes[1].set_xlabel(row.size, fontsize=7, color=plotting.INK, labelpad=3)
+    draw_bars(axes[3], *row.probabilities, classes)
+
+
+def draw_rates(ax: Axes, rates: Mapping[str, Share], xlabel: str) -> None:
+    """Shares as bars with their intervals, one below the other."""
+    colors = (plotting.GREEN, plotting.SKY, plotting.ORANGE, plotting.RED)
+    for y, (s, color) in enumerate(zip(rates.values(), colors, strict=False)):
+        value = 100 * (s.value or 0)
+        ax.barh(y, value, color=color, height=0.62)
+        ax.plot([100 * s.low, 100 * s.high], [y, y], color=plotting.INK, linewidth=1.3)
+        ax.text(100 * s.high + 2, y, f"{value:.0f}", va="center", fontsize=8, color=plotting.INK)
+    ax.set_yticks(range(len(rates)), list(rates))
+    ax.invert_yaxis()
+    plotting.lines(ax, xlabel=xlabel, ylabel="")
+    ax.set_xlim(0, 108)
+
+
+def before_and_after(
+    change: Tensor,
+    before: Tensor,
+    after: Tensor,
+    clean: Tensor,
+    predicted: Tensor,
+    classes: Sequence[str],
+    size: str,
+) -> Figure:
+    """The change, and pictures without it (above) and with it (below), with their classes."""
+    count, cell = len(before), 1.28
+    page = plotting.Page(2 * cell + 0.35 + cell * count + 0.05, 2 * cell + 0.62)
+    shown, factor = shown_perturbation(change)
+    pixelated = change.shape[-1] <= 128
+    ax = page.axes(0.05, 0.3, 2 * cell + 0.1, 2 * cell + 0.1)
+    plotting.show_image(ax, shown, pixelated=pixelated)
+    page.text(cell + 0.1, 0.15, f"{size}, shown × {factor:,.0f}", fontsize=8, ha="center")
+    for c in range(count):
+        left = 2 * cell + 0.3 + cell * c
+        for r, (pictures, row) in enumerate(((before, clean), (after, predicted))):
+            top = 0.3 + r * (cell + 0.28)
+            ax = page.axes(left, top, cell - 0.06, cell - 0.06)
+            plotting.show_image(ax, pictures[c], pixelated=pixelated)
+            changed = r == 1 and int(row[c]) != int(clean[c])
+            plotting.frame(ax, plotting.ORANGE if changed else "#bbbbbb", 1.6 if changed else 0.6)
+            color = plotting.RED if changed else plotting.INK
+            words, middle = short(classes[int(row[c])], 17), left + (cell - 0.06) / 2
+            page.text(middle, top - 0.12, words, fontsize=7.5, ha="center", color=color)
+    return page.figure
+
+
+def universal_rates(
+    rates: Mapping[str, Share],
+    word: str,
+    commonest: Sequence[tuple[str, float, float]],
+    trace: Tensor,
+) -> Figure:
+    """Rates, the commonest classes (name, share with the change, without it), the training."""
+    figure = plotting.new_figure(9.6, 2.9)
+    left, middle, right = figure.subplots(1, 3, width_ratios=(1, 1.15, 0.9))
+    draw_rates(left, rates, word)
+    for y, (_, after, before) in enumerate(commonest):
+        middle.barh(y, 100 * after, color=plotting.SKY, height=0.62)
+        middle.plot(100 * before, y, "o", color=plotting.INK, markersize=4)
+    middle.set_yticks(range(len(commonest)), [short(name) for name, _, _ in commonest])
+    middle.invert_yaxis()
+    plotting.lines(middle, xlabel="predictions with it (%)", ylabel="")
+    right.plot(range(1, len(trace) + 1), trace, color=plotting.BLUE, linewidth=1)
+    plotting.lines(right, xlabel="step of training", ylabel=word)
+    right.set_ylim(0, 102)
+    return figure
+
+
+def patch_row(
+    patch: Tensor,
+    pictures: Tensor,
+    before: Sequence[str],
+    predicted: Sequence[str],
+    won: Sequence[bool],
+) -> Figure:
+    """The patch and pictures (N, 3, S, S) with it, their classes with it and without."""
+    cell = 1.3
+    page = plotting.Page(cell * (len(pictures) + 1) + 0.25, cell + 0.5)
+    small = pictures.shape[-1] <= 128
+    ax = page.axes(0.05, 0.28, cell - 0.05, cell - 0.05)
+    plotting.show_image(ax, patch, pixelated=small)
+    page.text(cell / 2, 0.14, "the patch", fontsize=8, ha="center")
+    for c, picture in enumerate(pictures):
+        left = cell * (c + 1) + 0.2
+        ax = page.axes(left, 0.28, cell - 0.05, cell - 0.05)
+        plotting.show_image(ax, picture, pixelated=small)
+        plotting.frame(ax, plotting.ORANGE if won[c] else "#bbbbbb", 1.6 if won[c] else 0.6)
+        color, middle = plotting.RED if won[c] else plotting.INK, left + cell / 2 - 0.02
+        page.text(middle, 0.14, short(predicted[c], 17), fontsize=8, ha="center", color=color)
+        below = {"fontsize": 7.5, "ha": "center", "color": "#777777"}
+        page.text(middle, cell + 0.36, short(before[c], 17), **below)
+    return page.figure
+
+
+def rates_by_size(
+    sizes: Sequence[float],
+    curves: Mapping[str, Sequence[Share]],
+    trained: tuple[float, float],
+    word: str,
+) -> Figure:
+    """Success against a patch's size, with 95% bands; gray: the sizes in training."""
+    figure = plotting.new_figure(4.6, 3.0)
+    ax: Axes = figure.subplots()
+    x = [100 * size for size in sizes]
+    ax.axvspan(100 * trained[0], 100 * trained[1], color="#eeeeee", linewidth=0)
+    styles = zip(curves.items(), (plotting.ORANGE, plotting.GREEN), "os", strict=True)
+    for (name, shares), color, marker in styles:
+        low, high = [100 * s.low for s in shares], [100 * s.high for s in shares]
+        ax.fill_between(x, low, high, color=color, alpha=0.18, linewidth=0)
+        values = [100 * (s.value or 0) for s in shares]
+        line: dict[str, Any] = {"markersize": 4, "linewidth": 1.6}
+        ax.plot(x, values, color=color, marker=marker, label=name, **line)
+    plotting.lines(ax, xlabel="size (% of the picture's side)", ylabel=word)
+    ax.set_ylim(0, 102)
+    ax.legend(fontsize=8, frameon=False)
+    return figure

@@ -20,20 +20,19 @@ import math
 import torch
 from torch import Tensor
 
-from featviz.attacks import projections
+from featviz.attacks import losses, projections
 from featviz.attacks.checks import check_norm
-from featviz.attacks.half_spaces import reach
-from featviz.attacks.loop import Classifier, Look, Seats, Walk
-from featviz.attacks.losses import cross_entropy, margin
-from featviz.attacks.minimal import NORMS, search_from_clean
-from featviz.attacks.options import AttackOptions
-from featviz.attacks.pgd import unit_l2
+from featviz.attacks.evaluation import Attack, Batch, Evaluation
+from featviz.attacks.loop import run_attack
+from featviz.attacks.minimal import NORMS
+from featviz.attacks.options import AttackOptions, Classifier
 from featviz.attacks.result import AttackResult
-from featviz.errors import UserError
+from featviz.errors import UserError, public
 
 _FIRST_STEP = {"l0": 1.0, "l1": 1.0, "l2": 1.0, "linf": 10.0}
 
 
+@public
 def fmn(
     model: Classifier,
     pictures: Tensor,
@@ -47,27 +46,25 @@ def fmn(
 ) -> AttackResult:
     """The smallest changes by FMN, in L0, L1, L2 or L-infinity.
 
-    steps: gradient steps; one more pass looks at where the last one led
-    first_step: L2 length of the first step, the last has a hundredth (default 1, in L-infinity 10,
-        where a change as small as 1/255 of every component is long in L2)
-    shrink: how much the radius changes at first, as a share of it; 0.001 at the end
+    Args:
+        steps: Gradient steps; one more pass evaluates the last one.
+        first_step: L2 length of the first step, the last has a hundredth. Default 1, in L-infinity
+            10, where a change as small as 1/255 of every component is long in L2.
+        shrink: How much the radius changes at first, as a share of it; 0.001 at the end.
 
-    Other arguments and what comes back as for `minimal`. Raises UserError for arguments out of
-    range.
+    Other arguments and the result as for `minimal`.
+
+    Raises:
+        UserError: An argument is out of range.
     """
     check_norm(norm, NORMS)
+    options.refuse("fmn", "restarts")
     length = _FIRST_STEP[norm] if first_step is None else first_step
-    walk = _ShrinkingBall(norm, steps, length, shrink, targeted=options.targeted)
-    return search_from_clean(
-        model,
-        walk,
-        pictures,
-        labels,
-        attack="fmn",
-        options=options,
-    )
+    attack = AdaptiveBall(norm, steps, length, shrink)
+    return run_attack(model, attack, pictures, labels, name="fmn", eps=None, options=options)
 
 
+@public
 def ddn(
     model: Classifier,
     pictures: Tensor,
@@ -80,126 +77,115 @@ def ddn(
 ) -> AttackResult:
     """The smallest changes in L2 by DDN.
 
-    shrink: how much the radius changes at every step, as a share of it
-    levels: 256 looks only at what 8 bits can hold, so that what is found can be saved; the
-        distance is larger for it
+    Args:
+        steps: Gradient steps; one more pass evaluates the last one.
+        shrink: How much the radius changes at every step, as a share of it.
+        levels: 256 evaluates only pictures that 8 bits can hold, so that the result can be saved;
+            the distance is larger for it.
 
-    Other arguments and what comes back as for `minimal`. Raises UserError for arguments out of
-    range.
+    Other arguments and the result as for `minimal`.
+
+    Raises:
+        UserError: An argument is out of range.
     """
+    options.refuse("ddn", "restarts")
     if levels is not None and levels < 2:
         raise UserError(f"levels is {levels}; a picture has 2 or more (256 in 8 bits)")
-    walk = _Decoupled(steps, shrink, levels, targeted=options.targeted)
-    return search_from_clean(
-        model,
-        walk,
-        pictures,
-        labels,
-        attack="ddn",
-        options=options,
-    )
+    attack = DirectionAndNorm(steps, shrink, levels)
+    return run_attack(model, attack, pictures, labels, name="ddn", eps=None, options=options)
 
 
-class _Radius(Walk):
-    """What the two have in common: the radius and what has been found."""
+class _AdaptiveRadius(Attack):
+    """What the two have in common: a radius, and the smallest success."""
 
-    starts_at_picture = True
     leaves_at_hit = False
 
-    def __init__(self, norm: str, steps: int, shrink: float, *, targeted: bool):
+    def __init__(self, norm: str, steps: int, shrink: float):
         if steps < 1 or not 0 < shrink < 1:
             raise UserError("steps must be 1 or more, and shrink between 0 and 1")
-        self.norm, self.steps, self.looks = norm, steps, steps + 1
-        self.shrink, self.targeted = shrink, targeted
+        self.norm, self.steps, self.passes, self.shrink = norm, steps, steps + 1, shrink
 
-    def prepare(self, seats: Seats) -> None:
-        self.x = torch.zeros_like(seats.pictures)
-        self.radius = torch.ones_like(seats.eps)
-        self.best = torch.full_like(seats.eps, torch.inf)
+    def start(self, batch: Batch) -> None:
+        self.x = batch.pictures
+        self.radius = torch.ones_like(batch.eps)
+        self.best = torch.full_like(batch.eps, torch.inf)
 
-    def seat(self, rows: Tensor, seats: Seats) -> None:
-        self.x[rows] = seats.pictures[rows]
-        self.radius[rows], self.best[rows] = 1.0, torch.inf
+    def cosine(self, step: int, first: float, last: float) -> float:
+        """From `first` down to `last` over all steps."""
+        return last + (first - last) * (1 + math.cos(math.pi * step / self.steps)) / 2
 
-    def propose(self, seats: Seats) -> Tensor:
-        return self.x
-
-    def _cosine(self, seats: Seats, first: float, last: float) -> Tensor:
-        """(slots,) from `first` down to `last` over the steps of each walk."""
-        turn = torch.cos(math.pi * seats.step.double() / self.steps)
-        return last + (first - last) * (1 + turn) / 2
-
-    def _distance(self, look: Look, seats: Seats) -> Tensor:
-        change = look.pictures.detach() - seats.pictures
-        size = reach(self.norm, change.flatten(1))
-        self.best = torch.where(look.hit, torch.minimum(self.best, size), self.best)
-        return size
+    def widest(self, batch: Batch) -> Tensor:
+        """(n,) the radius at which the ball holds the whole box."""
+        return projections.vector_norm(torch.maximum(batch.pictures, 1 - batch.pictures), self.norm)
 
 
-class _ShrinkingBall(_Radius):
-    """FMN's walk."""
+class AdaptiveBall(_AdaptiveRadius):
+    """The steps of FMN."""
 
-    def __init__(self, norm: str, steps: int, length: float, shrink: float, *, targeted: bool):
-        super().__init__(norm, steps, shrink, targeted=targeted)
+    def __init__(self, norm: str, steps: int, length: float, shrink: float):
+        super().__init__(norm, steps, shrink)
         if not 0 < length < float("inf"):
             raise UserError(f"first_step is {length:g}; it must be above 0")
         self.length = length
 
-    def advance(self, look: Look, seats: Seats) -> None:
-        size = self._distance(look, seats)
-        ahead, weights = margin(look.logits, seats.labels, targeted=self.targeted)
-        gradient = look.gradient(weights)
-        share = self._cosine(seats, self.shrink, 0.001)
-        radius = self.radius
+    def loss(self, seen: Evaluation, batch: Batch, rows: slice) -> tuple[Tensor, Tensor]:
+        return losses.margin(seen.logits, batch.labels, targeted=batch.targeted)
+
+    def step(self, seen: Evaluation, batch: Batch, step: int) -> None:
+        size = projections.distance(seen.pictures, batch.pictures, self.norm)
+        self.best = torch.where(seen.hit, torch.minimum(self.best, size), self.best)
+        share, radius = self.cosine(step, self.shrink, 0.001), self.radius
         if self.norm == "l0":
             smaller = torch.minimum(radius - 1, (radius * (1 - share)).floor())
             larger = torch.maximum(radius + 1, (radius * (1 + share)).floor())
         else:
             smaller, larger = radius * (1 - share), radius * (1 + share)
-            to_go = size - ahead / projections.dual_size(gradient, self.norm).clamp(min=1e-300)
+            dual = projections.dual_size(seen.gradient, self.norm).clamp(min=1e-300)
             # The boundary itself is not across: without a little more a linear model is never left.
-            larger = torch.where(self.best.isfinite(), larger, to_go * (1 + share))
-        radius = torch.where(look.hit, torch.minimum(smaller, self.best), larger)
-        room = torch.maximum(seats.pictures, 1 - seats.pictures).flatten(1)
-        self.radius = radius.clamp(min=0).minimum(reach(self.norm, room))
-        step = projections.column(self._cosine(seats, self.length, self.length / 100))
-        moved = self.x + (step * unit_l2(gradient)).to(self.x.dtype)
+            beyond = (size - seen.value / dual) * (1 + share)
+            larger = torch.where(self.best.isfinite(), larger, beyond)
+        radius = torch.where(seen.hit, torch.minimum(smaller, self.best), larger)
+        self.radius = radius.clamp(min=0).minimum(self.widest(batch))
+        length = self.cosine(step, self.length, self.length / 100)
+        moved = self.x + length * projections.unit_l2(seen.gradient)
         if self.norm == "l0":
-            self.x = _largest(seats.pictures, moved.clamp(0, 1), self.radius)
+            self.x = _largest(batch.pictures, moved.clamp(0, 1), self.radius)
         else:
-            self.x = projections.project(seats.pictures, moved, self.radius, self.norm)
+            self.x = projections.project(batch.pictures, moved, self.radius, self.norm)
 
 
 def _largest(pictures: Tensor, moved: Tensor, count: Tensor) -> Tensor:
-    """`moved` in the `count` (N,) components that it changes most, `pictures` in the others."""
+    """`moved` in the `count` (n,) components that it changes most, `pictures` in the others."""
     size = (moved - pictures).flatten(1).abs()
     place = size.argsort(dim=1, descending=True, stable=True).argsort(dim=1, stable=True)
     return torch.where((place < count[:, None]).view_as(moved), moved, pictures)
 
 
-class _Decoupled(_Radius):
-    """DDN's walk."""
+class DirectionAndNorm(_AdaptiveRadius):
+    """The steps of DDN."""
 
-    def __init__(self, steps: int, shrink: float, levels: int | None, *, targeted: bool):
-        super().__init__("l2", steps, shrink, targeted=targeted)
+    def __init__(self, steps: int, shrink: float, levels: int | None):
+        super().__init__("l2", steps, shrink)
         self.levels = levels
 
-    def advance(self, look: Look, seats: Seats) -> None:
-        self._distance(look, seats)
-        ascent, weights = cross_entropy(look.logits, seats.labels, targeted=self.targeted)
-        del ascent  # the radius follows successes, not the loss
-        gradient = look.gradient(weights)
-        # Cross-entropy's gradient is that of a margin over a mixture of the others: to first
-        # order the boundary lies at that margin over its length.
-        expected = -look.margin / projections.dual_size(gradient, "l2").clamp(min=1e-300)
-        factor = torch.where(look.hit, 1 - self.shrink, 1 + self.shrink)
-        radius = torch.where(seats.step == 0, expected, self.radius * factor)
-        widest = reach("l2", torch.maximum(seats.pictures, 1 - seats.pictures).flatten(1))
-        self.radius = radius.minimum(widest)
-        step = projections.column(self._cosine(seats, 1.0, 0.01) * self.radius)
-        change = (self.x - seats.pictures) + (step * unit_l2(gradient)).to(self.x.dtype)
-        change = projections.column(self.radius) * unit_l2(change)
-        moved = (seats.pictures + change.to(self.x.dtype)).clamp(0, 1)
+    def loss(self, seen: Evaluation, batch: Batch, rows: slice) -> tuple[Tensor, Tensor]:
+        return losses.cross_entropy(seen.logits, batch.labels, targeted=batch.targeted)
+
+    def step(self, seen: Evaluation, batch: Batch, step: int) -> None:
+        self.radius = self.radius * torch.where(seen.hit, 1 - self.shrink, 1 + self.shrink)
+        if step == 0:
+            # Cross-entropy's gradient is that of a margin over a mixture of the others: to first
+            # order the boundary lies at that margin over its length.
+            self.radius = -seen.margin / projections.dual_size(seen.gradient, "l2").clamp(
+                min=1e-300
+            )
+        self.radius = self.radius.minimum(self.widest(batch))
+        radius = projections.column(self.radius)
+        length = self.cosine(step, 1.0, 0.01) * radius
+        direction = projections.unit_l2(seen.gradient)
+        change = (self.x - batch.pictures) + (length * direction).to(self.x.dtype)
+        change = (radius * projections.unit_l2(change)).to(self.x.dtype)
+        moved = (batch.pictures + change).clamp(0, 1)
         if self.levels is not None:
             moved = (moved * (self.levels - 1)).round() / (self.levels - 1)
         self.x = moved

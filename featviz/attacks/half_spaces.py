@@ -1,6 +1,6 @@
-"""The nearest point of a half-space within the box: what one linearisation says of the boundary.
+"""The nearest point of a half-space within the box: the solution of one linearization.
 
-At a point of the walk the margin f of the true class is linear to first order, with gradient g. To
+At a point of a search the margin f of the true class is linear to first order, with gradient g. To
 bring it down to the boundary the change d has to meet g.d <= c. `nearest` gives the smallest such
 change within low <= d <= high, exactly, in L2, L-infinity and L1; `fewest` the one with fewest
 components. All rows are solved side by side; each is a knapsack whose answer depends on one number:
@@ -10,7 +10,7 @@ components. All rows are solved side by side; each is a knapsack whose answer de
     L1    largest |g| first, each as far as it may go, the last one in part
     L0    largest |g_i| * room_i first, each as far as it may go
 
-A walk does not trust its linearisation everywhere. In L-infinity and L1 it keeps every component
+A linearization is trusted only near its point. In L-infinity and L1 it keeps every component
 within `trust` of where it is (sequential linear programming); in L2 it solves for the direction
 v = d - step * g in place of -g, which is the same problem with a quadratic price for moving.
 
@@ -22,6 +22,8 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+
+from featviz.attacks import projections
 
 _ROUNDS = 14
 _LADDER = 33  # factors from 1 to 256
@@ -41,7 +43,7 @@ def nearest(
     """The smallest change d with gradient.d <= bound and low <= d <= high.
 
     gradient, low, high: (N, n) with low <= 0 <= high; bound: (N,)
-    change, trust: (N, n) the present change and (N,) how far to trust the linearisation round it:
+    change, trust: (N, n) the present change and (N,) how far to trust the linearization round it:
         in L-infinity and L1 the largest move of a component; in L2 the length of the step along
         the gradient that is made first, in units of the change's own. Without them everywhere.
     Where the bound is out of reach: the change that comes nearest to it.
@@ -54,10 +56,6 @@ def nearest(
     if norm == "linf":
         return _nearest_linf(gradient, bound, low, high)
     return _nearest_l1(gradient, bound, low, high)
-
-
-def _clip(values: Tensor, low: Tensor, high: Tensor) -> Tensor:
-    return torch.minimum(torch.maximum(values, low), high)
 
 
 def _dot(one: Tensor, other: Tensor) -> Tensor:
@@ -80,13 +78,13 @@ def _nearest_l2(
     for _ in range(_ROUNDS):
         moved = t[:, None].to(g.dtype) * direction
         free = (moved > low) & (moved < high) | (t == 0)[:, None]
-        held = _dot(torch.where(free, 0, _clip(moved, low, high)), unit)
+        held = _dot(torch.where(free, 0, torch.clamp(moved, low, high)), unit)
         slope = _dot(torch.where(free, direction, 0), unit)
         before = t
         t = torch.where(slope < -1e-12, (c - held) / slope.clamp(max=-1e-12), t).clamp(0, 1e12)
         if torch.equal(t, before):
             break
-    return _clip(t[:, None].to(g.dtype) * direction, low, high)
+    return torch.clamp(t[:, None].to(g.dtype) * direction, low, high)
 
 
 def _nearest_linf(g: Tensor, bound: Tensor, low: Tensor, high: Tensor) -> Tensor:
@@ -94,24 +92,24 @@ def _nearest_linf(g: Tensor, bound: Tensor, low: Tensor, high: Tensor) -> Tensor
     room = torch.where(g > 0, -low, high)  # how far each component may go its way
     # The size cannot be below that of the component nearest to 0 among its bounds. From there on
     # g.d is convex in it and falls, so that Newton's steps never pass the answer.
-    size = _clip(torch.zeros_like(g), low, high).abs().amax(1).double()
+    size = torch.clamp(torch.zeros_like(g), low, high).abs().amax(1).double()
     most = torch.maximum(high, -low).amax(1).double()
     steep = g.abs()
     open_ = torch.ones_like(size, dtype=torch.bool)
     for _ in range(_NEWTON):
         reached = size[:, None].to(g.dtype)
-        over = _dot(_clip(reached * way, low, high), g) - bound
+        over = _dot(torch.clamp(reached * way, low, high), g) - bound
         slope = torch.where(reached < room, steep, 0).sum(1, dtype=torch.float64)
         after = torch.where(slope > 0, size + over / slope.clamp(min=1e-300), most).clamp(max=most)
         open_ = open_ & (over > 0) & (after > size * (1 + 1e-7))
         size = torch.where(open_, after, size)
         if not bool(open_.any()):
             break
-    return _clip(size[:, None].to(g.dtype) * way, low, high)
+    return torch.clamp(size[:, None].to(g.dtype) * way, low, high)
 
 
 def _nearest_l1(g: Tensor, bound: Tensor, low: Tensor, high: Tensor) -> Tensor:
-    near = _clip(torch.zeros_like(g), low, high)  # as near to no change as trust allows
+    near = torch.clamp(torch.zeros_like(g), low, high)  # as near to no change as trust allows
     far = torch.where(g > 0, low, high)
     gain, price = g * (near - far), far.abs() - near.abs()
     # A component on the wrong side of 0 gains by coming back: it costs less than nothing.
@@ -161,27 +159,10 @@ def beyond_rounding(change: Tensor, gradient: Tensor, bound: Tensor, clean: Tens
     met = torch.zeros_like(bound, dtype=torch.bool)
     for rung in range(_LADDER):
         factor = 2.0 ** (rung / 4)
-        kept = in_levels(clean + factor * change) - clean
+        kept = projections.in_levels(clean + factor * change) - clean
         now = _dot(kept, gradient) <= bound
         best = torch.where(now & ~met, factor, best)
         met = met | now
         if bool(met.all()):
             break
     return change * best[:, None].to(change.dtype)
-
-
-def in_levels(pictures: Tensor) -> Tensor:
-    """Pictures as 8 bits hold them."""
-    return (pictures.clamp(0, 1) * 255).round() / 255
-
-
-def reach(norm: str, change: Tensor) -> Tensor:
-    """(N,) float64: the size of a change (N, n) in a norm: "l0", "l1", "l2" or "linf"."""
-    d = change.double()
-    if norm == "l0":
-        return (d != 0).sum(1).double()
-    if norm == "l1":
-        return d.abs().sum(1)
-    if norm == "l2":
-        return d.square().sum(1).sqrt()
-    return d.abs().amax(1)

@@ -13,8 +13,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from featviz.attacks import projections
-from featviz.attacks.loop import Classifier, differentiable
+from featviz.attacks import losses, projections
+from featviz.attacks.evaluation import with_graph
+from featviz.attacks.options import Classifier
 
 
 class Estimate(NamedTuple):
@@ -42,27 +43,22 @@ def linear_estimate(
 
     pictures: (N, 3, H, W); labels: (N,). To be called within `frozen(model)`.
     """
-    classes, distances, answers = [], [], []
-    for start in range(0, len(pictures), batch_size):
-        count = len(pictures[start : start + batch_size])
-        leaf, raw = differentiable(model, pictures[start : start + batch_size], batch_size)
+    classes, distances, logits = [], [], []
+    for part, own in zip(pictures.split(batch_size), labels.split(batch_size), strict=True):
+        leaf, raw = with_graph(model, part)
         z = raw.detach().double()
-        own = labels.new_zeros(batch_size)
-        own[:count] = labels[start : start + batch_size]
         others = z.scatter(1, own[:, None], -torch.inf)
         best, candidates = others.topk(min(among, z.shape[1] - 1), 1)
-        gaps = z.gather(1, own[:, None]) - best
         sizes = []
-        for k in range(candidates.shape[1]):
-            weights = torch.zeros_like(raw).scatter_(1, candidates[:, k : k + 1], -1.0)
-            weights.scatter_(1, own[:, None], 1.0)
-            last = k + 1 == candidates.shape[1]
-            (gradient,) = torch.autograd.grad(raw, leaf, weights, retain_graph=not last)
+        for k, aims in enumerate(candidates.T):
+            _, weights = losses.towards(z, own, aims)
+            more = k + 1 < candidates.shape[1]
+            (gradient,) = torch.autograd.grad(raw, leaf, weights.to(raw.dtype), retain_graph=more)
             sizes.append(projections.dual_size(gradient, norm))
-        found = gaps / torch.stack(sizes, 1)
+        found = (z.gather(1, own[:, None]) - best) / torch.stack(sizes, 1)
         found = torch.where(found.isnan(), torch.inf, found)
         order = found.argsort(dim=1, stable=True)
-        classes.append(candidates.gather(1, order)[:count])
-        distances.append(found.gather(1, order)[:count])
-        answers.append(raw.detach()[:count])
-    return Estimate(torch.cat(classes), torch.cat(distances), torch.cat(answers))
+        classes.append(candidates.gather(1, order))
+        distances.append(found.gather(1, order))
+        logits.append(raw.detach())
+    return Estimate(torch.cat(classes), torch.cat(distances), torch.cat(logits))

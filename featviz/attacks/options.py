@@ -8,8 +8,8 @@ from dataclasses import dataclass, fields
 from torch import Tensor
 
 from featviz.errors import UserError
+from featviz.models import precision as lower_precision
 from featviz.models.frozen import frozen
-from featviz.models.precision import gains_by_bfloat16
 from featviz.types import AutoPrecision, Precision, Progress
 
 Classifier = Callable[[Tensor], Tensor]
@@ -54,15 +54,17 @@ class AttackOptions:
                 raise UserError(f"{attack} has no option {field.name}; leave it at {field.default}")
 
 
-def choose_precision(model: Classifier, pictures: Tensor, precision: str) -> Precision:
+def choose_precision(
+    model: Classifier, pictures: Tensor, precision: AutoPrecision | str
+) -> Precision:
     """float32 or bfloat16; "auto" is bfloat16 where that is faster.
 
     Raises:
         UserError: The precision is none of the three.
     """
-    if precision not in {"auto", "float32", "bfloat16"}:
-        raise UserError(f"unknown precision {precision!r}; take auto, float32 or bfloat16")
-    if precision != "auto":
-        return "float32" if precision == "float32" else "bfloat16"
-    with frozen(model):
-        return "bfloat16" if gains_by_bfloat16(model, pictures) else "float32"
+
+    def faster() -> bool:
+        with frozen(model):
+            return lower_precision.gains_by_bfloat16(model, pictures)
+
+    return lower_precision.choose_precision(precision, faster)

@@ -8,10 +8,8 @@
     Tramèr & Boneh, "Adversarial Training and Robustness for Multiple Perturbations", 2019
         (arXiv:1904.13000), for the sparse steps in L1
 
-A model is anything that takes pictures (N, 3, H, W) in [0, 1] and gives logits (N, classes). What
-comes back is inside the ball and inside [0, 1] exactly. A picture leaves the batch as soon as it
-is fooled; one that is wrong by itself has distance 0 and costs one forward pass. Success is judged
-twice: as computed in float32, and again on the picture rounded to 8 bits as a file holds it.
+The result lies inside the ball and inside [0, 1] exactly. The projections in L2 and L1 are those on
+the ball within the box; the common "rescale, then clip" is not.
 """
 
 from __future__ import annotations
@@ -19,19 +17,19 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from featviz.attacks import projections
+from featviz.attacks import losses, projections
 from featviz.attacks.checks import check_norm
-from featviz.attacks.loop import Classifier, Look, Seats, Walk
-from featviz.attacks.losses import cross_entropy, temper
-from featviz.attacks.options import AttackOptions
-from featviz.attacks.result import AttackResult, find
-from featviz.errors import UserError
+from featviz.attacks.evaluation import Attack, Batch, Evaluation
+from featviz.attacks.loop import run_attack
+from featviz.attacks.options import AttackOptions, Classifier
+from featviz.attacks.result import AttackResult
+from featviz.errors import UserError, public
 
-unit_l2 = projections.unit_l2
 SPARSITY = 0.01
 """the share of the components that a step in L1 moves"""
 
 
+@public
 def fgsm(
     model: Classifier,
     pictures: Tensor,
@@ -45,25 +43,29 @@ def fgsm(
     """One step to the picture of the ball that is farthest along the gradient.
 
     In L-infinity that is eps times the gradient's sign, in L2 its direction, in L1 the components
-    of largest gradient; in each the box [0, 1] is reckoned with, so that on a linear model nothing
-    of the ball does better. Goodfellow et al. 2015, section 4.
+    of largest gradient; all within the box [0, 1], so that on a linear model no other picture of
+    the ball does better. Goodfellow et al. 2015, section 4.
 
-    rescale_logits: bring the logits to one scale first (`losses.temper`)
+    Args:
+        model: Pictures in [0, 1] to logits (N, classes); a module is used in eval mode and left as
+            it was.
+        pictures: (N, 3, H, W) in [0, 1].
+        labels: (N,) the true classes, or the classes to reach.
+        eps: Radius of the ball, one number or (N,), in [0, 1] units.
+        norm: "linf", "l2" or "l1".
+        rescale_logits: Bring the logits to one scale before the cross-entropy (`losses.temper`).
+        options: What all attacks share.
 
-    Other arguments as for `pgd`.
+    Raises:
+        UserError: An argument is out of range.
     """
-    check_walk(norm)
-    return find(
-        model,
-        Farthest(norm, targeted=options.targeted, rescale_logits=rescale_logits),
-        pictures,
-        labels,
-        attack="fgsm",
-        eps=eps,
-        options=options,
-    )
+    check_steps(norm)
+    options.refuse("fgsm", "restarts")
+    attack = FarthestPoint(norm, rescale_logits=rescale_logits)
+    return run_attack(model, attack, pictures, labels, name="fgsm", eps=eps, options=options)
 
 
+@public
 def bim(
     model: Classifier,
     pictures: Tensor,
@@ -75,23 +77,16 @@ def bim(
     step_size: float = 0.2,
     options: AttackOptions = AttackOptions(),
 ) -> AttackResult:
-    """FGSM iterated in small steps from the picture itself: `pgd` without a random start.
+    """FGSM iterated in small steps from the picture itself. Kurakin et al. 2017, section 2.2.
 
-    Arguments as for `pgd`. Kurakin et al. 2017, section 2.2.
+    Arguments as for `pgd`, which has a random start in addition.
     """
-    check_walk(norm, steps, step_size)
-    walk = Ascent(norm, steps, step_size, random_start=False, targeted=options.targeted)
-    return find(
-        model,
-        walk,
-        pictures,
-        labels,
-        attack="bim",
-        eps=eps,
-        options=options,
-    )
+    check_steps(norm, steps, step_size)
+    attack = GradientAscent(norm, steps, step_size, random_start=False)
+    return run_attack(model, attack, pictures, labels, name="bim", eps=eps, options=options)
 
 
+@public
 def mi_fgsm(
     model: Classifier,
     pictures: Tensor,
@@ -104,35 +99,24 @@ def mi_fgsm(
     decay: float = 1.0,
     options: AttackOptions = AttackOptions(),
 ) -> AttackResult:
-    """BIM along a running sum of gradients, each divided by its L1 norm.
+    """BIM along a running sum of gradients, each divided by its L1 norm. Dong et al. 2018.
 
-    decay: what remains of the sum from step to step (the paper's mu)
-    step_size: in units of eps; default 1 / steps
+    Known for pictures that fool other models, too.
 
-    Other arguments as for `pgd`. Known for pictures that fool other models, too. Dong et al. 2018.
+    Args:
+        step_size: In units of eps; default 1 / steps.
+        decay: What remains of the sum from step to step (the paper's mu).
+
+    Other arguments as for `pgd`.
     """
-    check_walk(norm, steps, step_size)
+    check_steps(norm, steps, step_size)
     if not 0 <= decay < float("inf"):
         raise UserError(f"decay {decay:g} is out of range; it is 0 or more, 1 in the paper")
-    walk = Ascent(
-        norm,
-        steps,
-        step_size or 1 / steps,
-        random_start=False,
-        targeted=options.targeted,
-        decay=decay,
-    )
-    return find(
-        model,
-        walk,
-        pictures,
-        labels,
-        attack="mi-fgsm",
-        eps=eps,
-        options=options,
-    )
+    attack = GradientAscent(norm, steps, step_size or 1 / steps, random_start=False, decay=decay)
+    return run_attack(model, attack, pictures, labels, name="mi-fgsm", eps=eps, options=options)
 
 
+@public
 def pgd(
     model: Classifier,
     pictures: Tensor,
@@ -145,85 +129,79 @@ def pgd(
     random_start: bool = True,
     options: AttackOptions = AttackOptions(),
 ) -> AttackResult:
-    """Projected gradient ascent of the cross-entropy within a ball round each picture.
+    """Projected gradient ascent of the cross-entropy within a ball around each picture.
 
-    model: pictures in [0, 1] to logits; a module is used in eval mode and left as it was
-    pictures: (N, 3, H, W) in [0, 1]; labels: (N,) the true classes, or the classes to reach
-    eps: radius of the ball, one number or (N,) numbers; norm: "linf", "l2" or "l1"
-    steps: gradient steps of a restart. More find more, up to a plateau; the audit says when not
-    step_size: in units of eps; default 2.5 / steps in L-infinity (the walk can cross the ball),
-        5 / steps in L2 (it can turn from any direction to any other) and 10 / steps in L1 (where a
-        step moves the 1% of the components whose gradient is largest and that have room)
-    restarts: walks per picture; it stops at the first success
-    random_start: begin at a random point of the ball (drawn from the picture's own values, the
-        seed and the number of the restart); otherwise the first walk begins at the picture
-    targeted: reach the labels instead of leaving them
-    eight_bit: look at pictures only as 8 bits hold them, so that what is found can be saved;
-        the pictures themselves are rounded first, and eps is counted in whole levels of 1/255
-    margin: how far the wrong logit must be ahead; above 0 the answer survives the last-bit
-        differences between batch sizes and devices
-    clean: (N, classes) logits of the pictures, or (N,) classes, if they are known: saves the pass
-        that judges the pictures
-    slots: how many pictures the model sees at once (default 8, on CUDA 128). At equal slots a
-        result does not depend on the order, the number or the content of the other pictures
-    precision: "fp32", "bf16" to search in bf16 and judge in fp32, or "auto" to do so on processors
-        that are faster at it
+    Args:
+        model: Pictures in [0, 1] to logits (N, classes); a module is used in eval mode and left as
+            it was.
+        pictures: (N, 3, H, W) in [0, 1].
+        labels: (N,) the true classes, or the classes to reach.
+        eps: Radius of the ball, one number or (N,), in [0, 1] units: in L-infinity the largest
+            change of a value, in L2 the length of the change, in L1 the sum of all changes.
+        norm: "linf", "l2" or "l1".
+        steps: Gradient steps of an attempt. More find more, up to a plateau.
+        step_size: In units of eps. Default 2.5 / steps in L-infinity (all steps can cross the
+            ball), 5 / steps in L2 (they can turn from any direction to any other) and 10 / steps
+            in L1 (where a step moves the 1% of the components whose gradient is largest and that
+            have room).
+        random_start: Begin at a random point of the ball; otherwise the first attempt begins at
+            the picture.
+        options: What all attacks share.
 
-    The projections in L2 and L1 are those on the ball within the box; the common "rescale, then
-    clip" is not. Raises UserError for arguments out of range.
+    Raises:
+        UserError: An argument is out of range.
     """
-    check_walk(norm, steps, step_size, options.restarts)
-    walk = Ascent(norm, steps, step_size, random_start=random_start, targeted=options.targeted)
-    return find(
-        model,
-        walk,
-        pictures,
-        labels,
-        attack="pgd",
-        eps=eps,
-        options=options,
-    )
+    check_steps(norm, steps, step_size)
+    attack = GradientAscent(norm, steps, step_size, random_start=random_start)
+    return run_attack(model, attack, pictures, labels, name="pgd", eps=eps, options=options)
 
 
-def check_walk(
-    norm: str, steps: int = 1, step_size: float | None = None, restarts: int = 1
-) -> None:
-    """Raise UserError for a setting of a walk that makes no sense."""
+def check_steps(norm: str, steps: int = 1, step_size: float | None = None) -> None:
+    """Raise UserError for settings of an iterated attack that make no sense."""
     check_norm(norm)
-    if steps < 1 or restarts < 1:
-        raise UserError("steps and restarts must be 1 or more")
+    if steps < 1:
+        raise UserError(f"steps is {steps}; it must be 1 or more")
     if step_size is not None and not 0 < step_size < float("inf"):
         raise UserError(f"step_size {step_size:g} must be above 0, in units of eps")
 
 
-class Farthest(Walk):
+class FarthestPoint(Attack):
     """One step to the farthest point of the ball along the gradient."""
 
-    def __init__(self, norm: str, *, targeted: bool = False, rescale_logits: bool = False):
-        self.norm, self.looks, self.targeted, self.rescale_logits = (
-            norm,
-            2,
-            targeted,
-            rescale_logits,
-        )
+    passes = 2
 
-    def prepare(self, seats: Seats) -> None:
-        self.x = torch.zeros_like(seats.pictures)
+    def __init__(self, norm: str, *, rescale_logits: bool = False):
+        self.norm, self.rescale_logits = norm, rescale_logits
 
-    def seat(self, rows: Tensor, seats: Seats) -> None:
-        self.x[rows] = seats.pictures[rows]
+    def start(self, batch: Batch) -> None:
+        self.x = batch.pictures
 
-    def propose(self, seats: Seats) -> Tensor:
-        return self.x
+    def loss(self, seen: Evaluation, batch: Batch, rows: slice) -> tuple[Tensor, Tensor]:
+        scale = losses.temper(seen.logits) if self.rescale_logits else 1.0
+        return losses.cross_entropy(seen.logits, batch.labels, targeted=batch.targeted, scale=scale)
 
-    def advance(self, look: Look, seats: Seats) -> None:
-        scale = temper(look.logits) if self.rescale_logits else 1.0
-        _, weights = cross_entropy(look.logits, seats.labels, targeted=self.targeted, scale=scale)
-        gradient = look.gradient(weights)
-        self.x = projections.farthest(seats.pictures, gradient, seats.eps, self.norm)
+    def step(self, seen: Evaluation, batch: Batch, step: int) -> None:
+        self.x = projections.farthest(batch.pictures, seen.gradient, batch.eps, self.norm)
 
 
-class Ascent(Walk):
+class BallAttack(Attack):
+    """An attack that moves within a ball and the box; the bounds of L-infinity are kept."""
+
+    low: Tensor
+    high: Tensor
+
+    def start(self, batch: Batch) -> None:
+        if self.norm == "linf":
+            self.low, self.high = projections.linf_bounds(batch.pictures, batch.eps)
+
+    def project(self, moved: Tensor, batch: Batch, *, exactly: bool = True) -> Tensor:
+        """The nearest pictures within ball and box."""
+        if self.norm == "linf":
+            return torch.clamp(moved, self.low, self.high)
+        return projections.project(batch.pictures, moved, batch.eps, self.norm, exactly=exactly)
+
+
+class GradientAscent(BallAttack):
     """Steepest ascent of the cross-entropy, projected back into the ball after each step."""
 
     def __init__(
@@ -233,66 +211,53 @@ class Ascent(Walk):
         step_size: float | None = None,
         *,
         random_start: bool = True,
-        targeted: bool = False,
         decay: float | None = None,
     ):
         # In L-infinity 2.5 eps cross the ball. On the L2 sphere all steps together, of length L
         # in units of eps, turn tan(angle / 2) down by exp(-L): 2.5 would leave 9 degrees of 90,
         # 5 none. In L1 a step reaches a share of the components only.
         length = {"linf": 2.5, "l2": 5.0, "l1": 10.0}[norm]
-        self.norm, self.looks = norm, steps + 1
-        self.fraction = step_size if step_size is not None else length / steps
-        self.random_start, self.targeted, self.decay = random_start, targeted, decay
+        self.norm, self.passes = norm, steps + 1
+        self.step_size = step_size if step_size is not None else length / steps
+        self.random_start, self.decay = random_start, decay
         self.starts_at_picture = not random_start
 
-    def prepare(self, seats: Seats) -> None:
-        self.x = torch.zeros_like(seats.pictures)
-        self.low, self.high = torch.zeros_like(self.x), torch.zeros_like(self.x)
+    def start(self, batch: Batch) -> None:
+        super().start(batch)
+        self.x = first_pictures(batch, self.norm, random=self.random_start)
         self.momentum = torch.zeros_like(self.x)
 
-    def seat(self, rows: Tensor, seats: Seats) -> None:
-        pictures, eps = seats.pictures[rows], seats.eps[rows]
-        if self.norm == "linf":
-            self.low[rows], self.high[rows] = projections.linf_bounds(pictures, eps)
-        self.momentum[rows] = 0
-        self.x[rows] = starts(rows, seats, self.norm, random=self.random_start)
+    def loss(self, seen: Evaluation, batch: Batch, rows: slice) -> tuple[Tensor, Tensor]:
+        return losses.cross_entropy(seen.logits, batch.labels, targeted=batch.targeted)
 
-    def propose(self, seats: Seats) -> Tensor:
-        return self.x
-
-    def advance(self, look: Look, seats: Seats) -> None:
-        _, weights = cross_entropy(look.logits, seats.labels, targeted=self.targeted)
-        direction = look.gradient(weights)
+    def step(self, seen: Evaluation, batch: Batch, step: int) -> None:
+        direction = seen.gradient
         if self.decay is not None:
             total = direction.flatten(1).abs().sum(1, dtype=torch.float64).clamp(min=1e-300)
             direction = (direction.double() / projections.column(total)).to(direction.dtype)
             self.momentum = direction = self.decay * self.momentum + direction
-        length = self.fraction * seats.eps
         if self.norm == "linf":
-            moved = self.x + projections.column(length).to(self.x.dtype) * direction.sign()
-            self.x = torch.clamp(moved, self.low, self.high)
-            return
-        step = projections.unit_l2(direction) if self.norm == "l2" else sparse_l1(self.x, direction)
-        moved = self.x + projections.column(length).to(self.x.dtype) * step
-        self.x = projections.project(seats.pictures, moved, seats.eps, self.norm)
-
-
-def starts(rows: Tensor, seats: Seats, norm: str, *, random: bool) -> Tensor:
-    """(k, 3, H, W): where the walks in some slots begin.
-
-    The first walk of a job begins at its `start` where it has one; without `random` it begins at
-    the picture. All others begin at a random point of the ball.
-    """
-    found = []
-    for c in rows.tolist():
-        job, again = seats.job(c), seats.restarts[c] > 0
-        if job.start is not None and not again:
-            found.append(job.start)
-        elif random or again:
-            found.append(projections.random_start(job.picture, job.eps, norm, seats.stream(c)))
+            direction = direction.sign()
+        elif self.norm == "l2":
+            direction = projections.unit_l2(direction)
         else:
-            found.append(job.picture)
-    return torch.stack(found)
+            direction = sparse_l1(self.x, direction)
+        length = projections.column(self.step_size * batch.eps).to(self.x.dtype)
+        self.x = self.project(self.x + length * direction, batch)
+
+
+def first_pictures(batch: Batch, norm: str, *, random: bool) -> Tensor:
+    """(n, 3, H, W): where an attempt begins.
+
+    The first begins at `starts` where there are any; without `random` it begins at the picture. All
+    others begin at a random point of the ball.
+    """
+    if batch.attempt == 0 and batch.starts is not None:
+        return batch.starts
+    if batch.attempt == 0 and not random:
+        return batch.pictures
+    given = zip(batch.pictures, batch.eps.tolist(), batch.streams(), strict=True)
+    return torch.stack([projections.random_start(x, eps, norm, stream) for x, eps, stream in given])
 
 
 def sparse_l1(x: Tensor, gradient: Tensor, share: float = SPARSITY) -> Tensor:

@@ -167,30 +167,24 @@ def inside(pictures: Tensor, moved: Tensor, eps: Tensor, norm: str) -> Tensor:
         shrink = shrink * shrink if shrink > 1e-6 else 0.0
 
 
-def l2_distance(one: Tensor, other: Tensor) -> Tensor:
-    """(N,) in float64."""
-    return (one.double() - other.double()).flatten(1).square().sum(1).sqrt()
-
-
-def linf_distance(one: Tensor, other: Tensor) -> Tensor:
-    """(N,) in float64."""
-    return (one.double() - other.double()).flatten(1).abs().amax(1)
-
-
-def l1_distance(one: Tensor, other: Tensor) -> Tensor:
-    """(N,) in float64."""
-    return (one.double() - other.double()).flatten(1).abs().sum(1)
-
-
-def l0_distance(one: Tensor, other: Tensor) -> Tensor:
-    """(N,) in float64: how many components (pixel values of one channel) differ."""
-    return (one != other).flatten(1).sum(1).double()
+def vector_norm(change: Tensor, norm: str) -> Tensor:
+    """(N,) float64: the size of changes (N, ...) in "linf", "l2", "l1" or "l0" (how many)."""
+    d = change.flatten(1).double()
+    if norm == "l0":
+        return (d != 0).sum(1).double()
+    if norm == "l1":
+        return d.abs().sum(1)
+    return d.square().sum(1).sqrt() if norm == "l2" else d.abs().amax(1)
 
 
 def distance(one: Tensor, other: Tensor, norm: str) -> Tensor:
-    """(N,) in float64, in the norm named: linf, l2, l1 or l0."""
-    measures = {"linf": linf_distance, "l2": l2_distance, "l1": l1_distance, "l0": l0_distance}
-    return measures[norm](one, other)
+    """(N,) in float64, in the norm named: linf, l2, l1 or l0 (values of one channel)."""
+    return vector_norm(one.double() - other.double(), norm)
+
+
+def l2_distance(one: Tensor, other: Tensor) -> Tensor:
+    """(N,) in float64."""
+    return distance(one, other, "l2")
 
 
 def dual_size(gradient: Tensor, norm: str) -> Tensor:
@@ -229,6 +223,11 @@ def on_levels(pictures: Tensor, moved: Tensor, eps: Tensor, norm: str) -> Tensor
             fits = _size(levels, norm) <= radius
             levels = torch.where(column(fits), levels, _rounded(change, high))
     return ((start + levels).clamp(0, LEVELS).to(pictures.dtype)).div_(LEVELS)
+
+
+def in_levels(pictures: Tensor) -> Tensor:
+    """Pictures as 8 bits hold them, in their own precision."""
+    return (pictures.clamp(0, 1) * LEVELS).round() / LEVELS
 
 
 def _rounded(change: Tensor, threshold: Tensor) -> Tensor:

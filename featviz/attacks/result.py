@@ -1,46 +1,68 @@
-"""`AttackResult`: what an attack made of each picture; `find` fills it in.
-
-`find` is the way from checked arguments to a result that all attacks share: which pictures are
-wrong by themselves, the search with its slots, the judgement in float32 where the search ran in
-bf16, the judgement of what 8 bits can hold, and the counts. An attack adds its `Walk`.
-"""
+"""`AttackResult`: what an attack made of each picture, as tensors, numbers, tables and figures."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import hashlib
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from featviz import images
-from featviz.attacks import projections
-from featviz.attacks.checks import check_batch_size, check_eps, check_labels
-from featviz.attacks.loop import Classifier, Job, Outcome, Walk, classify, run
-from featviz.attacks.options import AttackOptions, choose_precision
-from featviz.errors import UserError
-from featviz.images import check_pictures
-from featviz.models.frozen import frozen
-from featviz.models.precision import in_bfloat16
+from featviz import results
+from featviz.attacks import figures, projections
+from featviz.attacks.options import AttackOptions, Classifier
+from featviz.attacks.projections import NORM_NAMES, eps_text
+from featviz.models.model import Model
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+DRAWN = 24
+"""pictures of which a result folder has figures; an array holds all of them"""
+_MERGED = (
+    "adversarial",
+    "success",
+    "success_8bit",
+    "predicted",
+    "logits_after",
+    "distance",
+    "l2",
+    "linf",
+)
 
 
-@dataclass(frozen=True)
-class AttackResult:
-    """What an attack made of each picture, in the order given."""
+@dataclass(frozen=True, kw_only=True, repr=False)
+class AttackResult(results.Result):
+    """What an attack made of N pictures, in the order given."""
 
+    kind: ClassVar[str] = "attack"
+
+    model_name: str
+    class_names: tuple[str, ...]
+    """short names; empty where the model has none"""
+    names: tuple[str, ...] = ()
+    """of the pictures; empty: numbered"""
     attacks: tuple[str, ...]
-    """names: pgd, apgd-ce, fmn, ...; more than one if several were tried in turn"""
+    """names: pgd, apgd-ce, fmn, ...; more than one if several were made in turn"""
     by: Tensor
     """(N,) which of them succeeded; -1 where none did or none was needed"""
     norm: str
-    """the norm it measures its changes in"""
-    classes: int
-    """how many the model tells apart; 0 where it was never asked"""
+    """the norm in which `distance` is measured"""
+    eps: Tensor | None
+    """(N,) float64 radii; None where the smallest change was looked for"""
+    targeted: bool
+    """`labels` were to be reached, not to be left"""
+    originals: Tensor
+    """(N, 3, H, W)"""
     adversarial: Tensor
     """(N, 3, H, W): the picture that fools; without success the one that came nearest to it"""
+    labels: Tensor
+    """(N,)"""
     success: Tensor
-    """(N,) bool: the model is wrong on `adversarial` (with a target: it answers the target)"""
+    """(N,) bool: the model is wrong on `adversarial` (with a target: it predicts the target)"""
     success_8bit: Tensor
     """(N,) bool: the same, judged on the picture rounded to 8 bits"""
     already: Tensor
@@ -49,6 +71,10 @@ class AttackResult:
     """(N,) the class of each picture before"""
     predicted: Tensor
     """(N,) the class of `adversarial`"""
+    logits_before: Tensor
+    """(N, classes) of the originals, nan where the caller gave classes only"""
+    logits_after: Tensor
+    """(N, classes) of `adversarial`"""
     distance: Tensor
     """(N,) float64: the change that fools, in `norm`; 0 where none was needed, inf where none was
     found"""
@@ -59,20 +85,57 @@ class AttackResult:
     first_step: Tensor
     """(N,) steps up to the first success, over all restarts; -1 without success"""
     steps: Tensor
-    """(N,) steps up to `adversarial`; of several attacks in turn, with the looks of earlier ones"""
+    """(N,) steps up to `adversarial`; of several attacks in turn, with those of earlier ones"""
     forwards: Tensor
     """(N,) passes spent on the picture, the one that judges 8 bits included"""
     backwards: Tensor
     zero_gradients: Tensor
     """(N,) gradients that were 0 everywhere or not finite"""
     trace: Tensor
-    """(N, looks) float64: how far the attack was ahead (above 0: it had won) at each look, in
-    logits; nan where there was no look"""
+    """(N, T) float64: by how many logits the attack was ahead (above 0: it had won) at each step;
+    nan behind the last one"""
+    diagnosis: results.Result | None = None
+    """what changes in the network, where it was measured (`robustness.parts.diagnose_attack`)"""
 
     @property
     def attack(self) -> str:
         """The name of the attack, or of all of them."""
         return " + ".join(self.attacks)
+
+    @property
+    def classes(self) -> int:
+        """How many classes the model has; 0 where it was never evaluated."""
+        return self.logits_after.shape[1]
+
+    @property
+    def ball(self) -> str:
+        """ "L∞, eps 8/255" """
+        if self.eps is None:
+            return f"smallest in {NORM_NAMES[self.norm]}"
+        low, high = float(self.eps.min()), float(self.eps.max())
+        text = eps_text(high, self.norm)
+        if low < high:
+            text = f"{eps_text(low, self.norm)} to {text}"
+        return f"{NORM_NAMES[self.norm]}, eps {text}"
+
+    @property
+    def title(self) -> str:
+        name = self.attacks[0].upper() if len(self.attacks) == 1 else "Ensemble of attacks"
+        targets = set(self.labels.tolist()) if self.targeted else set()
+        goal = f" towards {self.class_name(targets.pop())}" if len(targets) == 1 else ""
+        return f"{name}{goal} on {self.model_name} ({self.ball})"
+
+    @property
+    def parts(self) -> dict[str, results.Result]:
+        return {} if self.diagnosis is None else {"diagnosis": self.diagnosis}
+
+    def class_name(self, index: int) -> str:
+        """The name of a class, or its number."""
+        return self.class_names[index] if self.class_names else f"class {index}"
+
+    def name(self, i: int) -> str:
+        """The name of a picture."""
+        return self.names[i] if self.names else f"picture {i + 1}"
 
     def __len__(self) -> int:
         return len(self.success)
@@ -83,33 +146,244 @@ class AttackResult:
 
     def __getitem__(self, rows: Tensor | slice) -> AttackResult:
         """The same for some of the pictures."""
-        return self._each(lambda tensor: tensor[rows])
+        order = torch.arange(len(self))[rows.cpu() if isinstance(rows, Tensor) else rows]
+        names = tuple(self.name(i) for i in order.tolist())
+        return replace(self._each(lambda tensor: tensor[order.to(tensor.device)]), names=names)
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> AttackResult:
-        changed: dict[str, Any] = {
-            f.name: change(getattr(self, f.name)) for f in fields(self) if f.type == "Tensor"
-        }
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        changed: dict[str, Any] = {k: change(v) for k, v in values.items() if isinstance(v, Tensor)}
         return replace(self, **changed)
+
+    def numbers(self) -> dict[str, results.Number]:
+        tried = ~self.already
+        hit, n = self.success & tried, int(tried.sum())
+        goal = "the target" if self.targeted else "a wrong class"
+        there = f"{int(self.already.sum())} of {len(self)} were there already"
+        numbers = {
+            "fooled": results.Number(
+                int(hit.sum()), f"of {n}", f"pictures brought to {goal}; {there}"
+            ),
+            "fooled as saved": results.Number(
+                int((self.success_8bit & tried).sum()), f"of {n}", "the same in 8 bits"
+            ),
+        }
+        if hit.any():
+            if self.norm in {"l0", "l1"}:
+                words = "components (a pixel has three)" if self.norm == "l0" else "sum of changes"
+                numbers[f"{NORM_NAMES[self.norm]} distance"] = results.Number(
+                    float(self.distance[hit].median()), "", f"{words}, median of the fooled"
+                )
+            median = "median of the fooled pictures"
+            largest = 255 * float(self.linf[hit].median())
+            steps = float(self.steps[hit].double().median())
+            numbers |= {
+                "L∞ distance": results.Number(largest, "/255", median),
+                "L2 distance": results.Number(float(self.l2[hit].median()), "", median),
+                "steps": results.Number(steps, "", "gradient steps, median"),
+            }
+        for name, passes in (("forward", self.forwards), ("backward", self.backwards)):
+            total = int(passes.sum())
+            numbers[f"{name} passes"] = results.Number(total, "", "of single pictures")
+        for name, part in self.parts.items():
+            numbers |= {f"{name}: {key}": number for key, number in part.numbers().items()}
+        return numbers
+
+    def perturbation(self, i: int) -> tuple[Tensor, float]:
+        """The change of picture i around mid-gray, (3, H, W), and the factor that shows it."""
+        return figures.shown_perturbation(self.adversarial[i] - self.originals[i])
+
+    def plot(self) -> Figure:
+        """A row a picture: original, change, adversarial picture, probabilities."""
+        return self._rows(range(min(len(self), DRAWN)))
+
+    def plot_one(self, i: int) -> Figure:
+        """The row of one picture."""
+        return self._rows([i])
+
+    def _rows(self, rows: Sequence[int]) -> Figure:
+        drawn = []
+        for i in rows:
+            size = f"largest {255 * float(self.linf[i]):.3g}/255, L2 {float(self.l2[i]):.2g}"
+            logits = self.logits_before[i].double(), self.logits_after[i].double()
+            drawn.append(
+                figures.Row(
+                    self.originals[i].cpu(),
+                    self.adversarial[i].cpu(),
+                    (self.top_class(logits[0]), self.top_class(logits[1])),
+                    f"{size}\n{self.limit(i)}",
+                    (logits[0].softmax(0), logits[1].softmax(0)),
+                )
+            )
+        return figures.attack_rows(drawn, [self.class_name(c) for c in range(self.classes)])
+
+    def write(self, folder: results.Folder) -> None:
+        for i in range(min(len(self), DRAWN)):
+            what, factor = self.outcome(i), self.perturbation(i)[1]
+            folder.figure(
+                f"attack-{i + 1:02d}.png",
+                self.plot_one(i),
+                caption=f"{self.name(i)}: {what} Middle: the change times {factor:,.0f} around "
+                "mid-gray. Right: probabilities before and after.",
+                alt=f"Original, perturbation and adversarial picture of {self.name(i)}; {what}",
+            )
+        for i in range(min(len(self), DRAWN)):
+            for which, pictures, logits, how in (
+                ("original", self.originals, self.logits_before, "as the model sees it"),
+                ("adversarial", self.adversarial, self.logits_after, "saved without loss"),
+            ):
+                folder.figure(
+                    f"pictures/{i + 1:02d}-{which}.png",
+                    pictures[i],
+                    caption=f"{self.name(i)}, {which}, {how}: {self.top_class(logits[i])}.",
+                    alt=f"{self.name(i)}, {which}",
+                )
+        if len(self) > DRAWN:
+            folder.arrays(
+                "adversarial.npz",
+                {"adversarial": self.adversarial.cpu().numpy()},
+                caption="All adversarial pictures, (N, 3, H, W) float32 in [0, 1].",
+            )
+        self._write_table(folder)
+        self._write_certificates(folder)
+
+    def _write_table(self, folder: results.Folder) -> None:
+        classes = self.labels, self.clean, self.predicted
+        columns = ("success", "success_8bit", "already", "linf", "l2", "steps", "forwards")
+        folder.table(
+            "attack.csv",
+            ("picture", "label", "before", "after", *columns, "backwards"),
+            (
+                (
+                    self.name(i),
+                    *(self.class_name(int(each[i])) for each in classes),
+                    *(_plain(getattr(self, name)[i]) for name in (*columns, "backwards")),
+                )
+                for i in range(len(self))
+            ),
+            caption="One row a picture; linf and l2 are the size of the change in [0, 1] units.",
+        )
+
+    def _write_certificates(self, folder: results.Folder) -> None:
+        """What anyone needs to check each claim on the saved picture."""
+        rows = []
+        for i in range(len(self)):
+            clean, moved = self.originals[i : i + 1], self.adversarial[i : i + 1].cpu()
+            sizes = [float(projections.distance(clean.cpu(), moved, norm)) for norm in NORM_NAMES]
+            z, own = self.logits_after[i].double(), int(self.labels[i])
+            others = z.clone().index_fill(0, torch.tensor([own]), -math.inf).max()
+            rows.append(
+                (
+                    self.name(i),
+                    self.class_name(own),
+                    self.class_name(int(self.predicted[i])),
+                    int(self.success_8bit[i]),
+                    float(others - z[own]) * (-1 if self.targeted else 1),
+                    *sizes,
+                    float(moved.min()),
+                    float(moved.max()),
+                    "float32",
+                    hashlib.sha256(moved[0].contiguous().numpy().tobytes()).hexdigest(),
+                )
+            )
+        folder.table(
+            "certificates.csv",
+            (
+                "picture",
+                "label",
+                "becomes",
+                "fools_as_saved",
+                "ahead",
+                *NORM_NAMES,
+                "lowest",
+                "highest",
+                "judge",
+                "sha256",
+            ),
+            rows,
+            caption="Each adversarial picture as it is saved: its label, the model's prediction "
+            "and by how many logits it leads, the size of the change in every norm (float64, "
+            "[0, 1] units), its lowest and highest value, the precision in which it was judged, "
+            "and the hash of its values.",
+        )
+
+    def top_class(self, logits: Tensor) -> str:
+        """ "goldfish (98%)" """
+        probabilities = logits.double().softmax(0)
+        best = int(probabilities.argmax())
+        return f"{self.class_name(best)} ({100 * float(probabilities[best]):.0f}%)"
+
+    def outcome(self, i: int) -> str:
+        """What became of a picture, as a sentence."""
+        before, after = self.top_class(self.logits_before[i]), self.top_class(self.logits_after[i])
+        if self.already[i]:
+            return f"{before} already, nothing was changed."
+        size = (
+            f"no pixel changed by more than {255 * float(self.linf[i]):.3g}/255, "
+            f"L2 {float(self.l2[i]):.2g}"
+        )
+        if self.success[i]:
+            return f"{before} becomes {after}; {size}."
+        return f"{before} is not fooled, the nearest try gives {after}; {size}."
+
+    def limit(self, i: int) -> str:
+        """What was allowed for a picture, or the smallest change found."""
+        if self.eps is not None:
+            return f"allowed: {NORM_NAMES[self.norm]} {eps_text(float(self.eps[i]), self.norm)}"
+        distance = float(self.distance[i])
+        size = f"{distance:.3g}"
+        if not math.isfinite(distance):
+            size = "none"
+        elif self.norm == "linf":
+            size = f"{255 * distance:.3g}/255"
+        elif self.norm == "l0":
+            size = f"{distance:.0f} component{'' if distance == 1 else 's'}"
+        return f"smallest found in {NORM_NAMES[self.norm]}: {size}"
+
+
+def _plain(value: Tensor) -> int | float:
+    return float(value) if value.is_floating_point() else int(value)
+
+
+def described(model: Classifier, options: AttackOptions, started: float) -> dict[str, Any]:
+    """The fields of a result that say where it comes from."""
+    known = model if isinstance(model, Model) else None
+    given = {f.name: getattr(options, f.name) for f in fields(options)}
+    parameters = {k: v for k, v in given.items() if k not in {"clean", "progress", "seed"}}
+    classes = range(len(known.classes)) if known is not None else ()
+    return {
+        "origin": results.origin(known, parameters=parameters, started=started, seed=options.seed),
+        "model_name": known.name if known is not None else type(model).__name__,
+        "class_names": tuple(known.class_name(c) for c in classes) if known is not None else (),
+    }
+
+
+def choose_rows(first: AttackResult, then: AttackResult, rows: Tensor) -> AttackResult:
+    """The first result, with what the second has found in the rows of a mask (N,)."""
+    changed: dict[str, Any] = {}
+    for name in _MERGED:
+        old, new = getattr(first, name), getattr(then, name)
+        mask = rows.to(old.device).view(-1, *[1] * (old.dim() - 1))
+        changed[name] = torch.where(mask, new, old)
+    return replace(first, **changed)
 
 
 def together(first: AttackResult, rows: Tensor, then: AttackResult, name: str) -> AttackResult:
     """One result of two attacks in turn: `then`, called `name`, on the pictures `rows` (k,).
 
-    The name is one of those that `first` lists: all that are planned, run or not. A later success
+    The name is one of those that `first` lists: all that are planned, made or not. A later success
     takes the place of a failure, and so does a later failure that came nearer.
     """
-    better = then.success | (_ahead(then) > _ahead(first[rows]))
+    better = then.success | (_best_margin(then) > _best_margin(first[rows]))
     taken = rows[better]
     changed: dict[str, Any] = {}
-    for field in ("adversarial", "success", "success_8bit", "predicted", "distance", "l2", "linf"):
+    for field in _MERGED:
         value = getattr(first, field).clone()
-        at = taken.to(value.device)
-        value[at] = getattr(then, field)[better.to(value.device)]
+        value[taken.to(value.device)] = getattr(then, field)[better.to(value.device)]
         changed[field] = value
-    before = (~first.trace.isnan()).sum(1) - 1  # steps, near enough: looks but the first
+    before = (~first.trace.isnan()).sum(1) - 1  # steps, near enough: passes but the first
     for field in ("steps", "first_step"):
-        value = getattr(first, field).clone()
-        own = getattr(then, field)
+        value, own = getattr(first, field).clone(), getattr(then, field)
         later = torch.where(own >= 0, own + before[rows].clamp(min=0), own)
         value[taken] = later[better]
         changed[field] = value
@@ -117,288 +391,19 @@ def together(first: AttackResult, rows: Tensor, then: AttackResult, name: str) -
         changed[field] = getattr(first, field).index_add(0, rows, getattr(then, field))
     by = first.by.clone()
     by[rows] = torch.where(then.by >= 0, first.attacks.index(name), by[rows])
-    ends = [_end(trace) for trace in first.trace]
-    width = max(ends[i] + _end(own) for i, own in zip(rows.tolist(), then.trace, strict=True))
-    trace = first.trace.new_full((len(first), max(width, *ends)), torch.nan)
-    trace[:, : max(ends)] = first.trace[:, : max(ends)]
-    for i, own in zip(rows.tolist(), then.trace, strict=True):
-        trace[i, ends[i] : ends[i] + _end(own)] = own[: _end(own)]
+    added = first.trace.new_full((len(first), then.trace.shape[1]), torch.nan)
+    added[rows] = then.trace
+    trace = close_up(torch.cat([first.trace, added], 1))
     return replace(first, by=by, trace=trace, **changed)
 
 
-def _end(trace: Tensor) -> int:
-    """Behind the last look of a picture's trace."""
-    looks = (~trace.isnan()).nonzero()
-    return int(looks[-1]) + 1 if len(looks) else 0
+def close_up(trace: Tensor) -> Tensor:
+    """Margins (N, T) of all steps with the nan moved behind, no wider than the longest."""
+    order = trace.isnan().long().argsort(dim=1, stable=True)
+    width = max(1, int((~trace.isnan()).sum(1).max()))
+    return trace.gather(1, order)[:, :width]
 
 
-def _ahead(found: AttackResult) -> Tensor:
+def _best_margin(found: AttackResult) -> Tensor:
     """(N,) how near the attack came: the best margin on the way."""
     return found.trace.nan_to_num(-torch.inf).amax(1)
-
-
-def find(
-    model: Classifier,
-    walk: Walk,
-    pictures: Tensor,
-    labels: Tensor,
-    *,
-    attack: str,
-    eps: float | Tensor | None,
-    aims: Tensor | None = None,
-    starts: Tensor | None = None,
-    options: AttackOptions,
-    further: Callable[[Job, Outcome], Job | None] | None = None,
-) -> AttackResult:
-    """Let a walk attack pictures, and say what became of each.
-
-    pictures: (N, 3, H, W) in [0, 1]; labels: (N,) to be left, or reached with `targeted`
-    eps: radius, one or (N,); None for attacks without a ball (the walk then sees eps = inf)
-    aims, starts: of each picture, for the `Job`
-    clean: (N, classes) logits of the pictures, or (N,) classes, if the caller has them: no pass is
-        spent on them then
-    restarts, eight_bit, margin: as in `search.run`; seed: of the random numbers
-    precision: "bf16" searches in bf16, judges in fp32 what was found, and searches once more in
-        fp32 for the pictures whose success did not hold; "auto" does so where it is faster. A walk
-        that goes on after a success is in bf16 only where it says so (`Walk.rough`)
-    further: told a job that failed, may give another for the same picture (another target, say);
-        the outcomes are merged
-
-    Raises UserError for arguments out of range.
-    """
-    targeted, eight_bit, clean = options.targeted, options.eight_bit, options.clean
-    progress, margin = options.progress, options.margin
-    pictures = check_pictures(pictures)
-    count, device = len(pictures), pictures.device
-    if eps is None:
-        radii = torch.full((count,), torch.inf, dtype=torch.float64)
-    else:
-        radii = check_eps(eps, walk.norm, count)
-    labels = check_labels(labels, count)
-    if clean is not None and (clean.dim() not in {1, 2} or len(clean) != count):
-        raise UserError(
-            f"clean must be the logits or the classes of {count} pictures, got a tensor of shape "
-            f"{tuple(clean.shape)}"
-        )
-    if eight_bit:
-        pictures = images.quantize(pictures)
-    batch_size = check_batch_size(options.batch_size, device)
-    precision = choose_precision(model, pictures, options.precision)
-    outcomes: dict[int, Outcome] = {}
-    latest: dict[int, Job] = {}
-    decided = 0
-
-    with frozen(model):
-        spent = classes = 0
-        if clean is not None and clean.dim() == 2:
-            classes = clean.shape[1]
-        if clean is None and precision == "bfloat16":
-            clean, spent = classify(model, pictures, batch_size=batch_size), 1
-        if clean is not None and clean.dim() == 2:
-            clean = clean.argmax(1)
-        answers = None if clean is None else clean.tolist()
-        jobs = []
-        for i, label in enumerate(labels.tolist()):
-            job = Job(
-                pictures[i],
-                label,
-                float(radii[i]),
-                projections.picture_key(pictures[i], options.seed),
-                i,
-                known_right=clean is not None,
-                aim=0 if aims is None else int(aims[i]),
-                start=None if starts is None else starts[i],
-            )
-            if answers is None:
-                jobs.append(job)
-            elif (answers[i] == label) == targeted or job.eps == 0:
-                outcomes[i] = _at_once(job, answers[i], (answers[i] == label) == targeted, spent)
-            else:
-                outcomes[i] = _at_once(job, answers[i], False, spent)
-                jobs.append(job)
-
-        def done(job: Job, outcome: Outcome) -> Job | None:
-            nonlocal decided
-            i = job.tag
-            latest[i] = job
-            outcomes[i] = merged(outcomes[i], outcome) if i in outcomes else outcome
-            more = further(job, outcome) if further is not None and not outcome.success else None
-            if more is None:
-                decided += 1
-                if progress is not None:
-                    progress(min(count - len(searched) + decided, count), count, attack)
-            return more
-
-        settings: dict[str, Any] = {
-            "batch_size": batch_size,
-            "done": done,
-            "targeted": targeted,
-            "restarts": options.restarts,
-            "eight_bit": eight_bit,
-            "margin": margin,
-        }
-        searched = jobs
-        if precision == "bfloat16" and jobs:
-            with in_bfloat16(model, pictures) as fast:
-                if walk.leaves_at_hit:
-                    classes = max(classes, run(fast, jobs, walk, **settings))
-                    again = _judged(model, labels, outcomes, targeted, margin, batch_size)
-                else:  # it says itself which looks may be rough; the others are judged as they come
-                    classes = max(classes, run(model, jobs, walk, fast=fast, **settings))
-                    again = sorted(i for i in latest if not outcomes[i].success)
-            jobs = [latest[i] for i in again]
-        classes = max(classes, run(model, jobs, walk, **settings))
-        return gather(
-            model,
-            pictures,
-            labels,
-            outcomes,
-            attack=attack,
-            norm=walk.norm,
-            targeted=targeted,
-            batch_size=batch_size,
-            classes=classes,
-            looks=walk.looks * options.restarts,
-        )
-
-
-def _at_once(job: Job, answer: int, already: bool, forwards: int) -> Outcome:
-    """The outcome of a job before any walk."""
-    return Outcome(
-        picture=job.picture.clone(),
-        success=already,
-        already=already,
-        clean=answer,
-        predicted=answer,
-        margin=-torch.inf,
-        steps=0,
-        first_step=0 if already else -1,
-        made=0,
-        looks=0,
-        forwards=forwards,
-        backwards=0,
-        zero_gradients=0,
-        trace=torch.empty(0, dtype=torch.float64),
-    )
-
-
-def merged(first: Outcome, then: Outcome) -> Outcome:
-    """One outcome of two attempts at a picture, the second made because the first had failed."""
-    better = then if then.success or then.margin > first.margin else first
-    before = first.made if better is then else 0
-    known = first.trace[: first.looks]
-    return replace(
-        better,
-        clean=first.clean if then.clean is None else then.clean,
-        steps=better.steps + before,
-        first_step=then.first_step + first.made if then.success else -1,
-        made=first.made + then.made,
-        looks=first.looks + then.looks,
-        forwards=first.forwards + then.forwards,
-        backwards=first.backwards + then.backwards,
-        zero_gradients=first.zero_gradients + then.zero_gradients,
-        trace=torch.cat([known, then.trace]),
-    )
-
-
-def _judged(
-    model: Classifier,
-    labels: Tensor,
-    outcomes: dict[int, Outcome],
-    targeted: bool,
-    margin: float,
-    batch_size: int,
-) -> list[int]:
-    """Judge in fp32 what a bf16 search has found; the numbers of the pictures that stood it not."""
-    rows = [i for i, o in outcomes.items() if o.success and not o.already]
-    if not rows:
-        return []
-    logits = classify(
-        model, torch.stack([outcomes[i].picture for i in rows]), batch_size=batch_size
-    ).double()
-    at = labels[torch.tensor(rows)].to(logits.device)
-    own = logits.gather(1, at[:, None])[:, 0]
-    other = logits.scatter(1, at[:, None], -torch.inf).amax(1)
-    ahead = (own - other if targeted else other - own).tolist()
-    failed = []
-    for i, answer, lead in zip(rows, logits.argmax(1).tolist(), ahead, strict=True):
-        wrong = lead > margin if margin > 0 else (answer == int(labels[i])) == targeted
-        o = outcomes[i]
-        outcomes[i] = replace(
-            o,
-            success=wrong,
-            predicted=answer,
-            margin=lead,
-            forwards=o.forwards + 1,
-            first_step=o.first_step if wrong else -1,
-            trace=o.trace if wrong else torch.where(o.trace > lead, lead, o.trace),
-        )
-        if not wrong:
-            failed.append(i)
-    return sorted(failed)
-
-
-def gather(
-    model: Classifier,
-    pictures: Tensor,
-    labels: Tensor,
-    outcomes: dict[int, Outcome],
-    *,
-    attack: str,
-    norm: str,
-    targeted: bool,
-    batch_size: int,
-    classes: int = 0,
-    looks: int = 0,
-) -> AttackResult:
-    """The outcomes of pictures 0 to N - 1 as one result; what 8 bits can hold is judged here.
-
-    classes: how many the model has; looks: columns of the trace at least
-    To be called within `frozen(model)`.
-    """
-    found = [outcomes[i] for i in range(len(pictures))]
-    adversarial = torch.stack([o.picture for o in found])
-
-    def gathered(name: str, dtype: torch.dtype = torch.long) -> Tensor:
-        return torch.tensor([getattr(o, name) for o in found], dtype=dtype)
-
-    success = gathered("success", torch.bool)
-    forwards = gathered("forwards")
-    success_8bit = success.clone()
-    rounded = images.quantize(adversarial).to(adversarial.dtype)
-    changed = (rounded != adversarial).flatten(1).any(1).cpu() & success
-    if changed.any():
-        rows = changed.nonzero()[:, 0]
-        answers = (
-            classify(model, rounded[rows.to(rounded.device)], batch_size=batch_size).argmax(1).cpu()
-        )
-        wanted = labels.cpu()[rows]
-        success_8bit[rows] = answers == wanted if targeted else answers != wanted
-        forwards[rows] += 1
-    distance = projections.distance(pictures, adversarial, norm).cpu()
-    longest = max(looks, *(len(o.trace) for o in found))
-    trace = torch.full((len(found), longest), torch.nan, dtype=torch.float64)
-    for i, o in enumerate(found):
-        trace[i, : len(o.trace)] = o.trace
-    already = gathered("already", torch.bool)
-    return AttackResult(
-        attacks=(attack,),
-        by=torch.where(success & ~already, 0, -1),
-        norm=norm,
-        classes=classes,
-        adversarial=adversarial,
-        success=success,
-        success_8bit=success_8bit,
-        already=already,
-        clean=gathered("clean"),
-        predicted=gathered("predicted"),
-        distance=torch.where(success, distance, torch.inf),
-        l2=projections.l2_distance(pictures, adversarial).cpu(),
-        linf=projections.linf_distance(pictures, adversarial).cpu(),
-        first_step=gathered("first_step"),
-        steps=gathered("steps"),
-        forwards=forwards,
-        backwards=gathered("backwards"),
-        zero_gradients=gathered("zero_gradients"),
-        trace=trace,
-    )

@@ -15,19 +15,20 @@ import math
 import torch
 from torch import Tensor
 
-from featviz.attacks.loop import Classifier, Look, Seats, Walk
-from featviz.attacks.losses import margin
-from featviz.attacks.minimal import search_from_clean
-from featviz.attacks.options import AttackOptions
+from featviz.attacks import losses
+from featviz.attacks.evaluation import Attack, Batch, Evaluation
+from featviz.attacks.loop import run_attack
+from featviz.attacks.options import AttackOptions, Classifier
 from featviz.attacks.projections import column
 from featviz.attacks.result import AttackResult
-from featviz.errors import UserError
+from featviz.errors import UserError, public
 
 _SIGMA = 1e-3
 _THRESHOLD, _SPEED = 0.3, 0.01  # at the beginning, and how fast it moves, in units of the step
 _BETAS = (0.9, 0.999)
 
 
+@public
 def sigma_zero(
     model: Classifier,
     pictures: Tensor,
@@ -39,23 +40,20 @@ def sigma_zero(
 ) -> AttackResult:
     """The changes of fewest components (a pixel has three) by sigma-zero.
 
-    steps: gradient steps; one more pass looks at where the last one led
-    first_step: Adam's step at first; a tenth of it at the end
+    Args:
+        steps: Gradient steps; one more pass evaluates the last one.
+        first_step: Adam's step at first; a tenth of it at the end.
 
-    Other arguments and what comes back as for `minimal`; `changed_pixels` counts pixels. Raises
-    UserError for arguments out of range.
+    Other arguments and the result as for `minimal`; `changed_pixels` counts pixels.
+
+    Raises:
+        UserError: An argument is out of range.
     """
     if steps < 1 or not 0 < first_step < float("inf"):
         raise UserError("steps must be 1 or more, and first_step above 0")
-    walk = _SmoothCount(steps, first_step, targeted=options.targeted)
-    return search_from_clean(
-        model,
-        walk,
-        pictures,
-        labels,
-        attack="sigma-zero",
-        options=options,
-    )
+    options.refuse("sigma-zero", "restarts")
+    attack = SmoothCount(steps, first_step)
+    return run_attack(model, attack, pictures, labels, name="sigma-zero", eps=None, options=options)
 
 
 def changed_pixels(pictures: Tensor, adversarial: Tensor) -> Tensor:
@@ -63,51 +61,41 @@ def changed_pixels(pictures: Tensor, adversarial: Tensor) -> Tensor:
     return (pictures != adversarial).any(1).flatten(1).sum(1)
 
 
-class _SmoothCount(Walk):
+class SmoothCount(Attack):
+    """The steps of sigma-zero."""
+
     norm = "l0"
-    starts_at_picture = True
     leaves_at_hit = False
 
-    def __init__(self, steps: int, length: float, *, targeted: bool):
-        self.steps, self.looks = steps, steps + 1
-        self.length, self.targeted = length, targeted
+    def __init__(self, steps: int, length: float):
+        self.steps, self.passes, self.length = steps, steps + 1, length
 
-    def prepare(self, seats: Seats) -> None:
-        self.change = torch.zeros_like(seats.pictures)
-        self.mean, self.square = torch.zeros_like(self.change), torch.zeros_like(self.change)
-        self.threshold = torch.zeros_like(seats.eps)
+    def start(self, batch: Batch) -> None:
+        self.x = batch.pictures
+        self.change = self.mean = self.square = torch.zeros_like(self.x)
+        self.threshold = torch.full_like(batch.eps, _THRESHOLD)
 
-    def seat(self, rows: Tensor, seats: Seats) -> None:
-        self.change[rows] = self.mean[rows] = self.square[rows] = 0.0
-        self.threshold[rows] = _THRESHOLD
+    def loss(self, seen: Evaluation, batch: Batch, rows: slice) -> tuple[Tensor, Tensor]:
+        value, weights = losses.margin(seen.logits, batch.labels, targeted=batch.targeted)
+        return value, weights * (value < 0)[:, None]  # a success needs no further push
 
-    def propose(self, seats: Seats) -> Tensor:
-        return (seats.pictures + self.change).clamp(0, 1)
-
-    def advance(self, look: Look, seats: Seats) -> None:
-        ahead, weights = margin(look.logits, seats.labels, targeted=self.targeted)
-        # What has won needs no further push.
-        gradient = look.gradient(-weights * (ahead < 0)[:, None])
+    def step(self, seen: Evaluation, batch: Batch, step: int) -> None:
         d = self.change
         count = 2 * _SIGMA * d / (d.square() + _SIGMA).square() / d[0].numel()
-        gradient = gradient + count
+        gradient = count - seen.gradient
         largest = gradient.flatten(1).abs().amax(1).clamp(min=1e-12)
         gradient = gradient / column(largest)
         first, second = _BETAS
         self.mean = torch.lerp(self.mean, gradient, 1 - first)
         self.square = second * self.square + (1 - second) * gradient.square()
-        made = (seats.step + 1).double()
-        step = self._length(seats.step)
-        forward = column(step / (1 - first**made)).to(d.dtype)
-        spread = (self.square / column(1 - second**made).to(d.dtype)).sqrt() + 1e-8
-        x = seats.pictures
-        moved = (x + d - forward * self.mean / spread).clamp(0, 1) - x
-        up = torch.where(look.hit, 1.0, -1.0)
-        after = self._length(seats.step + 1)
-        self.threshold = (self.threshold + _SPEED * up * after).clamp(0, 1)
+        forward = self._length(step) / (1 - first ** (step + 1))
+        spread = (self.square / (1 - second ** (step + 1))).sqrt() + 1e-8
+        moved = (batch.pictures + d - forward * self.mean / spread).clamp(0, 1) - batch.pictures
+        up = torch.where(seen.hit, 1.0, -1.0)
+        self.threshold = (self.threshold + _SPEED * up * self._length(step + 1)).clamp(0, 1)
         self.change = torch.where(moved.abs() < column(self.threshold).to(d.dtype), 0, moved)
+        self.x = (batch.pictures + self.change).clamp(0, 1)
 
-    def _length(self, step: Tensor) -> Tensor:
-        """Adam's step at each step of a walk, along a cosine down to a tenth."""
-        turn = torch.cos(math.pi * (step.double() - 1).clamp(min=0) / self.steps)
-        return self.length * (0.1 + 0.9 * (1 + turn) / 2)
+    def _length(self, step: int) -> float:
+        """Adam's step at each step, along a cosine down to a tenth."""
+        return self.length * (0.1 + 0.45 * (1 + math.cos(math.pi * max(step - 1, 0) / self.steps)))

@@ -1,10 +1,9 @@
 """`spatial`: is a model still right when the picture is turned and shifted a little?
 
 Every picture is tried at all points of a grid of angles and shifts, in the order of how far they
-move it, farthest first; as soon as one fools the model the picture leaves. Beside the worst case
-stand the ten random moves that a benchmark can afford, the average of those (what an unlucky
-camera costs), and what the black corners alone do, without any motion: they hide pixels, and part
-of the damage is theirs.
+move it, farthest first; it leaves at the first that fools the model. Beside the worst case the
+result has ten random motions, their average, and what the black corners alone do, without any
+motion: they hide pixels, and part of the damage is theirs.
 
 One resampler does it all (bilinear, black beyond the border). Without turn and shift it gives
 back the same bits.
@@ -15,91 +14,31 @@ back the same bits.
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from featviz import results
 from featviz.attacks import projections
 from featviz.attacks.checks import check_batch_size, check_labels
-from featviz.attacks.loop import classify
-from featviz.errors import UserError
+from featviz.attacks.evaluation import classify
+from featviz.attacks.spatial_result import Motion, SpatialRobustness
+from featviz.errors import UserError, public
 from featviz.images import check_pictures
 from featviz.models.frozen import frozen
 from featviz.resampling import bilinear, pixel_grid
-from featviz.statistics import Share, share
 from featviz.types import Progress
 
 if TYPE_CHECKING:
     from featviz.models.model import Model
 
-
-class Motion(NamedTuple):
-    """A turn about the middle, then a shift."""
-
-    degrees: float
-    """anticlockwise"""
-    right: float
-    """pixels"""
-    down: float
-
-
 STILL = Motion(0.0, 0.0, 0.0)
 
 
-@dataclass(frozen=True)
-class Spatial:
-    """What turning and shifting did to each picture."""
-
-    labels: Tensor
-    """(N,)"""
-    clean: Tensor
-    """(N,) answers to the pictures as they are"""
-    grid: tuple[Motion, ...]
-    """every motion of the grid, in the order tried"""
-    fooled_by: Tensor
-    """(N, 3) float64: degrees, right, down of the first motion that fooled; nan where none did,
-    and 0 for pictures that are wrong by themselves"""
-    predicted: Tensor
-    """(N,) the answer then; the clean answer where no motion fooled"""
-    random_answers: Tensor
-    """(draws, N) answers under each picture's own random motions"""
-    padding_answers: Tensor
-    """(draws, N) answers to the unmoved pictures under the black corners of the same motions"""
-    forwards: Tensor
-    """(N,) passes spent on each picture"""
-
-    @property
-    def clean_accuracy(self) -> Share:
-        return self._accuracy(self.clean == self.labels)
-
-    @property
-    def worst_of_grid(self) -> Share:
-        """Right under every motion of the grid and every random one."""
-        return self._accuracy(self.fooled_by.isnan().any(1))
-
-    @property
-    def worst_of_random(self) -> Share:
-        """Right as it is and under all random motions."""
-        right = (self.random_answers == self.labels).all(0) & (self.clean == self.labels)
-        return self._accuracy(right)
-
-    @property
-    def average_of_random(self) -> float:
-        """Mean accuracy under one random motion."""
-        return float((self.random_answers == self.labels).double().mean())
-
-    @property
-    def average_of_padding(self) -> float:
-        """Mean accuracy on unmoved pictures under the black corners alone."""
-        return float((self.padding_answers == self.labels).double().mean())
-
-    def _accuracy(self, right: Tensor) -> Share:
-        return share(int(right.sum()), len(right))
-
-
+@public
 def spatial(
     model: Model,
     pictures: Tensor,
@@ -113,20 +52,35 @@ def spatial(
     seed: int = 0,
     batch_size: int | None = None,
     progress: Progress | None = None,
-) -> Spatial:
+) -> SpatialRobustness:
     """Every picture under turns and shifts: worst of a grid, worst and mean of random ones.
-
-    pictures: (N, 3, S, S) in [0, 1]; labels: (N,)
-    degrees: largest turn either way; shift: largest shift each way, as a share of the side
-    angles, shifts: points of the grid, angles x shifts x shifts of them (775 as in the paper)
-    draws: random motions a picture, uniform within the same bounds
-    seed: of those, drawn per picture: neither order nor neighbours matter; slots: see `pgd`
 
     A picture that is wrong by itself, or under a random motion, is not tried on the grid. With
     degrees and shift 0 the pictures the model sees are the given ones, bit for bit.
 
-    Returns a `Spatial`. Raises UserError for arguments out of range.
+    Args:
+        pictures: (N, 3, S, S) in [0, 1].
+        labels: (N,).
+        degrees: Largest turn either way.
+        shift: Largest shift each way, as a share of the side.
+        angles, shifts: Points of the grid, angles x shifts x shifts of them (775 as in the paper).
+        draws: Random motions a picture, uniform within the same bounds.
+        seed: Of those, drawn per picture.
+        batch_size: Pictures that the model sees at once.
+        progress: Called with (motions tried, motions, text).
+
+    Raises:
+        UserError: An argument is out of range.
     """
+    started = time.perf_counter()
+    parameters = {
+        "degrees": degrees,
+        "shift": shift,
+        "angles": angles,
+        "shifts": shifts,
+        "draws": draws,
+        "batch_size": batch_size,
+    }
     x = check_pictures(pictures)
     side = x.shape[-1]
     if x.shape[-2] != side:
@@ -151,56 +105,49 @@ def spatial(
         clean = judge(x)
         predicted = clean.clone()
         fooled_by = torch.full((n, 3), math.nan, dtype=torch.float64)
-        forwards = torch.ones(n, dtype=torch.long)
-        standing = (clean == y).nonzero()[:, 0]
         fooled_by[(clean != y).cpu()] = 0.0
+        forwards = torch.ones(n, dtype=torch.long)
 
+        def note(rows: Tensor, classes: Tensor, motions: Tensor) -> Tensor:
+            """Note who is fooled; the rows that are still right."""
+            wrong = classes != y[rows]
+            fooled_by[rows[wrong].cpu()] = motions[wrong.cpu()]
+            predicted[rows[wrong]] = classes[wrong]
+            return rows[~wrong]
+
+        right = (clean == y).nonzero()[:, 0]
         keys = [projections.picture_key(picture, seed) for picture in x]
         own = _random_motions(keys, draws, degrees, shift * side)
-        random_answers, padding_answers = [], []
-        for k in range(draws):
-            motions = own[:, k]
-            random_answers.append(judge(moved(x, motions)))
-            padding_answers.append(judge(x * moved(torch.ones_like(x[:, :1]), motions)))
+        random_predicted, padding_predicted = [], []
+        for motions in own.unbind(1):
+            random_predicted.append(judge(moved(x, motions)))
+            padding_predicted.append(judge(x * moved(torch.ones_like(x[:, :1]), motions)))
             forwards += 2
-            hit = (random_answers[-1][standing] != y[standing]).nonzero()[:, 0]
-            rows = standing[hit]
-            fooled_by[rows.cpu()] = motions[rows.cpu()]
-            predicted[rows] = random_answers[-1][rows]
-            standing = _without(standing, hit)
+            right = note(right, random_predicted[-1][right], motions[right.cpu()])
         for k, motion in enumerate(grid):
-            if not len(standing):
+            if not len(right):
                 break
             if progress is not None:
-                progress(k, len(grid), f"turning and shifting, {len(standing)} pictures stand")
-            if motion == STILL:
-                continue
-            motions = torch.tensor([motion], dtype=torch.float64).expand(len(standing), 3)
-            answers = judge(moved(x[standing], motions))
-            forwards[standing.cpu()] += 1
-            hit = (answers != y[standing]).nonzero()[:, 0]
-            rows = standing[hit]
-            fooled_by[rows.cpu()] = motions[: len(rows)]
-            predicted[rows] = answers[hit]
-            standing = _without(standing, hit)
+                progress(k, len(grid), f"turning and shifting, {len(right)} pictures are right")
+            if motion != STILL:
+                motions = torch.tensor([motion], dtype=torch.float64).expand(len(right), 3)
+                forwards[right.cpu()] += 1
+                right = note(right, judge(moved(x[right], motions)), motions)
         if progress is not None:
             progress(len(grid), len(grid), "turning and shifting")
-    return Spatial(
+    return SpatialRobustness(
+        origin=results.origin(model, parameters=parameters, started=started, seed=seed),
+        model_name=model.name,
+        class_names=tuple(model.class_name(c) for c in range(len(model.classes))),
         labels=y.cpu(),
         clean=clean.cpu(),
         grid=grid,
         fooled_by=fooled_by,
         predicted=predicted.cpu(),
-        random_answers=torch.stack(random_answers).cpu(),
-        padding_answers=torch.stack(padding_answers).cpu(),
+        random_predicted=torch.stack(random_predicted).cpu(),
+        padding_predicted=torch.stack(padding_predicted).cpu(),
         forwards=forwards,
     )
-
-
-def _without(rows: Tensor, positions: Tensor) -> Tensor:
-    keep = torch.ones(len(rows), dtype=torch.bool, device=rows.device)
-    keep[positions] = False
-    return rows[keep]
 
 
 def motion_grid(degrees: float, pixels: float, angles: int, shifts: int) -> tuple[Motion, ...]:

@@ -1,10 +1,10 @@
-"""Attacks that ask for answers only, never for a gradient: `square` and `noise`.
+"""Attacks that use the logits only, never a gradient: `square` and `noise`.
 
     Andriushchenko et al., "Square Attack: a query-efficient black-box adversarial attack via random
         search", 2020 (arXiv:1912.00049), algorithms 1 to 3
 
 They are weaker than gradient ascent where gradients can be trusted, and are run as evidence that
-they can: a picture that falls here and not there says that the gradient is hidden.
+they can: a picture that is fooled here and not there shows that the gradient is hidden.
 
 Every picture has windows and signs of its own, drawn from its own random numbers (the authors draw
 one window for the whole batch), and a window may touch every side of the picture (there the last
@@ -13,6 +13,7 @@ row and the last column are never reached).
 
 from __future__ import annotations
 
+import functools
 import math
 from abc import abstractmethod
 
@@ -21,10 +22,12 @@ from torch import Tensor
 
 from featviz.attacks import projections
 from featviz.attacks.checks import check_norm
-from featviz.attacks.loop import Classifier, Look, Seats, Walk
-from featviz.attacks.options import AttackOptions
-from featviz.attacks.result import AttackResult, find
-from featviz.errors import UserError
+from featviz.attacks.evaluation import Attack, Batch, Evaluation
+from featviz.attacks.loop import run_attack
+from featviz.attacks.options import AttackOptions, Classifier
+from featviz.attacks.pgd import BallAttack
+from featviz.attacks.result import AttackResult
+from featviz.errors import UserError, public
 
 SQUARE_NORMS = ("linf", "l2")
 # Up to which query the share of the picture that a window covers is divided by 2, 4, 8, ...
@@ -32,6 +35,7 @@ _HALVED_AT = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 _CLOCK = 10_000  # queries that the schedule is laid out for
 
 
+@public
 def square(
     model: Classifier,
     pictures: Tensor,
@@ -40,40 +44,35 @@ def square(
     eps: float | Tensor,
     norm: str = "linf",
     queries: int = 1000,
-    covered: float = 0.8,
-    stretched: bool = True,
+    p_init: float = 0.8,
+    rescale_schedule: bool = True,
     options: AttackOptions = AttackOptions(),
 ) -> AttackResult:
-    """Random search with square windows: a change is kept if it brings the label's logit down.
+    """Random search with square windows: a change is kept if the attack comes nearer to success.
 
-    norm: "linf" or "l2"; queries: forward passes a picture at most
-    covered: the share of the picture that the first windows cover; it falls with time
-    stretched: let it fall as fast as the queries allow; otherwise by a clock of 10,000 queries, of
-        which a short run sees the beginning only (as AutoAttack runs it)
+    Args:
+        norm: "linf" or "l2".
+        queries: Forward passes of an attempt at most.
+        p_init: The share of the picture that the first windows cover; it shrinks with time.
+        rescale_schedule: Let it shrink as fast as the queries allow; otherwise as for 10,000
+            queries, of which a short run sees the beginning only (as AutoAttack runs it).
 
-    Other arguments as for `pgd`. Raises UserError for arguments out of range.
+    Other arguments as for `pgd`.
+
+    Raises:
+        UserError: An argument is out of range.
     """
     check_norm(norm, SQUARE_NORMS)
     if queries < 1:
         raise UserError(f"queries is {queries}; take 1 or more")
-    if not 0 < covered <= 1:
-        raise UserError(f"covered {covered:g} is out of range; it is a share above 0, at most 1")
-    walk: Walk
-    if norm == "linf":
-        walk = Squares(queries, covered, stretched=stretched)
-    else:
-        walk = Blobs(queries, covered, stretched=stretched)
-    return find(
-        model,
-        walk,
-        pictures,
-        labels,
-        attack="square",
-        eps=eps,
-        options=options,
-    )
+    if not 0 < p_init <= 1:
+        raise UserError(f"p_init {p_init:g} is out of range; it is a share above 0, at most 1")
+    kind = SquareLinf if norm == "linf" else SquareL2
+    attack = kind(queries, p_init, rescale_schedule=rescale_schedule)
+    return run_attack(model, attack, pictures, labels, name="square", eps=eps, options=options)
 
 
+@public
 def noise(
     model: Classifier,
     pictures: Tensor,
@@ -91,236 +90,169 @@ def noise(
     check_norm(norm)
     if draws < 1:
         raise UserError(f"draws is {draws}; take 1 or more")
-    return find(
-        model,
-        Draws(norm, draws),
-        pictures,
-        labels,
-        attack="noise",
-        eps=eps,
-        options=options,
-    )
+    attack = RandomNoise(norm, draws)
+    return run_attack(model, attack, pictures, labels, name="noise", eps=eps, options=options)
 
 
-class Draws(Walk):
+class RandomNoise(Attack):
     """Independent random pictures of the ball."""
 
     starts_at_picture = False
-    uses_gradient = False
 
     def __init__(self, norm: str, draws: int):
-        self.norm, self.looks = norm, draws
+        self.norm, self.passes = norm, draws
 
-    def prepare(self, seats: Seats) -> None:
-        self.x = torch.zeros_like(seats.pictures)
-        self.streams: dict[int, torch.Generator] = {}
+    def wants_gradient(self, step: int) -> bool:
+        return False
 
-    def seat(self, rows: Tensor, seats: Seats) -> None:
-        for c in rows.tolist():
-            self.streams[c] = seats.stream(c)
-            self._draw(c, seats)
+    def start(self, batch: Batch) -> None:
+        self._draw(batch, 0)
 
-    def propose(self, seats: Seats) -> Tensor:
-        return self.x
+    def step(self, seen: Evaluation, batch: Batch, step: int) -> None:
+        self._draw(batch, step + 1)
 
-    def advance(self, look: Look, seats: Seats) -> None:
-        self.x = self.x.clone()
-        for c in look.climbing:
-            self._draw(c, seats)
-
-    def _draw(self, c: int, seats: Seats) -> None:
-        job = seats.job(c)
-        self.x[c] = projections.random_noise(job.picture, job.eps, self.norm, self.streams[c])
+    def _draw(self, batch: Batch, draw: int) -> None:
+        given = zip(batch.pictures, batch.eps.tolist(), batch.streams(draw), strict=True)
+        drawn = [projections.random_noise(x, eps, self.norm, stream) for x, eps, stream in given]
+        self.x = torch.stack(drawn)
 
 
-class _RandomSearch(Walk):
-    """Keep a change if the attack is nearer to winning with it."""
+class _RandomSearch(BallAttack):
+    """Keep a change if the attack is nearer to success with it."""
 
     starts_at_picture = False
-    uses_gradient = False
 
-    def __init__(self, queries: int, covered: float, *, stretched: bool):
-        self.looks, self.covered, self.stretched = queries, covered, stretched
+    def __init__(self, queries: int, p_init: float, *, rescale_schedule: bool):
+        self.passes, self.p_init, self.rescale_schedule = queries, p_init, rescale_schedule
+
+    def wants_gradient(self, step: int) -> bool:
+        return False
 
     def share(self, query: int) -> float:
         """The share of the picture that the window of a query covers."""
-        clock = query * _CLOCK // self.looks if self.stretched else query
-        return float(self.covered / 2 ** sum(clock > mark for mark in _HALVED_AT))
-
-    def prepare(self, seats: Seats) -> None:
-        self.best = torch.zeros_like(seats.pictures)
-        self.x = torch.zeros_like(seats.pictures)
-        self.value = torch.zeros_like(seats.eps)
-        draws = self.draws(seats)
-        shape = (seats.batch_size, self.looks, draws)
-        self.numbers = torch.zeros(shape, dtype=torch.float64, device=self.x.device)
-        self.low, self.high = torch.zeros_like(self.x), torch.zeros_like(self.x)
-        self.down = torch.arange(self.x.shape[2], device=self.x.device).view(1, -1, 1)
-        self.right = torch.arange(self.x.shape[3], device=self.x.device).view(1, 1, -1)
+        clock = query * _CLOCK // self.passes if self.rescale_schedule else query
+        return float(self.p_init / 2 ** sum(clock > mark for mark in _HALVED_AT))
 
     @abstractmethod
-    def draws(self, seats: Seats) -> int:
-        """Random numbers that a query needs."""
+    def first(self, batch: Batch, streams: list[torch.Generator]) -> Tensor:
+        """(n, 3, H, W): where the search begins."""
 
     @abstractmethod
-    def first(self, row: int, seats: Seats, stream: torch.Generator) -> Tensor:
-        """(3, H, W): where the walk of a slot begins."""
+    def change(self, numbers: Tensor, batch: Batch, side: int) -> Tensor:
+        """(n, 3, H, W): the best pictures, changed in a window; numbers (n, 8) in [0, 1)."""
 
-    @abstractmethod
-    def change(self, numbers: Tensor, seats: Seats) -> Tensor:
-        """(slots, 3, H, W): the best pictures, changed in a window; numbers (slots, draws)."""
+    def start(self, batch: Batch) -> None:
+        super().start(batch)
+        streams = batch.streams()
+        self.x = self.best = self.first(batch, streams)
+        self.value = torch.full_like(batch.eps, -torch.inf)
+        shape = (self.passes, 8)
+        drawn = [torch.rand(shape, generator=s, dtype=torch.float64) for s in streams]
+        self.numbers = torch.stack(drawn).to(self.x.device)
 
-    def seat(self, rows: Tensor, seats: Seats) -> None:
-        pictures, eps = seats.pictures[rows], seats.eps[rows]
-        self.low[rows], self.high[rows] = projections.linf_bounds(pictures, eps)
-        for c in rows.tolist():
-            stream = seats.stream(c)
-            self.x[c] = self.first(c, seats, stream)
-            shape = self.numbers.shape[1:]
-            drawn = torch.rand(shape, generator=stream, dtype=torch.float64)
-            self.numbers[c] = drawn.to(self.x.device)
-
-    def propose(self, seats: Seats) -> Tensor:
-        return self.x
-
-    def advance(self, look: Look, seats: Seats) -> None:
-        accept = (seats.step == 0) | (look.margin > self.value)
-        self.value = torch.where(accept, look.margin, self.value)
+    def step(self, seen: Evaluation, batch: Batch, step: int) -> None:
+        accept = seen.margin > self.value
+        self.value = torch.where(accept, seen.margin, self.value)
         self.best = torch.where(projections.column(accept), self.x, self.best)
-        at = seats.step.clamp(max=self.looks - 1)[:, None, None]
-        numbers = self.numbers.gather(1, at.expand(-1, 1, self.numbers.shape[2]))[:, 0]
-        self.x = self.change(numbers, seats)
-
-    def sides(self, seats: Seats, least: int = 1) -> Tensor:
-        """(slots,) the side of the window of the next query."""
         height, width = self.x.shape[2:]
-        found = []
-        for walked in seats.walked:
-            side = round(math.sqrt(self.share(walked + 1) * height * width))
-            found.append(min(max(side, least), height, width))
-        return torch.tensor(found, device=self.x.device)
+        side = round(math.sqrt(self.share(step + 1) * height * width))
+        self.x = self.change(self.numbers[:, step], batch, min(max(side, 1), height, width))
 
-    def places(self, numbers: Tensor, sides: Tensor) -> tuple[Tensor, Tensor]:
-        """Rows and columns (slots, H, 1), (slots, 1, W) counted from a window's upper left corner.
-
-        numbers: (slots, 2) in [0, 1). Every place where the window fits is as likely.
-        """
-        height, width = self.x.shape[2:]
-        top = (numbers[:, 0] * (height - sides + 1)).long()
-        left = (numbers[:, 1] * (width - sides + 1)).long()
-        return self.down - top.view(-1, 1, 1), self.right - left.view(-1, 1, 1)
+    def window(self, numbers: Tensor, side: int) -> Tensor:
+        """(n, 1, H, W) bool: windows at random places; numbers (n, 2) in [0, 1)."""
+        return window_at(*corners(numbers, side, self.x), side, self.x)
 
 
-def _within(rows: Tensor, columns: Tensor, sides: Tensor) -> Tensor:
-    """(slots, 1, H, W) bool: the window."""
-    side = sides.view(-1, 1, 1)
-    window = (rows >= 0) & (rows < side) & (columns >= 0) & (columns < side)
-    return window[:, None]
+def corners(numbers: Tensor, side: int, pictures: Tensor) -> tuple[Tensor, Tensor]:
+    """Upper and left edges (n,) of windows; every place where a window fits is as likely."""
+    height, width = pictures.shape[2:]
+    top = (numbers[:, 0] * (height - side + 1)).long()
+    return top, (numbers[:, 1] * (width - side + 1)).long()
 
 
-class Squares(_RandomSearch):
+def window_at(top: Tensor, left: Tensor, side: int, pictures: Tensor) -> Tensor:
+    """(n, 1, H, W) bool: square windows with these edges."""
+    height, width = pictures.shape[2:]
+    rows = torch.arange(height, device=top.device) - top[:, None]
+    columns = torch.arange(width, device=top.device) - left[:, None]
+    down, across = (rows >= 0) & (rows < side), (columns >= 0) & (columns < side)
+    return (down[:, :, None] & across[:, None])[:, None]
+
+
+class SquareLinf(_RandomSearch):
     """L-infinity: in a window each channel goes to one side of the ball."""
 
     norm = "linf"
 
-    def draws(self, seats: Seats) -> int:
-        return 2 + seats.pictures.shape[1]
+    def first(self, batch: Batch, streams: list[torch.Generator]) -> Tensor:
+        shape = (batch.pictures.shape[1], 1, batch.pictures.shape[3])
+        stripes = torch.stack([torch.rand(shape, generator=stream) for stream in streams])
+        return torch.where(stripes.to(self.low.device) < 0.5, self.low, self.high)
 
-    def first(self, row: int, seats: Seats, stream: torch.Generator) -> Tensor:
-        picture, eps = seats.pictures[row], seats.job(row).eps
-        stripes = torch.rand(picture.shape[0], 1, picture.shape[2], generator=stream)
-        signs = torch.where(stripes < 0.5, -1.0, 1.0).to(picture.device, picture.dtype)
-        return torch.clamp(picture + eps * signs, self.low[row], self.high[row])
-
-    def change(self, numbers: Tensor, seats: Seats) -> Tensor:
-        sides = self.sides(seats)
-        window = _within(*self.places(numbers[:, :2], sides), sides)
-        up = numbers[:, 2:, None, None] >= 0.5
-        side = torch.where(up, self.high, self.low)
-        return torch.where(window, side, self.best)
+    def change(self, numbers: Tensor, batch: Batch, side: int) -> Tensor:
+        up = numbers[:, 2:5, None, None] >= 0.5
+        bound = torch.where(up, self.high, self.low)
+        return torch.where(self.window(numbers[:, :2], side), bound, self.best)
 
 
-class Blobs(_RandomSearch):
+class SquareL2(_RandomSearch):
     """L2: mass moves from one window to a bump in another."""
 
     norm = "l2"
 
-    def prepare(self, seats: Seats) -> None:
-        super().prepare(seats)
-        height, width = self.x.shape[2:]
-        self.bumps = {side: bump(side) for side in range(1, min(height, width) + 1)}
-
-    def draws(self, seats: Seats) -> int:
-        return 5 + seats.pictures.shape[1]
-
-    def first(self, row: int, seats: Seats, stream: torch.Generator) -> Tensor:
+    def first(self, batch: Batch, streams: list[torch.Generator]) -> Tensor:
         """A grid of five by five bumps, each channel of each with its own sign."""
-        picture, eps = seats.pictures[row], seats.eps[row : row + 1]
-        height, width = picture.shape[1:]
+        height, width = batch.pictures.shape[2:]
         side = max(1, min(height, width) // 5)
         down, across = height // side, width // side
-        signs = torch.rand(picture.shape[0], down, across, generator=stream)
-        turned = torch.rand(down, across, generator=stream) < 0.5
-        grid = torch.zeros(picture.shape, dtype=torch.float64)
         top, left = (height - down * side) // 2, (width - across * side) // 2
-        shape = self.bumps[side]
-        for i in range(down):
-            for j in range(across):
-                here = shape.T if turned[i, j] else shape
-                sign = torch.where(signs[:, i, j] < 0.5, -1.0, 1.0).view(-1, 1, 1)
-                y, x = top + i * side, left + j * side
-                grid[:, y : y + side, x : x + side] = sign * here
-        moved = picture + (eps * (grid / grid.norm()).to(picture.device)).to(picture.dtype)
-        return projections.inside(picture[None], moved[None], eps, "l2")[0]
+        grids = []
+        for stream in streams:
+            signs = torch.rand(batch.pictures.shape[1], down, across, generator=stream)
+            turned = torch.rand(down, across, generator=stream) < 0.5
+            shapes = torch.where(turned[:, :, None, None], bump(side).T, bump(side))
+            tiles = torch.where(signs < 0.5, -1.0, 1.0)[:, :, :, None, None] * shapes
+            grid = torch.zeros(batch.pictures.shape[1:], dtype=torch.float64)
+            inner = grid[:, top : top + down * side, left : left + across * side]
+            inner.copy_(tiles.transpose(2, 3).reshape(inner.shape))
+            grids.append(grid / grid.norm())
+        change = projections.column(batch.eps) * torch.stack(grids).to(batch.eps.device)
+        moved = batch.pictures + change.to(batch.pictures.dtype)
+        return projections.inside(batch.pictures, moved, batch.eps, "l2")
 
-    def change(self, numbers: Tensor, seats: Seats) -> Tensor:
-        sides = self.sides(seats, least=3)
-        sides = torch.where(sides % 2 == 0, sides + 1, sides)
-        sides = sides.clamp(max=min(self.x.shape[2:]))
-        rows, columns = self.places(numbers[:, :2], sides)
-        window = _within(rows, columns, sides)
-        other = _within(*self.places(numbers[:, 2:4], sides), sides)
-        shape = self._bumps(rows, columns, sides, numbers[:, 4] < 0.5)
+    def change(self, numbers: Tensor, batch: Batch, side: int) -> Tensor:
+        side = max(side, 3)
+        side = min(side + 1 - side % 2, *self.x.shape[2:])
+        top, left = corners(numbers[:, :2], side, self.x)
+        window, other = window_at(top, left, side, self.x), self.window(numbers[:, 2:4], side)
+        shape = bump(side).to(self.x.device)
+        turned = torch.where((numbers[:, 4] < 0.5)[:, None, None], shape.T, shape)
         signs = torch.where(numbers[:, 5:] < 0.5, -1.0, 1.0)[:, :, None, None]
+        added = torch.zeros_like(self.best, dtype=torch.float64)
+        channels = added.shape[1]
+        added[window.expand_as(added)] = (signs * turned[:, None]).flatten()
 
-        delta = self.best.double() - seats.pictures.double()
+        delta = self.best.double() - batch.pictures.double()
         own = torch.where(window, delta, 0)
-        new = own / _length(own) + torch.where(window, signs * shape[:, None], 0)
+        new = own / _length(own) + added
         mass = torch.where(window | other, delta, 0).flatten(1).square().sum(1)
-        spare = (seats.eps.square() - delta.flatten(1).square().sum(1)).clamp(min=0)
-        channels = delta.shape[1]
-        each = projections.column((spare / channels + mass / channels).sqrt())
-        new = new / _length(new) * each
+        spare = (batch.eps.square() - delta.flatten(1).square().sum(1)).clamp(min=0)
+        new = new / _length(new) * projections.column(((spare + mass) / channels).sqrt())
         delta = torch.where(window, new, torch.where(other, 0, delta))
-        delta = delta * projections.column(
-            seats.eps / delta.flatten(1).square().sum(1).sqrt().clamp(min=1e-300)
-        )
-        moved = seats.pictures + delta.to(self.best.dtype)
-        return projections.inside(seats.pictures, moved, seats.eps, "l2")
-
-    def _bumps(self, rows: Tensor, columns: Tensor, sides: Tensor, turned: Tensor) -> Tensor:
-        """(slots, H, W): each slot's bump at its window, 0 elsewhere."""
-        found = torch.zeros(len(sides), *self.x.shape[2:], dtype=torch.float64)
-        at = zip(
-            sides.tolist(),
-            rows[:, 0, 0].tolist(),
-            columns[:, 0, 0].tolist(),
-            turned.tolist(),
-            strict=True,
-        )
-        for c, (side, row, column, turn) in enumerate(at):
-            shape = self.bumps[side]
-            found[c, -row : side - row, -column : side - column] = shape.T if turn else shape
-        return found.to(self.x.device)
+        size = delta.flatten(1).square().sum(1).sqrt().clamp(min=1e-300)
+        delta = delta * projections.column(batch.eps / size)
+        moved = batch.pictures + delta.to(self.best.dtype)
+        return projections.inside(batch.pictures, moved, batch.eps, "l2")
 
 
 def _length(values: Tensor) -> Tensor:
-    """(slots, 3, 1, 1) L2 norm of each channel; never 0."""
+    """(n, 3, 1, 1) L2 norm of each channel; never 0."""
     return values.square().sum((2, 3), keepdim=True).sqrt().clamp(min=1e-12)
 
 
+@functools.cache
 def bump(side: int) -> Tensor:
-    """(side, side) float64 of L2 norm 1: a hill above a hollow, falling off from their centres."""
+    """(side, side) float64 of L2 norm 1: a positive peak above a negative one."""
     upper = _hill(side // 2, side)
     lower = _hill(side - side // 2, side)
     whole = torch.cat([upper, -lower])

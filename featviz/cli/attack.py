@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from featviz.attacks import methods
 from featviz.cli import options
 
 
@@ -20,13 +21,14 @@ def attack(
         str | None,
         typer.Option(
             "--eps",
-            help="How far pixels may move: 8/255 (the default) or .03; in L2 a length, in L1 a "
-            "sum. Not for minimal.",
+            help="How far pixels may move: 8/255 (the default) or .03; in L2 a length (.5), in L1 "
+            "a sum (12). Not for methods that search the smallest change.",
         ),
     ] = None,
     norm: Annotated[
-        str, typer.Option("--norm", help="linf, l2 or l1; for minimal also l0.")
-    ] = "linf",
+        str | None,
+        typer.Option("--norm", help="linf, l2, l1 or l0; default: the first the method knows."),
+    ] = None,
     target: Annotated[
         str | None,
         typer.Option("--target", "-t", help="Class to reach (name or index); default: any other."),
@@ -35,20 +37,18 @@ def attack(
         str,
         typer.Option(
             "--method",
-            help="pgd, fgsm (one step), bim, mi-fgsm, apgd, ensemble (all in turn), square "
-            "(without any gradient) or minimal (the smallest change that fools).",
+            help=f"{methods.methods_in_words()}.",
         ),
     ] = "pgd",
     steps: Annotated[
         int | None,
         typer.Option(
             "--steps",
-            help="Gradient steps at most, or queries of square; default: 40 of pgd, 10 of bim and "
-            "mi-fgsm, 100 of apgd and ensemble, 1000 queries, 100 passes of minimal.",
+            help=f"Gradient steps at most; default: {methods.steps_in_words()}.",
         ),
     ] = None,
     restarts: Annotated[
-        int, typer.Option("--restarts", help="Walks at most, of pgd and apgd.")
+        int, typer.Option("--restarts", help="Attempts at most, of pgd and apgd.")
     ] = 1,
     diagnosis: Annotated[
         bool, typer.Option("--diagnosis", help="Measure what changes in the network, by layer.")
@@ -89,9 +89,9 @@ def attack(
         result = run(
             net,
             batch,
-            norm=norm.lower(),
+            norm=norm and norm.lower(),
             eps=radius,
-            method=method.lower(),
+            method=method,
             target=target,
             steps=steps,
             restarts=restarts,

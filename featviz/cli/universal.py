@@ -26,7 +26,7 @@ def universal(
             "--patch", help="A patch that lies anywhere instead (--eps and --norm do not apply)."
         ),
     ] = False,
-    steps: Annotated[int, typer.Option("--steps", min=1, help="Steps of the ascent.")] = 150,
+    steps: Annotated[int, typer.Option("--steps", min=1, help="Steps of the optimization.")] = 150,
     count: Annotated[
         int,
         typer.Option(
@@ -49,6 +49,7 @@ def universal(
 
     from featviz.attacks.patch import patch as make_patch
     from featviz.attacks.universal import universal as make_universal
+    from featviz.checkpoints import partial_folder, remove_checkpoint
     from featviz.cli.run import open_data
 
     pictures = open_data(data)
@@ -65,6 +66,7 @@ def universal(
                 steps=steps,
                 count=count,
                 seed=seed,
+                checkpoint=partial_folder(folder),
                 progress=progress,
             )
         else:
@@ -77,6 +79,8 @@ def universal(
                 steps=steps,
                 count=count,
                 seed=seed,
+                checkpoint=partial_folder(folder),
                 progress=progress,
             )
     output.finish(result, folder)
+    remove_checkpoint(partial_folder(folder))

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from featviz import results
 from featviz.attacks.checks import check_batch_size
-from featviz.attacks.loop import classify
+from featviz.attacks.evaluation import classify
 from featviz.checkpoints import Arrays, Checkpoint, open_checkpoint
 from featviz.corruptions.apply import corrupt
 from featviz.corruptions.constants import CORRUPTIONS, SEVERITIES, settings, words

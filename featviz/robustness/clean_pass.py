@@ -17,7 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from featviz.attacks.loop import Classifier, classify
+from featviz.attacks.evaluation import classify
+from featviz.attacks.options import Classifier
 from featviz.errors import UserError
 from featviz.robustness import masking
 from featviz.robustness.masking import Probe

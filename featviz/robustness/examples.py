@@ -19,7 +19,7 @@ from torch import Tensor
 
 from featviz import images
 from featviz.attacks import projections
-from featviz.attacks.loop import classify
+from featviz.attacks.evaluation import classify
 from featviz.attacks.options import AttackOptions
 from featviz.robustness.clean_pass import CleanPass
 from featviz.robustness.masking import late_gain, silent_success

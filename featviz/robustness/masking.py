@@ -25,7 +25,8 @@ import torch
 from torch import Tensor
 
 from featviz.attacks import projections
-from featviz.attacks.loop import Classifier, classify
+from featviz.attacks.evaluation import classify
+from featviz.attacks.options import Classifier
 
 TINY = 1e-6
 """far below one level of an 8-bit picture (1/255), yet far above the last bit of a float32"""

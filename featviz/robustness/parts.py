@@ -17,7 +17,6 @@ from torch import Tensor
 
 from featviz import datasets, results
 from featviz.attacks.pgd import pgd
-from featviz.attacks.projections import NORM_NAMES, eps_text
 from featviz.attacks.universal import universal
 from featviz.corruptions.table import corruption_table
 from featviz.datasets import Labelled, Pictures
@@ -29,7 +28,7 @@ from featviz.robustness.examples import Batch
 from featviz.robustness.transfer import Transfer, resized_to, shared_labels, transfer_matrix
 
 if TYPE_CHECKING:
-    from featviz.attacks.attack import Attacked
+    from featviz.attacks.result import AttackResult
     from featviz.checkpoints import Arrays
     from featviz.models.model import Model
     from featviz.types import Progress
@@ -215,7 +214,7 @@ def _diagnosis(source: Source) -> Diagnosis:
 
 def diagnose_attack(
     model: Model,
-    attacked: Attacked,
+    attacked: AttackResult,
     data: Pictures | None,
     *,
     seed: int = 0,
@@ -226,26 +225,23 @@ def diagnose_attack(
     data: pictures whose class folders represent the classes; without them there are no class means
     and no neighbors
     """
-    found = attacked.found
-    rows = (found.success & ~found.already).nonzero()[:, 0]
+    rows = (attacked.success & ~attacked.already).nonzero()[:, 0]
     if not len(rows):
         return None
-    labels, predicted = attacked.labels[rows], found.predicted[rows]
+    own = attacked.clean if attacked.targeted else attacked.labels
+    labels, predicted = own[rows], attacked.predicted[rows]
     reference = None
     if data is not None:
         wanted = {*labels.tolist(), *predicted.tolist()}
         reference = _reference(model, data, wanted, set(attacked.names))
-    size = f"smallest in {NORM_NAMES[attacked.norm]}"
-    if attacked.eps is not None:
-        size = f"{NORM_NAMES[attacked.norm]} up to {eps_text(attacked.eps, attacked.norm)}"
     return diagnose(
         model,
         attacked.originals[rows],
-        found.adversarial[rows],
+        attacked.adversarial[rows],
         labels,
         predicted,
-        names=[attacked.names[i] for i in rows.tolist()],
-        size=size,
+        names=[attacked.name(i) for i in rows.tolist()],
+        size=attacked.ball,
         reference=reference,
         seed=seed,
         progress=progress,

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from featviz import images, results
 from featviz.attacks import projections
 from featviz.attacks.checks import check_batch_size
-from featviz.attacks.loop import classify
+from featviz.attacks.evaluation import classify
 from featviz.errors import UserError, public
 from featviz.images import check_pictures
 from featviz.models.frozen import frozen

@@ -11,9 +11,9 @@ from attack_models import photographs, tiny_model
 from flat_attacks import apgd, square
 
 from featviz.attacks import losses, projections
-from featviz.attacks.apgd import Auto, checkpoints
-from featviz.attacks.loop import Job, Look, Seats
-from featviz.attacks.square import Blobs, Squares, bump
+from featviz.attacks.apgd import AutoPGD, checkpoints
+from featviz.attacks.evaluation import Batch, Evaluation
+from featviz.attacks.square import SquareLinf, bump, corners, window_at
 
 
 def test_the_checkpoints_are_those_of_the_paper() -> None:
@@ -108,32 +108,28 @@ def test_confidence_does_not_silence_cross_entropy() -> None:
     assert float(scaled.std()) == pytest.approx(2.5)
 
 
-def climb(values):
-    """The step sizes of a walk whose losses are given, in units of its first."""
-    walk = Auto("linf", len(values) - 1, "ce")
-    picture = torch.full((3, 2, 2), 0.5)
-    seats = Seats(picture, 1)
-    walk.prepare(seats)
-    seats.jobs[0], seats.pictures[0], seats.eps[0] = Job(picture, 0, 0.1, 1), picture, 0.1
-    walk.seat(torch.tensor([0]), seats)
+def step_sizes(values):
+    """The step sizes of an attempt whose losses are given, in units of its first."""
+    attack = AutoPGD("linf", len(values) - 1, "ce")
+    one = torch.ones(1, dtype=torch.float64)
+    zero, picture = torch.zeros(1, dtype=torch.long), torch.full((1, 3, 2, 2), 0.5)
+    batch = Batch(picture, zero, 0.1 * one, zero, zero, zero, None)
+    attack.start(batch)
     sizes = []
-    for value in values[:-1]:
+    for step, value in enumerate(values[:-1]):
         z = torch.tensor([[0.0, value]], dtype=torch.float64)
-        leaf = walk.propose(seats).clone().requires_grad_(True)
-        raw = z.float() + leaf.sum() - leaf.sum().detach()
-        look = Look(leaf, z, raw, torch.tensor([True]), [0])
-        walk.advance(look, seats)
-        sizes.append(float(walk.eta) / 0.2)
-        seats.step += 1
-        seats.walked[0] += 1
+        gradient = torch.ones_like(picture)
+        seen = Evaluation(attack.x, z, zero, one, one > 2, value * one, gradient, zero)
+        attack.step(seen, batch, step)
+        sizes.append(float(attack.eta) / 0.2)
     return sizes
 
 
 def test_the_step_is_halved_where_the_loss_rises_too_seldom() -> None:
     steps = 100
-    rising = climb([float(k) for k in range(steps + 1)])
+    rising = step_sizes([float(k) for k in range(steps + 1)])
     assert rising == [1.0] * steps  # it always rises: nothing is ever halved
-    flat = climb([1.0] * (steps + 1))
+    flat = step_sizes([1.0] * (steps + 1))
     halvings = [k for k, (a, b) in enumerate(itertools.pairwise([1.0, *flat])) if b == a / 2]
     assert halvings == [22, 41, 57, 70, 80, 87, 93, 99]
 
@@ -147,39 +143,30 @@ def test_the_first_step_counts_as_a_rise_only_if_it_is_one() -> None:
             values.append(values[-1] + (-1.0 if k < 22 - rises else 1.0))
         values += [values[-1] + k for k in range(1, 79)]
         # Its best must improve after the fall, or the second condition would halve.
-        assert (climb(values)[22] == 0.5) == halved
+        assert (step_sizes(values)[22] == 0.5) == halved
 
 
-@pytest.mark.parametrize("norm", ["linf", "l2"])
-def test_windows_reach_every_row_and_column(norm: str) -> None:
-    picture = torch.full((3, 8, 8), 0.5)
-    seats = Seats(picture, 2)
-    walk = (Squares if norm == "linf" else Blobs)(200, 0.2, stretched=True)
-    walk.prepare(seats)
-    seats.pictures[:], seats.eps[:] = picture, 0.1
-    for c in range(2):
-        seats.jobs[c] = Job(picture, 0, 0.1, key=c)
-    walk.seat(torch.tensor([0, 1]), seats)
-    sides = torch.tensor([3, 3])
+def test_windows_reach_every_row_and_column() -> None:
+    pictures = torch.zeros(2, 3, 8, 8)
     corner = torch.tensor([[0.0, 0.0], [0.999999, 0.999999]], dtype=torch.float64)
-    rows, columns = walk.places(corner, sides)
-    assert rows[:, 0, 0].tolist() == [0, -5]
-    assert columns[:, 0, 0].tolist() == [0, -5]
-    assert int(rows[1, -1, 0]) == int(columns[1, 0, -1]) == 2  # the last row is in the window
+    top, left = corners(corner, 3, pictures)
+    assert top.tolist() == left.tolist() == [0, 5]
+    window = window_at(top, left, 3, pictures)
+    assert window.sum((1, 2, 3)).tolist() == [9, 9]
+    assert bool(window[0, 0, 0, 0] and window[1, 0, -1, -1])
     every = torch.linspace(0, 1, 601, dtype=torch.float64)[:-1]
-    tops = torch.stack([(every * 6).long(), (every * 6).long()], 1)
-    assert tops.unique().tolist() == [0, 1, 2, 3, 4, 5]
-    assert not torch.equal(walk.numbers[0], walk.numbers[1])  # each picture has its own
+    places, _ = corners(torch.stack([every, every], 1), 3, pictures)
+    assert places.unique().tolist() == [0, 1, 2, 3, 4, 5]
 
 
 def test_the_window_shrinks_as_the_paper_says() -> None:
-    walk = Squares(10_000, 0.8, stretched=True)
+    walk = SquareLinf(10_000, 0.8, rescale_schedule=True)
     marks = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
     for k, mark in enumerate(marks):
         assert walk.share(mark) == 0.8 / 2**k
         assert walk.share(mark + 1) == 0.8 / 2 ** (k + 1)
-    assert Squares(1000, 0.8, stretched=True).share(100) == walk.share(1000)
-    assert Squares(1000, 0.8, stretched=False).share(100) == walk.share(100)
+    assert SquareLinf(1000, 0.8, rescale_schedule=True).share(100) == walk.share(1000)
+    assert SquareLinf(1000, 0.8, rescale_schedule=False).share(100) == walk.share(100)
 
 
 def test_square_moves_every_value_as_far_as_the_ball_allows() -> None:

@@ -11,19 +11,20 @@ import pytest
 import torch
 
 from featviz import images
+from featviz.attacks.methods import METHODS
 from featviz.cli import main as command_line
 from featviz.models.model import Model
 
-METHODS = [
-    ("fgsm", "linf", "16/255", []),
-    ("bim", "l2", "2", []),
-    ("mi-fgsm", "linf", "8/255", []),
-    ("pgd", "l1", "60", []),
-    ("apgd", "l2", "1", ["--steps", "10"]),
-    ("ensemble", "linf", "4/255", ["--steps", "10"]),
-    ("square", "linf", "32/255", ["--steps", "100"]),
-    ("pgd", "linf", "16/255", ["--target", "goldfish"]),
+EPS = {"linf": "16/255", "l2": "2", "l1": "60"}
+QUICK = {"apgd": 10, "apgd-t": 5, "ensemble": 10, "square": 100, "sigma-zero": 60}
+CASES = [
+    *((name, method.norms[0], []) for name, method in METHODS.items()),
+    ("bim", "l2", []),
+    ("pgd", "l1", []),
+    ("pgd", "linf", ["--target", "goldfish"]),
 ]
+WEAK = {"noise", "deepfool", "superdeepfool", "fmn"}
+"""random noise, and methods whose points lie so near to the boundary that 8 bits may miss it"""
 
 
 def run(capsys: pytest.CaptureFixture[str], *words):
@@ -49,34 +50,23 @@ def picture(tmp_path_factory: pytest.TempPathFactory):
     return path
 
 
-@pytest.mark.parametrize(("method", "norm", "eps", "more"), METHODS, ids=lambda v: str(v)[:9])
-def test_what_it_saves_is_adversarial_when_loaded(
+@pytest.mark.parametrize(("method", "norm", "more"), CASES, ids=lambda v: str(v)[:14])
+def test_what_it_saves_is_what_it_says_when_loaded(
     mini: Model,
-    picture,
+    picture: Path,
     capsys: pytest.CaptureFixture[str],
     tmp_path: Path,
     method: str,
     norm: str,
-    eps,
-    more,
+    more: list[str],
 ) -> None:
     out = tmp_path / "attack"
-    code, said, err = run(
-        capsys,
-        "attack",
-        picture,
-        "--method",
-        method,
-        "--norm",
-        norm,
-        "--eps",
-        eps,
-        "--out",
-        out,
-        "--json",
-        "--quiet",
-        *more,
-    )
+    words = ["--method", method, "--norm", norm, "--out", out, "--json", "--quiet", *more]
+    if METHODS[method].ball:
+        words += ["--eps", EPS[norm]]
+    if method in QUICK:
+        words += ["--steps", QUICK[method]]
+    code, said, err = run(capsys, "attack", picture, *words)
     assert code == 0, err
     document = json.loads(said)
     assert document["parameters"]["method"] == method
@@ -87,16 +77,17 @@ def test_what_it_saves_is_adversarial_when_loaded(
     before, after = mini(original[None]).argmax(), mini(adversarial[None]).argmax()
     assert row["before"] == mini.class_name(int(before))
     assert row["after"] == mini.class_name(int(after))
-    assert row["success"] == row["success_8bit"] == "1"
+    assert row["success"] == row["success_8bit"]
+    assert row["success"] == "1" or method in WEAK
     if "--target" in more:
         assert row["after"] == "goldfish"
     else:
-        assert before != after
-    top, _, bottom = eps.partition("/")
-    radius = float(top) / float(bottom or 1)
+        assert (before != after) == (row["success"] == "1")
     change = (adversarial.double() - original.double()).flatten()
-    size = {"linf": change.abs().max(), "l2": change.norm(), "l1": change.abs().sum()}[norm]
-    assert 0 < float(size) <= radius + 1e-5
+    if METHODS[method].ball:
+        top, _, bottom = EPS[norm].partition("/")
+        size = {"linf": change.abs().max(), "l2": change.norm(), "l1": change.abs().sum()}[norm]
+        assert 0 < float(size) <= float(top) / float(bottom or 1) + 1e-5
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2", "l1", "l0"])
@@ -145,16 +136,20 @@ def test_the_smallest_change_is_saved_with_its_certificate(
     assert row["sha256"] == hashlib.sha256(values).hexdigest()
 
 
-def test_a_wrong_method_or_a_target_for_the_suite_is_refused(
+def test_a_wrong_method_and_options_that_it_does_not_have_are_refused(
     picture, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     out = tmp_path / "attack"
     for words, said in (
         (["--method", "bgd"], "did you mean pgd"),
         (["--method", "square", "--norm", "l1"], "unknown norm 'l1'"),
-        (["--method", "ensemble", "--target", "goldfish"], "for a target take pgd or apgd"),
+        (
+            ["--method", "ensemble", "--target", "goldfish"],
+            "ensemble has no target; for one take pgd",
+        ),
         (["--method", "minimal", "--eps", "1/255"], "takes no eps"),
         (["--method", "pgd", "--norm", "l0"], "unknown norm 'l0'"),
+        (["--method", "fgsm", "--restarts", "2"], "for one take pgd or apgd"),
     ):
         code, _, err = run(capsys, "attack", picture, "--out", out, *words)
         assert code == 2

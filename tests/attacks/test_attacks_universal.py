@@ -11,12 +11,14 @@ import torch
 from attack_models import Linear, photographs, tiny_model
 
 from featviz import results
-from featviz.attacks.patch import Places, drawn_places, lay, outline, patch
-from featviz.attacks.universal import _pull, _shuffled, batches_of, into_ball, universal
+from featviz.attacks.held_out import batches_of
+from featviz.attacks.patch import Places, drawn_places, lay, patch
+from featviz.attacks.patch_result import outline
+from featviz.attacks.universal import into_ball, perturbation_gradient, universal
 from featviz.errors import UserError
 from featviz.models.model import Model
 
-QUICK = {"steps": 12, "batch": 8, "batch_size": 4}
+QUICK = {"steps": 12, "pictures_per_step": 8, "batch_size": 4}
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +55,7 @@ def grey(count: int = 12) -> torch.Tensor:
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 @pytest.mark.parametrize("eps", [1e-3, 10 / 255, 0.3, 1.0])
 def test_v_lies_in_its_ball_exactly(model, pictures, norm: str, eps) -> None:
-    found = universal(model, pictures, eps=eps, norm=norm, steps=6, batch=8)
+    found = universal(model, pictures, eps=eps, norm=norm, steps=6, pictures_per_step=8)
     v = found.perturbation.double()
     size = float(v.abs().max()) if norm == "linf" else float(v.norm())
     assert size <= eps
@@ -76,7 +78,7 @@ def test_eps_0_changes_nothing(model, pictures) -> None:
     assert not found.perturbation.any()
     assert found.backwards == 0
     for what in ("universal", "shuffled", "noise"):
-        assert torch.equal(found.answers[what], found.clean)
+        assert torch.equal(found.predicted[what], found.clean)
     assert found.accuracy("universal") == found.accuracy()
 
 
@@ -84,7 +86,7 @@ def test_on_a_linear_model_it_is_the_closed_form_in_both_norms() -> None:
     model, x = linear_model(), grey()
     w = (model.net.weights[1] - model.net.weights[0]).view(3, 8, 8)
     for norm, eps in (("linf", 0.05), ("l2", 0.4)):
-        found = universal(model, x, eps=eps, norm=norm, steps=30, batch=4)
+        found = universal(model, x, eps=eps, norm=norm, steps=30, pictures_per_step=4)
         best = eps * w.sign() if norm == "linf" else eps * w / w.norm()
         torch.testing.assert_close(found.perturbation, best, rtol=0, atol=1e-5)
 
@@ -93,11 +95,11 @@ def test_a_linear_model_falls_exactly_when_the_margin_is_below_eps_times_the_dua
     model, x = linear_model(), grey()
     w = model.net.weights[1] - model.net.weights[0]
     logits = model(x)
-    margins = (logits[:, 0] - logits[:, 1]) / w.abs().sum()
+    margins = ((logits[:, 0] - logits[:, 1]) / w.abs().sum()).detach()
     for eps in margins.sort().values[[2, 8]].tolist():
-        found = universal(model, x, eps=eps * 1.001, steps=30, batch=4)
+        found = universal(model, x, eps=eps * 1.001, steps=30, pictures_per_step=4)
         rows = [int(name.split()[1]) - 1 for name in found.names]
-        fallen = found.answers["universal"] != found.clean
+        fallen = found.predicted["universal"] != found.clean
         assert fallen.tolist() == [float(margins[i]) < eps * 1.001 for i in rows]
 
 
@@ -112,7 +114,7 @@ def test_rates_are_those_counted_again_on_pictures_it_was_not_made_from(
     clean = model(held).argmax(1)
     answers = model((held + made.perturbation).clamp(0, 1)).argmax(1)
     assert torch.equal(made.clean, clean)
-    assert torch.equal(made.answers["universal"], answers)
+    assert torch.equal(made.predicted["universal"], answers)
     assert made.rate().hits == int((answers != clean).sum())
     labels = (torch.arange(24) % 5)[rows]
     assert made.accuracy("universal").hits == int((answers == labels).sum())
@@ -137,7 +139,7 @@ def test_a_step_follows_autograd_through_the_clipped_sum_and_the_clipped_loss(
     assert clip == math.inf or 0 < int((value > clip).sum()) < 24
     (expected,) = torch.autograd.grad(value.clamp(max=clip).sum(), leaf)
     with torch.no_grad():
-        gradient, won = _pull(model, pictures, v, labels, False, clip, 5)
+        gradient, won = perturbation_gradient(model, pictures, v, labels, clip=clip, batch_size=5)
     torch.testing.assert_close(gradient, expected, rtol=1e-4, atol=1e-5)
     assert float(won) == pytest.approx(float((logits.argmax(1) != labels).double().mean()))
 
@@ -145,14 +147,6 @@ def test_a_step_follows_autograd_through_the_clipped_sum_and_the_clipped_loss(
 def test_it_beats_noise_and_its_own_pixels_shuffled(made) -> None:
     assert made.rate().hits > made.rate("noise").hits
     assert made.rate().hits > made.rate("shuffled").hits
-
-
-def test_shuffling_keeps_pixels_whole() -> None:
-    v = torch.arange(3 * 5 * 5.0).view(3, 5, 5)
-    mixed = _shuffled(v, torch.Generator().manual_seed(0))
-    assert not torch.equal(mixed, v)
-    columns = {tuple(c) for c in v.flatten(1).T.tolist()}
-    assert {tuple(c) for c in mixed.flatten(1).T.tolist()} == columns
 
 
 def test_the_same_seed_gives_the_same_bytes_and_disturbs_nothing(model, pictures, made) -> None:
@@ -172,7 +166,7 @@ def test_a_target_is_reached_and_those_that_are_there_do_not_count(model, pictur
     found = universal(model, pictures, eps=0.3, target=target, **QUICK)
     there = found.clean == target
     assert found.rate().n == int((~there).sum())
-    hits = (found.answers["universal"] == target) & ~there
+    hits = (found.predicted["universal"] == target) & ~there
     assert found.rate().hits == int(hits.sum()) > 0
 
 
@@ -216,6 +210,37 @@ def test_mistakes_are_told_in_a_line(model, pictures, arguments, words: str) -> 
         universal(model, pictures[:1])
 
 
+class Stops(Exception):
+    """The run is stopped."""
+
+
+@pytest.mark.parametrize("kind", ["universal", "patch"])
+def test_stopped_and_made_again_it_ends_with_the_same_bytes(
+    model, pictures, tmp_path: Path, kind: str
+) -> None:
+    make = universal if kind == "universal" else patch
+    options = {"steps": 24, "pictures_per_step": 6, "batch_size": 4}
+    whole = make(model, pictures, **options)
+
+    def stop(done: int, total: int, text: str) -> None:
+        if done == 15:
+            raise Stops
+
+    folder = tmp_path / "run.partial"
+    with pytest.raises(Stops):
+        make(model, pictures, **options, checkpoint=folder, progress=stop)
+    steps: list[int] = []
+    again = make(
+        model, pictures, **options, checkpoint=folder, progress=lambda d, t, w: steps.append(d)
+    )
+    assert steps[0] == 11  # ten steps were kept
+    made = "perturbation" if kind == "universal" else "patch"
+    assert torch.equal(getattr(again, made), getattr(whole, made))
+    assert torch.equal(again.trace, whole.trace)
+    with pytest.raises(UserError, match="another command"):
+        make(model, pictures, **(options | {"steps": 30}), checkpoint=folder)
+
+
 # Patches.
 
 
@@ -257,27 +282,43 @@ def test_a_patch_is_judged_on_other_pictures_beside_noise_at_the_same_places(
     model, pictures
 ) -> None:
     target = int(model(pictures).argmax(1).bincount(minlength=5).argmin())
-    found = patch(model, pictures, target=target, steps=25, batch=6, sizes=(0.4, 0.6), batch_size=4)
+    found = patch(
+        model,
+        pictures,
+        target=target,
+        steps=25,
+        pictures_per_step=6,
+        sizes=(0.4, 0.6),
+        batch_size=4,
+    )
     assert bool(((found.patch >= 0) & (found.patch <= 1)).all())
-    assert found.answers.shape == found.noise_answers.shape == (5, 12)
+    assert found.predicted.shape == found.noise_predicted.shape == (5, 12)
     assert found.sizes == (0.2, 0.4, 0.4667, 0.5333, 0.6)
     best = max(range(5), key=lambda k: found.rate(k).hits)
     assert found.rate(best).hits > found.rate(best, noise=True).hits
     there = found.clean == target
-    hits = (found.answers[best] == target) & ~there
+    hits = (found.predicted[best] == target) & ~there
     assert (found.rate(best).hits, found.rate(best).n) == (int(hits.sum()), int((~there).sum()))
-    again = patch(model, pictures, target=target, steps=25, batch=6, sizes=(0.4, 0.6), batch_size=4)
+    again = patch(
+        model,
+        pictures,
+        target=target,
+        steps=25,
+        pictures_per_step=6,
+        sizes=(0.4, 0.6),
+        batch_size=4,
+    )
     assert torch.equal(again.patch, found.patch)
-    assert torch.equal(again.answers, found.answers)
+    assert torch.equal(again.predicted, found.predicted)
     answers = model(found.examples).argmax(1)
-    assert torch.equal(answers, found.answers[found.shown_size][list(found.shown)])
+    assert torch.equal(answers, found.predicted[found.shown_size][list(found.shown)])
 
 
 def test_a_patch_leaves_model_and_random_state_and_can_be_saved(
     model, pictures, tmp_path: Path
 ) -> None:
     state = torch.get_rng_state()
-    found = patch(model, pictures, steps=3, batch=6, shape="square")
+    found = patch(model, pictures, steps=3, pictures_per_step=6, shape="square")
     assert torch.equal(torch.get_rng_state(), state)
     assert all(p.grad is None for p in model.parameters())
     document = results.read_result(found.save(tmp_path / "run"))

@@ -86,7 +86,7 @@ def test_leaving_early_finds_the_same_pictures_as_trying_everything(
     labels = model(pictures).argmax(1)
     labels[4] = (labels[4] + 1) % 5
     found = spatial(model, pictures, labels, degrees=6, shift=0.06, angles=5, shifts=3, draws=1)
-    before = (found.random_answers != labels).any(0) | (found.clean != labels)
+    before = (found.random_predicted != labels).any(0) | (found.clean != labels)
     wrong = torch.stack(
         [model(moved(pictures, motions(m).expand(10, 3))).argmax(1) != labels for m in found.grid]
     )
@@ -117,8 +117,8 @@ def test_without_turn_and_shift_the_answers_are_the_clean_ones(
 ) -> None:
     labels = torch.arange(10) % 5
     found = spatial(model, pictures, labels, degrees=0, shift=0, draws=2)
-    assert torch.equal(found.random_answers, found.clean.expand(2, 10))
-    assert torch.equal(found.padding_answers, found.clean.expand(2, 10))
+    assert torch.equal(found.random_predicted, found.clean.expand(2, 10))
+    assert torch.equal(found.padding_predicted, found.clean.expand(2, 10))
     assert found.worst_of_grid == found.clean_accuracy
     assert found.average_of_random == found.clean_accuracy.value
 
@@ -127,7 +127,7 @@ def test_padding_alone_is_the_unmoved_picture_under_the_black_corners(model: Mod
     # On white pictures a motion and its padding are the same thing.
     white = torch.ones(3, 3, 16, 16)
     same = spatial(model, white, model(white).argmax(1), degrees=40, shift=0.3, draws=4)
-    assert torch.equal(same.random_answers, same.padding_answers)
+    assert torch.equal(same.random_predicted, same.padding_predicted)
 
 
 def test_order_and_neighbours_do_not_matter(model: Model, pictures: Tensor) -> None:
@@ -142,7 +142,7 @@ def test_order_and_neighbours_do_not_matter(model: Model, pictures: Tensor) -> N
     }
     one = spatial(model, pictures, labels, **arguments)
     other = spatial(model, pictures.flip(0)[:6], labels.flip(0)[:6], **arguments)
-    assert torch.equal(one.random_answers.flip(1)[:, :6], other.random_answers)
+    assert torch.equal(one.random_predicted.flip(1)[:, :6], other.random_predicted)
     torch.testing.assert_close(
         one.fooled_by.flip(0)[:6], other.fooled_by, rtol=0, atol=0, equal_nan=True
     )

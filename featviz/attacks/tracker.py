@@ -1,0 +1,185 @@
+"""`Tracker`: the best picture of each row so far, what it cost, and the margins on the way."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from featviz import images
+from featviz.attacks import projections
+from featviz.attacks.evaluation import Attack, Batch, Evaluation, classify, won
+from featviz.attacks.options import AttackOptions, Classifier
+from featviz.attacks.result import AttackResult, close_up, described
+
+
+class Tracker:
+    """What has become of N pictures; all tensors have a row a picture."""
+
+    def __init__(self, pictures: Tensor, labels: Tensor, *, targeted: bool, attempts: int):
+        def numbers(value: float) -> Tensor:
+            return torch.full((count,), value, dtype=torch.float64, device=pictures.device)
+
+        def counts(value: int) -> Tensor:
+            return torch.full((count,), value, device=pictures.device)
+
+        count = len(pictures)
+        self.pictures, self.labels, self.targeted = pictures, labels, targeted
+        self.adversarial = pictures.clone()
+        """the picture that fools (the first one, or the nearest), else the one nearest to it"""
+        self.margin, self.distance = numbers(-torch.inf), numbers(torch.inf)
+        self.success, self.already = counts(0).bool(), counts(0).bool()
+        self.clean, self.predicted = counts(-1), counts(-1)
+        self.logits_before = self.logits_after = pictures.new_zeros(count, 0)
+        self.made, self.steps, self.first_step = counts(0), counts(0), counts(-1)
+        """steps in all, up to `adversarial`, and up to the first success"""
+        self.forwards, self.backwards, self.zero_gradients = counts(0), counts(0), counts(0)
+        self.reached = numbers(-torch.inf)[:, None].repeat(1, attempts)
+        """(N, attempts) the best margin of each attempt"""
+        self.traces: list[Tensor] = []
+        """(N, passes) of each attempt the margins; nan where there was none"""
+
+    def know_clean(self, clean: Tensor) -> None:
+        """Take the classes of the clean pictures from logits (N, classes) or classes (N,)."""
+        clean = clean.to(self.labels.device)
+        if clean.dim() == 2:
+            self._keep_logits(torch.arange(len(clean), device=clean.device), clean, before=True)
+        self.clean = clean.argmax(1) if clean.dim() == 2 else clean.clone()
+        self._settle(torch.arange(len(self.clean), device=self.clean.device))
+
+    def judge_clean(self, rows: Tensor, seen: Evaluation) -> Evaluation:
+        """Where the clean pictures were not judged before, this evaluation is that of them."""
+        fresh = self.clean[rows] < 0
+        if not bool(fresh.any()):
+            return seen
+        at = rows[fresh]
+        self.clean[at] = seen.predicted[fresh]
+        self._keep_logits(at, seen.logits[fresh], before=True)
+        self._settle(at)
+        return replace(seen, hit=torch.where(fresh, self.already[rows], seen.hit))
+
+    def _settle(self, rows: Tensor) -> None:
+        """Rows whose clean class is known: some need no attack."""
+        already = (self.clean[rows] == self.labels[rows]) == self.targeted
+        self.predicted[rows] = self.clean[rows]
+        self.already[rows] = self.success[rows] = already
+        self.first_step[rows[already]] = 0
+        self.distance[rows[already]] = 0.0
+
+    def begin(self, passes: int) -> None:
+        """Begin an attempt of so many passes."""
+        self.traces.append(self.margin.new_full((len(self.margin), passes), torch.nan))
+
+    def note(
+        self, batch: Batch, seen: Evaluation, attack: Attack, step: int, *, counts: bool
+    ) -> None:
+        """Note an evaluation; `counts`: within the ball and in float32, so that it may succeed."""
+        rows = batch.rows
+        self.forwards[rows] += 1
+        if counts:
+            self.traces[-1][rows, step] = seen.margin
+            best = self.reached[rows, batch.attempt]
+            self.reached[rows, batch.attempt] = torch.maximum(best, seen.margin)
+            hit = seen.hit & ~self.already[rows]
+            first = hit & ~self.success[rows]
+            self.first_step[rows[first]] = self.made[rows[first]]
+            better = first | (~self.success[rows] & ~hit & (seen.margin > self.margin[rows]))
+            if not attack.leaves_at_hit:
+                size = projections.distance(batch.pictures, seen.pictures, attack.norm)
+                better |= hit & (size < self.distance[rows])
+                self.distance[rows[hit & better]] = size[hit & better]
+            self.accept(rows[better], seen.pictures[better], seen.logits[better])
+            self.margin[rows[better]] = seen.margin[better]
+            self.success[rows[hit]] = True
+
+    def accept(self, rows: Tensor, pictures: Tensor, logits: Tensor) -> None:
+        """Take pictures as the best ones of their rows."""
+        self.adversarial[rows], self.predicted[rows] = pictures, logits.argmax(1)
+        self.steps[rows] = self.made[rows]
+        self._keep_logits(rows, logits, before=False)
+
+    def note_step(self, rows: Tensor, seen: Evaluation) -> None:
+        """Count a step of some rows."""
+        self.made[rows] += 1
+        self.backwards[rows] += seen.gradients
+        self.zero_gradients[rows] += seen.zero
+
+    def confirm(self, model: Classifier, *, margin: float, batch_size: int) -> None:
+        """Judge in float32 what a search in bfloat16 has found; what does not hold is undecided."""
+        rows = (self.success & ~self.already).nonzero()[:, 0]
+        if not len(rows):
+            return
+        logits = classify(model, self.adversarial[rows], batch_size=batch_size).double()
+        ahead, hit = won(logits, self.labels[rows], targeted=self.targeted, margin=margin)
+        self.forwards[rows] += 1
+        self.margin[rows], self.predicted[rows] = ahead, logits.argmax(1)
+        self._keep_logits(rows, logits, before=False)
+        failed = rows[~hit]
+        self.success[failed], self.first_step[failed] = False, -1
+        for trace in self.traces:  # what seemed to win did not
+            trace[failed] = torch.minimum(trace[failed], self.margin[failed, None])
+
+    def result(
+        self,
+        model: Classifier,
+        *,
+        name: str,
+        norm: str,
+        eps: Tensor | None,
+        batch_size: int,
+        options: AttackOptions,
+        started: float,
+    ) -> AttackResult:
+        """Everything as a result; what 8 bits can hold of the successes is judged here."""
+        unchanged = self.logits_after.isnan()
+        after = torch.where(unchanged, self.logits_before, self.logits_after)
+        success_8bit = self._judge_8bit(model, batch_size)
+        distance = projections.distance(self.pictures, self.adversarial, norm)
+        trace = torch.cat(self.traces, 1) if self.traces else self.margin[:, None] * torch.nan
+        return AttackResult(
+            **described(model, options, started),
+            attacks=(name,),
+            by=torch.where(self.success & ~self.already, 0, -1).cpu(),
+            norm=norm,
+            eps=eps,
+            targeted=self.targeted,
+            originals=self.pictures,
+            adversarial=self.adversarial,
+            labels=self.labels.cpu(),
+            success=self.success.cpu(),
+            success_8bit=success_8bit.cpu(),
+            already=self.already.cpu(),
+            clean=self.clean.cpu(),
+            predicted=self.predicted.cpu(),
+            logits_before=self.logits_before.cpu(),
+            logits_after=after.cpu(),
+            distance=torch.where(self.success, distance, torch.inf).cpu(),
+            l2=projections.distance(self.pictures, self.adversarial, "l2").cpu(),
+            linf=projections.distance(self.pictures, self.adversarial, "linf").cpu(),
+            first_step=self.first_step.cpu(),
+            steps=self.steps.cpu(),
+            forwards=self.forwards.cpu(),
+            backwards=self.backwards.cpu(),
+            zero_gradients=self.zero_gradients.cpu(),
+            trace=close_up(trace).cpu(),
+        )
+
+    def _judge_8bit(self, model: Classifier, batch_size: int) -> Tensor:
+        """(N,) bool: which successes are successes in 8 bits, too."""
+        rounded = images.quantize(self.adversarial).to(self.adversarial.dtype)
+        changed = (rounded != self.adversarial).flatten(1).any(1) & self.success
+        kept, rows = self.success.clone(), changed.nonzero()[:, 0]
+        if len(rows):
+            predicted = classify(model, rounded[rows], batch_size=batch_size).argmax(1)
+            kept[rows] = (predicted == self.labels[rows]) == self.targeted
+            self.forwards[rows] += 1
+        return kept
+
+    def _keep_logits(self, rows: Tensor, logits: Tensor, *, before: bool) -> None:
+        if self.logits_before.shape[1] != logits.shape[1]:
+            shape = len(self.pictures), logits.shape[1]
+            self.logits_before = self.pictures.new_full(shape, torch.nan)
+            self.logits_after = self.logits_before.clone()
+        kept = self.logits_before if before else self.logits_after
+        kept[rows] = logits.to(kept.dtype)
