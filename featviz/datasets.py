@@ -26,7 +26,7 @@ from torch import Tensor
 
 from featviz import decoding, images
 from featviz.decoding import Prepared
-from featviz.errors import BadPicture, UserError
+from featviz.errors import BadPicture, UserError, public
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -169,13 +169,19 @@ class Pictures:
         return tuple(known.get(folder) for folder in self.folders)
 
 
+@public
 def open_pictures(path: str | Path) -> Pictures:
     """List the pictures of a folder (class folders or flat), a .tar, a .txt list, or one file.
 
-    A list holds one path a line, relative to the list, with the class behind a tab if there is
-    one. Order: sorted by path for folders, as stored for tars and lists.
+    Args:
+        path: A list holds one path a line, relative to the list, with the class behind a tab if
+            there is one.
 
-    Raises UserError if there is nothing there.
+    Returns:
+        The data set; sorted by path for folders, in the stored order for tars and lists.
+
+    Raises:
+        UserError: There is nothing that can be read.
     """
     root = Path(path)
     if not root.exists():
@@ -298,38 +304,45 @@ def batches(
     resize: int,
     crop: int | None = None,
     batch_size: int = 64,
-    start: int = 0,
     workers: int = 2,
     skipped: list[Skipped] | None = None,
 ) -> Iterator[Batch]:
-    """Stream a data set as batches of at most `batch_size`, decoded ahead in threads.
+    """Stream a data set as batches, decoded ahead in threads, in the data's order.
 
-    Rows come in the data's order whatever the workers do. Pictures that cannot be read are left
-    out of their batch and appended to `skipped`; if nothing at all could be read, UserError.
+    Args:
+        pictures: The data set.
+        resize: Of the shorter side, in pixels.
+        crop: Side of the center crop. Default: `resize`.
+        batch_size: Pictures of a batch at most.
+        workers: Threads that decode.
+        skipped: Pictures that cannot be read are left out of their batch and appended here.
+
+    Raises:
+        UserError: No picture at all could be read.
     """
-    batch_rows: list[int] = []
-    batch_images: list[Tensor] = []
-    good = 0
-
-    def read(row: int) -> Tensor:
-        return pictures.read(row, resize, crop)
-
-    for row, found in in_order(
-        read, range(start, len(pictures)), ahead=2 * batch_size, workers=workers
-    ):
-        if isinstance(found, BadPicture):
+    rows: list[int] = []
+    read: list[Tensor] = []
+    none = True
+    found = in_order(
+        lambda row: pictures.read(row, resize, crop),
+        range(len(pictures)),
+        ahead=2 * batch_size,
+        workers=workers,
+    )
+    for row, picture in found:
+        if isinstance(picture, BadPicture):
             if skipped is not None:
-                skipped.append(Skipped(row, pictures.paths[row], str(found)))
+                skipped.append(Skipped(row, pictures.paths[row], str(picture)))
             continue
-        batch_rows.append(row)
-        batch_images.append(found)
-        good += 1
-        if len(batch_rows) == batch_size:
-            yield Batch(tuple(batch_rows), torch.stack(batch_images))
-            batch_rows, batch_images = [], []
-    if batch_rows:
-        yield Batch(tuple(batch_rows), torch.stack(batch_images))
-    if not good and start < len(pictures):
+        none = False
+        rows.append(row)
+        read.append(picture)
+        if len(rows) == batch_size:
+            yield Batch(tuple(rows), torch.stack(read))
+            rows, read = [], []
+    if rows:
+        yield Batch(tuple(rows), torch.stack(read))
+    if none and len(pictures):
         raise UserError(f"none of the {len(pictures)} pictures of {pictures.root} could be read")
 
 

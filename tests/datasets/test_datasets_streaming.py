@@ -11,7 +11,15 @@ import torch
 from torch import Tensor, nn
 
 from featviz import images
-from featviz.datasets import Pictures, Skipped, batches, open_pictures, read_all
+from featviz.datasets import (
+    Pictures,
+    Skipped,
+    batches,
+    in_memory,
+    open_pictures,
+    read_all,
+    read_labelled,
+)
 from featviz.errors import UserError
 from featviz.models.model import Model
 
@@ -158,11 +166,6 @@ def test_what_holds_nothing_is_named(folder: Path, tmp_path: Path) -> None:
         read_all(broken, resize=8)
 
 
-def test_start_goes_on_where_a_run_stopped(folder: Path) -> None:
-    rows = [b.rows for b in batches(open_pictures(folder), resize=8, batch_size=2, start=3)]
-    assert rows == [(3, 4), (6,)]
-
-
 def test_the_hash_follows_names_classes_and_order(folder: Path) -> None:
     pictures = open_pictures(folder)
     assert pictures.sha256 == open_pictures(folder).sha256
@@ -177,13 +180,59 @@ def test_spread_takes_rows_evenly(folder: Path) -> None:
     assert pictures.spread(99) is pictures
 
 
-def test_labels_go_by_synset_or_name() -> None:
-    model = Model(
+def three_classes() -> Model:
+    return Model(
         nn.Sequential(nn.Flatten(), nn.Linear(12, 3)),
         name="m",
         input_size=2,
-        classes=[("n01", "tabby, tabby cat"), ("n02", "bus"), ("n03", "Sealyham terrier")],
+        classes=[("n01", "tabby, tabby cat"), ("n02", "bus"), ("n03", "dog")],
     )
-    folders = ("n02", "tabby_cat", "sealyham terrier", "unknown", "")
+
+
+def test_labels_go_by_synset_or_name() -> None:
+    folders = ("n02", "tabby_cat", "Dog", "unknown", "")
     pictures = Pictures(Path("x"), tuple("abcde"), folders)
-    assert pictures.labels(model) == (1, 0, 2, None, None)
+    assert pictures.labels(three_classes()) == (1, 0, 2, None, None)
+
+
+def test_a_data_set_is_one_line_in_a_notebook(folder: Path) -> None:
+    assert repr(open_pictures(folder)) == "<Pictures: 7 in data of 2 classes>"
+
+
+def test_a_tensor_is_a_data_set(generator: torch.Generator) -> None:
+    tensor = torch.rand(3, 3, 4, 4, generator=generator)
+    pictures = in_memory(tensor, ["a", "b", "a"])
+    assert pictures.classes == ("a", "b")
+    assert torch.equal(pictures.select([2, 0]).read(0, 4), tensor[2])
+    assert pictures.read(1, 2).shape == (3, 2, 2)
+    with pytest.raises(UserError, match="2 labels for 3 pictures"):
+        in_memory(tensor, ["a", "b"])
+    with pytest.raises(UserError, match=r"must lie in \[0, 1\]"):
+        in_memory(2 * tensor)
+
+
+def test_pictures_are_read_with_the_labels_of_the_model(folder: Path) -> None:
+    """Of the folders cat and dog the model has dog; one of its pictures is broken."""
+    model = three_classes()
+    read = read_labelled(model, open_pictures(folder))
+    assert read.names == ("dog/a.png", "dog/z.png")
+    assert read.pictures.shape == (2, 3, 2, 2)
+    assert read.labels is not None
+    assert read.labels.tolist() == [2, 2]
+    assert "4 of 7 pictures are left out" in read.warnings[0]
+    assert "1 pictures could not be read" in read.warnings[1]
+    assert read.data_name == "data"
+
+
+def test_a_tensor_is_read_with_labels_by_index_or_name() -> None:
+    model = three_classes()
+    pictures = torch.linspace(0, 1, 4).view(4, 1, 1, 1).expand(4, 3, 2, 2)
+    read = read_labelled(model, pictures, [0, "bus", 2, "n01"], count=2)
+    assert read.labels is not None
+    assert read.labels.tolist() == [0, 2]
+    assert torch.equal(read.pictures, pictures[[0, 2]])
+    assert read_labelled(model, pictures).labels is None
+    with pytest.raises(UserError, match="1 labels for 4 pictures"):
+        read_labelled(model, pictures, [0])
+    with pytest.raises(UserError, match="must lie in"):
+        read_labelled(model, pictures - 1)

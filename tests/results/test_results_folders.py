@@ -15,10 +15,10 @@ import torch
 from matplotlib.figure import Figure
 
 from featviz import images, plotting, results
-from featviz.errors import UserError
+from featviz.errors import BadPicture, UserError
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Toy(results.Result):
     """A result with one of everything."""
 
@@ -250,3 +250,95 @@ def test_a_notebook_shows_picture_numbers_and_doubts() -> None:
     assert "data:image/png;base64," in page
     assert "150.0%" in page
     assert "said before" in page
+
+
+def test_a_notebook_shows_the_numbers_of_a_result_whose_pictures_are_missing() -> None:
+    class Lost(Toy):
+        def plot(self) -> Figure:
+            raise BadPicture("dog.jpg: no such file; check the path")
+
+    shown = Lost(origin=results.origin(None, parameters={}, started=0.0))._repr_html_()
+    assert "<img" not in shown
+    assert "12,345" in shown
+    assert "dog.jpg: no such file" in shown
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Several(Toy):
+    """A result with two parts, whose names are no file names."""
+
+    @property
+    def parts(self) -> dict[str, results.Result]:
+        return {"conv1:2": toy(0.25), "conv1:3": toy(0.75)}
+
+    def write(self, folder: results.Folder) -> None:
+        folder.table("own.csv", ("a",), [(1,)], caption="Own.")
+
+
+def test_parts_are_written_into_folders_of_their_own_and_listed(tmp_path: Path) -> None:
+    made = results.origin(None, parameters={}, started=0.0)
+    several = Several(origin=made, warnings=("conv1:2: said before",))
+    folder = several.save(tmp_path / "s")
+    document = results.read_result(folder)
+    figures = [figure["file"] for figure in document["figures"]]
+    assert figures == [
+        "conv1-2/a.png",
+        "conv1-2/units/b.svg",
+        "conv1-3/a.png",
+        "conv1-3/units/b.svg",
+    ]
+    assert [table["file"] for table in document["tables"]] == [
+        "own.csv",
+        "conv1-2/t.csv",
+        "conv1-3/t.csv",
+    ]
+    for entry in (*document["figures"], *document["tables"], *document["arrays"]):
+        assert (folder / entry["file"]).is_file()
+    assert document["warnings"] == [  # each once, also where the result repeats a part's
+        "conv1:2: said before",
+        "conv1:2: said while writing",
+        "conv1:3: said before",
+        "conv1:3: said while writing",
+    ]
+    assert repr(several) == "<Several: A <toy>>"
+
+
+def test_results_are_listed_but_not_those_under_way(tmp_path: Path) -> None:
+    for name in ("b", "a/deep", "my.partial-study/x", "c.partial", ".b.tmp", "a/.hidden/x"):
+        toy().save(tmp_path / name)
+    found = [path.relative_to(tmp_path).as_posix() for path in results.list_results(tmp_path)]
+    assert found == ["a/deep", "b", "my.partial-study/x"]
+    # Also from inside a folder whose own path has such a part.
+    assert results.list_results(tmp_path / "c.partial") == [tmp_path / "c.partial"]
+
+
+@pytest.mark.parametrize(
+    ("name", "stem"),
+    [
+        ("conv5:12@6,6", "conv5-12-6-6"),
+        ("features.3", "features.3"),
+        ("../up", "up"),
+        ("  ", "unnamed"),
+        ("école", "cole"),
+    ],
+)
+def test_names_become_file_names(name: str, stem: str) -> None:
+    assert results.file_stem(name) == stem
+
+
+def test_an_estimate_has_its_interval_in_the_document(tmp_path: Path) -> None:
+    class Estimated(Toy):
+        def numbers(self) -> dict[str, results.Number]:
+            return {"x": results.Number(0.5, "fraction", "of all", 0.25, 0.75, 12)}
+
+    made = Estimated(origin=results.origin(None, parameters={}, started=0.0))
+    numbers = results.read_result(made.save(tmp_path / "e"))["numbers"]
+    assert numbers["x"] == {
+        "value": 0.5,
+        "unit": "fraction",
+        "meaning": "of all",
+        "low": 0.25,
+        "high": 0.75,
+        "n": 12,
+    }
+    assert "50.0% (25.0% to 75.0%)" in made._repr_html_()
