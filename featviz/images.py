@@ -96,7 +96,7 @@ def open_rgb(source: str | Path | BinaryIO, name: str | None = None) -> Image.Im
         raise BadPicture(_too_large(name)) from None
     except UnidentifiedImageError:
         raise BadPicture(
-            f"{name} is not a picture that can be read (whatever its name says)"
+            f"{name} is not a picture that can be read (whatever its suffix)"
         ) from None
     except (OSError, SyntaxError, ValueError, EOFError) as error:
         raise BadPicture(

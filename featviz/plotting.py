@@ -1,4 +1,4 @@
-"""The look of featviz's plots: figures without pyplot, one palette, one type size.
+"""The style of featviz's plots: figures without pyplot, one palette.
 
 No global state: figures are built with `matplotlib.figure.Figure` and styled here.
 """
@@ -86,7 +86,7 @@ def lines(ax: Axes, *, xlabel: str, ylabel: str) -> None:
 
 
 def image_grid(
-    images: Tensor | Sequence[Tensor],
+    pictures: Tensor | Sequence[Tensor],
     titles: Sequence[str] = (),
     *,
     columns: int = 8,
@@ -94,13 +94,13 @@ def image_grid(
     pixelated: bool = False,
 ) -> Figure:
     """Pictures (N, 3, H, W) in a grid, each with its own title; `cell` is a cell's inches."""
-    count = len(images)
+    count = len(pictures)
     columns = min(columns, count)
     rows = -(-count // columns)
     figure = new_figure(columns * cell, rows * (cell + (0.22 if titles else 0)))
     for i in range(count):
         ax = figure.add_subplot(rows, columns, i + 1)
-        show_image(ax, images[i], titles[i] if titles else "", pixelated=pixelated)
+        show_image(ax, pictures[i], titles[i] if titles else "", pixelated=pixelated)
     return figure
 
 

@@ -17,7 +17,8 @@ def kernels(
         typer.Option(
             "--layer",
             "-l",
-            help="A convolution; default: the first. Deeper ones go through the layers below.",
+            help="A convolution; default: the first. Deeper ones are projected through the layers "
+            "below.",
         ),
     ] = None,
     units: Annotated[
@@ -25,15 +26,15 @@ def kernels(
     ] = None,
     shared_scale: Annotated[
         bool,
-        typer.Option("--shared-scale", help="One scale for all, so that faint ones look faint."),
+        typer.Option("--shared-scale", help="One scale for all: faint kernels look faint."),
     ] = False,
     growth: Annotated[
         Path | None,
         typer.Option(
             "--growth",
             metavar="FILE",
-            help="Instead: how the first kernels grew, from a training checkpoint "
-            "or a file of snapshots; 'bundled' for those of alexnet-mini.",
+            help="Instead: growth of the first kernels, from a training checkpoint or a file of "
+            "snapshots; 'bundled' for those of alexnet-mini.",
         ),
     ] = None,
     model: options.ModelOptions,

@@ -37,23 +37,23 @@ def maps(
         typer.Option(
             "--top",
             min=1,
-            help="Instead: the patches of --data that move each unit most, so many (9).",
+            help="Instead: so many top activating patches of --data for each unit (9).",
         ),
     ] = None,
     data: options.Data = None,
     model: options.ModelOptions,
     output: options.OutputOptions,
 ) -> None:
-    """Show where a picture moves units, why one position does, or which patches move them most.
+    """Show where on a picture units are active, why one responds there, or their top patches.
 
-    Example: featviz maps --layer conv1. With --unit conv1:12 it works out why that unit answers
-    at its strongest position; with --layer conv5 --units 0-7 --top 9 it finds the patches of a
-    data set that move these units most.
+    Example: featviz maps --layer conv1. With --unit conv1:12 it shows, product by product, why that
+    unit responds at its strongest position; with --layer conv5 --units 0-7 --top 9 it finds the
+    top activating patches of a data set.
     """
     from featviz.cli.run import open_data
     from featviz.errors import UserError
     from featviz.models.first_layer import first_convolution
-    from featviz.results import Result
+    from featviz.results import Result, file_stem
 
     examples = top is not None or data is not None
     if examples and (picture is not None or unit is not None):
@@ -68,7 +68,7 @@ def maps(
     if examples:
         from featviz.maps.top_patches import top_patches
 
-        folder = output.folder(f"examples-{_word(place)}")
+        folder = output.folder(f"examples-{file_stem(place)}")
         pictures = open_data(data)
         with output.progress() as progress:
             result = top_patches(net, pictures, place, units=units, k=top or 9, progress=progress)
@@ -79,14 +79,9 @@ def maps(
 
         shown = picture or photograph_path("china")
         if unit is not None:
-            folder = output.folder(f"patch-{_word(unit)}")
+            folder = output.folder(f"patch-{file_stem(unit)}")
             result = patch_times_kernel(net, shown, unit)
         else:
-            folder = output.folder(f"maps-{_word(place)}")
+            folder = output.folder(f"maps-{file_stem(place)}")
             result = activation_maps(net, shown, place, units=units)
     output.finish(result, folder)
-
-
-def _word(name: str) -> str:
-    """A name as part of a folder's name."""
-    return "".join(c if c.isalnum() or c in "._" else "-" for c in name)

@@ -77,7 +77,7 @@ def measure_kernels(kernels: Tensor) -> KernelNumbers:
     fx = torch.fft.fftfreq(side, dtype=torch.float64)
     fy = -fx[:, None]  # rows run downwards, angles upwards
     radius = (fx.square() + fy.square()).sqrt()
-    fine = fine * (radius >= 0.5 / max(height, width))  # less than half a wave says no direction
+    fine = fine * (radius >= 0.5 / max(height, width))  # half a wave or less has no direction
     angle = torch.atan2(fy.expand(side, side), fx.expand(side, side))
     double = (fine * torch.exp(2j * angle)).sum((1, 2))
     wave = 0.5 * double.angle().rad2deg()

@@ -1,4 +1,4 @@
-"""Activation maps of a layer's units for one picture, as they lie on it.
+"""Activation maps of a layer's units for one picture, shown on it.
 
 Comes in: a model, one picture, a layer. Goes out: `ActivationMaps`, with the shaded picture, the
 map and the strongest patch of each unit.
@@ -127,7 +127,7 @@ def activation_maps(
     units: str | Sequence[int | str] | None = None,
     count: int = 12,
 ) -> ActivationMaps:
-    """Maps of a layer's units for one picture, as they lie on it.
+    """Maps of a layer's units for one picture, shown on it.
 
     Args:
         model: the model.

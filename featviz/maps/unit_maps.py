@@ -1,4 +1,4 @@
-"""The maps of a layer's units for one picture, and where on the picture they lie.
+"""The maps of a layer's units for one picture, and their place on it.
 
 Comes in: a model, one picture, a layer. Goes out: `UnitMaps`, plain data.
 """

@@ -61,11 +61,11 @@ class ModuleRecord:
     receptive_field: ReceptiveField | None
     """None where the geometry is not a grid of windows (`whole` tells which)"""
     whole: bool
-    """each unit sees the whole picture (fully connected or globally pooled)"""
+    """the receptive field of each unit is the whole picture (fully connected, globally pooled)"""
 
 
 # A tensor's field, "whole", or None for unknown; absent for what does not depend on the input.
-_Sight = ReceptiveField | str | None
+_Field = ReceptiveField | str | None
 
 # Without the underscore at the end of in-place variants.
 _POINTWISE = frozenset(
@@ -93,21 +93,21 @@ class _Trace(TorchDispatchMode):
 
     def __init__(self, picture: Tensor):
         super().__init__()
-        self.sights: dict[int, tuple[Tensor, _Sight]] = {}
+        self.fields: dict[int, tuple[Tensor, _Field]] = {}
         self.channels: dict[int, int | None] = {}  # the axis; None where it is not known
         self.macs = 0
         self.mark(picture, ReceptiveField((1, 1), (1, 1), (0, 0)), 1)
 
-    def mark(self, tensor: Tensor, sight: _Sight, channels: int | None) -> None:
+    def mark(self, tensor: Tensor, field: _Field, channels: int | None) -> None:
         # The tensor is kept alive, so that its id stays unique.
-        self.sights[id(tensor)] = (tensor, sight)
+        self.fields[id(tensor)] = (tensor, field)
         self.channels[id(tensor)] = channels
 
-    def seen(self, tensor: Tensor) -> _Sight:
-        return self.sights[id(tensor)][1]
+    def field_of(self, tensor: Tensor) -> _Field:
+        return self.fields[id(tensor)][1]
 
-    def knows(self, tensor: object) -> bool:
-        return id(tensor) in self.sights
+    def follows(self, tensor: object) -> bool:
+        return id(tensor) in self.fields
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -120,17 +120,17 @@ class _Trace(TorchDispatchMode):
     ) -> Any:
         out = func(*args, **(kwargs or {}))
         name = func.overloadpacket.__name__
-        inputs = [t for t in _tensors(args) if self.knows(t)]
+        inputs = [t for t in _tensors(args) if self.follows(t)]
         outputs = [t for t in _tensors([out]) if t.dim() > 0]
         if outputs:
             self.macs += _macs(name, args, outputs[0])
         if inputs and outputs:
             axis = self.channels[id(inputs[0])]
-            sights = [self.seen(t) for t in inputs]
-            sight = _follow(name, args, inputs, sights, axis, outputs[0])
+            fields = [self.field_of(t) for t in inputs]
+            field = _follow(name, args, inputs, fields, axis, outputs[0])
             axis = _channels(name, args, inputs[0], axis, outputs[0])
             for tensor in outputs:
-                self.mark(tensor, sight, axis)
+                self.mark(tensor, field, axis)
         return out
 
 
@@ -199,15 +199,15 @@ def _follow(
     name: str,
     args: Sequence[Any],
     inputs: list[Tensor],
-    sights: list[_Sight],
+    fields: list[_Field],
     axis: int | None,
     out: Tensor,
-) -> _Sight:
-    if any(s is None for s in sights):
+) -> _Field:
+    if any(s is None for s in fields):
         return None
-    if "whole" in sights:
+    if "whole" in fields:
         return "whole"
-    first = sights[0]
+    first = fields[0]
     assert isinstance(first, ReceptiveField)
     if name in {"convolution", "_convolution", "cudnn_convolution", "mkldnn_convolution"}:
         if args[6]:  # transposed
@@ -254,7 +254,7 @@ def _follow(
         # Flattened for a fully connected layer; anything else leaves the grid for the unknown.
         return "whole" if out.dim() == 2 else None
     if name.removesuffix("_") in _POINTWISE and out.dim() >= 3:
-        return _union([s for s in sights if isinstance(s, ReceptiveField)])
+        return _union([s for s in fields if isinstance(s, ReceptiveField)])
     return None
 
 
@@ -336,7 +336,7 @@ def record_modules(net: nn.Module, picture: Tensor) -> dict[str, ModuleRecord]:
 
     records: dict[str, ModuleRecord] = {}
     for path, (tensor, _) in finished.items():
-        sight = trace.seen(tensor) if trace.knows(tensor) else None
+        field = trace.field_of(tensor) if trace.follows(tensor) else None
         module = modules[path]
         shape, last = tuple(tensor.shape[1:]), trace.channels.get(id(tensor)) == 3
         channels_last = tensor.dim() == 4 and last
@@ -348,7 +348,7 @@ def record_modules(net: nn.Module, picture: Tensor) -> dict[str, ModuleRecord]:
             calls=calls[path],
             parameters=sum(p.numel() for p in module.parameters()),
             macs=macs[path],
-            receptive_field=sight if isinstance(sight, ReceptiveField) else None,
-            whole=sight == "whole",
+            receptive_field=field if isinstance(field, ReceptiveField) else None,
+            whole=field == "whole",
         )
     return records
