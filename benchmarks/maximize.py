@@ -1,12 +1,11 @@
-"""How much of the time of an ascent is not the model's: featviz against the bare torch loop.
+"""How much of the time of an optimization is not the model's: featviz against the bare torch loop.
 
     python benchmarks/maximize.py [--quick] [--model alexnet --weights FILE] [--layer conv5]
 
 The bare loop runs the model up to the layer and back to the picture, frozen weights, the same
-precision, the same number of pictures at a time, and nothing else: no parametrisation, no
-transforms, no step. It is written as one writes it, and once more with its pictures in the order in
-memory that featviz gives them (channels last); both ratios are told. Rounds alternate. One
-image-step is one step of one picture. The rows that begin with "part" split a step of featviz.
+number of pictures at a time, in float32 or with autocast to bfloat16 (as `in_bfloat16` has it), and
+nothing else: no parametrization, transforms or optimizer. Once with contiguous pictures and once
+channels-last, as featviz has them; both ratios are given. Rounds alternate. One image-step is one step of one picture. The rows that begin with "part" split a step of featviz.
 """
 
 from __future__ import annotations
@@ -14,19 +13,23 @@ from __future__ import annotations
 import platform
 import statistics
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import nullcontext
+from dataclasses import replace
 
 import _rounds
 import torch
-from torch.func import functional_call
 
 import featviz
-from featviz.maximization import loop, maximize
-from featviz.maximization.loop import Settings
+from featviz.maximization.loop import optimize, reading
+from featviz.maximization.maximize import unit_objective
 from featviz.maximization.objectives import Objective
-from featviz.maximization.optimizers import Adam
-from featviz.models.layers import StopForward, tap
+from featviz.maximization.regularizers import shaped_gradient
+from featviz.maximization.settings import Settings, settings_for
+from featviz.models.frozen import frozen
+from featviz.models.layers import activations
 from featviz.models.model import Model
+from featviz.models.precision import in_bfloat16
+from featviz.types import AutoPrecision
 
 
 def main() -> None:
@@ -41,13 +44,17 @@ def main() -> None:
     rounds, steps = (3, 4) if given.quick else (9, 16)
     model = featviz.load(given.model, weights=given.weights or None)
     layer = model.layer(given.layer)
-    side = maximize.canvas(model, layer)
-    settings = maximize.settings_for(model, layer, 256, side, given.precision, {})
-    goal, besides = maximize.unit_goal(model, layer, range(given.units))
-    kind = torch.bfloat16 if settings.precision == "bfloat16" else torch.float32
-    work = (model, layer.name, given.units, side, steps, kind)
+    precision: AutoPrecision = given.precision
+    settings = settings_for(model, layer, steps=steps, precision=precision)
+    settings = replace(settings, checks=1)
+    side = settings.parametrization.height
+    objective, regularizer = unit_objective(model, layer, range(given.units))
+    rows_of = range(given.units)
+    work = (model, layer.name, given.units, side, steps, settings.precision == "bfloat16")
     loops: dict[str, Callable[[], object]] = {
-        "featviz": climb(model, goal, besides, given.units, settings, steps),
+        "featviz": lambda: optimize(
+            model, objective, rows_of, rows_of, settings, regularizer=regularizer
+        ),
         "bare torch": lambda: bare(*work, torch.contiguous_format),
         "bare torch, channels last": lambda: bare(*work, torch.channels_last),
     }
@@ -69,7 +76,7 @@ def main() -> None:
         )
         for what, values in seconds.items()
     ]
-    for what, part in parts(model, goal, besides, given.units, settings).items():
+    for what, part in parts(model, objective, regularizer, given.units, settings).items():
         milliseconds = [1e3 * s for s in _rounds.measure({what: timed(part)}, rounds)[what]]
         rows.append(_rounds.row(f"part: {what}", "ms", milliseconds))
 
@@ -86,98 +93,59 @@ def main() -> None:
     _rounds.report("maximize", rows, ratios, device)
 
 
-def climb(
-    model: Model,
-    goal: Objective,
-    besides: Objective | None,
-    units: int,
-    settings: Settings,
-    steps: int,
-) -> Callable[[], None]:
-    """`steps` steps in the midst of an ascent, as often as it is called; it begins again at times.
-
-    What is done once for hundreds of steps (starts, checks of clean scores) is left out.
-    """
-    moments = iter(())
-
-    def work() -> None:
-        nonlocal moments
-        for _ in range(steps):
-            if next(moments, None) is None:
-                moments = loop.climbing(
-                    model,
-                    goal,
-                    range(units),
-                    range(units),
-                    settings,
-                    besides=besides,
-                    stop_after=settings.steps // 2,
-                )
-                next(moments)
-
-    return work
-
-
 def bare(
     model: Model,
     layer: str,
     units: int,
     side: int,
     steps: int,
-    kind: torch.dtype,
+    low: bool,
     layout: torch.memory_format,
 ) -> None:
     """The model forward to the layer and back to the pictures, `steps` times."""
-    behind = loop._behind(model, (layer,))
-    state = {**dict(model.net.named_parameters()), **dict(model.net.named_buffers())}
-    weights = {
-        name: value.to(kind, memory_format=layout) if value.dim() == 4 else value.to(kind)
-        for name, value in state.items()
-        if value.is_floating_point() and name.rpartition(".")[0] not in behind
-    }
     x = torch.rand(units, 3, side, side, device=model.device, requires_grad=True)
-    with tap(model, (layer,), stop=True) as taken:
+    with frozen(model), in_bfloat16(model.net, x.detach()) if low else nullcontext() as fast:
         for _ in range(steps):
-            normal = model.normalize(x).to(kind).contiguous(memory_format=layout)
-            with suppress(StopForward):
-                functional_call(model.net, weights, (normal,))
-            value = taken[layer].float().unflatten(1, (-1, 1)).flatten(2).mean(2)
-            torch.autograd.grad(value[range(units), range(units)].sum(), x)
+            normal = model.normalize(x).contiguous(memory_format=layout)
+            value = activations(model, normal, [layer], forward=fast or model.net)[layer].float()
+            score = value.unflatten(1, (-1, 1)).flatten(2).mean(2)[range(units), range(units)]
+            torch.autograd.grad(score.sum(), x)
 
 
 def parts(
-    model: Model, goal: Objective, besides: Objective | None, units: int, settings: Settings
+    model: Model,
+    objective: Objective,
+    regularizer: Objective | None,
+    units: int,
+    settings: Settings,
 ) -> dict[str, Callable[[], object]]:
     """What a step of featviz consists of, piece by piece."""
-    form, moved = settings.parametrization, settings.transforms
+    form, transforms = settings.parametrization, settings.transforms
     generators = [torch.Generator().manual_seed(i) for i in range(units)]
     parameters = (10 * form.start(generators)).to(model.device).requires_grad_(True)
     x = form.picture(parameters).detach().requires_grad_(True)
-    moves = torch.cat([moved.draw(1, g) for g in generators]).to(model.device)
-    seen = moved.apply(x, moves).detach().requires_grad_(True)
-    slope, gradient = torch.randn_like(parameters), torch.randn_like(x)
-    rule, taken = Adam(), torch.full((units,), 9)
-    memory = rule.begin(parameters)
-    layers = goal.layers if besides is None else (goal + besides).layers
+    moves = torch.cat([transforms.draw(1, g) for g in generators]).to(model.device)
+    seen = transforms.apply(x, moves).detach().requires_grad_(True)
+    gradient = torch.randn_like(x)
+    both = objective if regularizer is None else objective + regularizer
+    parameters.grad = torch.randn_like(parameters)
+    optimizer, _ = settings.optimizer.build(parameters, settings.lr, settings.steps)
 
     def read() -> None:
-        with loop.reading(model, layers, settings.precision) as reader:
+        with frozen(model), reading(model, both.layers, settings.precision) as reader:
             for _ in range(4):  # the cast of the weights is done once for hundreds of steps
-                acts = reader(seen)
-                scores = goal(acts, range(units))
-                scores = scores if besides is None else scores + besides(acts, range(units))
-                torch.autograd.grad(scores.sum(), seen)
+                torch.autograd.grad(both(reader(seen), range(units)).sum(), seen)
 
     return {
         "picture, forward and back": lambda: torch.autograd.grad(
             form.picture(parameters), parameters, gradient
         ),
-        "moved, forward and back": lambda: torch.autograd.grad(
-            moved.apply(x, moves), x, torch.ones_like(seen)
+        "transforms, forward and back": lambda: torch.autograd.grad(
+            transforms.apply(x, moves), x, torch.ones_like(seen)
         ),
         "model and objective, forward and back, 4 times": read,
-        "evening and restraints": lambda: loop._steered(gradient, x.detach(), settings, True),
-        "Adam": lambda: rule.change(parameters.detach(), slope, memory, taken, settings.steps),
+        "normalization and penalties": lambda: shaped_gradient(gradient, x.detach(), settings),
+        "optimizer": optimizer.step,
     }
 
 

@@ -8,7 +8,7 @@ Three questions, all in one process, rounds alternating:
 
 1. Equal steps, equal canvas: image-steps a second. Lucent gets all units in one call, as its users
    do, on a copy of the net whose weights ask for gradients, as a loaded net's do. featviz's time
-   is that of `maximize` whole: blocks proved, pictures judged and all.
+   is that of `maximize` whole, with the metrics of the pictures.
 2. An equal or higher median clean score, canvas and steps ours: units a second. Lucent draws with
    its defaults (128 pixels, shown to the net at 224, 512 steps, objective `neuron`); its seconds a
    unit are those of question 1's rounds at its own size, times 512. The clean score is the unit's
@@ -27,6 +27,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ from torch import Tensor
 
 import featviz
 from featviz import images
-from featviz.maximization import maximize
+from featviz.maximization.settings import canvas, settings_for
 from featviz.maximization.transforms import Transforms
 from featviz.models import zoo
 from featviz.models.model import Model
@@ -47,12 +48,12 @@ LUCENT_SIDE, LUCENT_SEEN, LUCENT_STEPS = 128, 224, 512
 HORAMA_SIDE, HORAMA_EQUAL = 1280, 512
 LADDER = (16, 24, 32, 48, 64, 96, 128, 192, 256)
 UNRESTRAINED: dict[str, Any] = {
-    "smooth": 0.0,
-    "calm": 0.0,
-    "plain": 0.0,
-    "even": 0.0,
-    "coarse": 0.0,
-    "rate": 0.2,
+    "roughness_weight": 0.0,
+    "contrast_weight": 0.0,
+    "saturation_weight": 0.0,
+    "local_normalization": 0.0,
+    "coarse_to_fine": 0.0,
+    "lr": 0.2,
     "transforms": Transforms(shift=4.0, rotate=5.0, scale=0.05),
 }
 
@@ -75,7 +76,7 @@ def main() -> None:
     count = min(given.units, 8) if given.quick else given.units
     scored = min(given.scored, count)
     layer = model.layer(given.layer)
-    side = maximize.canvas(model, layer)
+    side = canvas(model, layer)
     net = copy.deepcopy(model.net).requires_grad_(True)
     path = layer.path.replace(".", "_")
     where = f"{given.model}, {layer.name}, {count} units"
@@ -111,11 +112,10 @@ def main() -> None:
     rows.append(_rounds.row(f"clean score, lucent, {lucent_steps} steps", "", [goal]))
     theirs_seconds = statistics.median(seconds["lucent at its size"]) / count / steps * lucent_steps
     rows.append(_rounds.row("lucent at that score", "s/unit", [theirs_seconds]))
-    for what, options in {"default": {}, "unrestrained": UNRESTRAINED}.items():
+    for what, changes in {"default": {}, "unrestrained": UNRESTRAINED}.items():
         for needed in LADDER:
-            ours = featviz.maximize(
-                model, layer.name, units=list(range(scored)), steps=needed, **options
-            )
+            settings = replace(settings_for(model, layer, steps=needed), **changes)
+            ours = featviz.maximize(model, layer.name, units=list(range(scored)), settings=settings)
             reached = clean(model, layer.name, ours.images)
             rows.append(_rounds.row(f"clean score, featviz {what}, {needed} steps", "", [reached]))
             if reached >= goal:
@@ -126,7 +126,7 @@ def main() -> None:
         spent = []
         for _ in range(rounds):
             started = time.perf_counter()
-            featviz.maximize(model, layer.name, units=list(range(count)), steps=needed, **options)
+            featviz.maximize(model, layer.name, units=list(range(count)), settings=settings)
             spent.append((time.perf_counter() - started) / count)
         rows.append(_rounds.row(f"featviz {what} at that score", "s/unit", spent))
         ratios[f"lucent/featviz {what} seconds, equal clean score"] = (

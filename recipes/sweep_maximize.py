@@ -28,6 +28,7 @@ import json
 import math
 import statistics
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -37,10 +38,17 @@ from torch import Tensor
 import featviz
 from featviz import images
 from featviz.datasets import Pictures
-from featviz.maximization import maximize, objectives, presets
+from featviz.maximization import objectives
 from featviz.maximization.evaluation import clean_scores, spectrum
 from featviz.maximization.parametrizations import Fourier, LaplacianPyramid, Pixels
 from featviz.maximization.result import Maximized
+from featviz.maximization.settings import (
+    DEFAULT_PRESET,
+    PRESETS,
+    canvas,
+    settings_for,
+    transforms_for,
+)
 from featviz.models.model import Model
 
 STEPS = 128
@@ -48,29 +56,41 @@ STEPS = 128
 SIZES = {"canvas x 0.75": 0.75, "canvas x 1.25": 1.25}
 OPTIONS: dict[str, dict[str, Any]] = {
     "default": {},
-    "rate 0.03": {"rate": 0.03},
-    "rate 0.06": {"rate": 0.06},
-    "rate 0.2": {"rate": 0.2},
-    "rate 0.15": {"rate": 0.15},
-    "rate 0.15, smooth 12": {"rate": 0.15, "smooth": 12.0},
-    "rate 0.15, coarse 0.1": {"rate": 0.15, "coarse": 0.1},
+    "lr 0.03": {"lr": 0.03},
+    "lr 0.06": {"lr": 0.06},
+    "lr 0.2": {"lr": 0.2},
+    "lr 0.15": {"lr": 0.15},
+    "lr 0.15, roughness 12": {"lr": 0.15, "roughness_weight": 12.0},
+    "lr 0.15, coarse to fine 0.1": {"lr": 0.15, "coarse_to_fine": 0.1},
     "steps 64": {"steps": 64},
     "steps 128": {"steps": 128},
     "steps 512": {"steps": 512},
-    "smooth 0": {"smooth": 0.0},
-    "smooth 2": {"smooth": 2.0},
-    "smooth 4": {"smooth": 4.0},
-    "smooth 16": {"smooth": 16.0},
-    "even 0": {"even": 0.0},
-    "even 0.5": {"even": 0.5},
-    "calm 0": {"calm": 0.0},
-    "calm 0.1": {"calm": 0.1},
-    "plain 0": {"plain": 0.0},
-    "plain 0.5": {"plain": 0.5},
-    "plain 1": {"plain": 1.0},
-    "coarse 0": {"coarse": 0.0},
-    "coarse 0.5": {"coarse": 0.5},
-    "all restraints 0": {"smooth": 0.0, "calm": 0.0, "plain": 0.0, "even": 0.0, "coarse": 0.0},
+    "roughness 0": {"roughness_weight": 0.0},
+    "roughness 2": {"roughness_weight": 2.0},
+    "roughness 4": {"roughness_weight": 4.0},
+    "roughness 16": {"roughness_weight": 16.0},
+    "normalization 0": {"local_normalization": 0.0},
+    "normalization 0.5": {"local_normalization": 0.5},
+    "contrast 0": {"contrast_weight": 0.0},
+    "contrast 0.1": {"contrast_weight": 0.1},
+    "saturation 0": {"saturation_weight": 0.0},
+    "saturation 0.5": {"saturation_weight": 0.5},
+    "saturation 1": {"saturation_weight": 1.0},
+    "coarse to fine 0": {"coarse_to_fine": 0.0},
+    "coarse to fine 0.5": {"coarse_to_fine": 0.5},
+    "all penalties 0": {
+        "roughness_weight": 0.0,
+        "contrast_weight": 0.0,
+        "saturation_weight": 0.0,
+        "local_normalization": 0.0,
+        "coarse_to_fine": 0.0,
+    },
+        "roughness_weight": 0.0,
+        "contrast_weight": 0.0,
+        "saturation_weight": 0.0,
+        "local_normalization": 0.0,
+        "coarse_to_fine": 0.0,
+    },
 }
 DECAYS = (0.5, 1.5, 2.0)
 MOVES: dict[str, dict[str, Any]] = {
@@ -98,7 +118,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     given = parser.parse_args()
     model = featviz.load(given.model, weights=given.weights)
-    natural = featviz.open_pictures(given.data).spread(given.photographs)
+    photographs = featviz.open_pictures(given.data).spread(given.photographs)
     (given.out / "sheets").mkdir(parents=True, exist_ok=True)
     kept = given.out / "rows.jsonl"
     rows = [json.loads(line) for line in kept.read_text().splitlines()] if kept.exists() else []
@@ -109,7 +129,9 @@ def main() -> None:
                 wanted = not given.only or any(part in run for part in given.only.split("|"))
                 if (layer, run) in done or not wanted:
                     continue
-                row = one(model, layer, run, given.units, natural, options, given.out / "sheets")
+                row = one(
+                    model, layer, run, given.units, photographs, options, given.out / "sheets"
+                )
                 rows.append(row)
                 lines.write(json.dumps(row) + "\n")
                 lines.flush()
@@ -121,8 +143,8 @@ def main() -> None:
 def runs(model: Model, layer: str) -> dict[str, dict[str, Any]]:
     """The arguments of `maximize` for each run, by name."""
     place = model.layer(layer)
-    side = maximize.canvas(model, place)
-    moves = maximize.transforms_for(place, side)
+    side = canvas(model, place)
+    moves = transforms_for(place, side)
     listed: dict[str, dict[str, Any]] = dict(OPTIONS)
     for name, factor in SIZES.items():
         size = 8 * round(factor * side / 8)
@@ -137,8 +159,8 @@ def runs(model: Model, layer: str) -> dict[str, dict[str, Any]]:
         listed[name] = {"transforms": moves.__class__(**(vars_of(moves) | change))}
     if place.spatial:
         listed["objective channel"] = {"objective": "channel"}
-        listed["objective centre"] = {"objective": "centre"}
-    listed |= {f"preset {name}": {"preset": name} for name in presets.NAMES if name != presets.OWN}
+        listed["objective center"] = {"objective": "center"}
+    listed |= {f"preset {name}": {"preset": name} for name in PRESETS if name != DEFAULT_PRESET}
     return listed
 
 
@@ -152,13 +174,22 @@ def one(
     layer: str,
     run: str,
     count: int,
-    natural: Pictures,
+    photographs: Pictures,
     options: dict[str, Any],
     sheets: Path,
 ) -> dict[str, Any]:
     """The row of one run: its numbers for each unit."""
-    chosen = {"steps": STEPS} | options if "preset" not in options else options
-    result = featviz.maximize(model, layer, units=list(range(count)), natural=natural, **chosen)
+    chosen = {"steps": STEPS} | options if "preset" not in options else dict(options)
+    objective = str(chosen.pop("objective", "auto"))
+    named = {name: chosen.pop(name) for name in ("preset", "steps", "size") if name in chosen}
+    result = featviz.maximize(
+        model,
+        layer,
+        units=list(range(count)),
+        objective=objective,
+        pictures=photographs,
+        settings=replace(settings_for(model, layer, **named), **chosen),
+    )
     images.write_png(result.sheet(count), sheets / f"{layer}-{run.replace(' ', '-')}.png")
     return {
         "model": model.name,
@@ -166,17 +197,17 @@ def one(
         "run": run,
         "options": {key: str(value) for key, value in options.items()},
         "size": result.size,
-        "seconds": middle(result.judged["seconds"].tolist()),
+        "seconds": middle(result.metrics["seconds"].tolist()),
         **alike(model, layer, result),
         "flags": [len(flags) > 0 for flags in result.panel.flags],
-        "numbers": {name: values.tolist() for name, values in result.judged.items()},
+        "numbers": {name: values.tolist() for name, values in result.metrics.items()},
     }
 
 
 def alike(model: Model, layer: str, result: Maximized) -> dict[str, list[float]]:
     """What can be compared between all runs of a layer."""
     count = len(result.images)
-    goal = objectives.centre(layer, [unit.index for unit in result.units])
+    goal = objectives.center(layer, [unit.index for unit in result.units])
 
     def score(pictures: Tensor) -> Tensor:
         targets = list(range(count)) * (len(pictures) // count)

@@ -368,12 +368,3 @@ def named_parametrization(
         f"unknown parametrization {name!r}{nearest(name, PARAMETRIZATIONS)} "
         f"(there are {', '.join(PARAMETRIZATIONS)})"
     )
-
-
-def with_changes(settings: Settings, changes: dict[str, Any]) -> Settings:
-    """`dataclasses.replace` that names an unknown field as a user's mistake."""
-    known = [field.name for field in fields(Settings)]
-    unknown = sorted(set(changes) - set(known))
-    if unknown:
-        raise UserError(f"unknown option {unknown[0]!r}; there are {', '.join(sorted(known))}")
-    return replace(settings, **changes)

@@ -89,7 +89,10 @@ def _reflect(index: Tensor, size: int) -> Tensor:
 
 def blurred(pictures: Tensor) -> Tensor:
     """The mean of each pixel's 3x3 neighborhood, edge pixels repeated."""
-    return F.avg_pool2d(F.pad(pictures, (1, 1, 1, 1), mode="replicate"), 3, 1)
+    # Sums of slices: on the CPU many times as fast as a pool.
+    wide = F.pad(pictures, (1, 1, 1, 1), mode="replicate")
+    rows = wide[..., :-2, :] + wide[..., 1:-1, :] + wide[..., 2:, :]
+    return (rows[..., :-2] + rows[..., 1:-1] + rows[..., 2:]) / 9
 
 
 def first_stride(model: Model) -> int:
