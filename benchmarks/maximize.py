@@ -5,7 +5,8 @@
 The bare loop runs the model up to the layer and back to the picture, frozen weights, the same
 number of pictures at a time, in float32 or with autocast to bfloat16 (as `in_bfloat16` has it), and
 nothing else: no parametrization, transforms or optimizer. Once with contiguous pictures and once
-channels-last, as featviz has them; both ratios are given. Rounds alternate. One image-step is one step of one picture. The rows that begin with "part" split a step of featviz.
+channels-last, as featviz has them; both ratios are given. Rounds alternate. One image-step is one
+step of one picture. The rows that begin with "part" split a step of featviz.
 """
 
 from __future__ import annotations
@@ -136,6 +137,9 @@ def parts(
             for _ in range(4):  # the cast of the weights is done once for hundreds of steps
                 torch.autograd.grad(both(reader(seen), range(units)).sum(), seen)
 
+    def step() -> None:  # keeps the optimizer alive
+        optimizer.step()
+
     return {
         "picture, forward and back": lambda: torch.autograd.grad(
             form.picture(parameters), parameters, gradient
@@ -145,7 +149,7 @@ def parts(
         ),
         "model and objective, forward and back, 4 times": read,
         "normalization and penalties": lambda: shaped_gradient(gradient, x.detach(), settings),
-        "optimizer": optimizer.step,
+        "optimizer": step,
     }
 
 

@@ -39,7 +39,7 @@ def main() -> None:
     again = load_statistics(arguments.out)
     print(f"{len(pictures)} pictures of {arguments.data}")
     print("colors (rows red, green, blue; one axis a column):")
-    print(torch.tensor(again.colours.matrix))
+    print(torch.tensor(again.colors.matrix))
     flat = again.spectrum.amplitudes
     for share in (2, 4, 8, 16, 31):
         row = flat[:, 0, min(share, flat.shape[2] - 1)].tolist()

@@ -85,12 +85,6 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "local_normalization": 0.0,
         "coarse_to_fine": 0.0,
     },
-        "roughness_weight": 0.0,
-        "contrast_weight": 0.0,
-        "saturation_weight": 0.0,
-        "local_normalization": 0.0,
-        "coarse_to_fine": 0.0,
-    },
 }
 DECAYS = (0.5, 1.5, 2.0)
 MOVES: dict[str, dict[str, Any]] = {

@@ -1,4 +1,4 @@
-"""CPPN: a small network that says, for any place, which colour is there.
+"""CPPN: a small network from places to colors.
 
 A compositional pattern-producing network (Stanley 2007) draws smooth, endless pictures: no grain,
 because a few thousand weights have no room for any. Its weights are the free parameters, so a step
@@ -16,7 +16,7 @@ from functools import lru_cache
 import torch
 from torch import Generator, Tensor
 
-from featviz.maximization.colours import LUCID, Colours, piecewise
+from featviz.maximization.colors import LUCID, Colors
 from featviz.maximization.parametrizations import check_size
 
 
@@ -40,7 +40,7 @@ class CPPN:
     hidden: int = 24
     layers: int = 8
     fit_steps: int = 400
-    colours: Colours = LUCID
+    colors: Colors = LUCID
 
     @property
     def shapes(self) -> list[tuple[int, int]]:
@@ -61,52 +61,43 @@ class CPPN:
         return torch.cat([*parts, torch.zeros(out * into + out)])
 
     def picture(self, parameters: Tensor) -> Tensor:
-        axes = torch.stack([self._axes(one) for one in parameters])
-        return self.colours.to_rgb(axes)
-
-    def _axes(self, parameters: Tensor) -> Tensor:
-        """One picture's values on the decorrelated axes, (3, H, W)."""
-        places = _places(self.height, self.width, parameters.dtype, parameters.device)
-        values, used = places, 0  # (channels, H * W)
+        values = _places(self.height, self.width).to(parameters)  # (2, H * W)
+        used = 0
         for i, (out, into) in enumerate(self.shapes):
             if i:
                 bent = values.atan()
-                values = torch.cat([bent / 0.67, bent.square() / 0.6])
-            weights = parameters[used : used + out * into].view(out, into)
-            biases = parameters[used + out * into : used + out * into + out]
-            # A copy begins at a round address: products may round by where in memory they begin.
-            values = torch.addmm(biases.clone()[:, None], weights.clone(), values)
-            used += out * into + out
-        return values.view(3, self.height, self.width)
+                values = torch.cat([bent / 0.67, bent.square() / 0.6], 1)
+            weights, biases = parameters[:, used : used + out * (into + 1)].split(
+                [out * into, out], 1
+            )
+            values = torch.matmul(weights.view(-1, out, into), values) + biases[:, :, None]
+            used += out * (into + 1)
+        return self.colors.to_rgb(values.unflatten(2, (self.height, self.width)))
 
     def fit(self, pictures: Tensor) -> Tensor:
         check_size(pictures, self.height, self.width)
-        return piecewise(self._fitted, pictures)
-
-    def _fitted(self, pictures: Tensor) -> Tensor:
-        """Adam on the squared error, from a start that is the same for every picture."""
-        begin = self._start(Generator().manual_seed(0)).to(pictures.device)
+        # Adam on the squared error, from a start that is the same for every picture.
+        begin = self._start(Generator().manual_seed(0)).to(pictures)
         with torch.enable_grad():
             parameters = begin.expand(len(pictures), -1).clone().requires_grad_()
-            optimiser = torch.optim.Adam([parameters], lr=0.01)
+            optimizer = torch.optim.Adam([parameters], lr=0.01)
             for step in range(self.fit_steps):
-                optimiser.param_groups[0]["lr"] = 0.01 * (1 - step / self.fit_steps)
-                optimiser.zero_grad()
+                optimizer.param_groups[0]["lr"] = 0.01 * (1 - step / self.fit_steps)
+                optimizer.zero_grad()
                 error = (self.picture(parameters) - pictures).square().mean((1, 2, 3)).sum()
                 error.backward()
-                optimiser.step()
+                optimizer.step()
         return parameters.detach()
 
     def detail(self, share: float) -> Tensor:
-        return torch.ones(())  # every weight bears on the whole
+        return torch.ones((), dtype=torch.bool)  # every weight bears on the whole
 
 
 @lru_cache(maxsize=8)
-def _places(height: int, width: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+def _places(height: int, width: int) -> Tensor:
     """(2, H * W): down and right, from -sqrt(3) to sqrt(3) along the longer side."""
     longest = max(height, width)
-    with torch.inference_mode(False):
-        y = (torch.arange(height, dtype=dtype, device=device) - (height - 1) / 2) * 2 / longest
-        x = (torch.arange(width, dtype=dtype, device=device) - (width - 1) / 2) * 2 / longest
-        grid = torch.stack([y[:, None].expand(height, width), x[None].expand(height, width)])
-        return grid.flatten(1) * math.sqrt(3)
+    with torch.inference_mode(False):  # what is kept must serve autograd later
+        y = (torch.arange(height, dtype=torch.float64) - (height - 1) / 2) * 2 / longest
+        x = (torch.arange(width, dtype=torch.float64) - (width - 1) / 2) * 2 / longest
+        return torch.stack(torch.meshgrid(y, x, indexing="ij")).flatten(1) * math.sqrt(3)

@@ -1,9 +1,9 @@
-"""What photographs have in common: how their colours go together, how strong each frequency is.
+"""What photographs have in common: how their colors go together, how strong each frequency is.
 
     measured = measure_statistics(featviz.open_pictures("photographs"))
     measured.save("mine.safetensors")
     MACO(224, 224, spectrum=measured.spectrum)
-    Fourier(224, 224, colours=measured.colours)
+    Fourier(224, 224, colors=measured.colors)
 
 Comes in: any pictures, which are streamed. Goes out: `Statistics`, a file of some 30 kB. Those of
 Tiny ImageNet's training pictures are bundled (`bundled`, made by recipes/measure_statistics.py).
@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from featviz.errors import UserError
-from featviz.maximization.colours import LUCID, Colours, from_root, mixed, pieces
+from featviz.maximization.colors import LUCID, Colors, from_root
 from featviz.maximization.parametrizations import frequencies
 
 if TYPE_CHECKING:
@@ -41,17 +41,17 @@ class Spectrum:
 
     amplitudes: (3, H, W // 2 + 1) of orthonormal transforms of H x W pictures
     width: W, which the number of coefficients leaves open
-    colours: which colours the axes are
+    colors: which colors the axes are
 
     Amplitudes are kept as multiples of 1/f, which is smooth enough to be interpolated.
     """
 
-    def __init__(self, name: str, amplitudes: Tensor, width: int, colours: Colours = LUCID):
+    def __init__(self, name: str, amplitudes: Tensor, width: int, colors: Colors = LUCID):
         if amplitudes.dim() != 3 or amplitudes.shape[::2] != (3, width // 2 + 1):
             raise ValueError(
                 f"amplitudes of shape {tuple(amplitudes.shape)}, not (3, H, {width // 2 + 1})"
             )
-        self.name, self.colours = name, colours
+        self.name, self.colors = name, colors
         self.amplitudes, self.height, self.width = (
             amplitudes.detach().float(),
             amplitudes.shape[1],
@@ -106,9 +106,9 @@ def _between(values: Tensor, at: Tensor, dim: int, *, round_: bool) -> Tensor:
 
 @dataclass(frozen=True)
 class Statistics:
-    """Colours, and the spectrum of pictures in these colours."""
+    """Colors, and the spectrum of pictures in these colors."""
 
-    colours: Colours
+    colors: Colors
     spectrum: Spectrum
 
     def save(self, path: str | Path) -> None:
@@ -117,7 +117,7 @@ class Statistics:
 
         save_file(
             {
-                "colours": torch.tensor(self.colours.matrix, dtype=torch.float64),
+                "colors": torch.tensor(self.colors.matrix, dtype=torch.float64),
                 "amplitudes": self.spectrum.amplitudes.half().contiguous(),
             },
             str(path),
@@ -132,11 +132,11 @@ def load_statistics(path: str | Path) -> Statistics:
     try:
         with safe_open(str(path), framework="pt") as file:
             meta = file.metadata() or {}
-            matrix, amplitudes = file.get_tensor("colours"), file.get_tensor("amplitudes")
+            matrix, amplitudes = file.get_tensor("colors"), file.get_tensor("amplitudes")
             name, width = meta["name"], int(meta["width"])
         rows = tuple((row[0], row[1], row[2]) for row in matrix.tolist())
-        colours = Colours(name, rows)
-        return Statistics(colours, Spectrum(name, amplitudes, width, colours))
+        colors = Colors(name, rows)
+        return Statistics(colors, Spectrum(name, amplitudes, width, colors))
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; measure_statistics makes one") from None
     except (SafetensorError, OSError, KeyError, ValueError, IndexError) as error:
@@ -147,7 +147,7 @@ def load_statistics(path: str | Path) -> Statistics:
 
 @lru_cache(maxsize=1)
 def bundled() -> Statistics:
-    """Of the training pictures of Tiny ImageNet, 64 pixels a side, in their own colours."""
+    """Of the training pictures of Tiny ImageNet, 64 pixels a side, in their own colors."""
     return load_statistics(BUNDLED)
 
 
@@ -155,35 +155,35 @@ def measure_statistics(
     pictures: Pictures | Tensor,
     *,
     size: int = 64,
-    colours: Colours | None = None,
+    colors: Colors | None = None,
     name: str | None = None,
     progress: Progress | None = None,
 ) -> Statistics:
-    """Colours and spectrum of pictures, which are streamed twice.
+    """Colors and spectrum of pictures, which are streamed twice.
 
     pictures: a data set, or (N, 3, H, W) in [0, 1], whose own size is then kept
     size: side to which a data set's pictures are brought, in pixels
-    colours: measure only the spectrum, on these axes
+    colors: measure only the spectrum, on these axes
     name: for results and captions; default: the data's name and how many pictures
     """
-    colours = colours or measure_colours(pictures, size=size, progress=progress)
-    spectrum = measure_spectrum(pictures, size=size, colours=colours, progress=progress)
+    colors = colors or measure_colors(pictures, size=size, progress=progress)
+    spectrum = measure_spectrum(pictures, size=size, colors=colors, progress=progress)
     if name is not None:
-        colours, spectrum.colours = replace(colours, name=name), replace(colours, name=name)
+        colors, spectrum.colors = replace(colors, name=name), replace(colors, name=name)
         spectrum.name = name
-    return Statistics(colours, spectrum)
+    return Statistics(colors, spectrum)
 
 
-def measure_colours(
+def measure_colors(
     pictures: Pictures | Tensor, *, size: int = 64, progress: Progress | None = None
-) -> Colours:
+) -> Colors:
     """The decorrelated axes of pictures: the root of the covariance of red, green and blue.
 
     The first axis is the strongest, with length 1. Raises UserError if the pictures have fewer than
-    three colours (such as grey ones): three axes cannot be told apart.
+    three colors (such as grey ones): three axes cannot be told apart.
     """
     count, total, products = 0, torch.zeros(3).double(), torch.zeros(3, 3).double()
-    for batch in _stream(pictures, size, progress, "measuring colours"):
+    for batch in _stream(pictures, size, progress, "measuring colors"):
         pixels = batch.double().transpose(0, 1).flatten(1)  # (3, pixels)
         count += pixels.shape[1]
         total += pixels.sum(1)
@@ -192,8 +192,8 @@ def measure_colours(
     strengths, axes = torch.linalg.eigh(products / count - torch.outer(mean, mean))
     if strengths[0] < 1e-6 * strengths[2] or strengths[2] <= 1e-12:
         raise UserError(
-            "the pictures have fewer than three independent colours, so no axes can be measured; "
-            "give pictures in colour"
+            "the pictures have fewer than three independent colors, so no axes can be measured; "
+            "give pictures in color"
         )
     root = (axes * strengths.sqrt()).flip(1)
     # Towards red: a sign that does not hang on the solver.
@@ -205,7 +205,7 @@ def measure_spectrum(
     pictures: Pictures | Tensor,
     *,
     size: int = 64,
-    colours: Colours = LUCID,
+    colors: Colors = LUCID,
     edges: bool = False,
     progress: Progress | None = None,
 ) -> Spectrum:
@@ -218,15 +218,13 @@ def measure_spectrum(
     count, total, width = 0, torch.zeros(()), 0
     for batch in _stream(pictures, size, progress, "measuring frequencies"):
         width = batch.shape[-1]
-        for picture in pieces(batch):
-            x = torch.logit(picture.clamp(_MARGIN, 1 - _MARGIN))
-            axes = mixed(x, colours.inverse)
-            waves = torch.fft.rfft2(axes, norm="ortho")
-            if not edges:
-                waves = waves - seam(axes)
-            total = total + waves.abs().double().sum(0)
-            count += len(picture)
-    return Spectrum(_name(pictures), total / max(1, count), width, colours)
+        axes = colors.from_rgb(batch, margin=_MARGIN)
+        waves = torch.fft.rfft2(axes, norm="ortho")
+        if not edges:
+            waves = waves - seam(axes)
+        total = total + waves.abs().double().sum(0)
+        count += len(batch)
+    return Spectrum(_name(pictures), total / max(1, count), width, colors)
 
 
 def seam(values: Tensor) -> Tensor:

@@ -231,7 +231,7 @@ def _optimize_batch(
         free = (moved & (failed < 0)).view(-1, *(1,) * (parameters.dim() - 1))
         if step + 1 < settings.coarse_to_fine * steps:
             share = (step + 1) / (settings.coarse_to_fine * steps)
-            free = free & form.detail(share).bool().to(free.device)
+            free = free & form.detail(share).to(free.device)
         with torch.no_grad():
             parameters.copy_(torch.where(free, parameters, before))
         report((step + 1) * N)

@@ -1,8 +1,8 @@
 """MACO: a picture with the amplitudes of photographs, of which only the phases are free.
 
-Where things are is said by the phases of a picture's waves, how strong each wave is by their
-amplitudes. Photographs are much alike in the latter, so they are kept, and a step can neither
-invent ripples nor burn a spot in. Fel et al. 2023, "Unlocking feature visualization for deep
+The phases of a picture's Fourier coefficients encode where things are, the amplitudes how strong
+each frequency is. Photographs are much alike in the latter, so they are kept, and a step can add
+neither fine patterns nor contrast. Fel et al. 2023, "Unlocking feature visualization for deep
 networks with magnitude constrained optimization".
 
 The pictures are meant to be seen through random windows (`transforms.Crop`), and shown with the
@@ -18,9 +18,8 @@ import torch
 from torch import Generator, Tensor
 
 from featviz.maximization import image_statistics
-from featviz.maximization.colours import piecewise
 from featviz.maximization.image_statistics import Spectrum
-from featviz.maximization.parametrizations import check_size, frequencies, normal
+from featviz.maximization.parametrizations import below, check_size, normal
 
 
 @dataclass(frozen=True)
@@ -30,7 +29,7 @@ class MACO:
     spectrum: whose amplitudes are kept; default: the bundled one
     contrast: factor of these amplitudes; 1 is as strong as in the pictures that were measured,
         their black and white included
-    standardised: as published. Phases are brought to mean 0 and deviation 1, the values on the
+    standardized: as published. Phases are brought to mean 0 and deviation 1, the values on the
         axes too, so neither brightness nor contrast can be had, and phases crowd round 0. Else
         phases are taken as they are, and amplitudes as they were measured
 
@@ -43,43 +42,41 @@ class MACO:
     width: int
     spectrum: Spectrum = field(default_factory=lambda: image_statistics.bundled().spectrum)
     contrast: float = 1.0
-    standardised: bool = False
+    standardized: bool = False
 
     def start(self, generators: Sequence[Generator]) -> Tensor:
-        """Normal phases where they are standardised, as published; else any phase alike."""
+        """Normal phases where they are standardized, as published; else any phase alike."""
         shape = (3, self.height, self.width // 2 + 1)
-        if self.standardised:
+        if self.standardized:
             return normal(shape, generators)
         return torch.stack([2 * torch.pi * torch.rand(shape, generator=g) for g in generators])
 
     def picture(self, parameters: Tensor) -> Tensor:
-        return self.spectrum.colours.to_rgb(piecewise(self._axes, parameters))
+        return self.spectrum.colors.to_rgb(self._axes(parameters))
 
     def _axes(self, parameters: Tensor) -> Tensor:
         amplitudes = self.spectrum.at(self.height, self.width, parameters.device)
-        phases = _standard(parameters) if self.standardised else parameters
+        phases = _standard(parameters) if self.standardized else parameters
         waves = torch.polar(amplitudes.to(phases.dtype).expand_as(phases), phases)
         axes = torch.fft.irfft2(waves, s=(self.height, self.width), norm="ortho")
-        return _standard(axes) if self.standardised else self.contrast * axes
+        return _standard(axes) if self.standardized else self.contrast * axes
 
     def fit(self, pictures: Tensor) -> Tensor:
         check_size(pictures, self.height, self.width)
-        axes = self.spectrum.colours.from_rgb(pictures)
-        return piecewise(lambda x: torch.fft.rfft2(x, norm="ortho").angle(), axes)
+        axes = self.spectrum.colors.from_rgb(pictures)
+        phases: Tensor = torch.fft.rfft2(axes, norm="ortho").angle()
+        return phases
 
     def detail(self, share: float) -> Tensor:
-        """As of `Fourier`: 1 up to a frequency that grows from 4 periods a side to the finest."""
-        lowest = 4 / max(self.height, self.width)
-        highest = lowest * (0.75 / lowest) ** share
-        moving: Tensor = frequencies(self.height, self.width) <= highest
-        return moving.float()
+        """As of `Fourier`."""
+        return below(share, self.height, self.width)
 
 
 def _standard(values: Tensor) -> Tensor:
     """Of each picture, mean 0 and standard deviation 1."""
-    flat = values.flatten(1)
-    mean, deviation = flat.mean(1), flat.std(1, correction=0)
-    return (values - mean.view(-1, 1, 1, 1)) / (deviation.view(-1, 1, 1, 1) + 1e-6)
+    deviation, mean = torch.std_mean(values, (1, 2, 3), correction=0, keepdim=True)
+    standard: Tensor = (values - mean) / (deviation + 1e-6)
+    return standard
 
 
 def faded(pictures: Tensor, transparency: Tensor, *, clear: float = 0.8) -> Tensor:

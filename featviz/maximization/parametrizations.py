@@ -1,48 +1,39 @@
-"""From free parameters to pictures: waves, pixels or a pyramid of them, in decorrelated colours.
+"""From free parameters to pictures: Fourier coefficients, pixels or a pyramid of them.
 
-A parametrisation is a small frozen dataclass with four functions:
+A parametrization is a small frozen dataclass with four functions:
 
     start(generators)    (N, ...)      free parameters of N pictures, each from its own generator
     picture(parameters)  (N, 3, H, W)  what they show, in [0, 1]
     fit(pictures)        (N, ...)      parameters that show the given pictures
-    detail(share)        (...)         which parameters may move when a share of the detail may
+    detail(share)        (...) bool    which parameters may move when a share of the detail may
 
-Gradient ascent takes equal steps in all parameters, so the parametrisation decides what is cheap.
-Photographs have amplitudes that fall as 1/f and colours that vary mostly in brightness; scaling
-Fourier coefficients by 1/f^decay and colours by the root of their covariance makes a step in each
-parameter as likely as photographs have it (Olah, Mordvintsev and Schubert 2017, "Feature
+Gradient ascent takes equal steps in all parameters, so the parametrization decides which pictures
+are near. Photographs have amplitudes that fall as 1/f and colors that vary mostly in brightness;
+scaling Fourier coefficients by 1/f^decay and colors by the root of their covariance makes a step in
+each parameter as likely as photographs have it (Olah, Mordvintsev and Schubert 2017, "Feature
 Visualization", Distill, "Preconditioning and parameterization").
 
 Here are `Fourier`, `Pixels`, `RawPixels` and `LaplacianPyramid`; `maco.MACO` and `cppn.CPPN` have
-modules of their own. A picture has the same bits in a batch of any size.
+modules of their own.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
-from torch.autograd.function import once_differentiable
 
-from featviz.maximization.colours import (
-    LUCID,
-    Colours,
-    four_a_thread,
-    pieces,
-    piecewise,
-    show,
-    unshow,
-)
+from featviz.maximization.colors import LUCID, Colors
 
 
 class Parametrization(Protocol):
-    """What `maximize` needs of a parametrisation."""
+    """What the loop needs of a parametrization."""
 
     @property
     def height(self) -> int: ...
@@ -69,31 +60,31 @@ class Pixels:
     height: int
     width: int
     spread: float = 0.01
-    colours: Colours = LUCID
+    colors: Colors = LUCID
 
     def start(self, generators: Sequence[Generator]) -> Tensor:
         return self.spread * normal((3, self.height, self.width), generators)
 
     def picture(self, parameters: Tensor) -> Tensor:
-        return self.colours.to_rgb(parameters)
+        return self.colors.to_rgb(parameters)
 
     def fit(self, pictures: Tensor) -> Tensor:
         check_size(pictures, self.height, self.width)
-        return self.colours.from_rgb(pictures)
+        return self.colors.from_rgb(pictures)
 
     def detail(self, share: float) -> Tensor:
-        return torch.ones(())  # pixels are neither coarse nor fine
+        return torch.ones((), dtype=torch.bool)  # pixels are neither coarse nor fine
 
 
 @dataclass(frozen=True)
 class RawPixels:
     """The pixel values themselves, (N, 3, H, W), cut off at 0 and 1 and with no prior at all.
 
-    mean: the colour of the start
+    mean: the color of the start
     spread: standard deviation of the start round it; as Yosinski et al. 2015 start
 
-    The gradient passes the cut as if it were not there, so that a pixel can come back; a rule that
-    clips (`rules.PlainAscent`) never meets it.
+    The gradient passes the cut as if it were not there, so that a pixel can come back; an optimizer
+    that clips (`optimizers.PlainAscent`) never meets it.
     """
 
     height: int
@@ -113,14 +104,14 @@ class RawPixels:
         return pictures.clone()
 
     def detail(self, share: float) -> Tensor:
-        return torch.ones(())
+        return torch.ones((), dtype=torch.bool)
 
 
 @dataclass(frozen=True)
 class Fourier:
     """Real and imaginary parts of each axis' coefficients, (N, 3, H, W // 2 + 1, 2).
 
-    decay: amplitudes are scaled by 1/f^decay; 1 is a photograph's fall, more makes pictures softer
+    decay: amplitudes are scaled by 1/f^decay; 1 as in photographs, more makes pictures softer
     spread: standard deviation of the start's coefficients
 
     The transform is orthonormal, the lowest frequency counts as one period in the longer side, and
@@ -131,7 +122,7 @@ class Fourier:
     width: int
     decay: float = 1.0
     spread: float = 0.01
-    colours: Colours = LUCID
+    colors: Colors = LUCID
 
     def scale(self) -> Tensor:
         """The factor of each coefficient, (H, W // 2 + 1)."""
@@ -141,77 +132,27 @@ class Fourier:
         return self.spread * normal((3, self.height, self.width // 2 + 1, 2), generators)
 
     def picture(self, parameters: Tensor) -> Tensor:
-        shown: Tensor = _Waves.apply(parameters, self)
-        return shown
+        scale = self.scale().to(parameters)[..., None]
+        spectrum = torch.view_as_complex(parameters * scale)
+        size = (self.height, self.width)
+        return self.colors.to_rgb(torch.fft.irfft2(spectrum, s=size, norm="ortho"))
 
     def fit(self, pictures: Tensor) -> Tensor:
         check_size(pictures, self.height, self.width)
-        axes = self.colours.from_rgb(pictures)
-        scale = self.scale().to(axes.device, axes.dtype)[..., None]
-        return piecewise(
-            lambda x: torch.view_as_real(torch.fft.rfft2(x, norm="ortho")) / scale, axes
-        )
+        axes = self.colors.from_rgb(pictures)
+        spectrum = torch.view_as_real(torch.fft.rfft2(axes, norm="ortho"))
+        return spectrum / self.scale().to(axes)[..., None]
 
     def detail(self, share: float) -> Tensor:
-        """1 up to a frequency that grows from 4 periods a side to the finest, else 0."""
-        lowest = 4 / max(self.height, self.width)
-        highest = lowest * (0.75 / lowest) ** share
-        moving: Tensor = frequencies(self.height, self.width) <= highest
-        return moving.float()[:, :, None]
-
-
-class _Waves(torch.autograd.Function):
-    """Scale, inverse transform, colours: one picture at a time on the CPU, for its cache."""
-
-    @staticmethod
-    def forward(ctx: Any, parameters: Tensor, form: Fourier) -> Tensor:
-        size, matrix = (form.height, form.width), form.colours.matrix
-        scale = _both_parts(form, parameters.dtype, parameters.device, False)
-        out = parameters.new_empty((len(parameters), 3, *size))
-        k = four_a_thread(out, parameters)
-        for rows, piece in zip(pieces(out, k), pieces(parameters, k), strict=True):
-            spectrum = torch.view_as_complex(piece * scale)
-            show(torch.fft.irfft2(spectrum, s=size, norm="ortho"), matrix, rows)
-        ctx.save_for_backward(out)
-        ctx.form = form
-        return out
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        (shown,), form = ctx.saved_tensors, ctx.form
-        scale = _both_parts(form, gradient.dtype, gradient.device, True)
-        out = gradient.new_empty((len(shown), 3, form.height, form.width // 2 + 1, 2))
-        k = four_a_thread(out, shown)
-        parts = zip(pieces(out, k), pieces(gradient, k), pieces(shown, k), strict=True)
-        for rows, slope, colours in parts:
-            axes = unshow(slope, colours, form.colours.matrix)
-            torch.mul(torch.view_as_real(torch.fft.rfft2(axes, norm="ortho")), scale, out=rows)
-        return out, None
-
-
-@lru_cache(maxsize=32)
-def _both_parts(form: Fourier, dtype: torch.dtype, device: torch.device, back: bool) -> Tensor:
-    """The factor of each coefficient's real and imaginary part, (H, W // 2 + 1, 2).
-
-    On the way `back` a coefficient that stands for its mirror image too counts twice.
-    """
-    with torch.inference_mode(False):
-        scale = form.scale().to(device, dtype)
-        if back:
-            twice = torch.full_like(scale, 2)
-            twice[:, 0] = 1
-            if form.width % 2 == 0:
-                twice[:, -1] = 1
-            scale = scale * twice
-        return scale[..., None].expand(-1, -1, 2).contiguous()
+        """Frequencies up to one that grows from 4 periods a side to the finest."""
+        return below(share, self.height, self.width)[:, :, None]
 
 
 @dataclass(frozen=True)
 class LaplacianPyramid:
     """Pixels at several scales, each enlarged and added to the next finer: (N, 3, P).
 
-    levels: how many scales, each of half the side; as many as there are is no harm
+    levels: how many scales, each of half the side; more than there are have no effect
     spread: standard deviation of the start at each level, in logits
 
     A pixel of a coarse level moves many of the picture, so shapes come before grain (Lucid's
@@ -222,7 +163,7 @@ class LaplacianPyramid:
     width: int
     levels: int = 5
     spread: float = 0.01
-    colours: Colours = LUCID
+    colors: Colors = LUCID
 
     @property
     def sizes(self) -> list[tuple[int, int]]:
@@ -236,46 +177,30 @@ class LaplacianPyramid:
         return self.spread * normal((3, sum(h * w for h, w in self.sizes)), generators)
 
     def picture(self, parameters: Tensor) -> Tensor:
-        return self.colours.to_rgb(piecewise(self._sum, parameters))
-
-    def _sum(self, parameters: Tensor) -> Tensor:
-        sizes = self.sizes
-        levels = parameters.split([h * w for h, w in sizes], dim=2)
-        total: Tensor | None = None
-        for level, size in zip(reversed(levels), reversed(sizes), strict=True):
-            pixels = level.unflatten(2, size)
-            total = pixels if total is None else _enlarged(total, size) + pixels
-        assert total is not None
-        return total
+        levels = parameters.split([h * w for h, w in self.sizes], dim=2)
+        pixels = [level.unflatten(2, size) for level, size in zip(levels, self.sizes, strict=True)]
+        total = pixels[-1]
+        for level in reversed(pixels[:-1]):
+            total = _enlarged(total, (level.shape[2], level.shape[3])) + level
+        return self.colors.to_rgb(total)
 
     def fit(self, pictures: Tensor) -> Tensor:
         """The Laplacian pyramid of Burt and Adelson 1983: each level what coarser ones lack."""
         check_size(pictures, self.height, self.width)
-        stages = [self.colours.from_rgb(pictures)]
+        stages = [self.colors.from_rgb(pictures)]
         for size in self.sizes[1:]:
-            stages.append(_each(F.adaptive_avg_pool2d, stages[-1], size))
+            stages.append(F.adaptive_avg_pool2d(stages[-1], size))
         levels = [
-            fine - _each(_enlarged, coarse, size)
+            fine - _enlarged(coarse, size)
             for (fine, coarse), size in zip(itertools.pairwise(stages), self.sizes, strict=False)
         ]
         return torch.cat([level.flatten(2) for level in [*levels, stages[-1]]], 2)
 
     def detail(self, share: float) -> Tensor:
-        """1 for the coarse levels, 0 for those that may not move yet."""
-        sizes = self.sizes
-        moving = round(1 + share * (len(sizes) - 1))
-        return torch.cat(
-            [
-                torch.full((h * w,), float(level >= len(sizes) - moving))
-                for level, (h, w) in enumerate(sizes)
-            ]
-        )
-
-
-def _each(
-    resize: Callable[[Tensor, tuple[int, int]], Tensor], pixels: Tensor, size: tuple[int, int]
-) -> Tensor:
-    return piecewise(lambda x: resize(x, size), pixels)
+        """The coarse levels, then the finer ones."""
+        hidden = len(self.sizes) - round(1 + share * (len(self.sizes) - 1))
+        counts = torch.tensor([h * w for h, w in self.sizes])
+        return (torch.arange(len(counts)) >= hidden).repeat_interleave(counts)
 
 
 def _enlarged(pixels: Tensor, size: tuple[int, int]) -> Tensor:
@@ -295,10 +220,18 @@ def frequencies(height: int, width: int) -> Tensor:
     return torch.hypot(y, x)
 
 
+def below(share: float, height: int, width: int) -> Tensor:
+    """Frequencies up to one that grows from 4 periods a side to the finest, (H, W // 2 + 1)."""
+    lowest = 4 / max(height, width)
+    moving: Tensor = frequencies(height, width) <= lowest * (0.75 / lowest) ** share
+    return moving
+
+
 @lru_cache(maxsize=32)
 def _scale(height: int, width: int, decay: float) -> Tensor:
-    lowest = 1 / max(height, width)
-    return (frequencies(height, width).clamp(min=lowest) ** -decay / 4).float()
+    with torch.inference_mode(False):  # what is kept must serve autograd later
+        f = frequencies(height, width).clamp(min=1 / max(height, width))
+        return (f**-decay / 4).float()
 
 
 def check_size(pictures: Tensor, height: int, width: int) -> None:

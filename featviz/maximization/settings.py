@@ -29,7 +29,7 @@ from typing import Any
 import torch
 
 from featviz.errors import UserError, nearest
-from featviz.maximization.colours import LUCID
+from featviz.maximization.colors import LUCID
 from featviz.maximization.cppn import CPPN
 from featviz.maximization.evaluation.clean_scores import first_stride
 from featviz.maximization.image_statistics import Statistics, bundled, load_statistics
@@ -231,10 +231,10 @@ def settings_for(
 def _preset_settings(
     preset: str, model: Model, layer: Layer, steps: int, side: int, statistics: Statistics | None
 ) -> Settings:
-    colours = statistics.colours if statistics is not None else LUCID
+    colors = statistics.colors if statistics is not None else LUCID
     bare = Settings(
         steps=steps,
-        parametrization=Fourier(side, side, colours=colours),
+        parametrization=Fourier(side, side, colors=colors),
         transforms=Transforms(),
         optimizer=_PLAIN_ADAM,
         lr=0.05,
@@ -243,7 +243,7 @@ def _preset_settings(
     if preset == DEFAULT_PRESET:
         return _own_settings(model, layer, bare)
     if preset == "none":
-        return replace(bare, parametrization=Pixels(side, side, colours=colours))
+        return replace(bare, parametrization=Pixels(side, side, colors=colors))
     if preset in {"lucid", "distill"}:
         return replace(bare, transforms=_LUCID if preset == "lucid" else _DISTILL)
     if preset == "maco":
@@ -252,7 +252,7 @@ def _preset_settings(
         seen = model.input_size if side > model.input_size else None
         return replace(
             bare,
-            parametrization=MACO(side, side, spectrum=spectrum, standardised=True),
+            parametrization=MACO(side, side, spectrum=spectrum, standardized=True),
             transforms=replace(_MACO, size=seen),
             optimizer=replace(_PLAIN_ADAM, nesterov=True),
             lr=1.0,
@@ -348,18 +348,18 @@ def named_parametrization(
     Raises:
         UserError: The name is unknown.
     """
-    colours = statistics.colours if statistics is not None else LUCID
+    colors = statistics.colors if statistics is not None else LUCID
     match name:
         case "fourier":
-            return Fourier(height, width, colours=colours)
+            return Fourier(height, width, colors=colors)
         case "pixels":
-            return Pixels(height, width, colours=colours)
+            return Pixels(height, width, colors=colors)
         case "raw-pixels":
             return RawPixels(height, width)
         case "pyramid":
-            return LaplacianPyramid(height, width, colours=colours)
+            return LaplacianPyramid(height, width, colors=colors)
         case "cppn":
-            return CPPN(height, width, colours=colours)
+            return CPPN(height, width, colors=colors)
         case "maco":
             # Amplitudes as measured, with random phases, are too much black and white to start in.
             spectrum = (statistics or bundled()).spectrum

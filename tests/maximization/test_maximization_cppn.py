@@ -7,7 +7,7 @@ import math
 import torch
 from torch import nn
 
-from featviz.maximization.colours import LUCID
+from featviz.maximization.colors import LUCID
 from featviz.maximization.cppn import CPPN
 
 
@@ -57,7 +57,7 @@ def test_weights_keep_the_strength_from_layer_to_layer() -> None:
     parameters = form.start(generators(*range(8)))
     last = form.shapes[-1][0] * form.shapes[-1][1]
     parameters[:, -last - 3 : -3] = torch.randn(8, last, generator=generators(9)[0]) / math.sqrt(48)
-    spread = form.colours.from_rgb(form.picture(parameters)).std((2, 3))[:, 0]
+    spread = form.colors.from_rgb(form.picture(parameters)).std((2, 3))[:, 0]
     assert 0.05 < spread.median() < 5
 
 

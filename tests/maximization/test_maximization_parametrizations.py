@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from featviz.maximization import parametrizations as par
-from featviz.maximization.colours import LUCID
+from featviz.maximization.colors import LUCID
 
 SIZES = [(8, 8), (9, 9), (7, 10), (10, 7), (11, 13), (1, 5)]
 FORMS = [par.Fourier, par.Pixels, par.LaplacianPyramid, par.RawPixels]

@@ -10,7 +10,7 @@ import torch
 
 import featviz
 from featviz.maximization import objectives
-from featviz.maximization.colours import Colours
+from featviz.maximization.colors import Colors
 from featviz.maximization.image_statistics import Spectrum, Statistics
 from featviz.maximization.loop import optimize
 from featviz.maximization.maco import MACO
@@ -24,7 +24,7 @@ from featviz.maximization.settings import (
 )
 from featviz.models.model import Model
 
-OTHER = Colours("mine", ((0.6, 0.3, 0.1), (0.5, -0.2, 0.2), (0.4, 0.1, -0.3)))
+OTHER = Colors("mine", ((0.6, 0.3, 0.1), (0.5, -0.2, 0.2), (0.4, 0.1, -0.3)))
 
 
 STATISTICS = Statistics(OTHER, Spectrum("mine", torch.ones(3, 8, 5), 8, OTHER))
@@ -119,7 +119,7 @@ def test_measured_statistics_take_the_place_of_the_bundled(mini: Model) -> None:
     for preset in ("lucid", "featviz"):
         made = settings_for(mini, "conv5", preset=preset, size=16, statistics=STATISTICS)
         assert isinstance(made.parametrization, Fourier)
-        assert made.parametrization.colours == OTHER
+        assert made.parametrization.colors == OTHER
     maco = settings_for(mini, "conv5", preset="maco", size=16, statistics=STATISTICS)
     assert isinstance(maco.parametrization, MACO)
     assert maco.parametrization.spectrum is STATISTICS.spectrum
@@ -132,7 +132,7 @@ def test_every_parametrization_has_a_name(name: str, mini: Model) -> None:
     start = form.start([torch.Generator().manual_seed(0)])
     assert form.picture(start).shape == (1, 3, 12, 9)
     if name not in {"raw-pixels", "maco"}:
-        assert form.colours == OTHER  # type: ignore[attr-defined]
+        assert form.colors == OTHER  # type: ignore[attr-defined]
     settings = settings_for(mini, "conv5", parametrization=name, size=16)
     assert type(settings.parametrization) is type(form)
     assert settings.lr == {"raw-pixels": 0.02, "cppn": 0.005, "maco": 0.3}.get(name, 0.1)

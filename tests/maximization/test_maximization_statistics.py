@@ -1,4 +1,4 @@
-"""Measured colours and spectra against pictures made to have them."""
+"""Measured colors and spectra against pictures made to have them."""
 
 from __future__ import annotations
 
@@ -10,31 +10,31 @@ import torch
 import featviz
 from featviz import images
 from featviz.maximization import image_statistics as stats
-from featviz.maximization.colours import LUCID
+from featviz.maximization.colors import LUCID
 from featviz.maximization.parametrizations import frequencies
 
 
-def coloured(root: torch.Tensor, count: int = 64) -> torch.Tensor:
-    """Noise whose colours have the covariance root @ root.T, far from black and white."""
+def colored(root: torch.Tensor, count: int = 64) -> torch.Tensor:
+    """Noise whose colors have the covariance root @ root.T, far from black and white."""
     noise = torch.randn(count, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     return (0.5 + torch.einsum("ca,nahw->nchw", root, noise)).clamp(0, 1)
 
 
-def test_colours_are_the_root_of_the_covariance_that_pictures_were_made_with() -> None:
+def test_colors_are_the_root_of_the_covariance_that_pictures_were_made_with() -> None:
     # orthogonal axes of strengths 0.08, 0.03, 0.01: what an eigenvector can give back
     axes = torch.linalg.qr(torch.tensor([[1.0, 2, -3], [2, 1, 1], [1, -1, 2]])).Q
     root = axes * torch.where(axes[0] < 0, -1, 1) * torch.tensor([0.08, 0.03, 0.01])
     assert root[0].min() > 0.003  # red says each axis' sign
-    found = torch.tensor(stats.measure_colours(coloured(root)).matrix)
+    found = torch.tensor(stats.measure_colors(colored(root)).matrix)
     expected = root / 0.08
     # 16,384 pixels: a covariance is off by a percent or so
     assert (found - expected).abs().max() < 0.02
 
 
-def test_grey_pictures_have_no_axes_of_colour() -> None:
+def test_grey_pictures_have_no_axes_of_color() -> None:
     grey = torch.rand(4, 1, 8, 8).expand(-1, 3, -1, -1)
-    with pytest.raises(featviz.UserError, match="fewer than three independent colours"):
-        stats.measure_colours(grey)
+    with pytest.raises(featviz.UserError, match="fewer than three independent colors"):
+        stats.measure_colors(grey)
 
 
 @pytest.mark.parametrize("size", [(8, 8), (9, 7)])
@@ -94,8 +94,8 @@ def test_what_is_saved_is_read_back(tmp_path: Path) -> None:
     measured = stats.measure_statistics(pictures)
     measured.save(tmp_path / "mine.safetensors")
     again = stats.load_statistics(tmp_path / "mine.safetensors")
-    assert again.colours == measured.colours
-    assert again.spectrum.colours == measured.colours
+    assert again.colors == measured.colors
+    assert again.spectrum.colors == measured.colors
     # amplitudes have 16 bits, 11 of them for the digits
     ratio = again.spectrum.amplitudes / measured.spectrum.amplitudes
     assert (ratio - 1).abs().max() < 2**-11
@@ -136,7 +136,7 @@ def test_the_bundled_spectrum_is_that_of_photographs() -> None:
         brightness[middle].double().log()[:, None],
     ).solution[0, 0]
     assert -1.6 < slope < -0.9  # Field 1987: about -1
-    matrix = torch.tensor(bundled.colours.matrix)
+    matrix = torch.tensor(bundled.colors.matrix)
     assert matrix[:, 0].norm().item() == pytest.approx(1, abs=1e-6)
     assert (matrix[:, 0] > 0.5).all()  # the strongest axis is brightness
     assert stats.BUNDLED.stat().st_size < 40_000

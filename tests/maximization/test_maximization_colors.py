@@ -1,4 +1,4 @@
-"""Decorrelated colours: the published matrix, inverses, and slopes."""
+"""Decorrelated colors: the published matrix, inverses, and slopes."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import math
 import pytest
 import torch
 
-from featviz.maximization.colours import LUCID, Colours, from_root
+from featviz.maximization.colors import LUCID, Colors, from_root
 
-OTHER = Colours("other", ((0.6, 0.3, 0.1), (0.5, -0.2, 0.2), (0.4, 0.1, -0.3)))
+OTHER = Colors("other", ((0.6, 0.3, 0.1), (0.5, -0.2, 0.2), (0.4, 0.1, -0.3)))
 
 
 def test_the_matrix_is_as_published() -> None:
@@ -26,14 +26,14 @@ def test_the_longest_axis_has_length_one() -> None:
         assert ours == pytest.approx(row, abs=1e-7)
 
 
-@pytest.mark.parametrize("colours", [LUCID, OTHER], ids=["lucid", "other"])
-def test_there_and_back(colours: Colours) -> None:
+@pytest.mark.parametrize("colors", [LUCID, OTHER], ids=["lucid", "other"])
+def test_there_and_back(colors: Colors) -> None:
     axes = torch.randn(2, 3, 5, 7, generator=torch.Generator().manual_seed(0))
-    expected = torch.einsum("ca,nahw->nchw", torch.tensor(colours.matrix), axes).sigmoid()
-    shown = colours.to_rgb(axes)
+    expected = torch.einsum("ca,nahw->nchw", torch.tensor(colors.matrix), axes).sigmoid()
+    shown = colors.to_rgb(axes)
     assert (shown - expected).abs().max() < 1e-6
     # logits amplify float32's steps near black and white, and small axes are divided by little
-    assert (colours.from_rgb(shown) - axes).abs().max() < 1e-3
+    assert (colors.from_rgb(shown) - axes).abs().max() < 1e-3
 
 
 def test_brightness_alone_is_nearly_grey() -> None:
@@ -44,7 +44,7 @@ def test_brightness_alone_is_nearly_grey() -> None:
     assert abs(red - green) < 0.01 < green - 0.5
 
 
-@pytest.mark.parametrize("colours", [LUCID, OTHER], ids=["lucid", "other"])
-def test_slopes_are_those_of_finite_differences(colours: Colours) -> None:
+@pytest.mark.parametrize("colors", [LUCID, OTHER], ids=["lucid", "other"])
+def test_slopes_are_those_of_finite_differences(colors: Colors) -> None:
     axes = torch.randn(2, 3, 3, 2, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(colours.to_rgb, (axes,))
+    assert torch.autograd.gradcheck(colors.to_rgb, (axes,))
