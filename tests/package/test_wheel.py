@@ -30,6 +30,7 @@ def test_the_wheel_holds_assets_templates_and_types(wheel: Path) -> None:
         "featviz/assets/alexnet-mini.safetensors",
         "featviz/assets/pictures/china.jpg",
         "featviz/assets/pictures/flower.jpg",
+        "featviz/assets/samples/goldfish.jpg",
     } <= names
     assert any(name.startswith("featviz/gallery/templates/") for name in names)
     assert not any(name.startswith(("tests/", "gallery/", "recipes/")) for name in names)
