@@ -36,7 +36,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import featviz
-from featviz.attacks.half_spaces import reach
+from featviz.attacks.projections import vector_norm
 from featviz.statistics import median
 
 PEERS = {
@@ -190,7 +190,7 @@ def judged(
         wrong = torch.cat([model(part).argmax(1) for part in adversarial.split(SLOTS)]) != labels
     inside = bool(((adversarial >= 0) & (adversarial <= 1)).all())
     change = (adversarial.double() - pictures.double()).flatten(1)
-    distance = torch.where(wrong, reach(norm, change), torch.inf)
+    distance = torch.where(wrong, vector_norm(change, norm), torch.inf)
     middle = median(distance)
     return {
         "what": name,

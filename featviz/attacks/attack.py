@@ -136,7 +136,7 @@ def attack(
     }
     return replace(
         found.cpu(),
-        names=tuple(names or ()),
+        names=tuple(names or (f"picture {i + 1}" for i in range(count))),
         warnings=tuple(_doubts(found, chosen, eps)),
         origin=results.origin(model, parameters=given, started=started, seed=seed),
     )

@@ -137,8 +137,11 @@ class Tracker:
         success_8bit = self._judge_8bit(model, batch_size)
         distance = projections.distance(self.pictures, self.adversarial, norm)
         trace = torch.cat(self.traces, 1) if self.traces else self.margin[:, None] * torch.nan
+        counts = ("steps", "first_step", "forwards", "backwards", "zero_gradients")
+        same = ("labels", "success", "already", "clean", "predicted", "logits_before", *counts)
         return AttackResult(
             **described(model, options, started),
+            **{field: getattr(self, field).cpu() for field in same},
             attacks=(name,),
             by=torch.where(self.success & ~self.already, 0, -1).cpu(),
             norm=norm,
@@ -146,22 +149,11 @@ class Tracker:
             targeted=self.targeted,
             originals=self.pictures,
             adversarial=self.adversarial,
-            labels=self.labels.cpu(),
-            success=self.success.cpu(),
             success_8bit=success_8bit.cpu(),
-            already=self.already.cpu(),
-            clean=self.clean.cpu(),
-            predicted=self.predicted.cpu(),
-            logits_before=self.logits_before.cpu(),
             logits_after=after.cpu(),
             distance=torch.where(self.success, distance, torch.inf).cpu(),
-            l2=projections.distance(self.pictures, self.adversarial, "l2").cpu(),
+            l2=projections.l2_distance(self.pictures, self.adversarial).cpu(),
             linf=projections.distance(self.pictures, self.adversarial, "linf").cpu(),
-            first_step=self.first_step.cpu(),
-            steps=self.steps.cpu(),
-            forwards=self.forwards.cpu(),
-            backwards=self.backwards.cpu(),
-            zero_gradients=self.zero_gradients.cpu(),
             trace=close_up(trace).cpu(),
         )
 

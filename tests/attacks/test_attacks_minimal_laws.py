@@ -10,10 +10,11 @@ import torch
 from attack_models import Linear, assert_alike, photographs, tiny_model, tiny_net, two_classes
 from flat_attacks import bisect, ddn, deepfool, fmn, minimal, pgd, sigma_zero, superdeepfool
 from oracles.minimal_distances import linear
+from oracles.minimal_eps import minimal_eps
 from torch import nn
 
 from featviz import images
-from featviz.attacks.minimal import NORMS, minimal_eps, plan
+from featviz.attacks.minimal import NORMS, plan
 from featviz.attacks.projections import vector_norm
 from featviz.attacks.sigma_zero import changed_pixels
 from featviz.errors import UserError

@@ -267,12 +267,12 @@ def test_an_attack_shows_what_changes_inside_the_pictures_it_fooled(
         folder.mkdir(parents=True, exist_ok=True)
         images.write_png(picture, folder / f"{i}.png")
     result = attack(model, pictures, eps=16 / 255, steps=10)
-    rows = result.found.success.nonzero()[:, 0]
+    rows = result.success.nonzero()[:, 0]
     assert len(rows)
     found = diagnose_attack(model, result, open_pictures(tmp_path / "data"))
     assert found is not None
     assert list(found.names) == [result.names[i] for i in rows.tolist()]
-    assert torch.equal(found.predicted, result.found.predicted[rows])
+    assert torch.equal(found.predicted, result.predicted[rows])
     folder = replace(result, diagnosis=found).save(tmp_path / "attack")
     files = {f["file"] for f in results.read_result(folder)["figures"]}
     assert "diagnosis/layers.svg" in files
