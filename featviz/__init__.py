@@ -20,6 +20,7 @@ _LAZY_EXPORTS = {
     "IconSettings": "featviz.atlas.icons",
     "LayoutSettings": "featviz.atlas.layout",
     "Model": "featviz.models.model",
+    "TrainSettings": "featviz.training.loop",
     "UserError": "featviz.errors",
     "accentuate": "featviz.from_picture.accentuation",
     "activation_maps": "featviz.maps.activation_maps",
@@ -152,6 +153,7 @@ if TYPE_CHECKING:
     from featviz.robustness.transfer import transfer_matrix as transfer_matrix
     from featviz.samples import sample_pictures as sample_pictures
     from featviz.training.evaluation import evaluate as evaluate
+    from featviz.training.loop import TrainSettings as TrainSettings
     from featviz.training.loop import train as train
 
 

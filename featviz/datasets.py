@@ -48,8 +48,8 @@ class Pictures:
     paths: one name a picture, relative to the root ("n02099601/dog.jpg")
     folders: the class folder of each picture, or "" where there is none
 
-    Pictures that are no files (drawn, in memory) are a class of their own that overrides `open`,
-    or `prepare` where their numbers are not 8 bits.
+    Pictures that are no files (drawn, in memory) are subclasses that override `open`, or `prepare`
+    where their values are not 8 bits.
     """
 
     root: Path
@@ -146,7 +146,7 @@ class Pictures:
         return decoding.decode_square(content, resize, crop, decoder=decoder, name=self.where(row))
 
     def read(self, row: int, resize: int, crop: int | None = None) -> Tensor:
-        """Picture `row` as a model wants it: (3, crop, crop) in [0, 1]. Raises BadPicture."""
+        """Picture `row` at a model's size: (3, crop, crop) in [0, 1]. Raises BadPicture."""
         return decoding.as_batch([self.prepare(row, resize, crop).pixels])[0]
 
     def select(self, rows: Sequence[int]) -> Pictures:

@@ -3,7 +3,7 @@
 Pillow is the reference. `decode_square` with decoder "exact" gives pillow's pixels; where
 simplejpeg (extra `jpeg`) is installed it does the work for those kinds of JPEG on which it has just
 shown, in this process, that its pixels are pillow's. "fast" decodes a JPEG at a fraction of its
-size where a model needs no more; that changes the pixels a little, so it has to be asked for.
+size where a model needs no more; that changes the pixels a little, so it is an option.
 """
 
 from __future__ import annotations
@@ -53,11 +53,18 @@ def resolve(decoder: str) -> str:
 def decode_square(
     content: bytes, resize: int, crop: int | None = None, *, decoder: str = "exact", name: str = ""
 ) -> Prepared:
-    """The picture in a file's bytes: shorter side to `resize`, then the center `crop`.
+    """The picture in a file's bytes: shorter side to `resize`, then a center crop.
 
-    decoder: what `resolve` gave
+    Args:
+        content: The file.
+        resize: Of the shorter side, in pixels.
+        crop: Side of the crop. Default: `resize`.
+        decoder: As `resolve` names it.
+        name: For messages.
 
-    Raises BadPicture for what is no picture, UserError if the decoder's library is missing.
+    Raises:
+        BadPicture: The content is no picture.
+        UserError: The decoder's library is missing.
     """
     if content.startswith(b"\xff\xd8\xff"):
         if decoder == "exact":
@@ -68,7 +75,7 @@ def decode_square(
             found = _drafted(content, resize, crop)
         if found is not None:
             return found
-    # Also what another decoder did not want: pillow has the last word on what can be read.
+    # Pillow decides what can be read: it is tried on all that another decoder refuses.
     return prepared(images.open_rgb(io.BytesIO(content), name=name), resize, crop)
 
 
@@ -153,7 +160,7 @@ def _by_simplejpeg(
     if height * width > images.MAX_PIXELS:
         return None
     try:
-        # Strict: what it merely warns of (a file cut short) is for pillow to judge.
+        # Strict: what it merely warns of (a file cut short) is left to pillow.
         pixels = simplejpeg.decode_jpeg(content, "RGBX", **options)
     except ValueError:
         return None
@@ -197,7 +204,7 @@ def _turned(content: bytes) -> bool:
         with Image.open(io.BytesIO(content)) as image:
             return int(image.getexif().get(_ORIENTATION, 1)) != 1
     except (OSError, SyntaxError, ValueError, TypeError):
-        return True  # not understood, so not ours
+        return True  # not understood: left to pillow
 
 
 def _progressive(content: bytes) -> bool:

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from featviz.models.model import Model
 
 SCHEMA = 1
-JPEG_DPI = 108  # of sheets of photographs; plots have 144
+JPEG_DPI = 108  # of sheets of pictures; plots have 144
 
 
 @dataclass(frozen=True)
@@ -275,7 +275,7 @@ class Folder:
         """Save a picture and list it for the gallery.
 
         Args:
-            file: .png for pictures, .svg or .pdf for plots, .jpg for sheets of many photographs (a
+            file: .png for pictures, .svg or .pdf for plots, .jpg for sheets of many pictures (a
                 fifth of the size, and nothing is measured on them).
             picture: (3, H, W) in [0, 1], a pillow image, a matplotlib figure, the file's bytes, or
                 None when the file has been written already.

@@ -63,8 +63,8 @@ def neighbors(
     from featviz.embedding.store import open_store
     from featviz.neighbors.find import find_neighbors
 
-    asked = [part for text in query or [] for part in split_rows(text)]
-    needs_model = any(needs_network(text) for text in asked)
+    queries = [part for text in query or [] for part in split_rows(text)]
+    needs_model = any(needs_network(text) for text in queries)
     net = None
     if store is None or needs_model:
         net = model.load()
@@ -88,7 +88,7 @@ def neighbors(
             )
         result = find_neighbors(
             space,
-            asked or None,
+            queries or None,
             k=k,
             metric=metric,
             index=index,

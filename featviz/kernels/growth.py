@@ -128,8 +128,8 @@ def kernel_growth(
     """How first-layer kernels grew, from snapshots that training kept.
 
     Args:
-        snapshots: a safetensors file with `kernels` (S, N, 3, k, k) and `steps` (S,), or a
-            checkpoint of `featviz.train`; default: those of the bundled alexnet-mini.
+        snapshots: a safetensors file with `kernels` (S, N, 3, k, k) and `steps` (S,), or the
+            state.npz in a checkpoint of `featviz.train`; default: those of alexnet-mini.
         units: which kernels the strip shows; default: `rows` of them, spread over edges and colors.
         rows: how many then.
         columns: at most so many moments in the strip.

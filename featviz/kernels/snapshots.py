@@ -1,15 +1,17 @@
 """First-layer kernels at several moments of a training, read from a file.
 
-Comes in: a file of snapshots or a checkpoint of `featviz.train`. Goes out: `Snapshots`, plain data.
+Comes in: a file of snapshots, or the state of a training under way. Goes out: `Snapshots`, plain
+data.
 """
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from zipfile import BadZipFile
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -41,11 +43,14 @@ class Snapshots:
 
 
 def read_snapshots(path: Path) -> Snapshots:
-    """The snapshots of a file. Raises UserError for a file without."""
-    file = read_weights(path)
-    record = json.loads(file.metadata.get("featviz", "{}"))
-    kernels, steps, top1 = (file.tensors.get(name) for name in ("kernels", "steps", "top1"))
-    listed = record.get("kernel_steps", record.get("steps")) if steps is None else steps.tolist()
+    """The snapshots of a file, or of the state.npz of a training that is under way.
+
+    Raises:
+        UserError: The file has none.
+    """
+    tensors = _arrays(path) if path.suffix == ".npz" else read_weights(path).tensors
+    kernels, steps, top1 = (tensors.get(name) for name in ("kernels", "steps", "top1"))
+    listed = None if steps is None else steps.tolist()
     if kernels is None or kernels.dim() != 5 or kernels.shape[2] != 3 or listed is None:
         raise UserError(
             f"{path} holds no snapshots of kernels; train with snapshot_steps to keep some"
@@ -54,12 +59,21 @@ def read_snapshots(path: Path) -> Snapshots:
         raise UserError(
             f"{path} has {len(kernels)} snapshots but {len(listed)} steps; make it again"
         )
-    known = record.get("kernel_top1", [None] * len(listed)) if top1 is None else top1.tolist()
+    known = [None] * len(listed) if top1 is None else top1.tolist()
     return Snapshots(
         kernels=kernels.float(),
         steps=tuple(int(step) for step in listed),
         top1=tuple(None if t is None or math.isnan(t) else float(t) for t in known),
     )
+
+
+def _arrays(path: Path) -> dict[str, Tensor]:
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            known = [name for name in ("kernels", "steps", "top1") if name in arrays]
+            return {name: torch.from_numpy(arrays[name]) for name in known}
+    except (OSError, ValueError, BadZipFile) as error:
+        raise UserError(f"{path} cannot be read ({error}); take another file") from None
 
 
 def spread_units(kernels: Tensor, count: int) -> tuple[int, ...]:

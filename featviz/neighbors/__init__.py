@@ -1,1 +1,1 @@
-"""Nearest neighbors: exact and approximate search, queries, and how good the answers are."""
+"""Nearest neighbors: exact and approximate search, queries, and their quality."""

@@ -1,7 +1,7 @@
 """Exact search in a space of activations: build an index, add rows, search.
 
-torch (or FAISS, when asked) proposes candidates in float32; their distances are then computed again
-in float64, and a row is accepted only when no row outside the candidates could be nearer within
+torch (or FAISS, as an option) proposes candidates in float32. Their distances are computed again in
+float64, and a row is accepted only when no row outside the candidates could be nearer within
 float32's error. So the result does not depend on the library, on threads or on the batch: nearest
 first, equal distances in the order of their rows.
 
@@ -177,7 +177,7 @@ class Index:
         return np.sqrt(np.maximum(worst - error, 0)), candidates
 
     def search_blocks(self) -> Iterator[NDArray[np.float32]]:
-        """All rows as the search wants them, float32 (at most _BLOCK, dim) at a time."""
+        """All rows scaled for the metric, float32 (at most _BLOCK, dim) at a time."""
         data = self._rows
         starts = range(0, len(data), _BLOCK)
         if self._ready is not None:

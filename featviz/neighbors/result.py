@@ -106,7 +106,7 @@ class Neighbors(results.Result):
                     caption="At the left the query, then its neighbors, nearest first, with "
                     f"{_UNIT[self.metric]}. Filled green dot and frame: of the query's class; "
                     "open dot: of another class.",
-                    alt=f"Rows of photographs: {names} and their {self.k} nearest neighbors",
+                    alt=f"Rows of pictures: {names} and their {self.k} nearest neighbors",
                 )
         if self.oddities is not None:
             self._write_oddities(folder, self.oddities)

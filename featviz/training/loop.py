@@ -318,7 +318,6 @@ class _Run:
         top1, top5 = self.accuracy()
         seconds = time.perf_counter() - began
         done = (epoch + 1) * self.steps
-        self.state.epoch = epoch + 1
         self.state.history.append(
             Epoch(epoch + 1, done, loss, rate, top1, top5, seconds, seen / trained)
         )

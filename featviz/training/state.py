@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, dataclass, field
 
 import numpy as np
@@ -20,12 +21,15 @@ _PIECE = "state"
 class State:
     """What a run needs to go on, beside weights and momentum."""
 
-    epoch: int = 0
-    """epochs that are done"""
     history: list[Epoch] = field(default_factory=list)
     kernels: list[Tensor] = field(default_factory=list)
     kernel_steps: list[int] = field(default_factory=list)
     kernel_top1: list[float | None] = field(default_factory=list)
+
+    @property
+    def epoch(self) -> int:
+        """Epochs that are done."""
+        return len(self.history)
 
 
 def write_state(
@@ -37,11 +41,15 @@ def write_state(
         buffer = optimizer.state[parameter].get("momentum_buffer")
         if buffer is not None:
             tensors[f"momentum.{name}"] = buffer
-    if state.kernels:
+    if state.kernels:  # as in a file of snapshots, so that `featviz kernels --growth` reads it
         tensors["kernels"] = torch.stack(state.kernels)
-    record = asdict(state) | {"kernels": None}
+        tensors["steps"] = torch.tensor(state.kernel_steps)
+        tensors["top1"] = torch.tensor(
+            [math.nan if t is None else t for t in state.kernel_top1], dtype=torch.float64
+        )
     arrays = {name: t.detach().cpu().contiguous().numpy() for name, t in tensors.items()}
-    kept.write(_PIECE, arrays | {"record": np.array(json.dumps(record))}, size=state.epoch)
+    history = json.dumps([asdict(epoch) for epoch in state.history])
+    kept.write(_PIECE, arrays | {"history": np.array(history)}, size=state.epoch)
 
 
 def read_state(kept: Checkpoint, net: nn.Module, optimizer: torch.optim.Optimizer) -> State | None:
@@ -58,7 +66,7 @@ def read_state(kept: Checkpoint, net: nn.Module, optimizer: torch.optim.Optimize
                 "another --out"
             )
         return None
-    record = json.loads(str(arrays.pop("record")))
+    history = [Epoch(**epoch) for epoch in json.loads(str(arrays.pop("history")))]
     tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
     net.load_state_dict(
         {name.removeprefix("net."): t for name, t in tensors.items() if name.startswith("net.")}
@@ -67,8 +75,10 @@ def read_state(kept: Checkpoint, net: nn.Module, optimizer: torch.optim.Optimize
         if f"momentum.{name}" in tensors:
             buffer = torch.empty_like(parameter).copy_(tensors[f"momentum.{name}"])
             optimizer.state[parameter]["momentum_buffer"] = buffer
-    state = State(**record)
-    state.history = [Epoch(**epoch) for epoch in record["history"]]
-    state.kernels = list(tensors["kernels"]) if "kernels" in tensors else []
+    state = State(history)
+    if "kernels" in tensors:
+        state.kernels = list(tensors["kernels"])
+        state.kernel_steps = tensors["steps"].tolist()
+        state.kernel_top1 = [None if math.isnan(t) else t for t in tensors["top1"].tolist()]
     kept.sizes[_PIECE] = state.epoch
     return state

@@ -18,6 +18,7 @@ from torch import nn
 
 from featviz.datasets import Pictures
 from featviz.errors import UserError
+from featviz.kernels.growth import kernel_growth
 from featviz.models.alexnet import folded_weight, with_batch_norm
 from featviz.statistics import share
 from featviz.training.data import Augmentation, Examples, read_examples
@@ -313,6 +314,15 @@ def test_a_damaged_state_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"the state in .* is damaged; begin anew \(--restart\)"):
         fit(tiny_net(), examples(), checkpoint=tmp_path / "p", **SHORT)
     fit(tiny_net(), examples(), checkpoint=tmp_path / "p", resume=False, **SHORT)
+
+
+def test_the_kernels_of_a_training_under_way_can_be_shown(tmp_path: Path) -> None:
+    options = SHORT | {"snapshot_steps": (0, 4), "validation": examples(9)}
+    result = fit(tiny_net(), examples(), checkpoint=tmp_path / "p", **options)
+    growth = kernel_growth(tmp_path / "p" / "state.npz")
+    assert torch.equal(growth.kernels, result.kernels)
+    assert growth.steps == result.kernel_steps == (0, 4, 9)
+    assert growth.top1 == result.kernel_top1
 
 
 def test_the_state_is_whole_even_when_writing_the_next_one_fails(
