@@ -241,7 +241,7 @@ def quantize(images: Tensor) -> Tensor:
 def through_jpeg(images: Tensor, quality: int) -> Tensor:
     """What comes back when the pictures (N, 3, H, W) are saved as JPEG and read again.
 
-    Pillow's own settings beside the quality (1 to 95), among them half the resolution for colour.
+    Pillow's own settings beside the quality (1 to 95), among them half the resolution for color.
     """
     from PIL import Image
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -84,6 +85,29 @@ def test_the_module_keeps_its_mode_and_its_gradients() -> None:
         model(pictures.detach())
     featviz.kernel_sheet(model, "conv")
     assert unchanged(before, net)
+
+
+ANALYSES: dict[str, Callable[[featviz.Model, Tensor], object]] = {
+    "maximize": lambda m, x: featviz.maximize(m, "conv", units=[0], steps=2),
+    "embed": lambda m, x: featviz.embed(m, x, "relu"),
+    "pgd": lambda m, x: featviz.pgd(m, x, torch.tensor([0, 1]), eps=0.1, steps=2),
+    "attribute": lambda m, x: featviz.attribute(m, x, methods=["saliency"]),
+    "maps": lambda m, x: featviz.activation_maps(m, x[0], "conv"),
+    "patch": lambda m, x: featviz.patch_times_kernel(m, x[0], "conv:1"),
+    "kernels": lambda m, x: featviz.kernel_sheet(m),
+    "layers": lambda m, x: featviz.summarize(m),
+}
+
+
+@pytest.mark.parametrize("analysis", ANALYSES)
+def test_analyses_leave_the_module_as_it_was(analysis: str) -> None:
+    net = small()
+    before = state(net)
+    model = featviz.wrap(net, input_size=8)
+    ANALYSES[analysis](model, torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0)))
+    assert unchanged(before, net)
+    assert all(p.grad is None for p in net.parameters())
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in net.modules())
 
 
 def test_an_error_within_the_module_leaves_it_as_it_was() -> None:

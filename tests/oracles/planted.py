@@ -50,11 +50,11 @@ def plant(
     # Ridge regression of class on features, in its dual form: few points, many features.
     points = torch.cat([inside, outside[None]])
     mean = points.mean(0)
-    centred = points - mean
+    centered = points - mean
     goal = torch.cat([-torch.ones(len(inside)), torch.tensor([float(len(inside))])]).double()
-    kernel = centred @ centred.T
+    kernel = centered @ centered.T
     ridge = 1e-6 * kernel.diagonal().mean() * torch.eye(len(points), dtype=torch.float64)
-    weights = centred.T @ torch.linalg.solve(kernel + ridge, goal)
+    weights = centered.T @ torch.linalg.solve(kernel + ridge, goal)
     inner_score, outer_score = (inside @ weights).max(), outside @ weights
     assert inner_score < outer_score, "the features do not separate the points"
     threshold = outer_score - 0.01 * (outer_score - inner_score)
