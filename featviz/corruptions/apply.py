@@ -11,7 +11,7 @@ from featviz import images
 from featviz.attacks import projections
 from featviz.corruptions import blur, digital, draws, noise, weather
 from featviz.corruptions.constants import settings
-from featviz.errors import UserError
+from featviz.errors import UserError, public
 
 _SMALLEST = 8  # pixels; below, kernels and flakes are larger than the picture
 _SAVED_QUALITY = 85
@@ -39,6 +39,7 @@ _BY_NAME: Mapping[str, Callable[..., Tensor]] = {
 }
 
 
+@public
 def corrupt(
     pictures: Tensor,
     name: str,
@@ -50,18 +51,20 @@ def corrupt(
 ) -> Tensor:
     """The pictures under one corruption of ImageNet-C, (N, 3, S, S) in [0, 1].
 
-    pictures: (N, 3, S, S) float, square, in [0, 1]
-    name: one of `CORRUPTIONS` or `EXTRA`; severity: 1 to 5, or 0 for the pictures as they are
-    seed: of the noise, flakes, angles ...; the same seed draws the same at all severities
-    keys: one whole number a picture, which stands for it in the random streams; default: made
-        from the picture's own values. Order, batch and neighbours do not matter, bit for bit on
-        the CPU
-    jpeg: end as the published pictures did: cut down to 8 bits and saved as JPEG, quality 85
-
     At 224 and 64 pixels the constants are those of ImageNet-C and Tiny ImageNet-C; at other sides
-    see `settings`. Frost uses procedural ice in place of the benchmark's photographs.
+    see `settings`. Frost uses drawn ice in place of the benchmark's photographs.
 
-    Raises UserError for a name, severity or shape that is none.
+    Args:
+        pictures: (N, 3, S, S) float, square, in [0, 1].
+        name: One of `CORRUPTIONS` or `EXTRA`.
+        severity: 1 to 5, or 0 for the pictures as they are.
+        seed: Of noise, flakes, angles; the same at all severities.
+        keys: One integer per picture, which seeds its random numbers. Default: made from the
+            picture's own values, so that its order and its batch do not matter.
+        jpeg: Finally cut to 8 bits and save as JPEG of quality 85, as the published pictures were.
+
+    Raises:
+        UserError: The name, the severity or the shape is not valid.
     """
     plain = pictures = images.check_pictures(pictures, empty=True)
     side = pictures.shape[-1]
@@ -81,7 +84,7 @@ def corrupt(
                 keys = [_mixed(key, seed) for key in keys]
             plain = _BY_NAME[name](plain, draws.streams(keys, name), *constants)
         if jpeg and len(plain):
-            # The benchmark cuts fractions off; a whole level must not fall to the one below.
+            # The benchmark truncates to 8 bits; rounding errors must not change a whole level.
             whole = torch.floor(plain * 255 + 1e-3) / 255
             plain = images.through_jpeg(whole, _SAVED_QUALITY)
         return plain

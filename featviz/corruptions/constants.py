@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import tomllib
-from collections.abc import Callable
+from itertools import zip_longest
 from pathlib import Path
 
 import numpy as np
@@ -49,24 +49,6 @@ ALEXNET_ERRORS: dict[str, tuple[float, ...]] = {
 }
 """corruption -> AlexNet's published share of wrong predictions at severities 1 to 5"""
 
-_SCALED: dict[str, Callable[[Setting, float], Setting]] = {
-    "gaussian_blur": lambda c, k: (c[0] * k,),
-    "defocus_blur": lambda c, k: (c[0] * k, c[1]),
-    "glass_blur": lambda c, k: (c[0] * k, max(1, round(c[1] * k)), c[2]),
-    "motion_blur": lambda c, k: (max(1, round(c[0] * k)), c[1] * k),
-    "snow": lambda c, k: (
-        *c[:2],
-        max(1.0, c[2] * k),
-        c[3],
-        max(1, round(c[4] * k)),
-        c[5] * k,
-        c[6],
-    ),
-    "elastic_transform": lambda c, k: (c[0] * k, c[1] * k, c[2] * k),
-    "pixelate": lambda c, k: (min(1.0, c[0] / k),),  # blocks keep their share of the picture
-    "spatter": lambda c, k: (*c[:2], c[2] * k, *c[3:]),
-}
-
 
 def family(name: str) -> str:
     """noise, blur, weather, digital, or extra."""
@@ -86,11 +68,20 @@ def settings(name: str, severity: int, side: int) -> Setting:
     if severity not in SEVERITIES:
         raise UserError(f"severity is {severity!r}; the corruptions have severities 1 to 5")
     base = min(PUBLISHED, key=lambda known_side: abs(math.log(side / known_side)))
-    constants = PUBLISHED[base][name][severity - 1]
-    scale = _SCALED.get(name)
-    if base == side or scale is None:
+    constants, scale = PUBLISHED[base][name][severity - 1], side / base
+    if scale == 1:
         return constants
-    return scale(constants, side / base)
+    kinds = _TABLES["scaling"].get(name, ())
+    return tuple(_scaled(*pair, scale) for pair in zip_longest(constants, kinds))
+
+
+def _scaled(value: float, kind: str | None, scale: float) -> float:
+    """A constant at another side; kind: see constants.toml."""
+    if kind == "share":
+        return min(1.0, value / scale)
+    if kind == "pixels":
+        return max(1, round(value * scale))
+    return {"length": value * scale, "size": max(1.0, value * scale)}.get(kind or "", value)
 
 
 def zoom_factors(farthest: float, step: float) -> tuple[float, ...]:

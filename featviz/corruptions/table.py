@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from featviz import results
@@ -22,9 +23,10 @@ from featviz.attacks.checks import check_batch_size
 from featviz.attacks.evaluation import classify
 from featviz.checkpoints import Arrays, Checkpoint, open_checkpoint
 from featviz.corruptions.apply import corrupt
-from featviz.corruptions.constants import CORRUPTIONS, SEVERITIES, settings, words
+from featviz.corruptions.constants import CORRUPTIONS, SEVERITIES, settings
 from featviz.corruptions.result import Corruptions, corruption_warnings
 from featviz.datasets import Pictures, read_labelled
+from featviz.engine import Piece, map_pieces
 from featviz.errors import UserError, public
 from featviz.models.frozen import frozen
 
@@ -103,31 +105,27 @@ def corruption_table(
     def corrupted(batch: Tensor, name: str, severity: int) -> Tensor:
         return corrupt(batch.to(model.device), name, severity, seed=seed, jpeg=jpeg)
 
-    def piece(rows: range, name: str, severity: int) -> Arrays:
-        batches = given.pictures[rows.start : rows.stop].split(size)
+    def make(piece: tuple[str, int, int], report: Callable[[int], None]) -> Arrays:
+        name, severity, start = piece
+        batches = given.pictures[start : start + step].split(size)
         found = [predict(corrupted(batch, name, severity)) for batch in batches]
         return {"predictions": torch.cat(found).numpy()}
 
-    step = size * max(1, _PIECE // size)
-    pieces = [range(start, min(start + step, n)) for start in range(0, n, step)]
-    found: dict[str, list[Tensor]] = {name: [] for name in names}
-    total, unit = n * len(cells), "corrupted pictures"
-    with open_checkpoint(checkpoint, job, total=total, unit=unit) as kept, frozen(model):
+    def report(done: int, total: int) -> None:
+        if progress is not None:
+            progress(done, total, unit)
+
+    step, unit = size * max(1, _PIECE // size), "corrupted pictures"
+    pieces = [
+        Piece(f"{name}-{severity}-{start:06d}", (name, severity, start), min(step, n - start))
+        for name, severity in cells
+        for start in range(0, n, step)
+    ]
+    with open_checkpoint(checkpoint, job, total=n * len(cells), unit=unit) as kept, frozen(model):
         clean = predict(given.pictures)
-        for done, (name, severity) in enumerate(cells):
-            if progress is not None:
-                progress(done, len(cells), f"{words(name)}, severity {severity}")
-            parts = []
-            for rows in pieces:
-                arrays = kept.piece(
-                    f"{name}-{severity}-{rows.start:06d}",
-                    partial(piece, rows, name, severity),
-                    size=len(rows),
-                )
-                parts.append(torch.from_numpy(arrays["predictions"]))
-            found[name].append(torch.cat(parts))
-    if progress is not None:
-        progress(len(cells), len(cells), "corruptions")
+        map_pieces(make, pieces, kept, progress=report)
+        found = [_read(kept, piece) for piece in pieces]
+    predictions = torch.from_numpy(np.concatenate(found)).view(len(names), len(severities), n)
     own = clean if given.labels is None else given.labels
     right = (clean == own).nonzero()
     row = int(right[0]) if len(right) else 0
@@ -144,7 +142,7 @@ def corruption_table(
         predicted_labels=given.labels is None,
         clean=clean,
         severities=severities,
-        predictions={name: torch.stack(rows) for name, rows in found.items()},
+        predictions=dict(zip(names, predictions, strict=True)),
         side=example.shape[-1],
         jpeg=jpeg,
         example={
@@ -156,3 +154,9 @@ def corruption_table(
         seconds=time.perf_counter() - started,
     )
     return replace(result, warnings=(*given.warnings, *corruption_warnings(result)))
+
+
+def _read(kept: Checkpoint, piece: Piece) -> NDArray[np.int64]:
+    arrays = kept.read(piece.name)
+    assert arrays is not None
+    return arrays["predictions"]

@@ -325,18 +325,23 @@ def class_means(
     model: Model, reference: Reference, layers: Sequence[str], *, batch_size: int = 16
 ) -> dict[str, Tensor]:
     """For each layer the mean pooled activation of every class, (classes, units); nan without."""
-    count = len(model.classes)
-    sums = {la: torch.zeros(count, model.layer(la).units, dtype=torch.float64) for la in layers}
-    for pictures, labels in zip(
-        reference.pictures.split(batch_size), reference.labels.split(batch_size), strict=True
-    ):
+    counts = torch.bincount(reference.labels, minlength=len(model.classes)).double()
+    means = {}
+    for name, values in _features(model, reference.pictures, layers, batch_size).items():
+        sums = torch.zeros(len(counts), values.shape[1], dtype=torch.float64)
+        means[name] = sums.index_add_(0, reference.labels, values) / counts[:, None]
+    return means
+
+
+def _features(
+    model: Model, pictures: Tensor, layers: Sequence[str], batch_size: int = 16
+) -> dict[str, Tensor]:
+    """For each layer (N, units) float64 pooled activations on the CPU."""
+    batches = []
+    for batch in pictures.split(batch_size):
         with torch.no_grad():
-            found = activations(model, pictures.to(model.device), layers)
-        for name in layers:
-            values = pooled(found[name].double()).cpu()
-            sums[name].index_add_(0, labels, values)
-    counts = torch.bincount(reference.labels, minlength=count).double()
-    return {name: total / counts[:, None] for name, total in sums.items()}
+            batches.append(activations(model, batch.to(model.device), layers))
+    return {la: torch.cat([pooled(b[la].double()).cpu() for b in batches]) for la in layers}
 
 
 def first_flips(clean: Tensor, adversarial: Tensor, layers: Sequence[str]) -> list[str | None]:
@@ -446,10 +451,10 @@ def feature_path(
     which the two classes vary most besides.
     """
     layer = last_hidden_layer(model)
-    vectors = _features(model, reference.pictures, layer)
+    vectors = _features(model, reference.pictures, [layer])[layer]
     points = torch.linspace(0, 1, POINTS)
     way = torch.stack([clean + float(t) * (adversarial - clean) for t in points])
-    space = _features(model, way, layer)
+    space = _features(model, way, [layer])[layer]
     with torch.no_grad():
         predictions = model(way.to(model.device)).argmax(1).cpu()
     cosines = F.normalize(space, dim=1) @ F.normalize(vectors, dim=1).T
@@ -474,13 +479,3 @@ def feature_path(
         return torch.stack([along, torch.mv(rest, across)], 1).div(length)
 
     return FeaturePath(layer, points, plane(space), plane(vectors), rows, predictions)
-
-
-def _features(model: Model, pictures: Tensor, layer: str, batch_size: int = 16) -> Tensor:
-    """(N, units) float64 pooled activations on the CPU."""
-    parts = []
-    for batch in pictures.split(batch_size):
-        with torch.no_grad():
-            taken = activations(model, batch.to(model.device), [layer])[layer]
-        parts.append(pooled(taken.double()).cpu())
-    return torch.cat(parts)

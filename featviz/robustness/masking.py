@@ -107,6 +107,9 @@ def probe(
     def logits(x: Tensor) -> Tensor:
         return classify(model, x, batch_size=batch_size)
 
+    def share(rows: Tensor) -> float:
+        return float(rows.double().mean())
+
     first, again = logits(pictures), logits(pictures)
     other = first.scatter(1, labels[:, None], -torch.inf).argmax(1)
 
@@ -114,24 +117,16 @@ def probe(
         return _ahead(logits(x).double(), other, labels)
 
     gradient, reason = margin_gradient(model, pictures, labels, other, batch_size=batch_size)
-    size = gradient.flatten(1).abs().amax(1)
     undefined = ~gradient.flatten(1).isfinite().all(1)
     streams = [projections.generator(projections.picture_key(p, seed), 77) for p in pictures]
     still = (logits(_jittered(pictures, TINY, streams)) == first).all(1)
     moves = (logits(_jittered(pictures, WINDOW, streams)) != first).any(1)
     steady = (first == again).all(1)
 
-    slope = None
-    usable = (size > 0) & ~undefined
-    if usable.any():
-        direction = gradient.sign().nan_to_num()
-        up = (pictures + SLOPE_STEP * direction).clamp(0, 1)
-        down = (pictures - SLOPE_STEP * direction).clamp(0, 1)
-        predicted = (gradient.double() * (up - down).double()).flatten(1).sum(1)
-        change = margins(up) - margins(down)
-        usable &= predicted != 0
-        if usable.any():
-            slope = float((change[usable] / predicted[usable]).median())
+    direction = SLOPE_STEP * gradient.sign().nan_to_num()
+    up, down = (pictures + direction).clamp(0, 1), (pictures - direction).clamp(0, 1)
+    predicted = (gradient.double() * (up - down).double()).flatten(1).sum(1)
+    slopes = ((margins(up) - margins(down)) / predicted)[(predicted != 0) & ~undefined]
     clean = first.double()
     before = _ahead(clean, other, labels)
     moved = [margins(_jittered(pictures, WINDOW / 2, streams)) for _ in range(draws)]
@@ -141,14 +136,14 @@ def probe(
     sums = clean.sum(1)
     return Probe(
         pictures=n,
-        randomised=float((~steady).double().mean()),
+        randomised=share(~steady),
         probabilities=bool(((first >= 0) & (first <= 1)).all() and ((sums - 1).abs() < 1e-4).all()),
         margin=float((top[:, 0] - top[:, 1]).median()),
         unavailable=reason,
-        zero=float((size == 0).double().mean()),
-        undefined=float(undefined.double().mean()),
-        stepped=float((still & moves).double().mean()),
-        slope=slope,
+        zero=share((gradient == 0).flatten(1).all(1)),
+        undefined=share(undefined),
+        stepped=share(still & moves),
+        slope=float(slopes.median()) if len(slopes) else None,
         unstable=float(change / before.abs().sum().clamp(min=1e-300)),
         forwards=n * (7 + draws),
         backwards=n,

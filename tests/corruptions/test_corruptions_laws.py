@@ -293,7 +293,7 @@ def test_a_stopped_table_goes_on_and_ends_in_the_same_predictions(
         pass
 
     def stop(done: int, total: int, text: str) -> None:
-        if done == 4:
+        if done == 4 * 9:
             raise Stop
 
     arguments: dict[str, Any] = {
@@ -323,7 +323,7 @@ def test_a_stopped_table_goes_on_and_ends_in_the_same_predictions(
 
 def test_ctrl_c_says_what_was_kept(model: Model, tmp_path: Path) -> None:
     def interrupt(done: int, total: int, text: str) -> None:
-        if done == 2:
+        if done == 2 * 9:
             raise KeyboardInterrupt
 
     with pytest.raises(Interrupted, match="kept 18 of 45 corrupted pictures"):
