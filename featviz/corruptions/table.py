@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from featviz import results
@@ -35,6 +34,7 @@ if TYPE_CHECKING:
     from featviz.types import Progress
 
 _PIECE = 64  # pictures, or one batch if that is more
+_UNIT = "corrupted pictures"
 
 
 @public
@@ -99,33 +99,17 @@ def corruption_table(
         "pictures": hashlib.sha256(values).hexdigest(),
     }
 
-    def predict(batch: Tensor) -> Tensor:
-        return classify(model, batch.to(model.device), batch_size=size).argmax(1).cpu()
-
     def corrupted(batch: Tensor, name: str, severity: int) -> Tensor:
         return corrupt(batch.to(model.device), name, severity, seed=seed, jpeg=jpeg)
 
-    def make(piece: tuple[str, int, int], report: Callable[[int], None]) -> Arrays:
-        name, severity, start = piece
-        batches = given.pictures[start : start + step].split(size)
-        found = [predict(corrupted(batch, name, severity)) for batch in batches]
-        return {"predictions": torch.cat(found).numpy()}
+    def predict(batch: Tensor) -> Tensor:
+        return classify(model, batch.to(model.device), batch_size=size).argmax(1).cpu()
 
-    def report(done: int, total: int) -> None:
-        if progress is not None:
-            progress(done, total, unit)
-
-    step, unit = size * max(1, _PIECE // size), "corrupted pictures"
-    pieces = [
-        Piece(f"{name}-{severity}-{start:06d}", (name, severity, start), min(step, n - start))
-        for name, severity in cells
-        for start in range(0, n, step)
-    ]
-    with open_checkpoint(checkpoint, job, total=n * len(cells), unit=unit) as kept, frozen(model):
+    total = n * len(cells)
+    with open_checkpoint(checkpoint, job, total=total, unit=_UNIT) as kept, frozen(model):
         clean = predict(given.pictures)
-        map_pieces(make, pieces, kept, progress=report)
-        found = [_read(kept, piece) for piece in pieces]
-    predictions = torch.from_numpy(np.concatenate(found)).view(len(names), len(severities), n)
+        found = _measure(corrupted, predict, given.pictures, cells, size, kept, progress)
+    predictions = found.view(len(names), len(severities), n)
     own = clean if given.labels is None else given.labels
     right = (clean == own).nonzero()
     row = int(right[0]) if len(right) else 0
@@ -156,7 +140,33 @@ def corruption_table(
     return replace(result, warnings=(*given.warnings, *corruption_warnings(result)))
 
 
-def _read(kept: Checkpoint, piece: Piece) -> NDArray[np.int64]:
-    arrays = kept.read(piece.name)
-    assert arrays is not None
-    return arrays["predictions"]
+def _measure(
+    corrupted: Callable[[Tensor, str, int], Tensor],
+    predict: Callable[[Tensor], Tensor],
+    pictures: Tensor,
+    cells: Sequence[tuple[str, int]],
+    size: int,
+    kept: Checkpoint,
+    progress: Progress | None,
+) -> Tensor:
+    """(cells, N) classes of the pictures (N, 3, S, S) under each corruption and severity."""
+    n, step = len(pictures), size * max(1, _PIECE // size)
+
+    def make(work: tuple[str, int, int], report: Callable[[int], None]) -> Arrays:
+        name, severity, start = work
+        batches = pictures[start : start + step].split(size)
+        found = [predict(corrupted(batch, name, severity)) for batch in batches]
+        return {"predictions": torch.cat(found).numpy()}
+
+    def report(done: int, total: int) -> None:
+        if progress is not None:
+            progress(done, total, _UNIT)
+
+    pieces = [
+        Piece(f"{name}-{severity}-{start:06d}", (name, severity, start), min(step, n - start))
+        for name, severity in cells
+        for start in range(0, n, step)
+    ]
+    map_pieces(make, pieces, kept, progress=report)
+    arrays = [kept.read(piece.name) or {} for piece in pieces]
+    return torch.from_numpy(np.concatenate([a["predictions"] for a in arrays])).view(-1, n)

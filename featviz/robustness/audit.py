@@ -47,7 +47,7 @@ from featviz.robustness.masking import (
 from featviz.robustness.parts import PARTS, Source, fool_by_margin, make_parts
 from featviz.robustness.result import Audit, audit_warnings
 from featviz.robustness.second_attack import CHECKS, second_attacks
-from featviz.robustness.self_test import self_test
+from featviz.robustness.self_test import SelfTest, self_test
 from featviz.robustness.smallest_changes import FEWEST_STEPS, smallest_changes
 
 if TYPE_CHECKING:
@@ -176,33 +176,12 @@ def audit(
             against=against or {},
         )
         made, missing = make_parts(parts, source)
-    part_warnings = [f"{name}: {text}" for name, part in made.items() for text in part.warnings]
-    result = Audit(
-        origin=results.origin(
-            model, parameters=parameters, started=started, data=given.data, seed=seed
-        ),
-        warnings=(*given.warnings, *missing, *part_warnings),
-        model_name=model.name,
-        data_name=given.data_name,
-        classes=tuple(model.class_name(c) for c in range(len(model.classes))),
-        names=given.names,
-        labels=clean.labels,
-        predicted_labels=given.labels is None,
-        clean=clean.logits.argmax(1),
-        second_choice=clean.second_choice,
-        margins=clean.margins,
-        norms=tuple(state.result() for state in states),
-        checks=tuple(_checks(clean, states)),
-        self_test=tested,
-        part_results=made,
-        forwards=work.forwards,
-        backwards=work.backwards,
-        memory=_peak_memory(model.device),
-        precision={"search": chosen, "judge": "float32"},
-        seconds=work.seconds,
-        resumed=kept.found,
+    origin = results.origin(
+        model, parameters=parameters, started=started, data=given.data, seed=seed
     )
-    return replace(result, warnings=(*result.warnings, *audit_warnings(result)))
+    result = _result(origin, clean, given, states, tested, made)
+    warnings = (*result.warnings, *missing, *audit_warnings(result))
+    return replace(result, warnings=warnings)
 
 
 def check_grids(
@@ -305,6 +284,41 @@ def _checks(clean: CleanPass, states: Sequence[NormState]) -> list[Check]:
         classes=len(clean.model.classes),
     )
     return [*model_checks(clean.probe), *attack_checks(seen), *ranges]
+
+
+def _result(
+    origin: results.Origin,
+    clean: CleanPass,
+    given: Labelled,
+    states: Sequence[NormState],
+    tested: SelfTest,
+    made: Mapping[str, results.Result],
+) -> Audit:
+    model = clean.model
+    part_warnings = [f"{name}: {text}" for name, part in made.items() for text in part.warnings]
+    return Audit(
+        origin=origin,
+        warnings=(*given.warnings, *part_warnings),
+        model_name=model.name,
+        data_name=given.data_name,
+        classes=tuple(model.class_name(c) for c in range(len(model.classes))),
+        names=given.names,
+        labels=clean.labels,
+        predicted_labels=given.labels is None,
+        clean=clean.logits.argmax(1),
+        second_choice=clean.second_choice,
+        margins=clean.margins,
+        norms=tuple(state.result() for state in states),
+        checks=tuple(_checks(clean, states)),
+        self_test=tested,
+        part_results=made,
+        forwards=clean.work.forwards,
+        backwards=clean.work.backwards,
+        memory=_peak_memory(model.device),
+        precision={"search": clean.precision, "judge": "float32"},
+        seconds=clean.work.seconds,
+        resumed=clean.work.kept.found,
+    )
 
 
 def _peak_memory(device: torch.device) -> float:
