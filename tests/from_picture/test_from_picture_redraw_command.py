@@ -20,8 +20,8 @@ def run(*words: str) -> int:
 
 
 @pytest.fixture
-def photograph(tmp_path: Path) -> Path:
-    path = tmp_path / "a photograph.png"
+def given(tmp_path: Path) -> Path:
+    path = tmp_path / "a picture.png"
     coarse = torch.rand(1, 3, 9, 12, generator=torch.Generator().manual_seed(0))
     images.write_png(torch.nn.functional.interpolate(coarse, (90, 120), mode="bilinear")[0], path)
     return path
@@ -30,52 +30,52 @@ def photograph(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("words", "kind", "file"),
     [
-        (["--layer", "conv1,conv3", "--restarts", "2"], "inversion", "a-photograph.png-conv3-2"),
-        (["--method", "caricature", "--layer", "conv3"], "caricature", "a-photograph.png-conv3"),
+        (["--layer", "conv1,conv3", "--restarts", "2"], "inversion", "a-picture.png-conv3-2"),
+        (["--method", "caricature", "--layer", "conv3"], "caricature", "a-picture.png-conv3"),
         (
             ["--method", "deepdream", "--layer", "conv2", "--units", "3,5", "--octaves", "1"],
             "deepdream",
-            "a-photograph.png-conv2-3-conv2-5",
+            "a-picture.png-conv2-3-conv2-5",
         ),
         (
             ["--method", "accentuate", "--units", "conv4:3,logits:tabby", "--anchor", "conv1"],
             "accentuation",
-            "a-photograph.png-conv4-3",
+            "a-picture.png-conv4-3",
         ),
     ],
 )
-def test_a_photograph_is_drawn_again(
+def test_a_picture_is_drawn_again(
     words: list[str],
     kind: str,
     file: str,
-    photograph: Path,
+    given: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     out = tmp_path / "out"
-    assert run("redraw", str(photograph), *words, "--steps", "2", "--out", str(out), "--json") == 0
+    assert run("redraw", str(given), *words, "--steps", "2", "--out", str(out), "--json") == 0
     document = json.loads(capsys.readouterr().out)
     assert document["kind"] == kind
     assert document["seed"] == 0
     assert (out / f"{kind}.png").is_file()
     assert featviz_size(out / "pictures" / f"{file}.png") == (64, 64)
     recorded = read_entry(out, "out").command
-    assert recorded.startswith(f"featviz redraw '{photograph.name}' {words[0]} {words[1]}")
+    assert recorded.startswith(f"featviz redraw '{given.name}' {words[0]} {words[1]}")
 
 
 def featviz_size(path: Path) -> tuple[int, int]:
     return tuple(images.read_image(path).shape[1:])  # type: ignore[return-value]
 
 
-def test_another_size_and_a_film(photograph: Path, tmp_path: Path) -> None:
+def test_another_size_and_a_film(given: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     words = ["--method", "deepdream", "--layer", "conv2", "--octaves", "1", "--steps", "2"]
     assert (
-        run("redraw", str(photograph), *words, "--size", "90", "--film", "gif", "--out", str(out))
+        run("redraw", str(given), *words, "--size", "90", "--film", "gif", "--out", str(out))
         == 0
     )
-    assert featviz_size(out / "pictures" / "a-photograph.png-conv2.png") == (90, 90)
-    assert (out / "films" / "a-photograph.png-conv2.gif").is_file()
+    assert featviz_size(out / "pictures" / "a-picture.png-conv2.png") == (90, 90)
+    assert (out / "films" / "a-picture.png-conv2.gif").is_file()
 
 
 @pytest.mark.parametrize(

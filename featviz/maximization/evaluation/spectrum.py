@@ -86,7 +86,7 @@ def lattice(energy: Tensor, period: int, within: Sequence[int] = ()) -> Tensor:
     edges, of the coefficients along the streak. Multiples of the frequencies of shorter periods
     `within` are left out.
 
-    NaN where the picture is too small to tell a peak from its neighbours (under 7 periods a side).
+    NaN where the picture is too small to tell a peak from its neighbors (under 7 periods a side).
     """
     height, width = energy.shape[-2:]
     if period < 2 or min(height, width) < 7 * period:
