@@ -71,8 +71,7 @@ def test_another_size_and_a_film(given: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     words = ["--method", "deepdream", "--layer", "conv2", "--octaves", "1", "--steps", "2"]
     assert (
-        run("redraw", str(given), *words, "--size", "90", "--film", "gif", "--out", str(out))
-        == 0
+        run("redraw", str(given), *words, "--size", "90", "--film", "gif", "--out", str(out)) == 0
     )
     assert featviz_size(out / "pictures" / "a-picture.png-conv2.png") == (90, 90)
     assert (out / "films" / "a-picture.png-conv2.gif").is_file()
