@@ -21,7 +21,7 @@ from featviz.atlas.grid import Grid, assign, cut, top_classes
 from featviz.atlas.icons import IconSettings, synthetic_icons
 from featviz.atlas.layout import LayoutSettings, lay_out
 from featviz.atlas.levels import Level
-from featviz.atlas.metrics import compare_maps, map_quality
+from featviz.atlas.metrics import compare_maps, map_neighbors, map_quality, overlap
 from featviz.atlas.result import Atlas
 from featviz.atlas.thumbnails import read_thumbnails
 from featviz.errors import BadPicture, UserError, public
@@ -156,7 +156,7 @@ def build_atlas(
         quality=map_quality(
             index, shown.xy, graph=graph, k=NEIGHBORS, labels=labels if any(labels) else None
         ),
-        baseline=map_quality(index, shown.start, graph=graph, k=NEIGHBORS),
+        pca_recall=overlap(near.rows, map_neighbors(shown.start, near.k)),
         levels=tuple(levels),
         lattice=assign(shown.xy, room=ROOM),
         mosaic=assign(shown.xy),

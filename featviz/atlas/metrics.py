@@ -53,8 +53,6 @@ class MapQuality:
     correlation: float | None
     """Spearman's, between distances in the space and on the map, over 5,000 pairs of rows: the
     global structure (CPD of Kobak and Berens 2019); None where all distances are the same"""
-    ranked: int
-    """rows that trustworthiness and continuity were measured on"""
     class_space: float | None
     """accuracy of the vote of the k nearest in the space for a row's class"""
     class_map: float | None
@@ -94,7 +92,7 @@ def map_quality(
     wide = WIDE_K if graph.k >= WIDE_K else None
     shown = map_neighbors(xy, max(k, wide or 0))
     kept = is_among(near, shown[:, :k])
-    trust, continuity, ranked = _trust_both_ways(index, xy)
+    trust, continuity = _trust_both_ways(index, xy)
     return MapQuality(
         k=k,
         recall=float(kept.double().mean()),
@@ -103,7 +101,6 @@ def map_quality(
         trustworthiness=trust,
         continuity=continuity,
         correlation=distance_correlation(index, xy),
-        ranked=ranked,
         class_space=class_accuracy(near, labels) if labels else None,
         class_map=class_accuracy(shown[:, :k], labels) if labels else None,
         kept=kept,
@@ -182,17 +179,17 @@ def _unit(index: Index, rows: Tensor) -> Tensor:
     return found
 
 
-def _trust_both_ways(index: Index, xy: Tensor) -> tuple[float, float, int]:
-    """Trustworthiness, continuity, and the number of rows they are the mean of."""
+def _trust_both_ways(index: Index, xy: Tensor) -> tuple[float, float]:
+    """Trustworthiness and continuity, over an even sample of the rows."""
     some = _evenly(len(index), MOST_AGAINST)
     k = min(TRUST_K, (len(some) - 1) // 2)
     rows = _evenly(len(some), MOST_RANKED)
     if k < 1:
-        return 1.0, 1.0, len(rows)
+        return 1.0, 1.0
     space = torch.cat([_unit(index, part).float() for part in some.split(4096)])
     plane = xy[some].double()
     trust = trustworthiness(space, plane, k, rows=rows)
-    return trust, trustworthiness(plane, space, k, rows=rows), len(rows)
+    return trust, trustworthiness(plane, space, k, rows=rows)
 
 
 def _evenly(count: int, most: int) -> Tensor:

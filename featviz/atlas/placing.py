@@ -16,7 +16,7 @@ from torch import Tensor
 
 from featviz.atlas.affinities import conditional
 from featviz.atlas.layout import FEWEST, Layout, frame
-from featviz.atlas.tsne import Repulsion
+from featviz.atlas.tsne import Repulsion, momentum_step
 from featviz.errors import UserError
 
 if TYPE_CHECKING:
@@ -29,7 +29,6 @@ STEPS = 250
 EXAGGERATION = 1.5
 LEARNING_RATE = 0.1
 LONGEST_GRADIENT = 0.25
-_MOMENTUM = 0.8
 _MARGIN = 20.0
 """around the map, in t-SNE's units, over which the potential is computed too"""
 _BLOCK = 4096
@@ -91,9 +90,7 @@ def place_rows(
             phi, away = potential.at(y)
             gradient = pull - away / phi
             gradient *= LONGEST_GRADIENT / gradient.norm(dim=0).clamp_min(LONGEST_GRADIENT)
-            same = torch.sign(gradient) == torch.sign(velocity)
-            gains = torch.where(same, gains * 0.8, gains + 0.2).clamp_min_(0.01)
-            velocity = _MOMENTUM * velocity - LEARNING_RATE * gains * gradient
+            velocity, gains = momentum_step(velocity, gains, LEARNING_RATE, gradient)
             y = y + velocity
         parts.append(y.T)
         if progress is not None:

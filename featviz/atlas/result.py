@@ -56,8 +56,8 @@ class Atlas(results.Result):
     """which rows of the store, in order; row numbers below count within these"""
     layout: Layout
     quality: MapQuality
-    baseline: MapQuality
-    """the same numbers for the first two principal components"""
+    pca_recall: float
+    """recall of the first two principal components as a map"""
     levels: tuple[Level, ...]
     lattice: tuple[Tensor, int, int]
     """a place of its own for each picture near its position on the map; columns; rows"""
@@ -99,7 +99,7 @@ class Atlas(results.Result):
             ),
             "recall by chance": Number(found.recall_chance, "fraction", "a random map"),
             "recall of PCA": Number(
-                self.baseline.recall, "fraction", "the first two principal components as a map"
+                self.pca_recall, "fraction", "the first two principal components as a map"
             ),
             "trustworthiness": Number(
                 found.trustworthiness, "", "1: neighbors on the map are neighbors in the space"
@@ -168,7 +168,7 @@ class Atlas(results.Result):
             method=f"Laid out by {how}.",
             recall={
                 "this map": self.quality.recall,
-                "principal components": self.baseline.recall,
+                "principal components": self.pca_recall,
                 "a random map": self.quality.recall_chance,
             },
             numbers=self.numbers(),
@@ -329,7 +329,7 @@ class Atlas(results.Result):
         text += (
             "Each is at the place of a lattice nearest to its position on the map. Of the "
             f"{found.k} nearest neighbors in {self.store.layer}, {found.recall:.0%} are among the "
-            f"{found.k} nearest on the map (principal components {self.baseline.recall:.0%}, "
+            f"{found.k} nearest on the map (principal components {self.pca_recall:.0%}, "
             f"chance {found.recall_chance:.1%}); trustworthiness {found.trustworthiness:.3f}, "
             f"continuity {found.continuity:.3f}. "
         )

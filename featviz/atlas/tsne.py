@@ -82,16 +82,23 @@ def optimize(
         factor = EARLY_EXAGGERATION if step < steps[0] else exaggeration
         away, z = push(y)
         gradient = factor * pull(y) - away / z
-        same = torch.sign(gradient) == torch.sign(velocity)
-        gains = torch.where(same, gains * 0.8, gains + 0.2).clamp_min_(0.01)
         rate = learning_rate / factor * min(1.0, (total - step) / (_SETTLING * total))
-        velocity = _MOMENTUM * velocity - rate * gains * gradient
+        velocity, gains = momentum_step(velocity, gains, rate, gradient)
         length = velocity.norm(dim=0)
         velocity *= _LONGEST_STEP / length.clamp_min(_LONGEST_STEP)
         y = y + velocity
         if progress is not None and (step + 1) % 10 == 0:
             progress(step + 1, total, "laying out")
     return y.T.double().cpu()
+
+
+def momentum_step(
+    velocity: Tensor, gains: Tensor, rate: float, gradient: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The next velocity and gains: momentum 0.8, gains that grow in constant directions."""
+    same = torch.sign(gradient) == torch.sign(velocity)
+    gains = torch.where(same, gains * 0.8, gains + 0.2).clamp_min_(0.01)
+    return _MOMENTUM * velocity - rate * gains * gradient, gains
 
 
 class Attraction:
