@@ -62,7 +62,7 @@ def align_maps(
     started = time.perf_counter()
     if how not in ("start", "procrustes"):
         raise UserError(f"unknown alignment {how!r}; take start or procrustes")
-    rows, doubts = _matched(first, second, most)
+    rows, warnings = _matched(first, second, most)
     k = min(NEIGHBORS, len(rows[0]) - 1)
     indices = [
         build_index(store.take(some)) for store, some in zip((first, second), rows, strict=True)
@@ -114,7 +114,7 @@ def align_maps(
     )
     return AlignedMaps(
         origin=replace(made, model=first.origin.model, data=first.origin.data),
-        warnings=doubts,
+        warnings=warnings,
         first=sides[0],
         second=sides[1],
         k=k,
@@ -138,14 +138,14 @@ def _matched(
             f"the stores have {len(pairs)} pictures in common (by their paths); embed the same "
             "data with both layers or models"
         )
-    doubts = []
+    warnings = []
     alone = len(first) + len(second) - 2 * len(pairs)
     if alone:
-        doubts.append(f"{alone} pictures that only one of the stores has are left out")
+        warnings.append(f"{alone} pictures that only one of the stores has are left out")
     if len(pairs) > most:
-        doubts.append(f"an even sample of {most} of {len(pairs)} pictures is shown")
+        warnings.append(f"an even sample of {most} of {len(pairs)} pictures is shown")
         pairs = [pairs[i * len(pairs) // most] for i in range(most)]
-    return ([a for a, _ in pairs], [b for _, b in pairs]), tuple(doubts)
+    return ([a for a, _ in pairs], [b for _, b in pairs]), tuple(warnings)
 
 
 def _in_one_square(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:

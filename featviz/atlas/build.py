@@ -98,15 +98,15 @@ def build_atlas(
     placed = _checked_store(model, store, pictures, needs_model=icons != "sample")
     count = min(most, len(store))
     rows = [i * len(store) // count for i in range(count)]
-    doubts = []
+    warnings = []
     if count < len(store):
-        doubts.append(f"an even sample of {count} of {len(store)} pictures is shown")
+        warnings.append(f"an even sample of {count} of {len(store)} pictures is shown")
     if count < 2:
         raise UserError(f"a map needs at least 2 pictures, there are {count}")
     index = build_index(store if count == len(store) else store.take(rows))
     graph = build_graph(index, neighbors_wanted(count, layout.perplexity), progress)
     if graph.recall < 1:
-        doubts.append(f"{graph.recall:.1%} of the neighbors that it is made from are the true ones")
+        warnings.append(f"{graph.recall:.1%} of the neighbors it is made from are the true ones")
     maps = [
         lay_out(index, layout, graph=graph, seed=seed + i, progress=progress) for i in range(seeds)
     ]
@@ -118,7 +118,7 @@ def build_atlas(
     levels = [_level(index, cut(shown.xy, side), classes) for side in sorted(wanted)]
     thumbnails, missing = read_thumbnails(placed, rows, _pictured(count, levels), progress)
     if missing:
-        doubts.append(f"{missing} pictures could not be read any more; they are gray on the map")
+        warnings.append(f"{missing} pictures could not be read any more; they are gray on the map")
     if model is not None:
         levels = [_with_effects(model, placed, index, rows, level) for level in levels]
         if icons != "sample":
@@ -149,7 +149,7 @@ def build_atlas(
     )
     return Atlas(
         origin=replace(made, model=store.origin.model, data=store.origin.data),
-        warnings=tuple(doubts),
+        warnings=tuple(warnings),
         store=placed,
         rows=tuple(rows),
         layout=shown,

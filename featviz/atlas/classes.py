@@ -153,10 +153,10 @@ def build_class_atlas(
         model, parameters={**atlas.origin.parameters, **parameters}, started=started, seed=seed
     )
     unread = len(candidates) - len(rows)
-    doubts = (f"{unread} pictures could not be read",) if unread else ()
+    warnings = (f"{unread} pictures could not be read",) if unread else ()
     return ClassAtlas(
         origin=replace(made, data=store.origin.data),
-        warnings=doubts + atlas.warnings,
+        warnings=warnings + atlas.warnings,
         atlas=atlas,
         target=number,
         name=name,

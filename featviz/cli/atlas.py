@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -126,6 +127,7 @@ def atlas(
     with_icons = numbers(icon_side, "--icon-side")
     icons = icons or ("sample" if class_name is None else "both")
     icon = IconSettings(steps=icon_steps, power=icon_power)
+    layout = LayoutSettings(perplexity=perplexity, method=method)
     net = None
     if store is None or icons != "sample" or class_name is not None:
         net = model.load()
@@ -149,7 +151,7 @@ def atlas(
                 space,
                 other,
                 how=align,
-                layout=LayoutSettings(perplexity=perplexity),
+                layout=layout,
                 most=most,
                 seed=seed,
                 progress=progress,
@@ -165,7 +167,7 @@ def atlas(
                 icon=icon,
                 side=cut[0] if cut else SIDE,
                 most=min(most, MOST),
-                layout=LayoutSettings(perplexity=20.0, method=method),
+                layout=replace(layout, perplexity=20.0),
                 seed=seed,
                 checkpoint=partial,
                 progress=progress,
@@ -178,7 +180,7 @@ def atlas(
                 sides=cut,
                 icon_side=with_icons,
                 icon=icon,
-                layout=LayoutSettings(perplexity=perplexity, method=method),
+                layout=layout,
                 seeds=seeds,
                 most=most,
                 seed=seed,

@@ -353,11 +353,11 @@ def test_icons_are_toggled_and_a_square_tells_what_is_in_it(browser: Chrome, mad
     assert not browser.execute_script("return document.getElementById('icons').offsetWidth")
     press(browser, "c")
     rest(browser)
-    photographs = screenshot(browser)
+    pictures = screenshot(browser)
     click_button(browser, "[data-icons=synthetic]")
     assert state(browser)["side"] == 4  # only these were made
     synthetic = screenshot(browser)
-    assert (np.abs(photographs - synthetic).max(2) > 30).mean() > 0.05
+    assert (np.abs(pictures - synthetic).max(2) > 30).mean() > 0.05
     level = next(level for level in atlas.levels if level.grid.side == 4)
     place = browser.execute_script("return atlas.screenOf(0)")
     point_at(browser, place["x"], place["y"], click=True)
@@ -401,7 +401,7 @@ def test_views_keep_their_places(browser: Chrome, made: Made) -> None:
 
 
 @pytest.mark.parametrize("renderer", RENDERERS)
-def test_what_is_sought_stands_out(browser: Chrome, large: Large, renderer: str) -> None:
+def test_matches_of_a_search_stand_out(browser: Chrome, large: Large, renderer: str) -> None:
     _, page = large
     visit(browser, page, renderer=renderer, address="view=mosaic")
     before = screenshot(browser)

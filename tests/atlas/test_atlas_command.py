@@ -38,7 +38,7 @@ def stores(mini: Model, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def test_an_atlas_has_the_sides_that_are_asked_for(
+def test_an_atlas_has_the_given_sides(
     stores: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     code, out, error = run(

@@ -12,7 +12,7 @@ from featviz.atlas import grid
 from featviz.atlas.grid import assign, cut, top_classes
 
 
-def islands(count: int, generator: torch.Generator) -> torch.Tensor:
+def clusters(count: int, generator: torch.Generator) -> torch.Tensor:
     """Points (N, 2) in twelve clusters, as on a t-SNE map."""
     middles = torch.rand(12, 2, generator=generator)
     which = torch.randint(12, (count,), generator=generator)
@@ -39,7 +39,7 @@ def cost(
 @pytest.mark.parametrize("room", [1.0, 2.8])
 def test_blocks_give_each_picture_its_own_place(room: float, generator: torch.Generator) -> None:
     for count in (1, 2, 37, 700):
-        xy = islands(count, generator)
+        xy = clusters(count, generator)
         places, columns, rows = assign(xy, room=room, exact=0)
         assert places.min() >= 0
         assert (places < torch.tensor([columns, rows])).all()
@@ -48,7 +48,7 @@ def test_blocks_give_each_picture_its_own_place(room: float, generator: torch.Ge
 
 @pytest.mark.parametrize("room", [1.0, 2.8])
 def test_blocks_cost_hardly_more_than_the_best(room: float, generator: torch.Generator) -> None:
-    xy = islands(900, generator)
+    xy = clusters(900, generator)
     best = cost(xy, *assign(xy, room=room, exact=900), room=room)
     blocks = cost(xy, *assign(xy, room=room, exact=0), room=room)
     untouched = cost(xy, *assign(xy, room=room, exact=0, sweeps=0), room=room)
@@ -58,7 +58,7 @@ def test_blocks_cost_hardly_more_than_the_best(room: float, generator: torch.Gen
 
 
 def test_windows_never_raise_the_cost(generator: torch.Generator) -> None:
-    xy = islands(600, generator)
+    xy = clusters(600, generator)
     costs = [cost(xy, *assign(xy, exact=0, sweeps=sweeps)) for sweeps in range(6)]
     assert all(later <= earlier + 1e-9 for earlier, later in itertools.pairwise(costs))
 
@@ -87,7 +87,7 @@ def test_many_identical_points_are_no_error() -> None:
 
 
 def test_the_same_map_gives_the_same_places(generator: torch.Generator) -> None:
-    xy = islands(800, generator)
+    xy = clusters(800, generator)
     assert torch.equal(assign(xy, exact=0)[0], assign(xy.clone(), exact=0)[0])
 
 

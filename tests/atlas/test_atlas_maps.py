@@ -26,7 +26,7 @@ from featviz.neighbors.exact import build_index
 QUICK = (150, 250)
 
 
-def islands(
+def clusters(
     generator: torch.Generator, count: int = 6, size: int = 20, spread: float = 0.05
 ) -> tuple[Tensor, list[str]]:
     """Rows around `count` orthogonal directions of a space of 40 dimensions, in mixed order."""
@@ -40,10 +40,10 @@ def islands(
 
 
 @pytest.mark.parametrize("method", ["openTSNE", "scikit-learn"])
-def test_islands_are_kept_apart_and_noise_makes_none(
+def test_clusters_are_kept_apart_and_noise_makes_none(
     method: str, generator: torch.Generator
 ) -> None:
-    rows, labels = islands(generator)
+    rows, labels = clusters(generator)
     layout = lay_out(rows, LayoutSettings(10, QUICK, method=method))
     found = map_quality(build_index(rows), layout.xy, labels=labels)
     assert found.class_map is not None
@@ -65,7 +65,7 @@ def test_a_flat_space_keeps_its_neighbors(generator: torch.Generator) -> None:
 
 
 def test_the_same_seed_gives_the_same_bytes(generator: torch.Generator) -> None:
-    rows, _ = islands(generator)
+    rows, _ = clusters(generator)
     state = torch.get_rng_state(), np.random.get_state(legacy=False)
     maps = [lay_out(rows, LayoutSettings(10, QUICK), seed=5) for _ in range(2)]
     assert maps[0].xy.numpy().tobytes() == maps[1].xy.numpy().tobytes()

@@ -130,7 +130,7 @@ def test_seeds_shake_the_start_and_nothing_else(generator: torch.Generator) -> N
     maps = [lay_out(rows, LayoutSettings(8, (20, 60)), seed=seed).xy for seed in (0, 0, 1)]
     assert torch.equal(maps[0], maps[1])
     assert not torch.equal(maps[0], maps[2])
-    # five islands stay five islands
+    # five clusters stay five clusters
     found = np.array(
         [
             [

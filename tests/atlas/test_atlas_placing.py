@@ -15,7 +15,7 @@ from featviz.neighbors.exact import Index, build_index
 Made = tuple[Index, Layout, Tensor]
 
 
-def islands(count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+def clusters(count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Rows round eight directions, and which each belongs to."""
     home = torch.arange(count) % 8
     return torch.eye(8, 30)[home] + 0.1 * torch.randn(count, 30, generator=generator), home
@@ -23,14 +23,14 @@ def islands(count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
 
 @pytest.fixture(scope="module")
 def made() -> Made:
-    rows, home = islands(320, torch.Generator().manual_seed(4))
+    rows, home = clusters(320, torch.Generator().manual_seed(4))
     index = build_index(rows)
     return index, lay_out(index, LayoutSettings(15, (50, 200))), home
 
 
 def test_new_rows_are_placed_on_their_clusters(made: Made, generator: torch.Generator) -> None:
     index, layout, home = made
-    new, theirs = islands(64, generator)
+    new, theirs = clusters(64, generator)
     found = place_rows(layout, index, new)
     nearest = torch.cdist(found, layout.xy).argmin(1)
     assert float((home[nearest] == theirs).double().mean()) > 0.98
@@ -44,7 +44,7 @@ def test_the_position_of_a_row_does_not_depend_on_the_others(
     made: Made, generator: torch.Generator
 ) -> None:
     index, layout, _ = made
-    new, _ = islands(6, generator)
+    new, _ = clusters(6, generator)
     together = place_rows(layout, index, new)
     alone = torch.cat([place_rows(layout, index, row[None]) for row in new])
     torch.testing.assert_close(alone, together, rtol=0, atol=1e-6)
@@ -72,7 +72,7 @@ def test_a_descent_lowers_the_divergence_of_each_point(
     from featviz.atlas.affinities import conditional
 
     index, layout, _ = made
-    new, _ = islands(40, generator)
+    new, _ = clusters(40, generator)
     distances, rows = index.search(new, 25)
     p = conditional(2 * distances, 5.0)
 
@@ -90,7 +90,7 @@ def test_a_descent_lowers_the_divergence_of_each_point(
 
 def test_the_map_and_the_caller_stay_as_they_were(made: Made, generator: torch.Generator) -> None:
     index, layout, _ = made
-    new, _ = islands(5, generator)
+    new, _ = clusters(5, generator)
     kept, raw = new.clone(), layout.raw.clone()
     first = place_rows(layout, index, new)
     assert torch.equal(new, kept)

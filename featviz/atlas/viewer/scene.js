@@ -15,7 +15,7 @@
 // Sizes are CSS pixels. The selection is drawn on a second canvas above.
 
 const find = (id) => document.getElementById(id);
-const rendererAsked = () => ((location.search + location.hash).match(/[?&#]renderer=(canvas|webgl2)(?=&|#|$)/) || [])[1];
+const rendererWanted = () => ((location.search + location.hash).match(/[?&#]renderer=(canvas|webgl2)(?=&|#|$)/) || [])[1];
 const KEPT = [[213, 94, 0], [230, 159, 0], [150, 150, 150], [86, 180, 233], [0, 114, 178]];
 const GRAY = [140, 140, 140];
 const DIM = 0.14;
@@ -64,8 +64,8 @@ function draw() {
 }
 
 function makeRenderer() {
-  const asked = rendererAsked();
-  const made = asked === "canvas" ? null : makeGlRenderer(canvas, atlas, views, asked === "webgl2", draw);
+  const wanted = rendererWanted();
+  const made = wanted === "canvas" ? null : makeGlRenderer(canvas, atlas, views, wanted === "webgl2", draw);
   if (made) return made;
   // A canvas with a WebGL context cannot have a 2-D one.
   const fresh = canvas.cloneNode(true);

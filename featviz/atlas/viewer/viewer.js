@@ -301,7 +301,7 @@ const home = () => (count > 2500 ? "points" : "map");
 function address() {
   const parts = [];
   const add = (key, value) => parts.push(`${key}=${encodeURIComponent(value).replace(/%2C/g, ",").replace(/%3A/g, ":")}`);
-  if (location.hash.includes("renderer=")) add("renderer", rendererAsked() || "");
+  if (location.hash.includes("renderer=")) add("renderer", rendererWanted() || "");
   if (state.view !== home()) add("view", state.view);
   const whole = wholeCamera();
   const near = camera.scale / whole.scale;
@@ -325,26 +325,26 @@ function remember() { // browsers allow few changes of the address a second
   }, 200);
 }
 function recall() {
-  const asked = new URLSearchParams(location.hash.slice(1));
-  const wanted = asked.get("view");
+  const params = new URLSearchParams(location.hash.slice(1));
+  const wanted = params.get("view");
   show(views[wanted] || wanted === "cells" ? wanted : home(), { still: true });
-  const icons = asked.get("icons") === "synthetic" && atlas.levels.some((level) => level.icons) ? "synthetic" : "sample";
+  const icons = params.get("icons") === "synthetic" && atlas.levels.some((level) => level.icons) ? "synthetic" : "sample";
   if (icons !== state.icons) choose(icons);
-  const painted = asked.get("color") || "none";
+  const painted = params.get("color") || "none";
   if ([...find("color").options].some((option) => option.value === painted) && painted !== state.color) color(painted);
-  if ((asked.get("find") || "") !== state.find) seek(asked.get("find") || "", true);
-  state.names = asked.get("names") !== "off";
-  const spot = (asked.get("at") || "").split(",").map(Number);
+  if ((params.get("find") || "") !== state.find) seek(params.get("find") || "", true);
+  state.names = params.get("names") !== "off";
+  const spot = (params.get("at") || "").split(",").map(Number);
   flight = null;
   Object.assign(camera, wholeCamera());
   if (spot.length === 3 && spot.every(Number.isFinite)) {
     Object.assign(camera, { x: spot[0], y: spot[1], scale: clampScale(spot[2] * fitScale()) });
     keepInSight();
   }
-  const row = Number(asked.get("row"));
-  const [side, cell] = (asked.get("cell") || "").split(".").map(Number);
+  const row = Number(params.get("row"));
+  const [side, cell] = (params.get("cell") || "").split(".").map(Number);
   const level = atlas.levels.find((one) => one.side === side);
-  if (asked.get("row") && Number.isInteger(row) && row >= 0 && row < count) pin({ row });
+  if (params.get("row") && Number.isInteger(row) && row >= 0 && row < count) pin({ row });
   else if (level && state.view === "cells" && cell >= 0 && cell < level.cells) pin({ level, cell });
   else if (state.pinned) pin(null);
   remember();
