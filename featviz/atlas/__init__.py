@@ -1,1 +1,1 @@
-""""""
+"""Maps of stores: layouts, cells with icons, their page."""

@@ -49,7 +49,7 @@ _FLOOR = 0.1
 
 @dataclass(frozen=True)
 class IconSettings:
-    """How synthetic icons are made."""
+    """How synthetic icons are made. Raises UserError for a value out of range."""
 
     steps: int = 128
     """of the optimization, as published; 512 are harsher rather than clearer"""
@@ -66,6 +66,14 @@ class IconSettings:
     """pictures optimized, and kept in the checkpoint, together; default 16"""
     settings: Settings | None = None
     """of the optimization, in place of those for the layer with `steps`"""
+
+    def __post_init__(self) -> None:
+        counts = (self.steps, self.restarts, self.batch_size or 1)
+        if min(counts) < 1 or self.power < 0 or (self.ridge is not None and self.ridge <= 0):
+            raise UserError(
+                f"steps {self.steps}, restarts {self.restarts}, power {self.power:g}, ridge "
+                f"{self.ridge}: steps and restarts are 1 or more, power 0 or more, ridge above 0"
+            )
 
 
 def synthetic_icons(

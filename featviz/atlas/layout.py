@@ -47,7 +47,7 @@ _LEARNED = 20_000
 
 @dataclass(frozen=True)
 class LayoutSettings:
-    """How a map is laid out."""
+    """How a map is laid out. Raises UserError for unknown methods and values below 1."""
 
     perplexity: float = 30.0
     """about how many neighbors each row tries to keep, 5 to 100; at most (N - 1) / 3"""
@@ -61,6 +61,23 @@ class LayoutSettings:
     """"auto" or "tsne", ours; "openTSNE", "scikit-learn" or "cuml" where they are installed;
     "preview", ours with fewer steps on a graph along 50 principal axes: a map in seconds that keeps
     fewer neighbors"""
+
+    def __post_init__(self) -> None:
+        method, package = self.method, peers.PACKAGES.get(self.method)
+        if method not in METHODS:
+            raise UserError(
+                f"unknown layout method {method!r}; take one of {', '.join(METHODS)}"
+                f"{nearest(method, METHODS)}"
+            )
+        if package is not None and importlib.util.find_spec(package) is None:
+            raise UserError(
+                f"{method} is not installed; pip install {method}, or take another method"
+            )
+        if self.perplexity < 1 or (self.exaggeration is not None and self.exaggeration < 1):
+            raise UserError(
+                f"perplexity {self.perplexity:g}, exaggeration {self.exaggeration}: both are 1 or "
+                "more"
+            )
 
 
 @dataclass(frozen=True)
@@ -111,7 +128,7 @@ def lay_out(
         progress: Called with the steps done.
 
     Raises:
-        UserError: Fewer than 2 rows, an unknown method, or a graph or `init` of other rows.
+        UserError: Fewer than 2 rows, or a graph or `init` of other rows.
     """
     index = space if isinstance(space, Index) else build_index(space)
     count = len(index)
@@ -119,13 +136,9 @@ def lay_out(
         raise UserError(f"a map needs at least 2 pictures, there are {count}")
     perplexity = min(settings.perplexity, (count - 1) / 3)
     exaggeration = settings.exaggeration or (1.0 if count < MANY else 4.0)
-    if settings.perplexity < 1 or exaggeration < 1:
-        raise UserError(
-            f"perplexity {settings.perplexity:g}, exaggeration {exaggeration:g}: both are 1 or more"
-        )
     if graph is not None and len(graph) != count:
         raise UserError(f"a graph of {len(graph)} rows for a space of {count}; build it anew")
-    method = _choose(settings.method)
+    method = "tsne" if settings.method == "auto" else settings.method
     components = principal_components(index, seed=seed)
     flat = to_unit_square(components)
     if count < FEWEST:
@@ -166,15 +179,6 @@ def lay_out(
         name = f"{method} {importlib.metadata.version(method)}"
     score = tsne.divergence(pairs, raw)
     return Layout(to_unit_square(raw), raw, flat, name, perplexity, steps, score, seed)
-
-
-def _choose(method: str) -> str:
-    if method not in METHODS:
-        hint = nearest(method, METHODS)
-        raise UserError(f"unknown layout method {method!r}; take one of {', '.join(METHODS)}{hint}")
-    if method in peers.PACKAGES and importlib.util.find_spec(peers.PACKAGES[method]) is None:
-        raise UserError(f"{method} is not installed; pip install {method}, or take another method")
-    return "tsne" if method == "auto" else method
 
 
 def _start(positions: Tensor, seed: int) -> Tensor:

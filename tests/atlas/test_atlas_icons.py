@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -314,6 +315,14 @@ def test_a_cell_without_a_direction_is_gray(painted: Model) -> None:
     )
     assert (made.images == 0.5).all()
     assert made.cosines.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"steps": 0}, {"restarts": 0}, {"power": -1.0}, {"ridge": 0.0}, {"batch_size": -1}]
+)
+def test_settings_out_of_range_are_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match="steps and restarts are 1 or more"):
+        IconSettings(**wrong)
 
 
 def test_means_of_another_layer_are_a_mistake(painted: Model) -> None:
