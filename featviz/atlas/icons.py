@@ -32,12 +32,13 @@ from torch import Tensor
 from featviz.atlas.cells import RIDGE, mean_row, unit_rows, whiten
 from featviz.atlas.levels import CellMatch, SyntheticIcons
 from featviz.errors import UserError
+from featviz.maximization.batches import Stopped, Task, optimize_tasks
+from featviz.maximization.objectives import Objective
+from featviz.maximization.settings import Settings, canvas, settings_for
 from featviz.models.layers import activations
 
 if TYPE_CHECKING:
     from featviz.atlas.grid import Grid
-    from featviz.maximization.objectives import Objective
-    from featviz.maximization.settings import Settings
     from featviz.models.model import Layer, Model
     from featviz.neighbors.exact import Index
     from featviz.types import Progress
@@ -176,8 +177,6 @@ def cell_objective(
             over the (up to four) positions in its middle, one of which such a store holds for each
             picture.
     """
-    from featviz.maximization.objectives import Objective
-
     v = unit_rows(means - center).float()
     w = unit_rows(whitened).float()
     rectified = layer.kind in ("ReLU", "ReLU6")
@@ -220,10 +219,7 @@ def _optimized(
     checkpoint: str | Path | None,
     progress: Progress | None,
 ) -> Tensor:
-    """The pictures (D, 3, S, S) of an objective's targets."""
-    from featviz.maximization.batches import Stopped, Task, optimize_tasks
-    from featviz.maximization.settings import canvas, settings_for
-
+    """The pictures (D, 3, S, S) of an objective's targets; finished batches are kept."""
     side = icon.size or canvas(model, place)
     settings = icon.settings or settings_for(model, place, steps=icon.steps, size=side)
     if not len(directions):
