@@ -96,7 +96,12 @@ def patch(
         pictures_per_step: Each costs a forward and a backward pass.
         lr: Adam's learning rate at first, of pixels in [0, 1].
         clip: Pictures fooled by more logits than this no longer contribute.
-        held_out, count, seed, batch_size, checkpoint, progress: As for `universal`.
+        held_out: Share of the pictures kept for judging.
+        count: At most so many pictures in all, evenly spread.
+        seed: Of the split, the batches and the places.
+        batch_size: Pictures that the model sees at once.
+        checkpoint: A folder for unfinished work; the same call goes on from there.
+        progress: Called with (steps made, steps, text).
 
     Raises:
         UserError: An argument is out of range.

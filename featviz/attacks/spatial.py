@@ -63,7 +63,8 @@ def spatial(
         labels: (N,).
         degrees: Largest turn either way.
         shift: Largest shift each way, as a share of the side.
-        angles, shifts: Points of the grid, angles x shifts x shifts of them (775 as in the paper).
+        angles: Angles of the grid, which has angles x shifts x shifts points (775 in the paper).
+        shifts: Shifts of the grid in each of the two directions.
         draws: Random motions a picture, uniform within the same bounds.
         seed: Of those, drawn per picture.
         batch_size: Pictures that the model sees at once.

@@ -90,11 +90,7 @@ def attribute(
     batch = check_pictures(pictures, single=True).to(model.device)
     methods = check_methods(methods)
     names = tuple(names or (f"picture {i + 1}" for i in range(len(batch))))
-    layer = None if layer is None else model.layer(layer).name
-    if "grad_cam" in methods:
-        layer = layer or grad_cam_layer(model)
-        if len(model.layer(layer).shape) != 3:
-            raise UserError(f"Grad-CAM needs maps and {layer} has none; take a convolution")
+    layer = _layer(model, layer, methods)
     if not (0 < window <= 1 and 0 < stride <= 1):
         raise UserError("window and stride are fractions of the picture's side, above 0 to 1")
     if steps < 1 or batch_size < 1:
@@ -214,6 +210,18 @@ def baseline_color(model: Model, baseline: str | float) -> Tensor:
     if not 0 <= gray <= 1:
         raise UserError(f"baseline {gray:g} is out of range; a gray value is 0 to 1")
     return torch.full((1, 3, 1, 1), gray, device=model.device)
+
+
+def _layer(model: Model, layer: str | None, methods: Sequence[str]) -> str | None:
+    """The layer that Grad-CAM reads, by its name; checked if Grad-CAM is among the methods."""
+    if layer is not None:
+        layer = model.layer(layer).name
+    if "grad_cam" not in methods:
+        return layer
+    layer = layer or grad_cam_layer(model)
+    if len(model.layer(layer).shape) != 3:
+        raise UserError(f"Grad-CAM needs maps and {layer} has none; take a convolution")
+    return layer
 
 
 def _targets(

@@ -65,7 +65,7 @@ def find_neighbors(
     if index not in ("exact", *KINDS):
         hint = nearest(index, ["exact", *KINDS])
         raise UserError(f"unknown index {index!r}; take exact, {', '.join(KINDS)}{hint}")
-    doubts: list[str] = []
+    warnings: list[str] = []
     searched: Index | ApproximateIndex
     if isinstance(space, Index | ApproximateIndex):
         searched = space
@@ -74,7 +74,7 @@ def find_neighbors(
     elif isinstance(space, Store):
         searched, said = open_or_build(space, index, metric=metric, seed=seed, progress=progress)
         if said:
-            doubts.append(f"{said}: done")
+            warnings.append(f"{said}: done")
     else:
         searched = build_approximate(space, index, metric=metric, seed=seed, progress=progress)
     rows_of = searched.rows if isinstance(searched, ApproximateIndex) else searched
@@ -91,19 +91,15 @@ def find_neighbors(
     found, vectors = read_queries(queries, Space(rows_of, known, model))
     own = [query.own_rows for query in found]
     distances, rows = searched.search(vectors, k, exclude=own, progress=progress)
-    empty = int((rows_of.norms == 0).sum())
-    if empty and rows_of.metric == "cosine":
-        doubts.append(f"{empty} rows are all zero and have no direction; their distance is 1")
     quality, oddities = None, None
     if precision_rows:
         quality, oddities = measure_quality(rows_of, known, k, precision_rows, seed)
     recall, recall_rows = None, 0
     if isinstance(searched, ApproximateIndex):
         recall, recall_rows = searched.recall, searched.recall_rows
-    if recall is not None and recall < 0.9:
-        doubts.append(f"the {searched.backend} index finds only {recall:.0%} of the true nearest")
+    warnings += _warnings(rows_of, searched.backend, recall)
     if precision_rows and quality is None and any(known):
-        doubts.append("no class has two pictures, so there is no precision to measure")
+        warnings.append("no class has two pictures, so there is no precision to measure")
     made = results.origin(
         None,
         parameters={
@@ -122,7 +118,7 @@ def find_neighbors(
         made = replace(made, model=store.origin.model, data=store.origin.data)
     return Neighbors(
         origin=made,
-        warnings=tuple(doubts),
+        warnings=tuple(warnings),
         queries=found,
         rows=rows,
         distances=distances,
@@ -136,3 +132,14 @@ def find_neighbors(
         store=store,
         backend=searched.backend,
     )
+
+
+def _warnings(rows: Index, backend: str, recall: float | None) -> list[str]:
+    """What limits the distances and the search."""
+    warnings = []
+    empty = int((rows.norms == 0).sum())
+    if empty and rows.metric == "cosine":
+        warnings.append(f"{empty} rows are all zero and have no direction; their distance is 1")
+    if recall is not None and recall < 0.9:
+        warnings.append(f"the {backend} index finds only {recall:.0%} of the true nearest")
+    return warnings
