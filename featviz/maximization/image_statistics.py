@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from featviz.errors import UserError
+from featviz.errors import UserError, public
 from featviz.maximization.colors import LUCID, Colors, from_root
 from featviz.maximization.parametrizations import frequencies
 
@@ -151,6 +151,7 @@ def bundled() -> Statistics:
     return load_statistics(BUNDLED)
 
 
+@public
 def measure_statistics(
     pictures: Pictures | Tensor,
     *,
@@ -159,12 +160,19 @@ def measure_statistics(
     name: str | None = None,
     progress: Progress | None = None,
 ) -> Statistics:
-    """Colors and spectrum of pictures, which are streamed twice.
+    """Colors and spectrum of pictures, which are read twice, a batch at a time.
 
-    pictures: a data set, or (N, 3, H, W) in [0, 1], whose own size is then kept
-    size: side to which a data set's pictures are brought, in pixels
-    colors: measure only the spectrum, on these axes
-    name: for results and captions; default: the data's name and how many pictures
+    Args:
+        pictures: A data set, or (N, 3, H, W) in [0, 1] at its own size.
+        size: Side to which pictures of a data set are resized, in pixels.
+        colors: Measure only the spectrum, on these axes.
+        name: For results and captions; default: the data's name and the number of pictures.
+
+    Returns:
+        The axes of color and the amplitude of each frequency on them.
+
+    Raises:
+        UserError: There are too few pictures, or too few colors in them.
     """
     colors = colors or measure_colors(pictures, size=size, progress=progress)
     spectrum = measure_spectrum(pictures, size=size, colors=colors, progress=progress)
