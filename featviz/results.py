@@ -181,36 +181,30 @@ class Result(ABC):
             picture = ""
             doubts.append(str(error))
         rows = "".join(
-            f"<tr><td>{html.escape(name)}</td><td>{html.escape(show_number(n))}</td>"
-            f"<td>{html.escape(n.meaning)}</td></tr>"
-            for name, n in self.numbers().items()
+            f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in cells)}</tr>"
+            for cells in (
+                (name, show_number(n), show_interval(n), n.meaning)
+                for name, n in self.numbers().items()
+            )
         )
         notes = "".join(f"<p>⚠ {html.escape(doubt)}</p>" for doubt in doubts)
         return f"<h4>{title}</h4>{picture}<table>{rows}</table>{notes}"
 
 
 def show_number(number: Number) -> str:
-    """A number as people read it: "44.1% (41.0% to 47.2%)"."""
-    if number.value is None or isinstance(number.value, str):
-        return number.value or "-"
-    text = _with_unit(number.value, number.unit)
-    if number.low is None or number.high is None:
-        return text
-    return (
-        f"{text} ({_with_unit(number.low, number.unit)} to {_with_unit(number.high, number.unit)})"
-    )
-
-
-def _with_unit(value: float, unit: str) -> str:
-    if unit == "fraction":
+    """A number as people read it: 0.441 fraction becomes "44.1%"."""
+    value = number.value
+    if value is None or isinstance(value, str):
+        return value or "-"
+    if number.unit == "fraction":
         return f"{100 * value:.1f}%"
     text = f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
-    gap = "" if unit.startswith("/") else " "  # 8/255, but 5.1 pixels
-    return f"{text}{gap}{unit}".rstrip()
+    gap = "" if number.unit.startswith("/") else " "  # 8/255, but 5.1 pixels
+    return f"{text}{gap}{number.unit}".rstrip()
 
 
 def show_interval(number: Number) -> str:
-    """How sure an estimate is: "95%: 41.2% to 47.0%, n = 5,000"; "" where that is unknown."""
+    """Interval and n of an estimate: "95%: 41.2% to 47.0%, n = 5,000"; "" where there are none."""
     interval = ""
     if number.low is not None and number.high is not None:
         low, high = (show_number(Number(end, number.unit)) for end in (number.low, number.high))

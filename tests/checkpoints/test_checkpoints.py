@@ -35,7 +35,7 @@ import sys, time, numpy as np
 from featviz.checkpoints import open_checkpoint
 folder, pause = sys.argv[1], float(sys.argv[2])
 def make(i):
-    time.sleep(pause)
+    sys.stdin.readline() if i and pause < 0 else time.sleep(abs(pause))
     return {"x": np.random.default_rng(i).normal(size=(100, 100)), "i": np.array(i)}
 with open_checkpoint(folder, {"rows": 20}, total=20, unit="rows") as kept:
     for i in range(20):
@@ -51,7 +51,12 @@ def make(i: int) -> Arrays:
 def start(folder: Path, pause: float) -> subprocess.Popen[str]:
     command = [sys.executable, "-c", RUN, str(folder), str(pause)]
     return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, bufsize=1
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        bufsize=1,
     )
 
 
@@ -164,7 +169,7 @@ def test_a_job_without_a_finished_piece_leaves_no_folder(tmp_path: Path) -> None
 
 def test_the_second_of_two_runs_is_refused(tmp_path: Path) -> None:
     folder = tmp_path / "p"
-    with start(folder, 0.3) as process:
+    with start(folder, -0.01) as process:  # it waits for a line before the second piece
         wait_for(process, 0)
         with start(folder, 0.0) as second:
             _, error = second.communicate()
@@ -176,7 +181,7 @@ def test_the_second_of_two_runs_is_refused(tmp_path: Path) -> None:
         ):
             pass
         remove_checkpoint(folder)  # not while another run is writing
-        _, error = process.communicate()
+        _, error = process.communicate("\n" * 20)
     assert process.returncode == 0, error
     assert len(list(folder.glob("*.npz"))) == 20
 

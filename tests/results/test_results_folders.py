@@ -341,4 +341,4 @@ def test_an_estimate_has_its_interval_in_the_document(tmp_path: Path) -> None:
         "high": 0.75,
         "n": 12,
     }
-    assert "50.0% (25.0% to 75.0%)" in made._repr_html_()
+    assert "<td>50.0%</td><td>95%: 25.0% to 75.0%, n = 12</td>" in made._repr_html_()

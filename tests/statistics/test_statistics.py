@@ -9,7 +9,7 @@ import pytest
 import torch
 from scipy import stats
 
-from featviz.results import show_number
+from featviz.results import show_interval, show_number
 from featviz.statistics import Prior, fit_prior, median, rank_correlation, rank_correlations, share
 
 
@@ -179,5 +179,6 @@ def test_a_share_as_a_number_has_its_interval_and_n() -> None:
     oracle = stats.binomtest(7, 20).proportion_ci(0.95, method="wilson")
     assert (number.value, number.unit, number.n) == (0.35, "fraction", 20)
     assert (number.low, number.high) == pytest.approx((oracle.low, oracle.high))
-    assert show_number(number) == "35.0% (18.1% to 56.7%)"
+    assert show_number(number) == "35.0%"
+    assert show_interval(number) == "95%: 18.1% to 56.7%, n = 20"
     assert show_number(share(0, 0).number("right")) == "-"
