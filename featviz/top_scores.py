@@ -128,8 +128,8 @@ def scan(
         score: Scores of a batch for all units; called without gradients.
         k: How many pictures are kept of each unit.
         units: Whose percentile is computed; default: of all.
-        exact: A slower and more exact `score`: the three best pictures of each of `units` are
-            scored with it once more at the end.
+        exact: A slower and more exact `score`: pictures are scored with it once more at the end,
+            until the three highest scores of each of `units` are exact.
         batch_size: Pictures at a time.
         progress: Called with rows done, rows in all and `text`.
 
@@ -142,9 +142,11 @@ def scan(
             tally.add(torch.tensor(batch.rows), score(batch.images).float().cpu())
             if progress is not None:
                 progress(batch.rows[-1] + 1, len(cache), text)
-        for row in tally.leaders() if exact is not None else ():
-            assert exact is not None
-            tally.correct(row, exact(cache.read(row)[None]).float().cpu())
+        corrected: set[int] = set()
+        while exact is not None and (rows := tally.leaders() - corrected):
+            for row in sorted(rows):
+                tally.correct(row, exact(cache.read(row)[None]).float().cpu())
+            corrected |= rows
     return tally.result(tuple(cache.skipped))
 
 
@@ -198,8 +200,8 @@ class _Tally:
             x.gather(1, order) for x in (self.values, self.rows, self.where)
         )
 
-    def leaders(self) -> list[int]:
-        return sorted(set(self.rows[self.units, :_EXACT].flatten().tolist()))
+    def leaders(self) -> set[int]:
+        return set(self.rows[self.units, :_EXACT].flatten().tolist())
 
     def correct(self, row: int, scores: Tensor) -> None:
         """Put the exact scores (1, C, h, w) of a picture in place of those that are kept of it."""

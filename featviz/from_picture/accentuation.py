@@ -35,6 +35,7 @@ from featviz.from_picture.result import Accentuated
 from featviz.from_picture.settings import STEPS
 from featviz.maximization import objectives
 from featviz.maximization.objectives import Objective
+from featviz.models.frozen import frozen
 from featviz.models.layers import activations, read_layer
 from featviz.models.units import Unit, parse_unit, unit_name
 
@@ -177,7 +178,8 @@ def _chosen_units(model: Model, given: Tensor, units: str | Sequence[str] | None
         if not found:
             raise UserError("no unit was named; give some, as in conv5:12,logits:tabby")
         return list(dict.fromkeys(found))
-    logits = read_layer(model, given, "logits")
+    with frozen(model):
+        logits = read_layer(model, given, "logits")
     classes = [*logits.argmax(1).tolist(), *logits[0].argsort(descending=True).tolist()]
     return [Unit("logits", index) for index in list(dict.fromkeys(classes))[:3]]
 
