@@ -146,6 +146,7 @@ def _universal(source: Source) -> results.Result:
         seed=clean.seed,
         batch_size=clean.batch_size,
         precision=clean.precision,
+        checkpoint=clean.work.kept.part("universal"),
         progress=clean.work.progress,
     )
 
