@@ -153,7 +153,7 @@ def audit(
         work = Work(kept, progress)
         with frozen(model):
             tested = self_test()
-            work.report(0, 1, tested.line)
+            work.report(0, 1, tested.line.partition(":")[0])
             clean = clean_pass(
                 model,
                 given.pictures,
