@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from dataclasses import fields
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -85,7 +86,7 @@ def minimal_distance(w: Tensor, picture: Tensor, margin: float, norm: str, *, bo
     return float(torch.minimum(unknown * a, room).norm())
 
 
-def tiny_net(seed: int = 0, classes: int = 5) -> nn.Module:
+def tiny_net(seed: int = 0, classes: int = 5) -> nn.Sequential:
     """A convolutional net with everything that state could leak from: batch norm and dropout."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -134,6 +135,10 @@ class Broken(nn.Module):
         self.net, self.kind = net, kind
 
     def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self._broken(x)
+        return logits
+
+    def _broken(self, x: Tensor) -> Any:
         kind = self.kind
         if kind == "quantised":
             return self.net((x * 8).round() / 8)

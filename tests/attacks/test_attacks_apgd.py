@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
 from attack_models import photographs, tiny_model
 from flat_attacks import apgd, square
+from torch import Tensor
 
 from featviz.attacks import losses, projections
 from featviz.attacks.apgd import AutoPGD, checkpoints
@@ -31,7 +33,7 @@ def test_the_checkpoints_are_those_of_the_paper() -> None:
         assert checkpoints(steps)[steps] >= 0
 
 
-def differentiated(loss, logits):
+def differentiated(loss: Callable[[Tensor], Tensor], logits: Tensor) -> tuple[Tensor, Tensor]:
     leaf = logits.clone().requires_grad_(True)
     value = loss(leaf)
     (gradient,) = torch.autograd.grad(value.sum(), leaf)
@@ -39,25 +41,25 @@ def differentiated(loss, logits):
 
 
 @pytest.fixture
-def logits(generator: torch.Generator):
+def logits(generator: torch.Generator) -> Tensor:
     return 3 * torch.randn(64, 7, generator=generator, dtype=torch.float64)
 
 
 def test_the_losses_and_their_gradients_are_those_of_the_papers(
-    logits, generator: torch.Generator
+    logits: Tensor, generator: torch.Generator
 ) -> None:
     labels = torch.randint(0, 7, (64,), generator=generator)
     aims = (labels + 1 + torch.randint(0, 6, (64,), generator=generator)) % 7
     rows = torch.arange(64)
 
-    def others(z):
+    def others(z: Tensor) -> Tensor:
         return z.scatter(1, labels[:, None], -torch.inf).amax(1)
 
-    def plain_dlr(z):
+    def plain_dlr(z: Tensor) -> Tensor:
         top = z.sort(1, descending=True).values
         return -(z[rows, labels] - others(z)) / (top[:, 0] - top[:, 2] + 1e-12)
 
-    def plain_towards(z):
+    def plain_towards(z: Tensor) -> Tensor:
         top = z.sort(1, descending=True).values
         size = top[:, 0] - (top[:, 2] + top[:, 3]) / 2 + 1e-12
         return -(z[rows, labels] - z[rows, aims]) / size
@@ -83,7 +85,7 @@ def test_the_losses_and_their_gradients_are_those_of_the_papers(
 
 
 def test_dlr_knows_neither_shift_nor_scale_and_tells_who_errs(
-    logits, generator: torch.Generator
+    logits: Tensor, generator: torch.Generator
 ) -> None:
     labels = torch.randint(0, 7, (64,), generator=generator)
     aims = (labels + 1) % 7
@@ -108,7 +110,7 @@ def test_confidence_does_not_silence_cross_entropy() -> None:
     assert float(scaled.std()) == pytest.approx(2.5)
 
 
-def step_sizes(values):
+def step_sizes(values: list[float]) -> list[float]:
     """The step sizes of an attempt whose losses are given, in units of its first."""
     attack = AutoPGD("linf", len(values) - 1, "ce")
     one = torch.ones(1, dtype=torch.float64)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.optimize import linprog, minimize
+from torch import Tensor
 
 from featviz.attacks import projections
 
@@ -14,7 +15,9 @@ EPS = (1e-6, 0.5 / 255, 1 / 255, 0.03, 8 / 255, 0.3, 1.0)
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("eps", EPS)
-def test_linf_bounds_hold_exactly_and_are_tight(generator: torch.Generator, eps, dtype) -> None:
+def test_linf_bounds_hold_exactly_and_are_tight(
+    generator: torch.Generator, eps: float, dtype: torch.dtype
+) -> None:
     x = torch.rand(4, 3, 8, 8, generator=generator, dtype=torch.float64).to(dtype)
     radii = torch.full((4,), eps, dtype=torch.float64)
     low, high = projections.linf_bounds(x, radii)
@@ -25,7 +28,7 @@ def test_linf_bounds_hold_exactly_and_are_tight(generator: torch.Generator, eps,
     assert float((torch.minimum(x + eps, torch.ones_like(x)) - high).max()) <= 2 * ulp
 
 
-def bisected(v, low, high, eps):
+def bisected(v: Tensor, low: Tensor, high: Tensor, eps: float) -> Tensor:
     """The projection, found by bisection: an independent way to the same point."""
     if v.clamp(low, high).norm() <= eps:
         return v.clamp(low, high)
@@ -70,7 +73,7 @@ def test_scaling_and_then_clipping_is_not_the_projection(generator: torch.Genera
     assert float(clipped.norm()) < 0.8
 
 
-def drawn_in(v, low, high, eps):
+def drawn_in(v: Tensor, low: Tensor, high: Tensor, eps: float) -> Tensor:
     """The L1 projection, found by bisection of its threshold."""
     if v.clamp(low, high).abs().sum() <= eps:
         return v.clamp(low, high)
@@ -226,7 +229,7 @@ def test_a_random_start_is_inside_and_belongs_to_the_picture_and_the_seed(
     channels_last = pictures.contiguous(memory_format=torch.channels_last)
     assert projections.picture_key(channels_last[0], 0) == keys[0]
 
-    def start(restart):
+    def start(restart: int) -> Tensor:
         return projections.random_start(
             pictures[0], 0.1, norm, projections.generator(keys[0], restart)
         )
@@ -249,5 +252,5 @@ def test_a_random_start_is_inside_and_belongs_to_the_picture_and_the_seed(
         (0.0, "linf", "0"),
     ],
 )
-def test_an_eps_reads_as_people_write_it(eps, norm: str, text: str) -> None:
+def test_an_eps_reads_as_people_write_it(eps: float, norm: str, text: str) -> None:
     assert projections.eps_text(eps, norm) == text

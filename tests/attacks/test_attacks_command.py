@@ -27,7 +27,7 @@ WEAK = {"noise", "deepfool", "superdeepfool", "fmn"}
 """random noise, and methods whose points lie so near to the boundary that 8 bits may miss it"""
 
 
-def run(capsys: pytest.CaptureFixture[str], *words):
+def run(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[object, str, str]:
     with pytest.raises(SystemExit) as left:
         command_line.main([str(word) for word in words])
     said = capsys.readouterr()
@@ -35,7 +35,7 @@ def run(capsys: pytest.CaptureFixture[str], *words):
 
 
 @pytest.fixture(scope="module")
-def picture(tmp_path_factory: pytest.TempPathFactory):
+def picture(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A picture of another size than the model's, as a file."""
     path = tmp_path_factory.mktemp("pictures") / "one.png"
     ramp = torch.linspace(0.2, 0.8, 80)
@@ -92,7 +92,7 @@ def test_what_it_saves_is_what_it_says_when_loaded(
 
 @pytest.mark.parametrize("norm", ["linf", "l2", "l1", "l0"])
 def test_the_smallest_change_is_saved_with_its_certificate(
-    mini: Model, picture, capsys: pytest.CaptureFixture[str], tmp_path: Path, norm: str
+    mini: Model, picture: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path, norm: str
 ) -> None:
     out = tmp_path / "attack"
     code, said, err = run(
@@ -137,7 +137,7 @@ def test_the_smallest_change_is_saved_with_its_certificate(
 
 
 def test_a_wrong_method_and_options_that_it_does_not_have_are_refused(
-    picture, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    picture: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     out = tmp_path / "attack"
     for words, said in (

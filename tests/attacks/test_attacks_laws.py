@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from attack_models import TENSORS, assert_alike, photographs, tiny_model, tiny_net
 from flat_attacks import apgd, apgd_targeted, bim, ensemble, fgsm, mi_fgsm, noise, pgd, square
-from torch import nn
+from torch import Tensor, nn
 
 from featviz import images
 from featviz.attacks import projections
 from featviz.attacks.attack import attack
 from featviz.attacks.external import external_attack
+from featviz.attacks.options import Classifier
 from featviz.attacks.result import AttackResult
 from featviz.errors import UserError
 from featviz.models.model import Model
 
 EPS = {"linf": 8 / 255, "l2": 0.6, "l1": 8.0}
-KINDS = {
+KINDS: dict[str, Callable[..., AttackResult]] = {
     "fgsm": fgsm,
     "bim": bim,
     "pgd": partial(pgd, steps=6, restarts=2, seed=5),
@@ -39,24 +42,29 @@ ATTACKS = [
     if (name, norm) != ("square", "l1")
 ]
 # Where the norm plays no part, three attacks stand for all in L2 and L1.
-SOME = [p for p in ATTACKS if p.id.endswith("linf") or p.id[:-3] in {"pgd", "apgd-ce", "ensemble"}]
-AIMED = [p for p in ATTACKS if p.id.rpartition("-")[0] not in {"apgd-t", "ensemble", "noise"}]
-WALKS = [p for p in ATTACKS if p.id.rpartition("-")[0] not in {"noise", "square"}]
+SOME = [
+    p
+    for p in ATTACKS
+    if str(p.id).endswith("linf") or str(p.id)[:-3] in {"pgd", "apgd-ce", "ensemble"}
+]
+AIMED = [p for p in ATTACKS if str(p.id).rpartition("-")[0] not in {"apgd-t", "ensemble", "noise"}]
+WALKS = [p for p in ATTACKS if str(p.id).rpartition("-")[0] not in {"noise", "square"}]
 
 
 @pytest.fixture(scope="module")
-def model():
+def model() -> Model:
     return tiny_model()
 
 
 @pytest.fixture(scope="module")
-def pictures():
+def pictures() -> Tensor:
     return photographs(11)
 
 
 @pytest.fixture(scope="module")
-def labels(model, pictures):
-    return model(pictures).argmax(1)
+def labels(model: Model, pictures: Tensor) -> Tensor:
+    labels: Tensor = model(pictures).argmax(1)
+    return labels
 
 
 def same(one: AttackResult, other: AttackResult, *, without: tuple[str, ...] = ()) -> bool:
@@ -73,7 +81,7 @@ def same(one: AttackResult, other: AttackResult, *, without: tuple[str, ...] = (
 
 @pytest.mark.parametrize(("method", "norm"), ATTACKS)
 def test_what_is_found_is_inside_ball_and_box_exactly(
-    model, pictures, labels, method: str, norm: str
+    model: Model, pictures: Tensor, labels: Tensor, method: Callable[..., AttackResult], norm: str
 ) -> None:
     eps = torch.logspace(-3, 0, 11, dtype=torch.float64) * EPS[norm]
     given = pictures.clone()
@@ -96,13 +104,15 @@ def test_what_is_found_is_inside_ball_and_box_exactly(
 
 @pytest.mark.parametrize(("method", "norm"), [p for p in WALKS if p in SOME])
 def test_a_large_ball_leaves_nobody_standing(
-    model, pictures, labels, method: str, norm: str
+    model: Model, pictures: Tensor, labels: Tensor, method: Callable[..., AttackResult], norm: str
 ) -> None:
     assert bool(method(model, pictures, labels, eps=20 * EPS[norm], norm=norm).success.all())
 
 
 @pytest.mark.parametrize(("method", "norm"), SOME)
-def test_eps_0_gives_the_pictures_back(model, pictures, labels, method: str, norm: str) -> None:
+def test_eps_0_gives_the_pictures_back(
+    model: Model, pictures: Tensor, labels: Tensor, method: Callable[..., AttackResult], norm: str
+) -> None:
     wrong = labels.clone()
     wrong[3] = (wrong[3] + 1) % 5
     found = method(model, pictures, wrong, eps=0.0, norm=norm)
@@ -114,12 +124,14 @@ def test_eps_0_gives_the_pictures_back(model, pictures, labels, method: str, nor
 
 
 @pytest.mark.parametrize(("method", "norm"), ATTACKS)
-def test_a_picture_does_not_depend_on_the_others(model, pictures, labels, method, norm) -> None:
+def test_a_picture_does_not_depend_on_the_others(
+    model: Model, pictures: Tensor, labels: Tensor, method: Callable[..., AttackResult], norm: str
+) -> None:
     exact = tiny_model().double()
     pictures = pictures.double()
     labels = exact(pictures).argmax(1)
     eps = EPS[norm] * (2 if method is KINDS["square"] else 0.25)
-    options = {"eps": eps, "norm": norm, "batch_size": 4}
+    options: dict[str, Any] = {"eps": eps, "norm": norm, "batch_size": 4}
     whole = method(exact, pictures, labels, **options)
     if method is not KINDS["noise"]:
         assert 0 < int(whole.success.sum()) < 11  # both kinds are among them
@@ -131,10 +143,12 @@ def test_a_picture_does_not_depend_on_the_others(model, pictures, labels, method
 
 
 @pytest.mark.parametrize(
-    ("method", "norm"), [p for p in ATTACKS if p.id.startswith(("pgd", "bim"))]
+    ("method", "norm"), [p for p in ATTACKS if str(p.id).startswith(("pgd", "bim"))]
 )
-def test_nor_in_the_first_steps_of_float32(model, pictures, labels, method, norm) -> None:
-    options = {"eps": EPS[norm] / 100, "norm": norm, "steps": 2}
+def test_nor_in_the_first_steps_of_float32(
+    model: Model, pictures: Tensor, labels: Tensor, method: Callable[..., AttackResult], norm: str
+) -> None:
+    options: dict[str, Any] = {"eps": EPS[norm] / 100, "norm": norm, "steps": 2}
     whole = method(model, pictures, labels, **options, batch_size=4)
     order = torch.tensor([7, 3, 10])
     part = method(model, pictures[order], labels[order], **options, batch_size=2)
@@ -149,7 +163,7 @@ def test_the_same_holds_on_a_real_alexnet(real_alexnet: Model, shared_data: Path
     some = open_pictures(shared_data / "imagenet_val").spread(5)
     _, pictures, _ = read_all(some, resize=256, crop=224)
     labels = real_alexnet(pictures).argmax(1)
-    options = {"eps": 0.25 / 255, "steps": 2, "random_start": False}
+    options: dict[str, Any] = {"eps": 0.25 / 255, "steps": 2, "random_start": False}
     whole = pgd(real_alexnet, pictures, labels, **options, batch_size=2)
     order = torch.tensor([4, 2, 0])
     part = pgd(real_alexnet, pictures[order], labels[order], **options, batch_size=3)
@@ -160,7 +174,7 @@ def test_the_same_holds_on_a_real_alexnet(real_alexnet: Model, shared_data: Path
 
 @pytest.mark.parametrize(("method", "norm"), SOME)
 def test_channels_last_and_strided_pictures_give_the_same(
-    model, pictures, labels, method: str, norm: str
+    model: Model, pictures: Tensor, labels: Tensor, method: Callable[..., AttackResult], norm: str
 ) -> None:
     plain = method(model, pictures, labels, eps=EPS[norm] / 4, norm=norm)
     last = pictures.contiguous(memory_format=torch.channels_last)
@@ -170,7 +184,9 @@ def test_channels_last_and_strided_pictures_give_the_same(
     assert same(plain, method(model, wide, labels, eps=EPS[norm] / 4, norm=norm))
 
 
-def test_the_same_seed_gives_the_same_and_another_seed_another(model, pictures, labels) -> None:
+def test_the_same_seed_gives_the_same_and_another_seed_another(
+    model: Model, pictures: Tensor, labels: Tensor
+) -> None:
     short = (partial(pgd, steps=3), partial(apgd, steps=3), noise, partial(square, queries=9))
     for method in short:
         runs = [method(model, pictures[:4], labels[:4], eps=1 / 255, seed=s) for s in (0, 0, 1)]
@@ -180,7 +196,7 @@ def test_the_same_seed_gives_the_same_and_another_seed_another(model, pictures, 
 
 @pytest.mark.parametrize(("method", "norm"), SOME)
 def test_what_is_wrong_already_costs_a_pass_at_most_and_stays_as_it_was(
-    model, pictures, labels, method: str, norm: str
+    model: Model, pictures: Tensor, labels: Tensor, method: Callable[..., AttackResult], norm: str
 ) -> None:
     wrong = (labels + 1) % 5
     found = method(model, pictures, wrong, eps=EPS[norm], norm=norm)
@@ -195,7 +211,9 @@ def test_what_is_wrong_already_costs_a_pass_at_most_and_stays_as_it_was(
 
 
 @pytest.mark.parametrize(("method", "norm"), SOME)
-def test_one_clean_pass_serves_all_attacks(model, pictures, labels, method: str, norm: str) -> None:
+def test_one_clean_pass_serves_all_attacks(
+    model: Model, pictures: Tensor, labels: Tensor, method: Callable[..., AttackResult], norm: str
+) -> None:
     plain = method(model, pictures, labels, eps=EPS[norm] / 4, norm=norm)
     told = method(model, pictures, labels, eps=EPS[norm] / 4, norm=norm, clean=model(pictures))
     for name in ("adversarial", "success", "success_8bit", "clean", "predicted", "distance"):
@@ -207,7 +225,9 @@ def test_one_clean_pass_serves_all_attacks(model, pictures, labels, method: str,
 
 
 @pytest.mark.parametrize(("method", "norm"), SOME)
-def test_the_trace_tells_when_it_was_won(model, pictures, labels, method: str, norm: str) -> None:
+def test_the_trace_tells_when_it_was_won(
+    model: Model, pictures: Tensor, labels: Tensor, method: Callable[..., AttackResult], norm: str
+) -> None:
     found = method(model, pictures, labels, eps=EPS[norm] / 2, norm=norm)
     looks = ~found.trace.isnan()
     for i in range(11):
@@ -230,9 +250,14 @@ def test_the_trace_tells_when_it_was_won(model, pictures, labels, method: str, n
 
 @pytest.mark.parametrize(("method", "norm"), [p for p in WALKS[:-3] if p in SOME])
 def test_searching_in_bf16_is_judged_in_float32(
-    model, pictures, labels, method: str, norm: str
+    model: Model, pictures: Tensor, labels: Tensor, method: Callable[..., AttackResult], norm: str
 ) -> None:
-    options = {"eps": EPS[norm] / 4, "norm": norm, "batch_size": 4, "precision": "bfloat16"}
+    options: dict[str, Any] = {
+        "eps": EPS[norm] / 4,
+        "norm": norm,
+        "batch_size": 4,
+        "precision": "bfloat16",
+    }
     found = method(model, pictures, labels, **options)
     assert torch.equal(found.success, model(found.adversarial).argmax(1) != labels)
     assert int(found.success.sum()) > 0
@@ -243,10 +268,10 @@ def test_searching_in_bf16_is_judged_in_float32(
 @pytest.mark.parametrize("norm", EPS)
 @pytest.mark.parametrize("kind", ["apgd-dlr", "apgd-t", "ensemble"])
 def test_scaling_the_logits_changes_neither_dlr_nor_the_ensemble(
-    model, pictures, labels, kind: str, norm: str
+    model: Model, pictures: Tensor, labels: Tensor, kind: str, norm: str
 ) -> None:
     method = KINDS[kind]
-    options = {"eps": EPS[norm] / 4, "norm": norm}
+    options: dict[str, Any] = {"eps": EPS[norm] / 4, "norm": norm}
     plain = method(model, pictures, labels, **options)
     for power in (2.0**10, 2.0**-10):  # no logit is rounded: the same bits
         found = method(lambda x, p=power: p * model(x), pictures, labels, **options)
@@ -264,21 +289,26 @@ class Counting(nn.Module):
         super().__init__()
         self.model, self.calls, self.fail_at = model, 0, fail_at
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         self.calls += 1
         if self.calls == self.fail_at:
             raise RuntimeError("the model gave up")
-        return self.model(x)
+        logits: Tensor = self.model(x)
+        return logits
 
 
 @pytest.mark.parametrize(("method", "norm"), SOME)
-def test_every_pass_is_counted(model, pictures, labels, method: str, norm: str) -> None:
+def test_every_pass_is_counted(
+    model: Model, pictures: Tensor, labels: Tensor, method: Callable[..., AttackResult], norm: str
+) -> None:
     counting = Counting(model)
     found = method(counting, pictures[:5], labels[:5], eps=EPS[norm] / 4, norm=norm, batch_size=1)
     assert counting.calls == int(found.forwards.sum())
 
 
-def test_a_fooled_picture_leaves_and_another_takes_its_place(model, pictures, labels) -> None:
+def test_a_fooled_picture_leaves_and_another_takes_its_place(
+    model: Model, pictures: Tensor, labels: Tensor
+) -> None:
     found = pgd(model, pictures[:8], labels[:8], eps=1.0, batch_size=2, random_start=False, steps=4)
     assert bool(found.success.all())
     spent = found.forwards - (found.success & ~found.already).long()  # without the 8-bit judge
@@ -289,7 +319,9 @@ def test_a_fooled_picture_leaves_and_another_takes_its_place(model, pictures, la
     assert int(spent.sum()) <= 2 * search <= int(spent.sum()) + 2 * int(spent.max())
 
 
-def test_counts_are_those_of_the_passes_made(model, pictures, labels) -> None:
+def test_counts_are_those_of_the_passes_made(
+    model: Model, pictures: Tensor, labels: Tensor
+) -> None:
     counting = Counting(model)
     found = pgd(counting, pictures, labels, eps=0.2 / 255, steps=3, restarts=2, batch_size=1)
     judged = int((found.success & ~found.already).sum())
@@ -305,12 +337,13 @@ def test_counts_are_those_of_the_passes_made(model, pictures, labels) -> None:
 @pytest.mark.parametrize("method", KINDS.values(), ids=KINDS)
 @pytest.mark.parametrize("fail_at", [None, 1, 3])
 def test_the_model_and_the_random_state_are_found_as_they_were(
-    pictures, fail_at, method: str
+    pictures: Tensor, fail_at: int | None, method: Callable[..., AttackResult]
 ) -> None:
     net = tiny_net()
     net[1].eval()
     net[4].weight.requires_grad_(False)
-    net[0].weight.grad = torch.ones_like(net[0].weight)
+    kernel = net[0].get_parameter("weight")
+    kernel.grad = torch.ones_like(kernel)
     seen: list[int] = []
     handle = net[0].register_forward_hook(lambda *_: seen.append(1))
     counting = Counting(net, fail_at)
@@ -330,7 +363,7 @@ def test_the_model_and_the_random_state_are_found_as_they_were(
     assert [p.requires_grad for p in counting.parameters()] == wanted
     assert all(torch.equal(v, state[k]) for k, v in counting.state_dict().items())
     assert torch.equal(torch.get_rng_state(), random_state)
-    assert torch.equal(net[0].weight.grad, torch.ones_like(net[0].weight))
+    assert torch.equal(kernel.grad, torch.ones_like(kernel))
     assert all(p.grad is None for p in list(net.parameters())[1:])
     assert sum(len(m._forward_hooks) for m in counting.modules()) == 1
     handle.remove()
@@ -338,7 +371,7 @@ def test_the_model_and_the_random_state_are_found_as_they_were(
 
 @pytest.mark.parametrize("method", KINDS.values(), ids=KINDS)
 def test_an_attack_works_within_no_grad_and_inference_mode(
-    model, pictures, labels, method: str
+    model: Model, pictures: Tensor, labels: Tensor, method: Callable[..., AttackResult]
 ) -> None:
     pictures, labels = pictures[:3], labels[:3]
     plain = method(model, pictures, labels, eps=1 / 255)
@@ -350,7 +383,7 @@ def test_an_attack_works_within_no_grad_and_inference_mode(
 
 @pytest.mark.parametrize(("method", "norm"), [p for p in AIMED if p in SOME])
 def test_a_targeted_attack_reaches_its_target(
-    model, pictures, labels, method: str, norm: str
+    model: Model, pictures: Tensor, labels: Tensor, method: Callable[..., AttackResult], norm: str
 ) -> None:
     aims = (labels + 1) % 5
     found = method(model, pictures, aims, eps=3 * EPS[norm], norm=norm, targeted=True)
@@ -363,7 +396,7 @@ def test_a_targeted_attack_reaches_its_target(
 
 @pytest.mark.parametrize(("method", "norm"), SOME)
 def test_success_is_counted_on_the_saved_picture(
-    model, pictures, labels, method: str, norm: str
+    model: Model, pictures: Tensor, labels: Tensor, method: Callable[..., AttackResult], norm: str
 ) -> None:
     found = method(model, pictures, labels, eps=EPS[norm] / 4, norm=norm)
     saved = images.quantize(found.adversarial)
@@ -372,7 +405,9 @@ def test_success_is_counted_on_the_saved_picture(
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
-def test_an_8_bit_attack_finds_8_bit_pictures(model, pictures, labels, norm: str) -> None:
+def test_an_8_bit_attack_finds_8_bit_pictures(
+    model: Model, pictures: Tensor, labels: Tensor, norm: str
+) -> None:
     found = pgd(model, pictures, labels, eps=EPS[norm], norm=norm, eight_bit=True)
     assert torch.equal(images.quantize(found.adversarial), found.adversarial)
     assert torch.equal(found.success, found.success_8bit)
@@ -382,7 +417,7 @@ def test_an_8_bit_attack_finds_8_bit_pictures(model, pictures, labels, norm: str
 
 @pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
 def test_a_saved_adversarial_is_adversarial_still_when_loaded(
-    model, pictures, tmp_path: Path, norm: str
+    model: Model, pictures: Tensor, tmp_path: Path, norm: str
 ) -> None:
     result = attack(model, pictures[:4], eps=EPS[norm], norm=norm, names=list("abcd"))
     folder = result.save(tmp_path / "attack")
@@ -395,7 +430,7 @@ def test_a_saved_adversarial_is_adversarial_still_when_loaded(
         assert torch.equal(original, pictures[i])
 
 
-def test_attack_reports_what_happened(model, pictures, tmp_path: Path) -> None:
+def test_attack_reports_what_happened(model: Model, pictures: Tensor, tmp_path: Path) -> None:
     from featviz.results import read_result
 
     # Towards what the model says of the first picture: that one is there already.
@@ -417,7 +452,7 @@ def test_attack_reports_what_happened(model, pictures, tmp_path: Path) -> None:
     assert "<img" in result._repr_html_()
 
 
-def test_the_amplification_is_as_stated(model, pictures) -> None:
+def test_the_amplification_is_as_stated(model: Model, pictures: Tensor) -> None:
     result = attack(model, pictures[:1], eps=8 / 255)
     shown, factor = result.perturbation(0)
     change = result.adversarial[0] - pictures[0]
@@ -439,13 +474,15 @@ def test_the_amplification_is_as_stated(model, pictures) -> None:
     ],
 )
 def test_settings_out_of_range_are_refused_in_words(
-    model, pictures, labels, options, message: str
+    model: Model, pictures: Tensor, labels: Tensor, options: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(UserError, match=message):
         pgd(model, pictures, labels, **options)
 
 
-def test_input_that_is_no_pictures_or_labels_is_refused_in_words(model, pictures, labels) -> None:
+def test_input_that_is_no_pictures_or_labels_is_refused_in_words(
+    model: Model, pictures: Tensor, labels: Tensor
+) -> None:
     with pytest.raises(UserError, match=r"must lie in \[0, 1\], these reach from -1.98"):
         pgd(model, 4 * pictures - 2, labels, eps=0.1)
     with pytest.raises(UserError, match=r"must lie in \[0, 1\]"):
@@ -464,7 +501,9 @@ def test_input_that_is_no_pictures_or_labels_is_refused_in_words(model, pictures
         attack(model, pictures, target="kind 9")
 
 
-def test_the_ensemble_is_no_weaker_than_its_parts(model, pictures, labels) -> None:
+def test_the_ensemble_is_no_weaker_than_its_parts(
+    model: Model, pictures: Tensor, labels: Tensor
+) -> None:
     parts = (fgsm, apgd, partial(apgd, loss="dlr"), partial(apgd_targeted, targets=2))
     for norm, eps in EPS.items():
         options = {"eps": eps / 6, "norm": norm}
@@ -478,7 +517,9 @@ def test_the_ensemble_is_no_weaker_than_its_parts(model, pictures, labels) -> No
 
 
 @pytest.mark.parametrize("classes", [2, 3])
-def test_the_ensemble_works_with_few_classes_where_dlr_does_not(pictures, classes) -> None:
+def test_the_ensemble_works_with_few_classes_where_dlr_does_not(
+    pictures: Tensor, classes: int
+) -> None:
     few = tiny_model(classes=classes)
     labels = few(pictures).argmax(1)
     assert bool(ensemble(few, pictures, labels, eps=0.2).success.all())
@@ -489,11 +530,13 @@ def test_the_ensemble_works_with_few_classes_where_dlr_does_not(pictures, classe
             apgd(few, pictures, labels, eps=1 / 255, loss="dlr")
 
 
-def test_any_callable_joins_in_and_is_judged_by_us(model, pictures, labels) -> None:
-    options = {"eps": EPS["linf"], "norm": "linf"}
+def test_any_callable_joins_in_and_is_judged_by_us(
+    model: Model, pictures: Tensor, labels: Tensor
+) -> None:
+    options: dict[str, Any] = {"eps": EPS["linf"], "norm": "linf"}
     ours = fgsm(model, pictures, labels, **options)
 
-    def honest(net, x, y, eps):
+    def honest(net: Classifier, x: Tensor, y: Tensor, eps: Tensor) -> Tensor:
         assert torch.equal(net(x).argmax(1), y)  # nothing that is wrong already
         return fgsm(net, x, y, eps=eps, batch_size=1).adversarial + 1e-9
 
@@ -509,7 +552,9 @@ def test_any_callable_joins_in_and_is_judged_by_us(model, pictures, labels) -> N
         stream = torch.Generator().manual_seed(1)
         signs = torch.randn(pictures.shape, generator=stream).sign()
 
-        def rounded(net, x, y, e, v=signs, r=eps):
+        def rounded(
+            net: Classifier, x: Tensor, y: Tensor, e: Tensor, v: Tensor = signs, r: float = eps
+        ) -> Tensor:
             return (x + r * v[: len(x)]).clamp(0, 1)
 
         found = external_attack(rounded, model, pictures, labels, eps=eps, norm="linf")
@@ -547,7 +592,12 @@ def test_any_callable_joins_in_and_is_judged_by_us(model, pictures, labels) -> N
     ],
 )
 def test_options_out_of_range_are_refused_in_words(
-    model, pictures, labels, method: str, options, message: str
+    model: Model,
+    pictures: Tensor,
+    labels: Tensor,
+    method: Callable[..., AttackResult],
+    options: dict[str, Any],
+    message: str,
 ) -> None:
     with pytest.raises(UserError, match=message):
         method(model, pictures, labels, eps=0.1, **options)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from functools import partial
 
 import pytest
@@ -10,9 +11,11 @@ import torch
 from attack_models import Linear, two_classes
 from flat_attacks import apgd, apgd_targeted, bim, ensemble, fgsm, mi_fgsm, pgd
 from oracles.minimal_distances import half_space
+from torch import Tensor
 
 from featviz.attacks import projections
 from featviz.attacks.linear_estimate import linear_estimate
+from featviz.attacks.result import AttackResult
 
 ZEROS = torch.zeros(8, dtype=torch.long)
 
@@ -35,7 +38,7 @@ def test_fgsm_changes_the_margin_by_eps_times_the_dual_norm(
     torch.testing.assert_close(size, eps, rtol=2e-7, atol=0)
 
 
-def optimal(model, pictures, norm: str, box):
+def optimal(model: Linear, pictures: Tensor, norm: str, box: bool) -> Tensor:
     """The smallest distance of each picture to the other class, in closed form."""
     w = (model.weights[0] - model.weights[1]).detach()
     logits = model(pictures).detach()
@@ -48,7 +51,7 @@ def optimal(model, pictures, norm: str, box):
     return torch.tensor(found, dtype=torch.float64)
 
 
-LAST = {
+LAST: dict[str, Callable[..., AttackResult]] = {
     "pgd": lambda *given, **options: pgd(*given, steps=100, **options),
     "apgd-ce": apgd,
     "apgd-margin": lambda *given, **options: apgd(*given, loss="margin", **options),
@@ -61,7 +64,7 @@ LAST = {
 @pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
 @pytest.mark.parametrize("method", LAST.values(), ids=LAST)
 def test_an_attack_succeeds_just_above_the_smallest_distance_and_fails_just_below(
-    generator: torch.Generator, norm: str, box, method: str
+    generator: torch.Generator, norm: str, box: bool, method: Callable[..., AttackResult]
 ) -> None:
     if (method, norm) == (LAST["pgd"], "l1"):
         return  # its steps keep their length: it comes near to the optimum, no more
@@ -160,7 +163,12 @@ def test_adding_a_constant_to_the_logits_changes_nothing(generator: torch.Genera
     weights = torch.randn(4, 48, generator=generator, dtype=torch.float64)
     pictures = torch.rand(8, 3, 4, 4, generator=generator, dtype=torch.float64)
     labels = (pictures.flatten(1) @ weights.T).argmax(1)
-    methods = (pgd, apgd, partial(apgd_targeted, steps=30), partial(ensemble, steps=20, queries=9))
+    methods: tuple[Callable[..., AttackResult], ...] = (
+        pgd,
+        apgd,
+        partial(apgd_targeted, steps=30),
+        partial(ensemble, steps=20, queries=9),
+    )
     radii = (("linf", 0.05), ("l2", 0.3), ("l1", 1.0))
     for method, (norm, eps) in itertools.product(methods, radii):
         one, other = (

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from attack_models import Linear
 from flat_attacks import minimal
+from numpy.typing import NDArray
 from oracles.minimal_distances import leave_ball, linear
 from oracles.relu_milp import smallest_change
-from torch import nn
+from torch import Tensor, nn
 
 from featviz.attacks.minimal import NORMS
 
 
-def linear_case(generator: torch.Generator, *, classes=5, side=4, near_edge=True):
+def linear_case(
+    generator: torch.Generator, *, classes: int = 5, side: int = 4, near_edge: bool = True
+) -> tuple[Linear, Tensor, Tensor]:
     """A linear model and pictures; `near_edge`: with many pixels at 0 and 1, so the box matters."""
     n = 3 * side * side
     weights = torch.randn(classes, n, generator=generator, dtype=torch.float64)
@@ -25,7 +30,9 @@ def linear_case(generator: torch.Generator, *, classes=5, side=4, near_edge=True
     return model, pictures, model(pictures).argmax(1)
 
 
-def optimum(model, pictures, labels, norm: str, *, box=True):
+def optimum(
+    model: Linear, pictures: Tensor, labels: Tensor, norm: str, *, box: bool = True
+) -> NDArray[np.float64]:
     weights, bias = model.weights.detach().numpy(), model.bias.detach().numpy()
     return np.array(
         [
@@ -38,7 +45,7 @@ def optimum(model, pictures, labels, norm: str, *, box=True):
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("near_edge", [True, False])
 def test_linear_models_within_a_percent_of_the_optimum(
-    generator: torch.Generator, norm: str, near_edge
+    generator: torch.Generator, norm: str, near_edge: bool
 ) -> None:
     model, pictures, labels = linear_case(generator, near_edge=near_edge)
     exact = optimum(model, pictures, labels, norm)
@@ -54,11 +61,11 @@ def test_linear_models_within_a_percent_of_the_optimum(
 class Ball(nn.Module):
     """Class 0 within a ball, class 1 outside: logits (R^2 - |x - a|^2, 0)."""
 
-    def __init__(self, centre, radius) -> None:
+    def __init__(self, centre: Tensor, radius: float) -> None:
         super().__init__()
         self.centre, self.radius = centre, radius
 
-    def forward(self, pictures):
+    def forward(self, pictures: Tensor) -> Tensor:
         inside = self.radius**2 - (pictures - self.centre).flatten(1).square().sum(1)
         return torch.stack([inside, torch.zeros_like(inside)], 1)
 
@@ -82,7 +89,9 @@ def test_the_way_out_of_a_ball(generator: torch.Generator, norm: str) -> None:
     assert ratio.max() <= 1.02
 
 
-def relu_net(seed: int, inputs=12, hidden=10, classes=3):
+def relu_net(
+    seed: int, inputs: int = 12, hidden: int = 10, classes: int = 3
+) -> tuple[nn.Sequential, list[Any]]:
     """A random net with one hidden layer as torch and as numpy layers."""
     rng = np.random.default_rng(seed)
     layers = [
@@ -100,7 +109,7 @@ def relu_net(seed: int, inputs=12, hidden=10, classes=3):
 @pytest.mark.slow
 @pytest.mark.parametrize(("norm", "mean_excess"), [("l0", 0.05), ("l1", 0.05), ("linf", 0.05)])
 def test_small_relu_nets_against_an_exact_program(
-    generator: torch.Generator, norm: str, mean_excess
+    generator: torch.Generator, norm: str, mean_excess: float
 ) -> None:
     ratios = []
     for seed in range(3):

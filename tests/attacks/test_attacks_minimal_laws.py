@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
 import numpy as np
@@ -11,13 +12,15 @@ from attack_models import Linear, assert_alike, photographs, tiny_model, tiny_ne
 from flat_attacks import bisect, ddn, deepfool, fmn, minimal, pgd, sigma_zero, superdeepfool
 from oracles.minimal_distances import linear
 from oracles.minimal_eps import minimal_eps
-from torch import nn
+from torch import Tensor, nn
 
 from featviz import images
 from featviz.attacks.minimal import NORMS, plan
 from featviz.attacks.projections import vector_norm
+from featviz.attacks.result import AttackResult
 from featviz.attacks.sigma_zero import changed_pixels
 from featviz.errors import UserError
+from featviz.models.model import Model
 
 SHORT = {
     **{f"minimal-{n}": partial(minimal, norm=n, steps=24) for n in NORMS},
@@ -37,22 +40,25 @@ TARGETED = {k: v for k, v in SHORT.items() if "deepfool" not in k}
 
 
 @pytest.fixture(scope="module")
-def model():
+def model() -> Model:
     return tiny_model()
 
 
 @pytest.fixture(scope="module")
-def pictures():
+def pictures() -> Tensor:
     return photographs(9)
 
 
 @pytest.fixture(scope="module")
-def labels(model, pictures):
-    return model(pictures).argmax(1)
+def labels(model: Model, pictures: Tensor) -> Tensor:
+    labels: Tensor = model(pictures).argmax(1)
+    return labels
 
 
 @every
-def test_what_is_found_fools_and_is_as_far_as_it_says(model, pictures, labels, attack) -> None:
+def test_what_is_found_fools_and_is_as_far_as_it_says(
+    model: Model, pictures: Tensor, labels: Tensor, attack: Callable[..., AttackResult]
+) -> None:
     given = pictures.clone()
     found = attack(model, pictures, labels)
     assert torch.equal(pictures, given)
@@ -71,7 +77,7 @@ def test_what_is_found_fools_and_is_as_far_as_it_says(model, pictures, labels, a
 
 @pytest.mark.parametrize("norm", NORMS)
 def test_with_8_bits_each_picture_found_is_one_that_a_file_holds(
-    model, pictures, labels, norm: str
+    model: Model, pictures: Tensor, labels: Tensor, norm: str
 ) -> None:
     found = minimal(model, pictures, labels, norm=norm, steps=40, eight_bit=True)
     clean = images.quantize(pictures)
@@ -104,7 +110,9 @@ def test_with_8_bits_a_linear_model_falls_at_the_first_level_that_does_it() -> N
 
 
 @every_exact
-def test_a_picture_does_not_depend_on_the_others(pictures, attack) -> None:
+def test_a_picture_does_not_depend_on_the_others(
+    pictures: Tensor, attack: Callable[..., AttackResult]
+) -> None:
     exact, pictures = tiny_model().double(), pictures.double()
     labels = exact(pictures).argmax(1)
     whole = attack(exact, pictures, labels, batch_size=4)
@@ -116,7 +124,7 @@ def test_a_picture_does_not_depend_on_the_others(pictures, attack) -> None:
 
 @every_exact
 def test_what_is_wrong_already_is_at_distance_0_and_costs_one_pass(
-    pictures, labels, attack
+    pictures: Tensor, labels: Tensor, attack: Callable[..., AttackResult]
 ) -> None:
     model, pictures = tiny_model().double(), pictures.double()
     some = labels.clone()
@@ -137,7 +145,9 @@ def test_what_is_wrong_already_is_at_distance_0_and_costs_one_pass(
 
 
 @pytest.mark.parametrize("attack", TARGETED.values(), ids=TARGETED.keys())
-def test_a_target_is_reached(model, pictures, labels, attack) -> None:
+def test_a_target_is_reached(
+    model: Model, pictures: Tensor, labels: Tensor, attack: Callable[..., AttackResult]
+) -> None:
     aims = (labels + 1 + torch.arange(9) % 4) % 5
     found = attack(model, pictures, aims, targeted=True)
     assert torch.equal(found.success, model(found.adversarial).argmax(1) == aims)
@@ -145,7 +155,9 @@ def test_a_target_is_reached(model, pictures, labels, attack) -> None:
 
 
 @pytest.mark.parametrize("attack", [SHORT["minimal-l1"], SHORT["fmn-l2"], SHORT["superdeepfool"]])
-def test_channels_last_and_strided_pictures_give_the_same(model, pictures, labels, attack) -> None:
+def test_channels_last_and_strided_pictures_give_the_same(
+    model: Model, pictures: Tensor, labels: Tensor, attack: Callable[..., AttackResult]
+) -> None:
     plain = attack(model, pictures, labels)
     last = pictures.contiguous(memory_format=torch.channels_last)
     wide = pictures.repeat_interleave(2, -1)[..., ::2]
@@ -156,20 +168,23 @@ def test_channels_last_and_strided_pictures_give_the_same(model, pictures, label
 class Breaking(nn.Module):
     """A net that gives up at one of its passes."""
 
-    def __init__(self, net, fail_at) -> None:
+    def __init__(self, net: nn.Module, fail_at: int | None) -> None:
         super().__init__()
         self.net, self.calls, self.fail_at = net, 0, fail_at
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         self.calls += 1
         if self.calls == self.fail_at:
             raise RuntimeError("the model gave up")
-        return self.net(x)
+        logits: Tensor = self.net(x)
+        return logits
 
 
 @pytest.mark.parametrize("fail_at", [0, 1, 5])
 @every
-def test_the_model_and_the_random_state_are_found_as_they_were(pictures, attack, fail_at) -> None:
+def test_the_model_and_the_random_state_are_found_as_they_were(
+    pictures: Tensor, attack: Callable[..., AttackResult], fail_at: int | None
+) -> None:
     net = tiny_net()
     labels = tiny_net().eval()(pictures[:3]).argmax(1)
     model = Breaking(net, fail_at).train()
@@ -191,7 +206,7 @@ def test_the_model_and_the_random_state_are_found_as_they_were(pictures, attack,
     assert torch.equal(torch.get_rng_state(), random_state)
 
 
-def linear_case(generator: torch.Generator, count: int = 6):
+def linear_case(generator: torch.Generator, count: int = 6) -> tuple[Linear, Tensor, Tensor]:
     weights = torch.randn(5, 48, generator=generator, dtype=torch.float64)
     pictures = torch.rand(count, 3, 4, 4, generator=generator, dtype=torch.float64)
     pictures = (1.3 * pictures - 0.15).clamp(0, 1)
@@ -215,7 +230,7 @@ NEAR = {
 
 @pytest.mark.parametrize(("attack", "within"), NEAR.values(), ids=NEAR.keys())
 def test_the_published_methods_come_near_a_linear_optimum(
-    generator: torch.Generator, attack, within
+    generator: torch.Generator, attack: Callable[..., AttackResult], within: float
 ) -> None:
     model, pictures, labels = linear_case(generator)
     found = attack(model, pictures, labels)
@@ -239,7 +254,7 @@ def test_the_published_methods_come_near_a_linear_optimum(
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("change", ["constant", "1e3", "1e-3"])
 def test_neither_a_constant_nor_a_factor_on_the_logits_matters(
-    generator: torch.Generator, norm: str, change
+    generator: torch.Generator, norm: str, change: str
 ) -> None:
     model, pictures, labels = linear_case(generator)
     factor, constant = {"constant": (1.0, 1024.0), "1e3": (1e3, 0.0), "1e-3": (1e-3, 0.0)}[change]
@@ -251,7 +266,9 @@ def test_neither_a_constant_nor_a_factor_on_the_logits_matters(
 
 @pytest.mark.parametrize("steps", [10, 24, 77])
 @pytest.mark.parametrize("norm", ["l0", "l2"])
-def test_no_picture_costs_more_than_it_may(model, pictures, labels, steps, norm: str) -> None:
+def test_no_picture_costs_more_than_it_may(
+    model: Model, pictures: Tensor, labels: Tensor, steps: int, norm: str
+) -> None:
     found = minimal(model, pictures[:3], labels[:3], norm=norm, steps=steps, batch_size=2)
     assert int(found.forwards.max()) <= steps
     assert int(found.backwards.max()) <= steps
@@ -260,7 +277,9 @@ def test_no_picture_costs_more_than_it_may(model, pictures, labels, steps, norm:
 
 
 @pytest.mark.slow
-def test_more_steps_find_no_larger_changes_on_the_whole(model, pictures, labels) -> None:
+def test_more_steps_find_no_larger_changes_on_the_whole(
+    model: Model, pictures: Tensor, labels: Tensor
+) -> None:
     for norm in NORMS:
         few, many = (
             minimal(model, pictures, labels, norm=norm, steps=s, batch_size=9) for s in (12, 50)
@@ -270,7 +289,7 @@ def test_more_steps_find_no_larger_changes_on_the_whole(model, pictures, labels)
 
 def test_a_gradient_of_0_is_counted_and_leaves_the_picture_standing() -> None:
     class Blind(nn.Module):
-        def forward(self, x):
+        def forward(self, x: Tensor) -> Tensor:
             rounded = (x * 0).sum((1, 2, 3))
             return torch.stack([rounded + 1, rounded], 1)
 
@@ -283,7 +302,9 @@ def test_a_gradient_of_0_is_counted_and_leaves_the_picture_standing() -> None:
         assert bool(found.adversarial.isfinite().all())
 
 
-def test_bisection_shortens_what_another_attack_has_found(model, pictures, labels) -> None:
+def test_bisection_shortens_what_another_attack_has_found(
+    model: Model, pictures: Tensor, labels: Tensor
+) -> None:
     start = pgd(model, pictures, labels, eps=0.2, steps=5)
     assert start.success.all()
     for norm in ("l2", "linf", "l1"):
@@ -298,7 +319,9 @@ def test_bisection_shortens_what_another_attack_has_found(model, pictures, label
         assert bool((model(nearer).argmax(1) == labels)[moved].all())
 
 
-def test_bisection_from_what_does_not_fool_finds_nothing(model, pictures, labels) -> None:
+def test_bisection_from_what_does_not_fool_finds_nothing(
+    model: Model, pictures: Tensor, labels: Tensor
+) -> None:
     found = bisect(model, pictures, labels, pictures)
     assert not found.success.any()
     assert bool(found.distance.isinf().all())
@@ -310,7 +333,7 @@ def test_the_smallest_eps_of_a_budgeted_attack_meets_the_linear_optimum(
     model, pictures = two_classes(generator)
     labels = torch.zeros(len(pictures), dtype=torch.long)
 
-    def attack(rows, eps):
+    def attack(rows: Tensor, eps: Tensor) -> Tensor:
         return pgd(model, pictures[rows], labels[rows], eps=eps, steps=20).distance
 
     found = minimal_eps(attack, len(pictures), largest=0.5)
@@ -324,7 +347,7 @@ def test_the_smallest_eps_of_a_budgeted_attack_meets_the_linear_optimum(
 def test_who_stands_at_the_largest_eps_is_not_asked_again() -> None:
     asked = []
 
-    def attack(rows, eps):
+    def attack(rows: Tensor, eps: Tensor) -> Tensor:
         asked.append(rows.tolist())
         return torch.where(rows == 1, torch.inf, torch.where(eps >= 0.3, eps, torch.inf))
 
@@ -361,7 +384,9 @@ def test_changed_pixels_are_counted_once() -> None:
         (lambda m, x, y: minimal_eps(lambda r, e: e[:1], 3, largest=1.0), "as many distances"),
     ],
 )
-def test_mistakes_are_told_in_one_line(model, pictures, labels, call, message: str) -> None:
+def test_mistakes_are_told_in_one_line(
+    model: Model, pictures: Tensor, labels: Tensor, call: Callable[..., object], message: str
+) -> None:
     with pytest.raises(UserError, match=message) as error:
         call(model, pictures, labels)
     assert "\n" not in str(error.value)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from oracles.minimal_distances import half_space, leave_ball, linear
+from oracles.minimal_distances import Vector, half_space, leave_ball, linear
 from oracles.relu_milp import smallest_change
 from scipy.optimize import linprog, minimize
 
 
-def draws(count: int, n, seed: int = 0):
+def draws(count: int, n: int, seed: int = 0) -> Iterator[tuple[Vector, Vector, float]]:
     """Half-spaces and points; some components at the edges of the box."""
     rng = np.random.default_rng(seed)
     for _ in range(count):
@@ -20,7 +21,7 @@ def draws(count: int, n, seed: int = 0):
         yield w, x, float(rng.uniform(0.1, 0.9) * (np.abs(w) * room).sum())
 
 
-def linear_program(w, x, margin, norm: str, *, box):
+def linear_program(w: Vector, x: Vector, margin: float, norm: str, *, box: bool) -> float:
     n = len(w)
     costs = n if norm == "l1" else 1
     spread = np.eye(n) if norm == "l1" else np.ones((n, 1))
@@ -31,19 +32,19 @@ def linear_program(w, x, margin, norm: str, *, box):
         np.r_[np.zeros(n), np.ones(costs)], rows, upper, bounds=[edge] * n + [(0, None)] * costs
     )
     assert solved.status == 0
-    return solved.fun
+    return float(solved.fun)
 
 
 @pytest.mark.parametrize("box", [False, True])
 @pytest.mark.parametrize("norm", ["l1", "linf"])
-def test_half_spaces_agree_with_a_linear_program(norm: str, box) -> None:
+def test_half_spaces_agree_with_a_linear_program(norm: str, box: bool) -> None:
     for w, x, margin in draws(25, 9):
         expected = linear_program(w, x, margin, norm, box=box)
         assert half_space(w, x, margin, norm, box=box) == pytest.approx(expected, rel=1e-6)
 
 
 @pytest.mark.parametrize("box", [False, True])
-def test_half_spaces_agree_with_a_quadratic_program(box) -> None:
+def test_half_spaces_agree_with_a_quadratic_program(box: bool) -> None:
     for w, x, margin in draws(15, 6):
         solved = minimize(
             lambda d: d @ d,
@@ -82,13 +83,13 @@ def test_out_of_reach_is_infinitely_far(norm: str) -> None:
 
 
 @pytest.mark.parametrize(("norm", "dual"), [("l1", np.inf), ("l2", 2), ("linf", 1)])
-def test_without_a_box_it_is_the_margin_over_the_dual_norm(norm: str, dual) -> None:
+def test_without_a_box_it_is_the_margin_over_the_dual_norm(norm: str, dual: float) -> None:
     for w, x, margin in draws(5, 8):
         expected = margin / np.linalg.norm(w, dual)
         assert half_space(w, x, margin, norm, box=False) == pytest.approx(expected, rel=1e-12)
 
 
-def sphere_distance(x, centre, radius, norm: str):
+def sphere_distance(x: Vector, centre: Vector, radius: float, norm: str) -> float:
     """From many directions and many sizes: the smallest change that leaves the ball."""
     rng = np.random.default_rng(1)
     n = len(x)
@@ -106,7 +107,7 @@ def sphere_distance(x, centre, radius, norm: str):
     along = ways @ d
     square = (ways**2).sum(1)
     t = (-along + np.sqrt(along**2 + square * (radius**2 - d @ d))) / square
-    return t.min()
+    return float(t.min())
 
 
 @pytest.mark.parametrize("norm", ["l1", "l2", "linf"])

@@ -15,7 +15,7 @@ STEPS = 60
 
 
 @pytest.mark.parametrize(("norm", "eps"), [("linf", 8 / 255), ("l2", 0.5)])
-def test_the_planted_adversarial_is_found_and_not_by_chance(norm: str, eps) -> None:
+def test_the_planted_adversarial_is_found_and_not_by_chance(norm: str, eps: float) -> None:
     net = tiny_net(seed=3).eval()
     features = net[:-2]
     generator = torch.Generator().manual_seed(5)
@@ -40,7 +40,7 @@ def test_the_planted_adversarial_is_found_and_not_by_chance(norm: str, eps) -> N
 
 
 @pytest.mark.parametrize(("norm", "eps"), [("linf", 8 / 255), ("l2", 0.5)])
-def test_the_suite_finds_the_planted_adversarial(norm: str, eps) -> None:
+def test_the_suite_finds_the_planted_adversarial(norm: str, eps: float) -> None:
     features = tiny_net(seed=3).eval()[:-2]
     label = torch.zeros(1, dtype=torch.long)
     for i, picture in enumerate(0.1 + 0.8 * photographs(8)):

@@ -13,6 +13,7 @@ import pytest
 from attack_models import photographs, tiny_net
 from flat_attacks import ddn, ensemble, minimal
 from safetensors.torch import load_file
+from torch import Tensor, nn
 
 ROOT = Path(__file__).parents[2]
 PEERS = ROOT / ".peers" / "bin" / "python"
@@ -24,6 +25,7 @@ CLASSES, EPS = 12, 1.5 / 255
 GIVEN = """
 import sys, types
 import torch
+from torch import Tensor
 from safetensors.torch import save_file
 from attack_models import photographs, tiny_net
 model = tiny_net(0, 12).eval()
@@ -47,7 +49,7 @@ found, _ = program.run_standard_evaluation(pictures, labels, batch_size=4)
 """
 
 
-def theirs(program, tmp_path: Path):
+def theirs(program: str, tmp_path: Path) -> Tensor:
     """The pictures that a program of theirs makes of the same model and pictures."""
     file = tmp_path / "found.safetensors"
     saving = f"save_file({{'found': found.contiguous()}}, {str(file)!r})\n"
@@ -65,22 +67,23 @@ def theirs(program, tmp_path: Path):
 
 
 @pytest.fixture(scope="module")
-def model():
+def model() -> nn.Module:
     return tiny_net(0, CLASSES).eval()
 
 
 @pytest.fixture(scope="module")
-def pictures():
+def pictures() -> Tensor:
     return photographs(4)
 
 
 @pytest.fixture(scope="module")
-def labels(model, pictures):
-    return model(pictures).argmax(1)
+def labels(model: nn.Module, pictures: Tensor) -> Tensor:
+    labels: Tensor = model(pictures).argmax(1)
+    return labels
 
 
 def test_ddn_finds_what_adv_libs_ddn_finds_and_minimal_no_more(
-    model, pictures, labels, tmp_path: Path
+    model: nn.Module, pictures: Tensor, labels: Tensor, tmp_path: Path
 ) -> None:
     found = theirs(DDN, tmp_path)
     wrong = model(found).argmax(1) != labels
@@ -94,7 +97,7 @@ def test_ddn_finds_what_adv_libs_ddn_finds_and_minimal_no_more(
 
 
 def test_whoever_falls_to_autoattack_falls_to_the_suite(
-    model, pictures, labels, tmp_path: Path
+    model: nn.Module, pictures: Tensor, labels: Tensor, tmp_path: Path
 ) -> None:
     found = theirs(AUTOATTACK, tmp_path)
     inside = (found.double() - pictures.double()).abs().flatten(1).amax(1) <= EPS + 1e-6

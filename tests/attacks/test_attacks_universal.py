@@ -5,34 +5,37 @@ from __future__ import annotations
 import csv
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from attack_models import Linear, photographs, tiny_model
+from torch import Tensor
 
 from featviz import results
 from featviz.attacks.held_out import batches_of
 from featviz.attacks.patch import Places, drawn_places, lay, patch
 from featviz.attacks.patch_result import outline
 from featviz.attacks.universal import into_ball, perturbation_gradient, universal
+from featviz.attacks.universal_result import UniversalPerturbation
 from featviz.errors import UserError
 from featviz.models.model import Model
 
-QUICK = {"steps": 12, "pictures_per_step": 8, "batch_size": 4}
+QUICK: dict[str, Any] = {"steps": 12, "pictures_per_step": 8, "batch_size": 4}
 
 
 @pytest.fixture(scope="module")
-def model():
+def model() -> Model:
     return tiny_model()
 
 
 @pytest.fixture(scope="module")
-def pictures():
+def pictures() -> Tensor:
     return photographs(24, seed=8)
 
 
 @pytest.fixture(scope="module")
-def made(model, pictures):
+def made(model: Model, pictures: Tensor) -> UniversalPerturbation:
     return universal(model, pictures, torch.arange(24) % 5, eps=0.15, **QUICK)
 
 
@@ -47,6 +50,12 @@ def linear_model() -> Model:
     )
 
 
+def slope(model: Model) -> Tensor:
+    """Gradient of the second logit less the first."""
+    assert isinstance(model.net, Linear)
+    return (model.net.weights[1] - model.net.weights[0]).detach()
+
+
 def grey(count: int = 12) -> torch.Tensor:
     generator = torch.Generator().manual_seed(3)
     return 0.5 + 0.02 * torch.randn(count, 3, 8, 8, generator=generator)
@@ -54,7 +63,7 @@ def grey(count: int = 12) -> torch.Tensor:
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 @pytest.mark.parametrize("eps", [1e-3, 10 / 255, 0.3, 1.0])
-def test_v_lies_in_its_ball_exactly(model, pictures, norm: str, eps) -> None:
+def test_v_lies_in_its_ball_exactly(model: Model, pictures: Tensor, norm: str, eps: float) -> None:
     found = universal(model, pictures, eps=eps, norm=norm, steps=6, pictures_per_step=8)
     v = found.perturbation.double()
     size = float(v.abs().max()) if norm == "linf" else float(v.norm())
@@ -72,7 +81,7 @@ def test_bringing_into_the_ball_leaves_what_is_inside(norm: str) -> None:
     assert size / 3 * (1 - 1e-5) < now <= size / 3
 
 
-def test_eps_0_changes_nothing(model, pictures) -> None:
+def test_eps_0_changes_nothing(model: Model, pictures: Tensor) -> None:
     labels = torch.arange(24) % 5
     found = universal(model, pictures, labels, eps=0.0, **QUICK)
     assert not found.perturbation.any()
@@ -84,7 +93,7 @@ def test_eps_0_changes_nothing(model, pictures) -> None:
 
 def test_on_a_linear_model_it_is_the_closed_form_in_both_norms() -> None:
     model, x = linear_model(), grey()
-    w = (model.net.weights[1] - model.net.weights[0]).view(3, 8, 8)
+    w = (slope(model)).view(3, 8, 8)
     for norm, eps in (("linf", 0.05), ("l2", 0.4)):
         found = universal(model, x, eps=eps, norm=norm, steps=30, pictures_per_step=4)
         best = eps * w.sign() if norm == "linf" else eps * w / w.norm()
@@ -93,7 +102,7 @@ def test_on_a_linear_model_it_is_the_closed_form_in_both_norms() -> None:
 
 def test_a_linear_model_falls_exactly_when_the_margin_is_below_eps_times_the_dual_norm() -> None:
     model, x = linear_model(), grey()
-    w = model.net.weights[1] - model.net.weights[0]
+    w = slope(model)
     logits = model(x)
     margins = ((logits[:, 0] - logits[:, 1]) / w.abs().sum()).detach()
     for eps in margins.sort().values[[2, 8]].tolist():
@@ -104,7 +113,7 @@ def test_a_linear_model_falls_exactly_when_the_margin_is_below_eps_times_the_dua
 
 
 def test_rates_are_those_counted_again_on_pictures_it_was_not_made_from(
-    model, pictures, made
+    model: Model, pictures: Tensor, made: UniversalPerturbation
 ) -> None:
     rows = [int(name.split()[1]) - 1 for name in made.names]
     assert len(rows) == 12
@@ -117,7 +126,9 @@ def test_rates_are_those_counted_again_on_pictures_it_was_not_made_from(
     assert torch.equal(made.predicted["universal"], answers)
     assert made.rate().hits == int((answers != clean).sum())
     labels = (torch.arange(24) % 5)[rows]
-    assert made.accuracy("universal").hits == int((answers == labels).sum())
+    accuracy = made.accuracy("universal")
+    assert accuracy is not None
+    assert accuracy.hits == int((answers == labels).sum())
     others = [i for i in range(24) if i not in rows]
     moved = model((pictures[others] + made.perturbation).clamp(0, 1)).argmax(1)
     fooled = int((moved != model(pictures[others]).argmax(1)).sum())
@@ -126,7 +137,7 @@ def test_rates_are_those_counted_again_on_pictures_it_was_not_made_from(
 
 @pytest.mark.parametrize("clip", [math.inf, 1.3])
 def test_a_step_follows_autograd_through_the_clipped_sum_and_the_clipped_loss(
-    model, pictures, clip
+    model: Model, pictures: Tensor, clip: float
 ) -> None:
     labels = model(pictures).argmax(1)
     v = 0.4 * torch.randn(3, 16, 16, generator=torch.Generator().manual_seed(1))
@@ -144,12 +155,14 @@ def test_a_step_follows_autograd_through_the_clipped_sum_and_the_clipped_loss(
     assert float(won) == pytest.approx(float((logits.argmax(1) != labels).double().mean()))
 
 
-def test_it_beats_noise_and_its_own_pixels_shuffled(made) -> None:
+def test_it_beats_noise_and_its_own_pixels_shuffled(made: UniversalPerturbation) -> None:
     assert made.rate().hits > made.rate("noise").hits
     assert made.rate().hits > made.rate("shuffled").hits
 
 
-def test_the_same_seed_gives_the_same_bytes_and_disturbs_nothing(model, pictures, made) -> None:
+def test_the_same_seed_gives_the_same_bytes_and_disturbs_nothing(
+    model: Model, pictures: Tensor, made: UniversalPerturbation
+) -> None:
     state, modes = torch.get_rng_state(), [m.training for m in model.modules()]
     again = universal(model, pictures, torch.arange(24) % 5, eps=0.15, **QUICK)
     assert torch.equal(again.perturbation, made.perturbation)
@@ -160,7 +173,9 @@ def test_the_same_seed_gives_the_same_bytes_and_disturbs_nothing(model, pictures
     assert all(p.grad is None for p in model.parameters())
 
 
-def test_a_target_is_reached_and_those_that_are_there_do_not_count(model, pictures) -> None:
+def test_a_target_is_reached_and_those_that_are_there_do_not_count(
+    model: Model, pictures: Tensor
+) -> None:
     clean = model(pictures).argmax(1)
     target = int(clean.bincount(minlength=5).argmax())
     found = universal(model, pictures, eps=0.3, target=target, **QUICK)
@@ -179,7 +194,9 @@ def test_every_picture_is_met_once_before_any_is_met_twice() -> None:
         assert sorted(drawn[start : start + 6]) == rows.tolist()
 
 
-def test_the_folder_holds_the_perturbation_and_every_answer(made, tmp_path: Path) -> None:
+def test_the_folder_holds_the_perturbation_and_every_answer(
+    made: UniversalPerturbation, tmp_path: Path
+) -> None:
     import numpy as np
 
     document = results.read_result(made.save(tmp_path / "run"))
@@ -203,7 +220,9 @@ def test_the_folder_holds_the_perturbation_and_every_answer(made, tmp_path: Path
         ({"target": "kund 3"}, "did you mean"),
     ],
 )
-def test_mistakes_are_told_in_a_line(model, pictures, arguments, words: str) -> None:
+def test_mistakes_are_told_in_a_line(
+    model: Model, pictures: Tensor, arguments: dict[str, Any], words: str
+) -> None:
     with pytest.raises(UserError, match=words):
         universal(model, pictures, **arguments)
     with pytest.raises(UserError, match="2 pictures"):
@@ -216,10 +235,10 @@ class Stops(Exception):
 
 @pytest.mark.parametrize("kind", ["universal", "patch"])
 def test_stopped_and_made_again_it_ends_with_the_same_bytes(
-    model, pictures, tmp_path: Path, kind: str
+    model: Model, pictures: Tensor, tmp_path: Path, kind: str
 ) -> None:
     make = universal if kind == "universal" else patch
-    options = {"steps": 24, "pictures_per_step": 6, "batch_size": 4}
+    options: dict[str, Any] = {"steps": 24, "pictures_per_step": 6, "batch_size": 4}
     whole = make(model, pictures, **options)
 
     def stop(done: int, total: int, text: str) -> None:
@@ -264,7 +283,7 @@ def test_a_patch_without_turn_on_whole_pixels_is_pasted_as_it_is() -> None:
 
 
 @pytest.mark.parametrize("shape", ["circle", "square"])
-def test_places_hold_the_whole_patch(shape) -> None:
+def test_places_hold_the_whole_patch(shape: str) -> None:
     stream = torch.Generator().manual_seed(0)
     places = drawn_places(60, 0.2, 0.45, 45.0, shape, [stream])
     black, white = torch.zeros(60, 3, 96, 96), torch.ones(3, 64, 64)
@@ -279,7 +298,7 @@ def test_places_hold_the_whole_patch(shape) -> None:
 
 
 def test_a_patch_is_judged_on_other_pictures_beside_noise_at_the_same_places(
-    model, pictures
+    model: Model, pictures: Tensor
 ) -> None:
     target = int(model(pictures).argmax(1).bincount(minlength=5).argmin())
     found = patch(
@@ -315,7 +334,7 @@ def test_a_patch_is_judged_on_other_pictures_beside_noise_at_the_same_places(
 
 
 def test_a_patch_leaves_model_and_random_state_and_can_be_saved(
-    model, pictures, tmp_path: Path
+    model: Model, pictures: Tensor, tmp_path: Path
 ) -> None:
     state = torch.get_rng_state()
     found = patch(model, pictures, steps=3, pictures_per_step=6, shape="square")
@@ -336,6 +355,8 @@ def test_a_patch_leaves_model_and_random_state_and_can_be_saved(
         {"steps": 0},
     ],
 )
-def test_a_patch_of_no_sense_is_refused(model, pictures, arguments) -> None:
+def test_a_patch_of_no_sense_is_refused(
+    model: Model, pictures: Tensor, arguments: dict[str, Any]
+) -> None:
     with pytest.raises(UserError):
         patch(model, pictures, **arguments)

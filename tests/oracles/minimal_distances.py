@@ -49,7 +49,7 @@ def half_space(w: Vector, x: Vector, margin: float, norm: str, *, box: bool = Tr
         left, spent = margin, 0.0
         for i in np.argsort(-a):
             if gain[i] >= left:
-                return spent + left / a[i]
+                return float(spent + left / a[i])
             left, spent = left - gain[i], spent + r[i]
     slope = a if norm == "linf" else a * a
     breaks = r if norm == "linf" else r / a
