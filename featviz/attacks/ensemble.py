@@ -130,7 +130,7 @@ class _Ensemble:
             self.report(stage, len(self.x) - len(rows))
         return rows
 
-    def given(self, rows: Tensor) -> tuple[Classifier, Tensor, Tensor]:
+    def inputs(self, rows: Tensor) -> tuple[Classifier, Tensor, Tensor]:
         at = rows.to(self.x.device)
         return self.model, self.x[at], self.y[at]
 
@@ -144,7 +144,7 @@ class _Ensemble:
         if not len(rows):
             return
         later = apgd(
-            *self.given(rows),
+            *self.inputs(rows),
             eps=self.radii[rows],
             norm=self.norm,
             steps=steps,
@@ -163,11 +163,11 @@ class _Ensemble:
             return aims
         with frozen(self.model):
             near = linear_estimate(
-                *self.given(rows), norm=self.norm, among=2 * targets, batch_size=self.batch_size
+                *self.inputs(rows), norm=self.norm, among=2 * targets, batch_size=self.batch_size
             )
         nearest = near.classes[:, :targets]
         later, reached = towards_each(
-            *self.given(rows),
+            *self.inputs(rows),
             nearest,
             eps=self.radii[rows],
             norm=self.norm,
@@ -188,7 +188,7 @@ class _Ensemble:
         if not len(rows):
             return
         later, _ = towards_each(
-            *self.given(rows),
+            *self.inputs(rows),
             aims[rows.to(aims.device)],
             eps=self.radii[rows],
             norm=self.norm,
@@ -203,7 +203,7 @@ class _Ensemble:
         for part, length in ((rows[near], queries), (rows[~near], max(1, queries // 10))):
             if len(part):
                 later = square(
-                    *self.given(part),
+                    *self.inputs(part),
                     eps=self.radii[part],
                     norm=self.norm,
                     queries=length,

@@ -83,8 +83,8 @@ def external_attack(
         if len(rows):
             limits = radii.to(device)[rows]
             with _Counter(model) as counter:
-                given = attack(model, pictures[rows], labels[rows], limits)
-            moved, inside = _checked(given, pictures[rows], limits, norm, called)
+                returned = attack(model, pictures[rows], labels[rows], limits)
+            moved, inside = _checked(returned, pictures[rows], limits, norm, called)
             logits = classify(model, moved, batch_size=batch_size)
             tracker.forwards[rows] += round(counter.passes / len(rows)) + 1
             tracker.accept(rows, moved, logits)
@@ -102,16 +102,16 @@ def external_attack(
 
 
 def _checked(
-    given: Any, pictures: Tensor, eps: Tensor, norm: str, name: str
+    returned: Any, pictures: Tensor, eps: Tensor, norm: str, name: str
 ) -> tuple[Tensor, Tensor]:
     """What a callable gave back, without rounding errors, and whether it kept to the rules."""
-    if not isinstance(given, Tensor) or given.shape != pictures.shape:
-        shape = tuple(given.shape) if isinstance(given, Tensor) else type(given).__name__
+    if not isinstance(returned, Tensor) or returned.shape != pictures.shape:
+        shape = tuple(returned.shape) if isinstance(returned, Tensor) else type(returned).__name__
         raise UserError(
             f"the attack {name} must give back pictures of shape {tuple(pictures.shape)}, "
             f"it gave {shape}"
         )
-    moved = given.detach().to(pictures.device, pictures.dtype)
+    moved = returned.detach().to(pictures.device, pictures.dtype)
     finite = moved.isfinite().flatten(1).all(1)
     moved = torch.where(projections.column(finite), moved, pictures)
     boxed = moved.clamp(0, 1)
@@ -136,8 +136,8 @@ class _Counter:
             self.handle = self.model.register_forward_pre_hook(self._count)
         return self
 
-    def _count(self, module: nn.Module, given: tuple[Any, ...]) -> None:
-        self.passes += len(given[0])
+    def _count(self, module: nn.Module, inputs: tuple[Any, ...]) -> None:
+        self.passes += len(inputs[0])
 
     def __exit__(self, *error: object) -> None:
         if isinstance(self.model, nn.Module):

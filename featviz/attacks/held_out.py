@@ -42,13 +42,13 @@ def check_training(
         raise UserError(f"momentum is {momentum:g}; it must be 0 or more and below 1")
 
 
-def split(given: Labelled, held_out: float, seed: int) -> tuple[Tensor, Tensor]:
+def split(data: Labelled, held_out: float, seed: int) -> tuple[Tensor, Tensor]:
     """Rows for training and rows to judge on, drawn at random.
 
     Raises:
         UserError: There are fewer than two pictures.
     """
-    count = len(given.names)
+    count = len(data.names)
     if count < 2:
         raise UserError("2 pictures or more are needed: some to learn from, some to judge on")
     order = torch.randperm(count, generator=projections.generator(seed, 1))

@@ -30,6 +30,7 @@ from featviz.errors import UserError
 from featviz.images import check_pictures
 from featviz.models.frozen import frozen
 from featviz.models.precision import in_bfloat16
+from featviz.types import Progress
 
 _BATCHES = 4
 """batches of the model that are attacked side by side: the rows of those that leave close up"""
@@ -121,31 +122,16 @@ def search(
             eight_bit=options.eight_bit,
         )
 
-        def attempt_all(model: Classifier, fast: Classifier | None = None) -> None:
-            for attempt in range(attempts):
-                rows = (~tracker.success & (whole.eps > 0)).nonzero()[:, 0]
-                if not len(rows):
-                    return
-                now = whole if aims is None else replace(whole, aims=aims[:, attempt])
-                tracker.begin(attack.passes)
-                waiting = len(rows)
-                for part in rows.split(_BATCHES * batch_size):
-                    waiting -= len(part)
-                    attack_batch(
-                        model,
-                        attack,
-                        replace(now, attempt=attempt)[part],
-                        tracker,
-                        batch_size=batch_size,
-                        margin=options.margin,
-                        fast=fast,
-                        report=functools.partial(report, waiting),
-                    )
-
-        def report(waiting: int, left: int) -> None:
-            if options.progress is not None:
-                options.progress(count - waiting - left, count, name)
-
+        attempt_all = functools.partial(
+            _attempt_all,
+            attack=attack,
+            whole=whole,
+            aims=aims,
+            tracker=tracker,
+            batch_size=batch_size,
+            margin=options.margin,
+            report=functools.partial(_report, options.progress, count, name),
+        )
         if clean is not None:
             tracker.know_clean(clean)
         elif precision == "bfloat16" or not attack.starts_at_picture or not bool(radii.all()):
@@ -157,9 +143,9 @@ def search(
                     attempt_all(fast)
                     tracker.confirm(model, margin=options.margin, batch_size=batch_size)
                 else:  # only some of its steps are in bfloat16; the others are judged at once
-                    attempt_all(model, fast)
+                    attempt_all(model, fast=fast)
         attempt_all(model)
-        report(0, 0)
+        _report(options.progress, count, name, 0)
         result = tracker.result(
             model,
             name=name,
@@ -170,6 +156,46 @@ def search(
             started=started,
         )
     return result, tracker.reached.cpu()
+
+
+def _report(progress: Progress | None, count: int, name: str, left: int) -> None:
+    if progress is not None:
+        progress(count - left, count, name)
+
+
+def _attempt_all(
+    model: Classifier,
+    *,
+    attack: Attack,
+    whole: Batch,
+    aims: Tensor | None,
+    tracker: Tracker,
+    batch_size: int,
+    margin: float,
+    report: Callable[[int], None],
+    fast: Classifier | None = None,
+) -> None:
+    """All attempts, each at the pictures that are not decided yet, some batches side by side."""
+    for attempt in range(tracker.reached.shape[1]):
+        rows = (~tracker.success & (whole.eps > 0)).nonzero()[:, 0]
+        if not len(rows):
+            return
+        now = replace(whole, attempt=attempt, aims=whole.aims if aims is None else aims[:, attempt])
+        tracker.begin(attack.passes)
+        waiting = len(rows)
+        for part in rows.split(_BATCHES * batch_size):
+            waiting -= len(part)
+            attack_batch(
+                model,
+                attack,
+                now[part],
+                tracker,
+                batch_size=batch_size,
+                margin=margin,
+                fast=fast,
+                waiting=waiting,
+                report=report,
+            )
 
 
 def _checked_clean(clean: Tensor | None, count: int) -> Tensor | None:
@@ -190,6 +216,7 @@ def attack_batch(
     batch_size: int,
     margin: float = 0.0,
     fast: Classifier | None = None,
+    waiting: int = 0,
     report: Callable[[int], None] = lambda n: None,
 ) -> None:
     """One attempt at the pictures of a batch. To be called within `frozen(model)`.
@@ -202,7 +229,8 @@ def attack_batch(
         batch_size: Pictures that the model sees at once.
         margin: By how many logits the wrong class must lead.
         fast: The model in bfloat16, for the steps that allow it.
-        report: Called with the number of pictures that are left.
+        waiting: Pictures that come later.
+        report: Called with the number of pictures that are left, those included.
 
     Raises:
         UserError: The logits are not finite or of another shape than (n, classes).
@@ -231,7 +259,7 @@ def attack_batch(
         if finished is not None:
             leaves = leaves | finished
         stay = (~leaves).nonzero()[:, 0]
-        report(len(stay))
+        report(waiting + len(stay))
         if step + 1 == attack.passes or not len(stay):
             return
         if len(stay) < len(batch):

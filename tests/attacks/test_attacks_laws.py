@@ -123,6 +123,7 @@ def test_eps_0_gives_the_pictures_back(
     assert found.distance.isfinite().nonzero().flatten().tolist() == [3]
 
 
+@pytest.mark.numeric
 @pytest.mark.parametrize(("method", "norm"), ATTACKS)
 def test_a_picture_does_not_depend_on_the_others(
     model: Model, pictures: Tensor, labels: Tensor, method: Callable[..., AttackResult], norm: str
@@ -142,6 +143,7 @@ def test_a_picture_does_not_depend_on_the_others(
     assert_alike(whole, method(exact, pictures, labels, **(options | {"batch_size": 3})))
 
 
+@pytest.mark.numeric
 @pytest.mark.parametrize(
     ("method", "norm"), [p for p in ATTACKS if str(p.id).startswith(("pgd", "bim"))]
 )

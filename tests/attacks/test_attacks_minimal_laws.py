@@ -109,6 +109,7 @@ def test_with_8_bits_a_linear_model_falls_at_the_first_level_that_does_it() -> N
         assert float(found.distance[i]) * 255 == pytest.approx(level, abs=1e-3)  # float32 values
 
 
+@pytest.mark.numeric
 @every_exact
 def test_a_picture_does_not_depend_on_the_others(
     pictures: Tensor, attack: Callable[..., AttackResult]
@@ -122,6 +123,7 @@ def test_a_picture_does_not_depend_on_the_others(
         assert_alike(whole[part], attack(exact, pictures[part], labels[part], batch_size=3))
 
 
+@pytest.mark.numeric
 @every_exact
 def test_what_is_wrong_already_is_at_distance_0_and_costs_one_pass(
     pictures: Tensor, labels: Tensor, attack: Callable[..., AttackResult]
