@@ -67,9 +67,9 @@ def load(
         if not weight_files.fill(net, file, source, name):
             options["headless"] = True
             _cut_head(net)
-    if class_names is None and file is not None and options.pop("imagenet", False):
+    imagenet = options.pop("imagenet", False)
+    if class_names is None and imagenet:
         class_names = [("", n) for n in zoo.imagenet_names()]
-    options.pop("imagenet", None)
     net.eval().requires_grad_(False)
     return Model(net, name=name, classes=class_names, **options).to(place)
 
@@ -107,13 +107,12 @@ def _build(name: str, file: weight_files.WeightsFile | None) -> tuple[nn.Module,
             "blue_first": form is AlexNet2012,
         }
     net, preparation = zoo.build(name)
+    imagenet = False
     if file is not None:
         count = weight_files.count_classes(weight_files.rename(file.tensors, net.state_dict()), net)
         if count is not None and count != 1000:
             net, preparation = zoo.build(name, count)
         imagenet = count == 1000
-    else:
-        imagenet = False
     return net, _prepared(*preparation) | {"imagenet": imagenet}
 
 
