@@ -21,9 +21,10 @@ import _rounds
 import torch
 
 import featviz
-from featviz.maximization.loop import optimize, reading
+from featviz.maximization.loop import optimize
 from featviz.maximization.maximize import unit_objective
 from featviz.maximization.objectives import Objective
+from featviz.maximization.reading import reading
 from featviz.maximization.regularizers import shaped_gradient
 from featviz.maximization.settings import Settings, settings_for
 from featviz.models.frozen import frozen

@@ -49,3 +49,9 @@ def public(function: Callable[_P, _R]) -> Callable[_P, _R]:
         return function(*args, **options)
 
     return checked
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error of Python or torch says that there is not enough memory."""
+    texts = ("not enough memory", "out of memory", "can't allocate")
+    return isinstance(error, MemoryError) or any(text in str(error) for text in texts)

@@ -40,7 +40,7 @@ from featviz.models.layers import activations, read_layer
 from featviz.models.units import Unit, parse_unit, unit_name
 
 if TYPE_CHECKING:
-    from featviz.maximization.loop import Optimized
+    from featviz.maximization.optimized import Optimized
     from featviz.maximization.settings import Settings
     from featviz.models.model import Model
     from featviz.types import AutoPrecision, Progress

@@ -33,8 +33,8 @@ from featviz.maximization import objectives
 from featviz.models.layers import read_layer
 
 if TYPE_CHECKING:
-    from featviz.maximization.loop import Optimized
     from featviz.maximization.objectives import Objective
+    from featviz.maximization.optimized import Optimized
     from featviz.maximization.settings import Settings
     from featviz.models.model import Model
     from featviz.types import AutoPrecision, Progress

@@ -26,7 +26,8 @@ from featviz.from_picture.result import Redrawn
 from featviz.from_picture.settings import MethodName, method_settings
 from featviz.images import check_pictures
 from featviz.maximization.batches import seed_of
-from featviz.maximization.loop import Optimized, optimize
+from featviz.maximization.loop import optimize
+from featviz.maximization.optimized import Optimized
 from featviz.maximization.settings import Settings
 from featviz.models.frozen import frozen
 from featviz.models.layers import activations, read_layer

@@ -41,7 +41,7 @@ from featviz.samples import sample_pictures
 
 if TYPE_CHECKING:
     from featviz.datasets import Pictures
-    from featviz.maximization.loop import Optimized
+    from featviz.maximization.optimized import Optimized
     from featviz.maximization.settings import Settings
     from featviz.models.model import Model
     from featviz.types import AutoPrecision, Progress

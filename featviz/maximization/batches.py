@@ -23,8 +23,9 @@ from torch import Tensor
 from featviz.checkpoints import Arrays, Checkpoint, open_checkpoint
 from featviz.engine import Piece, map_pieces
 from featviz.errors import UserError
-from featviz.maximization.loop import BATCH, BATCH_ON_CUDA, Optimized, joined, optimize
+from featviz.maximization.loop import BATCH, BATCH_ON_CUDA, optimize
 from featviz.maximization.objectives import Objective
+from featviz.maximization.optimized import Optimized, joined
 from featviz.maximization.settings import Settings
 from featviz.models.frozen import frozen
 from featviz.models.model import Layer, Model

@@ -34,8 +34,8 @@ from featviz.maximization.diversity import resemblance, scaled_by_score, texture
 from featviz.maximization.evaluation.clean_scores import clean_scores
 from featviz.maximization.facet_examples import Clusters, cluster_examples
 from featviz.maximization.facets_result import Facets
-from featviz.maximization.loop import Optimized
 from featviz.maximization.maximize import unit_objective
+from featviz.maximization.optimized import Optimized
 from featviz.maximization.settings import Settings, settings_for
 from featviz.models.frozen import frozen
 from featviz.models.layers import activations

@@ -30,8 +30,8 @@ from featviz.maximization.batches import Finished, Stopped, Task, before_relu, o
 from featviz.maximization.evaluation.flags import summarize
 from featviz.maximization.evaluation.measure import measure_panel
 from featviz.maximization.image_statistics import Statistics
-from featviz.maximization.loop import Optimized
 from featviz.maximization.objectives import Objective
+from featviz.maximization.optimized import Optimized
 from featviz.maximization.parametrizations import Parametrization
 from featviz.maximization.result import LayerResults, Maximized
 from featviz.maximization.settings import DEFAULT_PRESET, Settings, is_kernel, settings_for

@@ -118,6 +118,14 @@ class _PlainAscent(torch.optim.Optimizer):
         self.taken += 1
 
 
+@torch.no_grad()
+def step_where(free: Tensor, parameters: Tensor, optimizer: torch.optim.Optimizer) -> None:
+    """A step of the optimizer, of which only the `free` parameters are changed."""
+    before = parameters.clone()
+    optimizer.step()
+    parameters.copy_(torch.where(free, parameters, before))
+
+
 def gaussian_blur(pictures: Tensor, sigma: float) -> Tensor:
     """Pictures (N, C, H, W) under a Gaussian of `sigma` pixels, edges repeated."""
     reach = max(1, math.ceil(3 * sigma))

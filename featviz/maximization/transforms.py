@@ -12,6 +12,7 @@ bilinearly; blur and noise come after.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -137,6 +138,18 @@ class Transforms:
         if self.uniform:
             drawn += self.uniform * (2 * torch.rand(shape, generator=generator) - 1)
         return drawn
+
+    def views(self, pictures: Tensor, moves: Tensor, generators: Sequence[Generator]) -> Tensor:
+        """Several views of each picture, (V * N, 3, H, W): all pictures once, then once more ...
+
+        moves: (N, V, 5); the noise of a picture's views comes from its own generator
+        """
+        seen = torch.cat([self.apply(pictures, one) for one in moves.unbind(1)])
+        if not self.noisy:
+            return seen
+        shape = (moves.shape[1], *seen.shape[1:])
+        noise = [self.draw_noise(shape, generator) for generator in generators]
+        return seen + torch.stack(noise, 1).flatten(0, 1).to(seen)
 
     def apply(self, pictures: Tensor, moves: Tensor) -> Tensor:
         """Change each picture by its own row of `moves` (N, 5); noise is not part of this."""

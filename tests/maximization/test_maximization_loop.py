@@ -15,9 +15,10 @@ from torch import Tensor, nn
 import featviz
 from featviz.maximization import objectives
 from featviz.maximization.cppn import CPPN
-from featviz.maximization.loop import Optimized, optimize
+from featviz.maximization.loop import optimize
 from featviz.maximization.maco import MACO
 from featviz.maximization.objectives import PICTURE, Objective
+from featviz.maximization.optimized import Optimized
 from featviz.maximization.optimizers import PlainAscent
 from featviz.maximization.parametrizations import Fourier, LaplacianPyramid, Pixels
 from featviz.maximization.regularizers import local_mean, shaped_gradient

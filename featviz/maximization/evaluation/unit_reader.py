@@ -16,8 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from featviz.maximization.loop import reading
 from featviz.maximization.objectives import Objective
+from featviz.maximization.reading import reading
 from featviz.models.model import Layer, Model
 from featviz.models.units import Unit
 from featviz.top_scores import ImageCache, TopScores, scan

@@ -1,0 +1,46 @@
+"""Activations of pictures in a given precision, for many passes through one network."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from featviz.maximization.objectives import PICTURE
+from featviz.models.layers import activations
+from featviz.models.model import Model
+from featviz.models.precision import in_bfloat16
+from featviz.types import Precision
+
+
+class Reader(Protocol):
+    def __call__(self, pictures: Tensor, *, exact: bool = False) -> dict[str, Tensor]: ...
+
+
+@contextmanager
+def reading(model: Model, layers: Sequence[str], precision: Precision) -> Iterator[Reader]:
+    """Within the block, a function from pictures to float32 activations by layer.
+
+    Under the name `PICTURE` it gives the pictures themselves. `exact` reads in float32 whatever the
+    precision is.
+    """
+    names = [name for name in dict.fromkeys(layers) if name != PICTURE]
+    low = precision == "bfloat16" and bool(names)
+    probe = torch.zeros(1, 3, model.input_size, model.input_size, device=model.device)
+    # With the colors of a pixel side by side, convolutions of CPUs and tensor cores are faster.
+    last = low or model.device.type == "cpu"
+    layout = torch.channels_last if last else torch.contiguous_format
+    with in_bfloat16(model.net, probe) if low else nullcontext(model.net) as forward:
+
+        def read(pictures: Tensor, *, exact: bool = False) -> dict[str, Tensor]:
+            if not names:
+                return {PICTURE: pictures}
+            normal = model.normalize(pictures.contiguous(memory_format=layout))
+            values = activations(model, normal, names, forward=model.net if exact else forward)
+            single = {n: v.float() if v.dtype == torch.bfloat16 else v for n, v in values.items()}
+            return {PICTURE: pictures} | single
+
+        yield read
