@@ -41,6 +41,7 @@ def jpegs(folder: Path, count: int, side: int) -> Path:
     return folder
 
 
+@pytest.mark.numeric
 @needs_bf16
 @pytest.mark.slow
 def test_neighbors_in_bfloat16_agree_with_float32(mini: Model, shared_data: Path) -> None:
@@ -62,6 +63,7 @@ def test_neighbors_in_bfloat16_agree_with_float32(mini: Model, shared_data: Path
     assert not torch.equal(got, wanted)  # it is another arithmetic, so the test can fail
 
 
+@pytest.mark.numeric
 @needs_bf16
 def test_bfloat16_is_near_and_leaves_the_model_as_it_was(mini: Model) -> None:
     before = {name: value.clone() for name, value in mini.state_dict().items()}

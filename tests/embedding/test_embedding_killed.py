@@ -104,6 +104,7 @@ def test_killed_three_times_several_layers_end_with_the_same_bytes(
     assert {p.name for p in tmp_path.iterdir()} == {"data", "whole", "cut"}
 
 
+@pytest.mark.numeric
 def test_several_layers_are_each_alone(mini: Model, data: Path, tmp_path: Path) -> None:
     """Also where the pieces of one differ from those of both, and where pictures are broken."""
     both = embed_layers(mini, data, LAYERS, batch_size=4, shard_bytes=2 * 640 * 8)
@@ -116,6 +117,7 @@ def test_several_layers_are_each_alone(mini: Model, data: Path, tmp_path: Path) 
         assert len(alone.shards) == 1
 
 
+@pytest.mark.numeric
 def test_a_broken_picture_changes_no_other_row(mini: Model, data: Path) -> None:
     broken = {left.path for left in embed(mini, data).skipped}
     before = embed(mini, data, batch_size=8)

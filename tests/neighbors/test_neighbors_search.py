@@ -55,6 +55,7 @@ def check(
     assert torch.equal(rows, expected)
 
 
+@pytest.mark.numeric
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("metric", ["cosine", "l2"])
 @pytest.mark.parametrize(("count", "dim", "k"), [(300, 40, 7), (50, 3, 49), (1200, 96, 1)])
@@ -92,6 +93,7 @@ def test_directions_of_other_length_are_ties_for_the_cosine(backend: Backend) ->
     assert distances.abs().max() == 0
 
 
+@pytest.mark.numeric
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_near_twins_far_from_the_origin_are_told_apart(backend: Backend) -> None:
     # float32's |x|^2 + |q|^2 - 2 x.q has lost these differences altogether

@@ -115,6 +115,7 @@ def killed_in_epoch(epoch: int) -> Callable[[int, int, str], None]:
     return progress
 
 
+@pytest.mark.numeric
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_a_killed_run_resumes_to_the_same_bytes(tmp_path: Path, precision: str) -> None:
     options = SHORT | {
@@ -193,6 +194,7 @@ def test_it_learns_what_can_be_learned_and_nothing_from_shuffled_labels() -> Non
     assert (fit(tiny_net(), wrong, **options).epochs[-1].top1 or 1.0) < 0.6
 
 
+@pytest.mark.numeric
 def test_one_step_is_nesterovs_step_of_the_written_loss() -> None:
     """float64-free oracle: autograd on the plain formula, then v = g + wd w; w -= lr (g + m v)."""
     data = examples(8)
@@ -234,6 +236,7 @@ def test_one_step_is_nesterovs_step_of_the_written_loss() -> None:
         torch.testing.assert_close(mine.detach(), wanted, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.numeric
 def test_several_workers_take_the_step_of_the_whole_batch() -> None:
     """Without batch normalization and dropout the parts' gradients add up to the batch's."""
     nets = []
@@ -341,6 +344,7 @@ def test_the_state_is_whole_even_when_writing_the_next_one_fails(
     assert (tmp_path / "p" / "state.npz").read_bytes() == before
 
 
+@pytest.mark.numeric
 def test_two_trainings_with_one_seed_write_identical_files(tmp_path: Path) -> None:
     for run in ("a", "b"):
         fit(tiny_net(), examples(), **SHORT | {"validation": examples(9)}).save(tmp_path / run)
