@@ -78,6 +78,7 @@ def test_a_corruption_stays_in_range_and_changes_the_picture_not_its_argument(
     assert torch.equal(corrupt(pictures, name, 0), pictures)
 
 
+@pytest.mark.numeric
 @pytest.mark.parametrize("name", ALL)
 def test_pictures_do_not_mix(pictures: Tensor, name: str) -> None:
     pictures = pictures.double()

@@ -180,6 +180,7 @@ def test_a_linear_model_gives_its_exact_curve(generator: torch.Generator) -> Non
         assert bool((part.distance <= known * 1.01).all())
 
 
+@pytest.mark.numeric
 def test_pictures_do_not_mix() -> None:
     model, pictures = tiny_model().double(), photographs(10).double()
     labels = model(pictures).argmax(1)

@@ -91,6 +91,7 @@ def test_the_slope_of_a_linear_model_is_one_and_its_gradient_the_weights(
     assert 0 < found.unstable < 0.5
 
 
+@pytest.mark.numeric
 def test_pictures_do_not_mix_in_the_probe() -> None:
     model, pictures = tiny_model().double(), photographs(9).double()
     labels = model(pictures).argmax(1)
