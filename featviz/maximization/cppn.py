@@ -29,9 +29,9 @@ class CPPN:
     fit_steps: of Adam, when a given picture is fitted
 
     As in Lucid: coordinates from -sqrt(3) to sqrt(3), and after each layer arctan(x) / 0.67 beside
-    arctan(x)^2 / 0.6. The last layer begins with zeros, so the start is plain grey.
+    arctan(x)^2 / 0.6. The last layer begins with zeros, so the start is plain gray.
 
-    A given picture is fitted by optimisation, not by a formula: smooth ones are met within a few
+    A given picture is fitted by optimization, not by a formula: smooth ones are met within a few
     hundredths, fine grain is lost.
     """
 

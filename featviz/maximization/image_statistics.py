@@ -75,7 +75,7 @@ class Spectrum:
         if (height, width) == (self.height, self.width):
             return self.amplitudes
         flat = self.amplitudes.double() * frequencies(self.height, self.width)
-        # At frequency 0 this says nothing: its neighbours do.
+        # At frequency 0 this says nothing: its neighbors do.
         flat[:, 0, 0] = (flat[:, 1 % self.height, 0] + flat[:, 0, min(1, flat.shape[2] - 1)]) / 2
         y = torch.fft.fftfreq(height, dtype=torch.float64)
         x = torch.fft.rfftfreq(width, dtype=torch.float64)
@@ -188,7 +188,7 @@ def measure_colors(
     """The decorrelated axes of pictures: the root of the covariance of red, green and blue.
 
     The first axis is the strongest, with length 1. Raises UserError if the pictures have fewer than
-    three colors (such as grey ones): three axes cannot be told apart.
+    three colors (such as gray ones): three axes cannot be told apart.
     """
     count, total, products = 0, torch.zeros(3).double(), torch.zeros(3, 3).double()
     for batch in _stream(pictures, size, progress, "measuring colors"):

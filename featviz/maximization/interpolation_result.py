@@ -34,7 +34,7 @@ class Interpolation(results.Result):
     scores: Tensor
     """(K, 2): of both units on each picture, without transforms, in float32"""
     steps_apart: Tensor
-    """(K - 1,): root mean square of the pixels' differences between neighbours, of 1"""
+    """(K - 1,): root mean square of the pixels' differences between neighbors, of 1"""
     ends_apart: float
     """the same between the two ends"""
     film_kind: str | None = None
@@ -56,7 +56,7 @@ class Interpolation(results.Result):
             "step": results.Number(
                 round(self.steps_apart.mean().item(), 5),
                 "",
-                "root mean square of the pixels' differences between neighbours, mean",
+                "root mean square of the pixels' differences between neighbors, mean",
             ),
             "ends apart": results.Number(round(self.ends_apart, 5), "", "the same of the two ends"),
         }

@@ -1,12 +1,12 @@
 """From activations to one score per picture, (N,), higher is better.
 
 An objective aims each picture at its own target (a unit, a neuron, a direction): target `i` of the
-objective belongs to row `i` of what is maximised. Scores are gathered picture by picture and never
-averaged over the batch, so neither its size nor a neighbour changes a gradient.
+objective belongs to row `i` of what is maximized. Scores are gathered picture by picture and never
+averaged over the batch, so neither its size nor its other pictures change a gradient.
 
-    goal = channel("conv5", [3, 12])            # two pictures, one unit each
-    goal = goal - 0.5 * channel("conv4", [7, 7]) - 0.1 * total_variation()
-    scores = goal(activations)                  # (2,)
+    objective = channel("conv5", [3, 12])       # two pictures, one unit each
+    objective = objective - 0.5 * channel("conv4", [7, 7]) - 0.1 * total_variation()
+    scores = objective(activations)             # (2,)
 
 Three kinds, by what they need for each target:
 
@@ -62,7 +62,7 @@ class Objective:
     """how many positions a side of the map it looks at, where it does not look at all of them"""
     group: int = 1
     """targets k * group to k * group + group - 1 are compared with one another, so they must be
-    climbed together; 1: every picture is on its own"""
+    optimized together; 1: every picture is on its own"""
     addends: tuple[Objective, ...] = ()
     """of a sum its parts, so that long sums stay flat"""
 
@@ -331,7 +331,7 @@ def total_variation(layer: str = PICTURE, *, beta: float = 1.0) -> Objective:
 
 
 def l1(layer: str = PICTURE, *, around: float = 0.0) -> Objective:
-    """The mean distance |value - around|. A cost: subtract it; 0.5 is a picture's middle grey."""
+    """The mean distance |value - around|. A cost: subtract it; 0.5 is a picture's middle gray."""
     return Objective(
         (layer,), None, f"L1 of {layer}", lambda acts, targets: _mean((acts[layer] - around).abs())
     )
@@ -379,10 +379,10 @@ def diversity(layer: str, group: int) -> Objective:
 
 
 def alignment(layer: str, group: int, *, reach: int = 4, decay: float = 2.0) -> Objective:
-    """How alike a picture is to its neighbours in its group, position by position: at most 0.
+    """How alike a picture is to its neighbors in its group, position by position: at most 0.
 
     group: so many consecutive targets are a series, such as the steps between two units
-    reach: neighbours up to so many steps away count
+    reach: neighbors up to so many steps away count
     decay: each step further away counts so many times less
 
     Minus the mean squared difference of activations, over both sides. Add it with a weight to keep
@@ -509,9 +509,7 @@ def _parse_term(model: Model, term: str, text: str) -> Objective:
     return goal if match["factor"] is None else float(match["factor"]) * goal
 
 
-# Reading activations. Every reduction below gives a picture the same bits in a batch of any size:
-# rows of the innermost dimension are summed one by one, never a whole batch at once (a test holds
-# this against each picture alone).
+# Reading activations.
 
 
 def _gathered(values: Tensor, units: tuple[int, ...], targets: Sequence[int]) -> Tensor:
@@ -607,5 +605,4 @@ def _positions(values: Tensor, width: int | None) -> Tensor:
 def _grams(values: Tensor) -> Tensor:
     """The mean over positions of products of channels, (N, C, C), of each picture on its own."""
     rows = _positions(values, None)
-    # A copy of each, as a product of matrices may round by where in memory they begin.
-    return torch.stack([(one := row.clone()) @ one.T / row.shape[1] for row in rows])
+    return rows @ rows.transpose(1, 2) / rows.shape[2]

@@ -1,7 +1,7 @@
-"""ReLUs that let a silent picture through: `RedirectedReLUs`.
+"""ReLUs that redirect the gradient of a picture that they would block: `RedirectedReLUs`.
 
-Where a picture leaves every unit of some ReLU silent, or the one unit that is climbed, the ordinary
-gradient is zero and an ascent stays where it is. Within the block, the backward pass of a picture
+Where a picture leaves every unit of some ReLU silent, or the one that is maximized, the ordinary
+gradient is zero and the optimization cannot begin. Within the block, the backward pass of a picture
 whose gradient a ReLU would stop altogether is let through, as far as it pushes silent inputs up;
 what would push them further down is not. Pictures with any gradient of their own keep exactly that.
 Mordvintsev and others, Lucid 2018 (misc/redirected_relu_grad.py).

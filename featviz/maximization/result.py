@@ -126,7 +126,7 @@ class Maximized(results.Result):
             caption=f"{self.title}: {listed}. Objective: {self.objective}; "
             f"{self.size} pixels a side{enlarged}; colors are not rescaled."
             + (" Framed in orange: not to be trusted (flags.csv says why)." * any(self.flagged)),
-            alt=f"Synthetic pictures that maximise {listed}",
+            alt=f"Synthetic pictures that maximize {listed}",
         )
         if self.panel.top_pictures:
             folder.figure(
@@ -152,7 +152,7 @@ class Maximized(results.Result):
                 f"units/{stem}.png",
                 self.images[i],
                 caption=f"{self._heading(i)} {self._described(i)}",
-                alt=f"Synthetic picture that maximises {self.titles[i]}",
+                alt=f"Synthetic picture that maximizes {self.titles[i]}",
                 units=units,
                 pixelated=self._factor() > 1,
             )

@@ -134,7 +134,7 @@ _LUCID = Transforms(
     scale=tuple(1 + (i - 5) / 50 for i in range(11)),
     rotate=(*(float(a) for a in range(-10, 11)), *[0.0] * 5),
     shift=2.0,
-    border="grey",
+    border="gray",
 )
 
 # recipes/activation_atlas/render.py of Lucid: pad(16), jitter 4, 4, 8, 8, 8, random_scale of
@@ -147,7 +147,7 @@ _DISTILL = Transforms(
         float(a) for a in [*range(-20, 20), *range(-10, 10), *range(-5, 5), 0, 0, 0, 0, 0]
     ),
     shift=1.0,
-    border="grey",
+    border="gray",
 )
 
 # xplique/features_visualizations/maco.py: center N(0.5, 0.15), side N(box, 0.05) within [0.05, 1],

@@ -1,4 +1,4 @@
-"""Random changes of a picture while it is optimised, drawn for each picture on its own.
+"""Random changes of a picture while it is optimized, drawn for each picture on its own.
 
 What survives small shifts, turns and changes of size is what the unit looks for; what does not is
 a trick of the pixel grid. Shifts over at least one stride of the layer also wash out the lattice
@@ -24,7 +24,7 @@ from torch.autograd.function import once_differentiable
 
 from featviz.errors import UserError
 
-_BORDERS = ("reflect", "grey")
+_BORDERS = ("reflect", "gray")
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Crop:
 
     first, last: mean side of the window, as a share of the picture, at the first and the last step
     spread: standard deviation of the side, which is kept within 0.05 and 1
-    middle: standard deviation of the window's centre, as a share of the picture
+    middle: standard deviation of the window's center, as a share of the picture
     inside: whether the window is kept within the picture
     """
 
@@ -57,7 +57,7 @@ class Transforms:
     crop: a window that is enlarged to the whole picture, before anything else
     uniform: half the width of uniform noise that is added to the Gaussian
     blur: largest standard deviation, in pixels, of a Gaussian blur; uniform from 0
-    border: what lies outside the picture: "reflect", itself in a mirror, or "grey", a plain 0.5
+    border: what lies outside the picture: "reflect", itself in a mirror, or "gray", a plain 0.5
     size: side of what the model sees; default: the picture's own height and width
     exact: whether a gradient is carried back by the transpose of the sampling, or, in half the
         time, by the inverse move, sampled bilinearly as well. On smooth pictures the two agree;
@@ -124,7 +124,7 @@ class Transforms:
         progress = torch.linspace(0, 1, len(moves)) if len(moves) > 1 else torch.zeros(1)
         side = self.crop.first + (self.crop.last - self.crop.first) * progress
         side = (side + self.crop.spread * normal[:, 2]).clamp(0.05, 1)
-        middle = self.crop.middle * normal[:, :2]  # from the picture's centre
+        middle = self.crop.middle * normal[:, :2]  # from the picture's center
         if self.crop.inside:
             room = ((1 - side) / 2)[:, None]
             middle = torch.minimum(torch.maximum(middle, -room), room)
@@ -186,7 +186,7 @@ def move(
     size: int | None = None,
     exact: bool = True,
 ) -> Tensor:
-    """Turn, scale and shift pictures (N, 3, H, W) about their centre by `moves` (N, 4).
+    """Turn, scale and shift pictures (N, 3, H, W) about their center by `moves` (N, 4).
 
     A positive shift moves the content down and right, a positive angle turns it clockwise, a
     positive log scale enlarges it, in this order: turn and scale first, then the shift. `border`
@@ -196,13 +196,13 @@ def move(
     moves = moves.to(pictures.device, pictures.dtype)
     tall, wide = (size, size) if size is not None else (pictures.shape[-2], pictures.shape[-1])
     mode = _REFLECTED if border == "reflect" else _NOTHING
-    grey = 0.5 if border == "grey" else 0.0  # what lies outside is 0, so grey has to be
-    x = pictures - grey if grey else pictures
+    gray = 0.5 if border == "gray" else 0.0  # what lies outside is 0, so gray has to be
+    x = pictures - gray if gray else pictures
     if exact:
         seen = torch.grid_sampler_2d(x, _sources(x, moves, tall, wide), 0, mode, False)
     else:
         seen = _Moved.apply(x, moves, mode, tall, wide)
-    return seen + grey if grey else seen
+    return seen + gray if gray else seen
 
 
 # How grid_sampler_2d calls what it does outside of a picture.
@@ -244,9 +244,9 @@ def _sources(pictures: Tensor, moves: Tensor, tall: int, wide: int) -> Tensor:
     """
     height, width = pictures.shape[-2:]
     down, right, angle, log_scale = moves.unbind(1)
-    # In pixels from the centre: first undo the shift, then the turn and the scale.
-    y = _centred(tall, height, pictures.dtype, pictures.device) - down[:, None]  # (N, tall)
-    x = _centred(wide, width, pictures.dtype, pictures.device) - right[:, None]  # (N, wide)
+    # In pixels from the center: first undo the shift, then the turn and the scale.
+    y = _centered(tall, height, pictures.dtype, pictures.device) - down[:, None]  # (N, tall)
+    x = _centered(wide, width, pictures.dtype, pictures.device) - right[:, None]  # (N, wide)
     cos, sin = angle.cos() * (-log_scale).exp(), angle.sin() * (-log_scale).exp()
     cos, sin = cos[:, None], sin[:, None]
     grid = pictures.new_empty(len(pictures), tall, wide, 2)
@@ -257,8 +257,8 @@ def _sources(pictures: Tensor, moves: Tensor, tall: int, wide: int) -> Tensor:
 
 
 @lru_cache(maxsize=64)
-def _centred(count: int, span: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """`count` pixels that share `span` pixels, as distances from the centre, (1, count)."""
+def _centered(count: int, span: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """`count` pixels that share `span` pixels, as distances from the center, (1, count)."""
     with torch.inference_mode(False):
         at = torch.arange(count, dtype=dtype, device=device) - (count - 1) / 2
         return (at * (span / count))[None]

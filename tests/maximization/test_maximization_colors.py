@@ -36,7 +36,7 @@ def test_there_and_back(colors: Colors) -> None:
     assert (colors.from_rgb(shown) - axes).abs().max() < 1e-3
 
 
-def test_brightness_alone_is_nearly_grey() -> None:
+def test_brightness_alone_is_nearly_gray() -> None:
     axes = torch.zeros(1, 3, 2, 2)
     axes[:, 0] = 0.5
     red, green, blue = LUCID.to_rgb(axes)[0, :, 0, 0]

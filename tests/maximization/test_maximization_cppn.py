@@ -44,7 +44,7 @@ def test_the_picture_is_that_of_a_network_asked_at_every_place() -> None:
     assert (form.picture(weights[None])[0] - expected).abs().max() < 1e-6
 
 
-def test_the_start_is_grey_but_its_weights_differ() -> None:
+def test_the_start_is_gray_but_its_weights_differ() -> None:
     form = CPPN(8, 8)
     start = form.start(generators(1, 2))
     assert torch.equal(form.picture(start), torch.full((2, 3, 8, 8), 0.5))
@@ -69,5 +69,5 @@ def test_a_smooth_picture_is_fitted_within_a_few_hundredths() -> None:
     given = torch.stack([red, green, blue])[None]
     form = CPPN(size, size, hidden=16, layers=3, fit_steps=150)
     shown = form.picture(form.fit(given))
-    # by optimisation: no formula says how near it comes; grey alone would be 0.2 off
+    # by optimization: no formula says how near it comes; gray alone would be 0.2 off
     assert (shown - given).abs().mean() < 0.02

@@ -109,7 +109,7 @@ def test_mistakes_are_told(mini: Model, units: str | list[str], options: dict, w
         interpolate(mini, "conv4", units, steps=1, **options)
 
 
-def test_neighbours_are_held_where_shapes_are_seen(mini: Model) -> None:
+def test_neighbors_are_held_where_shapes_are_seen(mini: Model) -> None:
     assert interpolation._aligned_layer(mini, mini.layer("conv5")) == "conv2"
     assert interpolation._aligned_layer(mini, mini.layer("conv1")) == "conv1"
     assert interpolation._aligned_layer(mini, mini.layer("logits")) == "conv2"

@@ -96,7 +96,7 @@ def test_a_silent_place_leaves_a_direction_its_gradient() -> None:
 
 
 @each
-def test_no_gradient_reaches_a_neighbour(goal: obj.Objective, acts: dict) -> None:
+def test_no_gradient_reaches_a_neighbor(goal: obj.Objective, acts: dict) -> None:
     leaves = {name: value.clone().requires_grad_() for name, value in acts.items()}
     for row in range(3):
         used = [leaves[name] for name in goal.layers]
@@ -242,7 +242,7 @@ def test_pictures_alike_have_no_diversity_and_disjoint_ones_all() -> None:
     assert obj.diversity("v", 2)({"v": apart}).tolist() == pytest.approx([1, 1])
 
 
-def test_alignment_is_the_mean_squared_difference_to_neighbours() -> None:
+def test_alignment_is_the_mean_squared_difference_to_neighbors() -> None:
     values = torch.tensor([[0.0], [1.0], [3.0]])
     # differences: 0-1: 1, 1-3: 4 at one step (halved), 0-3: 9 at two steps (quartered)
     expected = [-(1 / 2 + 9 / 4) / 2, -(1 / 2 + 4 / 2) / 2, -(4 / 2 + 9 / 4) / 2]

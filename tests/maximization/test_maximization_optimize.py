@@ -213,7 +213,7 @@ def test_in_place_relus_do_not_reach_what_is_read() -> None:
 
 
 class Explodes(nn.Module):
-    """Gives no numbers for pictures brighter than grey at their first pixel."""
+    """Gives no numbers for pictures brighter than gray at their first pixel."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return torch.where(x.abs().amax((1, 2, 3), keepdim=True) > 0.5, torch.nan, 1.0) * x
@@ -293,7 +293,7 @@ def test_ctrl_c_keeps_what_is_finished() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"objective": "centre"}, "take auto, center or channel"),
+        ({"objective": "middle"}, "take auto, center or channel"),
         ({"precision": "fp8"}, "take auto, float32 or bfloat16"),
         ({"steps": 0}, "steps is 1 or more"),
         ({"size": 4}, "size 8 or more"),

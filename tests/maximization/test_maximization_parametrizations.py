@@ -1,4 +1,4 @@
-"""Parametrisations against plain float64 arithmetic, and their inverses."""
+"""Parametrizations against plain float64 arithmetic, and their inverses."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_a_start_depends_on_its_own_generator_alone(form: type) -> None:
 
 
 @pytest.mark.parametrize("form", SQUASHED)
-def test_the_start_is_nearly_grey(form: type) -> None:
+def test_the_start_is_nearly_gray(form: type) -> None:
     shown = form(32, 32).picture(form(32, 32).start([torch.Generator().manual_seed(0)]))
     assert (shown - 0.5).abs().max() < 0.1
     assert shown.std() > 1e-4
@@ -133,7 +133,7 @@ def test_a_pyramid_is_the_sum_of_its_enlarged_levels() -> None:
 
 
 def enlarged(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Bilinear, the centres of pixels half a pixel from the border, edges repeated."""
+    """Bilinear, the centers of pixels half a pixel from the border, edges repeated."""
     for axis, new in enumerate(size):
         old = pixels.shape[axis]
         at = np.clip((np.arange(new) + 0.5) * old / new - 0.5, 0, old - 1)

@@ -63,7 +63,7 @@ def widened(conv: nn.Conv2d, inputs: int, outputs: int) -> nn.Conv2d:
 
 @pytest.fixture(scope="module")
 def planted(mini: Model, photographs: Tensor, healthy: Maximized) -> tuple[Model, int]:
-    """conv5:3 behaves on photographs as ever, and draws something else when it is maximised.
+    """conv5:3 behaves on photographs as ever, and draws something else when it is maximized.
 
     Two new channels of conv3 tell the picture of an ascent from photographs: a filter that the
     unit's honest picture moves, with a threshold that no photograph reaches; their difference goes

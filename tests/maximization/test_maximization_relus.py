@@ -63,7 +63,7 @@ def test_a_picture_that_nobody_asks_of_is_not_redirected() -> None:
 
 
 class Blocked(nn.Module):
-    """Nothing passes its first ReLU until a picture is far from grey."""
+    """Nothing passes its first ReLU until a picture is far from gray."""
 
     def __init__(self, form: str) -> None:
         super().__init__()

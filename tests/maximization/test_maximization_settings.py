@@ -64,7 +64,7 @@ def test_lucids_moves_are_the_published_ones(mini: Model) -> None:
     assert factors == pytest.approx([0.9 + 0.02 * i for i in range(11)], abs=1e-3)
     # jitter 8 before the turn, jitter 4 after it: at most 4 * sqrt(2) * 1.1 + 2 along a side
     assert 5.5 < draws[:, :2].abs().max() <= 4 * math.sqrt(2) * 1.1 + 2
-    assert settings.transforms.border == "grey"
+    assert settings.transforms.border == "gray"
     assert settings.lr == 0.05
     assert settings.optimizer == Adam(betas=(0.9, 0.999), final_lr=1.0, shaped=False)
     assert isinstance(settings.parametrization, Fourier)

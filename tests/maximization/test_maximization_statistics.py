@@ -31,10 +31,10 @@ def test_colors_are_the_root_of_the_covariance_that_pictures_were_made_with() ->
     assert (found - expected).abs().max() < 0.02
 
 
-def test_grey_pictures_have_no_axes_of_color() -> None:
-    grey = torch.rand(4, 1, 8, 8).expand(-1, 3, -1, -1)
+def test_gray_pictures_have_no_axes_of_color() -> None:
+    gray = torch.rand(4, 1, 8, 8).expand(-1, 3, -1, -1)
     with pytest.raises(featviz.UserError, match="fewer than three independent colors"):
-        stats.measure_colors(grey)
+        stats.measure_colors(gray)
 
 
 @pytest.mark.parametrize("size", [(8, 8), (9, 7)])
@@ -57,7 +57,7 @@ def test_the_seam_solves_the_equation_of_poisson(size: tuple[int, int]) -> None:
     values = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(0)).double()
     seam = torch.fft.irfft2(stats.seam(values), s=size, norm="ortho")
     laplacian = sum(seam.roll(d, axis) for d in (-1, 1) for axis in (-2, -1)) - 4 * seam
-    # by hand: each border pixel lacks its neighbour round the edge
+    # by hand: each border pixel lacks its neighbor round the edge
     jump = torch.zeros_like(values)
     for i in range(size[1]):
         jump[..., 0, i] += values[..., -1, i] - values[..., 0, i]

@@ -49,7 +49,7 @@ def test_moves_agree_with_scipy(
     x = picture(*size)
     angle = math.radians(degrees)
     ours = move(x, torch.tensor([[down, right, angle, log_scale]]))[0]
-    # scipy asks where a pixel comes from: in = A (out - centre - shift) + centre, rows first.
+    # scipy asks where a pixel comes from: in = A (out - center - shift) + center, rows first.
     # Rows grow downwards, so a clockwise turn of the content by `angle` is undone by
     # y' = cos y - sin x, x' = cos x + sin y.
     matrix = np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
@@ -120,7 +120,7 @@ def test_a_jitter_is_turned_and_enlarged_with_the_picture() -> None:
 
 
 def test_a_crop_shows_the_window_that_was_drawn() -> None:
-    # a window of half the side, its centre where drawn: each pixel of it becomes 2 x 2
+    # a window of half the side, its center where drawn: each pixel of it becomes 2 x 2
     x = picture(16, 16)
     moved = Transforms(crop=Crop(first=0.5, last=0.5, spread=0.0, middle=0.0))
     seen = moved.apply(x, moved.draw(1, torch.Generator()))
@@ -157,13 +157,13 @@ def test_a_crop_takes_no_shift_beside_it() -> None:
         Transforms(crop=Crop(), shift=2.0).draw(1, torch.Generator())
 
 
-def test_outside_of_a_picture_lies_its_mirror_image_or_grey() -> None:
+def test_outside_of_a_picture_lies_its_mirror_image_or_gray() -> None:
     x = torch.full((1, 3, 12, 12), 0.9)
     moves = torch.tensor([[0.0, 4.0, 0.0, 0.0, 0.0]])
     assert Transforms(shift=4).apply(x, moves).min() > 0.89
-    grey = Transforms(shift=4, border="grey").apply(x, moves)
-    assert (grey[..., :3] - 0.5).abs().max() < 1e-6
-    assert (grey[..., 4:] - 0.9).abs().max() < 1e-5
+    gray = Transforms(shift=4, border="gray").apply(x, moves)
+    assert (gray[..., :3] - 0.5).abs().max() < 1e-6
+    assert (gray[..., 4:] - 0.9).abs().max() < 1e-5
     with pytest.raises(featviz.UserError, match="unknown border 'black'"):
         Transforms(border="black")
 
@@ -190,7 +190,7 @@ def test_noise_is_as_strong_as_told() -> None:
     assert not Transforms(shift=3).noisy
 
 
-ALL = Transforms(shift=2, rotate=9, scale=0.2, blur=1, jitter=(1.0, 2.0), border="grey", size=17)
+ALL = Transforms(shift=2, rotate=9, scale=0.2, blur=1, jitter=(1.0, 2.0), border="gray", size=17)
 QUICK = Transforms(shift=2, rotate=9, scale=0.2)
 
 
