@@ -169,12 +169,12 @@ def expanded(command: Callable[..., None]) -> Callable[..., None]:
             options[name] = parameter
 
     @functools.wraps(command)
-    def run(**given: Any) -> None:
+    def run(**values: Any) -> None:
         packed = {
-            name: kind(**{field: given.pop(field) for field in fields})
+            name: kind(**{field: values.pop(field) for field in fields})
             for name, (kind, fields) in bundles.items()
         }
-        command(**given, **packed)
+        command(**values, **packed)
 
     run.__signature__ = inspect.Signature(list(options.values()))  # type: ignore[attr-defined]
     run.__annotations__ = {name: option.annotation for name, option in options.items()}
