@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -39,6 +39,11 @@ def net() -> Model:
     return Model(
         layers, name="net", input_size=32, mean=(0.5,) * 3, std=(0.25,) * 3, aliases=aliases
     )
+
+
+def part(model: Model, index: int) -> Any:
+    """A layer of a sequential net."""
+    return cast(nn.Sequential, model.net)[index]
 
 
 # Tries
@@ -144,7 +149,9 @@ def test_a_killed_job_goes_on_and_comes_to_the_same(tmp_path: Path) -> None:
         ({"units": "0-3"}, "targets 8, now 4"),
     ],
 )
-def test_another_job_does_not_go_on_from_it(tmp_path: Path, change: dict, said: str) -> None:
+def test_another_job_does_not_go_on_from_it(
+    tmp_path: Path, change: dict[str, Any], said: str
+) -> None:
     checkpoint = tmp_path / "out.partial"
     killed_after(9, checkpoint, batch_size=2)
     before = sorted(checkpoint.rglob("*"))
@@ -159,7 +166,7 @@ def test_another_net_of_the_same_name_does_not_go_on_from_it(tmp_path: Path) -> 
     killed_after(9, checkpoint, batch_size=2)
     other = net()
     with torch.no_grad():
-        other.net[0].weight[0, 0, 0, 0] += 1
+        part(other, 0).weight[0, 0, 0, 0] += 1
     with pytest.raises(featviz.UserError, match="unfinished work of another command"):
         featviz.maximize(other, "conv2", checkpoint=checkpoint, batch_size=2, **QUICK)
 
@@ -217,7 +224,7 @@ KILLED = """
 import os, signal
 from featviz.maximization import maximize
 true = maximize.maximize
-def maximize(*args, **options):
+def maximize(*args: Any, **options: Any) -> Any:
     def progress(done, total, text):
         if done >= 5:
             os.kill(os.getpid(), signal.SIGKILL)
@@ -273,7 +280,7 @@ def test_ctrl_c_saves_what_there_is_and_the_command_goes_on(
 ) -> None:
     true_maximize = maximize.maximize
 
-    def interrupted(*args, **options):
+    def interrupted(*args: Any, **options: Any) -> Any:
         def stop(done: int, total: int, text: str) -> None:
             if done > 2:
                 raise KeyboardInterrupt

@@ -98,7 +98,8 @@ class Odd(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = self.bend(self.two(self.bend(self.one(x))))
         x = F.relu(self.three(self.sharp(self.two(x))), inplace=True)
-        return self.head(x.mean((2, 3)))
+        out: Tensor = self.head(x.mean((2, 3)))
+        return out
 
 
 @pytest.mark.parametrize("layer", ["one", "bend", "two", "sharp", "three", "logits"])

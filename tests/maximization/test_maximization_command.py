@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -57,7 +58,7 @@ def test_a_mistake_is_one_line_and_leaves_nothing(
 def test_ctrl_c_saves_what_is_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     true_maximize = maximize.maximize
 
-    def interrupted(*args, **options):
+    def interrupted(*args: Any, **options: Any) -> Any:
         def stop(done: int, total: int, text: str) -> None:
             if done > 2:
                 raise KeyboardInterrupt

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -36,10 +37,11 @@ def test_the_ends_of_the_way_are_the_units_own_goals() -> None:
 
 def test_on_a_linear_layer_the_way_is_a_straight_line() -> None:
     """The score is (1 - t) <v, x> + t <w, x> less c/2 |x - 1/2|^2: x - 1/2 ~ (1 - t) v + t w."""
-    net = nn.Sequential(nn.Conv2d(3, 4, 9), nn.Flatten())
+    conv = nn.Conv2d(3, 4, 9)
+    net = nn.Sequential(conv, nn.Flatten())
     with torch.no_grad():
-        net[0].weight.normal_(generator=torch.Generator().manual_seed(0))
-        net[0].bias.zero_()
+        conv.weight.normal_(generator=torch.Generator().manual_seed(0))
+        nn.init.constant_(conv.bias, 0) if conv.bias is not None else None
     model = Model(
         net, name="linear", input_size=9, mean=(0.5,) * 3, std=(0.25,) * 3, aliases={"conv1": "0"}
     )
@@ -59,7 +61,7 @@ def test_on_a_linear_layer_the_way_is_a_straight_line() -> None:
             transforms=Transforms(),
         ),
     )
-    v, w = net[0].weight[[1, 3]]
+    v, w = conv.weight[[1, 3]]
     for share, picture in zip(made.shares.tolist(), made.images, strict=True):
         wanted = (1 - share) * v + share * w
         both = torch.stack([(picture - 0.5).ravel(), wanted.ravel()])
@@ -104,7 +106,9 @@ def test_alignment_shortens_the_way_and_each_end_is_its_own_units(mini: Model) -
         ("3,4", {"film_kind": "avi"}, "no kind of film"),
     ],
 )
-def test_mistakes_are_told(mini: Model, units: str | list[str], options: dict, words: str) -> None:
+def test_mistakes_are_told(
+    mini: Model, units: str | list[str], options: dict[str, Any], words: str
+) -> None:
     with pytest.raises(featviz.UserError, match=words):
         interpolate(mini, "conv4", units, steps=1, **options)
 

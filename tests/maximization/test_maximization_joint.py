@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -52,7 +53,9 @@ def test_words_and_objects_give_the_same_picture(mini: Model) -> None:
         ("conv2:5 - ", "'5 -' is no unit of conv2"),
     ],
 )
-def test_what_has_no_picture_of_its_own_is_a_users_mistake(goal, message: str, mini: Model) -> None:
+def test_what_has_no_picture_of_its_own_is_a_users_mistake(
+    goal: Any, message: str, mini: Model
+) -> None:
     with pytest.raises(featviz.UserError, match=message):
         maximize_objective(mini, goal, steps=2, size=32)
 

@@ -88,6 +88,7 @@ def test_what_did_not_matter_fades_to_white() -> None:
 
 def test_the_preset_saves_what_mattered(mini: Model, tmp_path: Path) -> None:
     made = featviz.maximize(mini, "conv2", units=[1, 2], preset="maco", steps=2, size=32)
+    assert made.transparency is not None
     assert made.transparency.shape == (2, 32, 32)
     assert (made.transparency.amax((1, 2)) > 0).all()
     made.save(tmp_path / "made")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
 
@@ -61,7 +64,7 @@ each = pytest.mark.parametrize("goal", family().values(), ids=family().keys())
 
 def test_values_are_the_sums_done_by_hand(acts: dict[str, torch.Tensor]) -> None:
     maps = acts["maps"]
-    mean = sum(maps[1, 2, y, x] for y in range(5) for x in range(6)) / 30
+    mean = torch.stack([maps[1, 2, y, x] for y in range(5) for x in range(6)]).sum() / 30
     assert obj.channel("maps", [0, 2, 3])(acts)[1].item() == pytest.approx(mean.item(), abs=1e-6)
     assert obj.channel("vector", [6, 0, 1])(acts)[0] == acts["vector"][0, 6]
     token = acts["tokens"][2, :, 1].sum() / 9
@@ -96,7 +99,7 @@ def test_a_silent_place_leaves_a_direction_its_gradient() -> None:
 
 
 @each
-def test_no_gradient_reaches_a_neighbor(goal: obj.Objective, acts: dict) -> None:
+def test_no_gradient_reaches_a_neighbor(goal: obj.Objective, acts: dict[str, torch.Tensor]) -> None:
     leaves = {name: value.clone().requires_grad_() for name, value in acts.items()}
     for row in range(3):
         used = [leaves[name] for name in goal.layers]
@@ -108,7 +111,9 @@ def test_no_gradient_reaches_a_neighbor(goal: obj.Objective, acts: dict) -> None
 
 
 @each
-def test_the_company_changes_neither_score_nor_gradient(goal: obj.Objective, acts: dict) -> None:
+def test_the_company_changes_neither_score_nor_gradient(
+    goal: obj.Objective, acts: dict[str, torch.Tensor]
+) -> None:
     def score_and_gradient(rows: list[int]) -> tuple[torch.Tensor, list[torch.Tensor]]:
         leaves = {name: value[rows].clone().requires_grad_() for name, value in acts.items()}
         scores = goal(leaves, rows)
@@ -122,7 +127,7 @@ def test_the_company_changes_neither_score_nor_gradient(goal: obj.Objective, act
 
 
 @each
-def test_arithmetic_is_that_of_scores(goal: obj.Objective, acts: dict) -> None:
+def test_arithmetic_is_that_of_scores(goal: obj.Objective, acts: dict[str, torch.Tensor]) -> None:
     other = obj.channel("maps", [1, 1, 1])
     before = goal(acts)
     a, b = goal(acts), other(acts)
@@ -147,7 +152,7 @@ def test_a_sum_reads_all_its_layers() -> None:
 
 def test_a_thousand_objectives_are_one_flat_sum(acts: dict[str, torch.Tensor]) -> None:
     # nested calls would end at Python's limit of a thousand
-    goal = sum(obj.channel("vector", [i % 7, 0, 0]) for i in range(1120))
+    goal: Any = sum(obj.channel("vector", [i % 7, 0, 0]) for i in range(1120))
     assert goal(acts)[0].item() == pytest.approx(160 * acts["vector"][0].sum().item(), rel=1e-4)
 
 
@@ -163,7 +168,11 @@ def test_the_highest_position_and_chosen_tokens(acts: dict[str, torch.Tensor]) -
     high = max(acts["maps"][1, 2].flatten().tolist())
     assert obj.channel("maps", [0, 2, 3], over="max")(acts)[1].item() == high
     tokens = acts["tokens"]
-    by_name = {"class": tokens[1, 0, 2], "patches": tokens[1, 1:, 2].mean(), 4: tokens[1, 4, 2]}
+    by_name: dict[str | int, torch.Tensor] = {
+        "class": tokens[1, 0, 2],
+        "patches": tokens[1, 1:, 2].mean(),
+        4: tokens[1, 4, 2],
+    }
     for which, value in by_name.items():
         score = obj.channel("tokens", [0, 2, 0], tokens=which)(acts)[1]
         assert score.item() == pytest.approx(value.item(), abs=1e-6)
@@ -252,7 +261,9 @@ def test_alignment_is_the_mean_squared_difference_to_neighbors() -> None:
 
 
 @pytest.mark.parametrize("make", [obj.diversity, obj.alignment])
-def test_groups_couple_their_own_pictures_and_no_others(make, acts: dict) -> None:
+def test_groups_couple_their_own_pictures_and_no_others(
+    make: Callable[[str, int], obj.Objective], acts: dict[str, torch.Tensor]
+) -> None:
     values = torch.cat([acts["maps"], acts["maps"].flip(0)])[:4].requires_grad_()
     goal = make("maps", 2)
     scores = goal({"maps": values})
@@ -317,7 +328,9 @@ def test_before_and_after_an_in_place_relu() -> None:
         ("deepdream(conv3)", lambda: obj.deepdream("conv3")),
     ],
 )
-def test_a_text_describes_an_objective(text: str, build, mini: Model) -> None:
+def test_a_text_describes_an_objective(
+    text: str, build: Callable[[], obj.Objective], mini: Model
+) -> None:
     goal, expected = obj.parse_objective(mini, text), build()
     assert goal.text == text
     assert set(goal.layers) == set(expected.layers)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import scipy.stats
@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 import featviz
-from featviz.maximization import maximize
+from featviz.maximization.batches import Stopped
 from featviz.maximization.settings import settings_for
 from featviz.maximization.transforms import Transforms
 from featviz.models.layers import activations
@@ -22,12 +22,12 @@ from featviz.models.model import Model
 QUICK: dict[str, Any] = {"steps": 6, "precision": "float32"}
 
 
-def small_model(*layers: nn.Module, input_size: int = 32, **options: object) -> Model:
+def small_model(*layers: nn.Module, input_size: int = 32, **options: Any) -> Model:
     """A model of random weights; `Flatten` and so on are the caller's business."""
     with torch.random.fork_rng():
         torch.manual_seed(3)
         for layer in layers:
-            if hasattr(layer, "reset_parameters"):
+            if isinstance(layer, nn.Conv2d | nn.Linear):
                 layer.reset_parameters()
     return Model(
         nn.Sequential(*layers),
@@ -37,6 +37,11 @@ def small_model(*layers: nn.Module, input_size: int = 32, **options: object) -> 
         std=(0.25,) * 3,
         **options,
     )
+
+
+def part(model: Model, index: int) -> Any:
+    """A layer of a sequential net."""
+    return cast(nn.Sequential, model.net)[index]
 
 
 def convolutional(*, inplace: bool = False) -> Model:
@@ -76,7 +81,7 @@ def test_the_best_picture_for_a_linear_unit_is_its_kernel(form: str) -> None:
             transforms=Transforms(),
         ),
     )
-    weights = model.net[0].weight
+    weights = part(model, 0).weight
     for picture, kernel in zip(result.images, weights, strict=True):
         assert torch.corrcoef(torch.stack([(picture - 0.5).ravel(), kernel.ravel()]))[0, 1] > 0.99
 
@@ -86,8 +91,11 @@ def test_the_pictures_of_the_bundled_first_layer_are_its_kernels(mini: Model) ->
     """With the settings that `maximize` takes by itself; the number is printed and saved."""
     result = featviz.maximize(mini, "conv1", units="0-11", steps=128)
     likeness = result.metrics["kernel"]
-    kernels = mini.net.get_submodule(mini.layer("conv1").path).weight[:12] / mini.std
-    assert result.numbers()["kernel"].value > 0.95
+    conv1: Any = mini.net.get_submodule(mini.layer("conv1").path)
+    kernels = conv1.weight[:12] / mini.std
+    kernel_number = result.numbers()["kernel"].value
+    assert isinstance(kernel_number, float)
+    assert kernel_number > 0.95
     side, width = result.size, kernels.shape[-1]
     start = (side - width) // 2
     for i, kernel in enumerate(kernels):
@@ -146,7 +154,7 @@ def test_pictures_do_not_depend_on_their_batch(layer: str) -> None:
     """Over the first steps; in float64 the loop's own tests have it to 1e-9."""
     model = convolutional()
 
-    def trace(units: list[int], **options: int) -> dict[int, torch.Tensor]:
+    def trace(units: list[int], **options: Any) -> dict[int, torch.Tensor]:
         result = featviz.maximize(
             model, layer, units=units, steps=3, precision="float32", **options
         )
@@ -183,7 +191,7 @@ def test_the_global_random_state_is_untouched() -> None:
 def test_a_dead_unit_is_named() -> None:
     model = convolutional()
     with torch.no_grad():
-        model.net[2].weight[4] = 0
+        part(model, 2).weight[4] = 0
     result = featviz.maximize(model, "conv2", units=[3, 4, 5], **QUICK)
     assert result.alive.tolist() == [True, False, True]
     assert len(result.warnings) == 1
@@ -194,7 +202,7 @@ def test_a_unit_blocked_by_its_relu_is_drawn_all_the_same() -> None:
     """Far below zero a ReLU gives no gradient; what goes into it does."""
     model = convolutional()
     with torch.no_grad():
-        model.net[2].bias[4] = -50
+        part(model, 2).bias[4] = -50
     result = featviz.maximize(model, "relu2", units=[4], **QUICK)
     assert result.alive.all()
     assert result.scores[0] < 0  # the value before the ReLU
@@ -238,8 +246,8 @@ def test_the_model_is_left_as_it_was_also_after_an_error() -> None:
             return x
 
     model = small_model(nn.Conv2d(3, 4, 3), nn.ReLU(), Fails(), nn.Conv2d(4, 4, 3), headless=True)
-    model.net[0].train()
-    model.net[0].weight.requires_grad_(True)
+    part(model, 0).train()
+    part(model, 0).weight.requires_grad_(True)
 
     def state() -> list[object]:
         modules = list(model.modules())
@@ -280,7 +288,7 @@ def test_ctrl_c_keeps_what_is_finished() -> None:
             raise KeyboardInterrupt
 
     model = convolutional()
-    with pytest.raises(maximize.Stopped) as stopped:
+    with pytest.raises(Stopped) as stopped:
         featviz.maximize(model, "conv2", units="all", batch_size=2, steps=3, progress=interrupt)
     result = stopped.value.result
     assert result is not None
@@ -304,9 +312,10 @@ def test_ctrl_c_keeps_what_is_finished() -> None:
         ({"unitz": [1]}, "no option 'unitz'; did you mean units"),
     ],
 )
-def test_mistakes_are_named(change: dict, message: str) -> None:
+def test_mistakes_are_named(change: dict[str, Any], message: str) -> None:
+    options: dict[str, Any] = {"units": [0], "steps": 2, **change}
     with pytest.raises(featviz.UserError, match=message):
-        featviz.maximize(convolutional(), "conv2", **({"units": [0], "steps": 2} | change))
+        featviz.maximize(convolutional(), "conv2", **options)
 
 
 # Directions
@@ -315,7 +324,7 @@ def test_mistakes_are_named(change: dict, message: str) -> None:
 def test_the_direction_of_one_channel_is_that_channel() -> None:
     model = convolutional()
     aims = torch.eye(8)[[2, 5]]
-    made = maximize.maximize_directions(model, "conv2", aims, power=0.0, steps=20)
+    made = featviz.maximize_directions(model, "conv2", aims, power=0.0, steps=20)
     units = featviz.maximize(model, "conv2", units=[2, 5], objective="channel", steps=20)
     # The same score from another start.
     assert torch.allclose(made.scores, units.scores, rtol=0.2)
@@ -325,8 +334,8 @@ def test_the_direction_of_one_channel_is_that_channel() -> None:
 def test_a_direction_does_not_depend_on_its_row_or_batch() -> None:
     model = convolutional()
     aims = torch.randn(3, 8, generator=torch.Generator().manual_seed(0))
-    together = maximize.maximize_directions(model, "conv2", aims, steps=4)
-    alone = maximize.maximize_directions(model, "conv2", aims[2:], steps=4)
+    together = featviz.maximize_directions(model, "conv2", aims, steps=4)
+    alone = featviz.maximize_directions(model, "conv2", aims[2:], steps=4)
     assert torch.allclose(together.trace[2], alone.trace[0], rtol=1e-4, atol=1e-5)
 
 
@@ -340,7 +349,7 @@ def test_a_direction_does_not_depend_on_its_row_or_batch() -> None:
 )
 def test_impossible_directions_are_refused(aims: torch.Tensor, message: str) -> None:
     with pytest.raises(featviz.UserError, match=message):
-        maximize.maximize_directions(convolutional(), "conv2", aims, steps=2)
+        featviz.maximize_directions(convolutional(), "conv2", aims, steps=2)
 
 
 # The folder
@@ -387,7 +396,7 @@ def test_the_folder_holds_all_and_reads_back(tmp_path: Path) -> None:
 )
 def test_other_nets_are_climbed(name: str, layer: str) -> None:
     model = featviz.load(name, device="cpu")
-    options = {} if layer == "logits" else {"size": 48}
+    options: dict[str, Any] = {} if layer == "logits" else {"size": 48}
     result = featviz.maximize(model, layer, units=[0, 1], steps=4, **options)
     assert result.alive.any()
     assert result.images.isfinite().all()

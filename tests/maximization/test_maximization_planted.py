@@ -7,6 +7,7 @@ photographs exactly as before, while the ascent finds another way to move it.
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -22,7 +23,7 @@ from featviz.models.model import Model
 from featviz.samples import sample_pictures
 
 HEALTHY, OTHERS = 3, (3, 8)
-CLIMB = {"steps": 48, "seed": 0, "precision": "float32"}
+CLIMB: dict[str, Any] = {"steps": 48, "seed": 0, "precision": "float32"}
 
 
 @pytest.fixture(scope="module")
@@ -48,9 +49,10 @@ def conv(model: Model, alias: str) -> nn.Conv2d:
 
 def widened(conv: nn.Conv2d, inputs: int, outputs: int) -> nn.Conv2d:
     """The same convolution with more channels, of which nobody takes notice yet."""
+    height, width = conv.kernel_size
     wide = nn.Conv2d(
-        conv.in_channels + inputs, conv.out_channels + outputs, conv.kernel_size, padding=1
-    )  # type: ignore[arg-type]
+        conv.in_channels + inputs, conv.out_channels + outputs, (height, width), padding=1
+    )
     nn.init.zeros_(wide.weight)
     assert wide.bias is not None
     assert conv.bias is not None

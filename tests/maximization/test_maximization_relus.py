@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any, cast
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -14,7 +17,7 @@ from featviz.maximization.relu_gradients import RedirectedReLUs
 from featviz.maximization.settings import settings_for
 from featviz.models.model import Model
 
-FORMS = {
+FORMS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "module": nn.ReLU(),
     "in place": nn.ReLU(inplace=True),
     "function": F.relu,
@@ -26,7 +29,7 @@ FORMS = {
 }
 
 
-def gradient(form: str, x: torch.Tensor, out: torch.Tensor, blocked: list[bool] | None):
+def gradient(form: str, x: torch.Tensor, out: torch.Tensor, blocked: list[bool] | None) -> Any:
     leaf = x.clone().requires_grad_(True)
     if blocked is None:
         return FORMS[form](leaf * 1.0), torch.autograd.grad(FORMS[form](leaf * 1.0), leaf, out)[0]
@@ -70,12 +73,18 @@ class Blocked(nn.Module):
         with torch.random.fork_rng():
             torch.manual_seed(1)
             self.first, self.last = nn.Conv2d(3, 6, 5), nn.Conv2d(6, 4, 3)
-        nn.init.constant_(self.first.bias, -0.7)
-        nn.init.constant_(self.last.bias, 0.0)
+        for conv, bias in ((self.first, -0.7), (self.last, 0.0)):
+            assert conv.bias is not None
+            nn.init.constant_(conv.bias, bias)
         self.form = form
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.last(FORMS[self.form](self.first(x))).mean((2, 3))
+        mapped: torch.Tensor = self.last(FORMS[self.form](self.first(x)))
+        return mapped.mean((2, 3))
+
+
+def net_of(model: Model) -> Any:
+    return cast(Blocked, model.net)
 
 
 def blocked_model(form: str) -> Model:
@@ -90,14 +99,14 @@ def test_a_blocked_unit_is_freed_without_surgery(form: str) -> None:
     result = featviz.maximize(model, "logits", units=[0, 1], steps=40, precision="float32")
     assert result.alive.all()
     assert (result.scores > 0.01).all()  # where everything is silent it is the bias, 0
-    assert not model.net.first._forward_hooks
+    assert not net_of(model).first._forward_hooks
 
 
 def test_a_unit_that_stays_dead_is_named() -> None:
     model = blocked_model("function")
     with torch.no_grad():
-        model.net.first.bias.fill_(-1000.0)
-        model.net.last.weight[1] = 0
+        net_of(model).first.bias.fill_(-1000.0)
+        net_of(model).last.weight[1] = 0
     settings = settings_for(model, "logits", steps=64, size=16, precision="float32")
     made = optimize(model, objectives.channel("logits", [0, 1]), [0, 1], [5, 6], settings)
     assert made.alive.tolist() == [False, False]
@@ -112,8 +121,8 @@ def test_a_unit_that_stays_dead_is_named() -> None:
 def test_help_for_one_picture_changes_no_other() -> None:
     model = blocked_model("function").double()
     with torch.no_grad():
-        model.net.first.bias.zero_()
-        model.net.last.weight[3] = 0  # has no gradient, with or without help
+        net_of(model).first.bias.zero_()
+        net_of(model).last.weight[3] = 0  # has no gradient, with or without help
     settings = settings_for(model, "logits", steps=8, size=16, precision="float32")
     begun = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0)).double()
     goal = objectives.channel("logits", [0, 3])
