@@ -49,6 +49,7 @@ from featviz.maximization.settings import (
     settings_for,
     transforms_for,
 )
+from featviz.models.first_layer import input_strides
 from featviz.models.model import Model
 
 STEPS = 128
@@ -208,7 +209,7 @@ def alike(model: Model, layer: str, result: Maximized) -> dict[str, list[float]]
         with torch.no_grad():
             return goal(featviz.activations(model, pictures, [layer]), targets)
 
-    periods = spectrum.lattice_periods(model, model.layer(layer))
+    periods = input_strides(model, model.layer(layer))
     combs = spectrum.lattices(result.images, periods).values()
     worst = torch.stack([c.nan_to_num(0) for c in combs]).amax(0) if combs else torch.zeros(1)
     return {

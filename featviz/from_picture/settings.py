@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from featviz.maximization.evaluation.clean_scores import first_stride
 from featviz.maximization.parametrizations import Fourier
 from featviz.maximization.settings import Settings, settings_for
 from featviz.maximization.transforms import Transforms
+from featviz.models.first_layer import first_stride
 
 if TYPE_CHECKING:
     from featviz.models.model import Model

@@ -19,7 +19,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from featviz.maximization.evaluation.clean_scores import blurred
+from featviz.images import mean_3x3
 from featviz.maximization.settings import Settings
 
 
@@ -32,8 +32,8 @@ def shaped_gradient(gradient: Tensor, pictures: Tensor, settings: Settings) -> T
         strength = (1 - share) * strength + share * local_mean(energy, settings.window)
     direction = gradient * strength.clamp(min=1e-30).rsqrt()[:, None]
     if settings.roughness_weight:
-        rough = pictures - blurred(pictures)
-        direction = direction - settings.roughness_weight * (rough - blurred(rough))
+        rough = pictures - mean_3x3(pictures)
+        direction = direction - settings.roughness_weight * (rough - mean_3x3(rough))
     if settings.contrast_weight:
         direction = direction - settings.contrast_weight * (pictures - 0.5)
     if settings.saturation_weight:

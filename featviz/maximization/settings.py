@@ -31,7 +31,6 @@ import torch
 from featviz.errors import UserError, nearest
 from featviz.maximization.colors import LUCID
 from featviz.maximization.cppn import CPPN
-from featviz.maximization.evaluation.clean_scores import first_stride
 from featviz.maximization.image_statistics import Statistics, bundled, load_statistics
 from featviz.maximization.maco import MACO
 from featviz.maximization.optimizers import Adam, Optimizer, PlainAscent
@@ -43,6 +42,7 @@ from featviz.maximization.parametrizations import (
     RawPixels,
 )
 from featviz.maximization.transforms import Crop, Transforms
+from featviz.models.first_layer import first_stride
 from featviz.models.model import Layer, Model
 from featviz.models.precision import choose_precision, gains_by_bfloat16
 from featviz.types import AutoPrecision, Precision

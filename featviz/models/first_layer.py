@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from featviz.models.model import Model
+from featviz.models.model import Layer, Model
 
 KEEPERS = (
     nn.ReLU,
@@ -31,6 +31,24 @@ def leaves(model: Model) -> list[tuple[str, nn.Module]]:
 def first_convolution(model: Model) -> str | None:
     """The layer name of the first convolution, or None where there is none."""
     return next((name for name, m in leaves(model) if isinstance(m, nn.Conv2d)), None)
+
+
+def input_strides(model: Model, layer: Layer | None = None) -> tuple[int, ...]:
+    """The steps in which a model reads its input, up to a layer, in pixels: 4, 8, 16 of an AlexNet.
+
+    These are the strides (above 1) that its layers have, in ascending order.
+    """
+    layers = list(model.layers.values())
+    if layer is not None:
+        layers = layers[: [one.name for one in layers].index(layer.name) + 1]
+    fields = (one.receptive_field for one in layers)
+    strides = {max(field.stride) for field in fields if field is not None}
+    return tuple(sorted(stride for stride in strides if stride > 1))
+
+
+def first_stride(model: Model) -> int:
+    """The step in which a model reads its input: 4 pixels for an AlexNet, 1 where there is none."""
+    return next(iter(input_strides(model)), 1)
 
 
 def first_kernels(model: Model) -> Tensor | None:

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from featviz.maximization.evaluation.spectrum import lattice_periods
+from featviz.images import mean_3x3
 from featviz.maximization.objectives import PICTURE
 from featviz.models.layers import activations
 
@@ -67,7 +67,7 @@ def _read(model: Model, objective: Objective, pictures: Tensor) -> dict[str, Ten
 
 def held_out(score: Callable[[Tensor], Tensor], pictures: Tensor) -> Tensor:
     """The mean score (N,) over the held-out shifts, each behind a 3x3 mean."""
-    views = [blurred(shifted(pictures, down, right)) for down, right in HELD_OUT_SHIFTS]
+    views = [mean_3x3(shifted(pictures, down, right)) for down, right in HELD_OUT_SHIFTS]
     return score(torch.cat(views)).view(len(views), -1).mean(0)
 
 
@@ -85,19 +85,6 @@ def _reflect(index: Tensor, size: int) -> Tensor:
     period = 2 * (size - 1)
     index = index.abs() % period
     return torch.minimum(index, period - index)
-
-
-def blurred(pictures: Tensor) -> Tensor:
-    """The mean of each pixel's 3x3 neighborhood, edge pixels repeated."""
-    # Sums of slices: on the CPU many times as fast as a pool.
-    wide = F.pad(pictures, (1, 1, 1, 1), mode="replicate")
-    rows = wide[..., :-2, :] + wide[..., 1:-1, :] + wide[..., 2:, :]
-    return (rows[..., :-2] + rows[..., 1:-1] + rows[..., 2:]) / 9
-
-
-def first_stride(model: Model) -> int:
-    """The step in which a model reads its input: 4 pixels for an AlexNet, 1 where there is none."""
-    return next(iter(lattice_periods(model)), 1)
 
 
 def rank_among(scores: Tensor, unit: int) -> int:

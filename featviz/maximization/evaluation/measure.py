@@ -34,7 +34,7 @@ from featviz.maximization.evaluation.unit_reader import (
     score_data,
 )
 from featviz.maximization.objectives import Objective
-from featviz.models.first_layer import first_convolution, first_kernels
+from featviz.models.first_layer import first_convolution, first_kernels, input_strides
 from featviz.models.layers import activations
 from featviz.models.model import Layer
 from featviz.models.units import Unit
@@ -346,7 +346,7 @@ def _before_the_unit(path: NaturalPath) -> dict[str, Tensor]:
 def _in_the_spectrum(model: Model, layer: Layer, pictures: Tensor) -> dict[str, Tensor]:
     energy = spectrum.spectrum(pictures)
     found = {"slope": spectrum.slope(energy), "high share": spectrum.high_share(energy)}
-    periods = spectrum.lattice_periods(model, layer)
+    periods = input_strides(model, layer)
     for period in periods:
         grid = spectrum.lattice(energy, period, [p for p in periods if p < period])
         if grid.isfinite().any():

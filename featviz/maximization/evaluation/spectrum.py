@@ -17,13 +17,9 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-
-if TYPE_CHECKING:
-    from featviz.models.model import Layer, Model
 
 _RINGS = 12
 
@@ -114,24 +110,11 @@ def _mean(energy: Tensor, y: int, x: int, down: int, right: int) -> Tensor:
     return energy[:, rows][:, :, columns].mean((1, 2))
 
 
-def lattice_periods(model: Model, layer: Layer | None = None) -> tuple[int, ...]:
-    """The steps in which a model reads its input, up to a layer, in pixels: 4, 8, 16 of an AlexNet.
-
-    These are the strides (above 1) that its layers have, in ascending order.
-    """
-    places = list(model.layers.values())
-    if layer is not None:
-        places = places[: [place.name for place in places].index(layer.name) + 1]
-    fields = (place.receptive_field for place in places)
-    strides = {max(field.stride) for field in fields if field is not None}
-    return tuple(sorted(stride for stride in strides if stride > 1))
-
-
 def lattices(pictures: Tensor, periods: Sequence[int]) -> dict[int, Tensor]:
     """`lattice` of pictures (N, 3, H, W) at each period, each without the shorter ones: (N,).
 
-    before = lattices(peers, lattice_periods(model))
-    after = lattices(ours, lattice_periods(model))
+    before = lattices(peers, input_strides(model))
+    after = lattices(ours, input_strides(model))
     """
     energy = spectrum(pictures)
     return {p: lattice(energy, p, [q for q in periods if q < p]) for p in periods}

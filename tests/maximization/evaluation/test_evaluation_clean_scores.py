@@ -6,6 +6,7 @@ import pytest
 import torch
 from scipy import ndimage
 
+from featviz.images import mean_3x3
 from featviz.maximization.evaluation import clean_scores
 
 
@@ -19,7 +20,7 @@ def test_shifts_agree_with_scipy(down: int, right: int) -> None:
 def test_blurring_is_scipys_uniform_filter() -> None:
     x = torch.rand(1, 3, 9, 14, generator=torch.Generator().manual_seed(0))
     theirs = ndimage.uniform_filter(x[0, 1].double().numpy(), 3, mode="nearest")
-    assert (clean_scores.blurred(x)[0, 1].double() - torch.from_numpy(theirs)).abs().max() < 1e-6
+    assert (mean_3x3(x)[0, 1].double() - torch.from_numpy(theirs)).abs().max() < 1e-6
 
 
 def test_the_held_out_score_is_the_mean_over_its_views() -> None:
@@ -29,7 +30,7 @@ def test_the_held_out_score_is_the_mean_over_its_views() -> None:
         return views[:, 0, 0, 0]
 
     views = [
-        clean_scores.blurred(clean_scores.shifted(x, down, right))[:, 0, 0, 0]
+        mean_3x3(clean_scores.shifted(x, down, right))[:, 0, 0, 0]
         for down, right in clean_scores.HELD_OUT_SHIFTS
     ]
     assert torch.allclose(clean_scores.held_out(corner, x), torch.stack(views).mean(0))

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from featviz.maximization.evaluation import spectrum
+from featviz.models.first_layer import input_strides
 from featviz.models.model import Model
 
 
@@ -104,9 +105,9 @@ def test_a_picture_too_small_for_a_period_is_not_measured() -> None:
 
 def test_the_periods_are_the_strides_up_to_the_layer(mini: Model) -> None:
     # alexnet-mini: conv1 stride 2, then two pools of stride 2; a third before fc6.
-    assert spectrum.lattice_periods(mini, mini.layer("conv1"))[:1] == (2,)
+    assert input_strides(mini, mini.layer("conv1"))[:1] == (2,)
     strides = {max(la.receptive_field.stride) for la in mini.layers.values() if la.receptive_field}
-    assert spectrum.lattice_periods(mini) == tuple(sorted(strides - {1}))
+    assert input_strides(mini) == tuple(sorted(strides - {1}))
     field = mini.layer("conv5").receptive_field
     assert field is not None
-    assert spectrum.lattice_periods(mini, mini.layer("conv5"))[-1] == max(field.stride)
+    assert input_strides(mini, mini.layer("conv5"))[-1] == max(field.stride)
