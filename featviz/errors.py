@@ -51,7 +51,19 @@ def public(function: Callable[_P, _R]) -> Callable[_P, _R]:
     return checked
 
 
-def out_of_memory(error: BaseException) -> bool:
-    """Whether an error of Python or torch says that there is not enough memory."""
+def halved_batch(size: int, group: int, error: BaseException) -> int:
+    """The batch size, in whole groups, with which to go on after an error for lack of memory.
+
+    Raises:
+        BaseException: `error` itself, where it is of another kind.
+        UserError: A batch of one group is too large.
+    """
     texts = ("not enough memory", "out of memory", "can't allocate")
-    return isinstance(error, MemoryError) or any(text in str(error) for text in texts)
+    if not isinstance(error, MemoryError) and not any(text in str(error) for text in texts):
+        raise error
+    if size == group:
+        raise UserError(
+            f"not enough memory for {group} picture{'s' * (group > 1)} at a time; make "
+            "pictures smaller (size), or take an earlier layer"
+        ) from None
+    return max(group, size // 2 // group * group)

@@ -100,6 +100,12 @@ def median(distances: Tensor) -> Median:
     return Median(middle if math.isfinite(middle) else None, low, high, n, censored)
 
 
+def middle(values: Tensor) -> float | None:
+    """The median of the finite values of any shape, with 5 digits, as `results.Number` takes it."""
+    finite = values[values.isfinite()].double()
+    return round(finite.quantile(0.5).item(), 5) if len(finite) else None
+
+
 class Prior(NamedTuple):
     """A Beta(a, b) distribution of the classes' true shares."""
 

@@ -13,7 +13,7 @@ picture. The distance is the mean, over positions, of the norm of the difference
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,13 +28,11 @@ from featviz.from_picture.driver import (
     Column,
     Options,
     Redrawing,
-    class_ranks,
-    pixel_distances,
 )
 from featviz.from_picture.result import Accentuated
 from featviz.from_picture.settings import STEPS
 from featviz.maximization import objectives
-from featviz.maximization.objectives import Objective
+from featviz.maximization.objectives import Activations, Objective, Targets
 from featviz.models.frozen import frozen
 from featviz.models.layers import activations, read_layer
 from featviz.models.units import Unit, parse_unit, unit_name
@@ -154,8 +152,6 @@ def accentuate(
                 "score before": before,
                 "score": after,
                 "anchor distance": distances(now, was) / length,
-                "pixel distance": pixel_distances(given, drawn),
-                "class rank": class_ranks(model, given, drawn),
             }
 
         return Column(name, how.steps, how, draw, measure, unit=str(unit))
@@ -238,7 +234,7 @@ def _held(objective: Objective, anchor: str, pull: Tensor) -> Objective:
     gradient, so they are never changed.
     """
 
-    def score(acts: Mapping[str, Tensor], targets: Sequence[int]) -> Tensor:
+    def score(acts: Activations, targets: Targets) -> Tensor:
         rows = [target // 2 for target in targets[::2]]
         scores = objective.score({name: acts[name][::2] for name in objective.layers}, rows)
         moved, given = acts[anchor][::2], acts[anchor][1::2].detach()

@@ -9,7 +9,7 @@ Olah et al. 2018, "The building blocks of interpretability" (Distill); Mahendran
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,7 +25,6 @@ from featviz.from_picture.driver import (
     Options,
     Redrawing,
     chosen_layers,
-    class_ranks,
 )
 from featviz.from_picture.result import Caricatured
 from featviz.from_picture.settings import STEPS
@@ -33,7 +32,7 @@ from featviz.maximization import objectives
 from featviz.models.layers import read_layer
 
 if TYPE_CHECKING:
-    from featviz.maximization.objectives import Objective
+    from featviz.maximization.objectives import Activations, Objective, Targets
     from featviz.maximization.optimized import Optimized
     from featviz.maximization.settings import Settings
     from featviz.models.model import Model
@@ -122,7 +121,6 @@ def caricature(
             return {
                 "exaggeration": (found * target).sum(1) / target.square().sum(1).clamp(min=1e-12),
                 "cosine": torch.cosine_similarity(found, target, dim=1),
-                "class rank": class_ranks(model, given, drawn),
             }
 
         return Column(layer, how.steps, how, draw, measure)
@@ -136,7 +134,7 @@ def _rectified(objective: Objective, layer: str, active: Tensor) -> Objective:
     """The objective of activations above 0, and below 0 of those that are `active` (N, ...) in the
     given picture, which need a gradient."""
 
-    def score(acts: Mapping[str, Tensor], targets: Sequence[int]) -> Tensor:
+    def score(acts: Activations, targets: Targets) -> Tensor:
         values = acts[layer]
         values = torch.where(active[list(targets)], values, values.clamp(min=0))
         return objective.score({layer: values}, targets)

@@ -7,7 +7,7 @@ into neural networks".
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,8 +26,6 @@ from featviz.from_picture.driver import (
     Redrawing,
     check_counts,
     chosen_layers,
-    class_ranks,
-    pixel_distances,
 )
 from featviz.from_picture.result import Dreamed
 from featviz.from_picture.settings import STEPS
@@ -37,7 +35,7 @@ from featviz.models.layers import read_layer
 from featviz.models.units import parse_units
 
 if TYPE_CHECKING:
-    from featviz.maximization.objectives import Objective
+    from featviz.maximization.objectives import Activations, Objective, Targets
     from featviz.maximization.optimized import Optimized
     from featviz.maximization.settings import Settings
     from featviz.models.model import Model
@@ -142,8 +140,6 @@ def deepdream(
             )
             return {
                 "strength": after / before.clamp(min=1e-12),
-                "pixel distance": pixel_distances(given, drawn),
-                "class rank": class_ranks(model, given, drawn),
             }
 
         return Column(
@@ -176,7 +172,7 @@ def _squares(layer: str, units: Sequence[int]) -> Objective:
     if not units:
         return whole
 
-    def score(acts: Mapping[str, Tensor], targets: Sequence[int]) -> Tensor:
+    def score(acts: Activations, targets: Targets) -> Tensor:
         values = acts[layer]
         own = values[..., list(units)] if values.dim() == 3 else values[:, list(units)]
         return whole.score({layer: own}, targets)

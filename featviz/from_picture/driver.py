@@ -66,7 +66,8 @@ class Column:
     settings: Settings
     draw: Callable[[Batch], Optimized]
     measure: Callable[[Tensor, Tensor], dict[str, Tensor]]
-    """numbers (N,) of given pictures (N, 3, H, W) and of what was made from them"""
+    """numbers (N,) of given pictures (N, 3, H, W) and of what was made from them, beside those
+    that all methods have: pixel distance and class rank"""
     unit: str = ""
     """as "conv5:12", where it is one"""
 
@@ -198,10 +199,13 @@ class Redrawing:
         with frozen(self.model), checkpoint as kept:
             drawn = [self._draw(column, kept, f"column-{k:03}") for k, column in enumerate(columns)]
             source = self.given.repeat_interleave(options.restarts, 0)
-            measured = [
-                column.measure(source, torch.from_numpy(one["images"]).to(source))
-                for column, one in zip(columns, drawn, strict=True)
-            ]
+            measured = []
+            for column, one in zip(columns, drawn, strict=True):
+                pictures = torch.from_numpy(one["images"]).to(source)
+                numbers = column.measure(source, pictures)
+                numbers["pixel distance"] = pixel_distances(source, pictures)
+                numbers["class rank"] = class_ranks(self.model, source, pictures)
+                measured.append(numbers)
 
         def stacked(parts: Sequence[Tensor]) -> Tensor:
             """Columns of (P * T, ...) as (P, K, T, ...)."""
@@ -223,7 +227,10 @@ class Redrawing:
             columns=tuple(column.name for column in columns),
             units=tuple(c.unit for c in columns) if all(c.unit for c in columns) else (),
             given=self.given.cpu(),
-            measured={k: stacked([m[k].float() for m in measured]) for k in measured[0]},
+            measured={
+                name: stacked([numbers[name].float() for numbers in measured])
+                for name in kind.measures
+            },
             film=options.film,
             images=made("images"),
             trace=made("trace"),

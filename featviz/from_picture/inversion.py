@@ -29,8 +29,6 @@ from featviz.from_picture.driver import (
     Options,
     Redrawing,
     chosen_layers,
-    class_ranks,
-    pixel_distances,
 )
 from featviz.from_picture.result import Inverted
 from featviz.from_picture.settings import STEPS
@@ -139,8 +137,6 @@ def invert(
                 "distance": (found - target).norm(dim=1) / length,
                 "distance of others": torch.stack(chance) / length,
                 "cosine": torch.cosine_similarity(found, target, dim=1),
-                "pixel distance": pixel_distances(given, drawn),
-                "class rank": class_ranks(model, given, drawn),
             }
 
         return Column(layer, how.steps, how, draw, measure)

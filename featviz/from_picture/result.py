@@ -12,12 +12,12 @@ from abc import abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-import torch
 from torch import Tensor
 
 from featviz import films, images, results
 from featviz.from_picture.figures import draw_rows
 from featviz.results import file_stem
+from featviz.statistics import middle
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -88,13 +88,13 @@ class Redrawn(results.Result):
         labelled = {name: one for name, one in self.measures.items() if one.label}
         for k, column in enumerate(self.columns):
             for name, measure in labelled.items():
-                value = _median(self.measured[name][:, k])
+                value = middle(self.measured[name][:, k])
                 out[f"{name}, {column}"] = results.Number(value, measure.unit, measure.meaning)
         for name, measure in self.measures.items():
             if name in labelled:
                 continue
             meaning = f"{measure.meaning}; median of all pictures"
-            out[name] = results.Number(_median(self.measured[name]), measure.unit, meaning)
+            out[name] = results.Number(middle(self.measured[name]), measure.unit, meaning)
         return out
 
     @abstractmethod
@@ -314,11 +314,6 @@ class Accentuated(Redrawn):
             f"and how far the activations of {self.anchor} have moved, over their length. Colors "
             "are not rescaled."
         )
-
-
-def _median(values: Tensor) -> float | None:
-    finite = values[values.isfinite()].double()
-    return round(torch.quantile(finite, 0.5).item(), 5) if len(finite) else None
 
 
 def _cell(value: Tensor) -> str:

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -188,8 +189,9 @@ class _Batches:
         scores = made.scores.cpu().view(-1, restarts)
         best = scores.nan_to_num(-math.inf).argmax(1)
         best_rows = [i * restarts + int(best[i]) for i in range(len(rows))]
-        chosen = made.rows(best_rows).without_parameters()
+        chosen = made.rows(best_rows)
         arrays = {name: value.cpu().numpy() for name, value in vars(chosen).items()}
+        arrays["parameters"] = np.empty((len(rows), 0), np.float32)
         arrays["images"] = chosen.images.cpu().mul(255).round().to(torch.uint8).numpy()
         seconds = torch.tensor(time.perf_counter() - started).numpy()
         return arrays | {"restart_scores": scores.numpy(), "seconds": seconds}

@@ -6,14 +6,13 @@ and 300 at another. `scaled_by_score` makes a weight mean the same at both: a sh
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch.nn.functional as F
 from torch import Tensor
 
 from featviz.maximization import objectives
-from featviz.maximization.objectives import Objective
+from featviz.maximization.objectives import Activations, Objective, Targets, layers_of, of_layer
 from featviz.models.model import Layer
 
 if TYPE_CHECKING:
@@ -26,14 +25,13 @@ def scaled_by_score(objective: Objective, pressure: Objective, weight: float) ->
     With weight 1 a pressure that rises from 0 to 1 is worth as much as doubling the score. Below a
     score of 0 there is no pressure: the pictures first raise the score.
     """
-    layers = tuple(dict.fromkeys((*objective.layers, *pressure.layers)))
 
-    def score(acts: Mapping[str, Tensor], targets: Sequence[int]) -> Tensor:
+    def score(acts: Activations, targets: Targets) -> Tensor:
         reached = objective.score(acts, targets).detach().clamp(min=0)
         return weight * reached * pressure.score(acts, targets)
 
     return Objective(
-        layers,
+        layers_of((objective, pressure)),
         objective.count,
         f"{weight:g} * score * {pressure.text}",
         score,
@@ -45,7 +43,7 @@ def relative_alignment(layer: str, group: int) -> Objective:
     """`alignment` as a share of how strong the activations are: 0 is the same, -1 about unlike."""
     apart = objectives.alignment(layer, group)
 
-    def score(acts: Mapping[str, Tensor], targets: Sequence[int]) -> Tensor:
+    def score(acts: Activations, targets: Targets) -> Tensor:
         values = acts[layer].detach()
         strength = values.square().flatten(1).mean(1).view(-1, group).mean(1)
         whole = strength.repeat_interleave(group).clamp(min=1e-12)
@@ -76,12 +74,12 @@ def resemblance(layer: str, centers: Tensor, means: Tensor) -> Objective:
     """
     aims = F.normalize(centers - means, dim=1)
 
-    def score(acts: Mapping[str, Tensor], targets: Sequence[int]) -> Tensor:
-        own, rows = codes(acts[layer]), list(targets)
+    def score(values: Tensor, targets: Targets) -> Tensor:
+        own, rows = codes(values), list(targets)
         own = F.normalize(own - means[rows].to(own), dim=1)
         return (own * aims[rows].to(own)).sum(1)
 
-    return Objective((layer,), len(centers), f"resemblance in {layer}", score)
+    return of_layer(layer, f"resemblance in {layer}", score, count=len(centers))
 
 
 def texture_layer(model: Model, layer: Layer) -> Layer:

@@ -13,14 +13,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from featviz import images
 from featviz.maximization.batches import seed_of
 from featviz.maximization.diversity import codes, texture_layer
-from featviz.maximization.facets_result import Cluster
-from featviz.models.layers import activations
+from featviz.models.layers import activations, read_layer
 from featviz.models.model import Layer, Model
 from featviz.models.units import Unit
 from featviz.top_scores import ImageCache, scan
@@ -34,6 +32,20 @@ _STRONG = 1 / 3
 # So many of a cluster's examples, nearest its center, are averaged and shown.
 _NEAREST = 9
 _EXAMPLE_SIDE = 96  # pixels of the examples that a result keeps
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """A cluster of a unit's top activating pictures."""
+
+    size: int
+    """how many examples it has"""
+    paths: tuple[str, ...]
+    """of those nearest its center"""
+    examples: Tensor
+    """(M, 3, P, P) uint8: the same, as the unit saw them"""
+    start: Tensor
+    """(3, S, S): their mean, where the optimization began"""
 
 
 @dataclass(frozen=True)
@@ -104,7 +116,7 @@ def cluster_examples(
         for rows_of, center in zip(members, centers, strict=True):
             distances = (found[rows_of] - center).square().sum(1)
             near = rows_of[distances.argsort(stable=True)][:_NEAREST]
-            small = _resized(crops[near], min(side, _EXAMPLE_SIDE))
+            small = images.resize(crops[near], min(side, _EXAMPLE_SIDE))
             paths = tuple(pictures.paths[rows[i]] for i in near.tolist())
             start = crops[near].mean(0)
             clusters.append(Cluster(len(rows_of), paths, images.to_uint8(small), start))
@@ -117,17 +129,11 @@ def crop_example(picture: Tensor, place: Layer, position: tuple[int, int], side:
     field = place.receptive_field
     height, width = picture.shape[-2:]
     if not place.spatial or field is None or side >= min(height, width):
-        return picture if (height, width) == (side, side) else _resized(picture[None], side)[0]
+        return images.resize(picture[None], side)[0]
     top, left, bottom, right = field.box(*position)
     y = min(max(0, (top + bottom - side) // 2), height - side)
     x = min(max(0, (left + right - side) // 2), width - side)
     return picture[:, y : y + side, x : x + side]
-
-
-def _resized(pictures: Tensor, side: int) -> Tensor:
-    return F.interpolate(
-        pictures, (side, side), mode="bilinear", antialias=True, align_corners=False
-    )
 
 
 def _cluster_layer(model: Model, place: Layer) -> Layer:
@@ -141,10 +147,5 @@ def _cluster_layer(model: Model, place: Layer) -> Layer:
 
 
 def _codes(model: Model, layer: Layer, pictures: Tensor) -> Tensor:
-    """(N, D), in batches."""
-    with torch.no_grad():
-        parts = [
-            codes(activations(model, part.to(model.device), [layer.name])[layer.name]).cpu()
-            for part in pictures.split(16)
-        ]
-    return torch.cat(parts)
+    """(N, D)."""
+    return codes(read_layer(model, pictures.to(model.device), layer.name)).cpu()

@@ -35,10 +35,11 @@ from featviz.maximization.evaluation.clean_scores import clean_scores
 from featviz.maximization.facet_examples import Clusters, cluster_examples
 from featviz.maximization.facets_result import Facets
 from featviz.maximization.maximize import unit_objective
+from featviz.maximization.objectives import Objective
 from featviz.maximization.optimized import Optimized
 from featviz.maximization.settings import Settings, settings_for
 from featviz.models.frozen import frozen
-from featviz.models.layers import activations
+from featviz.models.layers import read_layer
 from featviz.models.model import Model
 from featviz.models.units import parse_units, unit_name
 from featviz.types import AutoPrecision, Progress
@@ -104,31 +105,27 @@ def draw_facets(
     if any(unit.position for unit in found):
         raise UserError("facets are of units; leave the positions out (conv5:12)")
     settings = settings or settings_for(model, place, steps=steps, size=size, precision=precision)
+    clusters: list[Clusters] = []
+    if pictures is not None:
+        side = settings.parametrization.height
+        with frozen(model):
+            clusters = cluster_examples(
+                model, place, found, pictures, side, count, examples, seed, progress
+            )
     rows = [unit.index for unit in found for _ in range(count)]
     wanted, regularizer = unit_objective(model, place, rows, objective)
     compared = texture_layer(model, place)
     apart = objectives.diversity(compared.name, count)
-    keys = tuple(f"{place.path}/{unit.index}/{g}" for unit in found for g in range(count))
-    clusters: list[Clusters] = []
-    start, pressure = None, apart
-    with frozen(model):
-        if pictures is not None:
-            side = settings.parametrization.height
-            clusters = cluster_examples(
-                model, place, found, pictures, side, count, examples, seed, progress
-            )
-            start = torch.stack([one.start for unit in clusters for one in unit.clusters])
-            centers = torch.cat([unit.centers for unit in clusters]).to(model.device)
-            means = torch.stack([unit.mean for unit in clusters]).repeat_interleave(count, 0)
-            pressure = resemblance(clusters[0].layer.name, centers, means.to(model.device))
     driven = regularizer
     if diversity:
-        drive = scaled_by_score(wanted, pressure, diversity)
+        drive = scaled_by_score(wanted, _toward(clusters, count) if clusters else apart, diversity)
         driven = drive if regularizer is None else regularizer + drive
+    keys = tuple(f"{place.path}/{unit.index}/{g}" for unit in found for g in range(count))
+    starts = [one.start for unit in clusters for one in unit.clusters]
     finished, stopped = optimize_tasks(
         model,
         [
-            Task(place, wanted, settings, keys, driven, start),
+            Task(place, wanted, settings, keys, driven, torch.stack(starts) if starts else None),
             Task(place, wanted, settings, keys, regularizer),
         ],
         seed=seed,
@@ -142,44 +139,29 @@ def draw_facets(
         raise Stopped(stopped)
     facets, baseline = (one.made for one in finished if one is not None)
     shape = (len(found), count)
-
-    def own_cluster(made: Optimized) -> Tensor:
-        parts = zip(clusters, made.images.split(count), strict=True)
-        nearest = [unit.nearest_is_own(model, part) for unit, part in parts]
-        return torch.stack(nearest) if nearest else torch.empty(0)
-
-    def likeness(made: Optimized) -> Tensor:
-        with torch.no_grad():
-            values = [
-                activations(model, part.to(model.device), [compared.name])[compared.name]
-                for part in made.images.split(count)
-            ]
-            alike = 1 - torch.cat([apart({compared.name: value}) for value in values])
-        return alike.cpu().view(shape).mean(1)
-
     with frozen(model):
-        own, baseline_own = (
-            own_cluster(made) if clusters else torch.empty(0) for made in (facets, baseline)
+        (scores, likeness, own), (baseline_scores, baseline_likeness, baseline_own) = (
+            (
+                clean_scores(model, wanted, made.images).view(shape),
+                _likeness(model, apart, made.images.split(count)),
+                _nearest_is_own(model, clusters, made.images.split(count)),
+            )
+            for made in (facets, baseline)
         )
-        similar, baseline_similar = likeness(facets), likeness(baseline)
-        scores = [clean_scores(model, wanted, made.images) for made in (facets, baseline)]
     titles = tuple(unit_name(model, unit) for unit in found)
+    parameters = {
+        "layer": place.name,
+        "units": [str(unit) for unit in found],
+        "facets": count,
+        "diversity": diversity,
+        "examples": examples if pictures is not None else None,
+        "objective": wanted.text,
+        "size": settings.parametrization.height,
+        **settings.record(),
+    }
     return Facets(
         origin=results.origin(
-            model,
-            seed=seed,
-            started=started,
-            data=pictures,
-            parameters={
-                "layer": place.name,
-                "units": [str(unit) for unit in found],
-                "facets": count,
-                "diversity": diversity,
-                "examples": examples if pictures is not None else None,
-                "objective": wanted.text,
-                "size": settings.parametrization.height,
-                **settings.record(),
-            },
+            model, seed=seed, started=started, data=pictures, parameters=parameters
         ),
         warnings=_warnings(titles, facets, count),
         model_name=model.name,
@@ -188,11 +170,11 @@ def draw_facets(
         units=tuple(found),
         titles=titles,
         images=facets.images.unflatten(0, shape),
-        scores=scores[0].view(shape),
-        likeness=similar,
+        scores=scores,
+        likeness=likeness,
         baseline=baseline.images.unflatten(0, shape),
-        baseline_scores=scores[1].view(shape),
-        baseline_likeness=baseline_similar,
+        baseline_scores=baseline_scores,
+        baseline_likeness=baseline_likeness,
         clusters=tuple(unit.clusters for unit in clusters),
         own_cluster=own,
         baseline_own_cluster=baseline_own,
@@ -200,6 +182,27 @@ def draw_facets(
         frames=facets.frames.unflatten(0, shape) if facets.frames.numel() else facets.frames,
         film_kind=film_kind,
     )
+
+
+def _toward(clusters: Sequence[Clusters], count: int) -> Objective:
+    """How much more each picture resembles its own cluster than all of its unit's examples."""
+    centers = torch.cat([unit.centers for unit in clusters])
+    means = torch.stack([unit.mean for unit in clusters]).repeat_interleave(count, 0)
+    return resemblance(clusters[0].layer.name, centers, means)
+
+
+def _likeness(model: Model, apart: Objective, groups: Sequence[Tensor]) -> Tensor:
+    """(U,): how alike the textures of each unit's pictures (G, 3, S, S) are."""
+    (layer,) = apart.layers
+    maps = (read_layer(model, pictures.to(model.device), layer) for pictures in groups)
+    return (1 - torch.stack([apart({layer: values}) for values in maps])).cpu().mean(1)
+
+
+def _nearest_is_own(model: Model, clusters: Sequence[Clusters], groups: Sequence[Tensor]) -> Tensor:
+    """(U, G): whether each picture is nearest to the center of its own cluster; or empty."""
+    pairs = zip(clusters, groups, strict=False)
+    nearest = [unit.nearest_is_own(model, pictures) for unit, pictures in pairs]
+    return torch.stack(nearest) if nearest else torch.empty(0)
 
 
 def _check(pictures: int | None, count: int, diversity: float, examples: int) -> None:

@@ -5,30 +5,21 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import torch
 from torch import Tensor
 
 from featviz import films, images, results
-from featviz.maximization.facets_figures import draw_unit, draw_units
+from featviz.maximization.facet_examples import Cluster
+from featviz.maximization.facets_figures import draw_beside_baseline, draw_clusters, draw_units
 from featviz.models.units import Unit
 from featviz.results import file_stem
+from featviz.statistics import middle
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-@dataclass(frozen=True)
-class Cluster:
-    """A cluster of a unit's top activating pictures."""
-
-    size: int
-    """how many examples it has"""
-    paths: tuple[str, ...]
-    """of those nearest its center"""
-    examples: Tensor
-    """(M, 3, P, P) uint8: the same, as the unit saw them"""
-    start: Tensor
-    """(3, S, S): their mean, where the optimization began"""
+_SAVED = ("scores", "baseline_scores", "likeness", "baseline_likeness")
+"""numbers that go into facets.npz as they are"""
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -75,20 +66,22 @@ class Facets(results.Result):
         out = {
             "facets": results.Number(self.images.shape[1], "", f"of {len(self.units)} units"),
             "likeness": results.Number(
-                _median(self.likeness),
+                middle(self.likeness),
                 "",
                 f"mean cosine between the textures of a unit's pictures at {self.compared_at}, "
                 "median; 1 is one texture",
             ),
             "likeness without": results.Number(
-                _median(self.baseline_likeness),
+                middle(self.baseline_likeness),
                 "",
                 "of the baseline: the same seeds without diversity",
             ),
             "score": results.Number(
-                _median(self.scores), "", f"median, {self.objective}, of the saved pictures"
+                middle(self.scores),
+                "",
+                f"median, {self.objective}, of the saved pictures",
             ),
-            "score without": results.Number(_median(self.baseline_scores), "", "of the baseline"),
+            "score without": results.Number(middle(self.baseline_scores), "", "of the baseline"),
         }
         if self.own_cluster.numel():
             count = self.images.shape[1]
@@ -121,7 +114,7 @@ class Facets(results.Result):
             stem = file_stem(str(unit))
             folder.figure(
                 f"units/{stem}.png",
-                draw_unit(self, u),
+                self._unit_figure(u),
                 caption=self._unit_caption(u),
                 alt=f"Facets of {self.titles[u]} beside the baseline",
                 units=[str(unit)],
@@ -147,27 +140,12 @@ class Facets(results.Result):
                         alt=f"Film of facet {g + 1} of {self.titles[u]}",
                         units=[str(unit)],
                     )
-        rows: list[list[Any]] = []
-        for u, unit in enumerate(self.units):
-            for g in range(self.images.shape[1]):
-                row = [
-                    str(unit),
-                    g + 1,
-                    round(self.scores[u, g].item(), 5),
-                    round(self.baseline_scores[u, g].item(), 5),
-                    round(self.likeness[u].item(), 5),
-                    round(self.baseline_likeness[u].item(), 5),
-                ]
-                if self.own_cluster.numel():
-                    cluster = self.clusters[u][g]
-                    row += [cluster.size, bool(self.own_cluster[u, g]), " ".join(cluster.paths[:3])]
-                rows.append(row)
         columns = ["unit", "facet", "score", "score without", "likeness", "likeness without"]
         columns += ["examples", "own group", "nearest"] if self.own_cluster.numel() else []
         folder.table(
             "facets.csv",
             columns,
-            rows,
+            [self._row(u, g) for u in range(len(self.units)) for g in range(self.images.shape[1])],
             caption="Each facet's score, and that of the baseline; the likeness is of "
             "all of a unit's pictures.",
         )
@@ -176,14 +154,27 @@ class Facets(results.Result):
             {
                 "images": images.to_uint8(self.images).numpy(),
                 "baseline": images.to_uint8(self.baseline).numpy(),
-                "scores": self.scores.numpy(),
-                "baseline_scores": self.baseline_scores.numpy(),
-                "likeness": self.likeness.numpy(),
-                "baseline_likeness": self.baseline_likeness.numpy(),
+                **{name: getattr(self, name).numpy() for name in _SAVED},
             },
             caption="Facets and the baseline as 8-bit values (U, facets, 3, H, W), "
             "their scores, and how alike those of a unit are.",
         )
+
+    def _row(self, u: int, g: int) -> list[Any]:
+        scores = self.scores[u, g], self.baseline_scores[u, g]
+        values = *scores, self.likeness[u], self.baseline_likeness[u]
+        row: list[Any] = [str(self.units[u]), g + 1, *(round(v.item(), 5) for v in values)]
+        if self.own_cluster.numel():
+            cluster = self.clusters[u][g]
+            row += [cluster.size, bool(self.own_cluster[u, g]), " ".join(cluster.paths[:3])]
+        return row
+
+    def _unit_figure(self, u: int) -> Figure:
+        """With clusters a row a facet; without, the facets above the baseline."""
+        shown = self.titles[u], self.images[u], self.scores[u]
+        if self.clusters:
+            return draw_clusters(*shown, self.clusters[u])
+        return draw_beside_baseline(*shown, self.baseline[u], self.baseline_scores[u])
 
     def _unit_caption(self, u: int) -> str:
         name, title = str(self.units[u]), self.titles[u]
@@ -202,8 +193,4 @@ class Facets(results.Result):
 
     def plot(self) -> Figure:
         """A row a unit (at most 16), its facets from left to right."""
-        return draw_units(self)
-
-
-def _median(values: Tensor) -> float:
-    return round(torch.quantile(values.double().flatten(), 0.5).item(), 5)
+        return draw_units(self.title, self.titles, self.images, self.scores)

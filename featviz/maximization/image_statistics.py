@@ -11,7 +11,7 @@ Tiny ImageNet's training pictures are bundled (`bundled`, made by recipes/measur
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -26,8 +26,7 @@ from featviz.maximization.parametrizations import frequencies
 
 if TYPE_CHECKING:
     from featviz.datasets import Pictures
-
-Progress = Callable[[int, int, str], None]
+    from featviz.types import Progress
 
 BUNDLED = Path(__file__).parents[1] / "assets" / "photographs.safetensors"
 
@@ -52,11 +51,8 @@ class Spectrum:
                 f"amplitudes of shape {tuple(amplitudes.shape)}, not (3, H, {width // 2 + 1})"
             )
         self.name, self.colors = name, colors
-        self.amplitudes, self.height, self.width = (
-            amplitudes.detach().float(),
-            amplitudes.shape[1],
-            width,
-        )
+        self.amplitudes = amplitudes.detach().float()
+        self.height, self.width = amplitudes.shape[1], width
         self._kept: dict[tuple[int, int, torch.device], Tensor] = {}
 
     def at(self, height: int, width: int, device: torch.device | str = "cpu") -> Tensor:
@@ -94,13 +90,8 @@ def _between(values: Tensor, at: Tensor, dim: int, *, round_: bool) -> Tensor:
     share = at - low
     shape = [1, 1, 1]
     shape[dim] = len(at)
-    one, two = low.long(), low.long() + 1
-    one, two = (
-        (one % count, two % count)
-        if round_
-        else (one.clamp(max=count - 1), two.clamp(max=count - 1))
-    )
-    share = share.view(shape)
+    share, ends = share.view(shape), (low.long(), low.long() + 1)
+    one, two = (end % count if round_ else end.clamp(max=count - 1) for end in ends)
     return values.index_select(dim, one) * (1 - share) + values.index_select(dim, two) * share
 
 

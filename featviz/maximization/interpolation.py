@@ -12,7 +12,7 @@ neurons".
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -27,7 +27,7 @@ from featviz.maximization.diversity import relative_alignment, scaled_by_score
 from featviz.maximization.evaluation.clean_scores import clean_scores
 from featviz.maximization.interpolation_result import Interpolation
 from featviz.maximization.maximize import unit_objective
-from featviz.maximization.objectives import Objective
+from featviz.maximization.objectives import Activations, Objective, Targets, layers_of
 from featviz.maximization.settings import Settings, settings_for
 from featviz.models.frozen import frozen
 from featviz.models.model import Layer, Model
@@ -145,15 +145,14 @@ def interpolate(
 
 def mixed(first: Objective, second: Objective, shares: Tensor) -> Objective:
     """Of picture i the share 1 - shares[i] of the first objective and shares[i] of the second."""
-    layers = tuple(dict.fromkeys((*first.layers, *second.layers)))
 
-    def score(acts: Mapping[str, Tensor], targets: Sequence[int]) -> Tensor:
+    def score(acts: Activations, targets: Targets) -> Tensor:
         one, two = first.score(acts, targets), second.score(acts, targets)
         share = shares[list(targets)].to(one)
         return (1 - share) * one + share * two
 
     text = f"from one {first.text} to another"
-    return Objective(layers, len(shares), text, score, width=first.width)
+    return Objective(layers_of((first, second)), len(shares), text, score, width=first.width)
 
 
 def _aligned_layer(model: Model, place: Layer) -> str:

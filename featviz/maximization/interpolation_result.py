@@ -115,4 +115,4 @@ class Interpolation(results.Result):
 
     def plot(self) -> Figure:
         """The strip, and below it the scores of both units."""
-        return draw_strip(self)
+        return draw_strip(self.title, self.titles, self.shares, self.images, self.scores)

@@ -11,13 +11,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from contextlib import nullcontext
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from featviz import images
-from featviz.errors import UserError, out_of_memory
+from featviz.errors import halved_batch
 from featviz.maximization.objectives import PICTURE, Objective
 from featviz.maximization.optimized import Optimized, Record, eight_bits, joined
 from featviz.maximization.optimizers import step_where
@@ -26,10 +25,8 @@ from featviz.maximization.regularizers import shaped_gradient
 from featviz.maximization.relu_gradients import RedirectedReLUs
 from featviz.maximization.settings import Settings
 from featviz.models.frozen import frozen
+from featviz.models.model import Model
 from featviz.types import Progress
-
-if TYPE_CHECKING:
-    from featviz.models.model import Model
 
 # Pictures in a batch by default: CPUs gain nothing from more, GPUs do.
 BATCH, BATCH_ON_CUDA = 16, 256
@@ -82,22 +79,13 @@ def optimize(
     with frozen(model), reading(model, layers, settings.precision) as read:
         while first < len(targets):
             rows = slice(first, first + size)
-            objectives = (objective, regularizer, list(targets[rows]))
-            begun = seeds[rows], None if start is None else start[rows].to(model.device)
+            begun = None if start is None else start[rows].to(model.device)
+            batch = (objective, regularizer, list(targets[rows]), seeds[rows], begun)
             try:
-                made = _optimize_batch(model, *objectives, *begun, settings, read, frames, report)
+                parts.append(_optimize_batch(model, *batch, settings, read, frames, report))
+                first += size
             except (MemoryError, RuntimeError) as error:
-                if not out_of_memory(error):
-                    raise
-                if size == group:
-                    raise UserError(
-                        f"not enough memory for {group} picture{'s' * (group > 1)} at a time; make "
-                        "pictures smaller (size), or take an earlier layer"
-                    ) from None
-                size = max(group, size // 2 // group * group)
-                continue
-            parts.append(made)
-            first += size
+                size = halved_batch(size, group, error)
     return joined(parts)
 
 

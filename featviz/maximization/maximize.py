@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +30,7 @@ from featviz.maximization.batches import Finished, Stopped, Task, before_relu, o
 from featviz.maximization.evaluation.flags import summarize
 from featviz.maximization.evaluation.measure import measure_panel
 from featviz.maximization.image_statistics import Statistics
-from featviz.maximization.objectives import Objective
+from featviz.maximization.objectives import Activations, Objective, Targets
 from featviz.maximization.optimized import Optimized
 from featviz.maximization.parametrizations import Parametrization
 from featviz.maximization.result import LayerResults, Maximized
@@ -119,27 +119,22 @@ def maximize(
     Example:
         >>> featviz.maximize(model, "conv5", units=[3, 12]).save("run/conv5")
     """
-    work = _Work(time.perf_counter(), seed, restarts, frames, batch_size, engine, checkpoint)
+    work = _Work(
+        model, seed, restarts, frames, batch_size, engine, checkpoint, progress, pictures, other
+    )
     ((place, found),) = _grouped(model, [layer], units)
-    if settings is None:
-        settings = settings_for(
-            model,
-            place,
-            preset=preset,
-            steps=steps,
-            size=_side(model, found, size),
-            parametrization=parametrization,
-            statistics=statistics,
-            precision=precision,
-        )
-        chosen: str | None = preset
-    else:
-        chosen = None
-    request = _unit_request(model, place, found, objective, settings, chosen)
-    made, stopped = _run(model, [request], work, pictures, other, progress)
-    if stopped is not None:
-        raise Stopped(stopped, made[0] if made else None)
-    return made[0]
+    chosen = settings or settings_for(
+        model,
+        place,
+        preset=preset,
+        steps=steps,
+        size=_side(model, found, size),
+        parametrization=parametrization,
+        statistics=statistics,
+        precision=precision,
+    )
+    named = preset if settings is None else None
+    return work.one(_unit_request(model, place, found, objective, chosen, named))
 
 
 @public
@@ -183,11 +178,13 @@ def maximize_layers(
     Example:
         >>> featviz.maximize_layers(model, ["conv3:5", "logits:tabby"]).parts["conv3"].scores
     """
-    work = _Work(time.perf_counter(), seed, restarts, frames, batch_size, engine, checkpoint)
-    given = {model.layer(name).name: one for name, one in (settings or {}).items()}
+    work = _Work(
+        model, seed, restarts, frames, batch_size, engine, checkpoint, progress, pictures, other
+    )
+    own_settings = {model.layer(name).name: one for name, one in (settings or {}).items()}
     requests = []
     for place, found in _grouped(model, layers, units):
-        own = given.get(place.name) or settings_for(
+        chosen = own_settings.get(place.name) or settings_for(
             model,
             place,
             preset=preset,
@@ -197,17 +194,17 @@ def maximize_layers(
             statistics=statistics,
             precision=precision,
         )
-        chosen = None if place.name in given else preset
-        requests.append(_unit_request(model, place, found, objective, own, chosen))
-    made, stopped = _run(model, requests, work, pictures, other, progress)
+        named = None if place.name in own_settings else preset
+        requests.append(_unit_request(model, place, found, objective, chosen, named))
+    made, stopped = work.all(requests)
     if stopped is not None and not made:
         raise Stopped(stopped)
-    missing = sum(len(one.names) for one in requests) - sum(len(part.names) for part in made)
+    wanted = sum(len(one.names) for one in requests)
     parameters = {"layers": {part.layer: dict(part.origin.parameters) for part in made}}
     warnings = [f"{part.layer}: {text}" for part in made for text in part.warnings]
     result = LayerResults(
         origin=results.origin(model, seed=seed, started=work.started, parameters=parameters),
-        warnings=(*warnings, *_unmade(missing, sum(len(one.names) for one in requests))),
+        warnings=(*warnings, *_unmade(wanted - sum(len(part.names) for part in made), wanted)),
         model_name=model.name,
         layers=tuple(made),
     )
@@ -255,7 +252,7 @@ def maximize_directions(
         UserError: A direction has the wrong length, is zero or not finite.
         Stopped: After Ctrl-C, with what is finished.
     """
-    work = _Work(time.perf_counter(), seed, restarts, frames, batch_size, engine, checkpoint)
+    work = _Work(model, seed, restarts, frames, batch_size, engine, checkpoint, progress)
     place = model.layer(layer)
     _check_directions(place, directions)
     aims = directions.detach().cpu().float()
@@ -267,13 +264,13 @@ def maximize_directions(
         tuple(f"{place.path}/{row.numpy().tobytes().hex()}" for row in aims),
     )
     parameters = {"layer": place.name, "directions": len(aims), "power": power, "width": width}
-    return _run_one(model, _Request(task, _checked(labels, len(aims)), parameters), work, progress)
+    return work.one(_Request(task, _checked(labels, len(aims)), parameters))
 
 
 @public
 def maximize_objective(
     model: Model,
-    objective: Objective | Callable[[Mapping[str, Tensor]], Tensor] | str | Sequence[str],
+    objective: Objective | Callable[[Activations], Tensor] | str | Sequence[str],
     *,
     layers: Sequence[str] = (),
     count: int = 1,
@@ -319,7 +316,7 @@ def maximize_objective(
         >>> both = lambda values: values["conv5"][:, 3].mean((1, 2)) + values["fc6"][:, 8]
         >>> featviz.maximize_objective(model, both, layers=["conv5", "fc6"])
     """
-    work = _Work(time.perf_counter(), seed, restarts, frames, batch_size, engine, checkpoint)
+    work = _Work(model, seed, restarts, frames, batch_size, engine, checkpoint, progress)
     texts: tuple[str, ...] = ()
     if isinstance(objective, Objective):
         wanted = objective
@@ -353,17 +350,17 @@ def maximize_objective(
     if texts:
         parameters["words"] = "; ".join(texts)
     task = Task(place, wanted, settings, keys, after_relu=True)
-    return _run_one(model, _Request(task, labels, parameters), work, progress)
+    return work.one(_Request(task, labels, parameters))
 
 
 def _from_function(
-    function: Callable[[Mapping[str, Tensor]], Tensor], layers: Sequence[str], count: int
+    function: Callable[[Activations], Tensor], layers: Sequence[str], count: int
 ) -> Objective:
     name = getattr(function, "__name__", type(function).__name__)
     if not layers:
         raise UserError(f"{name} is a function: name the layers that it reads, layers=['conv5']")
 
-    def score(activations: Mapping[str, Tensor], targets: Sequence[int]) -> Tensor:
+    def score(activations: Activations, targets: Targets) -> Tensor:
         scores = function(activations)
         if not isinstance(scores, Tensor) or scores.shape != (len(targets),):
             shape = tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
@@ -477,117 +474,100 @@ def unit_objective(
 
 @dataclass(frozen=True)
 class _Work:
-    """How the batches are made."""
+    """How the batches are made, and what the pictures are compared with."""
 
-    started: float
+    model: Model
     seed: int
     restarts: int
     frames: int
     batch_size: int | None
     engine: str
     checkpoint: str | Path | Checkpoint | None
+    progress: Progress | None
+    pictures: Pictures | Tensor | None = None
+    other: Model | None = None
+    started: float = field(default_factory=time.perf_counter)
 
     def __post_init__(self) -> None:
         check_engine(self.engine)
 
+    def one(self, request: _Request) -> Maximized:
+        """The result of a request. Raises Stopped, with what is finished."""
+        made, stopped = self.all([request])
+        if stopped is not None:
+            raise Stopped(stopped, made[0] if made else None)
+        return made[0]
 
-def _run_one(model: Model, request: _Request, work: _Work, progress: Progress | None) -> Maximized:
-    made, stopped = _run(model, [request], work, None, None, progress)
-    if stopped is not None:
-        raise Stopped(stopped, made[0] if made else None)
-    return made[0]
-
-
-def _run(
-    model: Model,
-    requests: Sequence[_Request],
-    work: _Work,
-    pictures: Pictures | Tensor | None,
-    other: Model | None,
-    progress: Progress | None,
-) -> tuple[list[Maximized], str | None]:
-    """The results of the requests of which something is finished; after Ctrl-C what was made."""
-    layers = ", ".join(one.task.layer.name for one in requests)
-    finished, stopped = optimize_tasks(
-        model,
-        [one.task for one in requests],
-        seed=work.seed,
-        restarts=work.restarts,
-        frames=work.frames,
-        batch_size=work.batch_size,
-        checkpoint=work.checkpoint,
-        engine=work.engine,
-        progress=progress,
-        text=f"maximizing {layers}",
-    )
-    made = [
-        _evaluated(model, request, one, work, pictures, other, progress)
-        for request, one in zip(requests, finished, strict=True)
-        if one is not None
-    ]
-    return made, stopped
-
-
-def _evaluated(
-    model: Model,
-    request: _Request,
-    finished: Finished,
-    work: _Work,
-    pictures: Pictures | Tensor | None,
-    other: Model | None,
-    progress: Progress | None,
-) -> Maximized:
-    """Finished pictures with the numbers beside them."""
-    task, made, rows = request.task, finished.made, finished.rows
-    names = tuple(request.names[i] for i in rows)
-    units = tuple(request.units[i] for i in rows) if request.units else ()
-    with frozen(model), before_relu(model, task):
-        panel = measure_panel(
-            model,
-            task.layer,
-            task.objective,
-            rows,
-            made.images,
-            alive=made.alive,
-            data=pictures,
-            other=other,
-            units=units,
-            seconds=finished.seconds,
-            progress=progress,
-            restart_scores=finished.restart_scores,
-            precision=task.settings.precision,
+    def all(self, requests: Sequence[_Request]) -> tuple[list[Maximized], str | None]:
+        """The results of requests of which something is finished; after Ctrl-C what was made."""
+        finished, stopped = optimize_tasks(
+            self.model,
+            [one.task for one in requests],
+            seed=self.seed,
+            restarts=self.restarts,
+            frames=self.frames,
+            batch_size=self.batch_size,
+            checkpoint=self.checkpoint,
+            engine=self.engine,
+            progress=self.progress,
+            text=f"maximizing {', '.join(one.task.layer.name for one in requests)}",
         )
-    second = {} if other is None else {"other": other.name, "other_sha256": other.sha256}
-    size = {"size": made.images.shape[-1], "restarts": work.restarts}
-    return Maximized(
-        origin=results.origin(
-            model,
-            seed=work.seed,
-            started=work.started,
-            data=pictures if not isinstance(pictures, Tensor) else None,
-            parameters=request.parameters | size | second | task.settings.record(),
-        ),
-        warnings=(
-            *_warnings(names, made),
-            *_unmade(len(request.names) - len(rows), len(request.names)),
-            *summarize(names, panel.flags),
-            *panel.notes,
-        ),
-        model_name=model.name,
-        layer=task.layer.name,
-        objective=task.objective.text,
-        units=units,
-        names=names,
-        titles=tuple(request.titles[i] for i in rows) if request.titles else names,
-        images=made.images,
-        scores=panel.scores,
-        panel=panel,
-        trace=made.trace,
-        best_steps=made.best_steps,
-        alive=made.alive & (made.failed < 0),
-        frames=made.frames,
-        transparency=made.transparency if task.settings.transparency else None,
-    )
+        pairs = zip(requests, finished, strict=True)
+        return [self._evaluated(one, done) for one, done in pairs if done is not None], stopped
+
+    def _evaluated(self, request: _Request, finished: Finished) -> Maximized:
+        """Finished pictures with the numbers beside them."""
+        task, made, rows = request.task, finished.made, finished.rows
+        names = tuple(request.names[i] for i in rows)
+        units = tuple(request.units[i] for i in rows) if request.units else ()
+        with frozen(self.model), before_relu(self.model, task):
+            panel = measure_panel(
+                self.model,
+                task.layer,
+                task.objective,
+                rows,
+                made.images,
+                alive=made.alive,
+                data=self.pictures,
+                other=self.other,
+                units=units,
+                seconds=finished.seconds,
+                progress=self.progress,
+                restart_scores=finished.restart_scores,
+                precision=task.settings.precision,
+            )
+        parameters = request.parameters | {"size": made.images.shape[-1], "restarts": self.restarts}
+        if self.other is not None:
+            parameters |= {"other": self.other.name, "other_sha256": self.other.sha256}
+        return Maximized(
+            origin=results.origin(
+                self.model,
+                seed=self.seed,
+                started=self.started,
+                data=None if isinstance(self.pictures, Tensor) else self.pictures,
+                parameters=parameters | task.settings.record(),
+            ),
+            warnings=(
+                *_warnings(names, made),
+                *_unmade(len(request.names) - len(rows), len(request.names)),
+                *summarize(names, panel.flags),
+                *panel.notes,
+            ),
+            model_name=self.model.name,
+            layer=task.layer.name,
+            objective=task.objective.text,
+            units=units,
+            names=names,
+            titles=tuple(request.titles[i] for i in rows) if request.titles else names,
+            images=made.images,
+            scores=panel.scores,
+            panel=panel,
+            trace=made.trace,
+            best_steps=made.best_steps,
+            alive=made.alive & (made.failed < 0),
+            frames=made.frames,
+            transparency=made.transparency if task.settings.transparency else None,
+        )
 
 
 def _warnings(names: Sequence[str], made: Optimized) -> list[str]:

@@ -44,8 +44,12 @@ if TYPE_CHECKING:
 PICTURE = "picture"
 """the name under which objectives find the picture itself, (N, 3, H, W) in [0, 1]"""
 
-Score = Callable[[Mapping[str, Tensor], Sequence[int]], Tensor]
-"""score(activations by layer, targets): the score of each picture, aimed at its target"""
+Activations = Mapping[str, Tensor]
+"""the values of each layer that is read, (N, ...), by its name"""
+Targets = Sequence[int]
+"""of each picture the index of its target"""
+Score = Callable[[Activations, Targets], Tensor]
+"""from activations and targets to the score of each picture, (N,)"""
 
 
 @dataclass(frozen=True)
@@ -66,9 +70,7 @@ class Objective:
     addends: tuple[Objective, ...] = ()
     """of a sum its parts, so that long sums stay flat"""
 
-    def __call__(
-        self, activations: Mapping[str, Tensor], targets: Sequence[int] | None = None
-    ) -> Tensor:
+    def __call__(self, activations: Activations, targets: Targets | None = None) -> Tensor:
         """Scores (N,) of activations (N, ...); `targets` default to 0 ... N-1."""
         if targets is None:
             rows = len(activations[self.layers[0]]) if self.count is None else self.count
@@ -110,18 +112,16 @@ class Objective:
 
 
 def _joined(parts: tuple[Objective, ...]) -> Objective:
-    def score(acts: Mapping[str, Tensor], targets: Sequence[int]) -> Tensor:
-        total = parts[0].score(acts, targets)
-        for part in parts[1:]:
-            total = total + part.score(acts, targets)
-        return total
+    def score(acts: Activations, targets: Targets) -> Tensor:
+        first, *rest = (part.score(acts, targets) for part in parts)
+        return sum(rest, start=first)
 
     text = parts[0].text
     for part in parts[1:]:
         minus = re.match(r"-(1 \* )?", part.text)
         text += f" - {part.text[minus.end() :]}" if minus else f" + {part.text}"
     return Objective(
-        layers=_layers(parts),
+        layers=layers_of(parts),
         count=_count(parts),
         text=text,
         score=score,
@@ -132,7 +132,7 @@ def _joined(parts: tuple[Objective, ...]) -> Objective:
 
 def _multiplied(one: Objective, two: Objective) -> Objective:
     return Objective(
-        layers=_layers((one, two)),
+        layers=layers_of((one, two)),
         count=_count((one, two)),
         text=" * ".join(f"({part.text})" if part.addends else part.text for part in (one, two)),
         score=lambda acts, targets: one.score(acts, targets) * two.score(acts, targets),
@@ -140,7 +140,8 @@ def _multiplied(one: Objective, two: Objective) -> Objective:
     )
 
 
-def _layers(parts: Sequence[Objective]) -> tuple[str, ...]:
+def layers_of(parts: Sequence[Objective]) -> tuple[str, ...]:
+    """All layers that some objectives read."""
     return tuple(dict.fromkeys(name for part in parts for name in part.layers))
 
 
@@ -152,6 +153,23 @@ def _count(parts: Sequence[Objective]) -> int | None:
             "give both one target for each picture"
         )
     return counts[0] if counts else None
+
+
+def of_layer(
+    layer: str,
+    text: str,
+    score: Callable[[Tensor, Targets], Tensor],
+    *,
+    count: int | None = None,
+    width: int | None = None,
+    group: int = 1,
+) -> Objective:
+    """An objective that reads one layer: `score(values, targets)` of its values (N, ...)."""
+
+    def read(acts: Activations, targets: Targets) -> Tensor:
+        return score(acts[layer], targets)
+
+    return Objective((layer,), count, text, read, width, group)
 
 
 # Objectives with a unit for each target.
@@ -174,15 +192,14 @@ def channel(
             f"unknown tokens {tokens!r}; take {', '.join(_TOKENS)} or the number of one"
         )
 
-    def score(acts: Mapping[str, Tensor], targets: Sequence[int]) -> Tensor:
-        values = acts[layer]
+    def score(values: Tensor, targets: Targets) -> Tensor:
         if values.dim() == 3:
             values = _chosen(values, tokens)
         return reduce(_gathered(values, units, targets))
 
     of = "" if tokens == "all" else f" at token {tokens}" if isinstance(tokens, int) else ""
     of = f" at the {tokens} token{'s' * (tokens == 'patches')}" if tokens in _TOKENS[1:] else of
-    return Objective((layer,), len(units), f"{over} of {layer}{of}", score)
+    return of_layer(layer, f"{over} of {layer}{of}", score, count=len(units))
 
 
 def center(layer: str, units: Sequence[int], width: int = 2) -> Objective:
@@ -192,24 +209,23 @@ def center(layer: str, units: Sequence[int], width: int = 2) -> Objective:
     """
     units = tuple(units)
 
-    def score(acts: Mapping[str, Tensor], targets: Sequence[int]) -> Tensor:
-        return _mean(_middle(_gathered(acts[layer], units, targets), width))
+    def score(values: Tensor, targets: Targets) -> Tensor:
+        return _mean(_middle(_gathered(values, units, targets), width))
 
-    return Objective((layer,), len(units), f"middle of {layer}", score, width=width)
+    return of_layer(layer, f"middle of {layer}", score, count=len(units), width=width)
 
 
 def neuron(layer: str, units: Sequence[int], positions: Sequence[tuple[int, int]]) -> Objective:
     """A unit at one (row, column) of its map."""
     units, rows, columns = tuple(units), *map(tuple, zip(*positions, strict=True))
 
-    def score(acts: Mapping[str, Tensor], targets: Sequence[int]) -> Tensor:
-        values = acts[layer]
+    def score(values: Tensor, targets: Targets) -> Tensor:
+        own = [tuple(of[t] for t in targets) for of in (units, rows, columns)]
         return values[
-            _index(tuple(range(len(targets))), values.device),
-            *(_index(_of(which, targets), values.device) for which in (units, rows, columns)),
+            *(_index(which, values.device) for which in (tuple(range(len(targets))), *own))
         ]
 
-    return Objective((layer,), len(units), f"one position of {layer}", score, width=1)
+    return of_layer(layer, f"one position of {layer}", score, count=len(units), width=1)
 
 
 def logit(model: Model, classes: Sequence[int | str]) -> Objective:
@@ -233,13 +249,13 @@ def direction(
     unit = directions.detach() / directions.detach().norm(dim=1, keepdim=True).clamp(min=1e-12)
     aims = _held(unit)
 
-    def score(acts: Mapping[str, Tensor], targets: Sequence[int]) -> Tensor:
-        values = _positions(acts[layer], width)  # (N, C, P)
+    def score(values: Tensor, targets: Targets) -> Tensor:
+        values = _positions(values, width)  # (N, C, P)
         dot = (values * aims(targets, values)[:, :, None]).sum(1)  # (N, P)
         cos = dot / values.norm(dim=1).clamp(min=1e-6)
         return _mean(dot * cos.clamp(min=0.1) ** power)
 
-    return Objective((layer,), len(directions), f"directions in {layer}", score)
+    return of_layer(layer, f"directions in {layer}", score, count=len(directions))
 
 
 # Objectives with a reference for each target: activations (K, ...) of a picture at the same layer.
@@ -258,15 +274,14 @@ def caricature(layer: str, references: Tensor, *, power: float = 1.0) -> Objecti
     wanted = references.detach().clone()
     unit = _held(wanted / _shaped(_total(wanted.square()).sqrt().clamp(min=1e-12), wanted))
 
-    def score(acts: Mapping[str, Tensor], targets: Sequence[int]) -> Tensor:
-        values = acts[layer]
+    def score(values: Tensor, targets: Targets) -> Tensor:
         dot = _total(values * unit(targets, values))
         if not power:
             return dot
         cos = dot / _total(values.square()).clamp(min=1e-12).sqrt()
         return dot * cos.clamp(min=0.1) ** power
 
-    return Objective((layer,), len(references), f"caricature in {layer}", score)
+    return of_layer(layer, f"caricature in {layer}", score, count=len(references))
 
 
 def distance(layer: str, references: Tensor) -> Objective:
@@ -279,12 +294,11 @@ def distance(layer: str, references: Tensor) -> Objective:
     wanted = references.detach().clone()
     rows, lengths = _held(wanted), _held(_total(wanted.square()).clamp(min=1e-12))
 
-    def score(acts: Mapping[str, Tensor], targets: Sequence[int]) -> Tensor:
-        values = acts[layer]
+    def score(values: Tensor, targets: Targets) -> Tensor:
         apart = _total((values - rows(targets, values)).square())
         return apart / lengths(targets, values)
 
-    return Objective((layer,), len(references), f"distance in {layer}", score)
+    return of_layer(layer, f"distance in {layer}", score, count=len(references))
 
 
 def style_distance(layer: str, references: Tensor, *, power: int = 1) -> Objective:
@@ -296,12 +310,11 @@ def style_distance(layer: str, references: Tensor, *, power: int = 1) -> Objecti
     """
     wanted = _held(_grams(references.detach()))
 
-    def score(acts: Mapping[str, Tensor], targets: Sequence[int]) -> Tensor:
-        values = acts[layer]
+    def score(values: Tensor, targets: Targets) -> Tensor:
         apart = (_grams(values) - wanted(targets, values)).abs()
         return _mean(apart if power == 1 else apart**power)
 
-    return Objective((layer,), len(references), f"style distance in {layer}", score)
+    return of_layer(layer, f"style distance in {layer}", score, count=len(references))
 
 
 # Objectives that are the same for every target.
@@ -309,9 +322,7 @@ def style_distance(layer: str, references: Tensor, *, power: int = 1) -> Objecti
 
 def deepdream(layer: str) -> Objective:
     """The mean square of all units at all positions: more of whatever is there."""
-    return Objective(
-        (layer,), None, f"deepdream of {layer}", lambda acts, targets: _mean(acts[layer].square())
-    )
+    return of_layer(layer, f"deepdream of {layer}", lambda values, _: _mean(values.square()))
 
 
 def total_variation(layer: str = PICTURE, *, beta: float = 1.0) -> Objective:
@@ -320,30 +331,27 @@ def total_variation(layer: str = PICTURE, *, beta: float = 1.0) -> Objective:
     A cost: subtract it. beta 1 keeps edges, 2 is smoother (Mahendran and Vedaldi 2015, equation 4).
     """
 
-    def score(acts: Mapping[str, Tensor], targets: Sequence[int]) -> Tensor:
-        values = acts[layer]
+    def score(values: Tensor, targets: Targets) -> Tensor:
         down = values[..., 1:, :-1] - values[..., :-1, :-1]
         right = values[..., :-1, 1:] - values[..., :-1, :-1]
         # The small number keeps the root's gradient finite on plain areas.
         return _mean((down.square() + right.square() + 1e-8) ** (beta / 2))
 
-    return Objective((layer,), None, f"total variation of {layer}", score)
+    return of_layer(layer, f"total variation of {layer}", score)
 
 
 def l1(layer: str = PICTURE, *, around: float = 0.0) -> Objective:
     """The mean distance |value - around|. A cost: subtract it; 0.5 is a picture's middle gray."""
-    return Objective(
-        (layer,), None, f"L1 of {layer}", lambda acts, targets: _mean((acts[layer] - around).abs())
-    )
+    return of_layer(layer, f"L1 of {layer}", lambda values, _: _mean((values - around).abs()))
 
 
 def l2(layer: str = PICTURE, *, around: float = 0.0) -> Objective:
     """The root of the mean square of value - around. A cost: subtract it."""
 
-    def score(acts: Mapping[str, Tensor], targets: Sequence[int]) -> Tensor:
-        return (_mean((acts[layer] - around).square()) + 1e-12).sqrt()
+    def score(values: Tensor, targets: Targets) -> Tensor:
+        return (_mean((values - around).square()) + 1e-12).sqrt()
 
-    return Objective((layer,), None, f"L2 of {layer}", score)
+    return of_layer(layer, f"L2 of {layer}", score)
 
 
 # Objectives that compare the pictures of a group.
@@ -361,8 +369,7 @@ def diversity(layer: str, group: int) -> Objective:
     """
     _check_group(group)
 
-    def score(acts: Mapping[str, Tensor], targets: Sequence[int]) -> Tensor:
-        values = acts[layer]
+    def score(values: Tensor, targets: Targets) -> Tensor:
         _check_whole(targets, group)
         grams = _grams(values).flatten(1)
         grams = grams / grams.norm(dim=1, keepdim=True).clamp(min=1e-12)
@@ -375,7 +382,7 @@ def diversity(layer: str, group: int) -> Objective:
             scores.append(1 - others / (group - 1))
         return torch.cat(scores)
 
-    return Objective((layer,), None, f"diversity in {layer}", score, group=group)
+    return of_layer(layer, f"diversity in {layer}", score, group=group)
 
 
 def alignment(layer: str, group: int, *, reach: int = 4, decay: float = 2.0) -> Objective:
@@ -390,8 +397,7 @@ def alignment(layer: str, group: int, *, reach: int = 4, decay: float = 2.0) -> 
     """
     _check_group(group)
 
-    def score(acts: Mapping[str, Tensor], targets: Sequence[int]) -> Tensor:
-        values = acts[layer]
+    def score(values: Tensor, targets: Targets) -> Tensor:
         _check_whole(targets, group)
         scores = []
         for start in range(0, len(targets), group):
@@ -403,7 +409,7 @@ def alignment(layer: str, group: int, *, reach: int = 4, decay: float = 2.0) -> 
             scores.append(total / 2)
         return torch.cat(scores)
 
-    return Objective((layer,), None, f"alignment in {layer}", score, group=group)
+    return of_layer(layer, f"alignment in {layer}", score, group=group)
 
 
 def _check_group(group: int) -> None:
@@ -411,7 +417,7 @@ def _check_group(group: int) -> None:
         raise UserError(f"a group of {group} has nothing to compare; take 2 or more")
 
 
-def _check_whole(targets: Sequence[int], group: int) -> None:
+def _check_whole(targets: Targets, group: int) -> None:
     whole = len(targets) % group == 0 and all(
         t // group == targets[i - i % group] // group for i, t in enumerate(targets)
     )
@@ -445,18 +451,14 @@ def parse_objective(model: Model, text: str) -> Objective:
 
     Raises UserError for anything else.
     """
-    words = re.split(r"\s([+-])\s", f" + {text.strip()}")
-    if text.strip().startswith("-"):
-        words = re.split(r"\s([+-])\s", f" - {text.strip()[1:].strip()}")
-    total: Objective | None = None
-    for sign, term in zip(words[1::2], words[2::2], strict=True):
-        part = _parse_term(model, term.strip(), text)
-        if total is None:
-            total = part if sign == "+" else -part
-        else:
-            total = total + part if sign == "+" else total - part
-    assert total is not None
-    return replace(total, text=text.strip())
+    signed = re.sub(r"^-\s*", " - ", text.strip())
+    words = re.split(r"\s([+-])\s", signed if signed.startswith(" - ") else f" + {signed}")
+    terms = [
+        part if sign == "+" else -part
+        for sign, term in zip(words[1::2], words[2::2], strict=True)
+        for part in [_parse_term(model, term.strip(), text)]
+    ]
+    return replace(sum(terms[1:], start=terms[0]), text=text.strip())
 
 
 def parse_objectives(model: Model, texts: Sequence[str]) -> Objective:
@@ -467,14 +469,14 @@ def parse_objectives(model: Model, texts: Sequence[str]) -> Objective:
     if len(goals) == 1:
         return replace(goals[0], count=1)
 
-    def score(acts: Mapping[str, Tensor], targets: Sequence[int]) -> Tensor:
+    def score(acts: Activations, targets: Targets) -> Tensor:
         rows = [
             goals[t].score({name: values[i : i + 1] for name, values in acts.items()}, [0])
             for i, t in enumerate(targets)
         ]
         return torch.cat(rows)
 
-    return Objective(_layers(goals), len(goals), "; ".join(texts), score)
+    return Objective(layers_of(goals), len(goals), "; ".join(texts), score)
 
 
 def _parse_term(model: Model, term: str, text: str) -> Objective:
@@ -512,15 +514,11 @@ def _parse_term(model: Model, term: str, text: str) -> Objective:
 # Reading activations.
 
 
-def _gathered(values: Tensor, units: tuple[int, ...], targets: Sequence[int]) -> Tensor:
+def _gathered(values: Tensor, units: tuple[int, ...], targets: Targets) -> Tensor:
     """Each picture's own unit: (N, H, W) of (N, C, H, W), (N,) of (N, C), (N, T) of (N, T, C)."""
     rows = _index(tuple(range(len(targets))), values.device)
-    which = _index(_of(units, targets), values.device)
+    which = _index(tuple(units[t] for t in targets), values.device)
     return values[rows, :, which] if values.dim() == 3 else values[rows, which]
-
-
-def _of(items: tuple[int, ...], targets: Sequence[int]) -> tuple[int, ...]:
-    return tuple(items[t] for t in targets)
 
 
 @lru_cache(maxsize=256)
@@ -530,11 +528,11 @@ def _index(items: tuple[int, ...], device: torch.device) -> Tensor:
         return torch.tensor(items, device=device)
 
 
-def _held(items: Tensor) -> Callable[[Sequence[int], Tensor], Tensor]:
+def _held(items: Tensor) -> Callable[[Targets, Tensor], Tensor]:
     """Rows of a constant by target, where and as the activations are; moved there once."""
     places: dict[tuple[torch.device, torch.dtype], Tensor] = {}
 
-    def rows(targets: Sequence[int], like: Tensor) -> Tensor:
+    def rows(targets: Targets, like: Tensor) -> Tensor:
         place = (like.device, like.dtype)
         if place not in places:
             places[place] = items.to(*place)

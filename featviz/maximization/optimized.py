@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
@@ -41,10 +41,6 @@ class Optimized:
     def rows(self, rows: Sequence[int]) -> Optimized:
         """Some of the pictures."""
         return Optimized(**{f.name: getattr(self, f.name)[list(rows)] for f in fields(self)})
-
-    def without_parameters(self) -> Optimized:
-        """The same without the free parameters, for a file."""
-        return replace(self, parameters=self.parameters.new_zeros(len(self.scores), 0))
 
 
 def joined(parts: Sequence[Optimized]) -> Optimized:

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-import torch
 from torch import Tensor
 
 from featviz import films, images, results
@@ -18,6 +17,7 @@ from featviz.maximization.figures import draw_layers, draw_pictures, draw_scores
 from featviz.maximization.maco import faded
 from featviz.models.units import Unit
 from featviz.results import file_stem
+from featviz.statistics import middle
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -84,7 +84,9 @@ class Maximized(results.Result):
         out = {
             "pictures": results.Number(len(self.names), "", f"of {self.size} pixels a side"),
             "score": results.Number(
-                _median(self.scores), "", f"median, {self.objective}, of the saved pictures"
+                middle(self.scores),
+                "",
+                f"median, {self.objective}, of the saved pictures",
             ),
         }
         flagged = sum(self.flagged)
@@ -93,7 +95,7 @@ class Maximized(results.Result):
         )
         for name, values in self.metrics.items():
             unit, meaning = unit_and_meaning(self.panel, name)
-            out[name] = results.Number(_median(values), unit, f"median; {meaning}")
+            out[name] = results.Number(middle(values), unit, f"median; {meaning}")
         out["seconds a picture"] = results.Number(
             round(self.origin.seconds / len(self.names), 3), "s", "everything included"
         )
@@ -170,7 +172,7 @@ class Maximized(results.Result):
                 )
         folder.figure(
             "ascent.svg",
-            draw_scores(self),
+            draw_scores(self.titles, self.trace, self.scores, self.best_steps),
             caption="Score at each step, with that step's random transforms (lines), and of the "
             "saved pictures without them (dots).",
             alt="Line plot of the scores over the steps of the optimization",
@@ -302,16 +304,11 @@ class Maximized(results.Result):
 
     def plot(self) -> Figure:
         """The pictures with their scores, beside photographs where there are some."""
-        return draw_pictures(self)
+        return draw_pictures(self.title, self.titles, self.images, self.panel)
 
 
 def _shown(value: Tensor) -> str:
     return f"{float(value):.4f}" if bool(value.isfinite()) else ""
-
-
-def _median(values: Tensor) -> float | None:
-    finite = values[values.isfinite()].double()
-    return round(torch.quantile(finite, 0.5).item(), 5) if len(finite) else None
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -360,4 +357,4 @@ class LayerResults(results.Result):
 
     def plot(self) -> Figure:
         """The first pictures of each layer."""
-        return draw_layers(self.layers)
+        return draw_layers([(part.titles, part.images) for part in self.layers])

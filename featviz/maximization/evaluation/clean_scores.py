@@ -14,11 +14,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from featviz.images import mean_3x3
+from featviz.images import mean_3x3, resize
 from featviz.maximization.objectives import PICTURE
 from featviz.models.layers import activations
 
@@ -74,17 +74,14 @@ def held_out(score: Callable[[Tensor], Tensor], pictures: Tensor) -> Tensor:
 def shifted(pictures: Tensor, down: int, right: int) -> Tensor:
     """Pictures (N, 3, H, W) moved by whole pixels, reflected at the border, over and over."""
     height, width = pictures.shape[-2:]
-    rows = _reflect(torch.arange(height) - down, height)
-    columns = _reflect(torch.arange(width) - right, width)
-    return pictures[..., rows.to(pictures.device), :][..., columns.to(pictures.device)]
+    return pictures[..., _moved(height, down), :][..., _moved(width, right)]
 
 
-def _reflect(index: Tensor, size: int) -> Tensor:
-    if size == 1:
-        return torch.zeros_like(index)
-    period = 2 * (size - 1)
-    index = index.abs() % period
-    return torch.minimum(index, period - index)
+def _moved(size: int, shift: int) -> Tensor:
+    """Of each of `size` pixels in a row, which one is shown there after a shift."""
+    reach = abs(shift)
+    mirrored = np.pad(np.arange(size), reach, mode="reflect")
+    return torch.from_numpy(mirrored[reach - shift :][:size])
 
 
 def rank_among(scores: Tensor, unit: int) -> int:
@@ -115,9 +112,6 @@ def transfer_rank(picture: Tensor, other: Model, index: int) -> int:
 
     The picture is resized (bilinear, antialiased) where the model was made for another size.
     """
-    x = picture[None].to(other.device)
-    size = (other.input_size, other.input_size)
-    if tuple(x.shape[-2:]) != size:
-        x = F.interpolate(x, size, mode="bilinear", antialias=True, align_corners=False)
+    seen = resize(picture[None].to(other.device), other.input_size)
     with torch.no_grad():
-        return rank_among(other(x)[0], index)
+        return rank_among(other(seen)[0], index)

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from featviz import images, plotting
+from featviz.images import Box
 from featviz.maximization.evaluation.metrics import describe
 from featviz.maximization.evaluation.natural_path import NaturalPath
 from featviz.maximization.evaluation.panel import Panel, TopPictures
-from featviz.maximization.evaluation.unit_reader import Box
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -27,7 +27,7 @@ ROWS = 16
 """most rows of one figure"""
 _LINE = 0.145  # inches from one line of words to the next
 _FAINT = "#555555"
-_DOUBT = "#B4540A"
+_WARNING = "#B4540A"
 _MARK = torch.tensor([230, 159, 0]) / 255  # plotting.ORANGE
 
 
@@ -61,12 +61,13 @@ def draw_panel(
     for i, (height, own) in enumerate(zip(heights, lines, strict=True)):
         ax = page.axes(left, y, side, side)
         plotting.show_image(ax, pictures[i], pixelated=pixelated)
-        _frame(ax, panel.box, pictures[i].shape[-1], pictures[i].shape[-1])
+        if panel.box is not None:
+            plotting.mark_box(ax, panel.box, pictures[i])
         page.text(left, y + side + 0.13, titles[i], fontsize=9.5, weight="bold")
         if panel.top_pictures:
             _draw_row(page, at, y, cell, gap, panel.top_pictures[i])
         for k, (line, doubt) in enumerate(own):
-            style = {"color": _DOUBT, "weight": "bold"} if doubt else {}
+            style = {"color": _WARNING, "weight": "bold"} if doubt else {}
             page.text(at, y + above + _LINE * k, line, fontsize=7.6, **style)
         if panel.path is not None:
             ax = page.axes(page.width - curve - 0.1, y + 0.05, curve, side - 0.25)
@@ -102,7 +103,8 @@ def _draw_row(
     for k, (picture, box, side, value) in enumerate(cells):
         ax = page.axes(x + k * (size + gap), y, size, size)
         plotting.show_image(ax, picture.float() / 255, pixelated=picture.shape[-1] < 40)
-        _frame(ax, box, side, picture.shape[-1])
+        if box is not None:
+            plotting.mark_box(ax, _scaled(box, picture.shape[-1] / side), picture)
         page.text(
             x + k * (size + gap) + size / 2,
             y + size + 0.1,
@@ -111,27 +113,6 @@ def _draw_row(
             ha="center",
             color=_FAINT,
         )
-
-
-def _frame(ax: Axes, box: Box | None, side: int, shown: int) -> None:
-    """What is scored, as far as it lies in a square that was `side` and is `shown` pixels wide."""
-    from matplotlib.patches import Rectangle
-
-    if box is None:
-        return
-    scale = shown / side
-    top, left, bottom, right = (min(max(v * scale, 0.0), float(shown)) for v in box)
-    ax.add_patch(
-        Rectangle(
-            (left - 0.5, top - 0.5),
-            right - left,
-            bottom - top,
-            fill=False,
-            edgecolor=plotting.ORANGE,
-            linewidth=1.3,
-            clip_on=False,
-        )
-    )
 
 
 def path_figure(path: NaturalPath, i: int) -> Figure:
@@ -198,7 +179,10 @@ def top_picture_strip(found: TopPictures, height: int = 160) -> Tensor:
         cell = picture.float() / 255
         factor = max(1, height // cell.shape[-1])
         cell = images.enlarge(cell, factor)
-        cells.append(_outlined(cell, box, cell.shape[-1] / side))
+        if box is not None:
+            scaled = images.clip_box(_scaled(box, cell.shape[-1] / side), cell)
+            cell = _bordered(cell, scaled, 2)
+        cells.append(cell)
     size = max(cell.shape[-1] for cell in cells)
     same = torch.ones(len(cells), 3, size, size)
     for place, cell in zip(same, cells, strict=True):
@@ -208,36 +192,28 @@ def top_picture_strip(found: TopPictures, height: int = 160) -> Tensor:
     return sheet[:, gap:-gap, gap:-gap]  # on a dark page a white border would glare
 
 
-def _outlined(picture: Tensor, box: Box | None, scale: float, width: int = 2) -> Tensor:
-    """A picture with the border of `box` (in pixels before scaling) drawn inside it."""
-    if box is None:
-        return picture
-    size = picture.shape[-1]
-    top, left, bottom, right = (min(max(round(v * scale), 0), size) for v in box)
-    framed = picture.clone()
-    framed[:, top:bottom, left:right] = _MARK[:, None, None]
-    inside = (
-        slice(min(top + width, bottom), max(bottom - width, top)),
-        slice(min(left + width, right), max(right - width, left)),
-    )
-    framed[:, inside[0], inside[1]] = picture[:, inside[0], inside[1]]
-    return framed
+def _scaled(box: Box, scale: float) -> Box:
+    top, left, bottom, right = (round(edge * scale) for edge in box)
+    return top, left, bottom, right
 
 
 def frame_flagged(
     sheet: Tensor, flagged: Sequence[bool], side: int, columns: int, gap: int
 ) -> Tensor:
     """A contact sheet with an orange frame, in the gaps, round each flagged picture."""
-    sheet = sheet.clone()
-    for i in range(len(flagged)):
-        if flagged[i]:
+    for i, marked in enumerate(flagged):
+        if marked:
             top, left = (i // columns) * (side + gap), (i % columns) * (side + gap)
-            bottom, right = top + side + 2 * gap, left + side + 2 * gap
-            for rows, cells in (
-                (slice(top, top + gap), slice(left, right)),
-                (slice(bottom - gap, bottom), slice(left, right)),
-                (slice(top, bottom), slice(left, left + gap)),
-                (slice(top, bottom), slice(right - gap, right)),
-            ):
-                sheet[:, rows, cells] = _MARK[:, None, None]
+            sheet = _bordered(sheet, (top, left, top + side + 2 * gap, left + side + 2 * gap), gap)
     return sheet
+
+
+def _bordered(picture: Tensor, box: Box, width: int) -> Tensor:
+    """A copy of (3, H, W) with an orange border of `width` pixels inside a box."""
+    top, left, bottom, right = box
+    framed = picture.clone()
+    framed[:, top:bottom, left:right] = _MARK[:, None, None]
+    rows = slice(min(top + width, bottom), max(bottom - width, top))
+    columns = slice(min(left + width, right), max(right - width, left))
+    framed[:, rows, columns] = picture[:, rows, columns]
+    return framed

@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from featviz import images
+from featviz.images import Box
 from featviz.maximization.evaluation import clean_scores as scoring
 from featviz.maximization.evaluation import natural_path, spectrum
 from featviz.maximization.evaluation.flags import NATURAL_SLOPE, Setting, find_flags
@@ -27,7 +27,6 @@ from featviz.maximization.evaluation.natural_path import NaturalPath
 from featviz.maximization.evaluation.panel import Panel, TopPictures
 from featviz.maximization.evaluation.unit_reader import (
     TOP,
-    Box,
     UnitReader,
     crop_around,
     find_reader,
@@ -35,7 +34,7 @@ from featviz.maximization.evaluation.unit_reader import (
 )
 from featviz.maximization.objectives import Objective
 from featviz.models.first_layer import first_convolution, first_kernels, input_strides
-from featviz.models.layers import activations
+from featviz.models.layers import read_layer
 from featviz.models.model import Layer
 from featviz.models.units import Unit
 from featviz.top_scores import ImageCache, TopScores
@@ -109,7 +108,8 @@ class _Data:
                 box = (box[0] - top, box[1] - left, box[2] - top, box[3] - left)
                 box = None if _covers(box, self.side) else box
             value = float(self.top.values[column, rank])
-            cells.append((_small(picture), box, picture.shape[-1], value))
+            small = images.resize(picture[None], min(_PATCH, picture.shape[-1]))[0]
+            cells.append((images.to_uint8(small), box, picture.shape[-1], value))
         return TopPictures(*zip(*cells, strict=True))
 
 
@@ -154,13 +154,10 @@ def measure_panel(
     side = int(pictures.shape[-1])
     scores = scoring.clean_scores(model, objective, pictures, targets)
     numbers = {"held out": scoring.held_out_scores(model, objective, pictures, targets)}
-    with torch.no_grad():
-        values = [
-            activations(model, picture[None].to(model.device), [layer.name])[layer.name]
-            .float()
-            .cpu()
-            for picture in pictures
-        ]
+    values = [
+        read_layer(model, picture[None].to(model.device), layer.name).float().cpu()
+        for picture in pictures
+    ]
     reader = find_reader(objective, values, units, scores)
     columns = [unit.index for unit in units] if reader else list(range(len(targets)))
     notes: list[str] = []
@@ -331,16 +328,10 @@ def _path(
 
 def _before_the_unit(path: NaturalPath) -> dict[str, Tensor]:
     """The path's numbers at the layer right before the unit's."""
-    table = {
-        "path": path.similarity,
-        "path low": path.low,
-        "path high": path.high,
-        "path own": path.own,
-        "path others": path.others,
-        "path confidence": path.confidence,
-    }
-    numbers = {name: values[:, -2] for name, values in table.items()}
-    return numbers | {"overlap": path.overlap, "overlap usual": path.usual_overlap}
+    names = ("low", "high", "own", "others", "confidence")
+    numbers = {f"path {name}": getattr(path, name)[:, -2] for name in names}
+    shares = {"overlap": path.overlap, "overlap usual": path.usual_overlap}
+    return {"path": path.similarity[:, -2]} | numbers | shares
 
 
 def _in_the_spectrum(model: Model, layer: Layer, pictures: Tensor) -> dict[str, Tensor]:
@@ -384,11 +375,3 @@ def _rectified(model: Model, layer: Layer) -> bool:
 
 def _covers(box: Box | None, side: int) -> bool:
     return box is None or (max(box[:2]) <= 0 and min(box[2:]) >= side)
-
-
-def _small(picture: Tensor) -> Tensor:
-    if picture.shape[-1] > _PATCH:
-        picture = F.interpolate(
-            picture[None], (_PATCH, _PATCH), mode="bilinear", antialias=True, align_corners=False
-        )[0]
-    return images.to_uint8(picture)

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from featviz.images import Box
 from featviz.maximization.objectives import Objective
 from featviz.maximization.reading import reading
 from featviz.models.model import Layer, Model
@@ -25,9 +26,6 @@ from featviz.types import Precision, Progress
 
 TOP = 12
 """pictures kept for each unit"""
-
-Box = tuple[int, int, int, int]
-"""(top, left, bottom, right) in pixels, half open"""
 
 _MAPS = frozenset({"middle", "position", "mean", "max"})
 _TOKENS = {"tokens": slice(None), "class token": slice(1), "patches": slice(1, None)}
