@@ -224,7 +224,7 @@ KILLED = """
 import os, signal
 from featviz.maximization import maximize
 true = maximize.maximize
-def maximize(*args: Any, **options: Any) -> Any:
+def maximize(*args, **options):
     def progress(done, total, text):
         if done >= 5:
             os.kill(os.getpid(), signal.SIGKILL)
