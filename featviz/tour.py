@@ -8,9 +8,9 @@ a tour that was stopped goes on.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Literal
 
@@ -91,12 +91,8 @@ QUICK = Budget(
 """seconds instead of minutes"""
 
 
-@dataclass(frozen=True)
-class Step:
-    """One result of the tour."""
-
-    folder: str
-    make: Callable[[], results.Result]
+Step = tuple[str, Callable[[], results.Result]]
+"""the folder of a result, and the function that makes it"""
 
 
 @dataclass(frozen=True)
@@ -152,21 +148,23 @@ def run_tour(
     folder = Path(out)
     subject = Subject(model, pictures, budget or Budget(), seed, class_names or {}, progress)
     outcomes = []
-    for step in tour_steps(subject):
-        outcomes.append(_run(step, subject, folder / step.folder, overwrite=overwrite))
+    for name, make in tour_steps(subject):
+        outcomes.append(_run(make, subject, folder / name, overwrite=overwrite))
         if announce is not None:
             announce(outcomes[-1])
     gallery = build_gallery(folder, overwrite=True)
     return Tour(tuple(outcomes), gallery, time.perf_counter() - started)
 
 
-def _run(step: Step, subject: Subject, target: Path, *, overwrite: bool) -> Outcome:
+def _run(
+    make: Callable[[], results.Result], subject: Subject, target: Path, *, overwrite: bool
+) -> Outcome:
     if not overwrite and _is_current(target, subject):
         return Outcome(target, 0.0, kept=True)
     began = time.perf_counter()
     refused = ""
     try:
-        step.make().save(target, overwrite=True)
+        make().save(target, overwrite=True)
     except UserError as error:
         refused = str(error)
     return Outcome(target, time.perf_counter() - began, kept=False, refused=refused)
@@ -213,6 +211,11 @@ class Subject:
         """The convolutions whose units are shown, the first one included."""
         first, *deeper = self.convolutions
         return [first, *deeper[-(self.budget.layers - 1) :]]
+
+    @cached_property
+    def compared(self) -> Pictures:
+        """The pictures with which results are compared."""
+        return self.pictures.spread(self.budget.compared)
 
     def units(self, layer: Layer) -> list[int]:
         """The first units of a layer."""
@@ -266,11 +269,14 @@ class Subject:
         ranked = sorted(best.values(), reverse=True)
         return [places[some.paths[-row]] for _, row in ranked] or [0]
 
-    def shown(self, count: int) -> tuple[Tensor, list[str]]:
-        """The first pictures to show, (N, 3, S, S), and their names."""
-        rows, model = self.rows[:count], self.model
-        read = [self.pictures.read(row, model.resize, model.input_size) for row in rows]
-        return torch.stack(read), [self.pictures.paths[row] for row in rows]
+    def shown(self, count: int) -> Tensor:
+        """The first pictures to show, (N, 3, S, S)."""
+        resize, crop = self.model.resize, self.model.input_size
+        return torch.stack([self.pictures.read(row, resize, crop) for row in self.rows[:count]])
+
+    def names(self, count: int) -> list[str]:
+        """Their names."""
+        return [self.pictures.paths[row] for row in self.rows[:count]]
 
     @cached_property
     def space(self) -> Store:
@@ -279,133 +285,125 @@ class Subject:
         return embed(self.model, pictures, class_names=self.class_names, progress=self.progress)
 
 
-def tour_steps(subject: Subject) -> list[Step]:
+def tour_steps(subject: Subject) -> Iterator[Step]:
     """All steps in order: the model, its units, single pictures, the feature space, robustness."""
-    parts = (_model_steps, _unit_steps, _picture_steps, _space_steps, _robustness_steps)
-    return [step for part in parts for step in part(subject)]
+    for part in (_model_steps, _unit_steps, _picture_steps, _space_steps, _robustness_steps):
+        yield from part(subject)
 
 
-def _model_steps(s: Subject) -> list[Step]:
-    model = s.model
-    steps = [Step("layers", lambda: summarize(model))]
-    if bundled(model.name).with_suffix(".kernels.safetensors").is_file():
-        steps.append(Step("growth-conv1", kernel_growth))
-    labeled = s.labeled
-    if labeled is not None and not model.headless:
-        steps.append(Step("eval", lambda: evaluate(model, labeled, progress=s.progress)))
-    return steps
+def _model_steps(s: Subject) -> Iterator[Step]:
+    yield "layers", partial(summarize, s.model)
+    if bundled(s.model.name).with_suffix(".kernels.safetensors").is_file():
+        yield "growth-conv1", kernel_growth
+    if s.labeled is not None and not s.model.headless:
+        yield "eval", partial(evaluate, s.model, s.labeled, progress=s.progress)
 
 
-def _unit_steps(s: Subject) -> list[Step]:
-    model, budget = s.model, s.budget
-    first, *deeper = s.shown_layers
-    compared, searched = s.pictures.spread(budget.compared), s.pictures.spread(budget.searched)
-
-    def kernels(layer: Layer, units: list[int] | None = None) -> Step:
-        return Step(
-            f"kernels-{results.file_stem(layer.name)}",
-            lambda: kernel_sheet(model, layer.name, units=units, progress=s.progress),
+def _unit_steps(s: Subject) -> Iterator[Step]:
+    model, budget, progress = s.model, s.budget, s.progress
+    whole = budget.layers > 2
+    head = [] if model.headless else [("logits", s.classes)]
+    first, *deeper = [(layer.name, s.units(layer)) for layer in s.shown_layers]
+    kernels = [(first[0], None), *(deeper[:1] if whole else [])]
+    searched = s.pictures.spread(budget.searched)
+    for layer, units in kernels:
+        yield (
+            f"kernels-{results.file_stem(layer)}",
+            partial(kernel_sheet, model, layer, units=units, progress=progress),
         )
-
-    def maximized(layer: str, units: list[int]) -> Step:
-        return Step(
+    for layer, units in [*deeper, *head]:
+        yield (
             f"maximize-{results.file_stem(layer)}",
-            lambda: maximize(
+            partial(
+                maximize,
                 model,
                 layer,
                 units=units,
-                pictures=compared,
+                pictures=s.compared,
                 steps=budget.maximize_steps,
                 seed=s.seed,
-                progress=s.progress,
+                progress=progress,
             ),
         )
-
-    def examples(layer: str, units: list[int]) -> Step:
-        return Step(
+    for layer, units in [first, *deeper, *(head if whole else [])]:
+        yield (
             f"examples-{results.file_stem(layer)}",
-            lambda: top_patches(model, searched, layer, units=units, progress=s.progress),
+            partial(top_patches, model, searched, layer, units=units, progress=progress),
         )
 
-    whole = budget.layers > 2
-    head = [] if model.headless else [("logits", s.classes)]
-    convolutions = [(layer.name, s.units(layer)) for layer in s.shown_layers]
-    return [
-        kernels(first),
-        *[kernels(layer, s.units(layer)) for layer in deeper[:1] if whole],
-        *[maximized(layer, units) for layer, units in [*convolutions[1:], *head]],
-        *[examples(layer, units) for layer, units in [*convolutions, *(head if whole else [])]],
-    ]
 
-
-def _picture_steps(s: Subject) -> list[Step]:
-    model, budget, seed = s.model, s.budget, s.seed
+def _picture_steps(s: Subject) -> Iterator[Step]:
+    model, seed, progress, count = s.model, s.seed, s.progress, s.budget.pictures
     first, *deeper = s.shown_layers
     every = [layer.name for layer in s.convolutions]
     inverted = [every[0], every[len(every) // 2], every[-1]]
     inverted += [] if model.headless else ["logits"]
-    compared = s.pictures.spread(budget.compared)
 
-    def maps(layer: Layer) -> Step:
-        return Step(
-            f"maps-{results.file_stem(layer.name)}",
-            lambda: activation_maps(model, s.shown(1)[0][0], layer.name, units=s.units(layer)),
-        )
+    def maps(layer: Layer) -> results.Result:
+        return activation_maps(model, s.shown(1)[0], layer.name, units=s.units(layer))
 
     def patch() -> results.Result:
         """Of the units that are shown, the one with the highest activation."""
-        pictures, _ = s.shown(1)
-        values = activations(model, pictures.to(model.device), [first.name])[first.name][0]
+        picture = s.shown(1)
+        values = activations(model, picture.to(model.device), [first.name])[first.name][0]
         best = int(values.flatten(1).max(1).values[s.units(first)].argmax())
-        return patch_times_kernel(model, pictures[0], f"{first.name}:{best}")
+        return patch_times_kernel(model, picture[0], f"{first.name}:{best}")
 
-    def inversion() -> results.Result:
-        pictures, names = s.shown(budget.pictures)
-        return invert(
+    for layer in [first, *deeper[(len(deeper) - 1) // 2 : -1][:1], *deeper[-1:]]:
+        yield f"maps-{results.file_stem(layer.name)}", partial(maps, layer)
+    yield "patch-times-kernel", patch
+    yield (
+        "inversion",
+        lambda: invert(
             model,
-            pictures,
+            s.shown(count),
             inverted,
-            names=names,
-            steps=budget.invert_steps,
-            others=compared,
+            names=s.names(count),
+            steps=s.budget.invert_steps,
+            others=s.compared,
             seed=seed,
-            progress=s.progress,
-        )
-
-    def accentuation() -> results.Result:
-        pictures, names = s.shown(1)
-        return accentuate(
+            progress=progress,
+        ),
+    )
+    if model.headless:
+        return
+    yield (
+        "accentuation",
+        lambda: accentuate(
             model,
-            pictures,
-            names=names,
-            steps=budget.accentuate_steps,
+            s.shown(1),
+            names=s.names(1),
+            steps=s.budget.accentuate_steps,
             seed=seed,
-            progress=s.progress,
-        )
-
-    def attribution() -> results.Result:
-        pictures, names = s.shown(budget.pictures)
-        return attribute(model, pictures, names=names, seed=seed, progress=s.progress)
-
-    middle = deeper[(len(deeper) - 1) // 2 : -1][:1]
-    steps = [maps(layer) for layer in [first, *middle, *deeper[-1:]]]
-    steps += [Step("patch-times-kernel", patch), Step("inversion", inversion)]
-    if not model.headless:
-        steps += [Step("accentuation", accentuation), Step("attribute", attribution)]
-    return steps
+            progress=progress,
+        ),
+    )
+    yield (
+        "attribute",
+        lambda: attribute(
+            model, s.shown(count), names=s.names(count), seed=seed, progress=progress
+        ),
+    )
 
 
-def _space_steps(s: Subject) -> list[Step]:
+def _space_steps(s: Subject) -> Iterator[Step]:
     def neighbors() -> results.Result:
         rows = {path: row for row, path in enumerate(s.space.pictures.paths)}
-        shown = [s.pictures.paths[row] for row in s.rows]
-        queries = [rows[path] for path in shown if path in rows][: s.budget.queries]
+        queries = [rows[path] for path in s.names(len(s.rows)) if path in rows]
         return find_neighbors(
-            s.space, queries or None, k=8, model=s.model, seed=s.seed, progress=s.progress
+            s.space,
+            queries[: s.budget.queries] or None,
+            k=8,
+            model=s.model,
+            seed=s.seed,
+            progress=s.progress,
         )
 
-    def atlas() -> results.Result:
-        return build_atlas(
+    yield "embed", lambda: s.space
+    yield "neighbors", neighbors
+    yield (
+        "atlas",
+        lambda: build_atlas(
             s.model,
             s.space,
             seed=s.seed,
@@ -413,33 +411,32 @@ def _space_steps(s: Subject) -> list[Step]:
             icons=s.budget.icons,
             icon_side=5,
             icon=IconSettings(steps=64),
-        )
-
-    return [
-        Step("embed", lambda: s.space),
-        Step("neighbors", neighbors),
-        Step("atlas", atlas),
-    ]
+        ),
+    )
 
 
-def _robustness_steps(s: Subject) -> list[Step]:
-    budget = s.budget
-
-    def attacked() -> results.Result:
-        pictures, names = s.shown(2 * budget.pictures)
-        return attack(s.model, pictures, names=names, seed=s.seed, progress=s.progress)
-
-    def audited() -> results.Result:
-        return audit(
+def _robustness_steps(s: Subject) -> Iterator[Step]:
+    if s.model.headless:
+        return
+    count = 2 * s.budget.pictures
+    yield (
+        "attack",
+        lambda: attack(
+            s.model, s.shown(count), names=s.names(count), seed=s.seed, progress=s.progress
+        ),
+    )
+    yield (
+        "audit",
+        partial(
+            audit,
             s.model,
             s.pictures,
-            count=budget.audited,
-            steps=budget.audit_steps,
-            check_steps=budget.check_steps,
-            queries=budget.square_queries,
+            count=s.budget.audited,
+            steps=s.budget.audit_steps,
+            check_steps=s.budget.check_steps,
+            queries=s.budget.square_queries,
             parts=(),
             seed=s.seed,
             progress=s.progress,
-        )
-
-    return [] if s.model.headless else [Step("attack", attacked), Step("audit", audited)]
+        ),
+    )
