@@ -266,13 +266,6 @@ def write_png(image: Tensor, path: str | Path) -> None:
     to_pillow(image).save(path, format="PNG", optimize=False)
 
 
-def png_bytes(image: Tensor) -> bytes:
-    """The PNG file of (3, H, W) in [0, 1]."""
-    buffer = io.BytesIO()
-    to_pillow(image).save(buffer, format="PNG")
-    return buffer.getvalue()
-
-
 def enlarge(image: Tensor, factor: int) -> Tensor:
     """Every pixel becomes a block of factor x factor: (..., H, W) to (..., fH, fW)."""
     return image.repeat_interleave(factor, -2).repeat_interleave(factor, -1)

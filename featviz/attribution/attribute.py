@@ -99,20 +99,20 @@ def attribute(
     side = max(1, round(window * batch.shape[-1]))
     hop = min(max(1, round(stride * batch.shape[-1])), side)
 
-    def measure(method: str, x: Tensor, c: int) -> tuple[Tensor, float]:
-        """The map (H, W), and its completeness error in logits (0 where none is defined)."""
+    def measure(method: str, x: Tensor, c: int) -> Tensor:
+        """The map (H, W)."""
         if method == "integrated_gradients":
             return captum_methods.integrated_gradients(model, x, c, cover, steps, batch_size)
         if method == "saliency":
-            return captum_methods.saliency(model, x, c), 0.0
+            return captum_methods.saliency(model, x, c)
         if method == "grad_cam":
             assert layer is not None
-            return captum_methods.grad_cam(model, x, c, layer), 0.0
-        return captum_methods.occlusion(model, x, c, cover, side, hop, batch_size), 0.0
+            return captum_methods.grad_cam(model, x, c, layer)
+        return captum_methods.occlusion(model, x, c, cover, side, hop, batch_size)
 
     shape, total = (len(methods), len(batch)), len(methods) * len(batch)
     maps = torch.empty(*shape, *batch.shape[-2:])
-    errors, left, moved = torch.empty(shape), torch.empty(shape), torch.empty(shape)
+    left, moved = torch.empty(shape), torch.empty(shape)
     with frozen(model):
         with torch.no_grad():
             logits = torch.cat([model(picture[None]) for picture in batch])
@@ -123,8 +123,7 @@ def attribute(
             for m, method in enumerate(methods):
                 if progress is not None:
                     progress(i * len(methods) + m, total, METHODS[method].title)
-                values, errors[m, i] = measure(method, x, c)
-                maps[m, i] = values.detach()
+                maps[m, i] = measure(method, x, c).detach()
                 left[m, i], moved[m, i] = captum_methods.deletion(
                     model, x, c, cover, maps[m, i], seed=seed, batch_size=batch_size
                 )
@@ -132,8 +131,8 @@ def attribute(
         progress(total, total, "")
     error = relative = None
     if "integrated_gradients" in methods:
-        error = errors[methods.index("integrated_gradients")]
         gain = (logits - base)[torch.arange(len(batch)), torch.tensor(targets)].cpu()
+        error = maps[methods.index("integrated_gradients")].sum((1, 2)) - gain
         # Where nothing is to be gained, any error is infinitely large.
         relative = torch.where(error == 0, 0.0, error.abs() / gain.abs())
     result = Attributed(

@@ -15,6 +15,8 @@ Maps are in units of the logit (saliency: logit per unit of pixel value).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -47,6 +49,39 @@ METHODS = {
 }
 
 
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Attributions:
+    """The maps of each picture, and checks of them."""
+
+    model_name: str
+    classes: tuple[str, ...]
+    names: tuple[str, ...]
+    pictures: Tensor
+    """(N, 3, H, W)"""
+    targets: tuple[int, ...]
+    """(N,): the explained class"""
+    probabilities: Tensor
+    """(N, classes)"""
+    maps: Mapping[str, Tensor]
+    """method -> (N, H, W)"""
+    layer: str | None
+    """of Grad-CAM"""
+    baseline: str
+    completeness: Tensor | None
+    """(N,) |sum of the map - (logit(picture) - logit(baseline))| / |that difference|"""
+    completeness_logits: Tensor | None
+    """(N,) the same error in logits, signed"""
+    deletion: Mapping[str, Tensor]
+    """method -> (N,) probability of the target with the map's highest fifth deleted"""
+    deletion_random: Mapping[str, Tensor]
+    """method -> (N,) the same with that area moved to random positions, mean"""
+
+    @property
+    def target_probabilities(self) -> Tensor:
+        """(N,): of the explained class."""
+        return self.probabilities[torch.arange(len(self.names)), torch.tensor(self.targets)]
+
+
 def saliency(model: Model, x: Tensor, target: int) -> Tensor:
     """(H, W): the largest absolute gradient of the three channels."""
     from captum.attr import Saliency
@@ -58,19 +93,19 @@ def saliency(model: Model, x: Tensor, target: int) -> Tensor:
 
 def integrated_gradients(
     model: Model, x: Tensor, target: int, baseline: Tensor, steps: int, batch_size: int
-) -> tuple[Tensor, float]:
-    """The map (H, W), and its sum less what it must be, in logits."""
+) -> Tensor:
+    """(H, W): its sum must be the logit's difference from the baseline to the picture."""
     from captum.attr import IntegratedGradients
 
-    parts, delta = IntegratedGradients(model).attribute(
+    parts = IntegratedGradients(model).attribute(
         x.clone().requires_grad_(True),
         baselines=baseline.contiguous(),
         target=target,
         n_steps=steps,
         internal_batch_size=min(batch_size, steps),
-        return_convergence_delta=True,
     )
-    return parts[0].sum(0), float(delta[0])
+    values: Tensor = parts[0].sum(0)
+    return values
 
 
 def grad_cam(model: Model, x: Tensor, target: int, layer: str) -> Tensor:

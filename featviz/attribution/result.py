@@ -2,54 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-import torch
 from torch import Tensor
 
 from featviz import results
-from featviz.attribution.figures import DrawnMap, DrawnPicture, draw
-from featviz.attribution.methods import METHODS
+from featviz.attribution.figures import draw
+from featviz.attribution.methods import METHODS, Attributions
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
-class Attributed(results.Result):
+class Attributed(Attributions, results.Result):
     """Maps of what the logit of one class a picture depends on."""
 
     kind: ClassVar[str] = "attribute"
-
-    model_name: str
-    classes: tuple[str, ...]
-    names: tuple[str, ...]
-    pictures: Tensor
-    """(N, 3, H, W)"""
-    targets: tuple[int, ...]
-    """(N,): the explained class"""
-    probabilities: Tensor
-    """(N, classes)"""
-    maps: Mapping[str, Tensor]
-    """method -> (N, H, W)"""
-    layer: str | None
-    """of Grad-CAM"""
-    baseline: str
-    completeness: Tensor | None
-    """(N,) |sum of the map - (logit(picture) - logit(baseline))| / |that difference|"""
-    completeness_logits: Tensor | None
-    """(N,) the same error in logits, signed"""
-    deletion: Mapping[str, Tensor]
-    """method -> (N,) probability of the target with the map's highest fifth deleted"""
-    deletion_random: Mapping[str, Tensor]
-    """method -> (N,) the same with that area moved to random positions, mean"""
-
-    @property
-    def target_probabilities(self) -> Tensor:
-        """(N,): of the explained class."""
-        return self.probabilities[torch.arange(len(self.names)), torch.tensor(self.targets)]
 
     @property
     def title(self) -> str:
@@ -81,11 +51,6 @@ class Attributed(results.Result):
                 f"{100 * float(self.deletion_random[method].mean()):.1f}%",
             )
         return found
-
-    def scale(self, method: str, i: int) -> float:
-        """Where the colors of a map end: the 99.5th percentile of its absolute values."""
-        values = self.maps[method][i].abs().flatten()
-        return float(torch.quantile(values, 0.995)) or float(values.max()) or 1.0
 
     def write(self, folder: results.Folder) -> None:
         for i, name in enumerate(self.names):
@@ -139,27 +104,11 @@ class Attributed(results.Result):
         return " ".join(parts)
 
     def plot(self) -> Figure:
-        return draw([self._drawn(i) for i in range(len(self.names))])
+        return draw(self, range(len(self.names)))
 
     def plot_one(self, i: int) -> Figure:
         """The figure of one picture."""
-        return draw([self._drawn(i)])
-
-    def _drawn(self, i: int) -> DrawnPicture:
-        values, indices = self.probabilities[i].topk(min(5, len(self.classes)))
-        names = [self.classes[int(index)] for index in indices]
-        maps = {}
-        for method, found in self.maps.items():
-            left, moved = (100 * float(x[method][i]) for x in (self.deletion, self.deletion_random))
-            check = f"its fifth deleted: {left:.0f}%, elsewhere {moved:.0f}%"
-            maps[method] = DrawnMap(found[i], self.scale(method, i), check)
-        return DrawnPicture(
-            self.pictures[i],
-            self.classes[self.targets[i]],
-            float(self.target_probabilities[i]),
-            list(zip(names, values.tolist(), strict=True)),
-            maps,
-        )
+        return draw(self, [i])
 
 
 def _column(values: Tensor | None, count: int) -> list[str] | list[float]:

@@ -15,7 +15,16 @@ from typing import TYPE_CHECKING, Any
 
 from featviz import __version__, results
 from featviz.errors import UserError, public
-from featviz.gallery.reader import MARK, Entry, Figure, one_line, read_entries, short_cell
+from featviz.gallery.reader import (
+    MARK,
+    Download,
+    Entry,
+    Figure,
+    Table,
+    one_line,
+    read_entries,
+    short_cell,
+)
 from featviz.gallery.site import ResultPage, Site, UnitPage, layer_key, plan_site
 
 if TYPE_CHECKING:
@@ -91,11 +100,9 @@ def build_gallery(
 
 def check_site(target: Path, *, overwrite: bool) -> None:
     """Raise UserError unless the target is free, empty, or a gallery that may be replaced."""
-    if not target.exists():
-        return
-    if not target.is_dir():
+    if target.is_file():
         raise UserError(f"{target} is a file; --out takes a folder")
-    if not any(target.iterdir()):
+    if not target.exists() or not any(target.iterdir()):
         return
     if not (target / MARK).is_file():
         raise UserError(f"{target} is not empty and not a gallery; choose another --out")
@@ -133,14 +140,9 @@ def _document(site: Site) -> dict[str, Any]:
 
 def _copy_files(result: ResultPage, target: Path, with_arrays: bool) -> None:
     entry = result.entry
-    files = {"result.json"}
-    files |= {figure.file for figure in entry.figures}
-    files |= {table.file for table in entry.tables}
-    files |= {page.file for page in entry.pages}
-    files |= set(entry.companions)
-    if with_arrays:
-        files |= {array.file for array in entry.arrays}
-    for file in sorted(files):
+    listed: list[Figure | Table | Download] = [*entry.figures, *entry.tables, *entry.pages]
+    listed += entry.arrays if with_arrays else ()
+    for file in sorted({"result.json", *entry.companions, *(item.file for item in listed)}):
         (target / file).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(entry.folder / file, target / file)
 
@@ -283,7 +285,7 @@ def display_width(figure: Figure, widest: int = 1080, tallest: int = 1000) -> in
     if figure.pixelated:
         room = 320 if len(figure.units) == 1 else 640
         shown = width * max(1, math.ceil(room / width) if width < 320 else room // width)
-    elif figure.file.lower().endswith(".svg"):
+    elif figure.vector:
         shown = round(1.3 * width)
     elif width < 200 and not figure.plot:
         shown = 2 * width

@@ -10,7 +10,7 @@ from __future__ import annotations
 import csv
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -59,6 +59,16 @@ class Figure:
     """shown on its unit's page only"""
 
     @property
+    def vector(self) -> bool:
+        """Whether it is an SVG."""
+        return self.file.lower().endswith(".svg")
+
+    @property
+    def shape(self) -> float:
+        """Width over height; 1 where they are not known."""
+        return (self.width or 1) / (self.height or 1)
+
+    @property
     def caption_parts(self) -> tuple[str, str]:
         """The first sentence without the unit's name, for a small picture, and the rest.
 
@@ -87,32 +97,37 @@ class Table:
     @property
     def numeric_columns(self) -> list[bool]:
         """Which columns hold numbers only, so that they are set flush right."""
-        return numeric_columns(len(self.columns), self.rows)
+        columns = range(len(self.columns))
+        cells = [[row[i] for row in self.rows if i < len(row) and row[i]] for i in columns]
+        return [bool(column) and all(map(_is_number, column)) for column in cells]
 
-    def rows_of(self, unit: str, layer: str) -> Iterator[tuple[tuple[str, str], ...]]:
-        """The rows about a unit, as (column, cell) without the cells that name it.
+    def part_about(self, unit: str, layer: str) -> Table:
+        """The rows about a unit, without empty columns and those that name the unit.
 
         The unit is named in a column "unit", "picture" or "name": as "conv5:12", or in "unit" as 12
         where a column "layer" or else the result's own `layer` says the rest.
         """
-        naming = [i for i, column in enumerate(self.columns) if column in NAMING]
-        if not naming:
-            return
+        columns = range(len(self.columns))
         layer_at = self.columns.index("layer") if "layer" in self.columns else None
-        for row in self.rows:
-            if len(row) != len(self.columns):
-                continue
-            within = layer if layer_at is None else row[layer_at]
-            names = [
-                unit_name(f"{within}:{cell}" if column == "unit" and ":" not in cell else cell)
-                for column, cell in zip(self.columns, row, strict=True)
-            ]
-            if any(names[i] == unit for i in naming):
-                yield tuple(
-                    (column, cell)
-                    for i, (column, cell) in enumerate(zip(self.columns, row, strict=True))
-                    if names[i] != unit and i != layer_at
-                )
+
+        def names_unit(row: tuple[str, ...], i: int) -> bool:
+            name = row[i]
+            if self.columns[i] == "unit" and ":" not in name:
+                name = f"{layer if layer_at is None else row[layer_at]}:{name}"
+            return unit_name(name) == unit
+
+        naming = [i for i in columns if self.columns[i] in NAMING]
+        rows = [row for row in self.rows if len(row) == len(columns)]
+        rows = [row for row in rows if any(names_unit(row, i) for i in naming)]
+        shown = [
+            i
+            for i in columns
+            if i != layer_at
+            and any(row[i] for row in rows)
+            and not all(names_unit(row, i) for row in rows)
+        ]
+        part = tuple(tuple(row[i] for i in shown) for row in rows)
+        return Table(self.file, self.caption, tuple(self.columns[i] for i in shown), part)
 
 
 @dataclass(frozen=True)
@@ -195,34 +210,27 @@ def read_entry(folder: Path, name: str) -> Entry:
     problems: list[str] = []
     fields = conform(results.read_result(folder), RESULT, "", problems)
     model, data = fields["model"], fields["data"]
-    tables = tuple(_tables(folder, fields["tables"], problems))
+    tables = list(_tables(folder, fields["tables"], problems))
     figures, pages = _figures(folder, fields["figures"], problems)
     listed = {page.file for page in pages}
     for path in sorted(folder.iterdir()):
         if path.suffix.lower() in PAGES and path.name not in listed and _plain_file(path):
             pages.append(Download(path.name, "", path.stat().st_size))
-    return Entry(
-        folder=folder,
-        name=name,
-        kind=fields["kind"] or "result",
-        title=fields["title"] or name,
-        command=fields["command"],
-        model=_source(model, _size(model), _counted(model, "classes")),
-        data=_source(data, _counted(data, "count", "pictures")),
-        parameters=fields["parameters"],
-        seed=fields["seed"],
-        versions={key: one_line(value) for key, value in fields["versions"].items()},
-        created=fields["created"],
-        seconds=fields["seconds"],
-        numbers=_numbers(fields["numbers"], problems),
-        figures=tuple(figures),
-        tables=tables,
-        pages=tuple(pages),
-        arrays=tuple(_arrays(folder, fields["arrays"], problems)),
-        companions=tuple(_companions(folder)) if pages else (),
-        warnings=tuple(filter(None, fields["warnings"])),
-        problems=tuple(problems),
-    )
+    read = {
+        "kind": fields["kind"] or "result",
+        "title": fields["title"] or name,
+        "model": _source(model, _size(model), _counted(model, "classes")),
+        "data": _source(data, _counted(data, "count", "pictures")),
+        "versions": {key: one_line(value) for key, value in fields["versions"].items()},
+        "numbers": _numbers(fields["numbers"], problems),
+        "figures": tuple(figures),
+        "tables": tuple(tables),
+        "pages": tuple(pages),
+        "arrays": tuple(_arrays(folder, fields["arrays"], problems)),
+        "companions": tuple(_companions(folder)) if pages else (),
+        "warnings": tuple(filter(None, fields["warnings"])),
+    }
+    return Entry(folder=folder, name=name, problems=tuple(problems), **(fields | read))
 
 
 RESULT = {
@@ -326,20 +334,12 @@ def _figures(
             problems.append(f"{file} is no picture that can be read")
             continue
         width, height, plot = looked
-        units = dict.fromkeys(map(unit_name, item["units"]))
-        figures.append(
-            Figure(
-                file=file,
-                caption=item["caption"],
-                alt=item["alt"] or item["caption"] or f"Figure {len(figures) + 1}, {file}",
-                units=tuple(filter(None, units)),
-                pixelated=item["pixelated"],
-                width=width,
-                height=height,
-                plot=plot,
-                detail=item["detail"],
-            )
-        )
+        read = {
+            "file": file,
+            "alt": item["alt"] or item["caption"] or f"Figure {len(figures) + 1}, {file}",
+            "units": tuple(filter(None, dict.fromkeys(map(unit_name, item["units"])))),
+        }
+        figures.append(Figure(width=width, height=height, plot=plot, **(item | read)))
     return figures, pages
 
 
@@ -363,14 +363,9 @@ def _look(path: Path) -> tuple[int | None, int | None, bool] | None:
             rgb = picture.convert("RGB")
     except (OSError, UnidentifiedImageError, ValueError, Image.DecompressionBombError):
         return None
-    sides = (
-        (0, 0, width, 1),
-        (0, height - 1, width, height),
-        (0, 0, 1, height),
-        (width - 1, 0, width, height),
-    )
-    edges = [np.asarray(rgb.crop(side)) for side in sides]
-    return width, height, min(edge.min() for edge in edges) >= 250
+    pixels = np.asarray(rgb)
+    edges = pixels[[0, -1]].min(), pixels[:, [0, -1]].min()
+    return width, height, min(edges) >= 250
 
 
 def _look_at_svg(path: Path) -> tuple[int | None, int | None, bool] | None:
@@ -412,9 +407,8 @@ def _companions(folder: Path) -> Iterator[str]:
     for path in sorted(folder.rglob("*")):
         inside = path.relative_to(folder)
         nested = any(
-            (parent / mark).is_file()
-            for parent in (folder / inside).parents
-            if parent != folder and parent.is_relative_to(folder)
+            (folder / parent / mark).is_file()
+            for parent in list(inside.parents)[:-1]
             for mark in ("result.json", MARK)
         )
         hidden = any(part.startswith(".") for part in inside.parts)
@@ -497,12 +491,6 @@ def short_cell(cell: str) -> str:
     if len(cell) > 6 and "." in cell and _is_number(cell) and "," not in cell:
         return f"{float(cell):.4g}" if not cell.endswith("%") else cell
     return cell
-
-
-def numeric_columns(count: int, rows: Sequence[Sequence[str]]) -> list[bool]:
-    """Which of `count` columns hold nothing but numbers."""
-    cells = [[row[i] for row in rows if i < len(row) and row[i]] for i in range(count)]
-    return [bool(column) and all(map(_is_number, column)) for column in cells]
 
 
 def _is_number(text: str) -> bool:

@@ -7,13 +7,14 @@ with their file names. Nothing here reads or writes a file.
 from __future__ import annotations
 
 import re
-from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from statistics import median_high
 from urllib.parse import quote
 
 from featviz.gallery.kinds import GROUPS, OTHER, Group, Kind, group_of, kind_text
-from featviz.gallery.reader import Entry, Figure, Source, Unreadable, clean, numeric_columns
+from featviz.gallery.reader import Entry, Figure, Source, Table, Unreadable, clean
 
 PORTRAITS = ("maximize", "kernels", "examples", "maps")
 """kinds whose pictures can be a unit's portrait, best first"""
@@ -21,6 +22,9 @@ PORTRAITS = ("maximize", "kernels", "examples", "maps")
 HERO_ORDER = ("maximize", "kernels", "atlas", "maps", "attribute", "neighbors", "attack", "train")
 
 WALL_COLUMNS, WALL_FEWEST = 10, 3
+
+FLAGS, MEASURES = ("flag", "reason"), ("what", "value", "meaning")
+"""columns of the tables that a unit's page shows as lists"""
 
 
 @dataclass(frozen=True)
@@ -31,8 +35,6 @@ class ResultPage:
     slug: str
     kind: Kind
     group: Group
-    order: int
-    """its position in the site"""
 
     @property
     def page(self) -> str:
@@ -46,24 +48,20 @@ class ResultPage:
     @property
     def grid(self) -> list[Figure]:
         """Figures of one unit each, if there are at least four: a grid shows them."""
-        single = [
-            f
-            for f in self.entry.figures
-            if len(f.units) == 1 and not f.detail and not f.file.lower().endswith(".svg")
-        ]
+        figures = self.entry.figures
+        single = [f for f in figures if len(f.units) == 1 and not f.detail and not f.vector]
         return single if len(single) >= 4 else []
 
     @property
     def wide_grid(self) -> bool:
         """Whether the grid's figures are strips, which need a wide column."""
-        shapes = [(f.width or 1) / (f.height or 1) for f in self.grid]
-        return bool(shapes) and sorted(shapes)[len(shapes) // 2] > 2
+        return bool(self.grid) and median_high(f.shape for f in self.grid) > 2
 
     @property
     def main_figures(self) -> list[Figure]:
         """All the others."""
-        in_grid = {id(f) for f in self.grid}
-        return [f for f in self.entry.figures if id(f) not in in_grid and not f.detail]
+        in_grid = set(self.grid)
+        return [f for f in self.entry.figures if f not in in_grid and not f.detail]
 
     @property
     def thumbnail(self) -> Figure | None:
@@ -76,8 +74,7 @@ class ResultPage:
         figure = self.thumbnail
         if figure is None or not figure.plot or figure.pixelated:
             return False
-        wide = (figure.width or 1) > 1.6 * (figure.height or 1)
-        return wide or figure.file.lower().endswith(".svg")
+        return figure.shape > 1.6 or figure.vector
 
 
 @dataclass(frozen=True)
@@ -93,35 +90,17 @@ class UnitFigure:
 
 
 @dataclass(frozen=True)
-class UnitRows:
-    """The rows of a table about a unit."""
-
-    result: ResultPage
-    caption: str
-    columns: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-
-    @property
-    def numeric_columns(self) -> list[bool]:
-        """Which columns hold numbers only."""
-        return numeric_columns(len(self.columns), self.rows)
-
-
-@dataclass
 class UnitPage:
     """A unit and everything that the results show of it."""
 
     name: str
     layer: str
     label: str
-    slug: str = ""
-    layer_slug: str = ""
+    slug: str
+    layer_slug: str
     """where its layer begins on the page of all units"""
-    own: list[UnitFigure] = field(default_factory=list)
-    """figures of this unit alone"""
-    shared: list[UnitFigure] = field(default_factory=list)
-    """figures that name other units too"""
-    rows: list[UnitRows] = field(default_factory=list)
+    chapters: list[UnitChapter]
+    """its figures and tables by result, in the order of the site"""
 
     @property
     def page(self) -> str:
@@ -134,11 +113,12 @@ class UnitPage:
         if self.layer != "logits":
             return ""
         names = [
-            row[at]
-            for rows in self.rows
-            for row in rows.rows
-            for at, column in enumerate(rows.columns)
-            if column in ("title", "name", "class") and row[at]
+            cell
+            for chapter in self.chapters
+            for table in chapter.tables
+            for row in table.rows
+            for column, cell in zip(table.columns, row, strict=True)
+            if column in ("title", "name", "class") and cell
         ]
         return names[0].partition(",")[0] if names else ""
 
@@ -155,34 +135,21 @@ class UnitPage:
     @property
     def portrait(self) -> UnitFigure | None:
         """The picture shown where the unit is listed."""
-        pictures = [s for s in self.own if _fits_a_tile(s) and not s.figure.detail]
+        pictures = [s for c in self.chapters for s in c.pictures if _fits_a_tile(s)]
         return min(pictures, key=lambda s: _rank(s.result.entry.kind, PORTRAITS), default=None)
 
-    @property
-    def chapters(self) -> list[UnitChapter]:
-        """Its figures and tables by result, in the order of the site."""
-        found: dict[str, UnitChapter] = {}
 
-        def chapter(result: ResultPage) -> UnitChapter:
-            return found.setdefault(result.slug, UnitChapter(result))
-
-        for shown in self.own:
-            chapter(shown.result).own.append(shown)
-        for shown in self.shared:
-            chapter(shown.result).shared.append(shown)
-        for rows in self.rows:
-            chapter(rows.result).tables.append(rows)
-        return sorted(found.values(), key=lambda c: c.result.order)
-
-
-@dataclass
+@dataclass(frozen=True)
 class UnitChapter:
     """The part of a result that is about one unit."""
 
     result: ResultPage
-    own: list[UnitFigure] = field(default_factory=list)
-    shared: list[UnitFigure] = field(default_factory=list)
-    tables: list[UnitRows] = field(default_factory=list)
+    own: list[UnitFigure]
+    """figures of this unit alone"""
+    shared: list[UnitFigure]
+    """figures that name other units too"""
+    tables: list[Table]
+    """their rows about the unit"""
 
     @property
     def pictures(self) -> list[UnitFigure]:
@@ -195,27 +162,25 @@ class UnitChapter:
         return [shown for shown in self.own if shown.figure.detail]
 
     @property
-    def flags(self) -> list[tuple[str, str]]:
+    def flags(self) -> list[tuple[str, ...]]:
         """Flags of its picture as (name, reason)."""
-        tables = [t for t in self.tables if t.columns == ("flag", "reason")]
-        return [(row[0], row[1]) for t in tables for row in t.rows]
+        return [row for t in self.tables if t.columns == FLAGS for row in t.rows]
 
     @property
-    def measures(self) -> list[tuple[str, str, str]]:
+    def measures(self) -> list[tuple[str, ...]]:
         """Measured values as (what, value, meaning)."""
-        tables = [t for t in self.tables if t.columns == ("what", "value", "meaning")]
-        return [(row[0], row[1], row[2]) for t in tables for row in t.rows]
+        return [row for t in self.tables if t.columns == MEASURES for row in t.rows]
 
     @property
-    def short_tables(self) -> list[UnitRows]:
+    def short_tables(self) -> list[Table]:
         """Tables of one row; none where the measures have the same content."""
         return [] if self.measures else [t for t in self.tables if len(t.rows) == 1]
 
     @property
-    def long_tables(self) -> list[UnitRows]:
+    def long_tables(self) -> list[Table]:
         """All others, for the end of the chapter."""
-        shown = (("flag", "reason"), ("what", "value", "meaning"))
-        return [t for t in self.tables if len(t.rows) > 1 and t.columns not in shown]
+        long = [t for t in self.tables if len(t.rows) > 1]
+        return [t for t in long if t.columns not in (FLAGS, MEASURES)]
 
 
 @dataclass(frozen=True)
@@ -281,19 +246,13 @@ def _most_used(sources: Iterable[Source | None]) -> list[Source]:
 
 def _fits_a_tile(shown: UnitFigure) -> bool:
     """Whether a figure can be cut to a small square."""
-    figure = shown.figure
-    if figure.file.lower().endswith(".svg"):
-        return False
-    shape = (figure.width or 1) / (figure.height or 1)
-    return shown.result.entry.kind in PORTRAITS or 0.7 <= shape <= 1.4
+    figure, kind = shown.figure, shown.result.entry.kind
+    return not figure.vector and (kind in PORTRAITS or 0.7 <= figure.shape <= 1.4)
 
 
 def _is_square(shown: UnitFigure) -> bool:
     """Whether a portrait is square and made from the unit alone, not from a picture."""
-    figure = shown.figure
-    known = figure.width and figure.height
-    square = known and 0.8 <= (figure.width or 1) / (figure.height or 1) <= 1.25
-    return bool(square) and shown.result.entry.kind in PORTRAITS[:2]
+    return 0.8 <= shown.figure.shape <= 1.25 and shown.result.entry.kind in PORTRAITS[:2]
 
 
 def _spread(units: Sequence[UnitPage], most: int) -> list[UnitPage]:
@@ -314,15 +273,14 @@ def plan_site(
     ordered = sorted(entries, key=lambda e: (_rank(e.kind, kinds), e.kind, natural(e.name)))
     slugs = _Slugs()
     results = tuple(
-        ResultPage(e, slugs.take(e.name), kind_text(e.kind), group_of(e.kind), place)
-        for place, e in enumerate(ordered)
+        ResultPage(e, slugs.take(e.name), kind_text(e.kind), group_of(e.kind)) for e in ordered
     )
-    site = Site("", results, tuple(_units(results)), tuple(left_out))
-    return Site(clean(title or "") or _title(site), results, site.units, site.left_out)
+    title = clean(title or "") or _title(_most_used(e.model for e in ordered))
+    return Site(title, results, tuple(_units(results)), tuple(left_out))
 
 
-def _title(site: Site) -> str:
-    names = list(dict.fromkeys(m.name for m in site.models))
+def _title(models: Sequence[Source]) -> str:
+    names = list(dict.fromkeys(m.name for m in models))
     if not names:
         return "A look inside"
     if len(names) <= 3:
@@ -330,37 +288,34 @@ def _title(site: Site) -> str:
     return f"Inside {names[0]} and {len(names) - 1} other models"
 
 
-def _units(results: Sequence[ResultPage]) -> list[UnitPage]:
-    found: dict[str, UnitPage] = {}
+def _units(results: Sequence[ResultPage]) -> Iterator[UnitPage]:
+    figures: defaultdict[tuple[str, str], list[UnitFigure]] = defaultdict(list)
     for result in results:
         for figure in result.entry.figures:
             for name in figure.units:
                 layer, _, label = name.partition(":")
-                unit = found.setdefault(name, UnitPage(name, layer, label))
-                alone = len(figure.units) == 1
-                (unit.own if alone else unit.shared).append(UnitFigure(result, figure))
+                figures[layer, label].append(UnitFigure(result, figure))
     slugs, layer_slugs = _Slugs(), _Slugs()
-    units = sorted(found.values(), key=lambda u: (layer_key(u.layer), natural(u.label), u.name))
-    layers = {layer: layer_slugs.take(layer) for layer in dict.fromkeys(u.layer for u in units)}
-    for unit in units:
-        unit.slug = slugs.take(unit.name)
-        unit.layer_slug = layers[unit.layer]
-        unit.rows = list(_rows(results, unit.name))
-    return units
+    layers: dict[str, str] = {}
+    for layer, label in sorted(figures, key=lambda u: (layer_key(u[0]), natural(u[1]), u)):
+        name = f"{layer}:{label}"
+        if layer not in layers:
+            layers[layer] = layer_slugs.take(layer)
+        chapters = list(_chapters(results, name, figures[layer, label]))
+        yield UnitPage(name, layer, label, slugs.take(name), layers[layer], chapters)
 
 
-def _rows(results: Sequence[ResultPage], unit: str) -> Iterable[UnitRows]:
+def _chapters(
+    results: Sequence[ResultPage], unit: str, figures: Sequence[UnitFigure]
+) -> Iterator[UnitChapter]:
     for result in results:
-        layer = result.entry.parameters.get("layer")
-        for table in result.entry.tables:
-            rows = list(table.rows_of(unit, str(layer)))
-            filled = [
-                i for i in range(len(rows[0]) if rows else 0) if any(row[i][1] for row in rows)
-            ]
-            if filled:
-                columns = tuple(rows[0][i][0] for i in filled)
-                cells = tuple(tuple(row[i][1] for i in filled) for row in rows)
-                yield UnitRows(result, table.caption, columns, cells)
+        here = [shown for shown in figures if shown.result is result]
+        own = [shown for shown in here if len(shown.figure.units) == 1]
+        shared = [shown for shown in here if len(shown.figure.units) > 1]
+        layer = str(result.entry.parameters.get("layer"))
+        tables = [part for t in result.entry.tables if (part := t.part_about(unit, layer)).rows]
+        if here or tables:
+            yield UnitChapter(result, own, shared, tables)
 
 
 class _Slugs:

@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _CELL, _GAP, _LEFT, _TOP = 0.98, 0.07, 1.35, 0.62  # inches
-_FAINT = "#555555"
 
 
 def draw_patches(
@@ -33,11 +32,11 @@ def draw_patches(
         page.text(at, y + _CELL / 2 - 0.08, names[row], ha="right", weight="bold")
         if not math.isnan(percentiles[row]):
             words = f"1 in 1000: {percentiles[row]:.3g}"
-            page.text(at, y + _CELL / 2 + 0.1, words, fontsize=7, ha="right", color=_FAINT)
+            page.text(at, y + _CELL / 2 + 0.1, words, fontsize=7, ha="right", color=plotting.FAINT)
         for i, (picture, value) in enumerate(zip(pictures, values, strict=True)):
             x = _LEFT + i * (_CELL + _GAP)
             ax = page.axes(x, y, _CELL, _CELL)
             plotting.show_image(ax, picture, pixelated=picture.shape[-1] < 40)
             below = y + _CELL + 0.09
-            page.text(x + _CELL / 2, below, value, fontsize=7, ha="center", color=_FAINT)
+            page.text(x + _CELL / 2, below, value, fontsize=7, ha="center", color=plotting.FAINT)
     return page.figure

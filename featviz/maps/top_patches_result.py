@@ -27,7 +27,7 @@ class Place:
     path: str
     position: tuple[int, int] | None
     """(row, column) in the unit's map; None for a layer without positions"""
-    box: tuple[int, int, int, int]
+    box: images.Box
     """(top, left, bottom, right) in the prepared picture; the whole of it where all is seen"""
     value: float
 
@@ -111,19 +111,7 @@ class TopPatches(results.Result):
             )
         folder.table(
             "examples.csv",
-            [
-                "unit",
-                "rank",
-                "activation",
-                "row",
-                "path",
-                "y",
-                "x",
-                "top",
-                "left",
-                "bottom",
-                "right",
-            ],
+            ("unit", "rank", "activation", "row", "path", *_WHERE),
             [
                 (unit, rank, f"{p.value:.6g}", p.row, p.path, *(p.position or ("", "")), *p.box)
                 for unit, places in zip(self.units, self.places, strict=True)
