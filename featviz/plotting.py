@@ -74,11 +74,11 @@ def bare(ax: Axes, title: str = "") -> None:
         ax.set_title(title, fontsize=8, color=INK, pad=3)
 
 
-def lines(ax: Axes, *, xlabel: str, ylabel: str) -> None:
+def lines(ax: Axes, *, xlabel: str, ylabel: str, points: float = 9) -> None:
     """The style of a plain line plot: light grid, no box, labels with units."""
-    ax.set_xlabel(xlabel, fontsize=9)
-    ax.set_ylabel(ylabel, fontsize=9)
-    ax.tick_params(labelsize=8)
+    ax.set_xlabel(xlabel, fontsize=points)
+    ax.set_ylabel(ylabel, fontsize=points)
+    ax.tick_params(labelsize=points - 1)
     ax.grid(True, color="#dddddd", linewidth=0.6)
     ax.set_axisbelow(True)
     for side in ("top", "right"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -37,7 +38,7 @@ def demo(
     from featviz.cli.run import open_data
     from featviz.tour import QUICK, run_tour
 
-    folder = output.out if output.out is not None else Path("run")
+    folder = output.out or Path("run")
     net = model.load(seed=seed)
     pictures, names = open_data(data), read_class_names(class_names)
     announce = None if output.quiet or output.as_json else _announce
@@ -54,22 +55,17 @@ def demo(
             announce=announce,
         )
     if output.as_json:
-        steps = [
-            {"folder": str(t.folder), "seconds": t.seconds, "kept": t.kept, "refused": t.refused}
-            for t in tour.outcomes
-        ]
-        document = {"gallery": str(tour.gallery), "seconds": tour.seconds, "steps": steps}
-        print(json.dumps(document, indent=1))
+        steps = [asdict(outcome) for outcome in tour.outcomes]
+        document = {"gallery": tour.gallery, "seconds": tour.seconds, "steps": steps}
+        print(json.dumps(document, indent=1, default=str))
         return
-    made = sum(1 for t in tour.outcomes if not t.refused)
+    made = sum(not outcome.refused for outcome in tour.outcomes)
     print(f"{made} results in {tour.seconds:.0f} s; open this in a browser:")
     print((tour.gallery / "index.html").resolve())
 
 
 def _announce(outcome: Outcome) -> None:
+    what = "kept" if outcome.kept else f"{outcome.seconds:5.1f} s"
     if outcome.refused:
-        print(f"  {outcome.folder.name:<20} left out: {outcome.refused}", flush=True)
-    elif outcome.kept:
-        print(f"  {outcome.folder.name:<20} kept", flush=True)
-    else:
-        print(f"  {outcome.folder.name:<20} {outcome.seconds:5.1f} s", flush=True)
+        what = f"left out: {outcome.refused}"
+    print(f"  {outcome.folder.name:<20} {what}", flush=True)

@@ -66,7 +66,7 @@ def embed(
     class_names: ClassNames = None,
     batch_size: BatchSize = 64,
     precision: Annotated[
-        Literal["auto", "float32", "bfloat16"],
+        AutoPrecision,
         typer.Option(
             help="bfloat16 is twice as fast on CPUs that compute in it; auto: bfloat16 there for "
             "10,000 pictures and more."
@@ -101,11 +101,7 @@ def embed(
 
     net = model.load()
     names = [net.layer(name).name for name in layer or [default_layer(net)]]
-    folder = (
-        output.out
-        if output.out is not None
-        else Path("run") / f"embed-{'-'.join(map(file_stem, names))}"
-    )
+    folder = output.out or Path("run") / f"embed-{'-'.join(map(file_stem, names))}"
     with output.progress() as progress:
         given = _Given(
             out=folder,

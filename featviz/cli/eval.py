@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
 from featviz.cli import options
+from featviz.types import AutoPrecision
 
 
 def eval(
@@ -16,7 +17,7 @@ def eval(
         int, typer.Option("--batch-size", min=1, help="Pictures computed at once.")
     ] = 64,
     precision: Annotated[
-        Literal["auto", "float32", "bfloat16"],
+        AutoPrecision,
         typer.Option("--precision", help="auto: bfloat16 where the processor computes in it."),
     ] = "float32",
     model: options.ModelOptions,

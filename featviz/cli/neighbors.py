@@ -64,17 +64,14 @@ def neighbors(
     from featviz.neighbors.find import find_neighbors
 
     queries = [part for text in query or [] for part in split_rows(text)]
-    needs_model = any(needs_network(text) for text in queries)
-    net = None
-    if store is None or needs_model:
-        net = model.load()
+    net = model.load() if store is None or any(map(needs_network, queries)) else None
     if store is not None:
         space = open_store(store, data=data)
-        folder = output.folder(f"neighbors-{space.layer}")
+        place = space.layer
     else:
         assert net is not None
         place = net.layer(layer or default_layer(net)).name
-        folder = output.folder(f"neighbors-{place}")
+    folder = output.folder(f"neighbors-{place}")
     with output.progress() as progress:
         if store is None:
             assert net is not None

@@ -133,7 +133,7 @@ class OutputOptions:
         """--out or run/`default`, checked before the work begins. Raises UserError."""
         from featviz.results import check_target
 
-        folder = self.out if self.out is not None else Path("run") / default
+        folder = self.out or Path("run") / default
         check_target(folder, overwrite=self.overwrite)
         return folder
 

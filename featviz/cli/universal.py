@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Annotated
 
 import typer
@@ -49,38 +51,25 @@ def universal(
 
     from featviz.attacks.patch import patch as make_patch
     from featviz.attacks.universal import universal as make_universal
-    from featviz.checkpoints import partial_folder, remove_checkpoint
+    from featviz.checkpoints import partial_folder
     from featviz.cli.run import open_data
 
     pictures = open_data(data)
     name = "patch" if as_patch else "universal"
     folder = output.folder(f"{name}-{pictures.name}")
     net = model.load()
+    attack: Callable[..., Result] = make_patch
+    if not as_patch:
+        attack = partial(make_universal, eps=radius, norm=norm)
     with output.progress() as progress:
-        result: Result
-        if as_patch:
-            result = make_patch(
-                net,
-                pictures,
-                target=target,
-                steps=steps,
-                count=count,
-                seed=seed,
-                checkpoint=partial_folder(folder),
-                progress=progress,
-            )
-        else:
-            result = make_universal(
-                net,
-                pictures,
-                eps=radius,
-                norm=norm,
-                target=target,
-                steps=steps,
-                count=count,
-                seed=seed,
-                checkpoint=partial_folder(folder),
-                progress=progress,
-            )
+        result = attack(
+            net,
+            pictures,
+            target=target,
+            steps=steps,
+            count=count,
+            seed=seed,
+            checkpoint=partial_folder(folder),
+            progress=progress,
+        )
     output.finish(result, folder)
-    remove_checkpoint(partial_folder(folder))

@@ -86,8 +86,13 @@ def build_gallery(
     target = Path(out) if out is not None else root / "gallery"
     check_site(target, overwrite=overwrite)
     entries, left_out = read_entries(root)
+    if not entries and left_out:
+        reasons = "; ".join(f"{u.name}: {u.reason}" for u in left_out)
+        raise UserError(f"{root} has no result that can be shown ({reasons})")
     if not entries:
-        raise UserError(_nothing(root, [f"{u.name}: {u.reason}" for u in left_out]))
+        raise UserError(
+            f"{root} has no results; make some first, as with: featviz kernels --out {root}/kernels"
+        )
     site = plan_site(entries, left_out, title)
     with results.whole(target) as temporary:
         for result in site.results:
@@ -108,12 +113,6 @@ def check_site(target: Path, *, overwrite: bool) -> None:
         raise UserError(f"{target} is not empty and not a gallery; choose another --out")
     if not overwrite:
         raise UserError(f"{target} exists; add --overwrite or choose another --out")
-
-
-def _nothing(root: Path, reasons: Sequence[str]) -> str:
-    if reasons:
-        return f"{root} has no result that can be shown ({'; '.join(reasons)})"
-    return f"{root} has no results; make some first, as with: featviz kernels --out {root}/kernels"
 
 
 def _document(site: Site) -> dict[str, Any]:

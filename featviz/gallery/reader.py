@@ -271,7 +271,6 @@ _TYPE_NAMES = {
     list: "a list",
     dict: "an object",
 }
-_EMPTY: dict[type, Any] = {str: "", bool: False, int: None, float: None, list: [], dict: {}}
 
 
 def conform(value: Any, shape: Any, at: str, problems: list[str]) -> Any:
@@ -290,7 +289,7 @@ def conform(value: Any, shape: Any, at: str, problems: list[str]) -> Any:
     if not _is(value, kind):
         if value is not None:
             problems.append(f"{at} is {_TYPE_NAMES[type(value)]}, not {_TYPE_NAMES[kind]}")
-        value = _EMPTY[kind]
+        value = None if kind in (int, float) else kind()
     if isinstance(shape, dict):
         return {
             key: conform(value.get(key), inner, f"{at}.{key}".lstrip("."), problems)
@@ -319,12 +318,9 @@ def _figures(
 ) -> tuple[list[Figure], list[Download]]:
     figures: list[Figure] = []
     pages: list[Download] = []
-    for item in listed:
-        if item["file"].lower().endswith(".pdf"):
-            continue  # for print; a page shows the picture that lies beside it
-        file = _inside(folder, item["file"], PICTURES | PAGES, problems)
-        if file is None:
-            continue
+    # A PDF is for print; a page shows the picture that lies beside it.
+    shown = [item for item in listed if not item["file"].lower().endswith(".pdf")]
+    for item, file in _inside(folder, shown, PICTURES | PAGES, problems):
         path = folder / file
         if path.suffix.lower() in PAGES:
             pages.append(Download(file, item["caption"], path.stat().st_size))
@@ -382,10 +378,7 @@ def _look_at_svg(path: Path) -> tuple[int | None, int | None, bool] | None:
 
 
 def _tables(folder: Path, listed: list[dict[str, Any]], problems: list[str]) -> Iterator[Table]:
-    for item in listed:
-        file = _inside(folder, item["file"], frozenset({".csv"}), problems)
-        if file is None:
-            continue
+    for item, file in _inside(folder, listed, frozenset({".csv"}), problems):
         try:
             with (folder / file).open(newline="", encoding="utf-8", errors="replace") as lines:
                 rows = [tuple(map(clean, row)) for row in csv.reader(lines)]
@@ -397,10 +390,8 @@ def _tables(folder: Path, listed: list[dict[str, Any]], problems: list[str]) -> 
 
 
 def _arrays(folder: Path, listed: list[dict[str, Any]], problems: list[str]) -> Iterator[Download]:
-    for item in listed:
-        file = _inside(folder, item["file"], ARRAYS, problems)
-        if file is not None:
-            yield Download(file, item["caption"], (folder / file).stat().st_size)
+    for item, file in _inside(folder, listed, ARRAYS, problems):
+        yield Download(file, item["caption"], (folder / file).stat().st_size)
 
 
 def _companions(folder: Path) -> Iterator[str]:
@@ -421,26 +412,25 @@ def _plain_file(path: Path) -> bool:
     return path.is_file() and not path.is_symlink()
 
 
-def _inside(folder: Path, text: str, suffixes: frozenset[str], problems: list[str]) -> str | None:
-    """The name of a file in the folder, or None with the reason among the problems."""
-    if not text:
-        problems.append("a file without a name is listed")
-        return None
-    path = PurePosixPath(text)
-    outside = path.is_absolute() or ".." in path.parts or "\\" in text or "\0" in text
-    if outside or not (folder / path).resolve().is_relative_to(folder.resolve()):
-        problems.append(f"{text} was refused: it lies outside the result folder")
-    elif path.suffix.lower() not in suffixes:
-        problems.append(f"{text} was refused: no {_suffix_list(suffixes)} file")
-    elif not (folder / path).is_file():
-        problems.append(f"{text} is missing")
-    else:
-        return path.as_posix()
-    return None
-
-
-def _suffix_list(suffixes: frozenset[str]) -> str:
-    return ", ".join(sorted(s[1:] for s in suffixes))
+def _inside(
+    folder: Path, listed: list[dict[str, Any]], suffixes: frozenset[str], problems: list[str]
+) -> Iterator[tuple[dict[str, Any], str]]:
+    """The items whose file is in the folder, with its name; the others are among the problems."""
+    for item in listed:
+        text = item["file"]
+        path = PurePosixPath(text)
+        outside = path.is_absolute() or ".." in path.parts or "\\" in text or "\0" in text
+        if not text:
+            problems.append("a file without a name is listed")
+        elif outside or not (folder / path).resolve().is_relative_to(folder.resolve()):
+            problems.append(f"{text} was refused: it lies outside the result folder")
+        elif path.suffix.lower() not in suffixes:
+            names = ", ".join(sorted(suffix[1:] for suffix in suffixes))
+            problems.append(f"{text} was refused: no {names} file")
+        elif not (folder / path).is_file():
+            problems.append(f"{text} is missing")
+        else:
+            yield item, path.as_posix()
 
 
 def _source(record: dict[str, Any], *facts: str) -> Source | None:
@@ -488,9 +478,8 @@ def clean(text: str) -> str:
 
 def short_cell(cell: str) -> str:
     """A cell of a table with no more figures than anyone reads: 0.0662913 becomes 0.06629."""
-    if len(cell) > 6 and "." in cell and _is_number(cell) and "," not in cell:
-        return f"{float(cell):.4g}" if not cell.endswith("%") else cell
-    return cell
+    long = len(cell) > 6 and "." in cell and "," not in cell and not cell.endswith("%")
+    return f"{float(cell):.4g}" if long and _is_number(cell) else cell
 
 
 def _is_number(text: str) -> bool:

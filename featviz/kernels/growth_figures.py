@@ -63,10 +63,8 @@ def _roughness(ax: Axes, snapshots: Snapshots) -> None:
     note.set_color(plotting.FAINT)
     ax.set_xscale("log")
     ax.set_ylim(0, 1.2)
-    plotting.lines(ax, xlabel="training step, counted from 1 (logarithmic)", ylabel="roughness")
-    ax.tick_params(labelsize=7)
-    for label in (ax.xaxis.label, ax.yaxis.label):
-        label.set_fontsize(8)
+    label = "training step, counted from 1 (logarithmic)"
+    plotting.lines(ax, xlabel=label, ylabel="roughness", points=8)
 
 
 def film_frame(snapshots: Snapshots, moment: int) -> Tensor:

@@ -6,6 +6,7 @@ float64, with the activation that the model itself computes.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -158,14 +159,13 @@ def _locate(
         name = f"{name}:{int(maps.flatten(1).amax(1).argmax())}"
     unit = parse_unit(model, name)
     if at:
-        numbers = [part.strip() for part in place.split(",")]
-        if len(numbers) != 2 or not all(number.isdigit() for number in numbers):
+        match = re.fullmatch(r"\s*(\d+)\s*,\s*(\d+)\s*", place)
+        if match is None:
             raise UserError(f"{text!r}: a position is written @row,column, as in conv1:12@20,30")
-        position = (int(numbers[0]), int(numbers[1]))
+        position = (int(match[1]), int(match[2]))
     height, width = maps.shape[1:]
     if position is None:
-        best = int(maps[unit.index].argmax())
-        position = (best // width, best % width)
+        position = divmod(int(maps[unit.index].argmax()), width)
     if not (0 <= position[0] < height and 0 <= position[1] < width):
         raise UserError(
             f"position {position[0]},{position[1]} is off the map: {unit.layer} has "

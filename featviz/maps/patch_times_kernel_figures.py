@@ -215,13 +215,9 @@ def _signed(
                     ha="center",
                     va="center",
                     fontsize=min(9.0, 6.5 * side),
-                    color=_ink(value, limit),
+                    color="white" if abs(value) > 0.6 * limit else plotting.INK,
                 )
     return image
-
-
-def _ink(value: float, limit: float) -> str:
-    return "white" if abs(value) > 0.6 * limit else plotting.INK
 
 
 def _hatch(ax: Axes, outside: Tensor) -> None:
@@ -229,17 +225,8 @@ def _hatch(ax: Axes, outside: Tensor) -> None:
     from matplotlib.patches import Rectangle
 
     for row, column in outside.nonzero().tolist():
-        ax.add_patch(
-            Rectangle(
-                (column - 0.5, row - 0.5),
-                1,
-                1,
-                fill=False,
-                linewidth=0,
-                hatch="////",
-                edgecolor="#888888",
-            )
-        )
+        style: dict[str, Any] = {"linewidth": 0, "hatch": "////", "edgecolor": "#888888"}
+        ax.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, fill=False, **style))
 
 
 def _zoom(page: Page, whole: Axes, part: Axes, box: images.Box) -> None:
@@ -250,10 +237,10 @@ def _zoom(page: Page, whole: Axes, part: Axes, box: images.Box) -> None:
     for y, corner in ((top, 1), (bottom, 0)):
         page.figure.add_artist(
             ConnectionPatch(
-                xyA=(right - 0.5, y - 0.5),
-                coordsA=whole.transData,
-                xyB=(0, corner),
-                coordsB=part.transAxes,
+                (right - 0.5, y - 0.5),
+                (0, corner),
+                whole.transData,
+                part.transAxes,
                 color=plotting.ORANGE,
                 linewidth=0.8,
                 alpha=0.8,
@@ -262,11 +249,8 @@ def _zoom(page: Page, whole: Axes, part: Axes, box: images.Box) -> None:
 
 
 def _small(ax: Axes, xlabel: str, ylabel: str = "") -> None:
-    plotting.lines(ax, xlabel=xlabel, ylabel=ylabel)
+    plotting.lines(ax, xlabel=xlabel, ylabel=ylabel, points=8)
     ax.grid(False)
-    ax.tick_params(labelsize=7)
-    for label in (ax.xaxis.label, ax.yaxis.label):
-        label.set_fontsize(7.5)
 
 
 def _running_sum(ax: Axes, summed: Tensor, r: PatchProducts) -> None:

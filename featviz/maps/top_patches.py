@@ -121,7 +121,6 @@ def _cut(
     """The places (U, k), their patches (U, k, 3, P, P) uint8, and the pixels that each shows."""
     field = layer.receptive_field if layer.spatial else None
     units, k = top.rows.shape
-    places: list[list[Place]] = [[] for _ in range(units)]
     patches: dict[tuple[int, int], Tensor] = {}
     size = (0, 0)
     for row in sorted(set(top.rows.flatten().tolist())):
@@ -137,20 +136,20 @@ def _cut(
                     patch[None], shape, mode="bilinear", antialias=True, align_corners=False
                 )[0]
             patches[unit, rank] = images.to_uint8(patch)
-    for unit, rank in sorted(patches):
-        y, x = top.positions[unit, rank].tolist()
-        row = int(top.rows[unit, rank])
-        places[unit].append(
-            Place(
-                row=row,
-                path=pictures.paths[row],
-                position=(y, x) if layer.spatial else None,
-                box=field.box(y, x) if field else (0, 0, *size),
-                value=float(top.values[unit, rank]),
-            )
+
+    def place(unit: int, rank: int) -> Place:
+        row, (y, x) = int(top.rows[unit, rank]), top.positions[unit, rank].tolist()
+        return Place(
+            row=row,
+            path=pictures.paths[row],
+            position=(y, x) if layer.spatial else None,
+            box=field.box(y, x) if field else (0, 0, *size),
+            value=float(top.values[unit, rank]),
         )
+
+    places = tuple(tuple(place(unit, rank) for rank in range(k)) for unit in range(units))
     stacked = torch.stack([patches[unit, rank] for unit in range(units) for rank in range(k)])
-    return tuple(map(tuple, places)), stacked.unflatten(0, (units, k)), size
+    return places, stacked.unflatten(0, (units, k)), size
 
 
 def _warnings(layer: Layer, units: Sequence[int], top: TopScores) -> tuple[str, ...]:

@@ -44,7 +44,7 @@ class UnitMaps:
     def positions(self) -> tuple[tuple[int, int], ...]:
         """(row, column) of each unit's strongest position."""
         width = self.maps.shape[2]
-        return tuple((int(i) // width, int(i) % width) for i in self.maps.flatten(1).argmax(1))
+        return tuple(divmod(int(i), width) for i in self.maps.flatten(1).argmax(1))
 
     @property
     def limits(self) -> tuple[float, float]:

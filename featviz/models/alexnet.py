@@ -17,6 +17,7 @@ multiply it into their weights afterwards.
 
 from __future__ import annotations
 
+import copy
 from typing import ClassVar
 
 import torch
@@ -69,17 +70,17 @@ class AlexNet(_Plan):
         self.features = nn.Sequential(
             nn.Conv2d(3, 64, kernel_size=11, stride=4, padding=2),  # (N, 64, 55, 55)
             nn.ReLU(),
-            nn.MaxPool2d(kernel_size=3, stride=2),  # (N, 64, 27, 27)
+            _pool(),  # (N, 64, 27, 27)
             nn.Conv2d(64, 192, kernel_size=5, padding=2),
             nn.ReLU(),
-            nn.MaxPool2d(kernel_size=3, stride=2),  # (N, 192, 13, 13)
+            _pool(),  # (N, 192, 13, 13)
             nn.Conv2d(192, 384, kernel_size=3, padding=1),
             nn.ReLU(),
             nn.Conv2d(384, 256, kernel_size=3, padding=1),
             nn.ReLU(),
             nn.Conv2d(256, 256, kernel_size=3, padding=1),
             nn.ReLU(),
-            nn.MaxPool2d(kernel_size=3, stride=2),  # (N, 256, 6, 6)
+            _pool(),  # (N, 256, 6, 6)
         )
         self.avgpool = nn.AdaptiveAvgPool2d((6, 6))
         self.classifier = _classifier(256 * 6 * 6, 4096, num_classes, dropout)
@@ -126,18 +127,18 @@ class AlexNet2012(_Plan):
             nn.Conv2d(3, 96, kernel_size=11, stride=4),  # (N, 96, 55, 55)
             nn.ReLU(),
             nn.LocalResponseNorm(5, alpha=1e-4, beta=0.75, k=1.0),
-            nn.MaxPool2d(kernel_size=3, stride=2),  # (N, 96, 27, 27)
+            _pool(),  # (N, 96, 27, 27)
             nn.Conv2d(96, 256, kernel_size=5, padding=2, groups=2),
             nn.ReLU(),
             nn.LocalResponseNorm(5, alpha=1e-4, beta=0.75, k=1.0),
-            nn.MaxPool2d(kernel_size=3, stride=2),  # (N, 256, 13, 13)
+            _pool(),  # (N, 256, 13, 13)
             nn.Conv2d(256, 384, kernel_size=3, padding=1),
             nn.ReLU(),
             nn.Conv2d(384, 384, kernel_size=3, padding=1, groups=2),
             nn.ReLU(),
             nn.Conv2d(384, 256, kernel_size=3, padding=1, groups=2),
             nn.ReLU(),
-            nn.MaxPool2d(kernel_size=3, stride=2),  # (N, 256, 6, 6)
+            _pool(),  # (N, 256, 6, 6)
         )
         self.avgpool = nn.AdaptiveAvgPool2d((6, 6))
         self.classifier = _classifier(256 * 6 * 6, 4096, num_classes, dropout)
@@ -163,20 +164,24 @@ class AlexNetMini(_Plan):
         self.features = nn.Sequential(
             nn.Conv2d(3, 64, kernel_size=9, stride=2, padding=3),  # (N, 64, 31, 31)
             nn.ReLU(),
-            nn.MaxPool2d(kernel_size=3, stride=2),  # (N, 64, 15, 15)
+            _pool(),  # (N, 64, 15, 15)
             nn.Conv2d(64, 128, kernel_size=5, padding=2),
             nn.ReLU(),
-            nn.MaxPool2d(kernel_size=3, stride=2),  # (N, 128, 7, 7)
+            _pool(),  # (N, 128, 7, 7)
             nn.Conv2d(128, 256, kernel_size=3, padding=1),
             nn.ReLU(),
             nn.Conv2d(256, 256, kernel_size=3, padding=1),
             nn.ReLU(),
             nn.Conv2d(256, 256, kernel_size=3, padding=1),
             nn.ReLU(),
-            nn.MaxPool2d(kernel_size=3, stride=2),  # (N, 256, 3, 3)
+            _pool(),  # (N, 256, 3, 3)
         )
         self.avgpool = nn.AdaptiveAvgPool2d((3, 3))
         self.classifier = _classifier(256 * 3 * 3, 640, num_classes, dropout)
+
+
+def _pool() -> nn.MaxPool2d:
+    return nn.MaxPool2d(kernel_size=3, stride=2)
 
 
 def _classifier(inputs: int, hidden: int, num_classes: int, dropout: float) -> nn.Sequential:
@@ -251,20 +256,7 @@ def _folded(normalized: _Normalized) -> nn.Conv2d | nn.Linear:
     scale = norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt()  # (out,)
     shift = norm.bias.double() - norm.running_mean.double() * scale
     weight = layer.weight.double() * scale.view(-1, *[1] * (layer.weight.dim() - 1))
-    plain: nn.Conv2d | nn.Linear
-    if isinstance(layer, nn.Conv2d):
-        plain = nn.Conv2d(
-            layer.in_channels,
-            layer.out_channels,
-            layer.kernel_size,  # type: ignore[arg-type]
-            layer.stride,  # type: ignore[arg-type]
-            layer.padding,  # type: ignore[arg-type]
-            layer.dilation,  # type: ignore[arg-type]
-            layer.groups,
-            device="meta",
-        )
-    else:
-        plain = nn.Linear(layer.in_features, layer.out_features, device="meta")
+    plain = copy.deepcopy(layer)
     plain.weight = nn.Parameter(weight.to(layer.weight.dtype))
     plain.bias = nn.Parameter(shift.to(layer.weight.dtype))
     return plain.train(normalized.training)

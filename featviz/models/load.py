@@ -102,10 +102,9 @@ def _build(name: str, file: weight_files.WeightsFile | None) -> tuple[nn.Module,
         default = 200 if form is AlexNetMini else 1000
         net: nn.Module = form(num_classes=default if head is None else head.shape[0])
         resize = form.input_size if form is AlexNetMini else 256
-        return net, _prepared(form.input_size, resize, form.mean, form.std) | {
-            "aliases": form.aliases,
-            "blue_first": form is AlexNet2012,
-        }
+        preparation = zoo.Preparation(form.input_size, resize, form.mean, form.std)
+        own = {"aliases": form.aliases, "blue_first": form is AlexNet2012}
+        return net, preparation._asdict() | own
     net, preparation = zoo.build(name)
     imagenet = False
     if file is not None:
@@ -113,17 +112,11 @@ def _build(name: str, file: weight_files.WeightsFile | None) -> tuple[nn.Module,
         if count is not None and count != 1000:
             net, preparation = zoo.build(name, count)
         imagenet = count == 1000
-    return net, _prepared(*preparation) | {"imagenet": imagenet}
+    return net, preparation._asdict() | {"imagenet": imagenet}
 
 
 # Enough for Caffe's names to be recognised.
 _CONVOLUTIONS: dict[str, Tensor] = {"features.0.weight": torch.empty(0)}
-
-
-def _prepared(
-    input_size: int, resize: int, mean: tuple[float, ...], std: tuple[float, ...]
-) -> dict[str, Any]:
-    return {"input_size": input_size, "resize": resize, "mean": mean, "std": std}
 
 
 def _cut_head(net: nn.Module) -> None:

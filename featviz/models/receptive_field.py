@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -77,6 +77,7 @@ _POINTWISE = frozenset(
         *("cudnn_batch_norm", "native_batch_norm", "_native_batch_norm_legit_no_training"),
     }
 )
+_CONVOLUTIONS = {"convolution", "_convolution", "cudnn_convolution", "mkldnn_convolution"}
 _RESHAPES = {"view", "_unsafe_view", "reshape", "unsqueeze", "squeeze", "transpose", "permute"}
 _PRODUCTS = {"addmm", "mm", "linear", "bmm", "matmul", "mkldnn_linear"}
 _WINDOWS = {
@@ -104,10 +105,7 @@ class _Trace(TorchDispatchMode):
         self.channels[id(tensor)] = channels
 
     def field_of(self, tensor: Tensor) -> _Field:
-        return self.fields[id(tensor)][1]
-
-    def follows(self, tensor: object) -> bool:
-        return id(tensor) in self.fields
+        return self.fields.get(id(tensor), (tensor, None))[1]
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -120,7 +118,7 @@ class _Trace(TorchDispatchMode):
     ) -> Any:
         out = func(*args, **(kwargs or {}))
         name = func.overloadpacket.__name__
-        inputs = [t for t in _tensors(args) if self.follows(t)]
+        inputs = [t for t in _tensors(args) if id(t) in self.fields]
         outputs = [t for t in _tensors([out]) if t.dim() > 0]
         if outputs:
             self.macs += _macs(name, args, outputs[0])
@@ -145,11 +143,11 @@ def _tensors(values: Iterable[Any]) -> list[Tensor]:
 
 
 def _macs(name: str, args: Sequence[Any], out: Tensor) -> int:
-    if name in {"convolution", "_convolution", "cudnn_convolution", "mkldnn_convolution"}:
+    if name in _CONVOLUTIONS:
         return out.numel() * int(math.prod(args[1].shape[1:]))
     if name == "addmm":
         return out.numel() * int(args[1].shape[-1])
-    if name in {"mm", "bmm"}:
+    if name in {"mm", "bmm", "linear"}:
         return out.numel() * int(args[0].shape[-1])
     if name.startswith("_scaled_dot_product"):
         heads, keys = args[0], args[1]  # (N, heads, T, D), (N, heads, S, D)
@@ -158,8 +156,6 @@ def _macs(name: str, args: Sequence[Any], out: Tensor) -> int:
         width = int(args[3])
         tokens = int(args[0].numel()) // width
         return 4 * tokens * width**2 + 2 * tokens * int(args[0].shape[1]) * width
-    if name == "linear":
-        return out.numel() * int(args[1].shape[-1])
     return 0
 
 
@@ -209,7 +205,7 @@ def _follow(
         return "whole"
     first = fields[0]
     assert isinstance(first, ReceptiveField)
-    if name in {"convolution", "_convolution", "cudnn_convolution", "mkldnn_convolution"}:
+    if name in _CONVOLUTIONS:
         if args[6]:  # transposed
             return None
         kernel = args[1].shape[2:]
@@ -230,11 +226,7 @@ def _follow(
         return _window(first, kernel, kernel, [0], [1])
     if name == "constant_pad_nd":
         padding = [*args[1], 0, 0, 0, 0][:4]
-        offset = tuple(
-            o - p * j
-            for o, p, j in zip(first.offset, (padding[2], padding[0]), first.stride, strict=True)
-        )
-        return replace(first, offset=offset)
+        return _window(first, [1], [1], [padding[2], padding[0]], [1])
     if name in {"mean", "sum"} and out.shape[-2:] != inputs[0].shape[-2:]:
         return "whole"
     one = inputs[0]
@@ -258,28 +250,13 @@ def _follow(
     return None
 
 
-def _window(
-    field: ReceptiveField,
-    kernel: Sequence[int],
-    stride: Sequence[int],
-    padding: Sequence[int],
-    dilation: Sequence[int],
-) -> ReceptiveField:
-    def pair(values: Sequence[int]) -> tuple[int, int]:
-        values = list(values)[-2:]
-        return (values[0], values[-1])
-
-    axes = zip(
-        field.size,
-        field.stride,
-        field.offset,
-        pair(kernel),
-        pair(stride),
-        pair(padding),
-        pair(dilation),
-        strict=True,
-    )
-    new = [(s + d * (k - 1) * j, j * t, o - p * j) for s, j, o, k, t, p, d in axes]
+def _window(field: ReceptiveField, *windows: Sequence[int]) -> ReceptiveField:
+    """The field behind windows of a kernel, stride, padding and dilation."""
+    new = []
+    for axis, (s, j, o) in enumerate(zip(field.size, field.stride, field.offset, strict=True)):
+        # Of the last two axes; a single value is for both.
+        k, t, p, d = (values[axis - 2] if len(values) > 1 else values[0] for values in windows)
+        new.append((s + d * (k - 1) * j, j * t, o - p * j))
     size, steps, offset = zip(*new, strict=True)
     return ReceptiveField(size, steps, offset)
 
@@ -300,7 +277,7 @@ def record_modules(net: nn.Module, picture: Tensor) -> dict[str, ModuleRecord]:
         Module path to record, in the order in which the modules finished.
     """
     trace = _Trace(picture)
-    finished: dict[str, tuple[Tensor, int]] = {}
+    finished: dict[str, Tensor] = {}
     calls: Counter[str] = Counter()
     macs: Counter[str] = Counter()
     began: dict[str, int] = {}
@@ -314,12 +291,12 @@ def record_modules(net: nn.Module, picture: Tensor) -> dict[str, ModuleRecord]:
 
     def after(path: str) -> Any:
         def hook(module: nn.Module, inputs: Any, output: Any) -> None:
-            tensors = _tensors([output if not isinstance(output, dict) else list(output.values())])
+            tensors = _tensors(output.values() if isinstance(output, dict) else [output])
             calls[path] += 1
             macs[path] += trace.macs - began[path]
             if tensors:
                 finished.pop(path, None)  # the last run counts, in its place
-                finished[path] = (tensors[0], len(finished))
+                finished[path] = tensors[0]
 
         return hook
 
@@ -335,8 +312,8 @@ def record_modules(net: nn.Module, picture: Tensor) -> dict[str, ModuleRecord]:
             handle.remove()
 
     records: dict[str, ModuleRecord] = {}
-    for path, (tensor, _) in finished.items():
-        field = trace.field_of(tensor) if trace.follows(tensor) else None
+    for path, tensor in finished.items():
+        field = trace.field_of(tensor)
         module = modules[path]
         shape, last = tuple(tensor.shape[1:]), trace.channels.get(id(tensor)) == 3
         channels_last = tensor.dim() == 4 and last
