@@ -67,10 +67,8 @@ def write_gif(
     pages[0].save(path, save_all=True, append_images=pages[1:], duration=durations, loop=0)
 
 
-def write_mp4(
-    frames: Sequence[Tensor], path: str | Path, seconds_per_frame: float = SECONDS_PER_FRAME
-) -> None:
-    """Save pictures as an MP4 (H.264), with the arguments of `write_gif`.
+def write_mp4(frames: Sequence[Tensor], path: str | Path) -> None:
+    """Save pictures as an MP4 (H.264), as `write_gif` does.
 
     H.264 needs even sides: at odd ones the last row or column is repeated.
 
@@ -88,7 +86,7 @@ def write_mp4(
     )
     options = (
         f"-y -loglevel error -f rawvideo -pix_fmt rgb24 -s {wide}x{tall} "
-        f"-framerate {1 / seconds_per_frame:.6g} -i - "
+        f"-framerate {1 / SECONDS_PER_FRAME:.6g} -i - "
         "-an -c:v libx264 -crf 16 -pix_fmt yuv420p -movflags +faststart"
     )
     command = [find_encoder(), *options.split(), str(path)]

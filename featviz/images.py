@@ -128,7 +128,8 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
     # Pillow gives some 16-bit PNGs as 32-bit integers ("I"), but never 8-bit ones.
     if image.mode in {"I", "I;16", "I;16B", "I;16L", "I;16N"}:
-        return _gray16(np.asarray(image))
+        gray = np.asarray(image).astype(np.float64).clip(0, 65535) / 257
+        return Image.fromarray(np.rint(gray).astype(np.uint8)).convert("RGB")
     if image.mode == "F":
         raise ValueError("floating-point pictures have no fixed range")
     if "A" in image.getbands() or "transparency" in image.info:
@@ -136,13 +137,6 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         white = Image.new("RGBA", over.size, (255, 255, 255, 255))
         return Image.alpha_composite(white, over).convert("RGB")
     return image if image.mode == "RGB" else image.convert("RGB")
-
-
-def _gray16(values: np.ndarray) -> Image.Image:
-    from PIL import Image
-
-    eight_bit = np.rint(values.astype(np.float64).clip(0, 65535) / 257).astype(np.uint8)
-    return Image.fromarray(eight_bit).convert("RGB")
 
 
 @public

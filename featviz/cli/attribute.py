@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -12,10 +11,7 @@ from featviz.cli import options
 
 def attribute(
     *,
-    pictures: Annotated[
-        list[Path] | None,
-        typer.Argument(metavar="[PICTURE]...", help="Picture files; default: a bundled one."),
-    ] = None,
+    pictures: options.PictureFiles = None,
     target: Annotated[
         str | None,
         typer.Option(

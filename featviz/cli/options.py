@@ -66,6 +66,10 @@ Classes = Annotated[
 Device = Annotated[
     str, typer.Option("--device", rich_help_panel=_MODEL, help="auto, cpu, cuda or cuda:N.")
 ]
+PictureFiles = Annotated[
+    list[Path] | None,
+    typer.Argument(metavar="[PICTURE]...", help="Picture files; default: a bundled one."),
+]
 Data = Annotated[
     Path | None,
     typer.Option(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,9 +11,6 @@ import typer
 from featviz.cli import options
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
-    from featviz.models.model import Model
     from featviz.results import Result
 
 # What each method takes of the options that are not for all.
@@ -26,10 +24,7 @@ _TAKES = {
 
 def redraw(
     *,
-    pictures: Annotated[
-        list[Path] | None,
-        typer.Argument(metavar="[PICTURE]...", help="Picture files; default: a bundled one."),
-    ] = None,
+    pictures: options.PictureFiles = None,
     method: Annotated[
         str,
         typer.Option(
@@ -117,7 +112,7 @@ def redraw(
     from featviz.datasets import open_pictures
     from featviz.films import check_kind
 
-    own: dict[str, Any] = {
+    chosen: dict[str, Any] = {
         "layer": layer,
         "units": units,
         "restarts": restarts,
@@ -127,61 +122,61 @@ def redraw(
         "weight": weight,
         "data": data,
     }
-    own = _own_options(method, {name: value for name, value in own.items() if value is not None})
+    own = {name: value for name, value in chosen.items() if value is not None}
+    _check_options(method, own)
     film = check_kind(film) if film else None
     stem = pictures[0].stem if pictures else "sample"
     folder = output.folder(f"{method}-{stem}")
     net = model.load()
     if "data" in own:
         own["others"] = open_pictures(own.pop("data"))
-    names, batch = read_pictures(pictures, net, size)
-    shared: dict[str, Any] = {
-        "seed": seed,
-        "names": names,
-        "frames": 24 if film else 0,
-        "film": film or "gif",
-        "batch_size": batch_size,
-        "precision": precision,
-        "checkpoint": partial_folder(folder),
-    }
+    if "layer" in own:
+        own["layers"] = own.pop("layer")
     if steps is not None:
-        shared["steps"] = steps
+        own["steps"] = steps
+    names, batch = read_pictures(pictures, net, size)
     with output.progress() as progress:
-        result = _redraw(method, net, batch, own | shared | {"progress": progress})
+        result = _function(method)(
+            net,
+            batch,
+            seed=seed,
+            names=names,
+            frames=24 if film else 0,
+            film=film or "gif",
+            batch_size=batch_size,
+            precision=precision,
+            checkpoint=partial_folder(folder),
+            progress=progress,
+            **own,
+        )
     output.finish(result, folder)
 
 
-def _own_options(method: str, given: dict[str, Any]) -> dict[str, Any]:
-    """The options of one method; UserError for those that it would ignore."""
+def _check_options(method: str, own: Iterable[str]) -> None:
+    """Raise UserError for an unknown method and for options that it would ignore."""
     from featviz.errors import UserError, nearest
 
     if method not in _TAKES:
         hint = nearest(method, _TAKES) or f"; take {', '.join(_TAKES)}"
         raise UserError(f"unknown method {method!r}{hint}")
-    ignored = [f"--{name}" for name in given if name not in _TAKES[method]]
+    ignored = [f"--{name}" for name in own if name not in _TAKES[method]]
     if ignored:
         raise UserError(
             f"--method {method} takes no {', '.join(ignored)}; leave it out, or choose another "
             "method (featviz redraw --help says which takes what)"
         )
-    return given
 
 
-def _redraw(method: str, model: Model, pictures: Tensor, options: dict[str, Any]) -> Result:
-    match method:
-        case "accentuate":
-            from featviz.from_picture.accentuation import accentuate
+def _function(method: str) -> Callable[..., Result]:
+    from featviz.from_picture.accentuation import accentuate
+    from featviz.from_picture.caricature import caricature
+    from featviz.from_picture.deepdream import deepdream
+    from featviz.from_picture.inversion import invert
 
-            return accentuate(model, pictures, **options)
-        case "deepdream":
-            from featviz.from_picture.deepdream import deepdream
-
-            return deepdream(model, pictures, options.pop("layer", None), **options)
-        case "caricature":
-            from featviz.from_picture.caricature import caricature
-
-            return caricature(model, pictures, options.pop("layer", None), **options)
-        case _:
-            from featviz.from_picture.inversion import invert
-
-            return invert(model, pictures, options.pop("layer", None), **options)
+    functions: dict[str, Callable[..., Result]] = {
+        "accentuate": accentuate,
+        "caricature": caricature,
+        "deepdream": deepdream,
+        "invert": invert,
+    }
+    return functions[method]

@@ -67,21 +67,8 @@ class AlexNet(_Plan):
 
     def __init__(self, num_classes: int = 1000, dropout: float = 0.5):
         super().__init__()
-        self.features = nn.Sequential(
-            nn.Conv2d(3, 64, kernel_size=11, stride=4, padding=2),  # (N, 64, 55, 55)
-            nn.ReLU(),
-            _pool(),  # (N, 64, 27, 27)
-            nn.Conv2d(64, 192, kernel_size=5, padding=2),
-            nn.ReLU(),
-            _pool(),  # (N, 192, 13, 13)
-            nn.Conv2d(192, 384, kernel_size=3, padding=1),
-            nn.ReLU(),
-            nn.Conv2d(384, 256, kernel_size=3, padding=1),
-            nn.ReLU(),
-            nn.Conv2d(256, 256, kernel_size=3, padding=1),
-            nn.ReLU(),
-            _pool(),  # (N, 256, 6, 6)
-        )
+        first = nn.Conv2d(3, 64, kernel_size=11, stride=4, padding=2)  # (N, 64, 55, 55)
+        self.features = _features(first, 192, 384, 256)  # (N, 256, 6, 6)
         self.avgpool = nn.AdaptiveAvgPool2d((6, 6))
         self.classifier = _classifier(256 * 6 * 6, 4096, num_classes, dropout)
 
@@ -161,23 +148,29 @@ class AlexNetMini(_Plan):
 
     def __init__(self, num_classes: int = 200, dropout: float = 0.2):
         super().__init__()
-        self.features = nn.Sequential(
-            nn.Conv2d(3, 64, kernel_size=9, stride=2, padding=3),  # (N, 64, 31, 31)
-            nn.ReLU(),
-            _pool(),  # (N, 64, 15, 15)
-            nn.Conv2d(64, 128, kernel_size=5, padding=2),
-            nn.ReLU(),
-            _pool(),  # (N, 128, 7, 7)
-            nn.Conv2d(128, 256, kernel_size=3, padding=1),
-            nn.ReLU(),
-            nn.Conv2d(256, 256, kernel_size=3, padding=1),
-            nn.ReLU(),
-            nn.Conv2d(256, 256, kernel_size=3, padding=1),
-            nn.ReLU(),
-            _pool(),  # (N, 256, 3, 3)
-        )
+        first = nn.Conv2d(3, 64, kernel_size=9, stride=2, padding=3)  # (N, 64, 31, 31)
+        self.features = _features(first, 128, 256, 256)  # (N, 256, 3, 3)
         self.avgpool = nn.AdaptiveAvgPool2d((3, 3))
         self.classifier = _classifier(256 * 3 * 3, 640, num_classes, dropout)
+
+
+def _features(first: nn.Conv2d, second: int, third: int, last: int) -> nn.Sequential:
+    """Convolutions of so many units: torchvision's plan, whose last two are of one width."""
+    return nn.Sequential(
+        first,
+        nn.ReLU(),
+        _pool(),
+        nn.Conv2d(first.out_channels, second, kernel_size=5, padding=2),
+        nn.ReLU(),
+        _pool(),
+        nn.Conv2d(second, third, kernel_size=3, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(third, last, kernel_size=3, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(last, last, kernel_size=3, padding=1),
+        nn.ReLU(),
+        _pool(),
+    )
 
 
 def _pool() -> nn.MaxPool2d:
