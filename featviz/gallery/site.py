@@ -313,7 +313,8 @@ def _chapters(
         own = [shown for shown in here if len(shown.figure.units) == 1]
         shared = [shown for shown in here if len(shown.figure.units) > 1]
         layer = str(result.entry.parameters.get("layer"))
-        tables = [part for t in result.entry.tables if (part := t.part_about(unit, layer)).rows]
+        parts = [t.part_about(unit, layer) for t in result.entry.tables]
+        tables = [part for part in parts if part.columns]
         if here or tables:
             yield UnitChapter(result, own, shared, tables)
 
