@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -184,17 +185,15 @@ def _input_of(
     def take(module: nn.Module, arguments: Any) -> None:
         inputs.append(arguments[0])
 
-    def note(name: str) -> Any:
-        def hook(module: nn.Module, arguments: Any, output: Any) -> None:
-            if isinstance(output, Tensor):
-                made[id(output)] = (output, name)
-
-        return hook
+    def note(name: str, module: nn.Module, arguments: Any, output: Any) -> None:
+        if isinstance(output, Tensor):
+            made[id(output)] = (output, name)
 
     modules = dict(model.net.named_modules())
     handles = [convolution.register_forward_pre_hook(take)]
     handles += [
-        modules[la.path].register_forward_hook(note(la.name)) for la in model.layers.values()
+        modules[la.path].register_forward_hook(partial(note, la.name))
+        for la in model.layers.values()
     ]
     try:
         with torch.inference_mode():

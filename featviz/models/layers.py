@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Any
 
 import torch
@@ -42,23 +43,20 @@ def tap(model: Model, layers: Sequence[str], *, stop: bool = False) -> Iterator[
         taken.clear()
         pending.update({name: place.calls for name, place in places.items()})
 
-    def take(name: str) -> Any:
-        def hook(module: nn.Module, inputs: Any, output: Any) -> Any:
-            pending[name] -= 1
-            if pending[name] > 0:
-                return None
-            value = _first_tensor(output)
-            taken[name] = value.permute(0, 3, 1, 2) if places[name].channels_last else value
-            if stop and all(count <= 0 for count in pending.values()):
-                raise StopForward
-            # Later in-place operations (ReLU(inplace=True)) must not reach what was taken.
-            return output.clone() if isinstance(output, Tensor) else None
-
-        return hook
+    def take(name: str, module: nn.Module, inputs: Any, output: Any) -> Tensor | None:
+        pending[name] -= 1
+        if pending[name] > 0:
+            return None
+        value = _first_tensor(output)
+        taken[name] = value.permute(0, 3, 1, 2) if places[name].channels_last else value
+        if stop and all(count <= 0 for count in pending.values()):
+            raise StopForward
+        # Later in-place operations (ReLU(inplace=True)) must not reach what was taken.
+        return output.clone() if isinstance(output, Tensor) else None
 
     modules = dict(model.net.named_modules())
     handles = [model.net.register_forward_pre_hook(reset)]
-    handles += [modules[p.path].register_forward_hook(take(n)) for n, p in places.items()]
+    handles += [modules[p.path].register_forward_hook(partial(take, n)) for n, p in places.items()]
     try:
         yield taken
     finally:

@@ -16,6 +16,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -283,27 +284,21 @@ def record_modules(net: nn.Module, picture: Tensor) -> dict[str, ModuleRecord]:
     began: dict[str, int] = {}
     handles = []
 
-    def before(path: str) -> Any:
-        def hook(module: nn.Module, inputs: Any) -> None:
-            began[path] = trace.macs
+    def before(path: str, module: nn.Module, inputs: Any) -> None:
+        began[path] = trace.macs
 
-        return hook
-
-    def after(path: str) -> Any:
-        def hook(module: nn.Module, inputs: Any, output: Any) -> None:
-            tensors = _tensors(output.values() if isinstance(output, dict) else [output])
-            calls[path] += 1
-            macs[path] += trace.macs - began[path]
-            if tensors:
-                finished.pop(path, None)  # the last run counts, in its place
-                finished[path] = tensors[0]
-
-        return hook
+    def after(path: str, module: nn.Module, inputs: Any, output: Any) -> None:
+        tensors = _tensors(output.values() if isinstance(output, dict) else [output])
+        calls[path] += 1
+        macs[path] += trace.macs - began[path]
+        if tensors:
+            finished.pop(path, None)  # the last run counts, in its place
+            finished[path] = tensors[0]
 
     modules = dict(net.named_modules())
     for path, module in modules.items():
-        handles.append(module.register_forward_pre_hook(before(path)))
-        handles.append(module.register_forward_hook(after(path)))
+        handles.append(module.register_forward_pre_hook(partial(before, path)))
+        handles.append(module.register_forward_hook(partial(after, path)))
     try:
         with torch.no_grad(), trace:
             net(picture)
