@@ -102,10 +102,6 @@ class Checkpoint:
                 raise results.cannot_write(self.folder, error) from None
         self.sizes[name] = size
 
-    def forget(self, name: str) -> None:
-        """Drop a piece from memory; on disk pieces stay until the job is done."""
-        self._memory.pop(name, None)
-
     def part(self, name: str, *, total: int | None = None) -> Checkpoint:
         """A checkpoint within this one, for a piece of work that has pieces of its own.
 
@@ -177,7 +173,8 @@ def open_checkpoint(
     threads = torch.get_num_threads()
     with _locked(place):
         try:
-            begun = _begin(place, results.plain(job_record(**job)), threads)
+            used = {name: v for name, v in results.versions().items() if name != "python"}
+            begun = _begin(place, results.plain({**job, **used}), threads)
         except OSError as error:
             raise results.cannot_write(place, error) from None
         torch.set_num_threads(begun)
@@ -203,12 +200,6 @@ def remove_checkpoint(folder: str | Path) -> None:
     if (place / _JOB).is_file():
         with contextlib.suppress(UserError), _locked(place):
             _remove(place)
-
-
-def job_record(**described: Any) -> dict[str, Any]:
-    """What a job depends on, with the versions of featviz and torch."""
-    versions = results.versions()
-    return described | {name: versions[name] for name in ("featviz", "torch")}
 
 
 def difference(found: Any, wanted: Any, name: str = "") -> str:

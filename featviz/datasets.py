@@ -159,14 +159,18 @@ class Pictures:
 
     def spread(self, count: int) -> Pictures:
         """At most `count` pictures, evenly spread over the list (so over the classes)."""
-        if count >= len(self):
-            return self
-        return self.select([i * len(self) // count for i in range(count)])
+        return self if count >= len(self) else self.select(evenly(len(self), count))
 
     def labels(self, model: Model) -> tuple[int | None, ...]:
         """The model's class for each picture, by its folder's name (a synset or a class name)."""
         known = {folder: model.find_class(folder) for folder in self.classes}
         return tuple(known.get(folder) for folder in self.folders)
+
+
+def evenly(count: int, most: int) -> list[int]:
+    """At most `most` of `count` rows, evenly spaced."""
+    some = min(count, most)
+    return [i * count // some for i in range(some)]
 
 
 @public
@@ -400,7 +404,7 @@ def read_all(
 
 
 @dataclass(frozen=True)
-class Labelled:
+class LabeledPictures:
     """Pictures with names and labels, read and checked, for analyses that use each many times."""
 
     names: tuple[str, ...]
@@ -417,18 +421,18 @@ class Labelled:
         return self.data.name if self.data is not None else "a tensor"
 
 
-def read_labelled(
+def read_labeled(
     model: Model,
     pictures: Pictures | Tensor,
     labels: Sequence[int | str] | Tensor | None = None,
     *,
     count: int | None = None,
-) -> Labelled:
+) -> LabeledPictures:
     """Pictures in memory at the model's size, with their classes.
 
     Args:
         model: Its size and classes.
-        pictures: A data set, labelled by its class folders; where some folders are classes of the
+        pictures: A data set, labeled by its class folders; where some folders are classes of the
             model, pictures of the others are left out, with a warning. Or a tensor (N, 3, H, W) in
             [0, 1].
         labels: Of a tensor: class indices or names.
@@ -441,25 +445,25 @@ def read_labelled(
         batch = images.check_pictures(pictures).cpu()
         known = None if labels is None else class_indices(model, labels, len(batch))
         if count and count < len(batch):
-            rows = [i * len(batch) // count for i in range(count)]
+            rows = evenly(len(batch), count)
             batch, known = batch[rows], None if known is None else known[rows]
         names = tuple(f"picture {i + 1}" for i in range(len(batch)))
-        return Labelled(names, batch, known, None, ())
+        return LabeledPictures(names, batch, known, None, ())
     warnings = []
-    labelled = [i for i, label in enumerate(pictures.labels(model)) if label is not None]
-    if labelled and len(labelled) < len(pictures):
+    labeled = [i for i, label in enumerate(pictures.labels(model)) if label is not None]
+    if labeled and len(labeled) < len(pictures):
         warnings.append(
-            f"{len(pictures) - len(labelled)} of {len(pictures)} pictures are left out: their "
+            f"{len(pictures) - len(labeled)} of {len(pictures)} pictures are left out: their "
             f"folders are no classes of {model.name}"
         )
-    data = pictures.select(labelled) if labelled else pictures
+    data = pictures.select(labeled) if labeled else pictures
     data = data.spread(count) if count else data
     data, batch, skipped = read_all(data, resize=model.resize, crop=model.input_size)
     if skipped:
         warnings.append(f"{len(skipped)} pictures could not be read, first {skipped[0].reason}")
     found = [label for label in data.labels(model) if label is not None]
-    return Labelled(
-        data.paths, batch, torch.tensor(found) if labelled else None, data, tuple(warnings)
+    return LabeledPictures(
+        data.paths, batch, torch.tensor(found) if labeled else None, data, tuple(warnings)
     )
 
 

@@ -87,18 +87,11 @@ def map_pieces(
     report(0)
     if not missing:
         return
-    made = _here(make, missing, report) if engine == "here" else _on_ray(make, missing, gpus)
-    for piece, arrays in made:
+    here = ((piece, make(piece.work, report)) for piece in missing)
+    for piece, arrays in here if engine == "here" else _on_ray(make, missing, gpus):
         kept.write(piece.name, arrays, size=piece.size)
         done += piece.size
         report(0)
-
-
-def _here(
-    make: Make, pieces: Sequence[Piece], report: Callable[[int], None]
-) -> Iterator[tuple[Piece, Arrays]]:
-    for piece in pieces:
-        yield piece, make(piece.work, report)
 
 
 def _on_ray(make: Make, pieces: Sequence[Piece], gpus: int) -> Iterator[tuple[Piece, Arrays]]:

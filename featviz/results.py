@@ -96,11 +96,22 @@ def origin(
     started: float,
     data: Pictures | None = None,
     seed: int | None = None,
+    base: Origin | None = None,
 ) -> Origin:
-    """The origin of a result; `started` is `time.perf_counter()` of its beginning."""
+    """The origin of a result.
+
+    Args:
+        model: What was analyzed.
+        parameters: Every argument, resolved.
+        started: `time.perf_counter()` of its beginning.
+        data: The pictures.
+        seed: Of all that is random.
+        base: The origin of the store that was analyzed, whose model and data are recorded.
+    """
+    known = {"name": data.name, "count": len(data), "sha256": data.sha256} if data else None
     return Origin(
-        model=model.record() if model is not None else None,
-        data={"name": data.name, "count": len(data), "sha256": data.sha256} if data else None,
+        model=base.model if base else model.record() if model is not None else None,
+        data=base.data if base else known,
         parameters=dict(parameters),
         seed=seed,
         device=_device_name(model),
@@ -125,7 +136,7 @@ class Result(ABC):
 
     origin: Origin
     warnings: tuple[str, ...] = ()
-    """doubts about this result, in words, which are shown with it"""
+    """what limits this result, in words, shown with it"""
 
     @property
     @abstractmethod
@@ -171,7 +182,7 @@ class Result(ABC):
 
     def _repr_html_(self) -> str:
         title = html.escape(self.title)
-        doubts = list(self.warnings)
+        warnings = list(self.warnings)
         try:
             content = base64.b64encode(figure_bytes(self.plot(), "png")).decode()
             picture = (
@@ -179,7 +190,7 @@ class Result(ABC):
             )
         except UserError as error:  # its pictures are missing
             picture = ""
-            doubts.append(str(error))
+            warnings.append(str(error))
         rows = "".join(
             f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in cells)}</tr>"
             for cells in (
@@ -187,7 +198,7 @@ class Result(ABC):
                 for name, n in self.numbers().items()
             )
         )
-        notes = "".join(f"<p>⚠ {html.escape(doubt)}</p>" for doubt in doubts)
+        notes = "".join(f"<p>⚠ {html.escape(text)}</p>" for text in warnings)
         return f"<h4>{title}</h4>{picture}<table>{rows}</table>{notes}"
 
 
@@ -213,14 +224,14 @@ def show_interval(number: Number) -> str:
     return ", ".join(filter(None, (interval, count)))
 
 
-def figure_bytes(figure: Figure, kind: str) -> bytes:
+def figure_bytes(figure: Figure, kind: str, *, dpi: float | None = None) -> bytes:
     """A matplotlib figure as the bytes of a "png", "svg" or "pdf" file, the same every time."""
     buffer = io.BytesIO()
     metadata = {"png": {"Software": None}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}
     import matplotlib
 
     with matplotlib.rc_context({"svg.hashsalt": "featviz", "svg.fonttype": "none"}):
-        figure.savefig(buffer, format=kind, metadata=metadata[kind])
+        figure.savefig(buffer, format=kind, metadata=metadata[kind], dpi=dpi or figure.dpi)
     return buffer.getvalue()
 
 
@@ -233,8 +244,8 @@ def _jpeg(picture: Tensor | Image | Figure | bytes | None) -> bytes:
 
     buffer = io.BytesIO()
     if isinstance(picture, Figure):
-        picture.set_dpi(JPEG_DPI)
-        image = Image.open(io.BytesIO(figure_bytes(picture, "png"))).convert("RGB")
+        content = figure_bytes(picture, "png", dpi=JPEG_DPI)
+        image = Image.open(io.BytesIO(content)).convert("RGB")
     elif isinstance(picture, Image.Image):
         image = picture.convert("RGB")
     else:
@@ -313,16 +324,15 @@ class Folder:
         self,
         file: str,
         columns: Sequence[str],
-        rows: Iterable[Sequence[Any]] | None,
+        rows: Iterable[Sequence[Any]],
         *,
         caption: str,
     ) -> None:
-        """Save a CSV with a heading line and list it; rows None: it has been written already."""
-        if rows is not None:
-            with (self.path / file).open("w", newline="", encoding="utf-8") as out:
-                writer = csv.writer(out, lineterminator="\n")
-                writer.writerow(columns)
-                writer.writerows(rows)
+        """Save a CSV with a heading line and list it."""
+        with (self.path / file).open("w", newline="", encoding="utf-8") as out:
+            writer = csv.writer(out, lineterminator="\n")
+            writer.writerow(columns)
+            writer.writerows(rows)
         self.tables.append({"file": file, "caption": caption, "columns": list(columns)})
 
     def arrays(self, file: str, arrays: Mapping[str, np.ndarray], *, caption: str) -> None:
@@ -350,7 +360,7 @@ class Folder:
             self.warn(f"{name}: {text}")
 
     def warn(self, text: str) -> None:
-        """Add a doubt to those of the result itself."""
+        """Add a warning to those of the result itself."""
         self.warnings.append(text)
 
     def finish(self, result: Result) -> None:
@@ -379,10 +389,8 @@ class Folder:
 
 def _number_record(number: Number) -> dict[str, Any]:
     """A number for result.json: `low`, `high` and `n` only where it is an estimate."""
-    estimate = {"low": number.low, "high": number.high, "n": number.n}
-    return {"value": number.value, "unit": number.unit, "meaning": number.meaning} | {
-        name: value for name, value in estimate.items() if value is not None
-    }
+    always = ("value", "unit", "meaning")
+    return {k: v for k, v in vars(number).items() if k in always or v is not None}
 
 
 def file_stem(name: str) -> str:

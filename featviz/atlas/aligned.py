@@ -9,7 +9,6 @@ depend on any map: it is the fraction of a picture's nearest neighbors that they
 from __future__ import annotations
 
 import time
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -20,6 +19,7 @@ from featviz.atlas.aligned_result import AlignedMaps, How, Side
 from featviz.atlas.graph import build_graph, neighbors_wanted
 from featviz.atlas.layout import LayoutSettings, lay_out, to_unit_square
 from featviz.atlas.metrics import is_among, map_neighbors, map_quality, procrustes
+from featviz.datasets import evenly
 from featviz.errors import UserError, public
 from featviz.neighbors.exact import build_index
 
@@ -111,9 +111,10 @@ def align_maps(
         },
         started=started,
         seed=seed,
+        base=first.origin,
     )
     return AlignedMaps(
-        origin=replace(made, model=first.origin.model, data=first.origin.data),
+        origin=made,
         warnings=warnings,
         first=sides[0],
         second=sides[1],
@@ -144,7 +145,7 @@ def _matched(
         warnings.append(f"{alone} pictures that only one of the stores has are left out")
     if len(pairs) > most:
         warnings.append(f"an even sample of {most} of {len(pairs)} pictures is shown")
-        pairs = [pairs[i * len(pairs) // most] for i in range(most)]
+        pairs = [pairs[i] for i in evenly(len(pairs), most)]
     return ([a for a, _ in pairs], [b for _, b in pairs]), tuple(warnings)
 
 

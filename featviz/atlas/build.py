@@ -24,6 +24,7 @@ from featviz.atlas.levels import Level
 from featviz.atlas.metrics import compare_maps, map_neighbors, map_quality, overlap
 from featviz.atlas.result import Atlas
 from featviz.atlas.thumbnails import read_thumbnails
+from featviz.datasets import evenly
 from featviz.errors import BadPicture, UserError, public
 from featviz.neighbors.exact import build_index
 
@@ -97,7 +98,7 @@ def build_atlas(
     _check(icons, [*(sides or ()), *icon_sides], seeds, most)
     placed = _checked_store(model, store, pictures, needs_model=icons != "sample")
     count = min(most, len(store))
-    rows = [i * len(store) // count for i in range(count)]
+    rows = evenly(len(store), most)
     warnings = []
     if count < len(store):
         warnings.append(f"an even sample of {count} of {len(store)} pictures is shown")
@@ -146,9 +147,10 @@ def build_atlas(
         },
         started=started,
         seed=seed,
+        base=store.origin,
     )
     return Atlas(
-        origin=replace(made, model=store.origin.model, data=store.origin.data),
+        origin=made,
         warnings=tuple(warnings),
         store=placed,
         rows=tuple(rows),
@@ -216,8 +218,7 @@ def _pictured(count: int, levels: Sequence[Level]) -> Tensor:
         if len(chosen | set(level.samples)) <= PICTURED:
             chosen |= set(level.samples)
     rest = [row for row in range(count) if row not in chosen]
-    room = PICTURED - len(chosen)
-    chosen |= {rest[i * len(rest) // room] for i in range(room)}
+    chosen |= {rest[i] for i in evenly(len(rest), PICTURED - len(chosen))}
     return torch.tensor(sorted(chosen))
 
 

@@ -29,14 +29,12 @@ class ClassAtlas(results.Result):
     target: int
     name: str
     """of the class"""
-    among: str
-    """"attribution": the pictures with the largest; "class": those labelled so"""
     attributions: Tensor
     """(N,) of each row to the class, in logits"""
     cell_attributions: Tensor
     """(cells,) of the mean of each cell of the first level"""
     in_class: Tensor
-    """(N,) bool: whether a picture is labelled so"""
+    """(N,) bool: whether a picture is labeled so"""
     icon_logits: Tensor | None
     """(cells,) the class's logit above the mean logit for each synthetic icon"""
 
@@ -51,7 +49,7 @@ class ClassAtlas(results.Result):
 
     @property
     def class_fractions(self) -> list[float]:
-        """Fraction of each cell that is labelled so."""
+        """Fraction of each cell that is labeled so."""
         own = self.in_class.double()
         return [float(own[list(cell.members)].mean()) for cell in self.level.grid.cells]
 
@@ -59,7 +57,7 @@ class ClassAtlas(results.Result):
         shown = {
             "pictures": Number(len(self.attributions), "", "on the map"),
             "of the class": Number(
-                float(self.in_class.double().mean()), "fraction", f"are labelled {self.name}"
+                float(self.in_class.double().mean()), "fraction", f"are labeled {self.name}"
             ),
             "attribution": Number(
                 float(self.attributions.mean()),
@@ -113,7 +111,7 @@ class ClassAtlas(results.Result):
                 )
             ],
             caption="The attribution of each square to the class, above the mean of all classes, "
-            "in logits; the fraction labelled so; the logit of its icon above the mean logit.",
+            "in logits; the fraction labeled so; the logit of its icon above the mean logit.",
         )
         store = self.atlas.store
         positions = [("", "")] * len(store) if store.positions is None else store.positions.tolist()

@@ -73,7 +73,7 @@ def build_class_atlas(
             largest attribution is taken, whichever the store has.
         target: A class of the model, by index, synset or name.
         among: "attribution": of all pictures the `most` with the largest attribution, positive ones
-            only; "class": the pictures labelled so, whatever their attribution.
+            only; "class": the pictures labeled so, whatever their attribution.
         side: Squares a side of the map; icons are made for each.
         most: Pictures on the map.
         icons: As in `featviz.build_atlas`.
@@ -150,17 +150,20 @@ def build_class_atlas(
         icon_logits = attribution(logits, number).clone()
     parameters = {"class": name, "among": among, "side": side, "most": most, "store": store.folder}
     made = results.origin(
-        model, parameters={**atlas.origin.parameters, **parameters}, started=started, seed=seed
+        model,
+        parameters={**atlas.origin.parameters, **parameters},
+        started=started,
+        seed=seed,
+        base=store.origin,
     )
     unread = len(candidates) - len(rows)
     warnings = (f"{unread} pictures could not be read",) if unread else ()
     return ClassAtlas(
-        origin=replace(made, data=store.origin.data),
+        origin=made,
         warnings=warnings + atlas.warnings,
         atlas=atlas,
         target=number,
         name=name,
-        among=among,
         attributions=attributions[best],
         cell_attributions=attribution(effects, number),
         in_class=torch.tensor([label in folders for label in some.labels]),

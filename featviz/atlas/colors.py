@@ -64,7 +64,9 @@ def class_colors(xy: Floats, classes: NDArray[np.int64], count: int) -> list[int
         classes: (N,) the class of each, 0 to count - 1.
         count: How many classes there are.
     """
-    rgb = np.array([[int(color[i : i + 2], 16) / 255 for i in (1, 3, 5)] for color in COLORS])
+    from matplotlib.colors import to_rgb
+
+    rgb = np.array([to_rgb(color) for color in COLORS])
     lab = np.cbrt(rgb**2.2 @ _LMS.T) @ _OKLAB.T
     far = np.linalg.norm(lab[:, None] - lab[None], axis=2)
     members = [xy[classes == number] for number in range(count)]

@@ -155,7 +155,7 @@ def class_figure(
         level: The cells.
         samples: (cells, 3, T, T) their sample pictures.
         attributions: (cells,) of their means to the class.
-        fractions: Of their pictures that are labelled so.
+        fractions: Of their pictures that are labeled so.
     """
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
@@ -196,7 +196,7 @@ def class_figure(
         members = level.grid.cells[number].members
         words = (
             f"attribution {attributions[number]:+.2f}",
-            f"{len(members)} pictures, {fractions[number]:.0%} labelled so",
+            f"{len(members)} pictures, {fractions[number]:.0%} labeled so",
         )
         raised = [] if level.effects is None else level.effects[number][:4]
         lines = [f"{textwrap.shorten(n, 26)} {value:+.1f}" for n, value in raised]

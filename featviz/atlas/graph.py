@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from featviz.datasets import evenly
 from featviz.errors import UserError
 from featviz.models.load import resolve_device
 
@@ -176,15 +177,11 @@ class _Space:
 
         The axes are not centered, since products are to be kept.
         """
-        learned = torch.linspace(0, self.count - 1, min(self.count, _LEARNED)).long()
-        sample = self.take(learned).to(self.device)
-        generator = torch.Generator().manual_seed(0)
-        basis = torch.randn(self.index.dim, count + 16, generator=generator).to(self.device)
-        for _ in range(2):
-            basis = torch.linalg.qr(sample.T @ (sample @ basis)).Q
-        seen = (sample @ basis).double()
-        _, turn = torch.linalg.eigh(seen.T @ seen)
-        axes = basis @ turn.flip(1)[:, :count].float()
+        from sklearn.utils.extmath import randomized_svd
+
+        sample = self.take(torch.tensor(evenly(self.count, _LEARNED))).numpy()
+        _, _, basis = randomized_svd(sample, count, n_iter=2, random_state=0, flip_sign=False)
+        axes = torch.from_numpy(basis.T.copy()).to(self.device)
         return torch.cat([rows.to(self.device) @ axes for rows in self.blocks()])
 
     def rank(self, rows: Tensor, proposed: Tensor, k: int) -> tuple[Tensor, Tensor]:

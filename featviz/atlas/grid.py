@@ -26,7 +26,7 @@ _WINDOW = 16
 _ENTRIES = 60_000
 """points times places of a block that is solved exactly"""
 
-Block = tuple[int, int, int, int]
+Block = Sequence[int]
 """first column, column after the last, first row, row after the last"""
 
 
@@ -166,13 +166,10 @@ def _in_blocks(points: NDArray[np.float64], columns: int, rows: int) -> NDArray[
             if len(members):
                 places[members] = _solve(points[members], block)
             continue
-        axis = 0 if wide >= high else 1
-        border = (left + right) // 2 if axis == 0 else (top + bottom) // 2
-        first, second = (
-            ((left, border, top, bottom), (border, right, top, bottom))
-            if axis == 0
-            else ((left, right, top, border), (left, right, border, bottom))
-        )
+        axis = int(wide < high)
+        first, second = [*block], [*block]
+        border = (block[2 * axis] + block[2 * axis + 1]) // 2
+        first[2 * axis + 1] = second[2 * axis] = border
         along = points[members, axis]
         order = np.argsort(along, kind="stable")
         # Each half takes the points on its side, as long as there are places for all.

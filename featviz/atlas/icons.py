@@ -31,6 +31,7 @@ from torch import Tensor
 
 from featviz.atlas.cells import RIDGE, mean_row, unit_rows, whiten
 from featviz.atlas.levels import CellMatch, SyntheticIcons
+from featviz.embedding.pieces import pool
 from featviz.errors import UserError
 from featviz.maximization.batches import Stopped, Task, optimize_tasks
 from featviz.maximization.objectives import Objective
@@ -199,14 +200,10 @@ def cell_objective(
 
 def vectors_of(values: Tensor, layer: Layer, *, pooled: bool) -> Tensor:
     """Activations (N, C), (N, C, H, W) or (N, tokens, C) as one vector a picture, (N, C)."""
-    if values.dim() == 3:
-        return torch.mean(values, 1 if values.shape[2] == layer.units else 2)
-    if values.dim() == 4:
-        if not pooled:
-            rows, columns = (slice((n - 1) // 2, n // 2 + 1) for n in values.shape[2:])
-            values = values[:, :, rows, columns]
-        return torch.mean(values, (2, 3))
-    return values
+    if values.dim() == 4 and not pooled:
+        rows, columns = (slice((n - 1) // 2, n // 2 + 1) for n in values.shape[2:])
+        values = values[:, :, rows, columns]
+    return pool(values, layer)
 
 
 def _optimized(

@@ -20,6 +20,7 @@ from torch import Tensor
 from featviz.atlas import peers, tsne
 from featviz.atlas.affinities import affinities
 from featviz.atlas.graph import Graph, build_graph, neighbors_wanted
+from featviz.datasets import evenly
 from featviz.errors import UserError, nearest
 from featviz.models.load import resolve_device
 from featviz.neighbors.exact import Index, build_index
@@ -207,8 +208,7 @@ def principal_components(space: Index | Tensor, *, seed: int = 0) -> Tensor:
     vectors = space if isinstance(space, Tensor) else _vectors(space)
     middle = vectors.mean(0)
     coordinates = torch.zeros(len(vectors), 2, dtype=torch.float64)
-    some = min(len(vectors), _LEARNED)
-    sample = (vectors[torch.arange(some) * len(vectors) // some] - middle).double()
+    sample = (vectors[evenly(len(vectors), _LEARNED)] - middle).double()
     if not bool(sample.any()):
         return coordinates
     _, _, axes = randomized_svd(sample.numpy(), 2, n_iter=7, random_state=seed, flip_sign=False)

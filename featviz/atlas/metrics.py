@@ -15,7 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from featviz.atlas.cells import unit_rows
 from featviz.atlas.graph import Graph, build_graph
+from featviz.datasets import evenly
 from featviz.errors import UserError
 from featviz.neighbors.exact import Index
 from featviz.statistics import rank_correlation
@@ -172,30 +174,22 @@ def distance_correlation(index: Index, xy: Tensor, pairs: int = PAIRS) -> float 
 
 
 def _unit(index: Index, rows: Tensor) -> Tensor:
-    """Some rows in which Euclidean distance orders neighbours as the metric does, float64."""
+    """Some rows in which Euclidean distance orders neighbors as the metric does, float64."""
     found = index.take(rows.numpy()).double()
-    if index.metric == "cosine":
-        found /= found.norm(dim=1, keepdim=True).clamp_min(1e-30)
-    return found
+    return unit_rows(found) if index.metric == "cosine" else found
 
 
 def _trust_both_ways(index: Index, xy: Tensor) -> tuple[float, float]:
     """Trustworthiness and continuity, over an even sample of the rows."""
-    some = _evenly(len(index), MOST_AGAINST)
+    some = torch.tensor(evenly(len(index), MOST_AGAINST))
     k = min(TRUST_K, (len(some) - 1) // 2)
-    rows = _evenly(len(some), MOST_RANKED)
+    rows = torch.tensor(evenly(len(some), MOST_RANKED))
     if k < 1:
         return 1.0, 1.0
     space = torch.cat([_unit(index, part).float() for part in some.split(4096)])
     plane = xy[some].double()
     trust = trustworthiness(space, plane, k, rows=rows)
     return trust, trustworthiness(plane, space, k, rows=rows)
-
-
-def _evenly(count: int, most: int) -> Tensor:
-    """At most so many of `count` rows, evenly spaced."""
-    some = min(count, most)
-    return torch.arange(some) * count // some
 
 
 def trustworthiness(space: Tensor, shown: Tensor, k: int, *, rows: Tensor | None = None) -> float:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from featviz import images
+from featviz.datasets import in_order
+from featviz.decoding import prepared
 from featviz.errors import BadPicture, UserError
 
 if TYPE_CHECKING:
@@ -68,25 +68,20 @@ def read_thumbnails(
     found = torch.full((len(chosen), 3, size, size), GRAY, dtype=torch.uint8)
     wanted = [rows[row] for row in chosen.tolist()]
 
-    def read(place: int) -> BadPicture | None:
-        try:
-            if store.positions is not None and store.receptive_field is not None:
-                seen = images.to_uint8(store.crop(wanted[place])[None])
-                found[place] = images.to_uint8(images.resize(seen, size))[0]
-            else:
-                square = np.array(images.square(store.pictures.open(wanted[place]), size))
-                found[place] = torch.from_numpy(square).permute(2, 0, 1)
-        except BadPicture as error:
-            return error
-        return None
+    def read(row: int) -> Tensor:
+        if store.positions is not None and store.receptive_field is not None:
+            seen = images.to_uint8(store.crop(row)[None])
+            return images.to_uint8(images.resize(seen, size))[0]
+        return prepared(store.pictures.open(row), size).pixels
 
     missing: list[BadPicture] = []
-    with ThreadPoolExecutor(os.cpu_count()) as threads:  # decoding releases the interpreter's lock
-        for place, error in enumerate(threads.map(read, range(len(wanted)))):
-            if error is not None:
-                missing.append(error)
-            if progress is not None and place % 32 == 0:
-                progress(place, len(wanted), "reading pictures")
+    for place, (_, picture) in enumerate(in_order(read, wanted, workers=os.cpu_count() or 1)):
+        if isinstance(picture, BadPicture):
+            missing.append(picture)
+        else:
+            found[place] = picture
+        if progress is not None and place % 32 == 0:
+            progress(place, len(wanted), "reading pictures")
     if len(missing) == len(wanted):
         raise UserError(f"no picture of the store can be read any more ({missing[0]}); give --data")
     return Thumbnails(chosen, found), len(missing)

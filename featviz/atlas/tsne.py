@@ -8,7 +8,7 @@ a convolution, so that a step costs as much as there are points. Here:
 - the points are spread by cubic B-splines that interpolate, every node `SPACING` apart, instead of
   by polynomials in separate boxes;
 - one potential, phi(y) = sum 1 / (1 + |y - y_j|^2), is convolved. The repulsion is -1/2 of its
-  gradient, for which the splines are derived, and the normaliser Z is its sum.
+  gradient, for which the splines are derived, and the normalizer Z is its sum.
 
 So the force is the gradient of one approximate divergence, and two transforms a step are enough.
 The force of a point on itself, which is 0 but for the grid, is subtracted. Against all pairs of a
@@ -263,12 +263,7 @@ def divergence(pairs: Affinities, points: Tensor) -> float:
     """
     y = points.T.double().contiguous()
     if y.shape[1] <= _ALL_PAIRS:
-        z = (
-            sum(
-                float((1 / (1 + torch.cdist(part, y.T).square())).sum()) for part in y.T.split(1024)
-            )
-            - y.shape[1]
-        )
+        z = 2 * float((1 / (1 + torch.pdist(y.T.contiguous()).square())).sum())
     else:
         z = float(Repulsion(SPACING / 2)(y)[1])
     some = pairs.p > 0

@@ -18,7 +18,7 @@ from featviz.attacks.evaluation import with_graph
 from featviz.attacks.losses import cross_entropy
 from featviz.attacks.options import Classifier
 from featviz.checkpoints import Checkpoint
-from featviz.datasets import Labelled
+from featviz.datasets import LabeledPictures
 from featviz.errors import UserError
 from featviz.statistics import Share, share
 
@@ -42,7 +42,7 @@ def check_training(
         raise UserError(f"momentum is {momentum:g}; it must be 0 or more and below 1")
 
 
-def split(data: Labelled, held_out: float, seed: int) -> tuple[Tensor, Tensor]:
+def split(data: LabeledPictures, held_out: float, seed: int) -> tuple[Tensor, Tensor]:
     """Rows for training and rows to judge on, drawn at random.
 
     Raises:

@@ -37,7 +37,7 @@ from featviz.attacks.held_out import (
 )
 from featviz.attacks.patch_result import AdversarialPatch, outline
 from featviz.checkpoints import Checkpoint, open_checkpoint
-from featviz.datasets import Pictures, read_labelled
+from featviz.datasets import Pictures, read_labeled
 from featviz.errors import UserError, public
 from featviz.models.frozen import frozen
 from featviz.types import Progress
@@ -111,7 +111,7 @@ def patch(
     smallest, largest = _check_outline(shape, sizes, rotation)
     batch_size = check_batch_size(batch_size, model.device)
     aim = None if target is None else model.class_index(target)
-    given = read_labelled(model, pictures, count=count)
+    given = read_labeled(model, pictures, count=count)
     training, held = split(given, held_out, seed)
     stream = projections.generator(seed, 3)
     parameters = {

@@ -47,7 +47,7 @@ from featviz.attacks.held_out import (
 from featviz.attacks.options import Classifier, choose_precision
 from featviz.attacks.universal_result import UniversalPerturbation
 from featviz.checkpoints import Checkpoint, open_checkpoint
-from featviz.datasets import Pictures, read_labelled
+from featviz.datasets import Pictures, read_labeled
 from featviz.errors import public
 from featviz.models.frozen import frozen
 from featviz.models.precision import in_bfloat16
@@ -114,7 +114,7 @@ def universal(
     check_training(steps, pictures_per_step, held_out, momentum)
     batch_size = check_batch_size(batch_size, model.device)
     aim = None if target is None else model.class_index(target)
-    given = read_labelled(model, pictures, labels, count=count)
+    given = read_labeled(model, pictures, labels, count=count)
     training, held = split(given, held_out, seed)
     stream = projections.generator(seed, 2)
     x = given.pictures.to(model.device)

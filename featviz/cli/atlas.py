@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from featviz.cli import options
-from featviz.cli.embed import BatchSize, ClassNames, LayerName
-from featviz.cli.neighbors import StoreFolder
+from featviz.cli.embed import SpaceOptions
 
 if TYPE_CHECKING:
-    from featviz.embedding.store import Store
-    from featviz.models.model import Model
-    from featviz.types import Progress
+    from featviz.atlas.icons import IconSettings
+    from featviz.atlas.layout import LayoutSettings
+    from featviz.results import Result
 
 
-def atlas(
-    *,
-    store: StoreFolder = None,
+@dataclass(frozen=True)
+class IconOptions:
+    """Cells and their icons."""
+
     icons: Annotated[
         Literal["sample", "synthetic", "both"] | None,
         typer.Option(
@@ -28,7 +28,7 @@ def atlas(
             help="Pictures of the data, pictures optimized for each square, or both; default: "
             "sample, with --class both.",
         ),
-    ] = None,
+    ] = None
     sides: Annotated[
         str | None,
         typer.Option(
@@ -37,33 +37,45 @@ def atlas(
             help="Squares a side at each resolution; default: 5, 10, 20, 40 ... as there are "
             "pictures for it.",
         ),
-    ] = None,
+    ] = None
     icon_side: Annotated[
         str,
         typer.Option(
             "--icon-side", metavar="N,N...", help="Squares a side that get synthetic icons."
         ),
-    ] = "10",
+    ] = "10"
     icon_steps: Annotated[
         int, typer.Option("--icon-steps", min=1, help="Steps for each synthetic icon.")
-    ] = 128,
+    ] = 128
     icon_power: Annotated[
         float,
         typer.Option(
             "--icon-power", min=0, help="Of the cosine in the icons' objective; 0: projection only."
         ),
-    ] = 4.0,
+    ] = 4.0
+
+    def settings(self) -> IconSettings:
+        """Of the synthetic icons."""
+        from featviz.atlas.icons import IconSettings
+
+        return IconSettings(steps=self.icon_steps, power=self.icon_power)
+
+
+@dataclass(frozen=True)
+class ViewOptions:
+    """An atlas of one class, or two maps side by side."""
+
     class_name: Annotated[
         str | None,
         typer.Option("--class", metavar="CLASS", help="An atlas of one class of the model."),
-    ] = None,
+    ] = None
     among: Annotated[
         Literal["attribution", "class"],
         typer.Option(
             "--among",
-            help="With --class: the pictures with the largest attribution, or those labelled so.",
+            help="With --class: the pictures with the largest attribution, or those labeled so.",
         ),
-    ] = "attribution",
+    ] = "attribution"
     beside: Annotated[
         Path | None,
         typer.Option(
@@ -71,23 +83,50 @@ def atlas(
             metavar="STORE",
             help="A store of another layer or model: both as aligned maps side by side.",
         ),
-    ] = None,
+    ] = None
     align: Annotated[
         Literal["start", "procrustes"],
         typer.Option(
             "--align", help="With --beside: start from the first map, or only align to it."
         ),
-    ] = "start",
+    ] = "start"
+
+    @property
+    def suffix(self) -> str:
+        """Of the result folder's default name."""
+        if self.class_name:
+            return f"-{self.class_name.replace(' ', '-')}"
+        return "-beside" if self.beside else ""
+
+
+@dataclass(frozen=True)
+class LayoutOptions:
+    """How the map is laid out."""
+
     perplexity: Annotated[
         float,
         typer.Option("--perplexity", min=1, help="Neighbors that a picture tries to keep."),
-    ] = 30.0,
+    ] = 30.0
     method: Annotated[
         str,
         typer.Option(
             "--method", help="Of the layout: auto, preview, tsne, openTSNE, scikit-learn or cuml."
         ),
-    ] = "auto",
+    ] = "auto"
+
+    def settings(self) -> LayoutSettings:
+        """Of the layout."""
+        from featviz.atlas.layout import LayoutSettings
+
+        return LayoutSettings(perplexity=self.perplexity, method=self.method)
+
+
+def atlas(
+    *,
+    space: SpaceOptions,
+    cells: IconOptions,
+    view: ViewOptions,
+    mapping: LayoutOptions,
     seeds: Annotated[
         int,
         typer.Option("--seeds", min=1, help="Maps to make, to see how they depend on seeds."),
@@ -95,10 +134,6 @@ def atlas(
     most: Annotated[
         int, typer.Option("--most", min=2, help="Of more pictures an even sample is shown.")
     ] = 20_000,
-    data: options.Data = None,
-    layer: LayerName = None,
-    class_names: ClassNames = None,
-    batch_size: BatchSize = 64,
     seed: options.Seed = 0,
     model: options.ModelOptions,
     output: options.OutputOptions,
@@ -113,59 +148,46 @@ def atlas(
     from featviz.atlas.aligned import align_maps
     from featviz.atlas.build import build_atlas
     from featviz.atlas.classes import MOST, SIDE, build_class_atlas
-    from featviz.atlas.icons import IconSettings
-    from featviz.atlas.layout import LayoutSettings
     from featviz.checkpoints import partial_folder
-    from featviz.embedding.extract import default_layer
     from featviz.embedding.store import open_store
     from featviz.errors import UserError
-    from featviz.results import Result
 
-    if beside is not None and class_name is not None:
+    if view.beside is not None and view.class_name is not None:
         raise UserError("--beside and --class are two kinds of atlas; give one of them")
-    cut = None if sides is None else numbers(sides, "--sides")
-    with_icons = numbers(icon_side, "--icon-side")
-    icons = icons or ("sample" if class_name is None else "both")
-    icon = IconSettings(steps=icon_steps, power=icon_power)
-    layout = LayoutSettings(perplexity=perplexity, method=method)
+    sides = None if cells.sides is None else numbers(cells.sides, "--sides")
+    icon_sides = numbers(cells.icon_side, "--icon-side")
+    icons = cells.icons or ("sample" if view.class_name is None else "both")
+    icon, layout = cells.settings(), mapping.settings()
     net = None
-    if store is None or icons != "sample" or class_name is not None:
+    if space.store is None or icons != "sample" or view.class_name is not None:
         net = model.load()
-    other = None if beside is None else open_store(beside)
-    if store is not None:
-        space = open_store(store, data=data)
-        place = space.layer
-    else:
-        assert net is not None
-        place = net.layer(layer or default_layer(net)).name
-    kind = f"-{class_name.replace(' ', '-')}" if class_name else "-beside" if beside else ""
-    folder = output.folder(f"atlas-{place}{kind}")
+    other = None if view.beside is None else open_store(view.beside)
+    layer, load = space.locate(net)
+    folder = output.folder(f"atlas-{layer}{view.suffix}")
     partial = partial_folder(folder)
+    result: Result
     with output.progress() as progress:
-        if store is None:
-            assert net is not None
-            space = _embedded(net, data, place, class_names, batch_size, progress)
-        result: Result
+        store = load(progress)
         if other is not None:
             result = align_maps(
-                space,
+                store,
                 other,
-                how=align,
+                how=view.align,
                 layout=layout,
                 most=most,
                 seed=seed,
                 progress=progress,
             )
-        elif class_name is not None:
+        elif view.class_name is not None:
             assert net is not None
             result = build_class_atlas(
                 net,
-                space,
-                class_name,
-                among=among,
+                store,
+                view.class_name,
+                among=view.among,
                 icons=icons,
                 icon=icon,
-                side=cut[0] if cut else SIDE,
+                side=sides[0] if sides else SIDE,
                 most=min(most, MOST),
                 layout=replace(layout, perplexity=20.0),
                 seed=seed,
@@ -175,10 +197,10 @@ def atlas(
         else:
             result = build_atlas(
                 net,
-                space,
+                store,
                 icons=icons,
-                sides=cut,
-                icon_side=with_icons,
+                sides=sides,
+                icon_side=icon_sides,
                 icon=icon,
                 layout=layout,
                 seeds=seeds,
@@ -198,25 +220,3 @@ def numbers(text: str, option: str) -> list[int]:
         return [int(part) for part in text.split(",")]
     except ValueError:
         raise UserError(f"{option} {text}: give numbers with commas, as 5,10,20") from None
-
-
-def _embedded(
-    net: Model,
-    data: Path | None,
-    layer: str,
-    class_names: Path | None,
-    batch_size: int,
-    progress: Progress | None,
-) -> Store:
-    from featviz.cli.embed import read_class_names
-    from featviz.cli.run import open_data
-    from featviz.embedding.extract import embed
-
-    return embed(
-        net,
-        open_data(data),
-        layer,
-        class_names=read_class_names(class_names),
-        batch_size=batch_size,
-        progress=progress,
-    )

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal, TypedDict
+from typing import TYPE_CHECKING, Annotated, Literal, TypedDict
 
 import typer
 
 from featviz.cli import options
 from featviz.types import AutoPrecision, Progress
+
+if TYPE_CHECKING:
+    from featviz.embedding.store import Store
+    from featviz.models.model import Model
 
 LayerName = Annotated[
     str | None,
@@ -30,9 +35,50 @@ ClassNames = Annotated[
     ),
 ]
 BatchSize = Annotated[int, typer.Option("--batch-size", min=1, help="Pictures a forward pass.")]
+StoreFolder = Annotated[
+    Path | None,
+    typer.Option(
+        "--store",
+        "-s",
+        metavar="FOLDER",
+        help="A store made by featviz embed; default: embed --data now, in memory.",
+    ),
+]
 
 
-class _Given(TypedDict):
+@dataclass(frozen=True)
+class SpaceOptions:
+    """The activations that a command works on: a store, or a data set that is embedded now."""
+
+    store: StoreFolder = None
+    data: options.Data = None
+    layer: LayerName = None
+    class_names: ClassNames = None
+    batch_size: BatchSize = 64
+
+    def locate(self, net: Model | None) -> tuple[str, Callable[[Progress | None], Store]]:
+        """The layer, and what opens the store or embeds the data with the model."""
+        from featviz.cli.run import open_data
+        from featviz.embedding.extract import default_layer
+        from featviz.embedding.extract import embed as embed_one
+        from featviz.embedding.store import open_store
+
+        if self.store is not None:
+            store = open_store(self.store, data=self.data)
+            return store.layer, lambda progress: store
+        assert net is not None
+        name = net.layer(self.layer or default_layer(net)).name
+        return name, lambda progress: embed_one(
+            net,
+            open_data(self.data),
+            name,
+            class_names=read_class_names(self.class_names),
+            batch_size=self.batch_size,
+            progress=progress,
+        )
+
+
+class _Shared(TypedDict):
     out: Path
     position: Literal["mean", "random"]
     seed: int
@@ -103,7 +149,7 @@ def embed(
     names = [net.layer(name).name for name in layer or [default_layer(net)]]
     folder = output.out or Path("run") / f"embed-{'-'.join(map(file_stem, names))}"
     with output.progress() as progress:
-        given = _Given(
+        shared = _Shared(
             out=folder,
             position=position,
             seed=seed,
@@ -116,9 +162,9 @@ def embed(
             progress=progress,
         )
         if len(names) == 1:
-            stores = {folder: one(net, open_data(data), names[0], **given)}
+            stores = {folder: one(net, open_data(data), names[0], **shared)}
         else:
-            found = several(net, open_data(data), names, **given)
+            found = several(net, open_data(data), names, **shared)
             stores = {folder / file_stem(name): store for name, store in found.items()}
     if output.as_json and len(stores) > 1:
         shown = [{"folder": str(place)} | read_result(place) for place in stores]

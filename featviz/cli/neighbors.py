@@ -3,28 +3,17 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
 from featviz.cli import options
-from featviz.cli.embed import BatchSize, ClassNames, LayerName
-
-StoreFolder = Annotated[
-    Path | None,
-    typer.Option(
-        "--store",
-        "-s",
-        metavar="FOLDER",
-        help="A store made by featviz embed; default: embed --data now, in memory.",
-    ),
-]
+from featviz.cli.embed import SpaceOptions
 
 
 def neighbors(
     *,
-    store: StoreFolder = None,
+    space: SpaceOptions,
     query: Annotated[
         list[str] | None,
         typer.Option(
@@ -43,10 +32,6 @@ def neighbors(
         Literal["exact", "ivf", "hnsw", "pq"],
         typer.Option("--index", help="exact, or approximate for large stores (kept beside them)."),
     ] = "exact",
-    data: options.Data = None,
-    layer: LayerName = None,
-    class_names: ClassNames = None,
-    batch_size: BatchSize = 64,
     seed: options.Seed = 0,
     model: options.ModelOptions,
     output: options.OutputOptions,
@@ -57,34 +42,15 @@ def neighbors(
 
     Example: featviz neighbors --query 3 --query class:goldfish
     """
-    from featviz.cli.embed import read_class_names
-    from featviz.cli.run import open_data
-    from featviz.embedding.extract import default_layer, embed
-    from featviz.embedding.store import open_store
     from featviz.neighbors.find import find_neighbors
 
     queries = [part for text in query or [] for part in split_rows(text)]
-    net = model.load() if store is None or any(map(needs_network, queries)) else None
-    if store is not None:
-        space = open_store(store, data=data)
-        place = space.layer
-    else:
-        assert net is not None
-        place = net.layer(layer or default_layer(net)).name
-    folder = output.folder(f"neighbors-{place}")
+    net = model.load() if space.store is None or any(map(needs_network, queries)) else None
+    layer, load = space.locate(net)
+    folder = output.folder(f"neighbors-{layer}")
     with output.progress() as progress:
-        if store is None:
-            assert net is not None
-            space = embed(
-                net,
-                open_data(data),
-                place,
-                class_names=read_class_names(class_names),
-                batch_size=batch_size,
-                progress=progress,
-            )
         result = find_neighbors(
-            space,
+            load(progress),
             queries or None,
             k=k,
             metric=metric,

@@ -2,14 +2,63 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from featviz.cli import options
 
+if TYPE_CHECKING:
+    from featviz.training.loop import TrainSettings
+
 _TRAINING = "Training"
+
+
+@dataclass(frozen=True)
+class SettingsOptions:
+    """The settings of the training (`TrainSettings`) that the command line has."""
+
+    batch_size: Annotated[
+        int, typer.Option("--batch-size", min=2, rich_help_panel=_TRAINING, help="Pictures a step.")
+    ] = 128
+    lr: Annotated[
+        float, typer.Option("--lr", rich_help_panel=_TRAINING, help="The highest learning rate.")
+    ] = 0.1
+    weight_decay: Annotated[
+        float,
+        typer.Option("--weight-decay", rich_help_panel=_TRAINING, help="L2 penalty on weights."),
+    ] = 5e-4
+    label_smoothing: Annotated[
+        float,
+        typer.Option(
+            "--label-smoothing",
+            min=0,
+            max=1,
+            rich_help_panel=_TRAINING,
+            help="Share of each target that is given to all classes equally.",
+        ),
+    ] = 0.1
+    schedule: Annotated[
+        str,
+        typer.Option(
+            "--schedule", rich_help_panel=_TRAINING, help="cosine, linear, hold or constant."
+        ),
+    ] = "cosine"
+    precision: Annotated[
+        Literal["auto", "float32", "bfloat16"],
+        typer.Option(
+            "--precision",
+            rich_help_panel=_TRAINING,
+            help="auto: bfloat16 where the processor computes in it.",
+        ),
+    ] = "auto"
+
+    def settings(self) -> TrainSettings:
+        from featviz.training.loop import TrainSettings
+
+        return TrainSettings(**vars(self))
 
 
 def train(
@@ -29,26 +78,7 @@ def train(
     epochs: Annotated[
         int, typer.Option("--epochs", min=1, rich_help_panel=_TRAINING, help="Passes over --data.")
     ] = 30,
-    batch_size: Annotated[
-        int, typer.Option("--batch-size", min=2, rich_help_panel=_TRAINING, help="Pictures a step.")
-    ] = 128,
-    lr: Annotated[
-        float, typer.Option("--lr", rich_help_panel=_TRAINING, help="The highest learning rate.")
-    ] = 0.1,
-    weight_decay: Annotated[
-        float,
-        typer.Option("--weight-decay", rich_help_panel=_TRAINING, help="L2 penalty on weights."),
-    ] = 5e-4,
-    label_smoothing: Annotated[
-        float,
-        typer.Option(
-            "--label-smoothing",
-            min=0,
-            max=1,
-            rich_help_panel=_TRAINING,
-            help="Share of each target that is given to all classes equally.",
-        ),
-    ] = 0.1,
+    learning: SettingsOptions,
     dropout: Annotated[
         float,
         typer.Option(
@@ -59,12 +89,6 @@ def train(
             help="Share of values set to zero before fc6 and fc7.",
         ),
     ] = 0.2,
-    schedule: Annotated[
-        str,
-        typer.Option(
-            "--schedule", rich_help_panel=_TRAINING, help="cosine, linear, hold or constant."
-        ),
-    ] = "cosine",
     workers: Annotated[
         int,
         typer.Option(
@@ -74,14 +98,6 @@ def train(
             help="Threads that share each batch, one core each; 1: torch's own threads.",
         ),
     ] = 1,
-    precision: Annotated[
-        Literal["auto", "float32", "bfloat16"],
-        typer.Option(
-            "--precision",
-            rich_help_panel=_TRAINING,
-            help="auto: bfloat16 where the processor computes in it.",
-        ),
-    ] = "auto",
     resume: Annotated[
         bool,
         typer.Option(
@@ -112,7 +128,7 @@ def train(
     from featviz.models.load import BUILTIN
     from featviz.models.weights import read_classes
     from featviz.training.data import read_examples
-    from featviz.training.loop import TrainSettings, snapshot_schedule
+    from featviz.training.loop import snapshot_schedule
     from featviz.training.loop import train as train_net
 
     if model not in BUILTIN:
@@ -121,14 +137,6 @@ def train(
     folder = output.folder(f"train-{model}")
     form = BUILTIN[model]
     shorter = form.input_size if model == "alexnet-mini" else 256  # as in `featviz.load`
-    settings = TrainSettings(
-        batch_size=batch_size,
-        lr=lr,
-        weight_decay=weight_decay,
-        label_smoothing=label_smoothing,
-        schedule=schedule,
-        precision=precision,
-    )
     with output.progress() as progress:
         examples = read_examples(open_data(data), shorter, progress=progress)
         tested = None
@@ -139,13 +147,13 @@ def train(
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             net = with_batch_norm(form(len(examples.classes), dropout=dropout))
-        steps = max(1, len(examples) // batch_size)
+        steps = max(1, len(examples) // learning.batch_size)
         result = train_net(
             net,
             examples,
             validation=tested,
             epochs=epochs,
-            settings=settings,
+            settings=learning.settings(),
             snapshot_steps=snapshot_schedule(epochs * steps),
             device=device,
             workers=workers,

@@ -24,7 +24,7 @@ from featviz.checkpoints import Arrays, Checkpoint, open_checkpoint
 from featviz.corruptions.apply import corrupt
 from featviz.corruptions.constants import CORRUPTIONS, SEVERITIES, settings
 from featviz.corruptions.result import Corruptions, corruption_warnings
-from featviz.datasets import Pictures, read_labelled
+from featviz.datasets import Pictures, read_labeled
 from featviz.engine import Piece, map_pieces
 from featviz.errors import UserError, public
 from featviz.models.frozen import frozen
@@ -82,7 +82,7 @@ def corruption_table(
     for cell in cells:
         settings(*cell, model.input_size)
     size = check_batch_size(batch_size, model.device)
-    given = read_labelled(model, pictures, labels, count=count)
+    given = read_labeled(model, pictures, labels, count=count)
     n = len(given.pictures)
     parameters = {
         "names": list(names),

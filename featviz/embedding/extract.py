@@ -482,7 +482,7 @@ def _store(
             data=data,
             seed=options.seed if chosen else None,
         ),
-        warnings=tuple(_doubts(model, place, len(found.skipped))),
+        warnings=tuple(_warnings(model, place, len(found.skipped))),
         layer=place.name,
         dim=place.units,
         shape=place.shape,
@@ -505,18 +505,18 @@ def _store(
     )
 
 
-def _doubts(model: Model, place: Layer, skipped: int) -> list[str]:
-    doubts = []
+def _warnings(model: Model, place: Layer, skipped: int) -> list[str]:
+    warnings = []
     order = list(model.layers.values())
     after = order[order.index(place) + 1 :]
     if place.kind in {"Linear", "Conv2d"} and after and after[0].kind == "ReLU":
-        doubts.append(
+        warnings.append(
             f"{place.name} is read before its ReLU; the space that papers name so is "
             f"{after[0].name}, behind it"
         )
     if skipped:
-        doubts.append(f"{skipped} pictures could not be read (skipped.csv lists them)")
-    return doubts
+        warnings.append(f"{skipped} pictures could not be read (skipped.csv lists them)")
+    return warnings
 
 
 def _drifts(rows: Rows) -> dict[str, Drift]:

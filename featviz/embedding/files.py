@@ -21,7 +21,6 @@ from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from featviz.datasets import Pictures
 from featviz.errors import UserError
 
 if TYPE_CHECKING:
@@ -121,23 +120,6 @@ def check_shards(place: Path, shards: Sequence[Shard], dim: int, *, verify: bool
 def id_columns(positions: bool) -> tuple[str, ...]:
     """The columns of ids.csv, with or without positions."""
     return _ID_COLUMNS + _POSITION_COLUMNS * positions
-
-
-def write_ids(
-    path: Path,
-    pictures: Pictures,
-    sizes: NDArray[np.int32],
-    positions: NDArray[np.int32] | None = None,
-) -> None:
-    """Write ids.csv."""
-    numbers = sizes if positions is None else np.hstack([sizes, positions])
-    with path.open("w", newline="", encoding="utf-8") as out:
-        writer = csv.writer(out, lineterminator="\n")
-        writer.writerow(id_columns(positions is not None))
-        for row, (name, label, found) in enumerate(
-            zip(pictures.paths, pictures.folders, numbers, strict=True)
-        ):
-            writer.writerow((row, name, label, *found))
 
 
 def read_ids(

@@ -125,7 +125,7 @@ class Rows:
 
 def pool(values: Tensor, place: Layer) -> Tensor:
     """Activations (N, C), (N, C, H, W) or (N, tokens, C) as (N, C): means over positions."""
-    values = values.float()
+    values = values.to(torch.promote_types(values.dtype, torch.float32))
     if values.dim() == 4:
         return values.mean((2, 3))
     if values.dim() == 3:

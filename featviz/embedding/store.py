@@ -32,7 +32,6 @@ from featviz.embedding.files import (
     map_shard,
     read_ids,
     read_manifest,
-    write_ids,
 )
 from featviz.errors import UserError, public
 from featviz.models.receptive_field import ReceptiveField
@@ -256,9 +255,8 @@ class Store(results.Result):
             writer = ShardWriter(folder.path, len(self), self.dim)
             writer.add(self.memory)
             shards = writer.shards
-        write_ids(folder.path / "ids.csv", self.pictures, self.sizes, self.positions)
         columns = id_columns(self.positions is not None)
-        folder.table("ids.csv", columns, None, caption="The picture of each row.")
+        folder.table("ids.csv", columns, self._id_rows(), caption="The picture of each row.")
         folder.table(
             "skipped.csv", ("path", "reason"), self.skipped, caption="What could not be read."
         )
@@ -271,6 +269,11 @@ class Store(results.Result):
         )
         # Last, because the manifest says that everything else is present.
         results.write_json(folder.path / "manifest.json", self.manifest(shards))
+
+    def _id_rows(self) -> Iterator[tuple[Any, ...]]:
+        numbers = self.sizes if self.positions is None else np.hstack([self.sizes, self.positions])
+        names = zip(self.pictures.paths, self.labels, numbers, strict=True)
+        return ((row, path, label, *found) for row, (path, label, found) in enumerate(names))
 
     def manifest(self, shards: Sequence[Shard]) -> dict[str, Any]:
         """The document that makes a folder a store; it holds nothing that changes with time."""
@@ -375,8 +378,7 @@ def _pictures(root: Path, names: tuple[str, ...], labels: tuple[str, ...]) -> Pi
 def _read_field(found: Mapping[str, Any] | None) -> ReceptiveField | None:
     if found is None:
         return None
-    size, stride, offset = (tuple(found[name]) for name in ("size", "stride", "offset"))
-    return ReceptiveField(size, stride, offset)
+    return ReceptiveField(**{name: tuple(pair) for name, pair in found.items()})
 
 
 def _read_origin(place: Path, manifest: Mapping[str, Any]) -> results.Origin:

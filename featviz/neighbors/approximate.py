@@ -34,7 +34,7 @@ from featviz.neighbors.exact import (
     Excluded,
     Index,
     Metric,
-    banned_rows,
+    Nearest,
     best_of,
     build_index,
     for_search,
@@ -95,16 +95,6 @@ class ApproximateIndex:
         """Rows over which the recall was measured."""
         return len(spread(len(self), _MEASURED))
 
-    @property
-    def store(self) -> Store | None:
-        """The store that was indexed, if it was one."""
-        return self.rows.store
-
-    @property
-    def metric(self) -> Metric:
-        """As in `exact.Index`."""
-        return self.rows.metric
-
     def search(
         self, queries: Tensor, k: int, *, exclude: Excluded = None, progress: Progress | None = None
     ) -> tuple[Tensor, Tensor]:
@@ -112,35 +102,22 @@ class ApproximateIndex:
 
         Where fewer than k candidates are found the row is -1 and its distance infinite.
         """
-        xq = self.rows.check(queries)
-        banned = banned_rows(exclude, len(xq))
-        k = min(k, len(self) - int((banned >= 0).sum(1).max(initial=0)))
-        if k < 1:
-            raise UserError(f"nothing to find: the index has {len(self)} rows")
-        distances, rows = np.empty((len(xq), k)), np.empty((len(xq), k), dtype=np.int64)
-        for start in range(0, len(xq), 256):
-            part = slice(start, start + 256)
-            found = self._search(xq[part], k, banned[part], self.effort)
-            distances[part], rows[part] = found
-            if progress is not None:
-                progress(min(start + 256, len(xq)), len(xq), "searching")
-        return torch.from_numpy(distances), torch.from_numpy(rows)
+        return self.rows.in_parts(self._search, queries, k, exclude, progress, size=256)
 
-    def _search(
-        self, xq: NDArray[np.float32], k: int, banned: NDArray[np.int64], effort: Effort
-    ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    def _search(self, xq: NDArray[np.float32], k: int, banned: NDArray[np.int64]) -> Nearest:
+        effort = self.effort
         count = min(len(self), effort.candidates * k + banned.shape[1])
         if self.kind == "ivf":
             self._index.nprobe = effort.probes
         elif self.kind == "hnsw":
             self._index.hnsw.efSearch = max(effort.probes, count)
-        _, candidates = self._index.search(self._axes(for_search(xq, self.metric)), count)
+        _, candidates = self._index.search(self._axes(for_search(xq, self.rows.metric)), count)
         missing = candidates < 0
         exact = self.rows.distances(xq, np.where(missing, 0, candidates))
         exact[missing] = np.inf
-        nearest_distances, nearest_rows = best_of(exact, candidates, banned, k)
-        nearest_rows[np.isinf(nearest_distances)] = -1
-        return nearest_distances, nearest_rows
+        distances, rows = best_of(exact, candidates, banned, k)
+        rows[np.isinf(distances)] = -1
+        return distances, rows
 
     def save(self, folder: str | Path) -> Path:
         """Keep the index in a folder, which holds nothing else: `open_approximate` reads it."""
@@ -152,10 +129,10 @@ class ApproximateIndex:
             about = {
                 "schema": 1,
                 "kind": self.kind,
-                "metric": self.metric,
+                "metric": self.rows.metric,
                 "rows": len(self),
                 "dim": self.rows.dim,
-                "store": identity(self.store),
+                "store": identity(self.rows.store),
                 "recall": self.recall,
                 "probes": self.effort.probes,
                 "candidates": self.effort.candidates,

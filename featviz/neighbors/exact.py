@@ -12,7 +12,7 @@ queries and 2.5 times as fast for one (benchmarks/neighbors.py).
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 Metric = Literal["cosine", "l2"]
 Backend = Literal["auto", "torch", "faiss"]
+Nearest = tuple["NDArray[np.float64]", "NDArray[np.int64]"]
+"""distances and rows, (Q, k)"""
 Excluded = Sequence[int] | Sequence[Sequence[int]] | Tensor | np.ndarray[Any, Any] | None
 
 _SPARE = 1
@@ -127,6 +129,18 @@ class Index:
         """
         if k < 1:
             raise UserError(f"k = {k} neighbors are too few; 1 or more")
+        return self.in_parts(self._search, queries, k, exclude, progress)
+
+    def in_parts(
+        self,
+        search: Callable[[NDArray[np.float32], int, NDArray[np.int64]], Nearest],
+        queries: Tensor,
+        k: int,
+        exclude: Excluded,
+        progress: Progress | None,
+        size: int = 1024,
+    ) -> tuple[Tensor, Tensor]:
+        """The nearest rows that `search` finds of checked queries, `size` queries at a time."""
         xq = self.check(queries)
         banned = banned_rows(exclude, len(xq))
         k = min(k, len(self) - int((banned >= 0).sum(1).max(initial=0)))
@@ -134,18 +148,14 @@ class Index:
             raise UserError(f"nothing to find: the index has {len(self)} rows")
         distances = np.empty((len(xq), k))
         rows = np.empty((len(xq), k), dtype=np.int64)
-        for start in range(0, len(xq), 1024):
-            stop = min(start + 1024, len(xq))
-            distances[start:stop], rows[start:stop] = self._search(
-                xq[start:stop], k, banned[start:stop]
-            )
+        for start in range(0, len(xq), size):
+            part = slice(start, start + size)
+            distances[part], rows[part] = search(xq[part], k, banned[part])
             if progress is not None:
-                progress(stop, len(xq), "searching")
+                progress(min(start + size, len(xq)), len(xq), "searching")
         return torch.from_numpy(distances), torch.from_numpy(rows)
 
-    def _search(
-        self, xq: NDArray[np.float32], k: int, banned: NDArray[np.int64]
-    ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    def _search(self, xq: NDArray[np.float32], k: int, banned: NDArray[np.int64]) -> Nearest:
         distances = np.empty((len(xq), k))
         rows = np.empty((len(xq), k), dtype=np.int64)
         todo = np.arange(len(xq))
@@ -183,7 +193,9 @@ class Index:
         if self._ready is not None:
             yield from (self._ready[i : i + _BLOCK] for i in starts)
             return
-        made = (for_search(_wide(data[i : i + _BLOCK]), self.metric) for i in starts)
+        # torch widens float16 faster than numpy.
+        wide = (torch.from_numpy(data[i : i + _BLOCK]).float().numpy() for i in starts)
+        made = (for_search(block, self.metric) for block in wide)
         if isinstance(data, _OnDisk) or data.size * 4 > _KEPT:
             yield from made
             return
@@ -199,18 +211,13 @@ class Index:
         """From each query (Q, dim) to its own candidates (Q, count), in float64."""
         data, norms = self._rows, self.norms
         found = torch.empty(candidates.shape, dtype=torch.float64)
-        rows = None if isinstance(data, _OnDisk) else torch.from_numpy(data)
         queries = torch.from_numpy(xq).double()
         step = max(1, min(_EXACT, _GATHERED // max(1, candidates.shape[1])))
         for start in range(0, len(xq), step):
             part = slice(start, start + step)
             query = queries[part]
             wanted = candidates[part].reshape(-1)
-            if rows is None:
-                taken = torch.from_numpy(data[wanted])
-            else:
-                taken = rows[torch.from_numpy(wanted)]
-            near = taken.double().view(len(query), -1, self.dim)
+            near = torch.from_numpy(data[wanted]).double().view(len(query), -1, self.dim)
             if self.metric == "l2":
                 found[part] = (near - query[:, None]).square_().sum(2).sqrt()
             else:
@@ -264,7 +271,7 @@ def best_of(
     rows: NDArray[np.int64],
     banned: NDArray[np.int64],
     k: int,
-) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+) -> Nearest:
     """The k nearest of some candidates (Q, count) that are not banned (Q, B); equal ones by row."""
     distances = np.where((rows[:, :, None] == banned[:, None, :]).any(2), np.inf, distances)
     order = np.lexsort((rows, distances), axis=1)[:, :k]
@@ -292,11 +299,6 @@ def for_search(rows: NDArray[np.float32], metric: Metric) -> NDArray[np.float32]
         return rows
     lengths = _norms(rows)
     return rows / np.where(lengths > 0, lengths, 1).astype(np.float32)[:, None]
-
-
-def _wide(rows: NDArray[Any]) -> NDArray[np.float32]:
-    """Rows as float32; torch widens float16 faster than numpy."""
-    return torch.from_numpy(rows).float().numpy()
 
 
 def _torch_search(

@@ -106,9 +106,9 @@ def _draw_cell(ax: Axes, x: float, y: float, cell: Cell) -> None:
     ax.text(x, y + 1.24, _shorten(cell.name), fontsize=6.2, va="center", color="#555555")
 
 
-def _shorten(text: str, most: int = 19) -> str:
+def _shorten(text: str) -> str:
     text = text.replace("_", " ")
-    return text if len(text) <= most else text[: most - 1].rstrip() + "…"
+    return text if len(text) < 20 else f"{text[:18].rstrip()}…"
 
 
 def draw_distances(distances: Tensor, *, unit: str) -> Figure:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -109,13 +108,12 @@ def find_neighbors(
             "index": index,
             "backend": searched.backend,
             "precision_rows": precision_rows,
-            "store": None if store is None or store.folder is None else str(store.folder),
+            "store": None if store is None else store.folder,
         },
         started=started,
         seed=seed,
+        base=None if store is None else store.origin,
     )
-    if store is not None:
-        made = replace(made, model=store.origin.model, data=store.origin.data)
     return Neighbors(
         origin=made,
         warnings=tuple(warnings),

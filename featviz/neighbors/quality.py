@@ -173,9 +173,10 @@ def _oddities(
     found: NDArray[np.int64],
     k: int,
 ) -> Oddities:
+    from scipy.stats import skew
+
     times = np.bincount(found.ravel(), minlength=len(index))
-    spread = times.std()
-    skewness = float((((times - times.mean()) / spread) ** 3).mean()) if spread > 0 else 0.0
+    skewness = float(skew(times)) if times.std() > 0 else 0.0
     hubs = np.argsort(-times, kind="stable")[:10]
     if index.metric == "cosine":
         near = distances[:, 0]

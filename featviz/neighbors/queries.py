@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from featviz import images
+from featviz.datasets import evenly
 from featviz.embedding.store import Store
 from featviz.errors import UserError, nearest
 from featviz.neighbors.exact import Index
@@ -79,19 +80,16 @@ def read_queries(
     if isinstance(queries, Tensor) and queries.is_floating_point():
         return tuple(Query(f"vector {i}") for i in range(len(queries))), queries
     if queries is None:
-        count = min(SHOWN, len(space.index))
-        queries = [i * len(space.index) // count for i in range(count)]
+        queries = evenly(len(space.index), SHOWN)
+    if isinstance(queries, Tensor):
+        queries = queries.tolist()
     if len(queries) == 0:
         raise UserError("no queries were given; name rows, classes (class:NAME) or picture files")
     found = [
-        _read(item, space) if isinstance(item, Path) else _read_sum(_text(item), space)
+        _read(item, space) if isinstance(item, Path) else _read_sum(str(item), space)
         for item in queries
     ]
     return tuple(query for query, _ in found), torch.cat([vector for _, vector in found])
-
-
-def _text(item: object) -> str:
-    return str(int(item)) if isinstance(item, Tensor) else str(item)
 
 
 _SIGN = re.compile(r"\s+([+-])\s+")

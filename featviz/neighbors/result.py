@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _UNIT = {"cosine": "cosine distance (0 same direction, 1 orthogonal)", "l2": "Euclidean distance"}
-_SHEET_ROWS = 8
+_SHEET_ROWS, _SHEET_COLUMNS = 8, 10
 _THUMBNAIL = 160
 
 
@@ -171,19 +171,21 @@ class Neighbors(results.Result):
             return draw_distances(self.distances[:50], unit=_UNIT[self.metric])
         return self.sheet(range(min(_SHEET_ROWS, len(self.queries))))
 
-    def sheet(self, which: Sequence[int], *, inches: float = 1.1, most: int = 10) -> Figure:
-        """Pictures of some queries and their first `most` neighbors. Raises BadPicture."""
+    def sheet(self, which: Sequence[int]) -> Figure:
+        """Pictures of some queries and their first 10 neighbors. Raises BadPicture."""
         lines: list[list[Cell | None]] = []
         for number in which:
             query = self.queries[number]
             cells = [
                 self._cell(query, int(row), float(distance))
                 for row, distance in zip(
-                    self.rows[number, :most], self.distances[number, :most], strict=True
+                    self.rows[number, :_SHEET_COLUMNS],
+                    self.distances[number, :_SHEET_COLUMNS],
+                    strict=True,
                 )
             ]
             lines.append([self._query_cell(query), *cells])
-        return draw_sheet(lines, inches=inches)
+        return draw_sheet(lines)
 
     def _query_cell(self, query: Query) -> Cell:
         text = query.name if query.members else "query"

@@ -32,7 +32,7 @@ from featviz import results
 from featviz.attacks.checks import check_batch_size, check_eps, check_norm
 from featviz.attacks.options import choose_precision
 from featviz.checkpoints import Checkpoint, open_checkpoint
-from featviz.datasets import Labelled, Pictures, read_labelled
+from featviz.datasets import LabeledPictures, Pictures, read_labeled
 from featviz.errors import UserError, nearest, public
 from featviz.models.frozen import frozen
 from featviz.robustness.clean_pass import CleanPass, Work, clean_pass
@@ -132,7 +132,7 @@ def audit(
     batch_size = check_batch_size(
         _BATCH_SIZE if batch_size is None and on_cpu else batch_size, model.device
     )
-    given = read_labelled(model, pictures, labels, count=count)
+    given = read_labeled(model, pictures, labels, count=count)
     chosen = choose_precision(model, given.pictures[:1].to(model.device), precision)
     parameters = {
         "norms": list(grids),
@@ -231,7 +231,9 @@ def _check_options(
             )
 
 
-def _digests(model: Model, given: Labelled, against: Mapping[str, Model]) -> dict[str, object]:
+def _digests(
+    model: Model, given: LabeledPictures, against: Mapping[str, Model]
+) -> dict[str, object]:
     """What the pieces depend on besides the parameters."""
     pictures = given.pictures.contiguous().numpy()
     return {
@@ -289,7 +291,7 @@ def _checks(clean: CleanPass, states: Sequence[NormState]) -> list[Check]:
 def _result(
     origin: results.Origin,
     clean: CleanPass,
-    given: Labelled,
+    given: LabeledPictures,
     states: Sequence[NormState],
     tested: SelfTest,
     made: Mapping[str, results.Result],

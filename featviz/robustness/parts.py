@@ -19,7 +19,7 @@ from featviz import datasets, results
 from featviz.attacks.pgd import pgd
 from featviz.attacks.universal import universal
 from featviz.corruptions.table import corruption_table
-from featviz.datasets import Labelled, Pictures
+from featviz.datasets import LabeledPictures, Pictures
 from featviz.errors import UserError
 from featviz.robustness.clean_pass import CleanPass, spread
 from featviz.robustness.diagnosis import Reference
@@ -63,7 +63,7 @@ class Source:
     """What the parts of an audit are made from."""
 
     clean: CleanPass
-    given: Labelled
+    given: LabeledPictures
     """the audited pictures"""
     fooled: Fooled | None
     """for transfer and diagnosis; None if no picture was fooled"""

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class EvalResult(results.Result):
-    """How often a model is right on labelled pictures."""
+    """How often a model is right on labeled pictures."""
 
     kind: ClassVar[str] = "eval"
 
@@ -151,7 +151,7 @@ def evaluate(
     truth = torch.tensor([known[row] for row in rows])
     skipped: list[Skipped] = []
 
-    def labelled() -> Iterator[tuple[Tensor, Tensor]]:
+    def labeled() -> Iterator[tuple[Tensor, Tensor]]:
         done = 0
         for batch in batches(
             counted,
@@ -167,7 +167,7 @@ def evaluate(
 
     example = torch.zeros(1, 3, model.input_size, model.input_size, device=model.device)
     with in_precision(model, example, chosen) as forward:
-        labels, predictions = predict(forward, labelled())
+        labels, predictions = predict(forward, labeled())
     return EvalResult(
         origin=results.origin(
             model,
@@ -175,7 +175,7 @@ def evaluate(
             started=started,
             data=pictures,
         ),
-        warnings=_doubts(len(pictures) - len(rows), strange, skipped),
+        warnings=_warnings(len(pictures) - len(rows), strange, skipped),
         model_name=model.name,
         classes=model.classes,
         labels=labels,
@@ -185,16 +185,16 @@ def evaluate(
 
 @torch.inference_mode()
 def predict(
-    forward: Callable[[Tensor], Tensor], labelled: Iterable[tuple[Tensor, Tensor]]
+    forward: Callable[[Tensor], Tensor], labeled: Iterable[tuple[Tensor, Tensor]]
 ) -> tuple[Tensor, Tensor]:
     """Labels (N,) and the five most likely classes (N, 5), best first, of all batches.
 
     Args:
         forward: Pictures to logits (B, classes).
-        labelled: (pictures, labels) of each batch.
+        labeled: (pictures, labels) of each batch.
     """
     labels, predictions = [], []
-    for pictures, right in labelled:
+    for pictures, right in labeled:
         logits = forward(pictures).float().cpu()
         predictions.append(logits.topk(min(5, logits.shape[1]), dim=1).indices)
         labels.append(right)
@@ -207,16 +207,16 @@ def hits(labels: Tensor, predictions: Tensor) -> Tensor:
     return torch.stack([found[:, 0], found.any(1)], dim=1)
 
 
-def _doubts(foreign: int, folders: list[str], skipped: list[Skipped]) -> tuple[str, ...]:
-    doubts = []
+def _warnings(foreign: int, folders: list[str], skipped: list[Skipped]) -> tuple[str, ...]:
+    warnings = []
     if foreign:
-        doubts.append(
+        warnings.append(
             f"{foreign} pictures do not count: their folders are no classes of the model "
             f"({', '.join(folders[:3])}{' ...' if len(folders) > 3 else ''})"
         )
     if skipped:
-        doubts.append(
+        warnings.append(
             f"{len(skipped)} pictures could not be read and do not count; the first: "
             f"{skipped[0].reason}"
         )
-    return tuple(doubts)
+    return tuple(warnings)

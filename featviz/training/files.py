@@ -57,12 +57,19 @@ def save_growth(
         top1: Accuracy at each, a fraction; None if unknown.
         dtype: Of the kernels in the file.
     """
-    tensors = {
-        "kernels": kernels.to(dtype),
+    _save(growth_tensors(kernels.to(dtype), steps, top1), Path(path), {})
+
+
+def growth_tensors(
+    kernels: Tensor, steps: Sequence[int], top1: Sequence[float | None]
+) -> dict[str, Tensor]:
+    """Snapshots of kernels as they are kept in files; an unknown accuracy is NaN."""
+    known = [math.nan if t is None else t for t in top1]
+    return {
+        "kernels": kernels,
         "steps": torch.tensor(steps),
-        "top1": torch.tensor([math.nan if t is None else t for t in top1]),
+        "top1": torch.tensor(known, dtype=torch.float64),
     }
-    _save(tensors, Path(path), {})
 
 
 def _save(tensors: Mapping[str, Tensor], path: Path, metadata: dict[str, str]) -> None:

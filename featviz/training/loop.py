@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -183,7 +182,7 @@ def train(
     run = _Run(net, examples, tested, settings, teacher_logits, shift, scale, epochs, seed)
     with (
         open_checkpoint(checkpoint, run.job(), total=epochs, unit="epochs") as kept,
-        _own_randomness(),
+        torch.random.fork_rng(devices=range(torch.cuda.device_count())),
     ):
         if resume:
             run.state = read_state(kept, net, run.optimizer) or run.state
@@ -203,7 +202,7 @@ def train(
             data=examples.pictures,
             seed=seed,
         ),
-        warnings=_doubts(examples, tested),
+        warnings=_warnings(examples, tested),
         model=model,
         epochs=tuple(run.state.history),
         validation_pictures=0 if tested is None else len(tested),
@@ -289,8 +288,9 @@ class _Run:
         """One pass over the pictures, and its line of the history."""
         began = time.perf_counter()
         # What is random in an epoch follows from (seed, epoch): a resumed run draws the same.
-        generator = torch.Generator().manual_seed(_epoch_seed(self.seed, epoch))
-        torch.manual_seed(_epoch_seed(self.seed, epoch))
+        drawn = self.seed * 1_000_003 + epoch
+        generator = torch.Generator().manual_seed(drawn)
+        torch.manual_seed(drawn)
         order = torch.randperm(len(self.examples), generator=generator)
         size = self.sizes[max(first for first in self.sizes if first <= epoch)]
         batch = self.settings.batch_size
@@ -354,12 +354,12 @@ class _Run:
             return None, None
         self.net.eval()
         labels, predictions = predict(
-            lambda pictures: self.forward(self.net, pictures), self._labelled(self.tested)
+            lambda pictures: self.forward(self.net, pictures), self._labeled(self.tested)
         )
         top1, top5 = hits(labels, predictions).double().mean(0).tolist()
         return top1, top5
 
-    def _labelled(self, examples: Examples) -> Iterator[tuple[Tensor, Tensor]]:
+    def _labeled(self, examples: Examples) -> Iterator[tuple[Tensor, Tensor]]:
         for rows in torch.arange(len(examples)).split(250):
             raw, kept = examples.take(rows)
             if len(kept):
@@ -382,18 +382,6 @@ class _Run:
             f"the loss is no number in epoch {epoch + 1} before step {step + 1} (learning rate "
             f"{rate:.3g}): training diverged{saved}; try a lower lr or precision float32"
         )
-
-
-def _epoch_seed(seed: int, epoch: int) -> int:
-    """One seed for each epoch of each run."""
-    return seed * 1_000_003 + epoch
-
-
-@contextmanager
-def _own_randomness() -> Iterator[None]:
-    cuda = list(range(torch.cuda.device_count())) if torch.cuda.is_available() else []
-    with torch.random.fork_rng(devices=cuda):
-        yield
 
 
 def _check(
@@ -437,14 +425,14 @@ def _first_kernels(net: nn.Module) -> Tensor:
     raise UserError("the net has no convolution whose kernels could be kept")
 
 
-def _doubts(examples: Examples, tested: Examples | None) -> tuple[str, ...]:
-    doubts = []
+def _warnings(examples: Examples, tested: Examples | None) -> tuple[str, ...]:
+    warnings = []
     if tested is None:
-        doubts.append("no validation pictures were given, so the accuracy is not known")
+        warnings.append("no validation pictures were given, so the accuracy is not known")
     for words, what in (("training", examples), ("validation", tested)):
         if what is not None and what.skipped:
-            doubts.append(
+            warnings.append(
                 f"{len(what.skipped)} {words} pictures could not be read and were left out; "
                 f"the first: {what.skipped[0].reason}"
             )
-    return tuple(doubts)
+    return tuple(warnings)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from featviz.checkpoints import Checkpoint
 from featviz.errors import UserError
+from featviz.training.files import growth_tensors
 from featviz.training.result import Epoch
 
 _PIECE = "state"
@@ -42,11 +43,7 @@ def write_state(
         if buffer is not None:
             tensors[f"momentum.{name}"] = buffer
     if state.kernels:  # as in a file of snapshots, so that `featviz kernels --growth` reads it
-        tensors["kernels"] = torch.stack(state.kernels)
-        tensors["steps"] = torch.tensor(state.kernel_steps)
-        tensors["top1"] = torch.tensor(
-            [math.nan if t is None else t for t in state.kernel_top1], dtype=torch.float64
-        )
+        tensors |= growth_tensors(torch.stack(state.kernels), state.kernel_steps, state.kernel_top1)
     arrays = {name: t.detach().cpu().contiguous().numpy() for name, t in tensors.items()}
     history = json.dumps([asdict(epoch) for epoch in state.history])
     kept.write(_PIECE, arrays | {"history": np.array(history)}, size=state.epoch)

@@ -344,8 +344,6 @@ def test_without_a_folder_pieces_are_in_memory() -> None:
         assert kept.folder is None
         first = kept.piece("one", lambda: make(1))
         assert kept.piece("one", lambda: make(2)) is first
-        kept.forget("one")
-        assert kept.read("one") is None
     with pytest.raises(KeyboardInterrupt) as stop:
         stopped(None, pieces=1)
     assert not isinstance(stop.value, Interrupted)

@@ -18,7 +18,7 @@ from featviz.datasets import (
     in_memory,
     open_pictures,
     read_all,
-    read_labelled,
+    read_labeled,
 )
 from featviz.errors import UserError
 from featviz.models.model import Model
@@ -214,7 +214,7 @@ def test_a_tensor_is_a_data_set(generator: torch.Generator) -> None:
 def test_pictures_are_read_with_the_labels_of_the_model(folder: Path) -> None:
     """Of the folders cat and dog the model has dog; one of its pictures is broken."""
     model = three_classes()
-    read = read_labelled(model, open_pictures(folder))
+    read = read_labeled(model, open_pictures(folder))
     assert read.names == ("dog/a.png", "dog/z.png")
     assert read.pictures.shape == (2, 3, 2, 2)
     assert read.labels is not None
@@ -227,12 +227,12 @@ def test_pictures_are_read_with_the_labels_of_the_model(folder: Path) -> None:
 def test_a_tensor_is_read_with_labels_by_index_or_name() -> None:
     model = three_classes()
     pictures = torch.linspace(0, 1, 4).view(4, 1, 1, 1).expand(4, 3, 2, 2)
-    read = read_labelled(model, pictures, [0, "bus", 2, "n01"], count=2)
+    read = read_labeled(model, pictures, [0, "bus", 2, "n01"], count=2)
     assert read.labels is not None
     assert read.labels.tolist() == [0, 2]
     assert torch.equal(read.pictures, pictures[[0, 2]])
-    assert read_labelled(model, pictures).labels is None
+    assert read_labeled(model, pictures).labels is None
     with pytest.raises(UserError, match="1 labels for 4 pictures"):
-        read_labelled(model, pictures, [0])
+        read_labeled(model, pictures, [0])
     with pytest.raises(UserError, match="must lie in"):
-        read_labelled(model, pictures - 1)
+        read_labeled(model, pictures - 1)
