@@ -43,6 +43,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _SAMPLES = sample_pictures(1).root
+_SAME = ("layer", "dim", "precision", "decoder", "preparation", "class_names")
+"""fields that the manifest has as they are"""
 _HASHED = 10**9
 """bytes of shards up to which they are compared with their hashes whenever a store is opened"""
 
@@ -280,21 +282,16 @@ class Store(results.Result):
         return {
             "schema": SCHEMA,
             "model": self.origin.model,
-            "layer": self.layer,
+            **{name: getattr(self, name) for name in _SAME},
             "shape": self.shape,
             "position": self._position,
             "seed": self.origin.seed if self.positions is not None else None,
             "receptive_field": asdict(self.receptive_field) if self.receptive_field else None,
-            "precision": self.precision,
-            "decoder": self.decoder,
             "drift": self.drift._asdict() if self.drift else None,
-            "dim": self.dim,
             "dtype": "float16",
             "rows": len(self),
             "skipped": len(self.skipped),
-            "preparation": dict(self.preparation),
-            "data": dict(self.source),
-            "class_names": dict(self.class_names),
+            "data": self.source,
             "shards": [shard._asdict() for shard in shards],
         }
 
@@ -345,20 +342,15 @@ def open_store(
             )
         return Store(
             origin=_read_origin(place, manifest),
-            layer=manifest["layer"],
-            dim=manifest["dim"],
+            **{name: manifest[name] for name in _SAME},
             shape=tuple(manifest["shape"]),
             positions=numbers[:, 2:] if chosen else None,
             receptive_field=_read_field(manifest["receptive_field"]),
-            precision=manifest["precision"],
-            decoder=manifest["decoder"],
             drift=Drift(**manifest["drift"]) if manifest["drift"] else None,
             pictures=_pictures(Path(data or source["root"]), names, labels),
             sizes=numbers[:, :2],
             skipped=skipped,
-            class_names=manifest["class_names"],
             source=source,
-            preparation=manifest["preparation"],
             shards=shards,
             folder=place,
         )

@@ -37,8 +37,8 @@ from featviz.neighbors.exact import (
     Nearest,
     best_of,
     build_index,
+    check_faiss,
     for_search,
-    has_faiss,
     spread,
 )
 from featviz.types import Progress
@@ -182,8 +182,7 @@ def build_approximate(
     if kind not in KINDS:
         hint = nearest(kind, KINDS)
         raise UserError(f"unknown index {kind!r}; take {', '.join(KINDS)} or exact{hint}")
-    if not has_faiss():
-        raise UserError(f"--index {kind} needs FAISS; pip install 'featviz[cpu]' (or [gpu])")
+    check_faiss(f"--index {kind}")
     rows = vectors if isinstance(vectors, Index) else build_index(vectors, metric=metric)
     if len(rows) < _FEWEST:
         raise UserError(
@@ -285,8 +284,7 @@ def open_approximate(
         raise UserError(f"{place} was made of other rows than {store.folder}; build it anew")
     if about["metric"] != metric:
         raise UserError(f"{place} is for {about['metric']}, not {metric}; build it anew")
-    if not has_faiss():
-        raise UserError(f"--index {kind} needs FAISS; pip install 'featviz[cpu]' (or [gpu])")
+    check_faiss(f"--index {kind}")
     for name, expected in hashes.items():
         if not (place / name).is_file() or hash_file(place / name) != expected:
             raise UserError(f"{place / name} is damaged or missing; build the index anew")

@@ -12,7 +12,7 @@ queries and 2.5 times as fast for one (benchmarks/neighbors.py).
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -65,8 +65,8 @@ class Index:
             raise UserError(f"unknown metric {metric!r}; take cosine or l2{hint}")
         if backend not in ("auto", "faiss", "torch"):
             raise UserError(f"unknown backend {backend!r}; take auto, faiss or torch")
-        if backend == "faiss" and not has_faiss():
-            raise UserError("faiss is not installed; pip install 'featviz[cpu]' (or [gpu])")
+        if backend == "faiss":
+            check_faiss("backend faiss")
         self.dim = dim
         self.store: Store | None = None
         """the store that was indexed, if it was one: it has pictures and classes"""
@@ -177,14 +177,22 @@ class Index:
         self, xq: NDArray[np.float32], count: int
     ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
         """Rows likely to be near, (Q, count), and a lower bound of the others' distance, (Q,)."""
-        scaled = for_search(xq, self.metric)
-        search = _faiss_search if self.backend == "faiss" else _torch_search
-        scores, candidates = search(self.search_blocks(), scaled, count, self.metric)
-        worst = scores[:, -1].astype(np.float64)
+        queries = torch.from_numpy(for_search(xq, self.metric))
+        best = torch.empty(len(xq), 0)
+        where = torch.empty(len(xq), 0, dtype=torch.int64)
+        seen = 0
+        for block in self.search_blocks():
+            rows, wide = torch.from_numpy(block), min(count, len(block))
+            score, at = _best_of_block(queries, rows, wide, self.metric, self.backend)
+            best, where = torch.cat([best, score], 1), torch.cat([where, at + seen], 1)
+            best, order = best.topk(min(count, best.shape[1]), dim=1)
+            where = where.gather(1, order)
+            seen += len(block)
+        worst = best[:, -1].double().numpy()
         if self.metric == "cosine":
-            return 1 - worst - _COSINE_ERROR, candidates
+            return 1 - worst - _COSINE_ERROR, where.numpy()
         error = _L2_ERROR * (_norms(xq) ** 2 + self.norms.max() ** 2)
-        return np.sqrt(np.maximum(worst - error, 0)), candidates
+        return np.sqrt(np.maximum(-worst - error, 0)), where.numpy()
 
     def search_blocks(self) -> Iterator[NDArray[np.float32]]:
         """All rows scaled for the metric, float32 (at most _BLOCK, dim) at a time."""
@@ -288,6 +296,12 @@ def has_faiss() -> bool:
     return importlib.util.find_spec("faiss") is not None
 
 
+def check_faiss(wanted: str) -> None:
+    """Raise UserError, which names what is wanted, where FAISS is not installed."""
+    if not has_faiss():
+        raise UserError(f"{wanted}: faiss is not installed; pip install 'featviz[cpu]' (or [gpu])")
+
+
 def _norms(rows: NDArray[Any]) -> NDArray[np.float64]:
     lengths: NDArray[np.float64] = np.sqrt(np.einsum("nd,nd->n", rows, rows, dtype=np.float64))
     return lengths
@@ -301,49 +315,26 @@ def for_search(rows: NDArray[np.float32], metric: Metric) -> NDArray[np.float32]
     return rows / np.where(lengths > 0, lengths, 1).astype(np.float32)[:, None]
 
 
-def _torch_search(
-    blocks: Iterable[NDArray[np.float32]], xq: NDArray[np.float32], count: int, metric: Metric
-) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """The `count` best by matrix products: inner products, or squared distances."""
-    queries = torch.from_numpy(xq)
-    best = torch.empty(len(xq), 0)
-    where = torch.empty(len(xq), 0, dtype=torch.int64)
-    seen = 0
-    for block in blocks:
-        rows = torch.from_numpy(block)
-        if metric == "cosine":
-            score = queries @ rows.T
-        else:  # -|x - q|^2
-            squares = rows.square().sum(1) + queries.square().sum(1, keepdim=True)
-            score = torch.addmm(squares, queries, rows.T, beta=-1, alpha=2)
-        score, at = score.topk(min(count, len(block)), dim=1)
-        best, where = torch.cat([best, score], 1), torch.cat([where, at + seen], 1)
-        best, at = best.topk(min(count, best.shape[1]), dim=1)
-        where = where.gather(1, at)
-        seen += len(block)
-    scores = best if metric == "cosine" else -best
-    return scores.numpy(), where.numpy()
+def block_scores(queries: Tensor, rows: Tensor, metric: Metric) -> Tensor:
+    """(Q, N), larger for nearer rows: inner products, or squared distances below zero."""
+    if metric == "cosine":
+        return queries @ rows.T
+    squares = rows.square().sum(1) + queries.square().sum(1, keepdim=True)
+    return torch.addmm(squares, queries, rows.T, beta=-1, alpha=2)
 
 
-def _faiss_search(
-    blocks: Iterable[NDArray[np.float32]], xq: NDArray[np.float32], count: int, metric: Metric
-) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """The same by FAISS."""
+def _best_of_block(
+    queries: Tensor, rows: Tensor, count: int, metric: Metric, backend: str
+) -> tuple[Tensor, Tensor]:
+    """The `count` largest scores of a block and their rows, by torch or FAISS."""
+    if backend == "torch":
+        scores, at = block_scores(queries, rows, metric).topk(count, dim=1)
+        return scores, at
     import faiss
 
-    inner = metric == "cosine"
-    kind = faiss.METRIC_INNER_PRODUCT if inner else faiss.METRIC_L2
-    scores = np.empty((len(xq), 0), np.float32)
-    where = np.empty((len(xq), 0), np.int64)
-    seen = 0
-    for block in blocks:
-        score, at = faiss.knn(xq, block, min(count, len(block)), kind)
-        scores, where = np.hstack([scores, score]), np.hstack([where, at + seen])
-        order = np.argsort(-scores if inner else scores, axis=1, kind="stable")[:, :count]
-        scores = np.take_along_axis(scores, order, 1)
-        where = np.take_along_axis(where, order, 1)
-        seen += len(block)
-    return scores, where
+    kind = faiss.METRIC_INNER_PRODUCT if metric == "cosine" else faiss.METRIC_L2
+    found, where = faiss.knn(queries.numpy(), rows.numpy(), count, kind)
+    return torch.from_numpy(found if metric == "cosine" else -found), torch.from_numpy(where)
 
 
 @public

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from featviz.neighbors.exact import Index, for_search, spread
+from featviz.neighbors.exact import Index, block_scores, for_search, spread
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -123,14 +123,8 @@ def precision(
 def rankings(index: Index, queried: NDArray[np.int64]) -> NDArray[np.int64]:
     """All other rows of the index, nearest first, for each row queried: (Q, N - 1), in float32."""
     queries = torch.from_numpy(for_search(index.take(queried).numpy(), index.metric))
-    scores = []
-    for block in index.search_blocks():
-        rows = torch.from_numpy(block)
-        if index.metric == "cosine":
-            scores.append(queries @ rows.T)
-        else:
-            scores.append(2 * queries @ rows.T - rows.square().sum(1))
-    score = torch.cat(scores, 1)
+    blocks = map(torch.from_numpy, index.search_blocks())
+    score = torch.cat([block_scores(queries, rows, index.metric) for rows in blocks], 1)
     own = torch.from_numpy(queried)
     score[torch.arange(len(queried)), own] = torch.inf  # first, and cut off
     order: NDArray[np.int64] = score.argsort(dim=1, descending=True, stable=True)[:, 1:].numpy()
