@@ -12,8 +12,6 @@ from featviz.cli import options
 from featviz.cli.embed import SpaceOptions
 
 if TYPE_CHECKING:
-    from featviz.atlas.icons import IconSettings
-    from featviz.atlas.layout import LayoutSettings
     from featviz.results import Result
 
 
@@ -54,12 +52,6 @@ class IconOptions:
         ),
     ] = 4.0
 
-    def settings(self) -> IconSettings:
-        """Of the synthetic icons."""
-        from featviz.atlas.icons import IconSettings
-
-        return IconSettings(steps=self.icon_steps, power=self.icon_power)
-
 
 @dataclass(frozen=True)
 class ViewOptions:
@@ -91,13 +83,6 @@ class ViewOptions:
         ),
     ] = "start"
 
-    @property
-    def suffix(self) -> str:
-        """Of the result folder's default name."""
-        if self.class_name:
-            return f"-{self.class_name.replace(' ', '-')}"
-        return "-beside" if self.beside else ""
-
 
 @dataclass(frozen=True)
 class LayoutOptions:
@@ -113,12 +98,6 @@ class LayoutOptions:
             "--method", help="Of the layout: auto, preview, tsne, openTSNE, scikit-learn or cuml."
         ),
     ] = "auto"
-
-    def settings(self) -> LayoutSettings:
-        """Of the layout."""
-        from featviz.atlas.layout import LayoutSettings
-
-        return LayoutSettings(perplexity=self.perplexity, method=self.method)
 
 
 def atlas(
@@ -148,6 +127,8 @@ def atlas(
     from featviz.atlas.aligned import align_maps
     from featviz.atlas.build import build_atlas
     from featviz.atlas.classes import MOST, SIDE, build_class_atlas
+    from featviz.atlas.icons import IconSettings
+    from featviz.atlas.layout import LayoutSettings
     from featviz.checkpoints import partial_folder
     from featviz.embedding.store import open_store
     from featviz.errors import UserError
@@ -157,13 +138,17 @@ def atlas(
     sides = None if cells.sides is None else numbers(cells.sides, "--sides")
     icon_sides = numbers(cells.icon_side, "--icon-side")
     icons = cells.icons or ("sample" if view.class_name is None else "both")
-    icon, layout = cells.settings(), mapping.settings()
+    icon = IconSettings(steps=cells.icon_steps, power=cells.icon_power)
+    layout = LayoutSettings(perplexity=mapping.perplexity, method=mapping.method)
     net = None
     if space.store is None or icons != "sample" or view.class_name is not None:
         net = model.load()
     other = None if view.beside is None else open_store(view.beside)
     layer, load = space.locate(net)
-    folder = output.folder(f"atlas-{layer}{view.suffix}")
+    kind = "-beside" if view.beside else ""
+    if view.class_name:
+        kind = f"-{view.class_name.replace(' ', '-')}"
+    folder = output.folder(f"atlas-{layer}{kind}")
     partial = partial_folder(folder)
     result: Result
     with output.progress() as progress:

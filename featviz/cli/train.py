@@ -4,20 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import typer
 
 from featviz.cli import options
 
-if TYPE_CHECKING:
-    from featviz.training.loop import TrainSettings
-
 _TRAINING = "Training"
 
 
 @dataclass(frozen=True)
-class SettingsOptions:
+class LearningOptions:
     """The settings of the training (`TrainSettings`) that the command line has."""
 
     batch_size: Annotated[
@@ -55,11 +52,6 @@ class SettingsOptions:
         ),
     ] = "auto"
 
-    def settings(self) -> TrainSettings:
-        from featviz.training.loop import TrainSettings
-
-        return TrainSettings(**vars(self))
-
 
 def train(
     *,
@@ -78,7 +70,7 @@ def train(
     epochs: Annotated[
         int, typer.Option("--epochs", min=1, rich_help_panel=_TRAINING, help="Passes over --data.")
     ] = 30,
-    learning: SettingsOptions,
+    learning: LearningOptions,
     dropout: Annotated[
         float,
         typer.Option(
@@ -128,7 +120,7 @@ def train(
     from featviz.models.load import BUILTIN
     from featviz.models.weights import read_classes
     from featviz.training.data import read_examples
-    from featviz.training.loop import snapshot_schedule
+    from featviz.training.loop import TrainSettings, snapshot_schedule
     from featviz.training.loop import train as train_net
 
     if model not in BUILTIN:
@@ -153,7 +145,7 @@ def train(
             examples,
             validation=tested,
             epochs=epochs,
-            settings=learning.settings(),
+            settings=TrainSettings(**vars(learning)),
             snapshot_steps=snapshot_schedule(epochs * steps),
             device=device,
             workers=workers,

@@ -70,19 +70,26 @@ class Effort:
     """for each neighbor wanted, how many rows are compared in the whole space"""
 
 
+@dataclass(repr=False, eq=False)
 class ApproximateIndex:
     """An index over a store or a matrix whose results may miss neighbors; `recall` says how many.
 
     Made by `build_approximate`; searched like `exact.Index`, whose rows it uses.
     """
 
-    def __init__(
-        self, kind: str, rows: Index, axes: _Axes, index: Any, effort: Effort, recall: float
-    ):
-        self.kind, self.rows, self.effort, self.recall = kind, rows, effort, recall
-        """`recall`: share of the true 10 nearest that are found, over rows of the store"""
-        self._axes, self._index = axes, index
-        self.backend = f"faiss {kind}"
+    kind: str
+    rows: Index
+    axes: _Axes
+    index: Any
+    """FAISS's"""
+    effort: Effort
+    recall: float = math.nan
+    """share of the true 10 nearest that are found, over rows of the store"""
+
+    @property
+    def backend(self) -> str:
+        """What searches."""
+        return f"faiss {self.kind}"
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -108,10 +115,10 @@ class ApproximateIndex:
         effort = self.effort
         count = min(len(self), effort.candidates * k + banned.shape[1])
         if self.kind == "ivf":
-            self._index.nprobe = effort.probes
+            self.index.nprobe = effort.probes
         elif self.kind == "hnsw":
-            self._index.hnsw.efSearch = max(effort.probes, count)
-        _, candidates = self._index.search(self._axes(for_search(xq, self.rows.metric)), count)
+            self.index.hnsw.efSearch = max(effort.probes, count)
+        _, candidates = self.index.search(self.axes(for_search(xq, self.rows.metric)), count)
         missing = candidates < 0
         exact = self.rows.distances(xq, np.where(missing, 0, candidates))
         exact[missing] = np.inf
@@ -124,8 +131,8 @@ class ApproximateIndex:
         import faiss
 
         with results.whole(Path(folder)) as place:
-            faiss.write_index(self._index, str(place / "index.faiss"))
-            np.savez(place / "axes.npz", mean=self._axes.mean, axes=self._axes.axes)
+            faiss.write_index(self.index, str(place / "index.faiss"))
+            np.savez(place / "axes.npz", mean=self.axes.mean, axes=self.axes.axes)
             about = {
                 "schema": 1,
                 "kind": self.kind,
@@ -201,7 +208,7 @@ def build_approximate(
         if progress is not None:
             progress(done, len(rows), f"building {kind}")
     effort = Effort(probes=64 if kind == "hnsw" else 8, candidates=16 if kind == "pq" else 4)
-    made = ApproximateIndex(kind, rows, axes, index, effort, math.nan)
+    made = ApproximateIndex(kind, rows, axes, index, effort)
     _reach_recall(made, recall)
     return made
 
