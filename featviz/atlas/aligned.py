@@ -18,7 +18,7 @@ from featviz import results
 from featviz.atlas.aligned_result import AlignedMaps, How, Side
 from featviz.atlas.graph import build_graph, neighbors_wanted
 from featviz.atlas.layout import LayoutSettings, lay_out, to_unit_square
-from featviz.atlas.metrics import is_among, map_neighbors, map_quality, procrustes
+from featviz.atlas.metrics import NEIGHBORS, is_among, map_neighbors, map_quality, procrustes
 from featviz.datasets import evenly
 from featviz.errors import UserError, public
 from featviz.neighbors.exact import build_index
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
 MOST = 20_000
 """pictures on the maps; of more an even sample is shown"""
-NEIGHBORS = 10
 
 
 @public
@@ -87,7 +86,7 @@ def align_maps(
         Side(
             store=store,
             rows=tuple(some),
-            quality=map_quality(index, laid.xy, graph=graph, k=NEIGHBORS),
+            quality=map_quality(index, laid.xy, graph=graph),
             xy=points,
         )
         for store, some, laid, graph, index, points in zip(

@@ -21,7 +21,7 @@ from featviz.atlas.grid import Grid, assign, cut, top_classes
 from featviz.atlas.icons import IconSettings, synthetic_icons
 from featviz.atlas.layout import LayoutSettings, lay_out
 from featviz.atlas.levels import Level
-from featviz.atlas.metrics import compare_maps, map_neighbors, map_quality, overlap
+from featviz.atlas.metrics import NEIGHBORS, compare_maps, map_neighbors, map_quality, overlap
 from featviz.atlas.result import Atlas
 from featviz.atlas.thumbnails import read_thumbnails
 from featviz.datasets import evenly
@@ -46,7 +46,6 @@ SIDES = (5, 10, 20, 40, 80, 160)
 MOST_SIDE = 320
 EFFECTS = 400
 """cells of a resolution up to which their effects on the logits are computed"""
-NEIGHBORS = 10
 ROOM = 2.8
 """places of the map's lattice for each picture: enough that clusters keep their shape"""
 
@@ -155,9 +154,7 @@ def build_atlas(
         store=placed,
         rows=tuple(rows),
         layout=shown,
-        quality=map_quality(
-            index, shown.xy, graph=graph, k=NEIGHBORS, labels=labels if any(labels) else None
-        ),
+        quality=map_quality(index, shown.xy, graph=graph, labels=labels if any(labels) else None),
         pca_recall=overlap(near.rows, map_neighbors(shown.start, near.k)),
         levels=tuple(levels),
         lattice=assign(shown.xy, room=ROOM),

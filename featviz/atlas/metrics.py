@@ -22,6 +22,8 @@ from featviz.errors import UserError
 from featviz.neighbors.exact import Index
 from featviz.statistics import rank_correlation
 
+NEIGHBORS = 10
+"""of recall, of the class vote and of the overlap of maps"""
 TRUST_K = 15
 """neighbors of trustworthiness and continuity"""
 WIDE_K = 50
@@ -74,7 +76,7 @@ def map_quality(
     xy: Tensor,
     *,
     graph: Graph | None = None,
-    k: int = 10,
+    k: int = NEIGHBORS,
     labels: Sequence[str] | None = None,
 ) -> MapQuality:
     """Compare a map with the space of an index, both by their exact neighbors.
@@ -230,11 +232,11 @@ class Stability:
     k: int
 
 
-def compare_maps(maps: Sequence[Tensor], k: int = 10) -> Stability:
+def compare_maps(maps: Sequence[Tensor]) -> Stability:
     """The stability of two or more maps (N, 2) of the same rows, of several seeds for example."""
     if len(maps) < 2:
         raise UserError(f"{len(maps)} map cannot be compared; lay out at least 2 seeds")
-    k = min(k, len(maps[0]) - 1)
+    k = min(NEIGHBORS, len(maps[0]) - 1)
     near = [map_neighbors(xy, k) for xy in maps]
     pairs = list(itertools.combinations(range(len(maps)), 2))
     return Stability(

@@ -77,7 +77,6 @@ class _Options:
     batch_size: int
     shard_bytes: int
     workers: int | None
-    overwrite: bool
     progress: Progress | None
 
     def __post_init__(self) -> None:
@@ -159,7 +158,6 @@ def embed(
         batch_size,
         shard_bytes,
         workers,
-        overwrite,
         progress,
     )
     if out is not None:
@@ -215,7 +213,6 @@ def embed_layers(
         batch_size,
         shard_bytes,
         workers,
-        overwrite,
         progress,
     )
     if out is not None:
@@ -463,15 +460,10 @@ def _store(
     classes = {name: model.find_class(name) for name in data.classes}
     names = {name: model.class_name(c) for name, c in classes.items() if c is not None}
     names |= options.class_names or {}
+    recorded = ("position", "seed", "precision", "decoder", "engine", "batch_size", "shard_bytes")
     parameters = {
         "layer": place.name,
-        "position": options.position,
-        "seed": options.seed,
-        "precision": options.precision,
-        "decoder": options.decoder,
-        "engine": options.engine,
-        "batch_size": options.batch_size,
-        "shard_bytes": options.shard_bytes,
+        **{name: getattr(options, name) for name in recorded},
         "out": None if options.out is None else str(Path(options.out) / folder),
     }
     return Store(
