@@ -420,6 +420,11 @@ class LabeledPictures:
     def data_name(self) -> str:
         return self.data.name if self.data is not None else "a tensor"
 
+    @property
+    def sha256(self) -> str:
+        """Hash of the pictures' values."""
+        return hashlib.sha256(self.pictures.contiguous().numpy().tobytes()).hexdigest()
+
 
 def read_labeled(
     model: Model,

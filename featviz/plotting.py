@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from matplotlib.image import AxesImage
     from torch import Tensor
 
+    from featviz.statistics import Share
+
 # Okabe and Ito's colors, which color-blind readers can tell apart.
 BLUE, ORANGE, GREEN, RED = "#0072B2", "#E69F00", "#009E73", "#D55E00"
 PURPLE, SKY, YELLOW, INK = "#CC79A7", "#56B4E9", "#F0E442", "#222222"
@@ -83,6 +85,25 @@ def lines(ax: Axes, *, xlabel: str, ylabel: str, points: float = 9) -> None:
     ax.set_axisbelow(True)
     for side in ("top", "right"):
         ax.spines[side].set_visible(False)
+
+
+def draw_shares(
+    ax: Axes,
+    x: Sequence[float],
+    shares: Sequence[Share],
+    color: str,
+    *,
+    marker: str = "",
+    label: str = "",
+    steps: bool = False,
+) -> None:
+    """Shares in percent with the band of their intervals; steps: level up to the next x."""
+    low, high = [100 * s.low for s in shares], [100 * s.high for s in shares]
+    style: dict[str, Any] = {"step": "post"} if steps else {}
+    ax.fill_between(x, low, high, color=color, alpha=0.18, linewidth=0, **style)
+    style = {"color": color, "marker": marker, "markersize": 4, "linewidth": 1.6, "label": label}
+    heights = [100 * (s.value or 0) for s in shares]
+    ax.plot(x, heights, drawstyle="steps-post" if steps else "default", **style)
 
 
 def image_grid(

@@ -1,8 +1,7 @@
 """Bilinear resampling at any coordinates: the one resampler of rotations, zooms and distortions.
 
-In: pictures (N, C, H, W) and coordinates in pixels, where (0, 0) is the centre of the first pixel.
-At whole coordinates the weights are exactly 0 and 1, so the identity gives back the same bits.
-Every output value is computed alone, in an order that no batch changes.
+In: pictures (N, C, H, W) and coordinates in pixels, where (0, 0) is the center of the first pixel.
+The identity gives back the same bits.
 """
 
 from __future__ import annotations
@@ -10,11 +9,16 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-BORDERS = ("zeros", "edge", "reflect", "reflect101")
+_PADDING = {
+    "zeros": "zeros",
+    "edge": "border",
+    "reflect": "reflection",
+    "reflect101": "reflection",
+}
 """beyond the border: black; the last pixel on and on; mirrored at the border of the last pixel
-(b a | a b), or at its centre (c b | a b c)"""
+(b a | a b), or at its center (c b | a b c)"""
 
 
 def fold(index: Tensor, size: int, border: str) -> Tensor:
@@ -33,23 +37,20 @@ def bilinear(pictures: Tensor, y: Tensor, x: Tensor, *, border: str = "zeros") -
     y, x: (N, h, w), or (h, w) for all. Returns (N, C, h, w). With border "zeros" a point half a
     pixel outside is half black.
     """
-    count, channels, height, width = pictures.shape
-    y, x = y.expand(count, *y.shape[-2:]), x.expand(count, *x.shape[-2:])
-    top, left = y.floor(), x.floor()
-    down, right = (y - top).to(pictures.dtype), (x - left).to(pictures.dtype)
-    flat = pictures.reshape(count, channels, height * width)
-    total = torch.zeros(count, channels, y[0].numel(), dtype=pictures.dtype, device=pictures.device)
-    for dy, wy in ((0, 1 - down), (1, down)):
-        for dx, wx in ((0, 1 - right), (1, right)):
-            row, column = (top + dy).long(), (left + dx).long()
-            weight = wy * wx
-            if border == "zeros":
-                there = (row >= 0) & (row < height) & (column >= 0) & (column < width)
-                weight = weight * there
-            at = fold(row, height, border) * width + fold(column, width, border)
-            values = flat.gather(2, at.view(count, 1, -1).expand(-1, channels, -1))
-            total += weight.view(count, 1, -1) * values
-    return total.view(count, channels, *y.shape[-2:])
+    # In float64 whole coordinates have weights of 0 and 1 up to what float32 rounds away.
+    centers = border == "reflect101"  # -1 and 1 are the outer pixels' centers, else their borders
+
+    def scaled(at: Tensor, size: int) -> Tensor:
+        return 2 * at / max(size - 1, 1) - 1 if centers else (2 * at + 1) / size - 1
+
+    grid = torch.stack([scaled(x, pictures.shape[-1]), scaled(y, pictures.shape[-2])], -1)
+    found = nn.functional.grid_sample(
+        pictures.double(),
+        grid.double().expand(len(pictures), -1, -1, -1),
+        padding_mode=_PADDING[border],
+        align_corners=centers,
+    )
+    return found.to(pictures.dtype)
 
 
 def pixel_grid(side: int, device: torch.device) -> tuple[Tensor, Tensor]:

@@ -26,11 +26,10 @@ import torch
 from torch import Tensor
 
 from featviz.attacks import losses, projections
-from featviz.attacks.checks import check_batch_size, check_labels
 from featviz.attacks.evaluation import Batch, Evaluation
 from featviz.attacks.linear_estimate import linear_estimate
-from featviz.attacks.loop import run_attack, search
-from featviz.attacks.options import AttackOptions, Classifier
+from featviz.attacks.loop import run_attack
+from featviz.attacks.options import AttackOptions, Classifier, check_batch_size, check_labels
 from featviz.attacks.pgd import BallAttack, check_steps, first_pictures
 from featviz.attacks.result import AttackResult
 from featviz.errors import UserError, nearest, public
@@ -142,8 +141,8 @@ def apgd_targeted(
         aims[rows] = near.classes[:, :targets]
         spent[rows.cpu()] = 1
         options = replace(options, clean=near.logits if clean is None else clean)
-    found, _ = towards_each(
-        model, pictures, labels, aims, eps=eps, norm=norm, steps=steps, options=options
+    found = towards_each(
+        model, pictures, labels, aims=aims, eps=eps, norm=norm, steps=steps, options=options
     )
     if near is None:
         return found
@@ -155,19 +154,16 @@ def towards_each(
     model: Classifier,
     pictures: Tensor,
     labels: Tensor,
-    aims: Tensor,
     *,
+    aims: Tensor,
     eps: float | Tensor,
     norm: str,
     steps: int,
     options: AttackOptions,
-) -> tuple[AttackResult, Tensor]:
-    """Targeted APGD towards the classes `aims` (N, T) in turn until one attempt succeeds.
-
-    Returns the result and (N, T) float64: the best margin of each attempt, -inf if it was not made.
-    """
+) -> AttackResult:
+    """Targeted APGD towards the classes `aims` (N, T) in turn until one attempt succeeds."""
     attack = AutoPGD(norm, steps, "dlr-towards")
-    return search(
+    return run_attack(
         model, attack, pictures, labels, name="apgd-t", eps=eps, options=options, aims=aims
     )
 
@@ -219,17 +215,15 @@ class AutoPGD(BallAttack):
         phases = _PHASES if norm == "l1" else (Phase(1.0, 1.0),)
         lengths = [int(phase.share * steps) for phase in phases]
         lengths[-1] = steps - sum(lengths[:-1])
-        # Of each pass: the length of the window that ends with it, whether a phase begins or ends.
+        # Of each pass: the length of the window that ends with it, whether it begins a phase.
         self.windows: list[int] = []
         self.opens: list[bool] = []
-        self.closes: list[bool] = []
         self.factors: list[float] = []
         for phase, length in zip(phases, lengths, strict=True):
             every = max(int(0.04 * length), 1)
             regular = [every if k and k % every == 0 else 0 for k in range(length + 1)]
             self.windows += regular if norm == "l1" else checkpoints(length)
             self.opens += [k == 0 for k in range(length + 1)]
-            self.closes += [k == length for k in range(length + 1)]
             self.factors += [phase.radius] * (length + 1)
         self.passes = len(self.windows)
 
@@ -327,7 +321,7 @@ class AutoPGD(BallAttack):
         if step == self.passes - 2:
             self.x = projections.farthest(batch.pictures, self.best_gradient, batch.eps, "l1")
             return
-        if self.closes[step]:  # the next ball, from the best picture of the last one
+        if self.opens[step + 1]:  # the next ball, from the best picture of the last one
             self.scale = torch.full_like(self.scale, torch.nan if self.rescale else 1.0)
             self.eta = eps = self.factors[step + 1] * batch.eps
             self.x = projections.project(batch.pictures, self.best, eps, "l1")
@@ -337,9 +331,9 @@ class AutoPGD(BallAttack):
         flat = gradient.flatten(1)
         size = flat.abs()
         rank = ((1 - self.share) * size.shape[1]).long().clamp(0, size.shape[1] - 1)
-        signs = torch.where(size >= projections.row(ranked(size, rank)), flat.sign(), 0)
+        signs = torch.where(size >= ranked(size, rank)[:, None], flat.sign(), 0)
         length = self.eta / signs.abs().sum(1).clamp(min=1)
-        moved = x + (projections.row(length.to(x.dtype)) * signs).view_as(x)
+        moved = x + (length.to(x.dtype)[:, None] * signs).view_as(x)
         eps = batch.eps * self.factors[step]
         self.x = projections.project(batch.pictures, moved, eps, "l1")
 
@@ -347,7 +341,7 @@ class AutoPGD(BallAttack):
 def ranked(values: Tensor, rank: Tensor) -> Tensor:
     """(N,) the value of each row that `rank` (N,) others of it are below."""
     if values.device.type != "cpu":
-        return values.sort(1).values.gather(1, projections.row(rank))[:, 0]
+        return values.sort(1).values.gather(1, rank[:, None])[:, 0]
     # One selection a row is much less work than sorting it.
     rows = zip(values, rank.tolist(), strict=True)
     return torch.stack([row.kthvalue(r + 1).values for row, r in rows])

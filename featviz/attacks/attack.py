@@ -12,10 +12,9 @@ from torch import Tensor
 
 import featviz
 from featviz import images, results
-from featviz.attacks.checks import check_norm
 from featviz.attacks.evaluation import classify
 from featviz.attacks.methods import METHODS, Method, find_method
-from featviz.attacks.options import AttackOptions
+from featviz.attacks.options import AttackOptions, check_norm
 from featviz.attacks.projections import eps_text
 from featviz.attacks.result import AttackResult
 from featviz.datasets import class_indices
@@ -151,23 +150,19 @@ def _check_method(
     restarts: int,
 ) -> None:
     """Raise UserError for an option that the method does not have."""
-    others = {
-        "target": target is not None and not chosen.targeted,
-        "step_size": step_size is not None and not chosen.step_size,
-        "restarts": restarts != 1 and not chosen.restarts,
-    }
     if eps is not None and not chosen.ball:
         raise UserError(
             f"method {name} looks for the smallest change and takes no eps; leave it out, or take "
             "another method, which stays within eps"
         )
-    for option, wrong in others.items():
-        if wrong:
-            able = [n for n, m in METHODS.items() if getattr(m, _FIELDS[option])]
+    for option, ability, wanted in (
+        ("target", "targeted", target is not None),
+        ("step_size", "step_size", step_size is not None),
+        ("restarts", "restarts", restarts != 1),
+    ):
+        if wanted and not getattr(chosen, ability):
+            able = [n for n, m in METHODS.items() if getattr(m, ability)]
             raise UserError(f"{name} has no {option}; for one take {' or '.join(able)}")
-
-
-_FIELDS = {"target": "targeted", "step_size": "step_size", "restarts": "restarts"}
 
 
 def _doubts(found: AttackResult, chosen: Method, eps: float | None) -> list[str]:

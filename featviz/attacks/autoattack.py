@@ -10,9 +10,8 @@ import importlib.util
 import torch
 from torch import Tensor
 
-from featviz.attacks.checks import check_batch_size, check_norm
 from featviz.attacks.external import external_attack
-from featviz.attacks.options import AttackOptions, Classifier
+from featviz.attacks.options import AttackOptions, Classifier, check_batch_size, check_norm
 from featviz.attacks.result import AttackResult
 from featviz.errors import UserError, public
 

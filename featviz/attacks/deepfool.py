@@ -17,12 +17,11 @@ import torch
 from torch import Tensor
 
 from featviz.attacks import losses, projections
-from featviz.attacks.checks import check_norm
 from featviz.attacks.evaluation import Attack, Batch, Evaluation
 from featviz.attacks.half_spaces import nearest
 from featviz.attacks.loop import run_attack
 from featviz.attacks.minimal import bisect
-from featviz.attacks.options import AttackOptions, Classifier
+from featviz.attacks.options import AttackOptions, Classifier, check_norm
 from featviz.attacks.result import AttackResult, choose_rows
 from featviz.errors import UserError, public
 

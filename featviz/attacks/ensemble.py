@@ -13,21 +13,30 @@ stage depends on the scale of the logits.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from featviz.attacks.apgd import apgd, towards_each
-from featviz.attacks.checks import check_batch_size, check_eps, check_labels, check_norm
 from featviz.attacks.linear_estimate import linear_estimate
-from featviz.attacks.options import AttackOptions, Classifier
+from featviz.attacks.options import (
+    AttackOptions,
+    Classifier,
+    check_batch_size,
+    check_eps,
+    check_labels,
+    check_norm,
+)
 from featviz.attacks.pgd import fgsm
 from featviz.attacks.result import AttackResult, together
 from featviz.attacks.square import SQUARE_NORMS, square
 from featviz.errors import UserError, public
 from featviz.images import check_pictures
 from featviz.models.frozen import frozen
+from featviz.types import AutoPrecision
 
 STAGES = (
     "fgsm",
@@ -134,26 +143,33 @@ class _Ensemble:
         at = rows.to(self.x.device)
         return self.model, self.x[at], self.y[at]
 
-    def known(self, rows: Tensor) -> AttackOptions:
-        """Options for some rows: their clean classes are known, random numbers are new ones."""
+    def run(
+        self,
+        stage: str,
+        rows: Tensor,
+        attack: Callable[..., AttackResult],
+        precision: AutoPrecision | None = None,
+        **keywords: Any,
+    ) -> AttackResult:
+        """An attack on some rows, with new random numbers; what it finds is taken over."""
         self.seed += 1
-        return replace(self.options, clean=self.found.clean[rows], seed=self.seed)
+        options = replace(
+            self.options,
+            clean=self.found.clean[rows],
+            seed=self.seed,
+            precision=precision or self.options.precision,
+        )
+        later = attack(
+            *self.inputs(rows), eps=self.radii[rows], norm=self.norm, options=options, **keywords
+        )
+        self.found = together(self.found, rows, later, stage)
+        return later
 
     def apgd(self, stage: str, steps: int, loss: str, *, from_best: bool = False) -> None:
         rows = self.rest(stage)
-        if not len(rows):
-            return
-        later = apgd(
-            *self.inputs(rows),
-            eps=self.radii[rows],
-            norm=self.norm,
-            steps=steps,
-            loss=loss,
-            starts=self.found.adversarial[rows.to(self.x.device)] if from_best else None,
-            rescale_logits=True,
-            options=self.known(rows),
-        )
-        self.found = together(self.found, rows, later, stage)
+        if len(rows):
+            starts = self.found.adversarial[rows.to(self.x.device)] if from_best else None
+            self.run(stage, rows, apgd, steps=steps, loss=loss, starts=starts, rescale_logits=True)
 
     def apgd_targeted(self, steps: int, targets: int) -> Tensor:
         """Short attempts towards the nearest classes; (N, T) these, the most successful first."""
@@ -166,18 +182,10 @@ class _Ensemble:
                 *self.inputs(rows), norm=self.norm, among=2 * targets, batch_size=self.batch_size
             )
         nearest = near.classes[:, :targets]
-        later, reached = towards_each(
-            *self.inputs(rows),
-            nearest,
-            eps=self.radii[rows],
-            norm=self.norm,
-            steps=steps,
-            options=self.known(rows),
-        )
         self.found.forwards[rows] += 1
         self.found.backwards[rows] += near.classes.shape[1]
-        self.found = together(self.found, rows, later, "apgd-t short")
-        order = reached.argsort(dim=1, descending=True, stable=True).to(nearest.device)
+        later = self.run("apgd-t short", rows, towards_each, aims=nearest, steps=steps)
+        order = later.reached.argsort(dim=1, descending=True, stable=True).to(nearest.device)
         aims = aims.expand(-1, nearest.shape[1]).clone()
         aims[rows.to(aims.device)] = nearest.gather(1, order)
         return aims
@@ -185,31 +193,16 @@ class _Ensemble:
     def apgd_long(self, steps: int, aims: Tensor) -> None:
         rows = self.rest("apgd-t")
         rows = rows[self._near(rows)]
-        if not len(rows):
-            return
-        later, _ = towards_each(
-            *self.inputs(rows),
-            aims[rows.to(aims.device)],
-            eps=self.radii[rows],
-            norm=self.norm,
-            steps=steps,
-            options=replace(self.known(rows), precision="float32"),
-        )
-        self.found = together(self.found, rows, later, "apgd-t")
+        if len(rows):
+            nearest = aims[rows.to(aims.device)]
+            self.run("apgd-t", rows, towards_each, "float32", aims=nearest, steps=steps)
 
     def square(self, queries: int) -> None:
         rows = self.rest("square")
         near = self._near(rows)
         for part, length in ((rows[near], queries), (rows[~near], max(1, queries // 10))):
             if len(part):
-                later = square(
-                    *self.inputs(part),
-                    eps=self.radii[part],
-                    norm=self.norm,
-                    queries=length,
-                    options=self.known(part),
-                )
-                self.found = together(self.found, part, later, "square")
+                self.run("square", part, square, queries=length)
 
     def _near(self, rows: Tensor) -> Tensor:
         """(k,) bool: whether what is left of the margin is a small share of the clean one."""

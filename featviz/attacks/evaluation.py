@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from featviz.attacks import projections
+from featviz.attacks import losses, projections
 from featviz.attacks.options import Classifier
 from featviz.errors import UserError
 
@@ -107,6 +107,8 @@ class Attack(ABC):
     leaves_at_hit = True
     """the first success decides; otherwise the nearest one of all steps counts"""
 
+    uses_gradient = True
+
     x: Tensor
     """(n, 3, H, W) what is shown to the model next, within ball and box"""
 
@@ -115,12 +117,12 @@ class Attack(ABC):
         """Begin an attempt: set `x` and the rest of the state."""
 
     def loss(self, seen: Evaluation, batch: Batch, rows: slice) -> tuple[Tensor, Tensor]:
-        """The loss to ascend and its weights at the logits.
+        """The loss to ascend and its weights at the logits; the cross-entropy by default.
 
         `seen` and `batch` are the part `rows` of all pictures. Returns (n,) and (n, classes), or
         (n, K) and (n, K, classes) for K losses.
         """
-        raise NotImplementedError
+        return losses.cross_entropy(seen.logits, batch.labels, targeted=batch.targeted)
 
     @abstractmethod
     def step(self, seen: Evaluation, batch: Batch, step: int) -> None:
@@ -128,7 +130,7 @@ class Attack(ABC):
 
     def wants_gradient(self, step: int) -> bool:
         """Whether `step` reads the gradient."""
-        return step + 1 < self.passes
+        return self.uses_gradient and step + 1 < self.passes
 
     def counts(self, step: int) -> bool:
         """Whether what is shown at a step lies within the ball."""

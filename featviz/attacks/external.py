@@ -15,9 +15,15 @@ import torch
 from torch import Tensor, nn
 
 from featviz.attacks import projections
-from featviz.attacks.checks import check_batch_size, check_eps, check_labels, check_norm
 from featviz.attacks.evaluation import classify
-from featviz.attacks.options import AttackOptions, Classifier
+from featviz.attacks.options import (
+    AttackOptions,
+    Classifier,
+    check_batch_size,
+    check_eps,
+    check_labels,
+    check_norm,
+)
 from featviz.attacks.result import AttackResult
 from featviz.attacks.tracker import Tracker
 from featviz.errors import UserError, public
@@ -73,32 +79,29 @@ def external_attack(
     labels = check_labels(labels, count).to(device)
     batch_size = check_batch_size(options.batch_size, device)
     with frozen(model):
-        tracker = Tracker(pictures, labels, targeted=False, attempts=1)
+        tracker = Tracker(pictures, labels, options=options, attempts=1, batch_size=batch_size)
         if options.clean is None:
-            tracker.know_clean(classify(model, pictures, batch_size=batch_size))
-            tracker.forwards += 1
+            tracker.classify_clean(model)
         else:
             tracker.know_clean(options.clean)
         rows = (~tracker.success & (radii > 0).to(device)).nonzero()[:, 0]
         if len(rows):
             limits = radii.to(device)[rows]
-            with _Counter(model) as counter:
+            passes: list[int] = []
+
+            def count_passes(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+                passes.append(len(inputs[0]))
+
+            module = model if isinstance(model, nn.Module) else nn.Identity()
+            with module.register_forward_pre_hook(count_passes):
                 returned = attack(model, pictures[rows], labels[rows], limits)
             moved, inside = _checked(returned, pictures[rows], limits, norm, called)
             logits = classify(model, moved, batch_size=batch_size)
-            tracker.forwards[rows] += round(counter.passes / len(rows)) + 1
+            tracker.forwards[rows] += round(sum(passes) / len(rows)) + 1
             tracker.accept(rows, moved, logits)
             won = rows[(logits.argmax(1) != labels[rows]) & inside]
             tracker.success[won], tracker.first_step[won] = True, 0
-        return tracker.result(
-            model,
-            name=called,
-            norm=norm,
-            eps=radii,
-            batch_size=batch_size,
-            options=options,
-            started=started,
-        )
+        return tracker.result(model, name=called, norm=norm, eps=radii, started=started)
 
 
 def _checked(
@@ -123,22 +126,3 @@ def _checked(
     inside = finite & near & close
     right = projections.project(pictures, boxed, eps, norm)
     return torch.where(projections.column(inside), right, moved), inside
-
-
-class _Counter:
-    """How many pictures pass through a module."""
-
-    def __init__(self, model: Classifier):
-        self.model, self.passes = model, 0
-
-    def __enter__(self) -> _Counter:
-        if isinstance(self.model, nn.Module):
-            self.handle = self.model.register_forward_pre_hook(self._count)
-        return self
-
-    def _count(self, module: nn.Module, inputs: tuple[Any, ...]) -> None:
-        self.passes += len(inputs[0])
-
-    def __exit__(self, *error: object) -> None:
-        if isinstance(self.model, nn.Module):
-            self.handle.remove()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -45,23 +46,13 @@ def draw_bars(ax: Axes, before: Tensor, after: Tensor, classes: Sequence[str], k
     first, then = before.topk(k).indices.tolist(), after.topk(k).indices.tolist()
     shown = list(dict.fromkeys([then[0], first[0], *then, *first]))[: k + 2]
     shown.sort(key=lambda c: -max(float(before[c]), float(after[c])))
-    places = torch.arange(len(shown)).numpy()
-    ax.barh(
-        places - 0.2,
-        [100 * float(before[c]) for c in shown],
-        0.38,
-        color=plotting.BLUE,
-        label="before",
-    )
-    ax.barh(
-        places + 0.2,
-        [100 * float(after[c]) for c in shown],
-        0.38,
-        color=plotting.RED,
-        label="after",
-    )
-    ax.set_yticks(places, [short(classes[c]) for c in shown])
-    ax.invert_yaxis()
+    for label, values, color, offset in (
+        ("before", before, plotting.BLUE, -0.2),
+        ("after", after, plotting.RED, 0.2),
+    ):
+        places = [y + offset for y in range(len(shown))]
+        ax.barh(places, [100 * float(values[c]) for c in shown], 0.38, color=color, label=label)
+    name_rows(ax, [short(classes[c]) for c in shown])
     plotting.lines(ax, xlabel="probability (%)", ylabel="")
     ax.xaxis.label.set_fontsize(7)
     ax.tick_params(labelsize=7)
@@ -113,16 +104,25 @@ def _draw_row(figure: Any, row: Row, classes: Sequence[str]) -> None:
     draw_bars(axes[3], *row.probabilities, classes)
 
 
-def draw_rates(ax: Axes, rates: Mapping[str, Share], xlabel: str) -> None:
+def name_rows(ax: Axes, names: Sequence[str]) -> None:
+    """Names beside rows 0, 1, ..., the first at the top."""
+    ax.set_yticks(range(len(names)), names)
+    ax.invert_yaxis()
+
+
+def draw_rates(
+    ax: Axes,
+    rates: Mapping[str, Share],
+    xlabel: str,
+    colors: Sequence[str] = (plotting.GREEN, plotting.SKY, plotting.ORANGE, plotting.RED),
+) -> None:
     """Shares as bars with their intervals, one below the other."""
-    colors = (plotting.GREEN, plotting.SKY, plotting.ORANGE, plotting.RED)
-    for y, (s, color) in enumerate(zip(rates.values(), colors, strict=False)):
+    for y, (s, color) in enumerate(zip(rates.values(), itertools.cycle(colors), strict=False)):
         value = 100 * (s.value or 0)
         ax.barh(y, value, color=color, height=0.62)
         ax.plot([100 * s.low, 100 * s.high], [y, y], color=plotting.INK, linewidth=1.3)
         ax.text(100 * s.high + 2, y, f"{value:.0f}", va="center", fontsize=8, color=plotting.INK)
-    ax.set_yticks(range(len(rates)), list(rates))
-    ax.invert_yaxis()
+    name_rows(ax, list(rates))
     plotting.lines(ax, xlabel=xlabel, ylabel="")
     ax.set_xlim(0, 108)
 
@@ -171,8 +171,7 @@ def universal_rates(
     for y, (_, after, before) in enumerate(commonest):
         middle.barh(y, 100 * after, color=plotting.SKY, height=0.62)
         middle.plot(100 * before, y, "o", color=plotting.INK, markersize=4)
-    middle.set_yticks(range(len(commonest)), [short(name) for name, _, _ in commonest])
-    middle.invert_yaxis()
+    name_rows(middle, [short(name) for name, _, _ in commonest])
     plotting.lines(middle, xlabel="predictions with it (%)", ylabel="")
     right.plot(range(1, len(trace) + 1), trace, color=plotting.BLUE, linewidth=1)
     plotting.lines(right, xlabel="step of training", ylabel=word)
@@ -219,11 +218,7 @@ def rates_by_size(
     ax.axvspan(100 * trained[0], 100 * trained[1], color="#eeeeee", linewidth=0)
     styles = zip(curves.items(), (plotting.ORANGE, plotting.GREEN), "os", strict=True)
     for (name, shares), color, marker in styles:
-        low, high = [100 * s.low for s in shares], [100 * s.high for s in shares]
-        ax.fill_between(x, low, high, color=color, alpha=0.18, linewidth=0)
-        values = [100 * (s.value or 0) for s in shares]
-        line: dict[str, Any] = {"markersize": 4, "linewidth": 1.6}
-        ax.plot(x, values, color=color, marker=marker, label=name, **line)
+        plotting.draw_shares(ax, x, shares, color, marker=marker, label=name)
     plotting.lines(ax, xlabel="size (% of the picture's side)", ylabel=word)
     ax.set_ylim(0, 102)
     ax.legend(fontsize=8, frameon=False)

@@ -21,11 +21,10 @@ import torch
 from torch import Tensor
 
 from featviz.attacks import losses, projections
-from featviz.attacks.checks import check_norm
 from featviz.attacks.evaluation import Attack, Batch, Evaluation
 from featviz.attacks.loop import run_attack
 from featviz.attacks.minimal import NORMS
-from featviz.attacks.options import AttackOptions, Classifier
+from featviz.attacks.options import AttackOptions, Classifier, check_norm
 from featviz.attacks.result import AttackResult
 from featviz.errors import UserError, public
 
@@ -167,9 +166,6 @@ class DirectionAndNorm(_AdaptiveRadius):
     def __init__(self, steps: int, shrink: float, levels: int | None):
         super().__init__("l2", steps, shrink)
         self.levels = levels
-
-    def loss(self, seen: Evaluation, batch: Batch, rows: slice) -> tuple[Tensor, Tensor]:
-        return losses.cross_entropy(seen.logits, batch.labels, targeted=batch.targeted)
 
     def step(self, seen: Evaluation, batch: Batch, step: int) -> None:
         self.radius = self.radius * torch.where(seen.hit, 1 - self.shrink, 1 + self.shrink)

@@ -21,16 +21,21 @@ from torch import Tensor
 
 from featviz import images
 from featviz.attacks import projections
-from featviz.attacks.checks import check_batch_size, check_eps, check_labels
-from featviz.attacks.evaluation import Attack, Batch, classify, evaluate
-from featviz.attacks.options import AttackOptions, Classifier, choose_precision
+from featviz.attacks.evaluation import Attack, Batch, evaluate
+from featviz.attacks.options import (
+    AttackOptions,
+    Classifier,
+    check_batch_size,
+    check_eps,
+    check_labels,
+    choose_precision,
+)
 from featviz.attacks.result import AttackResult
 from featviz.attacks.tracker import Tracker
 from featviz.errors import UserError
 from featviz.images import check_pictures
 from featviz.models.frozen import frozen
 from featviz.models.precision import in_bfloat16
-from featviz.types import Progress
 
 _BATCHES = 4
 """batches of the model that are attacked side by side: the rows of those that leave close up"""
@@ -64,32 +69,6 @@ def run_attack(
     Raises:
         UserError: An argument is out of range, or the model gives no usable logits.
     """
-    return search(
-        model,
-        attack,
-        pictures,
-        labels,
-        name=name,
-        eps=eps,
-        options=options,
-        aims=aims,
-        starts=starts,
-    )[0]
-
-
-def search(
-    model: Classifier,
-    attack: Attack,
-    pictures: Tensor,
-    labels: Tensor,
-    *,
-    name: str,
-    eps: float | Tensor | None,
-    options: AttackOptions,
-    aims: Tensor | None = None,
-    starts: Tensor | None = None,
-) -> tuple[AttackResult, Tensor]:
-    """`run_attack`, and (N, attempts) the best margin of each attempt, -inf if it was not made."""
     started = time.perf_counter()
     pictures = check_pictures(pictures)
     count, device = len(pictures), pictures.device
@@ -97,7 +76,12 @@ def search(
     radii = torch.full((count,), torch.inf, dtype=torch.float64)
     if eps is not None:
         radii = check_eps(eps, attack.norm, count)
-    clean = _checked_clean(options.clean, count)
+    clean = options.clean
+    if clean is not None and (clean.dim() not in {1, 2} or len(clean) != count):
+        raise UserError(
+            f"clean must be the logits or the classes of {count} pictures, got a tensor of shape "
+            f"{tuple(clean.shape)}"
+        )
     if options.restarts < 1:
         raise UserError(f"restarts is {options.restarts}; it must be 1 or more")
     if options.eight_bit:
@@ -106,61 +90,44 @@ def search(
     precision = choose_precision(model, pictures, options.precision)
     attempts = options.restarts if aims is None else aims.shape[1]
     with frozen(model):
-        tracker = Tracker(pictures, labels, targeted=options.targeted, attempts=attempts)
-        keys = torch.tensor(
-            [projections.picture_key(p, options.seed) for p in pictures], device=device
+        tracker = Tracker(
+            pictures, labels, options=options, attempts=attempts, batch_size=batch_size
         )
+        keys = [projections.picture_key(p, options.seed) for p in pictures]
         whole = Batch(
             pictures,
             labels,
             radii.to(device),
             torch.arange(count, device=device),
-            keys,
+            torch.tensor(keys, device=device),
             labels if aims is None else aims[:, 0],
             starts,
             targeted=options.targeted,
             eight_bit=options.eight_bit,
         )
 
+        def report(left: int) -> None:
+            if options.progress is not None:
+                options.progress(count - left, count, name)
+
         attempt_all = functools.partial(
-            _attempt_all,
-            attack=attack,
-            whole=whole,
-            aims=aims,
-            tracker=tracker,
-            batch_size=batch_size,
-            margin=options.margin,
-            report=functools.partial(_report, options.progress, count, name),
+            _attempt_all, attack=attack, whole=whole, aims=aims, tracker=tracker, report=report
         )
         if clean is not None:
             tracker.know_clean(clean)
         elif precision == "bfloat16" or not attack.starts_at_picture or not bool(radii.all()):
-            tracker.know_clean(classify(model, pictures, batch_size=batch_size))
-            tracker.forwards += 1
+            tracker.classify_clean(model)
         if precision == "bfloat16":
             with in_bfloat16(model, pictures) as fast:
                 if attack.leaves_at_hit:
                     attempt_all(fast)
-                    tracker.confirm(model, margin=options.margin, batch_size=batch_size)
+                    tracker.confirm(model)
                 else:  # only some of its steps are in bfloat16; the others are judged at once
                     attempt_all(model, fast=fast)
         attempt_all(model)
-        _report(options.progress, count, name, 0)
-        result = tracker.result(
-            model,
-            name=name,
-            norm=attack.norm,
-            eps=None if eps is None else radii,
-            batch_size=batch_size,
-            options=options,
-            started=started,
-        )
-    return result, tracker.reached.cpu()
-
-
-def _report(progress: Progress | None, count: int, name: str, left: int) -> None:
-    if progress is not None:
-        progress(count - left, count, name)
+        report(0)
+        radius = None if eps is None else radii
+        return tracker.result(model, name=name, norm=attack.norm, eps=radius, started=started)
 
 
 def _attempt_all(
@@ -170,8 +137,6 @@ def _attempt_all(
     whole: Batch,
     aims: Tensor | None,
     tracker: Tracker,
-    batch_size: int,
-    margin: float,
     report: Callable[[int], None],
     fast: Classifier | None = None,
 ) -> None:
@@ -183,28 +148,11 @@ def _attempt_all(
         now = replace(whole, attempt=attempt, aims=whole.aims if aims is None else aims[:, attempt])
         tracker.begin(attack.passes)
         waiting = len(rows)
-        for part in rows.split(_BATCHES * batch_size):
+        for part in rows.split(_BATCHES * tracker.batch_size):
             waiting -= len(part)
             attack_batch(
-                model,
-                attack,
-                now[part],
-                tracker,
-                batch_size=batch_size,
-                margin=margin,
-                fast=fast,
-                waiting=waiting,
-                report=report,
+                model, attack, now[part], tracker, fast=fast, waiting=waiting, report=report
             )
-
-
-def _checked_clean(clean: Tensor | None, count: int) -> Tensor | None:
-    if clean is not None and (clean.dim() not in {1, 2} or len(clean) != count):
-        raise UserError(
-            f"clean must be the logits or the classes of {count} pictures, got a tensor of shape "
-            f"{tuple(clean.shape)}"
-        )
-    return clean
 
 
 def attack_batch(
@@ -213,11 +161,9 @@ def attack_batch(
     batch: Batch,
     tracker: Tracker,
     *,
-    batch_size: int,
-    margin: float = 0.0,
-    fast: Classifier | None = None,
-    waiting: int = 0,
-    report: Callable[[int], None] = lambda n: None,
+    fast: Classifier | None,
+    waiting: int,
+    report: Callable[[int], None],
 ) -> None:
     """One attempt at the pictures of a batch. To be called within `frozen(model)`.
 
@@ -226,8 +172,6 @@ def attack_batch(
         attack: How it moves.
         batch: The pictures.
         tracker: Where results are noted.
-        batch_size: Pictures that the model sees at once.
-        margin: By how many logits the wrong class must lead.
         fast: The model in bfloat16, for the steps that allow it.
         waiting: Pictures that come later.
         report: Called with the number of pictures that are left, those included.
@@ -242,12 +186,12 @@ def attack_batch(
             shown = projections.on_levels(batch.pictures, shown, batch.eps, attack.norm)
         low = fast is not None and attack.in_low_precision(step)
         seen = evaluate(
-            fast if low and fast is not None else model,
+            fast if fast is not None and low else model,
             shown,
             batch,
             attack=attack if attack.wants_gradient(step) else None,
-            margin=margin,
-            batch_size=batch_size,
+            margin=tracker.options.margin,
+            batch_size=tracker.batch_size,
         )
         if step == 0 and attack.starts_at_picture:
             seen = tracker.judge_clean(batch.rows, seen)

@@ -2,7 +2,7 @@
 
 Each function takes logits (N, classes), labels (N,) and perhaps a target class, and gives the
 value (N,), to be ascended, and the weights (N, classes) = d value / d logits, both in float64.
-The walk takes the weights back through the model (`search.Look.gradient`).
+`evaluation.evaluate` takes the weights back through the model.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ def cross_entropy(
 
     With m = logsumexp of the other logits - z_y, the cross-entropy is log(1 + exp(m)): it grows
     with m, so that both order the pictures alike. Its gradient is 1 - p_y times that of m. The
-    factor changes neither a sign step nor a normalised one, but underflows to 0 on a confident
-    model. So m and its gradient, softmax of the others - onehot of y, stand for it. With
+    factor changes neither a sign step nor a normalized one, but underflows to 0 on a confident
+    model. So m and its gradient, softmax of the others - onehot of y, are used. With
     `targeted`, the labels are to be reached and both change sign.
 
     scale: (N,) or a number; the logits are multiplied with it first (an inverse temperature).
@@ -48,11 +48,8 @@ def temper(logits: Tensor) -> Tensor:
 
 def margin(logits: Tensor, labels: Tensor, *, targeted: bool = False) -> tuple[Tensor, Tensor]:
     """The best other logit minus the label's (`targeted`: the other way round); above 0 it errs."""
-    z = logits.double()
-    own = labels[:, None]
-    value, best = z.scatter(1, own, -torch.inf).max(1)
-    weights = torch.zeros_like(z).scatter_(1, best[:, None], 1.0).scatter_(1, own, -1.0)
-    value = value - z.gather(1, own)[:, 0]
+    best = logits.scatter(1, labels[:, None], -torch.inf).argmax(1)
+    value, weights = towards(logits, labels, best)
     return (-value, -weights) if targeted else (value, weights)
 
 
@@ -71,28 +68,25 @@ def dlr(logits: Tensor, labels: Tensor, *, targeted: bool = False) -> tuple[Tens
     logits changes it. It needs 3 classes. With `targeted`, the labels are to be reached and the
     sign changes.
     """
-    z = logits.double()
-    ranked, order = z.topk(3, 1)
-    value, weights = margin(z, labels, targeted=targeted)
-    spread = ranked[:, 0] - ranked[:, 2]
-    size = spread + _GUARD * _unit(z)
-    slope = torch.zeros_like(z).scatter_(1, order[:, :1], 1.0).scatter_(1, order[:, 2:], -1.0)
-    return value / size, (weights - (value / size)[:, None] * slope) / size[:, None]
+    return _over_spread(logits, *margin(logits, labels, targeted=targeted), last=3)
 
 
 def dlr_towards(logits: Tensor, labels: Tensor, aims: Tensor) -> tuple[Tensor, Tensor]:
     """Targeted DLR: (z_aim - z_y) / (z_1st - (z_3rd + z_4th) / 2). It needs 4 classes.
 
-    Croce & Hein 2020, equation 7. Not a targeted attack: any wrong answer is a success.
+    Croce & Hein 2020, equation 7. Not a targeted attack: any wrong prediction is a success.
     """
+    return _over_spread(logits, *towards(logits, labels, aims), last=4)
+
+
+def _over_spread(
+    logits: Tensor, value: Tensor, weights: Tensor, *, last: int
+) -> tuple[Tensor, Tensor]:
+    """A loss over z_1st less the mean of z_3rd to z_last; a guard against 0 / 0 scales with z."""
     z = logits.double()
-    ranked, order = z.topk(4, 1)
-    value, weights = towards(z, labels, aims)
-    size = ranked[:, 0] - (ranked[:, 2] + ranked[:, 3]) / 2 + _GUARD * _unit(z)
-    slope = torch.zeros_like(z).scatter_(1, order[:, :1], 1.0).scatter_(1, order[:, 2:], -0.5)
+    ranked, order = z.topk(last, 1)
+    guard = _GUARD * (z.amax(1) - z.amin(1)).clamp(min=1e-300)
+    size = ranked[:, 0] - ranked[:, 2:].mean(1) + guard
+    slope = torch.zeros_like(z).scatter_(1, order[:, :1], 1.0)
+    slope.scatter_(1, order[:, 2:], -1 / (last - 2))
     return value / size, (weights - (value / size)[:, None] * slope) / size[:, None]
-
-
-def _unit(z: Tensor) -> Tensor:
-    """(N,) the spread of the logits, so that the guard against 0 / 0 scales with them."""
-    return (z.amax(1) - z.amin(1)).clamp(min=1e-300)

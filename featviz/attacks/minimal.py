@@ -18,10 +18,9 @@ from torch import Tensor
 
 from featviz.attacks import projections
 from featviz.attacks.boundary import BoundarySearch, Plan
-from featviz.attacks.checks import check_norm
 from featviz.attacks.evaluation import Attack, Batch, Evaluation
 from featviz.attacks.loop import run_attack
-from featviz.attacks.options import AttackOptions, Classifier, choose_precision
+from featviz.attacks.options import AttackOptions, Classifier, check_norm, choose_precision
 from featviz.attacks.result import AttackResult
 from featviz.errors import UserError, public
 from featviz.images import check_pictures
@@ -154,13 +153,11 @@ class Bisection(Attack):
     """Halves the segment between a picture and its start, as long as the start fools."""
 
     starts_at_picture = False
+    uses_gradient = False
     leaves_at_hit = False
 
     def __init__(self, norm: str, halvings: int):
         self.norm, self.passes = norm, halvings + 1
-
-    def wants_gradient(self, step: int) -> bool:
-        return False
 
     def start(self, batch: Batch) -> None:
         assert batch.starts is not None

@@ -13,7 +13,6 @@ pattern. Nothing bounds the patch but its outline; its pixels take any value in 
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -22,22 +21,18 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from featviz import results
 from featviz.attacks import projections
-from featviz.attacks.checks import check_batch_size
-from featviz.attacks.evaluation import classify
 from featviz.attacks.held_out import (
+    HeldOut,
     batches_of,
     check_training,
     clipped_gradient,
-    digest,
+    hold_out,
     resumed_steps,
-    shown_rows,
-    split,
 )
 from featviz.attacks.patch_result import AdversarialPatch, outline
 from featviz.checkpoints import Checkpoint, open_checkpoint
-from featviz.datasets import Pictures, read_labeled
+from featviz.datasets import Pictures
 from featviz.errors import UserError, public
 from featviz.models.frozen import frozen
 from featviz.types import Progress
@@ -106,14 +101,18 @@ def patch(
     Raises:
         UserError: An argument is out of range.
     """
-    started = time.perf_counter()
     check_training(steps, pictures_per_step, held_out)
     smallest, largest = _check_outline(shape, sizes, rotation)
-    batch_size = check_batch_size(batch_size, model.device)
-    aim = None if target is None else model.class_index(target)
-    given = read_labeled(model, pictures, count=count)
-    training, held = split(given, held_out, seed)
-    stream = projections.generator(seed, 3)
+    task = hold_out(
+        model,
+        pictures,
+        None,
+        target=target,
+        share=held_out,
+        count=count,
+        seed=seed,
+        batch_size=batch_size,
+    )
     parameters = {
         "target": target,
         "shape": shape,
@@ -125,84 +124,79 @@ def patch(
         "clip": clip,
         "held_out": held_out,
         "count": count,
-        "batch_size": batch_size,
+        "batch_size": task.batch_size,
     }
-    job = {"model": model.record(), "pictures": digest(given.pictures), "seed": seed, **parameters}
-    judged = judged_sizes(smallest, largest)
-    shown = min(range(len(judged)), key=lambda k: abs(judged[k] - (smallest + largest) / 2))
-    with frozen(model), torch.no_grad():
-        x = given.pictures.to(model.device)
-        clean = classify(model, x, batch_size=batch_size).argmax(1)
-        pixels = max(4, round(largest * given.pictures.shape[-1]))
-        noise = torch.rand(3, pixels, pixels, generator=stream).to(x)
-        sticker = torch.full_like(noise, 0.5)
-        mean, square = torch.zeros_like(noise), torch.zeros_like(noise)
-        state = {"sticker": sticker, "mean": mean, "square": square, "trace": x.new_zeros(steps)}
-        order = batches_of(training, pictures_per_step, steps, stream)
+    stream = projections.generator(seed, 3)
+    opened = open_checkpoint(checkpoint, task.job(parameters), total=steps, unit="steps")
+    with frozen(model), torch.no_grad(), opened as kept:
+        clean = task.predict(task.x)
+        pixels = max(4, round(largest * task.x.shape[-1]))
+        noise = torch.rand(3, pixels, pixels, generator=stream).to(task.x)
+        order = batches_of(task.training, pictures_per_step, steps, stream)
         placed = [
             drawn_places(len(rows), smallest, largest, rotation, shape, [stream]) for rows in order
         ]
-        with open_checkpoint(checkpoint, job, total=steps, unit="steps") as kept:
-            for step in resumed_steps(kept, state, steps):
-                rows = order[step]
-                gradient, fooled = _sticker_gradient(
-                    model,
-                    x[rows],
-                    sticker,
-                    shape,
-                    placed[step],
-                    clean[rows] if aim is None else torch.full_like(clean[rows], aim),
-                    aim is not None,
-                    clip,
-                    batch_size,
-                )
-                turn = 0.5 + 0.5 * math.cos(math.pi * step / steps)
-                _adam_step(sticker, gradient, mean, square, step + 1, lr * turn)
-                state["trace"][step] = fooled
-                if progress is not None:
-                    progress(step + 1, steps, "making a patch")
-        keys = [projections.picture_key(picture, seed) for picture in given.pictures[held]]
+        sticker, trace = _learn(
+            task, clean, torch.full_like(noise, 0.5), order, placed, kept, shape, lr, clip, progress
+        )
+        judged = judged_sizes(smallest, largest)
+        shown = min(range(len(judged)), key=lambda k: abs(judged[k] - (smallest + largest) / 2))
         predicted: dict[str, list[Tensor]] = {"patch": [], "noise": []}
-        laid = x[:0]
+        x, examples = task.x[task.held], task.x[:0]
         for k, size in enumerate(judged):
-            streams = [projections.generator(key, 30 + k) for key in keys]
-            places = drawn_places(len(held), size, size, rotation, shape, streams)
+            streams = projections.picture_streams(x, seed, 30 + k)
+            places = drawn_places(len(x), size, size, rotation, shape, streams)
             for what, sheet in (("noise", noise), ("patch", sticker)):
-                covered = lay(x[held], sheet, shape, places)
-                found = classify(model, covered, batch_size=batch_size).argmax(1)
-                predicted[what].append(found.cpu())
+                covered = lay(x, sheet, shape, places)
+                predicted[what].append(task.predict(covered).cpu())
             if k == shown:
-                laid = covered[shown_rows(len(held), SHOWN)]
-    spent = steps * min(pictures_per_step, len(training))
+                examples = covered[task.shown(SHOWN)].cpu()
+    spent = sum(map(len, order))
     result = AdversarialPatch(
-        origin=results.origin(
-            model, parameters=parameters, started=started, data=given.data, seed=seed
-        ),
-        warnings=given.warnings,
-        model_name=model.name,
-        data_name=given.data_name,
-        classes=tuple(model.class_name(c) for c in range(len(model.classes))),
+        **task.fields(parameters, clean, SHOWN, spent),
         patch=sticker.cpu(),
         noise=noise.cpu(),
         shape=shape,
         sizes=judged,
         trained_sizes=(smallest, largest),
         rotation=rotation,
-        target=aim,
-        names=tuple(given.names[i] for i in held.tolist()),
-        clean=clean[held].cpu(),
         predicted=torch.stack(predicted["patch"]),
         noise_predicted=torch.stack(predicted["noise"]),
-        trained_on=len(training),
-        trace=state["trace"].cpu(),
-        examples=laid.cpu(),
-        shown=tuple(shown_rows(len(held), SHOWN)),
+        trace=trace,
+        examples=examples,
         shown_size=shown,
-        forwards=len(x) + spent + 2 * len(judged) * len(held),
-        backwards=spent,
-        seconds=time.perf_counter() - started,
+        forwards=len(clean) + spent + 2 * len(judged) * len(x),
     )
     return replace(result, warnings=(*result.warnings, *result.doubts()))
+
+
+def _learn(
+    task: HeldOut,
+    clean: Tensor,
+    sticker: Tensor,
+    order: Sequence[Tensor],
+    placed: Sequence[Places],
+    kept: Checkpoint,
+    shape: str,
+    lr: float,
+    clip: float,
+    progress: Progress | None,
+) -> tuple[Tensor, Tensor]:
+    """The patch after a step on each batch of rows and places, and (steps,) shares fooled."""
+    mean, square = torch.zeros_like(sticker), torch.zeros_like(sticker)
+    labels, steps = task.labels(clean), len(order)
+    trace = sticker.new_zeros(steps)
+    state = {"sticker": sticker, "mean": mean, "square": square, "trace": trace}
+    for step in resumed_steps(kept, state, steps):
+        rows = order[step]
+        gradient, trace[step] = _sticker_gradient(
+            task, task.x[rows], sticker, shape, placed[step], labels[rows], clip
+        )
+        turn = 0.5 + 0.5 * math.cos(math.pi * step / steps)
+        _adam_step(sticker, gradient, mean, square, step + 1, lr * turn)
+        if progress is not None:
+            progress(step + 1, steps, "making a patch")
+    return sticker, trace.cpu()
 
 
 def _adam_step(
@@ -284,25 +278,27 @@ def lay(pictures: Tensor, sticker: Tensor, shape: str, places: Places) -> Tensor
 
 
 def _sticker_gradient(
-    model: Model,
+    task: HeldOut,
     pictures: Tensor,
     sticker: Tensor,
     shape: str,
     places: Places,
     labels: Tensor,
-    targeted: bool,
     clip: float,
-    batch_size: int,
 ) -> tuple[Tensor, Tensor]:
     """The gradient of the mean clipped loss at the patch, and the share of pictures fooled."""
     total, fooled = torch.zeros_like(sticker), torch.zeros((), device=sticker.device)
-    for start in range(0, len(pictures), batch_size):
-        part = slice(start, start + batch_size)
+    for start in range(0, len(pictures), task.batch_size):
+        part = slice(start, start + task.batch_size)
         with torch.enable_grad():
             leaf = sticker.detach().requires_grad_(True)
             laid = lay(pictures[part], leaf, shape, Places(*(p[part] for p in places)))
         gradient, hits = clipped_gradient(
-            model, laid.detach(), labels[part], targeted=targeted, clip=clip
+            task.model,
+            laid.detach(),
+            labels[part],
+            targeted=task.target is not None,
+            clip=clip,
         )
         (own,) = torch.autograd.grad(laid, leaf, gradient)
         total += own / len(pictures)

@@ -11,26 +11,21 @@ from torch import Tensor
 
 from featviz import results
 from featviz.attacks import figures
-from featviz.attacks.held_out import fooling_rate
+from featviz.attacks.held_out_result import HeldOutResult
 from featviz.statistics import Share
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _EDGE = 20  # the outline falls off as 1 - r ** (2 * _EDGE): about a pixel wide
-_FEW = 50
-"""held-out pictures below which the intervals are wide"""
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
-class AdversarialPatch(results.Result):
+class AdversarialPatch(HeldOutResult):
     """A patch that fools a model, and how often."""
 
     kind: ClassVar[str] = "adversarial-patch"
 
-    model_name: str
-    data_name: str
-    classes: tuple[str, ...]
     patch: Tensor
     """(3, P, P) in [0, 1]"""
     noise: Tensor
@@ -40,27 +35,12 @@ class AdversarialPatch(results.Result):
     """shares of the picture's side at which it was judged"""
     trained_sizes: tuple[float, float]
     rotation: float
-    target: int | None
-    names: tuple[str, ...]
-    """of the held-out pictures"""
-    clean: Tensor
-    """(M,) the model's predictions for them"""
     predicted: Tensor
     """(sizes, M) its predictions with the patch"""
     noise_predicted: Tensor
     """(sizes, M) those with the patch of noise at the same places"""
-    trained_on: int
-    trace: Tensor
-    """(steps,) share of each batch that was fooled"""
-    examples: Tensor
-    """(k, 3, S, S) some held-out pictures with the patch"""
-    shown: tuple[int, ...]
-    """which of `names` they are"""
     shown_size: int
-    """which of `sizes` they have"""
-    forwards: int
-    backwards: int
-    seconds: float
+    """which of `sizes` the examples have"""
 
     @property
     def title(self) -> str:
@@ -73,8 +53,7 @@ class AdversarialPatch(results.Result):
 
         With a target, pictures that are predicted so by themselves do not count.
         """
-        predicted = (self.noise_predicted if noise else self.predicted)[size]
-        return fooling_rate(self.clean, predicted, self.target)
+        return self.fooled((self.noise_predicted if noise else self.predicted)[size])
 
     def numbers(self) -> dict[str, results.Number]:
         word = "prediction changed" if self.target is None else "target predicted"
@@ -84,11 +63,7 @@ class AdversarialPatch(results.Result):
                 s = self.rate(k, noise=noise)
                 name = f"{word} at {100 * size:.0f}% of the side" + (", by noise" if noise else "")
                 found[name] = s.number(f"{100 * self._area(size):.1f}% of the area")
-        found["passes"] = results.Number(
-            self.forwards, "", f"forward, and {self.backwards} backward, of single pictures"
-        )
-        found["seconds"] = results.Number(round(self.seconds, 1), "s", "for all of it")
-        return found
+        return found | self.costs()
 
     def _area(self, size: float) -> float:
         return size**2 * (math.pi / 4 if self.shape == "circle" else 1)
@@ -143,11 +118,6 @@ class AdversarialPatch(results.Result):
     def _cut_out(self, patch: Tensor) -> Tensor:
         mask = outline(self.shape, patch.shape[-1])
         return patch * mask + (1 - mask)
-
-    def doubts(self) -> list[str]:
-        """What limits the meaning of the rates."""
-        n = len(self.clean)
-        return [f"only {n} pictures are held out: the intervals are wide"] if n < _FEW else []
 
     def plot(self) -> Figure:
         """The patch and pictures with it."""

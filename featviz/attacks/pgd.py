@@ -18,10 +18,9 @@ import torch
 from torch import Tensor
 
 from featviz.attacks import losses, projections
-from featviz.attacks.checks import check_norm
 from featviz.attacks.evaluation import Attack, Batch, Evaluation
 from featviz.attacks.loop import run_attack
-from featviz.attacks.options import AttackOptions, Classifier
+from featviz.attacks.options import AttackOptions, Classifier, check_norm
 from featviz.attacks.result import AttackResult
 from featviz.errors import UserError, public
 
@@ -226,9 +225,6 @@ class GradientAscent(BallAttack):
         super().start(batch)
         self.x = first_pictures(batch, self.norm, random=self.random_start)
         self.momentum = torch.zeros_like(self.x)
-
-    def loss(self, seen: Evaluation, batch: Batch, rows: slice) -> tuple[Tensor, Tensor]:
-        return losses.cross_entropy(seen.logits, batch.labels, targeted=batch.targeted)
 
     def step(self, seen: Evaluation, batch: Batch, step: int) -> None:
         direction = seen.gradient

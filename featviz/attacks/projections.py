@@ -13,11 +13,13 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 NORMS = ("linf", "l2", "l1")
+_ORDERS = {"linf": math.inf, "l2": 2, "l1": 1, "l0": 0}
 NORM_NAMES = {"linf": "L∞", "l2": "L2", "l1": "L1", "l0": "L0"}
 LEVELS = 255
 
@@ -25,18 +27,13 @@ LEVELS = 255
 def unit_l2(gradient: Tensor) -> Tensor:
     """Each picture's gradient scaled to length 1; a gradient of 0 stays 0."""
     flat = gradient.flatten(1)
-    flat = flat / row(flat.abs().amax(1)).clamp(min=1e-30)  # squares cannot underflow
-    return (flat / row(flat.square().sum(1).sqrt()).clamp(min=1e-30)).view_as(gradient)
+    flat = flat / flat.abs().amax(1)[:, None].clamp(min=1e-30)  # squares cannot underflow
+    return (flat / flat.square().sum(1).sqrt()[:, None].clamp(min=1e-30)).view_as(gradient)
 
 
 def column(values: Tensor) -> Tensor:
     """(N,) as (N, 1, 1, 1), to be combined with pictures."""
     return values.view(-1, 1, 1, 1)
-
-
-def row(values: Tensor) -> Tensor:
-    """(N,) as (N, 1), to be combined with logits."""
-    return values.view(-1, 1)
 
 
 def linf_bounds(pictures: Tensor, eps: Tensor) -> tuple[Tensor, Tensor]:
@@ -63,7 +60,7 @@ def project_l2(delta: Tensor, low: Tensor, high: Tensor, eps: Tensor) -> Tensor:
     scale = torch.where(inside, 1, radius / squares.sum(1).sqrt().clamp(min=1e-30)).clamp(max=1)
     before: Tensor | None = None
     for _ in range(100):
-        straight = row(scale) * v
+        straight = scale[:, None] * v
         projected = torch.clamp(straight, lower, upper)
         clipped = projected != straight
         if before is not None and torch.equal(clipped, before):
@@ -74,7 +71,7 @@ def project_l2(delta: Tensor, low: Tensor, high: Tensor, eps: Tensor) -> Tensor:
         left = (radius.square() - fixed).clamp(min=0)
         grown = (left / free.clamp(min=1e-30)).sqrt().clamp(max=1)
         scale = torch.where(inside | (free == 0), scale, grown)
-    return torch.clamp(row(scale) * v, lower, upper).view_as(delta)
+    return torch.clamp(scale[:, None] * v, lower, upper).view_as(delta)
 
 
 def project_l1(delta: Tensor, low: Tensor, high: Tensor, eps: Tensor) -> Tensor:
@@ -92,7 +89,7 @@ def project_l1(delta: Tensor, low: Tensor, high: Tensor, eps: Tensor) -> Tensor:
     below, above = torch.zeros_like(radius), size.amax(1)
     threshold = below
     for _ in range(100):
-        short = size - row(threshold)
+        short = size - threshold[:, None]
         excess = torch.minimum(short.clamp(min=0), room).sum(1) - radius
         settled = inside | (excess.abs() <= near)
         if bool(settled.all()):
@@ -103,7 +100,7 @@ def project_l1(delta: Tensor, low: Tensor, high: Tensor, eps: Tensor) -> Tensor:
         between = (aim > below) & (aim < above)  # false for nan, too
         moved = torch.where(between, aim, (below + above) / 2)
         threshold = torch.where(settled, threshold, moved)
-    return (v.sign() * torch.minimum((size - row(threshold)).clamp(min=0), room)).view_as(delta)
+    return (v.sign() * torch.minimum((size - threshold[:, None]).clamp(min=0), room)).view_as(delta)
 
 
 def _reserve(values: Tensor) -> float:
@@ -148,7 +145,7 @@ def farthest(pictures: Tensor, gradient: Tensor, eps: Tensor, norm: str) -> Tens
     room = torch.where(flat > 0, 1 - x, torch.where(flat < 0, x, 0))
     order = flat.abs().argsort(dim=1, descending=True, stable=True)
     spent = room.gather(1, order).cumsum(1)
-    left = (row(eps) - (spent - room.gather(1, order))).clamp(min=0)
+    left = (eps[:, None] - (spent - room.gather(1, order))).clamp(min=0)
     change = torch.zeros_like(room).scatter_(1, order, torch.minimum(room.gather(1, order), left))
     moved = (x + flat.sign() * change).to(pictures.dtype).view_as(pictures)
     return inside(pictures, moved, eps, norm)
@@ -169,12 +166,8 @@ def inside(pictures: Tensor, moved: Tensor, eps: Tensor, norm: str) -> Tensor:
 
 def vector_norm(change: Tensor, norm: str) -> Tensor:
     """(N,) float64: the size of changes (N, ...) in "linf", "l2", "l1" or "l0" (how many)."""
-    d = change.flatten(1).double()
-    if norm == "l0":
-        return (d != 0).sum(1).double()
-    if norm == "l1":
-        return d.abs().sum(1)
-    return d.square().sum(1).sqrt() if norm == "l2" else d.abs().amax(1)
+    size: Tensor = torch.linalg.vector_norm(change.flatten(1).double(), _ORDERS[norm], 1)
+    return size
 
 
 def distance(one: Tensor, other: Tensor, norm: str) -> Tensor:
@@ -189,13 +182,7 @@ def l2_distance(one: Tensor, other: Tensor) -> Tensor:
 
 def dual_size(gradient: Tensor, norm: str) -> Tensor:
     """(N,) float64: what a change of size 1 in the norm can gain along the gradient."""
-    flat = gradient.flatten(1).double()
-    if norm == "linf":
-        return flat.abs().sum(1)
-    largest = flat.abs().amax(1)
-    if norm == "l1":
-        return largest
-    return largest * (flat / row(largest.clamp(min=1e-300))).square().sum(1).sqrt()
+    return vector_norm(gradient, {"linf": "l1", "l2": "l2", "l1": "linf"}[norm])
 
 
 def on_levels(pictures: Tensor, moved: Tensor, eps: Tensor, norm: str) -> Tensor:
@@ -214,13 +201,13 @@ def on_levels(pictures: Tensor, moved: Tensor, eps: Tensor, norm: str) -> Tensor
         # A component counts as one level more when its fraction is above the threshold.
         low, high = torch.full_like(radius, 0.5), torch.full_like(radius, 1.0)
         levels = _rounded(change, low)
-        if (_size(levels, norm) > radius).any():
+        if (vector_norm(levels, norm) > radius).any():
             for _ in range(12):
                 middle = (low + high) / 2
-                outside = _size(_rounded(change, middle), norm) > radius
+                outside = vector_norm(_rounded(change, middle), norm) > radius
                 low = torch.where(outside, middle, low)
                 high = torch.where(outside, high, middle)
-            fits = _size(levels, norm) <= radius
+            fits = vector_norm(levels, norm) <= radius
             levels = torch.where(column(fits), levels, _rounded(change, high))
     return ((start + levels).clamp(0, LEVELS).to(pictures.dtype)).div_(LEVELS)
 
@@ -232,11 +219,6 @@ def in_levels(pictures: Tensor) -> Tensor:
 
 def _rounded(change: Tensor, threshold: Tensor) -> Tensor:
     return change.sign() * (change.abs() + 1 - column(threshold)).floor()
-
-
-def _size(levels: Tensor, norm: str) -> Tensor:
-    flat = levels.flatten(1)
-    return flat.square().sum(1).sqrt() if norm == "l2" else flat.abs().sum(1)
 
 
 def picture_key(picture: Tensor, seed: int) -> int:
@@ -255,45 +237,52 @@ def generator(key: int, *numbers: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
+def picture_streams(pictures: Tensor, seed: int, *numbers: int) -> list[torch.Generator]:
+    """A stream of random numbers for each picture, made from its own values."""
+    return [generator(picture_key(picture, seed), *numbers) for picture in pictures]
+
+
+def random_signs(shape: Sequence[int], stream: torch.Generator) -> Tensor:
+    """Whole numbers, -1 and 1 with equal chances."""
+    return torch.randint(0, 2, tuple(shape), generator=stream).mul_(2).sub_(1)
+
+
 def random_start(picture: Tensor, eps: float, norm: str, stream: torch.Generator) -> Tensor:
     """A uniform point of the ball round one picture (3, H, W), brought into [0, 1]."""
-    radius = torch.tensor([eps], dtype=torch.float64, device=picture.device)
+    shape, n = picture.shape, picture.numel()
     if norm == "linf":
-        noise = torch.rand(picture.shape, generator=stream, dtype=torch.float64) * 2 - 1
-        noise = (eps * noise).to(picture.device, picture.dtype)
-        low, high = linf_bounds(picture[None], radius)
-        return torch.clamp((picture + noise)[None], low, high)[0]
-    if norm == "l2":
-        noise = torch.randn(picture.shape, generator=stream, dtype=torch.float64)
+        noise = torch.rand(shape, generator=stream, dtype=torch.float64) * 2 - 1
+    elif norm == "l2":
+        noise = torch.randn(shape, generator=stream, dtype=torch.float64)
         u = torch.rand((), generator=stream, dtype=torch.float64)
-        noise *= eps * u ** (1 / noise.numel()) / noise.norm()
+        noise *= u ** (1 / n) / noise.norm()
     else:  # n exponentials over the sum of n + 1 are uniform in the simplex
-        draws = torch.rand(picture.numel() + 1, generator=stream, dtype=torch.float64)
-        shares = -torch.log1p(-draws)
-        noise = (eps * shares[:-1] / shares.sum()).view(picture.shape)
-        noise *= torch.randint(0, 2, picture.shape, generator=stream).mul_(2).sub_(1)
-    moved = (picture + noise.to(picture.device, picture.dtype))[None]
-    return inside(picture[None], moved, radius, norm)[0]
+        shares = -torch.log1p(-torch.rand(n + 1, generator=stream, dtype=torch.float64))
+        noise = (shares[:-1] / shares.sum()).view(shape) * random_signs(shape, stream)
+    return _shifted(picture, noise, eps, norm)
 
 
 def random_noise(picture: Tensor, eps: float, norm: str, stream: torch.Generator) -> Tensor:
     """Noise as large as the ball allows, in [0, 1]: ±eps in each component in L-infinity, a random
     direction of length eps in L2, and in L1 (Laplace's noise, brought to that length)."""
     if norm == "linf":
-        sign = torch.randint(0, 2, picture.shape, generator=stream).mul_(2).sub_(1)
-        moved = (picture + eps * sign.to(picture.device, picture.dtype))[None]
-        radius = torch.tensor([eps], dtype=torch.float64, device=picture.device)
-        return project(picture[None], moved, radius, norm)[0]
-    if norm == "l2":
+        noise = random_signs(picture.shape, stream)
+    elif norm == "l2":
         noise = torch.randn(picture.shape, generator=stream, dtype=torch.float64)
-        noise *= eps / noise.norm()
+        noise /= noise.norm()
     else:
         draws = torch.rand(picture.shape, generator=stream, dtype=torch.float64) - 0.5
         noise = -draws.sign() * torch.log1p(-2 * draws.abs())
-        noise *= eps / noise.abs().sum()
+        noise /= noise.abs().sum()
+    return _shifted(picture, noise, eps, norm)
+
+
+def _shifted(picture: Tensor, noise: Tensor, eps: float, norm: str) -> Tensor:
+    """The picture plus eps times noise of size 1 or less, within ball and box exactly."""
     radius = torch.tensor([eps], dtype=torch.float64, device=picture.device)
-    moved = (picture + noise.to(picture.device, picture.dtype))[None]
-    return inside(picture[None], moved, radius, norm)[0]
+    moved = (picture + (eps * noise).to(picture.device, picture.dtype))[None]
+    into = project if norm == "linf" else inside
+    return into(picture[None], moved, radius, norm)[0]
 
 
 def eps_text(eps: float, norm: str) -> str:

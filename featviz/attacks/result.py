@@ -94,6 +94,9 @@ class AttackResult(results.Result):
     trace: Tensor
     """(N, T) float64: by how many logits the attack was ahead (above 0: it had won) at each step;
     nan behind the last one"""
+    reached: Tensor
+    """(N, attempts) float64: the best margin of each attempt, -inf where it was not made; (N, 1)
+    of several attacks in turn"""
     diagnosis: results.Result | None = None
     """what changes in the network, where it was measured (`robustness.parts.diagnose_attack`)"""
 
@@ -350,11 +353,10 @@ def described(model: Classifier, options: AttackOptions, started: float) -> dict
     known = model if isinstance(model, Model) else None
     given = {f.name: getattr(options, f.name) for f in fields(options)}
     parameters = {k: v for k, v in given.items() if k not in {"clean", "progress", "seed"}}
-    classes = range(len(known.classes)) if known is not None else ()
     return {
         "origin": results.origin(known, parameters=parameters, started=started, seed=options.seed),
         "model_name": known.name if known is not None else type(model).__name__,
-        "class_names": tuple(known.class_name(c) for c in classes) if known is not None else (),
+        "class_names": known.class_names if known is not None else (),
     }
 
 
@@ -394,7 +396,9 @@ def together(first: AttackResult, rows: Tensor, then: AttackResult, name: str) -
     added = first.trace.new_full((len(first), then.trace.shape[1]), torch.nan)
     added[rows] = then.trace
     trace = close_up(torch.cat([first.trace, added], 1))
-    return replace(first, by=by, trace=trace, **changed)
+    reached = first.reached.clone()
+    reached[rows] = torch.maximum(reached[rows], then.reached.amax(1, keepdim=True))
+    return replace(first, by=by, trace=trace, reached=reached, **changed)
 
 
 def close_up(trace: Tensor) -> Tensor:

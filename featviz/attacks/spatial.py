@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -23,8 +22,8 @@ from torch import Tensor
 
 from featviz import results
 from featviz.attacks import projections
-from featviz.attacks.checks import check_batch_size, check_labels
 from featviz.attacks.evaluation import classify
+from featviz.attacks.options import check_batch_size, check_labels
 from featviz.attacks.spatial_result import Motion, SpatialRobustness
 from featviz.errors import UserError, public
 from featviz.images import check_pictures
@@ -117,8 +116,10 @@ def spatial(
             return rows[~wrong]
 
         right = (clean == y).nonzero()[:, 0]
-        keys = [projections.picture_key(picture, seed) for picture in x]
-        own = _random_motions(keys, draws, degrees, shift * side)
+        bounds = torch.tensor([degrees, shift * side, shift * side], dtype=torch.float64)
+        streams = projections.picture_streams(x, seed, 40)
+        drawn = [torch.rand(draws, 3, generator=s, dtype=torch.float64) for s in streams]
+        own = (2 * torch.stack(drawn) - 1) * bounds
         random_predicted, padding_predicted = [], []
         for motions in own.unbind(1):
             random_predicted.append(judge(moved(x, motions)))
@@ -139,7 +140,7 @@ def spatial(
     return SpatialRobustness(
         origin=results.origin(model, parameters=parameters, started=started, seed=seed),
         model_name=model.name,
-        class_names=tuple(model.class_name(c) for c in range(len(model.classes))),
+        class_names=model.class_names,
         labels=y.cpu(),
         clean=clean.cpu(),
         grid=grid,
@@ -171,16 +172,6 @@ def _line(most: float, points: int) -> list[float]:
     return [most * (2 * k - (points - 1)) / (points - 1) for k in range(points)]
 
 
-def _random_motions(keys: Sequence[int], draws: int, degrees: float, pixels: float) -> Tensor:
-    """(N, draws, 3), uniform within the bounds."""
-    bounds = torch.tensor([degrees, pixels, pixels], dtype=torch.float64)
-    drawn = [
-        torch.rand(draws, 3, generator=projections.generator(key, 40), dtype=torch.float64)
-        for key in keys
-    ]
-    return (2 * torch.stack(drawn) - 1) * bounds
-
-
 def moved(pictures: Tensor, motions: Tensor) -> Tensor:
     """The pictures (N, C, S, S) turned and shifted, black where nothing is.
 
@@ -189,9 +180,8 @@ def moved(pictures: Tensor, motions: Tensor) -> Tensor:
     side = pictures.shape[-1]
     y, x = pixel_grid(side, pictures.device)
     middle = (side - 1) / 2
-    turn = motions[:, 0].to(pictures.device).deg2rad()[:, None, None]
-    right = motions[:, 1].to(pictures.device)[:, None, None]
-    down = motions[:, 2].to(pictures.device)[:, None, None]
+    turn, right, down = motions.to(pictures.device).T[:, :, None, None]
+    turn = turn.deg2rad()
     dx, dy = x - middle - right, y - middle - down
     from_x = turn.cos() * dx - turn.sin() * dy + middle
     from_y = turn.sin() * dx + turn.cos() * dy + middle

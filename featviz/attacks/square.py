@@ -21,10 +21,9 @@ import torch
 from torch import Tensor
 
 from featviz.attacks import projections
-from featviz.attacks.checks import check_norm
 from featviz.attacks.evaluation import Attack, Batch, Evaluation
 from featviz.attacks.loop import run_attack
-from featviz.attacks.options import AttackOptions, Classifier
+from featviz.attacks.options import AttackOptions, Classifier, check_norm
 from featviz.attacks.pgd import BallAttack
 from featviz.attacks.result import AttackResult
 from featviz.errors import UserError, public
@@ -98,12 +97,10 @@ class RandomNoise(Attack):
     """Independent random pictures of the ball."""
 
     starts_at_picture = False
+    uses_gradient = False
 
     def __init__(self, norm: str, draws: int):
         self.norm, self.passes = norm, draws
-
-    def wants_gradient(self, step: int) -> bool:
-        return False
 
     def start(self, batch: Batch) -> None:
         self._draw(batch, 0)
@@ -121,12 +118,10 @@ class _RandomSearch(BallAttack):
     """Keep a change if the attack is nearer to success with it."""
 
     starts_at_picture = False
+    uses_gradient = False
 
     def __init__(self, queries: int, p_init: float, *, rescale_schedule: bool):
         self.passes, self.p_init, self.rescale_schedule = queries, p_init, rescale_schedule
-
-    def wants_gradient(self, step: int) -> bool:
-        return False
 
     def share(self, query: int) -> float:
         """The share of the picture that the window of a query covers."""

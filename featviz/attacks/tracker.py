@@ -17,7 +17,15 @@ from featviz.attacks.result import AttackResult, close_up, described
 class Tracker:
     """What has become of N pictures; all tensors have a row a picture."""
 
-    def __init__(self, pictures: Tensor, labels: Tensor, *, targeted: bool, attempts: int):
+    def __init__(
+        self,
+        pictures: Tensor,
+        labels: Tensor,
+        *,
+        options: AttackOptions,
+        attempts: int,
+        batch_size: int,
+    ):
         def numbers(value: float) -> Tensor:
             return torch.full((count,), value, dtype=torch.float64, device=pictures.device)
 
@@ -25,7 +33,8 @@ class Tracker:
             return torch.full((count,), value, device=pictures.device)
 
         count = len(pictures)
-        self.pictures, self.labels, self.targeted = pictures, labels, targeted
+        self.pictures, self.labels, self.targeted = pictures, labels, options.targeted
+        self.options, self.batch_size = options, batch_size
         self.adversarial = pictures.clone()
         """the picture that fools (the first one, or the nearest), else the one nearest to it"""
         self.margin, self.distance = numbers(-torch.inf), numbers(torch.inf)
@@ -47,6 +56,11 @@ class Tracker:
             self._keep_logits(torch.arange(len(clean), device=clean.device), clean, before=True)
         self.clean = clean.argmax(1) if clean.dim() == 2 else clean.clone()
         self._settle(torch.arange(len(self.clean), device=self.clean.device))
+
+    def classify_clean(self, model: Classifier) -> None:
+        """Spend a pass on the classes of the clean pictures."""
+        self.know_clean(classify(model, self.pictures, batch_size=self.batch_size))
+        self.forwards += 1
 
     def judge_clean(self, rows: Tensor, seen: Evaluation) -> Evaluation:
         """Where the clean pictures were not judged before, this evaluation is that of them."""
@@ -105,13 +119,15 @@ class Tracker:
         self.backwards[rows] += seen.gradients
         self.zero_gradients[rows] += seen.zero
 
-    def confirm(self, model: Classifier, *, margin: float, batch_size: int) -> None:
+    def confirm(self, model: Classifier) -> None:
         """Judge in float32 what a search in bfloat16 has found; what does not hold is undecided."""
         rows = (self.success & ~self.already).nonzero()[:, 0]
         if not len(rows):
             return
-        logits = classify(model, self.adversarial[rows], batch_size=batch_size).double()
-        ahead, hit = won(logits, self.labels[rows], targeted=self.targeted, margin=margin)
+        logits = classify(model, self.adversarial[rows], batch_size=self.batch_size).double()
+        ahead, hit = won(
+            logits, self.labels[rows], targeted=self.targeted, margin=self.options.margin
+        )
         self.forwards[rows] += 1
         self.margin[rows], self.predicted[rows] = ahead, logits.argmax(1)
         self._keep_logits(rows, logits, before=False)
@@ -121,26 +137,18 @@ class Tracker:
             trace[failed] = torch.minimum(trace[failed], self.margin[failed, None])
 
     def result(
-        self,
-        model: Classifier,
-        *,
-        name: str,
-        norm: str,
-        eps: Tensor | None,
-        batch_size: int,
-        options: AttackOptions,
-        started: float,
+        self, model: Classifier, *, name: str, norm: str, eps: Tensor | None, started: float
     ) -> AttackResult:
         """Everything as a result; what 8 bits can hold of the successes is judged here."""
         unchanged = self.logits_after.isnan()
         after = torch.where(unchanged, self.logits_before, self.logits_after)
-        success_8bit = self._judge_8bit(model, batch_size)
+        success_8bit = self._judge_8bit(model)
         distance = projections.distance(self.pictures, self.adversarial, norm)
         trace = torch.cat(self.traces, 1) if self.traces else self.margin[:, None] * torch.nan
         counts = ("steps", "first_step", "forwards", "backwards", "zero_gradients")
         same = ("labels", "success", "already", "clean", "predicted", "logits_before", *counts)
         return AttackResult(
-            **described(model, options, started),
+            **described(model, self.options, started),
             **{field: getattr(self, field).cpu() for field in same},
             attacks=(name,),
             by=torch.where(self.success & ~self.already, 0, -1).cpu(),
@@ -155,15 +163,16 @@ class Tracker:
             l2=projections.l2_distance(self.pictures, self.adversarial).cpu(),
             linf=projections.distance(self.pictures, self.adversarial, "linf").cpu(),
             trace=close_up(trace).cpu(),
+            reached=self.reached.cpu(),
         )
 
-    def _judge_8bit(self, model: Classifier, batch_size: int) -> Tensor:
+    def _judge_8bit(self, model: Classifier) -> Tensor:
         """(N,) bool: which successes are successes in 8 bits, too."""
         rounded = images.quantize(self.adversarial).to(self.adversarial.dtype)
         changed = (rounded != self.adversarial).flatten(1).any(1) & self.success
         kept, rows = self.success.clone(), changed.nonzero()[:, 0]
         if len(rows):
-            predicted = classify(model, rounded[rows], batch_size=batch_size).argmax(1)
+            predicted = classify(model, rounded[rows], batch_size=self.batch_size).argmax(1)
             kept[rows] = (predicted == self.labels[rows]) == self.targeted
             self.forwards[rows] += 1
         return kept

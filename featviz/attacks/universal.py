@@ -20,7 +20,6 @@ is due to the size of the change, what v reaches beyond them to its pattern.
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
@@ -30,24 +29,21 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from featviz import images, results
+from featviz import images
 from featviz.attacks import projections
-from featviz.attacks.checks import check_batch_size, check_eps, check_norm
-from featviz.attacks.evaluation import classify
 from featviz.attacks.held_out import (
+    HeldOut,
     batches_of,
     check_training,
     clipped_gradient,
-    digest,
-    fooling_rate,
+    hold_out,
     resumed_steps,
-    shown_rows,
-    split,
 )
-from featviz.attacks.options import Classifier, choose_precision
+from featviz.attacks.held_out_result import fooling_rate
+from featviz.attacks.options import Classifier, check_eps, check_norm, choose_precision
 from featviz.attacks.universal_result import UniversalPerturbation
 from featviz.checkpoints import Checkpoint, open_checkpoint
-from featviz.datasets import Pictures, read_labeled
+from featviz.datasets import Pictures
 from featviz.errors import public
 from featviz.models.frozen import frozen
 from featviz.models.precision import in_bfloat16
@@ -108,17 +104,20 @@ def universal(
     Raises:
         UserError: An argument is out of range.
     """
-    started = time.perf_counter()
     check_norm(norm, ("linf", "l2"))
     check_eps(eps, norm, 1)
     check_training(steps, pictures_per_step, held_out, momentum)
-    batch_size = check_batch_size(batch_size, model.device)
-    aim = None if target is None else model.class_index(target)
-    given = read_labeled(model, pictures, labels, count=count)
-    training, held = split(given, held_out, seed)
-    stream = projections.generator(seed, 2)
-    x = given.pictures.to(model.device)
-    precision = choose_precision(model, x, precision)
+    task = hold_out(
+        model,
+        pictures,
+        labels,
+        target=target,
+        share=held_out,
+        count=count,
+        seed=seed,
+        batch_size=batch_size,
+    )
+    precision = choose_precision(model, task.x, precision)
     parameters = {
         "eps": eps,
         "norm": norm,
@@ -129,78 +128,92 @@ def universal(
         "clip": clip,
         "held_out": held_out,
         "count": count,
-        "batch_size": batch_size,
+        "batch_size": task.batch_size,
         "precision": precision,
     }
-    job = {"model": model.record(), "pictures": digest(given.pictures), "seed": seed, **parameters}
-    lower = in_bfloat16(model, x) if precision == "bfloat16" else nullcontext(model)
-
-    def predict(batch: Tensor) -> Tensor:
-        return classify(model, batch.clamp(0, 1), batch_size=batch_size).argmax(1)
-
-    with frozen(model), torch.no_grad(), lower as fast:
-        clean = predict(x)
-        v = torch.zeros_like(x[0])
-        state = {"v": v, "average": torch.zeros_like(v), "trace": x.new_zeros(steps)}
-        order = batches_of(training, pictures_per_step, steps, stream)
-        with open_checkpoint(checkpoint, job, total=steps, unit="steps") as kept:
-            for step in resumed_steps(kept, state, steps if eps > 0 else 0):
-                rows = order[step]
-                wanted = clean[rows] if aim is None else torch.full_like(clean[rows], aim)
-                gradient, fooled = perturbation_gradient(
-                    fast,
-                    x[rows],
-                    v,
-                    wanted,
-                    targeted=aim is not None,
-                    clip=clip,
-                    batch_size=batch_size,
-                )
-                average = state["average"]
-                average.mul_(momentum).add_(gradient / gradient.abs().sum().clamp(min=1e-30))
-                turn = 0.5 + 0.5 * math.cos(math.pi * step / max(1, steps - 1))
-                size = eps * (_SMALLEST_STEP + (_LARGEST_STEP - _SMALLEST_STEP) * turn)
-                v.copy_(into_ball(v + size * _direction(average, norm), eps, norm))
-                state["trace"][step] = fooled
-                if progress is not None:
-                    progress(step + 1, steps, "making one perturbation for all")
-        changes = {
-            "universal": v,
-            "shuffled": _shuffled(v, stream),
-            "noise": _noise(v.shape, eps, norm, stream).to(v),
-        }
-        predicted = {what: predict(x[held] + change).cpu() for what, change in changes.items()}
-        saved = images.quantize((x[held] + v).clamp(0, 1)).to(x.dtype)
-        predicted["8 bits"] = predict(saved).cpu()
-        seen = predict(x[training] + v)
-    made = steps if eps > 0 else 0
-    spent = made * min(pictures_per_step, len(training))
+    stream = projections.generator(seed, 2)
+    lower = in_bfloat16(model, task.x) if precision == "bfloat16" else nullcontext(model)
+    opened = open_checkpoint(checkpoint, task.job(parameters), total=steps, unit="steps")
+    with frozen(model), torch.no_grad(), opened as kept:
+        clean = task.predict(task.x)
+        order = batches_of(task.training, pictures_per_step, steps if eps > 0 else 0, stream)
+        with lower as fast:
+            v, trace = _learn(
+                fast, task, clean, order, kept, eps, norm, momentum, clip, progress=progress
+            )
+        predicted = _judge(task, v, eps, norm, stream)
+        training = task.training
+        share = fooling_rate(
+            clean[training].cpu(), task.predict(task.x[training] + v).cpu(), task.target
+        )
+    spent = sum(map(len, order))
+    held, own = task.held, task.data.labels
     result = UniversalPerturbation(
-        origin=results.origin(
-            model, parameters=parameters, started=started, data=given.data, seed=seed
-        ),
-        warnings=given.warnings,
-        model_name=model.name,
-        data_name=given.data_name,
-        classes=tuple(model.class_name(c) for c in range(len(model.classes))),
+        **task.fields(parameters, clean, SHOWN, spent),
         perturbation=v.cpu(),
         eps=eps,
         norm=norm,
-        target=aim,
-        names=tuple(given.names[i] for i in held.tolist()),
-        labels=None if given.labels is None else given.labels[held],
-        clean=clean[held].cpu(),
+        labels=None if own is None else own[held],
         predicted=predicted,
-        trained_on=len(training),
-        training_share=fooling_rate(clean[training].cpu(), seen.cpu(), aim),
-        trace=state["trace"][:made].cpu(),
-        examples=given.pictures[held[shown_rows(len(held), SHOWN)]],
-        shown=tuple(shown_rows(len(held), SHOWN)),
-        forwards=len(x) + spent + len(predicted) * len(held) + len(training),
-        backwards=spent,
-        seconds=time.perf_counter() - started,
+        training_share=share,
+        trace=trace,
+        examples=task.data.pictures[held[task.shown(SHOWN)]],
+        forwards=len(clean) + spent + len(predicted) * len(held) + len(training),
     )
     return replace(result, warnings=(*result.warnings, *result.doubts()))
+
+
+def _learn(
+    model: Classifier,
+    task: HeldOut,
+    clean: Tensor,
+    order: Sequence[Tensor],
+    kept: Checkpoint,
+    eps: float,
+    norm: str,
+    momentum: float,
+    clip: float,
+    *,
+    progress: Progress | None,
+) -> tuple[Tensor, Tensor]:
+    """The perturbation after a step on each batch of rows, and (steps,) shares fooled."""
+    v, steps = torch.zeros_like(task.x[0]), len(order)
+    average, trace = torch.zeros_like(v), task.x.new_zeros(steps)
+    labels = task.labels(clean)
+    state = {"v": v, "average": average, "trace": trace}
+    for step in resumed_steps(kept, state, steps):
+        rows = order[step]
+        gradient, trace[step] = perturbation_gradient(
+            model,
+            task.x[rows],
+            v,
+            labels[rows],
+            targeted=task.target is not None,
+            clip=clip,
+            batch_size=task.batch_size,
+        )
+        average.mul_(momentum).add_(gradient / gradient.abs().sum().clamp(min=1e-30))
+        turn = 0.5 + 0.5 * math.cos(math.pi * step / max(1, steps - 1))
+        size = eps * (_SMALLEST_STEP + (_LARGEST_STEP - _SMALLEST_STEP) * turn)
+        v.copy_(into_ball(v + size * _direction(average, norm), eps, norm))
+        if progress is not None:
+            progress(step + 1, steps, "making one perturbation for all")
+    return v, trace.cpu()
+
+
+def _judge(
+    task: HeldOut, v: Tensor, eps: float, norm: str, stream: torch.Generator
+) -> dict[str, Tensor]:
+    """Predictions for the held-out pictures with the perturbation and with what it is compared."""
+    x = task.x[task.held]
+    changes = {
+        "universal": v,
+        "shuffled": _shuffled(v, stream),
+        "noise": _noise(v.shape, eps, norm, stream).to(v),
+    }
+    changed = {what: x + change for what, change in changes.items()}
+    changed["8 bits"] = images.quantize((x + v).clamp(0, 1)).to(x.dtype)
+    return {what: task.predict(pictures).cpu() for what, pictures in changed.items()}
 
 
 def perturbation_gradient(
@@ -256,7 +269,6 @@ def _shuffled(v: Tensor, stream: torch.Generator) -> Tensor:
 def _noise(shape: torch.Size, eps: float, norm: str, stream: torch.Generator) -> Tensor:
     """Random signs of size eps, or a random direction of length eps."""
     if norm == "linf":
-        signs = torch.randint(0, 2, shape, generator=stream).mul(2).sub(1)
-        return into_ball(eps * signs.float(), eps, norm)
+        return into_ball(eps * projections.random_signs(shape, stream).float(), eps, norm)
     drawn = torch.randn(shape, generator=stream, dtype=torch.float64)
     return into_ball((eps * drawn / drawn.norm()).float(), eps, norm)

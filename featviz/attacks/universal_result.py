@@ -12,7 +12,7 @@ from torch import Tensor
 
 from featviz import results
 from featviz.attacks import figures
-from featviz.attacks.held_out import fooling_rate
+from featviz.attacks.held_out_result import HeldOutResult
 from featviz.attacks.projections import NORM_NAMES, eps_text
 from featviz.statistics import Share, share
 
@@ -25,44 +25,24 @@ _WORDS = {
     "noise": "random noise",
     "8 bits": "universal, in 8 bits",
 }
-_FEW = 50
-"""held-out pictures below which the intervals are wide"""
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
-class UniversalPerturbation(results.Result):
+class UniversalPerturbation(HeldOutResult):
     """A perturbation that fools a model on most pictures, and how often."""
 
     kind: ClassVar[str] = "universal"
 
-    model_name: str
-    data_name: str
-    classes: tuple[str, ...]
     perturbation: Tensor
     """(3, S, S), within eps of 0 in `norm`, exactly"""
     eps: float
     norm: str
-    target: int | None
-    names: tuple[str, ...]
-    """of the held-out pictures"""
     labels: Tensor | None
     """(M,) of the held-out pictures, where there are any"""
-    clean: Tensor
-    """(M,) the model's predictions for them"""
     predicted: Mapping[str, Tensor]
     """universal, shuffled, noise, 8 bits -> (M,) predictions for the pictures with it"""
-    trained_on: int
     training_share: Share
     """the same rate on the training pictures"""
-    trace: Tensor
-    """(steps,) share of each batch that was fooled (with a target: that reached it)"""
-    examples: Tensor
-    """(k, 3, S, S) some held-out pictures"""
-    shown: tuple[int, ...]
-    """which of `names` they are"""
-    forwards: int
-    backwards: int
-    seconds: float
 
     @property
     def title(self) -> str:
@@ -76,7 +56,7 @@ class UniversalPerturbation(results.Result):
 
     def rate(self, what: str = "universal") -> Share:
         """Share of the held-out pictures whose prediction changes (a target: becomes it)."""
-        return fooling_rate(self.clean, self.predicted[what], self.target)
+        return self.fooled(self.predicted[what])
 
     def accuracy(self, what: str | None = None) -> Share | None:
         """Accuracy on the held-out pictures, clean or with a perturbation; None without labels."""
@@ -98,7 +78,6 @@ class UniversalPerturbation(results.Result):
             found["accuracy with it"] = after.number("held-out pictures")
         label, count = self.commonest[0]
         v = self.perturbation.double()
-        spent = f"forward, and {self.backwards} backward, of single pictures"
         return found | {
             "commonest class": results.Number(
                 self.classes[label],
@@ -110,8 +89,7 @@ class UniversalPerturbation(results.Result):
             "largest change": results.Number(
                 255 * float(v.abs().max()), "/255", "of a single value"
             ),
-            "passes": results.Number(self.forwards, "", spent),
-            "seconds": results.Number(round(self.seconds, 1), "s", "for all of it"),
+            **self.costs(),
         }
 
     def _clean_share(self, label: int) -> float:
@@ -119,10 +97,8 @@ class UniversalPerturbation(results.Result):
 
     def doubts(self) -> list[str]:
         """What limits the meaning of the rates."""
-        doubts = []
+        doubts = super().doubts()
         s, trained = self.rate(), self.training_share
-        if s.n < _FEW:
-            doubts.append(f"only {s.n} pictures are held out: the intervals are wide")
         if (trained.value or 0) - (s.value or 0) > 0.1 and trained.low > s.high:
             doubts.append(
                 f"it fools {100 * (trained.value or 0):.0f}% of the pictures it was made from but "

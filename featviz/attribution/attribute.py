@@ -153,7 +153,7 @@ def attribute(
             seed=seed,
         ),
         model_name=model.name,
-        classes=tuple(model.class_name(c) for c in range(len(model.classes))),
+        classes=model.class_names,
         names=names,
         pictures=batch.cpu(),
         targets=tuple(targets),

@@ -104,9 +104,8 @@ def displaced(moves: Tensor, jump: int) -> Tensor:
     moves: (N, 2, S, S), down and right, from -jump to jump - 1.
     """
     side = moves.shape[-1]
-    line = torch.arange(side)
-    row, column = line[:, None].expand(side, side), line[None, :].expand(side, side)
-    own = row * side + column
+    own = torch.arange(side * side).view(side, side)
+    row, column = own // side, own % side
     walked = (row > jump) & (row <= side - jump) & (column > jump) & (column <= side - jump)
     taken = torch.where(walked, own + moves[:, 0] * side + moves[:, 1], own)
     # A pixel taken from has been overwritten before if the walk met it earlier.

@@ -44,14 +44,8 @@ def elastic(
         corners.expand(len(moves), 3, 3),
     )[:, :, :2].to(pictures.device)  # (N, 3, 2): rows x, y, 1; columns x, y
     y, x = pixel_grid(side, pictures.device)
-    from_x = back[:, 0, 0, None, None] * x + back[:, 1, 0, None, None] * y
-    from_y = back[:, 0, 1, None, None] * x + back[:, 1, 1, None, None] * y
-    turned = bilinear(
-        pictures,
-        from_y + back[:, 2, 1, None, None],
-        from_x + back[:, 2, 0, None, None],
-        border="reflect101",
-    )
+    at = torch.stack([x, y, torch.ones_like(x)], -1) @ back[:, None]  # (N, S, S, 2)
+    turned = bilinear(pictures, at[..., 1], at[..., 0], border="reflect101")
     field = draws.uniform(streams, (2, side, side), -1, 1)
     if amplitude:
         field = amplitude * smooth(field, sigma, truncate=3.0, border="reflect")

@@ -47,11 +47,7 @@ def plot_curves(
 
 
 def _draw(ax: Axes, name: str, shares: Sequence[Share], severities: Sequence[int]) -> None:
-    color = _COLORS[family(name)]
-    low, high = [100 * s.low for s in shares], [100 * s.high for s in shares]
-    ax.fill_between(severities, low, high, color=color, alpha=0.18, linewidth=0)
-    values = [100 * (s.value or 0) for s in shares]
-    ax.plot(severities, values, color=color, marker="o", markersize=3, linewidth=1.5)
+    plotting.draw_shares(ax, severities, shares, _COLORS[family(name)], marker="o")
     plotting.lines(ax, xlabel="", ylabel="")
     ax.set_title(words(name) + (" *" if name == "frost" else ""), fontsize=8, pad=3)
     ax.set_ylim(0, 100)

@@ -6,7 +6,6 @@ a checkpoint keeps.
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -18,8 +17,8 @@ import torch
 from torch import Tensor
 
 from featviz import results
-from featviz.attacks.checks import check_batch_size
 from featviz.attacks.evaluation import classify
+from featviz.attacks.options import check_batch_size
 from featviz.checkpoints import Arrays, Checkpoint, open_checkpoint
 from featviz.corruptions.apply import corrupt
 from featviz.corruptions.constants import CORRUPTIONS, SEVERITIES, settings
@@ -92,12 +91,7 @@ def corruption_table(
         "batch_size": size,
         "labels": "predictions" if given.labels is None else "given",
     }
-    values = given.pictures.contiguous().numpy().tobytes()
-    job = parameters | {
-        "model": model.record(),
-        "seed": seed,
-        "pictures": hashlib.sha256(values).hexdigest(),
-    }
+    job = parameters | {"model": model.record(), "seed": seed, "pictures": given.sha256}
 
     def corrupted(batch: Tensor, name: str, severity: int) -> Tensor:
         return corrupt(batch.to(model.device), name, severity, seed=seed, jpeg=jpeg)
@@ -120,7 +114,7 @@ def corruption_table(
         ),
         model_name=model.name,
         data_name=given.data_name,
-        classes=tuple(model.class_name(c) for c in range(len(model.classes))),
+        classes=model.class_names,
         names=given.names,
         labels=own,
         predicted_labels=given.labels is None,

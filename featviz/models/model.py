@@ -149,6 +149,11 @@ class Model(nn.Module):
         """The short name of a class: "goldfish" of "goldfish, Carassius auratus"."""
         return self.classes[index].partition(",")[0]
 
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The short names of all classes."""
+        return tuple(map(self.class_name, range(len(self.classes))))
+
     def find_class(self, name: str) -> int | None:
         """The class of a synset or a name, or None. Exact spelling first, then without case."""
         for spelled in (str, str.casefold):

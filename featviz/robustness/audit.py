@@ -15,7 +15,6 @@ batch, so a run that was killed and given again ends with the same bytes.
 
 from __future__ import annotations
 
-import hashlib
 import math
 import sys
 import time
@@ -29,8 +28,7 @@ import numpy as np
 import torch
 
 from featviz import results
-from featviz.attacks.checks import check_batch_size, check_eps, check_norm
-from featviz.attacks.options import choose_precision
+from featviz.attacks.options import check_batch_size, check_eps, check_norm, choose_precision
 from featviz.checkpoints import Checkpoint, open_checkpoint
 from featviz.datasets import LabeledPictures, Pictures, read_labeled
 from featviz.errors import UserError, nearest, public
@@ -148,7 +146,13 @@ def audit(
         "precision": chosen,
         "labels": "predictions" if given.labels is None else "given",
     }
-    job = parameters | _digests(model, given, against or {}) | {"seed": seed}
+    job = parameters | {
+        "model": model.record(),
+        "pictures": given.sha256,
+        "against_sha256": [other.sha256 for other in (against or {}).values()],
+        "given_labels": None if given.labels is None else given.labels.tolist(),
+        "seed": seed,
+    }
     with open_checkpoint(checkpoint, job) as kept:
         work = Work(kept, progress)
         with frozen(model):
@@ -231,19 +235,6 @@ def _check_options(
             )
 
 
-def _digests(
-    model: Model, given: LabeledPictures, against: Mapping[str, Model]
-) -> dict[str, object]:
-    """What the pieces depend on besides the parameters."""
-    pictures = given.pictures.contiguous().numpy()
-    return {
-        "model": model.record(),
-        "pictures": hashlib.sha256(pictures.tobytes()).hexdigest(),
-        "against_sha256": [other.sha256 for other in against.values()],
-        "given_labels": None if given.labels is None else given.labels.tolist(),
-    }
-
-
 def _checks(clean: CleanPass, states: Sequence[NormState]) -> list[Check]:
     """All checks: of the model, of the attacks over all norms, of the ranges."""
     right, n = len(clean.correct), len(clean.labels)
@@ -303,7 +294,7 @@ def _result(
         warnings=(*given.warnings, *part_warnings),
         model_name=model.name,
         data_name=given.data_name,
-        classes=tuple(model.class_name(c) for c in range(len(model.classes))),
+        classes=model.class_names,
         names=given.names,
         labels=clean.labels,
         predicted_labels=given.labels is None,

@@ -241,7 +241,7 @@ def equal_norm_changes(
     the corruption cannot reach them (a uniform picture).
     """
     wanted = projections.l2_distance(pictures, adversarial)
-    streams = (projections.generator(projections.picture_key(p.cpu(), seed), 5) for p in pictures)
+    streams = projections.picture_streams(pictures, seed, 5)
     noise = torch.stack([torch.randn(pictures.shape[1:], generator=s) for s in streams])
     blur = corrupt(pictures, *CORRUPTION, seed=seed) - pictures
     changes = {"noise": noise.to(pictures), "blur": blur}
@@ -465,17 +465,13 @@ def feature_path(
     length = axis.norm().clamp(min=1e-12)
     axis = axis / length
 
-    def split(values: Tensor) -> tuple[Tensor, Tensor]:
-        """Coordinate along the axis, and what is orthogonal to it."""
-        along = torch.mv(values - start, axis)
-        return along, values - start - torch.outer(along, axis)
-
-    both = split(vectors[own | other])[1]
+    both = vectors[own | other] - start
+    both = both - torch.outer(both @ axis, axis)
     across = torch.linalg.svd(both - both.mean(0), full_matrices=False)[2][0]
     across = across * torch.sign(across[across.abs().argmax()])  # the sign of an SVD is arbitrary
+    basis = torch.stack([axis, across], 1) / length
 
     def plane(values: Tensor) -> Tensor:
-        along, rest = split(values)
-        return torch.stack([along, torch.mv(rest, across)], 1).div(length)
+        return torch.matmul(values - start, basis)
 
     return FeaturePath(layer, points, plane(space), plane(vectors), rows, predictions)

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from featviz import plotting
-from featviz.attacks.figures import short, shown_perturbation
+from featviz.attacks.figures import name_rows, short, shown_perturbation
 from featviz.attacks.projections import l2_distance
 from featviz.robustness.diagnosis import (
     KINDS,
@@ -85,8 +85,7 @@ def plot_classes(found: LayerDiagnosis) -> Figure:
     right.barh(
         range(len(order)), [counts[layer] for layer in order], color=plotting.RED, height=0.66
     )
-    right.set_yticks(range(len(order)), [short(layer, 16) for layer in order])
-    right.invert_yaxis()
+    name_rows(right, [short(layer, 16) for layer in order])
     plotting.lines(right, xlabel="pictures", ylabel="")
     right.set_title("nearer to the predicted class from", fontsize=8, color=plotting.INK)
     right.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -149,11 +148,8 @@ def _draw_attributions(figure: Figure, axes: Any, shown: PictureDiagnosis) -> No
     image = None
     for ax, (values, title) in zip(axes, titled, strict=False):
         ax.axis("on")
-        image = ax.imshow(
-            values.numpy(), cmap=plotting.DIVERGING, vmin=-end, vmax=end, interpolation="nearest"
-        )
-        plotting.bare(ax, title)
-        plotting.frame(ax)
+        image = plotting.show_map(ax, values, -end, end)
+        ax.set_title(title, fontsize=8, color=plotting.INK, pad=3)
     assert image is not None
     bar = figure.colorbar(
         image,
@@ -203,9 +199,7 @@ def _draw_unit(axes: Sequence[Axes], found: MarginChange, unit: UnitContribution
     if found.has_maps:
         end = max(float(unit.before.max()), float(unit.after.max()), 1e-12)
         for ax, values in zip(axes[1:], (unit.before, unit.after), strict=True):
-            ax.imshow(
-                values.numpy(), cmap=plotting.SEQUENTIAL, vmin=0, vmax=end, interpolation="nearest"
-            )
+            plotting.show_map(ax, values, 0, end)
         return
     ax, means = axes[1], [float(v.double().mean()) for v in (unit.before, unit.after)]
     ax.barh([0, 1], means, color=[plotting.INK, plotting.RED], height=0.62)

@@ -333,7 +333,7 @@ def diagnose(
             seed=seed,
         ),
         model_name=model.name,
-        classes=tuple(model.class_name(c) for c in range(len(model.classes))),
+        classes=model.class_names,
         names=names,
         labels=labels,
         predicted=predicted,

@@ -10,7 +10,8 @@ from __future__ import annotations
 import hashlib
 import math
 from collections import Counter
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -74,19 +75,31 @@ class Batch:
         self.gains: list[float] = []
         self.passes = np.zeros(2, np.int64)
 
-    def options(self, at: Tensor | slice = slice(None)) -> AttackOptions:
-        """Of every attack on the rows `at`."""
+    def run(
+        self,
+        attack: Callable[..., AttackResult],
+        at: Tensor | slice = slice(None),
+        *,
+        margin: float = 0.0,
+        eight_bit: bool = False,
+        **keywords: Any,
+    ) -> AttackResult:
+        """Run an attack on the rows `at` and count its passes."""
         clean = self.clean
-        return AttackOptions(
+        options = AttackOptions(
             clean=self.logits[at],
             seed=clean.seed,
             batch_size=clean.batch_size,
             precision=clean.precision,
+            margin=margin,
+            eight_bit=eight_bit,
         )
+        found = attack(clean.attacked, self.x[at], self.y[at], options=options, **keywords)
+        self.passes += (int(found.forwards.sum()), int(found.backwards.sum()))
+        return found
 
     def take(self, found: AttackResult, at: Tensor | None = None, attack: str = "") -> Tensor:
         """Judge the successes of an attack on the rows `at`; (n,) distances, inf where none."""
-        self.passes += (int(found.forwards.sum()), int(found.backwards.sum()))
         at = torch.arange(len(self.x)) if at is None else at
         hits = found.success.cpu().nonzero()[:, 0]
         distance = torch.full((len(at),), math.inf, dtype=torch.float64)

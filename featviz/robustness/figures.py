@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from featviz import plotting
-from featviz.attacks.figures import short, shown_perturbation
+from featviz.attacks.figures import draw_rates, name_rows, short, shown_perturbation
 from featviz.robustness.norm_audit import (
     AdversarialExample,
     ClassAccuracy,
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_DRAWN = {  # attack -> color, marker, size, label
-    "noise": (plotting.GREEN, "s", 3.5, "random noise"),
-    "fgsm": (plotting.ORANGE, "^", 4, "one step (FGSM)"),
+_DRAWN = {  # attack -> color, marker, label
+    "noise": (plotting.GREEN, "s", "random noise"),
+    "fgsm": (plotting.ORANGE, "^", "one step (FGSM)"),
 }
 
 
@@ -44,22 +44,12 @@ def _draw_curves(ax: Axes, found: NormAudit) -> None:
     corners = [0.0, *values[values <= top].tolist(), top]
     shares = [share(found.correct(eps), n) for eps in corners]
     x = [scale * eps for eps in corners]
-    low, high = [100 * s.low for s in shares], [100 * s.high for s in shares]
-    blue: dict[str, Any] = {"color": plotting.BLUE}
-    ax.fill_between(x, low, high, alpha=0.15, linewidth=0, step="post", **blue)
-    heights = [100 * s.hits / n for s in shares]
-    ax.step(x, heights, linewidth=1.7, where="post", label="all attacks", **blue)
+    plotting.draw_shares(ax, x, shares, plotting.BLUE, label="all attacks", steps=True)
     at, counts = [scale * eps for eps in grid], found.counts()
-    for attack, (color, marker, size, label) in _DRAWN.items():
+    for attack, (color, marker, label) in _DRAWN.items():
         if attack in counts:
             y = [100 * (k or 0) / n for k in counts[attack]]
-            style: dict[str, Any] = {
-                "color": color,
-                "marker": marker,
-                "markersize": size,
-                "label": label,
-            }
-            ax.plot(at, y, linewidth=1.2, **style)
+            ax.plot(at, y, linewidth=1.2, color=color, marker=marker, markersize=4, label=label)
     if found.second_attacks:
         ax.plot(
             [scale * second.eps for second in found.second_attacks],
@@ -83,8 +73,8 @@ def _draw_curves(ax: Axes, found: NormAudit) -> None:
     if middle is not None and middle < found.eps[-1]:
         place = scale * middle
         text = f"median {place:.3g}{'/255' if found.norm == 'linf' else ''} "
-        ax.annotate(text, (place, 6), ha="right", fontsize=7.5, **blue)
-        ax.axvline(place, linewidth=0.8, linestyle=":", **blue)
+        ax.annotate(text, (place, 6), ha="right", fontsize=7.5, color=plotting.BLUE)
+        ax.axvline(place, linewidth=0.8, linestyle=":", color=plotting.BLUE)
 
 
 def plot_distances(norms: Sequence[NormAudit], margins: Tensor) -> Figure:
@@ -176,7 +166,7 @@ def plot_classes(
         markeredgewidth=1.6,
         label="clean",
     )
-    _name_rows(ax, [f"{short(classes[row.label])} (n = {row.n})" for row in rows])
+    name_rows(ax, [f"{short(classes[row.label])} (n = {row.n})" for row in rows])
     plotting.lines(ax, xlabel=f"accuracy at {where} (%)", ylabel="")
     ax.tick_params(axis="y", labelsize=7)
     ax.set_xlim(-2, 102)
@@ -197,7 +187,7 @@ def plot_confusions(pairs: Sequence[Confusion], classes: Sequence[str]) -> Figur
     for label, (counts, color) in bars.items():
         ax.barh(range(len(pairs)), counts, color=color, height=0.66, label=label)
     names = [f"{short(classes[p.label])} → {short(classes[p.predicted])}" for p in pairs]
-    _name_rows(ax, names)
+    name_rows(ax, names)
     plotting.lines(ax, xlabel="pictures", ylabel="")
     ax.tick_params(axis="y", labelsize=7)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -209,18 +199,10 @@ def plot_transfer(bars: Mapping[str, tuple[Share, Share | None]]) -> Figure:
     """Share of adversarial pictures that still fool, with that of noise, by condition."""
     figure = plotting.new_figure(5.6, 0.9 + 0.3 * len(bars))
     ax = figure.subplots()
-    for y, (s, noise) in enumerate(bars.values()):
-        ax.barh(y, 100 * (s.value or 0), color=plotting.BLUE, height=0.55)
-        ax.plot([100 * s.low, 100 * s.high], [y, y], color=plotting.INK, linewidth=1.2)
+    rates = {f"{name} (n = {s.n})": s for name, (s, _) in bars.items()}
+    draw_rates(ax, rates, "still fool (%)", [plotting.BLUE])
+    for y, (_, noise) in enumerate(bars.values()):
         if noise is not None and noise.value is not None:
             tick: dict[str, Any] = {"color": plotting.GREEN, "markersize": 13, "markeredgewidth": 2}
             ax.plot([100 * noise.value], [y], "|", **tick)
-    _name_rows(ax, [f"{name} (n = {s.n})" for name, (s, _) in bars.items()])
-    plotting.lines(ax, xlabel="still fool (%)", ylabel="")
-    ax.set_xlim(0, 102)
     return figure
-
-
-def _name_rows(ax: Axes, names: Sequence[str]) -> None:
-    ax.set_yticks(range(len(names)), names)
-    ax.invert_yaxis()

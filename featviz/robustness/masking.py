@@ -34,6 +34,8 @@ SLOPE_STEP = 0.25 / 255
 """over which the gradient is compared with the change of the logits"""
 WINDOW = 8 / 255
 """width of the random moves of I2, as in the paper"""
+_DRAWS = 8
+"""random moves of I2"""
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,7 @@ class Check:
         return f"{self.name}: {self.meaning}{shown}; {self.remedy}"
 
 
-def above(name: str, value: float | None, limit: float, *, meaning: str, remedy: str) -> Check:
+def above(name: str, value: float | None, limit: float, meaning: str, remedy: str) -> Check:
     """A check that is flagged when its value is above the limit."""
     return Check(name, value, limit, value is not None and value > limit, meaning, remedy)
 
@@ -96,9 +98,8 @@ def probe(
     *,
     batch_size: int,
     seed: int = 0,
-    draws: int = 8,
 ) -> Probe:
-    """Outputs and gradients of a model, in about `draws` + 7 passes per picture.
+    """Outputs and gradients of a model, in 15 passes per picture.
 
     model: pictures (N, 3, H, W) in [0, 1] to logits, within `frozen`
     pictures, labels: (N, 3, H, W) and (N,), best those that the model classifies right
@@ -116,11 +117,16 @@ def probe(
     def margins(x: Tensor) -> Tensor:
         return _ahead(logits(x).double(), other, labels)
 
+    def noisy(radius: float) -> Tensor:
+        drawn = [torch.rand(pictures.shape[1:], generator=stream) for stream in streams]
+        noise = (radius * (2 * torch.stack(drawn) - 1)).to(pictures)
+        return (pictures + noise).clamp(0, 1)
+
     gradient, reason = margin_gradient(model, pictures, labels, other, batch_size=batch_size)
     undefined = ~gradient.flatten(1).isfinite().all(1)
-    streams = [projections.generator(projections.picture_key(p, seed), 77) for p in pictures]
-    still = (logits(_jittered(pictures, TINY, streams)) == first).all(1)
-    moves = (logits(_jittered(pictures, WINDOW, streams)) != first).any(1)
+    streams = projections.picture_streams(pictures, seed, 77)
+    still = (logits(noisy(TINY)) == first).all(1)
+    moves = (logits(noisy(WINDOW)) != first).any(1)
     steady = (first == again).all(1)
 
     direction = SLOPE_STEP * gradient.sign().nan_to_num()
@@ -129,7 +135,7 @@ def probe(
     slopes = ((margins(up) - margins(down)) / predicted)[(predicted != 0) & ~undefined]
     clean = first.double()
     before = _ahead(clean, other, labels)
-    moved = [margins(_jittered(pictures, WINDOW / 2, streams)) for _ in range(draws)]
+    moved = [margins(noisy(WINDOW / 2)) for _ in range(_DRAWS)]
     change = (torch.stack(moved) - before).abs().mean(0).sum()
     top = clean.topk(2, 1).values
     n = len(pictures)
@@ -145,7 +151,7 @@ def probe(
         stepped=share(still & moves),
         slope=float(slopes.median()) if len(slopes) else None,
         unstable=float(change / before.abs().sum().clamp(min=1e-300)),
-        forwards=n * (7 + draws),
+        forwards=n * (7 + _DRAWS),
         backwards=n,
     )
 
@@ -184,8 +190,8 @@ def model_checks(seen: Probe) -> list[Check]:
             "stochastic model",
             seen.randomised,
             0.0,
-            meaning="share of pictures whose logits differ between two equal passes",
-            remedy="noise in the model masks its gradient and no count is repeatable; switch it "
+            "share of pictures whose logits differ between two equal passes",
+            "noise in the model masks its gradient and no count is repeatable; switch it "
             "off, or average the gradient over many passes (EOT)",
         ),
         Check(
@@ -200,8 +206,8 @@ def model_checks(seen: Probe) -> list[Check]:
             "enormous logits",
             seen.margin,
             1000.0,
-            meaning="median distance of the two largest logits",
-            remedy="cross-entropy is exactly 0 there and so is its gradient; featviz's steps do "
+            "median distance of the two largest logits",
+            "cross-entropy is exactly 0 there and so is its gradient; featviz's steps do "
             "not depend on the scale, other tools' may",
         ),
         Check(
@@ -217,24 +223,24 @@ def model_checks(seen: Probe) -> list[Check]:
             "zero gradients",
             seen.zero,
             0.02,
-            meaning="share of clean pictures at which the gradient is exactly 0 (I1)",
-            remedy="rounding or saturation masks it and gradient attacks find too little; replace "
+            "share of clean pictures at which the gradient is exactly 0 (I1)",
+            "rounding or saturation masks it and gradient attacks find too little; replace "
             "that operation by a smooth one in the backward pass (BPDA)",
         ),
         above(
             "undefined gradients",
             seen.undefined,
             0.0,
-            meaning="share of clean pictures at which the gradient is not finite (I1)",
-            remedy="one such value stops an attack; find the division or root that causes it",
+            "share of clean pictures at which the gradient is not finite (I1)",
+            "one such value stops an attack; find the division or root that causes it",
         ),
         above(
             "quantized input",
             seen.stepped,
             0.1,
-            meaning=f"share of pictures whose logits do not change at all under noise of {TINY:g}, "
+            f"share of pictures whose logits do not change at all under noise of {TINY:g}, "
             "but do under larger noise",
-            remedy="the model is piecewise constant, so gradients are 0 or meaningless; attack "
+            "the model is piecewise constant, so gradients are 0 or meaningless; attack "
             "a copy without the rounding",
         ),
         Check(
@@ -251,9 +257,9 @@ def model_checks(seen: Probe) -> list[Check]:
             "unstable predictions",
             seen.unstable,
             0.5,
-            meaning=f"change of the margin under random noise of ±{WINDOW * 255 / 2:g}/255, "
+            f"change of the margin under random noise of ±{WINDOW * 255 / 2:g}/255, "
             "relative to the margin (I2)",
-            remedy="the loss is rough; average the gradient over random noise (EOT)",
+            "the loss is rough; average the gradient over random noise (EOT)",
         ),
     ]
 
@@ -367,9 +373,9 @@ def attack_checks(seen: Evidence) -> list[Check]:
             "incomplete optimization",
             seen.late,
             0.05,
-            meaning="median share of the gain that came in the last tenth of the steps, of failed "
+            "median share of the gain that came in the last tenth of the steps, of failed "
             "attacks (I4)",
-            remedy="the attack has not converged; more steps would find more",
+            "the attack has not converged; more steps would find more",
         ),
         _share(
             "transfer failure",
@@ -408,8 +414,8 @@ def range_checks(
             "eps beyond every picture",
             largest,
             0.999999,
-            meaning="the smallest eps of a grid, over the one that makes any picture gray",
-            remedy="no picture can be robust there; is the unit right (8/255, not 8)?",
+            "the smallest eps of a grid, over the one that makes any picture gray",
+            "no picture can be robust there; is the unit right (8/255, not 8)?",
         ),
         Check(
             "eps below one level",
@@ -437,12 +443,3 @@ def _share(name: str, count: int, of: int, limit: float, meaning: str, remedy: s
     value = count / of if of else None
     flagged = bool(of) and count > max(1 if limit else 0, limit * of)
     return Check(name, value, limit, flagged, f"{count} of {of} pictures {meaning}", remedy)
-
-
-def _jittered(pictures: Tensor, radius: float, streams: list[torch.Generator]) -> Tensor:
-    """Pictures under uniform noise of ±radius, each from its own stream, within [0, 1]."""
-    noise = torch.stack(
-        [torch.rand(pictures.shape[1:], generator=s, dtype=torch.float32) for s in streams]
-    )
-    noise = (radius * (2 * noise - 1)).to(pictures.device, pictures.dtype)
-    return (pictures + noise).clamp(0, 1)

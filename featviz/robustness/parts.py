@@ -8,10 +8,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -99,21 +98,15 @@ def fool_by_margin(clean: CleanPass) -> Fooled | None:
     def attacked() -> Arrays:
         batch = Batch(clean, rows, "linf")
         margin = max(float(clean.margins[rows].median()), 1e-6)
-        found = pgd(
-            clean.attacked,
-            batch.x,
-            batch.y,
-            eps=FOOLED_EPS,
-            steps=_FOOLED_STEPS,
-            random_start=False,
-            options=replace(batch.options(), margin=margin),
+        found = batch.run(
+            pgd, margin=margin, eps=FOOLED_EPS, steps=_FOOLED_STEPS, random_start=False
         )
         predicted = clean.predict(found.adversarial)
-        passes = [int(found.forwards.sum()) + len(rows), int(found.backwards.sum())]
+        batch.passes[0] += len(rows)
         return {
             "adversarial": found.adversarial.cpu().numpy(),
             "predicted": predicted.cpu().numpy(),
-            "passes": np.array(passes),
+            "passes": batch.passes,
         }
 
     piece = clean.work.piece("fooled", attacked)

@@ -7,7 +7,7 @@ those that are left meet Square. What they fool enters the curve and counts agai
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from torch import Tensor
@@ -48,16 +48,11 @@ def _attack(
 
     def attacked(rows: Tensor) -> Arrays:
         batch = Batch(clean, rows, norm)
-        given = (clean.attacked, batch.x, batch.y)
-        if check == "ensemble":
-            found = ensemble(
-                *given, eps=eps, norm=norm, steps=steps, queries=0, options=batch.options()
-            )
-        else:
-            loss = "dlr" if clean.logits.shape[1] >= 3 else "ce"
-            found = apgd(
-                *given, eps=eps, norm=norm, steps=steps, loss=loss, options=batch.options()
-            )
+        own: dict[str, Any] = {"queries": 0}
+        if check == "apgd":
+            own = {"loss": "dlr" if clean.logits.shape[1] >= 3 else "ce"}
+        program = apgd if check == "apgd" else ensemble
+        found = batch.run(program, eps=eps, norm=norm, steps=steps, **own)
         batch.take(found)
         batch.trace(found, steps)
         first = found.first_step.cpu()[found.success.cpu()]
@@ -82,16 +77,7 @@ def _black_box(state: NormState, eps: float, queries: int) -> tuple[int, int]:
 
     def attacked() -> Arrays:
         batch = Batch(clean, rows, norm)
-        found = square(
-            clean.attacked,
-            batch.x,
-            batch.y,
-            eps=eps,
-            norm=norm,
-            queries=queries,
-            options=batch.options(),
-        )
-        batch.take(found)
+        batch.take(batch.run(square, eps=eps, norm=norm, queries=queries))
         return batch.arrays()
 
     piece = clean.work.piece(f"{norm}-black-box", attacked)

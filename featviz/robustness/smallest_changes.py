@@ -9,11 +9,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -54,9 +52,7 @@ def smallest_changes(clean: CleanPass, norm: str, grid: tuple[float, ...], steps
 def _search(clean: CleanPass, rows: Tensor, norm: str, grid: Sequence[float], steps: int) -> Arrays:
     """All attacks of this stage on one batch."""
     batch, n = Batch(clean, rows, norm), len(rows)
-    found = minimal(
-        clean.attacked, batch.x, batch.y, norm=norm, steps=steps, options=batch.options()
-    )
+    found = batch.run(minimal, norm=norm, steps=steps)
     measured = {name: torch.full((n,), math.inf, dtype=torch.float64) for name in MEASURED}
     measured["search_distance"] = batch.take(found)
     batch.trace(found, steps)
@@ -81,14 +77,7 @@ def _search(clean: CleanPass, rows: Tensor, norm: str, grid: Sequence[float], st
 
 def _unbounded(batch: Batch, at: Tensor, steps: int) -> int:
     """How many pictures stay right when every pixel may take any value: a sign of failure."""
-    found = pgd(
-        batch.clean.attacked,
-        batch.x[at],
-        batch.y[at],
-        eps=1.0,
-        steps=max(10, steps // 4),
-        options=batch.options(at),
-    )
+    found = batch.run(pgd, at, eps=1.0, steps=max(10, steps // 4))
     batch.take(found, at, "pgd, unbounded")
     return int((~found.success).sum())
 
@@ -132,10 +121,9 @@ def _one_step(batch: Batch, grid: Sequence[float]) -> Tensor:
 
 def _noise(batch: Batch, grid: Sequence[float]) -> Tensor:
     """(len(grid), n) bool: right under noise as large as the ball allows."""
-    keys = [projections.picture_key(p.cpu(), batch.clean.seed) for p in batch.x]
     correct = []
     for k, eps in enumerate(grid):
-        streams = (projections.generator(key, 1_000_000 + k) for key in keys)
+        streams = projections.picture_streams(batch.x, batch.clean.seed, 1_000_000 + k)
         pairs = zip(batch.x, streams, strict=True)
         noisy = torch.stack([projections.random_noise(p, eps, batch.norm, s) for p, s in pairs])
         correct.append((batch.clean.predict(noisy) == batch.y).cpu())
@@ -153,15 +141,14 @@ def _eight_bit(batch: Batch, grid: Sequence[float]) -> Tensor:
     found = torch.full((n,), math.inf, dtype=torch.float64)
     at, radii = torch.arange(n), torch.full((n,), max(usable, default=0.0), dtype=torch.float64)
     while usable and len(at):
-        tried = pgd(
-            batch.clean.attacked,
-            batch.x[at],
-            batch.y[at],
+        tried = batch.run(
+            pgd,
+            at,
+            eight_bit=True,
             eps=radii,
             norm=batch.norm,
             steps=_EIGHT_BIT_STEPS,
             random_start=False,
-            options=replace(batch.options(at), eight_bit=True),
         )
         distance = batch.take(tried, at, "pgd, 8-bit")
         won = tried.success.cpu()
@@ -182,12 +169,9 @@ def _converge(state: NormState, steps: int) -> None:
 
     def shorter(fewer: int) -> Arrays:
         batch = Batch(clean, rows, norm)
-        found = minimal(
-            clean.attacked, batch.x, batch.y, norm=norm, steps=fewer, options=batch.options()
-        )
-        distance = torch.where(found.success, found.distance, math.inf).cpu()
-        passes = np.array([int(found.forwards.sum()), int(found.backwards.sum())])
-        return {"distance": distance.numpy(), "passes": passes}
+        found = batch.run(minimal, norm=norm, steps=fewer)
+        distance = torch.where(found.success, found.distance, math.inf)
+        return {"distance": distance.numpy(), "passes": batch.passes}
 
     for fewer in (steps // 4, steps // 2):
         if fewer >= FEWEST_STEPS:

@@ -23,8 +23,8 @@ from torch import Tensor, nn
 
 from featviz import images, results
 from featviz.attacks import projections
-from featviz.attacks.checks import check_batch_size
 from featviz.attacks.evaluation import classify
+from featviz.attacks.options import check_batch_size
 from featviz.errors import UserError, public
 from featviz.images import check_pictures
 from featviz.models.frozen import frozen
@@ -240,13 +240,10 @@ def _predictions(
 
 def _noise_like(clean: Tensor, adversarial: Tensor, seed: int) -> Tensor:
     """Each picture with random signs as large as its perturbation is in L2."""
-    parts = []
-    for picture, changed in zip(clean, adversarial, strict=True):
-        stream = projections.generator(projections.picture_key(picture, seed), 50)
-        signs = torch.randint(0, 2, picture.shape, generator=stream).mul(2).sub(1)
-        size = float((changed.double() - picture.double()).square().mean().sqrt())
-        parts.append((picture + size * signs).clamp(0, 1))
-    return torch.stack(parts)
+    streams = projections.picture_streams(clean, seed, 50)
+    signs = torch.stack([projections.random_signs(clean.shape[1:], s) for s in streams])
+    size = projections.l2_distance(clean, adversarial) / clean[0].numel() ** 0.5
+    return (clean + projections.column(size).to(clean.dtype) * signs).clamp(0, 1)
 
 
 def resized_to(pictures: Tensor, side: int) -> Tensor:
