@@ -236,9 +236,13 @@ class AutoPGD(BallAttack):
             size = batch.pictures[0].numel()
             self.changed = torch.full_like(batch.eps, size)
             self.share = torch.full_like(batch.eps, 0.2)
-            if batch.attempt == 0 and batch.starts is not None:  # as sparse as it begins
-                self.changed = projections.distance(batch.pictures, self.x, "l0")
-                self.share = self.changed.clamp(min=1.5) / size / 1.5
+            if batch.attempt == 0 and batch.starts is not None:
+                self._count_changed(batch)
+
+    def _count_changed(self, batch: Batch) -> None:
+        """Steps as sparse as the change is now."""
+        self.changed = projections.distance(batch.pictures, self.x, "l0")
+        self.share = self.changed.clamp(min=1.5) / batch.pictures[0].numel() / 1.5
 
     def counts(self, step: int) -> bool:
         return self.factors[step] <= 1
@@ -248,17 +252,16 @@ class AutoPGD(BallAttack):
         if self.loss_name == "ce":
             scale = self._scale(z, rows)
             return losses.cross_entropy(z, labels, targeted=batch.targeted, scale=scale)
-        if self.loss_name == "margin":
-            return losses.margin(z, labels, targeted=batch.targeted)
-        needed = 3 if self.loss_name == "dlr" else 4
+        needed = {"dlr": 3, "dlr-towards": 4}.get(self.loss_name, 0)
         if z.shape[1] < needed:
             raise UserError(
                 f"the {'' if needed == 3 else 'targeted '}DLR loss needs {needed} classes, "
                 f'this model has {z.shape[1]}; take loss="margin"'
             )
-        if self.loss_name == "dlr":
-            return losses.dlr(z, labels, targeted=batch.targeted)
-        return losses.dlr_towards(z, labels, batch.aims)
+        if needed == 4:
+            return losses.dlr_towards(z, labels, batch.aims)
+        kind = losses.dlr if needed else losses.margin
+        return kind(z, labels, targeted=batch.targeted)
 
     def step(self, seen: Evaluation, batch: Batch, step: int) -> None:
         self.scale = self._scale(seen.logits, slice(None))
@@ -325,8 +328,7 @@ class AutoPGD(BallAttack):
             self.scale = torch.full_like(self.scale, torch.nan if self.rescale else 1.0)
             self.eta = eps = self.factors[step + 1] * batch.eps
             self.x = projections.project(batch.pictures, self.best, eps, "l1")
-            self.changed = projections.distance(batch.pictures, self.x, "l0")
-            self.share = self.changed.clamp(min=1.5) / batch.pictures[0].numel() / 1.5
+            self._count_changed(batch)
             return
         flat = gradient.flatten(1)
         size = flat.abs()

@@ -119,7 +119,8 @@ def attack(
     if step_size is not None:
         keywords["step_size"] = step_size
     aims = own if goal is None else torch.full((count,), goal)
-    found: AttackResult = getattr(featviz, chosen.function)(model, batch, aims, **keywords)
+    function = chosen.function or method.lower().replace("-", "_")
+    found: AttackResult = getattr(featviz, function)(model, batch, aims, **keywords)
     given = {
         "pictures": list(names or ()),
         "labels": own.tolist(),

@@ -116,7 +116,7 @@ class BoundarySearch(Attack):
     def _candidates(self, logits: Tensor, batch: Batch) -> Tensor:
         """(n, K) the likeliest other classes."""
         count = 1 if batch.targeted else min(self.plan.classes, logits.shape[1] - 1)
-        return logits.scatter(1, batch.labels[:, None], -torch.inf).topk(count, 1).indices
+        return losses.others(logits, batch.labels).topk(count, 1).indices
 
     def step(self, seen: Evaluation, batch: Batch, step: int) -> None:
         change = seen.pictures.flatten(1) - self.clean
@@ -248,10 +248,9 @@ class BoundarySearch(Attack):
             self.change = middle[:, None].to(self.polished.dtype) * self.polished
             return
         # Give back the components that the average gradient has least use for.
-        use = -(self.average * self.polished)
-        use = torch.where((self.polished != 0) & ~self.needed, use, torch.inf)
-        place = use.argsort(dim=1, stable=True).argsort(dim=1, stable=True)
-        back = (place < self.bundle[:, None]) & use.isfinite()
+        spare = self.average * self.polished
+        spare = torch.where((self.polished != 0) & ~self.needed, spare, -torch.inf)
+        back = (projections.places(spare) < self.bundle[:, None]) & spare.isfinite()
         self.change = torch.where(back, 0, self.polished)
 
 

@@ -108,7 +108,7 @@ class Hyperplanes(Attack):
         return torch.stack([v for v, _ in each], 1), torch.stack([w for _, w in each], 1)
 
     def _candidates(self, logits: Tensor, batch: Batch) -> Tensor:
-        others = logits.scatter(1, batch.labels[:, None], -torch.inf)
+        others = losses.others(logits, batch.labels)
         return others.topk(min(self.count, logits.shape[1] - 1), 1).indices
 
     def step(self, seen: Evaluation, batch: Batch, step: int) -> None:

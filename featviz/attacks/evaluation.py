@@ -186,9 +186,7 @@ def won(
     logits: Tensor, labels: Tensor, *, targeted: bool, margin: float = 0.0
 ) -> tuple[Tensor, Tensor]:
     """(n,) by how many logits the attack is ahead, and (n,) bool whether that is a success."""
-    own = logits.gather(1, labels[:, None])[:, 0]
-    others = logits.scatter(1, labels[:, None], -torch.inf).amax(1)
-    ahead = own - others if targeted else others - own
+    ahead, _ = losses.margin(logits, labels, targeted=targeted)
     return ahead, ahead > margin if margin > 0 else (logits.argmax(1) == labels) == targeted
 
 

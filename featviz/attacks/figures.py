@@ -140,22 +140,33 @@ def before_and_after(
     count, cell = len(before), 1.28
     page = plotting.Page(2 * cell + 0.35 + cell * count + 0.05, 2 * cell + 0.62)
     shown, factor = shown_perturbation(change)
-    pixelated = change.shape[-1] <= 128
     ax = page.axes(0.05, 0.3, 2 * cell + 0.1, 2 * cell + 0.1)
-    plotting.show_image(ax, shown, pixelated=pixelated)
+    plotting.show_image(ax, shown, pixelated=change.shape[-1] <= 128)
     page.text(cell + 0.1, 0.15, f"{size}, shown × {factor:,.0f}", fontsize=8, ha="center")
     for c in range(count):
         left = 2 * cell + 0.3 + cell * c
         for r, (pictures, row) in enumerate(((before, clean), (after, predicted))):
-            top = 0.3 + r * (cell + 0.28)
-            ax = page.axes(left, top, cell - 0.06, cell - 0.06)
-            plotting.show_image(ax, pictures[c], pixelated=pixelated)
             changed = r == 1 and int(row[c]) != int(clean[c])
-            plotting.frame(ax, plotting.ORANGE if changed else "#bbbbbb", 1.6 if changed else 0.6)
-            color = plotting.RED if changed else plotting.INK
-            words, middle = short(classes[int(row[c])], 17), left + (cell - 0.06) / 2
-            page.text(middle, top - 0.12, words, fontsize=7.5, ha="center", color=color)
+            top = 0.3 + r * (cell + 0.28)
+            _place(page, pictures[c], (left, top, cell - 0.06), classes[int(row[c])], changed)
     return page.figure
+
+
+def _place(
+    page: plotting.Page,
+    picture: Tensor,
+    where: tuple[float, float, float],
+    words: str,
+    changed: bool,
+) -> None:
+    """A picture with its class above it; where: left, top and side."""
+    left, top, side = where
+    ax = page.axes(left, top, side, side)
+    plotting.show_image(ax, picture, pixelated=picture.shape[-1] <= 128)
+    plotting.frame(ax, plotting.ORANGE if changed else "#bbbbbb", 1.6 if changed else 0.6)
+    color = plotting.RED if changed else plotting.INK
+    words = short(words, 17)
+    page.text(left + side / 2, top - 0.12, words, fontsize=7.5, ha="center", color=color)
 
 
 def universal_rates(
@@ -189,19 +200,14 @@ def patch_row(
     """The patch and pictures (N, 3, S, S) with it, their classes with it and without."""
     cell = 1.3
     page = plotting.Page(cell * (len(pictures) + 1) + 0.25, cell + 0.5)
-    small = pictures.shape[-1] <= 128
     ax = page.axes(0.05, 0.28, cell - 0.05, cell - 0.05)
-    plotting.show_image(ax, patch, pixelated=small)
+    plotting.show_image(ax, patch, pixelated=pictures.shape[-1] <= 128)
     page.text(cell / 2, 0.14, "the patch", fontsize=8, ha="center")
     for c, picture in enumerate(pictures):
-        left = cell * (c + 1) + 0.2
-        ax = page.axes(left, 0.28, cell - 0.05, cell - 0.05)
-        plotting.show_image(ax, picture, pixelated=small)
-        plotting.frame(ax, plotting.ORANGE if won[c] else "#bbbbbb", 1.6 if won[c] else 0.6)
-        color, middle = plotting.RED if won[c] else plotting.INK, left + cell / 2 - 0.02
-        page.text(middle, 0.14, short(predicted[c], 17), fontsize=8, ha="center", color=color)
-        below = {"fontsize": 7.5, "ha": "center", "color": "#777777"}
-        page.text(middle, cell + 0.36, short(before[c], 17), **below)
+        left, words = cell * (c + 1) + 0.2, short(before[c], 17)
+        _place(page, picture, (left, 0.28, cell - 0.05), predicted[c], won[c])
+        middle = left + (cell - 0.05) / 2
+        page.text(middle, cell + 0.36, words, fontsize=7.5, ha="center", color="#777777")
     return page.figure
 
 

@@ -155,8 +155,7 @@ class AdaptiveBall(_AdaptiveRadius):
 
 def _largest(pictures: Tensor, moved: Tensor, count: Tensor) -> Tensor:
     """`moved` in the `count` (n,) components that it changes most, `pictures` in the others."""
-    size = (moved - pictures).flatten(1).abs()
-    place = size.argsort(dim=1, descending=True, stable=True).argsort(dim=1, stable=True)
+    place = projections.places((moved - pictures).flatten(1).abs())
     return torch.where((place < count[:, None]).view_as(moved), moved, pictures)
 
 

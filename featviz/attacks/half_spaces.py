@@ -3,7 +3,7 @@
 At a point of a search the margin f of the true class is linear to first order, with gradient g. To
 bring it down to the boundary the change d has to meet g.d <= c. `nearest` gives the smallest such
 change within low <= d <= high, exactly, in L2, L-infinity and L1; `fewest` the one with fewest
-components. All rows are solved side by side; each is a knapsack whose answer depends on one number:
+components. All rows are solved side by side; each is a knapsack with one unknown number:
 
     L2    clip(-t g, low, high)           t by active sets: what has met its bound is fixed
     Linf  clip(-t sign g, low, high)      t by Newton's steps up a convex function
@@ -91,7 +91,7 @@ def _nearest_linf(g: Tensor, bound: Tensor, low: Tensor, high: Tensor) -> Tensor
     way = -g.sign()
     room = torch.where(g > 0, -low, high)  # how far each component may go its way
     # The size cannot be below that of the component nearest to 0 among its bounds. From there on
-    # g.d is convex in it and falls, so that Newton's steps never pass the answer.
+    # g.d is convex in it and falls, so that Newton's steps never pass the solution.
     size = torch.clamp(torch.zeros_like(g), low, high).abs().amax(1).double()
     most = torch.maximum(high, -low).amax(1).double()
     steep = g.abs()
@@ -143,10 +143,7 @@ def fewest(
     order = score.argsort(dim=1, descending=True, stable=True)
     reached = gain.gather(1, order).cumsum(1, dtype=torch.float64)
     count = (reached < -bound[:, None]).sum(1, keepdim=True) + 1
-    place = torch.empty_like(order).scatter_(
-        1, order, torch.arange(g.shape[1], device=g.device).expand_as(order)
-    )
-    return torch.where((place < count) & (gain > 0), value, 0)
+    return torch.where((order.argsort(dim=1) < count) & (gain > 0), value, 0)
 
 
 def beyond_rounding(change: Tensor, gradient: Tensor, bound: Tensor, clean: Tensor) -> Tensor:

@@ -47,7 +47,7 @@ def linear_estimate(
     for part, own in zip(pictures.split(batch_size), labels.split(batch_size), strict=True):
         leaf, raw = with_graph(model, part)
         z = raw.detach().double()
-        others = z.scatter(1, own[:, None], -torch.inf)
+        others = losses.others(z, own)
         best, candidates = others.topk(min(among, z.shape[1] - 1), 1)
         sizes = []
         for k, aims in enumerate(candidates.T):

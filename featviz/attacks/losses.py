@@ -13,6 +13,11 @@ from torch import Tensor
 _GUARD = 1e-12
 
 
+def others(logits: Tensor, labels: Tensor) -> Tensor:
+    """The logits with those of the labels at minus infinity."""
+    return logits.scatter(1, labels[:, None], -torch.inf)
+
+
 def cross_entropy(
     logits: Tensor, labels: Tensor, *, targeted: bool = False, scale: Tensor | float = 1.0
 ) -> tuple[Tensor, Tensor]:
@@ -29,9 +34,9 @@ def cross_entropy(
     factor = torch.as_tensor(scale, dtype=torch.float64, device=logits.device)
     z = logits.double() * factor.view(-1, 1)
     own = torch.zeros_like(z).scatter_(1, labels[:, None], 1.0)
-    others = z.masked_fill(own.bool(), -torch.inf)
-    value = others.logsumexp(1) - z.gather(1, labels[:, None])[:, 0]
-    weights = others.softmax(1) - own
+    rest = others(z, labels)
+    value = rest.logsumexp(1) - z.gather(1, labels[:, None])[:, 0]
+    weights = rest.softmax(1) - own
     return (-value, -weights) if targeted else (value, weights)
 
 
@@ -48,8 +53,7 @@ def temper(logits: Tensor) -> Tensor:
 
 def margin(logits: Tensor, labels: Tensor, *, targeted: bool = False) -> tuple[Tensor, Tensor]:
     """The best other logit minus the label's (`targeted`: the other way round); above 0 it errs."""
-    best = logits.scatter(1, labels[:, None], -torch.inf).argmax(1)
-    value, weights = towards(logits, labels, best)
+    value, weights = towards(logits, labels, others(logits, labels).argmax(1))
     return (-value, -weights) if targeted else (value, weights)
 
 

@@ -14,10 +14,10 @@ _BALL = ("linf", "l2", "l1")
 class Method:
     """An attack by name."""
 
-    function: str
-    """in the package `featviz`"""
     text: str
     """what it does"""
+    function: str = ""
+    """in the package `featviz`, where it is not called like the method"""
     norms: tuple[str, ...] = _BALL
     """the first is the default"""
     steps: int | None = None
@@ -37,18 +37,16 @@ class Method:
 
 METHODS: Mapping[str, Method] = {
     "pgd": Method(
-        function="pgd",
         text="projected gradient ascent",
         steps=40,
         restarts=True,
         step_size=True,
         fixed={"random_start": False},
     ),
-    "fgsm": Method(function="fgsm", text="one gradient step"),
-    "bim": Method(function="bim", text="steps of eps / 5", steps=10, step_size=True),
-    "mi-fgsm": Method(function="mi_fgsm", text="steps with momentum", steps=10, step_size=True),
+    "fgsm": Method(text="one gradient step"),
+    "bim": Method(text="steps of eps / 5", steps=10, step_size=True),
+    "mi-fgsm": Method(text="steps with momentum", steps=10, step_size=True),
     "apgd": Method(
-        function="apgd",
         text="step sizes of its own",
         steps=100,
         restarts=True,
@@ -60,20 +58,16 @@ METHODS: Mapping[str, Method] = {
         steps=100,
         targeted=False,
     ),
-    "ensemble": Method(function="ensemble", text="all in turn", steps=100, targeted=False),
+    "ensemble": Method(text="all in turn", steps=100, targeted=False),
     "square": Method(
-        function="square",
         text="without any gradient",
         norms=("linf", "l2"),
         steps=1000,
         keyword="queries",
         counted="queries",
     ),
-    "noise": Method(
-        function="noise", text="random noise", steps=10, keyword="draws", counted="draws"
-    ),
+    "noise": Method(text="random noise", steps=10, keyword="draws", counted="draws"),
     "minimal": Method(
-        function="minimal",
         text="the smallest change that fools",
         norms=("linf", "l2", "l1", "l0"),
         steps=100,
@@ -81,21 +75,18 @@ METHODS: Mapping[str, Method] = {
         ball=False,
     ),
     "fmn": Method(
-        function="fmn",
         text="smallest change by adaptive balls",
         norms=("linf", "l2", "l1", "l0"),
         steps=100,
         ball=False,
     ),
     "ddn": Method(
-        function="ddn",
         text="smallest change by direction and norm",
         norms=("l2",),
         steps=100,
         ball=False,
     ),
     "deepfool": Method(
-        function="deepfool",
         text="smallest change by linearizations",
         norms=("l2", "linf", "l1"),
         steps=50,
@@ -103,7 +94,6 @@ METHODS: Mapping[str, Method] = {
         targeted=False,
     ),
     "superdeepfool": Method(
-        function="superdeepfool",
         text="the same with projections on the boundary's normal",
         norms=("l2",),
         steps=100,
@@ -111,7 +101,6 @@ METHODS: Mapping[str, Method] = {
         targeted=False,
     ),
     "sigma-zero": Method(
-        function="sigma_zero",
         text="fewest changed values",
         norms=("l0",),
         steps=1000,

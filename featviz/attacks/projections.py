@@ -170,6 +170,11 @@ def vector_norm(change: Tensor, norm: str) -> Tensor:
     return size
 
 
+def places(values: Tensor) -> Tensor:
+    """The place of each value in its row (N, n), the largest first; equal ones keep their order."""
+    return values.argsort(dim=1, descending=True, stable=True).argsort(dim=1, stable=True)
+
+
 def distance(one: Tensor, other: Tensor, norm: str) -> Tensor:
     """(N,) in float64, in the norm named: linf, l2, l1 or l0 (values of one channel)."""
     return vector_norm(one.double() - other.double(), norm)

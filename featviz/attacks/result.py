@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from featviz import results
-from featviz.attacks import figures, projections
+from featviz.attacks import figures, losses, projections
 from featviz.attacks.options import AttackOptions, Classifier
 from featviz.attacks.projections import NORM_NAMES, eps_text
 from featviz.models.model import Model
@@ -273,15 +273,17 @@ class AttackResult(results.Result):
         for i in range(len(self)):
             clean, moved = self.originals[i : i + 1], self.adversarial[i : i + 1].cpu()
             sizes = [float(projections.distance(clean.cpu(), moved, norm)) for norm in NORM_NAMES]
-            z, own = self.logits_after[i].double(), int(self.labels[i])
-            others = z.clone().index_fill(0, torch.tensor([own]), -math.inf).max()
+            one = slice(i, i + 1)
+            ahead, _ = losses.margin(
+                self.logits_after[one].cpu(), self.labels[one].cpu(), targeted=self.targeted
+            )
             rows.append(
                 (
                     self.name(i),
-                    self.class_name(own),
+                    self.class_name(int(self.labels[i])),
                     self.class_name(int(self.predicted[i])),
                     int(self.success_8bit[i]),
-                    float(others - z[own]) * (-1 if self.targeted else 1),
+                    float(ahead),
                     *sizes,
                     float(moved.min()),
                     float(moved.max()),

@@ -103,38 +103,36 @@ def spatial(
             return classify(model, batch, batch_size=batch_size).argmax(1)
 
         clean = judge(x)
-        predicted = clean.clone()
-        fooled_by = torch.full((n, 3), math.nan, dtype=torch.float64)
-        fooled_by[(clean != y).cpu()] = 0.0
-        forwards = torch.ones(n, dtype=torch.long)
-
-        def note(rows: Tensor, classes: Tensor, motions: Tensor) -> Tensor:
-            """Note who is fooled; the rows that are still right."""
-            wrong = classes != y[rows]
-            fooled_by[rows[wrong].cpu()] = motions[wrong.cpu()]
-            predicted[rows[wrong]] = classes[wrong]
-            return rows[~wrong]
-
-        right = (clean == y).nonzero()[:, 0]
         bounds = torch.tensor([degrees, shift * side, shift * side], dtype=torch.float64)
         streams = projections.picture_streams(x, seed, 40)
         drawn = [torch.rand(draws, 3, generator=s, dtype=torch.float64) for s in streams]
-        own = (2 * torch.stack(drawn) - 1) * bounds
-        random_predicted, padding_predicted = [], []
-        for motions in own.unbind(1):
-            random_predicted.append(judge(moved(x, motions)))
-            padding_predicted.append(judge(x * moved(torch.ones_like(x[:, :1]), motions)))
-            forwards += 2
-            right = note(right, random_predicted[-1][right], motions[right.cpu()])
+        own = (2 * torch.stack(drawn) - 1) * bounds  # (N, draws, 3)
+        random = torch.stack([judge(moved(x, motions)) for motions in own.unbind(1)])
+        corners = [moved(torch.ones_like(x[:, :1]), motions) for motions in own.unbind(1)]
+        padding = torch.stack([judge(x * mask) for mask in corners])
+        forwards = torch.full((n,), 1 + 2 * draws)
+
+        # What fools first: nothing at all, a random motion, one of the grid.
+        tried = torch.cat([clean[None], random])
+        first, number = (tried != y).long().argmax(0), torch.arange(n)
+        predicted = tried[first, number.to(first.device)]
+        fooled_by = torch.cat([torch.zeros(n, 1, 3, dtype=torch.float64), own], 1)
+        fooled_by = fooled_by[number, first.cpu()]
+        right = (predicted == y).nonzero()[:, 0]
+        fooled_by[right.cpu()] = math.nan
         for k, motion in enumerate(grid):
             if not len(right):
                 break
             if progress is not None:
                 progress(k, len(grid), f"turning and shifting, {len(right)} pictures are right")
             if motion != STILL:
-                motions = torch.tensor([motion], dtype=torch.float64).expand(len(right), 3)
+                motions = torch.tensor([motion], dtype=torch.float64)
+                found = judge(moved(x[right], motions.expand(len(right), 3)))
                 forwards[right.cpu()] += 1
-                right = note(right, judge(moved(x[right], motions)), motions)
+                wrong = found != y[right]
+                predicted[right[wrong]] = found[wrong]
+                fooled_by[right[wrong].cpu()] = motions
+                right = right[~wrong]
         if progress is not None:
             progress(len(grid), len(grid), "turning and shifting")
     return SpatialRobustness(
@@ -146,8 +144,8 @@ def spatial(
         grid=grid,
         fooled_by=fooled_by,
         predicted=predicted.cpu(),
-        random_predicted=torch.stack(random_predicted).cpu(),
-        padding_predicted=torch.stack(padding_predicted).cpu(),
+        random_predicted=random.cpu(),
+        padding_predicted=padding.cpu(),
         forwards=forwards,
     )
 

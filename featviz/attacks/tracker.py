@@ -26,25 +26,21 @@ class Tracker:
         attempts: int,
         batch_size: int,
     ):
-        def numbers(value: float) -> Tensor:
-            return torch.full((count,), value, dtype=torch.float64, device=pictures.device)
-
-        def counts(value: int) -> Tensor:
-            return torch.full((count,), value, device=pictures.device)
-
-        count = len(pictures)
+        count, device = len(pictures), pictures.device
+        minus_inf = torch.full((count,), -torch.inf, dtype=torch.float64, device=device)
+        zeros = torch.zeros(count, dtype=torch.long, device=device)
         self.pictures, self.labels, self.targeted = pictures, labels, options.targeted
         self.options, self.batch_size = options, batch_size
         self.adversarial = pictures.clone()
         """the picture that fools (the first one, or the nearest), else the one nearest to it"""
-        self.margin, self.distance = numbers(-torch.inf), numbers(torch.inf)
-        self.success, self.already = counts(0).bool(), counts(0).bool()
-        self.clean, self.predicted = counts(-1), counts(-1)
+        self.margin, self.distance = minus_inf.clone(), -minus_inf
+        self.success, self.already = zeros.bool(), zeros.bool()
+        self.clean, self.predicted, self.first_step = zeros - 1, zeros - 1, zeros - 1
         self.logits_before = self.logits_after = pictures.new_zeros(count, 0)
-        self.made, self.steps, self.first_step = counts(0), counts(0), counts(-1)
-        """steps in all, up to `adversarial`, and up to the first success"""
-        self.forwards, self.backwards, self.zero_gradients = counts(0), counts(0), counts(0)
-        self.reached = numbers(-torch.inf)[:, None].repeat(1, attempts)
+        self.made, self.steps = zeros.clone(), zeros.clone()
+        """steps in all, up to `adversarial`, and (`first_step`) up to the first success"""
+        self.forwards, self.backwards, self.zero_gradients = zeros.repeat(3, 1)
+        self.reached = minus_inf[:, None].repeat(1, attempts)
         """(N, attempts) the best margin of each attempt"""
         self.traces: list[Tensor] = []
         """(N, passes) of each attempt the margins; nan where there was none"""

@@ -324,6 +324,3 @@ def _peak_memory(device: torch.device) -> float:
 
     used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return float(used if sys.platform == "darwin" else 1024 * used)
-
-
-__all__ = ["Audit", "audit", "check_grids"]

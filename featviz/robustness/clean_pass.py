@@ -7,7 +7,6 @@ keeps finished pieces and adds up what they cost.
 from __future__ import annotations
 
 import json
-import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -17,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from featviz.attacks import losses
 from featviz.attacks.evaluation import classify
 from featviz.attacks.options import Classifier
 from featviz.errors import UserError
@@ -116,8 +116,6 @@ def clean_pass(
     if not bool(logits.isfinite().all()):
         raise UserError("the model gives logits that are not finite; nothing can be measured")
     labels = logits.argmax(1) if labels is None else labels
-    z, own = logits.double(), labels[:, None]
-    best, second = z.scatter(1, own, -math.inf).max(1)
     correct = (logits.argmax(1) == labels).nonzero()[:, 0]
     rows = spread(correct if len(correct) else torch.arange(len(labels)), _PROBED)
 
@@ -134,8 +132,8 @@ def clean_pass(
         pictures=pictures,
         labels=labels,
         logits=logits,
-        second_choice=second,
-        margins=z.gather(1, own)[:, 0] - best,
+        second_choice=losses.others(logits, labels).argmax(1),
+        margins=-losses.margin(logits, labels)[0],
         correct=correct,
         probe=probe,
         work=work,

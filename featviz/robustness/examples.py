@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from featviz import images
-from featviz.attacks import projections
+from featviz.attacks import losses, projections
 from featviz.attacks.evaluation import classify
 from featviz.attacks.options import AttackOptions
 from featviz.robustness.clean_pass import CleanPass
@@ -123,12 +123,11 @@ class Batch:
         if not len(closer):
             return distance
         rows, pictures = at[closer], pictures[closer]
-        logits = classify(self.clean.model, pictures, batch_size=self.clean.batch_size).double()
+        logits = classify(self.clean.model, pictures, batch_size=self.clean.batch_size)
         self.passes[0] += len(rows)
-        own = self.y[rows, None]
-        margin = logits.scatter(1, own, -math.inf).amax(1) - logits.gather(1, own)[:, 0]
+        margin, _ = losses.margin(logits, self.y[rows])
         predicted = logits.argmax(1)
-        wrong = (predicted != own[:, 0]).cpu()
+        wrong = (predicted != self.y[rows]).cpu()
         self.counts["unconfirmed"] += int((~wrong).sum())
         taken = rows[wrong].numpy()
         for name, values in (

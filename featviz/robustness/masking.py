@@ -24,7 +24,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from featviz.attacks import projections
+from featviz.attacks import losses, projections
 from featviz.attacks.evaluation import classify
 from featviz.attacks.options import Classifier
 
@@ -112,10 +112,10 @@ def probe(
         return float(rows.double().mean())
 
     first, again = logits(pictures), logits(pictures)
-    other = first.scatter(1, labels[:, None], -torch.inf).argmax(1)
+    other = losses.others(first, labels).argmax(1)
 
     def margins(x: Tensor) -> Tensor:
-        return _ahead(logits(x).double(), other, labels)
+        return losses.towards(logits(x), labels, other)[0]
 
     def noisy(radius: float) -> Tensor:
         drawn = [torch.rand(pictures.shape[1:], generator=stream) for stream in streams]
@@ -134,7 +134,7 @@ def probe(
     predicted = (gradient.double() * (up - down).double()).flatten(1).sum(1)
     slopes = ((margins(up) - margins(down)) / predicted)[(predicted != 0) & ~undefined]
     clean = first.double()
-    before = _ahead(clean, other, labels)
+    before = losses.towards(clean, labels, other)[0]
     moved = [margins(noisy(WINDOW / 2)) for _ in range(_DRAWS)]
     change = (torch.stack(moved) - before).abs().mean(0).sum()
     top = clean.topk(2, 1).values
@@ -168,7 +168,7 @@ def margin_gradient(
         rows = slice(start, start + batch_size)
         leaf = pictures[rows].clone().requires_grad_(True)
         with torch.enable_grad():
-            margin = _ahead(model(leaf), others[rows], labels[rows]).sum()
+            margin = losses.towards(model(leaf), labels[rows], others[rows])[0].sum()
         if not margin.requires_grad:
             return torch.zeros_like(pictures), "the logits do not depend on the picture's graph"
         try:
@@ -176,11 +176,6 @@ def margin_gradient(
         except RuntimeError as error:
             return torch.zeros_like(pictures), str(error).partition("\n")[0]
     return torch.cat(found), ""
-
-
-def _ahead(logits: Tensor, others: Tensor, labels: Tensor) -> Tensor:
-    """(N,) logit of `others` minus logit of `labels`."""
-    return (logits.gather(1, others[:, None]) - logits.gather(1, labels[:, None]))[:, 0]
 
 
 def model_checks(seen: Probe) -> list[Check]:

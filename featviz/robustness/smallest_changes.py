@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from featviz.attacks import projections
+from featviz.attacks import losses, projections
 from featviz.attacks.linear_estimate import linear_estimate
 from featviz.attacks.minimal import minimal
 from featviz.attacks.pgd import pgd
@@ -99,7 +99,7 @@ def _linear_estimate(batch: Batch) -> Tensor:
 def _one_step(batch: Batch, grid: Sequence[float]) -> Tensor:
     """(n,) float64: the smallest FGSM of the grid that fools; one gradient serves all eps."""
     x, y, n = batch.x, batch.y, len(batch.x)
-    others = batch.logits.scatter(1, y[:, None], -math.inf).argmax(1)
+    others = losses.others(batch.logits, y).argmax(1)
     gradient, _ = margin_gradient(
         batch.clean.attacked, x, y, others, batch_size=batch.clean.batch_size
     )
