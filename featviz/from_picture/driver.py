@@ -309,7 +309,7 @@ def check_counts(**counts: int) -> None:
 
 def _as_batch(model: Model, pictures: Tensor) -> Tensor:
     """Pictures as (P, 3, H, W) on the model's device. Raises UserError if they are none."""
-    batch = check_pictures(pictures, single=True).to(model.device, torch.float32)
+    batch = check_pictures(pictures, single=True).to(model.std)
     height, width = batch.shape[-2:]
     if (height, width) != (model.input_size, model.input_size):
         last = [layer.name for layer in model.layers.values() if layer.path][-1:]

@@ -118,7 +118,7 @@ def invert(
     else:
         assert data is not None
         unrelated = read_all(data, resize=model.resize, crop=model.input_size)[1]
-    unrelated = unrelated.to(model.device, torch.float32)
+    unrelated = unrelated.to(model.std)
 
     def column(layer: str) -> Column:
         how = run.settings(layer)

@@ -104,8 +104,8 @@ def _optimize_batch(
     form, transforms = settings.parametrization, settings.transforms
     steps, views, N = settings.steps, settings.views, len(targets)
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-    begun = form.start(generators).to(model.device) if start is None else form.fit(start)
-    parameters = begun.requires_grad_()  # (N, ...)
+    begun = form.start(generators) if start is None else form.fit(start)
+    parameters = begun.to(model.std).requires_grad_()  # (N, ...)
     draws = [transforms.draw(steps * views, generator) for generator in generators]
     moves = torch.stack(draws).unflatten(1, (steps, views)).to(model.device)  # (N, steps, V, 5)
     optimizer, scheduler = settings.optimizer.build(parameters, settings.lr, steps)

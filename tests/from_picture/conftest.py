@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -30,6 +32,12 @@ def small() -> Model:
         std=(0.25,) * 3,
         aliases={"conv1": "0", "relu1": "1", "conv2": "2", "relu2": "3", "logits": "6"},
     )
+
+
+@pytest.fixture
+def precise(small: Model) -> Model:
+    """The small model in float64."""
+    return copy.deepcopy(small).double()
 
 
 @pytest.fixture(scope="module")

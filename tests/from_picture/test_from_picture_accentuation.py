@@ -66,6 +66,15 @@ def test_a_picture_does_not_depend_on_its_batch(small: Model, given: torch.Tenso
     assert torch.allclose(among.trace[2, 1], alone.trace[0, 0], rtol=1e-3)
 
 
+def test_pictures_do_not_mix_in_float64(precise: Model, given: torch.Tensor) -> None:
+    options: dict[str, Any] = {"anchor": "conv1", "steps": 4, "precision": "float32"}
+    alone = accentuate(precise, given[2], "logits:1", **options)
+    for size in (1, 2, 3):
+        among = accentuate(precise, given, "conv2:0; logits:1", batch_size=size, **options)
+        assert (among.images[2, 1] - alone.images[0, 0]).abs().max() < 1e-9
+        assert torch.allclose(among.trace[2, 1], alone.trace[0, 0], rtol=0, atol=1e-9)
+
+
 def test_the_predictions_are_accentuated_where_no_unit_is_named(
     small: Model, given: torch.Tensor
 ) -> None:

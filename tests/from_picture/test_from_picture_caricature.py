@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -71,3 +72,12 @@ def test_more_power_keeps_closer_to_the_mixture(mini: Model) -> None:
 def test_mistakes_are_named(small: Model, given: torch.Tensor) -> None:
     with pytest.raises(featviz.UserError, match="restarts is 0"):
         caricature(small, given, "conv1", restarts=0)
+
+
+def test_pictures_do_not_mix_in_float64(precise: Model, given: torch.Tensor) -> None:
+    options: dict[str, Any] = {"steps": 3, "precision": "float32"}
+    alone = caricature(precise, given[1], "conv2", **options)
+    for size in (1, 2, 6):
+        among = caricature(precise, given, ["conv1", "conv2"], batch_size=size, **options)
+        assert (among.images[1, 1] - alone.images[0, 0]).abs().max() < 1e-9
+        assert torch.allclose(among.trace[1, 1], alone.trace[0, 0], rtol=0, atol=1e-9)

@@ -67,6 +67,15 @@ def test_a_picture_does_not_depend_on_its_batch(small: Model, given: torch.Tenso
     assert (among.images[1, 1] - alone.images[0, 0]).abs().max() < 2.5 / 255
 
 
+def test_pictures_do_not_mix_in_float64(precise: Model, given: torch.Tensor) -> None:
+    options: dict[str, Any] = {"octaves": 2, "steps": 3, "precision": "float32"}
+    alone = deepdream(precise, given[1], "conv2", **options)
+    for size in (1, 2, 3):
+        among = deepdream(precise, given, ["conv1", "conv2"], batch_size=size, **options)
+        assert (among.images[1, 1] - alone.images[0, 0]).abs().max() < 1e-9
+        assert torch.allclose(among.trace[1, 1], alone.trace[0, 0], rtol=0, atol=1e-9)
+
+
 def test_all_octaves_have_frames(small: Model) -> None:
     large = torch.rand(3, 80, 80, generator=torch.Generator().manual_seed(0))
     made = deepdream(small, large, "conv1", octaves=2, steps=2, frames=2)

@@ -153,6 +153,15 @@ def test_a_picture_depends_on_its_own_picture_layer_restart_and_seed(mini: Model
         assert (differs - alone.images[0, 0, 0]).abs().max() > 0.02
 
 
+def test_pictures_do_not_mix_in_float64(precise: Model, given: torch.Tensor) -> None:
+    options: dict[str, Any] = {"steps": 3, "others": given[:2], "precision": "float32"}
+    alone = invert(precise, given[1], "conv2", **options)
+    for size in (1, 2, 6):
+        among = invert(precise, given, ["conv1", "conv2"], restarts=2, batch_size=size, **options)
+        assert (among.images[1, 1, 0] - alone.images[0, 0, 0]).abs().max() < 1e-9
+        assert torch.allclose(among.trace[1, 1, 0], alone.trace[0, 0, 0], rtol=0, atol=1e-9)
+
+
 def test_a_stopped_run_keeps_finished_pictures_and_ends_with_the_same_bytes(
     invertible: Model, tmp_path: Path
 ) -> None:
