@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, TypedDict
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from featviz.cli import options
-from featviz.types import AutoPrecision, Progress
+from featviz.types import AutoPrecision
 
 if TYPE_CHECKING:
-    from featviz.datasets import Pictures
     from featviz.maximization.result import LayerResults, Maximized
     from featviz.models.model import Model
 
@@ -163,7 +162,7 @@ def maximize(
     net, second = model.load(), other.load(model.device)
     try:
         with output.progress() as progress:
-            shared: _Shared = {
+            shared: dict[str, Any] = {
                 "preset": preset,
                 "steps": pictures.steps,
                 "size": pictures.size,
@@ -178,7 +177,7 @@ def maximize(
                 "checkpoint": partial_folder(folder),
                 "progress": progress,
             }
-            compared: _Compared = {
+            compared: dict[str, Any] = {
                 "units": units,
                 "objective": objective,
                 "pictures": photographs,
@@ -196,29 +195,6 @@ def maximize(
             output.finish(_with_films(stopped.result, pictures.film), folder, whole=False)
         raise
     output.finish(_with_films(result, pictures.film), folder)
-
-
-class _Shared(TypedDict):
-    preset: str
-    steps: int | None
-    size: int | None
-    parametrization: str | None
-    statistics: Path | None
-    precision: AutoPrecision
-    restarts: int
-    seed: int
-    frames: int
-    batch_size: int | None
-    engine: str
-    checkpoint: Path
-    progress: Progress | None
-
-
-class _Compared(TypedDict):
-    units: str
-    objective: str
-    pictures: Pictures | None
-    other: Model | None
 
 
 def _items(layer: str, units: str) -> list[str]:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from featviz.maximization import objectives
 from featviz.maximization.objectives import Activations, Objective, Targets, layers_of, of_layer
+from featviz.maximization.reading import channel_means
 from featviz.models.model import Layer
 
 if TYPE_CHECKING:
@@ -57,12 +58,7 @@ def codes(values: Tensor) -> Tensor:
 
     values: (N, C, H, W), (N, C) or (N, tokens, C)
     """
-    active = values.clamp(min=0)
-    if active.dim() == 4:
-        active = active.mean((2, 3))
-    elif active.dim() == 3:
-        active = active.mean(1)
-    return F.normalize(active, dim=1)
+    return F.normalize(channel_means(values.clamp(min=0)), dim=1)
 
 
 def resemblance(layer: str, centers: Tensor, means: Tensor) -> Objective:

@@ -367,22 +367,18 @@ def diversity(layer: str, group: int) -> Objective:
     Olah, Mordvintsev and Schubert 2017, "Diversity"; here a mean over pairs instead of a sum, so
     that a weight means the same for any size of group.
     """
-    _check_group(group)
 
-    def score(values: Tensor, targets: Targets) -> Tensor:
-        _check_whole(targets, group)
-        grams = _grams(values).flatten(1)
-        grams = grams / grams.norm(dim=1, keepdim=True).clamp(min=1e-12)
-        scores = []
-        for start in range(0, len(targets), group):
-            own = grams[start : start + group]
-            total = own.sum(0)
-            # the sum of a picture's cosines with all, less the 1 with itself
-            others = torch.stack([(one * total).sum() - one.square().sum() for one in own])
-            scores.append(1 - others / (group - 1))
-        return torch.cat(scores)
+    def grams(values: Tensor) -> Tensor:
+        flat = _grams(values).flatten(1)
+        return F.normalize(flat, dim=1)
 
-    return of_layer(layer, f"diversity in {layer}", score, group=group)
+    def unlike(own: Tensor) -> Tensor:
+        total = own.sum(0)
+        # the sum of a picture's cosines with all, less the 1 with itself
+        others = torch.stack([(one * total).sum() - one.square().sum() for one in own])
+        return 1 - others / (group - 1)
+
+    return _compared(layer, f"diversity in {layer}", group, unlike, grams)
 
 
 def alignment(layer: str, group: int, *, reach: int = 4, decay: float = 2.0) -> Objective:
@@ -395,34 +391,37 @@ def alignment(layer: str, group: int, *, reach: int = 4, decay: float = 2.0) -> 
     Minus the mean squared difference of activations, over both sides. Add it with a weight to keep
     things in place along the series (Lucid's `alignment`; there the batch is the series).
     """
-    _check_group(group)
 
-    def score(values: Tensor, targets: Targets) -> Tensor:
-        _check_whole(targets, group)
-        scores = []
-        for start in range(0, len(targets), group):
-            own = values[start : start + group]
-            total = own.new_zeros(group)
-            for d in range(1, min(reach, group - 1) + 1):
-                apart = _mean((own[d:] - own[:-d]).square()) / decay**d
-                total = total - F.pad(apart, (d, 0)) - F.pad(apart, (0, d))
-            scores.append(total / 2)
-        return torch.cat(scores)
+    def alike(own: Tensor) -> Tensor:
+        total = own.new_zeros(group)
+        for d in range(1, min(reach, group - 1) + 1):
+            apart = _mean((own[d:] - own[:-d]).square()) / decay**d
+            total = total - F.pad(apart, (d, 0)) - F.pad(apart, (0, d))
+        return total / 2
 
-    return of_layer(layer, f"alignment in {layer}", score, group=group)
+    return _compared(layer, f"alignment in {layer}", group, alike)
 
 
-def _check_group(group: int) -> None:
+def _compared(
+    layer: str,
+    text: str,
+    group: int,
+    compare: Callable[[Tensor], Tensor],
+    prepare: Callable[[Tensor], Tensor] = lambda values: values,
+) -> Objective:
+    """An objective that compares the prepared values (group, ...) of each group."""
     if group < 2:
         raise UserError(f"a group of {group} has nothing to compare; take 2 or more")
 
+    def score(values: Tensor, targets: Targets) -> Tensor:
+        whole = len(targets) % group == 0 and all(
+            t // group == targets[i - i % group] // group for i, t in enumerate(targets)
+        )
+        if not whole:
+            raise ValueError(f"targets {list(targets)} are not whole groups of {group}")
+        return torch.cat([compare(own) for own in prepare(values).split(group)])
 
-def _check_whole(targets: Targets, group: int) -> None:
-    whole = len(targets) % group == 0 and all(
-        t // group == targets[i - i % group] // group for i, t in enumerate(targets)
-    )
-    if not whole:
-        raise ValueError(f"targets {list(targets)} are not whole groups of {group}")
+    return of_layer(layer, text, score, group=group)
 
 
 # A text for the command line.

@@ -16,6 +16,13 @@ from featviz.models.precision import in_bfloat16
 from featviz.types import Precision
 
 
+def channel_means(values: Tensor) -> Tensor:
+    """Means over positions, (N, C), of values (N, C, H, W), (N, tokens, C) or (N, C)."""
+    if values.dim() == 4:
+        return values.mean((2, 3))
+    return values.mean(1) if values.dim() == 3 else values
+
+
 class Reader(Protocol):
     def __call__(self, pictures: Tensor, *, exact: bool = False) -> dict[str, Tensor]: ...
 

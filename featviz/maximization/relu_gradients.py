@@ -78,25 +78,29 @@ class _Redirected(torch.autograd.Function):
         return torch.where(row & up, gradient, passed), None, None, None
 
 
-def _relu(input: Tensor, inplace: bool = False) -> tuple[Tensor, float | None, bool]:
+Call = tuple[Tensor, float | None, bool]
+"""a ReLU's input, the value at which it is cut off, and whether it works in place"""
+
+
+def _relu(input: Tensor, inplace: bool = False) -> Call:
     return input, None, inplace
 
 
-def _relu_in_place(input: Tensor) -> tuple[Tensor, float | None, bool]:
+def _relu_in_place(input: Tensor) -> Call:
     return input, None, True
 
 
-def _relu6(input: Tensor, inplace: bool = False) -> tuple[Tensor, float | None, bool]:
+def _relu6(input: Tensor, inplace: bool = False) -> Call:
     return input, 6.0, inplace
 
 
 def _hardtanh(
     input: Tensor, min_val: float = -1.0, max_val: float = 1.0, inplace: bool = False
-) -> tuple[Tensor, float | None, bool] | None:
+) -> Call | None:
     return (input, max_val, inplace) if min_val == 0 else None
 
 
-_READ: dict[Any, Callable[..., tuple[Tensor, float | None, bool] | None]] = {
+_READ: dict[Any, Callable[..., Call | None]] = {
     F.relu: _relu,
     torch.relu: _relu,
     Tensor.relu: _relu,

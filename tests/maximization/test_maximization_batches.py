@@ -207,29 +207,32 @@ def contents(folder: Path) -> dict[str, object]:
             found[name] = [
                 [c for i, c in enumerate(row) if i not in late]
                 for row in rows
-                if row[1] != "time"  # the panel has a line for each number
+                if row[1] != "seconds"  # the panel has a line for each number
             ]
         elif name == "result.json":
             document = json.loads(path.read_text())
             timed = [n for n in document["numbers"] if "seconds" in n]
             for key in timed:
                 document["numbers"].pop(key)
-            found[name] = {k: v for k, v in document.items() if k not in ("created", "seconds")}
+            found[name] = {k: v for k, v in document.items() if k not in _LATE}
         else:
             found[name] = path.read_bytes()
     return found
 
 
+_LATE = ("created", "seconds", "command")
+"""what result.json says of the run itself"""
+
 KILLED = """
 import os, signal
 from featviz.maximization import maximize
-true = maximize.maximize
-def maximize(*args, **options):
+true = maximize.maximize_layers
+def killed(*args, **options):
     def progress(done, total, text):
         if done >= 5:
             os.kill(os.getpid(), signal.SIGKILL)
     return true(*args, **(options | {"progress": progress}))
-maximize.maximize = maximize
+maximize.maximize_layers = killed
 from featviz.cli.main import main
 import sys
 main(sys.argv[1:])

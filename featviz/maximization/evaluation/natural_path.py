@@ -24,6 +24,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from featviz.maximization.reading import channel_means
 from featviz.models.layers import activations
 from featviz.models.model import Layer, Model
 from featviz.statistics import rank_correlations
@@ -94,11 +95,8 @@ def profiles(model: Model, pictures: Tensor, layers: tuple[str, ...]) -> list[Te
 
 
 def _profiles(values: Mapping[str, Tensor], layers: tuple[str, ...]) -> list[Tensor]:
-    found = []
-    for name in layers:
-        x = values[name].detach().float().clamp(min=0)
-        found.append((x.mean((2, 3)) if x.dim() == 4 else x.mean(1) if x.dim() == 3 else x).cpu())
-    return found
+    active = (values[name].detach().float().clamp(min=0) for name in layers)
+    return [channel_means(one).cpu() for one in active]
 
 
 def _rho(a: Tensor, b: Tensor) -> Tensor:
