@@ -26,7 +26,6 @@ from featviz.errors import UserError, public
 from featviz.from_picture.driver import (
     Batch,
     Column,
-    Options,
     Redrawing,
 )
 from featviz.from_picture.result import Accentuated
@@ -105,13 +104,15 @@ def accentuate(
     Example:
         featviz.accentuate(model, picture, "logits:tabby").save("run/accentuation")
     """
-    options = Options(
+    run = Redrawing(
+        model=model,
+        pictures=pictures,
         method="accentuate",
         steps=steps,
-        settings=settings,
+        chosen=settings,
         precision=precision,
         seed=seed,
-        names=names,
+        named=names,
         frames=frames,
         film=film,
         batch_size=batch_size,
@@ -119,10 +120,9 @@ def accentuate(
         progress=progress,
         lr=lr,
     )
-    run = Redrawing(model, pictures, options)
     if weight < 0:
         raise UserError(f"weight is {weight:g}; the anchor's weight is 0 or more")
-    wanted = _chosen_units(model, run.given, units)
+    wanted = _chosen_units(model, run.pictures, units)
     anchors = [anchor_for(model, unit.layer, anchor) for unit in wanted]
 
     def column(unit: Unit, held: str) -> Column:
@@ -130,23 +130,23 @@ def accentuate(
         name = unit_name(model, unit)
 
         def draw(batch: Batch) -> Optimized:
-            pull = weight * balance(model, unit, held, batch.given, seed)
+            pull = weight * balance(model, unit, held, batch.originals, seed)
             return run.optimize(
-                _held(_unit_objective(unit, len(batch.given)), held, pull),
+                _held(_unit_objective(unit, len(batch.originals)), held, pull),
                 how,
                 batch,
                 f"{unit}/{held}",
-                start=batch.given.repeat_interleave(2, 0),
+                start=batch.originals.repeat_interleave(2, 0),
                 text=f"accentuating {name}",
             )
 
-        def measure(given: Tensor, drawn: Tensor) -> dict[str, Tensor]:
-            objective, rows = _unit_objective(unit, len(given)), range(len(given))
+        def measure(originals: Tensor, drawn: Tensor) -> dict[str, Tensor]:
+            objective, rows = _unit_objective(unit, len(originals)), range(len(originals))
             before, after = (
                 objective({unit.layer: read_layer(model, x, unit.layer)}, rows)
-                for x in (given, drawn)
+                for x in (originals, drawn)
             )
-            was, now = (read_layer(model, x, held) for x in (given, drawn))
+            was, now = (read_layer(model, x, held) for x in (originals, drawn))
             length = distances(was, torch.zeros_like(was)).clamp(min=1e-12)
             return {
                 "score before": before,
@@ -166,7 +166,7 @@ def accentuate(
     return replace(made, anchor=" or ".join(dict.fromkeys(anchors)))
 
 
-def _chosen_units(model: Model, given: Tensor, units: str | Sequence[str] | None) -> list[Unit]:
+def _chosen_units(model: Model, originals: Tensor, units: str | Sequence[str] | None) -> list[Unit]:
     if units is not None:
         # Not at the comma of a position, as in conv5:12@6,6.
         items = re.split(r";|,(?=[^,;]*:)", units) if isinstance(units, str) else list(units)
@@ -175,7 +175,7 @@ def _chosen_units(model: Model, given: Tensor, units: str | Sequence[str] | None
             raise UserError("no unit was named; give some, as in conv5:12,logits:tabby")
         return list(dict.fromkeys(found))
     with frozen(model):
-        logits = read_layer(model, given, "logits")
+        logits = read_layer(model, originals, "logits")
     classes = [*logits.argmax(1).tolist(), *logits[0].argsort(descending=True).tolist()]
     return [Unit("logits", index) for index in list(dict.fromkeys(classes))[:3]]
 
@@ -237,8 +237,8 @@ def _held(objective: Objective, anchor: str, pull: Tensor) -> Objective:
     def score(acts: Activations, targets: Targets) -> Tensor:
         rows = [target // 2 for target in targets[::2]]
         scores = objective.score({name: acts[name][::2] for name in objective.layers}, rows)
-        moved, given = acts[anchor][::2], acts[anchor][1::2].detach()
-        scores = scores - pull[rows].to(scores) * distances(moved, given)
+        moved, originals = acts[anchor][::2], acts[anchor][1::2].detach()
+        scores = scores - pull[rows].to(scores) * distances(moved, originals)
         return torch.stack([scores, torch.zeros_like(scores)], 1).flatten()
 
     return Objective(
@@ -250,17 +250,17 @@ def _held(objective: Objective, anchor: str, pull: Tensor) -> Objective:
     )
 
 
-def balance(model: Model, unit: Unit, anchor: str, given: Tensor, seed: int) -> Tensor:
+def balance(model: Model, unit: Unit, anchor: str, originals: Tensor, seed: int) -> Tensor:
     """The norm of the score's gradient over that of the anchor's distance, near each picture, (P,).
 
     Near: with a standard deviation of 0.02 of noise, since at the picture the distance is 0.
     """
-    noise = torch.randn(given.shape[1:], generator=torch.Generator().manual_seed(seed))
-    target = read_layer(model, given, anchor)
+    noise = torch.randn(originals.shape[1:], generator=torch.Generator().manual_seed(seed))
+    target = read_layer(model, originals, anchor)
     with torch.enable_grad():
-        x = (given + _PROBE * noise.to(given.device)).requires_grad_(True)
+        x = (originals + _PROBE * noise.to(originals.device)).requires_grad_(True)
         acts = activations(model, x, list(dict.fromkeys((unit.layer, anchor))))
-        score = _unit_objective(unit, len(given))(acts, range(len(given))).sum()
+        score = _unit_objective(unit, len(originals))(acts, range(len(originals))).sum()
         (up,) = torch.autograd.grad(score, x, retain_graph=True)
         (back,) = torch.autograd.grad(distances(acts[anchor], target).sum(), x)
     norms = [gradient.flatten(1).norm(dim=1) for gradient in (up, back)]

@@ -22,7 +22,6 @@ from featviz.errors import public
 from featviz.from_picture.driver import (
     Batch,
     Column,
-    Options,
     Redrawing,
     chosen_layers,
 )
@@ -87,13 +86,15 @@ def caricature(
     Example:
         featviz.caricature(model, picture, ["conv3", "conv5"]).save("run/caricature")
     """
-    options = Options(
+    run = Redrawing(
+        model=model,
+        pictures=pictures,
         method="caricature",
         steps=steps,
-        settings=settings,
+        chosen=settings,
         precision=precision,
         seed=seed,
-        names=names,
+        named=names,
         frames=frames,
         film=film,
         batch_size=batch_size,
@@ -101,22 +102,21 @@ def caricature(
         progress=progress,
         restarts=restarts,
     )
-    run = Redrawing(model, pictures, options)
     places = chosen_layers(model, layers)
 
     def column(layer: str) -> Column:
         how = run.settings(layer)
 
         def draw(batch: Batch) -> Optimized:
-            target = read_layer(model, batch.given, layer).clamp(min=0)
+            target = read_layer(model, batch.originals, layer).clamp(min=0)
             objective = _rectified(
                 objectives.caricature(layer, target, power=power), layer, target > 0
             )
             return run.optimize(objective, how, batch, layer, text=f"caricatures at {layer}")
 
-        def measure(given: Tensor, drawn: Tensor) -> dict[str, Tensor]:
+        def measure(originals: Tensor, drawn: Tensor) -> dict[str, Tensor]:
             target, found = (
-                read_layer(model, x, layer).clamp(min=0).flatten(1) for x in (given, drawn)
+                read_layer(model, x, layer).clamp(min=0).flatten(1) for x in (originals, drawn)
             )
             return {
                 "exaggeration": (found * target).sum(1) / target.square().sum(1).clamp(min=1e-12),

@@ -22,7 +22,6 @@ from featviz.errors import UserError, public
 from featviz.from_picture.driver import (
     Batch,
     Column,
-    Options,
     Redrawing,
     check_counts,
     chosen_layers,
@@ -97,13 +96,15 @@ def deepdream(
     Example:
         featviz.deepdream(model, picture, "conv4").save("run/deepdream")
     """
-    options = Options(
+    run = Redrawing(
+        model=model,
+        pictures=pictures,
         method="deepdream",
         steps=steps,
-        settings=settings,
+        chosen=settings,
         precision=precision,
         seed=seed,
-        names=names,
+        named=names,
         frames=frames,
         film=film,
         batch_size=batch_size,
@@ -111,7 +112,6 @@ def deepdream(
         progress=progress,
         lr=lr,
     )
-    run = Redrawing(model, pictures, options)
     check_counts(octaves=octaves)
     if not 1 < zoom <= 4 and octaves > 1:
         raise UserError(f"zoom is {zoom:g}; from one octave to the next it is above 1, at most 4")
@@ -123,7 +123,7 @@ def deepdream(
     if units is not None and len(places) > 1:
         raise UserError("units belong to one layer; name a single one")
     chosen = () if units is None else tuple(parse_units(model, places[0], units))
-    height, width = run.given.shape[-2:]
+    height, width = run.pictures.shape[-2:]
     sizes = octave_sizes(height, width, octaves, zoom)
 
     def column(layer: str) -> Column:
@@ -133,10 +133,10 @@ def deepdream(
         def draw(batch: Batch) -> Optimized:
             return _through_octaves(run, objective, how, layer, sizes, batch)
 
-        def measure(given: Tensor, drawn: Tensor) -> dict[str, Tensor]:
+        def measure(originals: Tensor, drawn: Tensor) -> dict[str, Tensor]:
             before, after = (
                 objective({layer: read_layer(model, x, layer)}, range(len(x))).clamp(min=0).sqrt()
-                for x in (given, drawn)
+                for x in (originals, drawn)
             )
             return {
                 "strength": after / before.clamp(min=1e-12),
@@ -189,10 +189,10 @@ def _through_octaves(
     batch: Batch,
 ) -> Optimized:
     """Optimize a small copy first, and carry its change over to the next size."""
-    change = torch.zeros_like(batch.given)
+    change = torch.zeros_like(batch.originals)
     traces, frames = [], []
     for octave, size in enumerate(sizes):
-        copy = _resized(batch.given, size)
+        copy = _resized(batch.originals, size)
         made = run.optimize(
             objective,
             replace(settings, parametrization=Fourier(*size)),

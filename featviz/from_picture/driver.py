@@ -49,7 +49,7 @@ _KINDS = ("Conv2d", "Linear")
 class Batch(NamedTuple):
     """Some pictures to be made."""
 
-    given: Tensor
+    originals: Tensor
     """(N, 3, H, W): which picture each is made from"""
     restarts: tuple[int, ...]
     """(N,): which of that picture's restarts each is"""
@@ -72,16 +72,21 @@ class Column:
     """as "conv5:12", where it is one"""
 
 
-@dataclass(frozen=True)
-class Options:
-    """The options that the four methods share."""
+@dataclass(kw_only=True)
+class Redrawing:
+    """One run of a method: checked pictures, the optimization of a batch, and the result."""
 
+    model: Model
+    pictures: Tensor
+    """(P, 3, H, W) or (3, H, W); afterwards always the former, on the model's device"""
     method: MethodName
     steps: int
-    settings: Settings | None
+    chosen: Settings | None
+    """in place of the method's own settings"""
     precision: AutoPrecision
     seed: int
-    names: Sequence[str] | None
+    named: Sequence[str] | None
+    """names of the pictures, where they have some"""
     frames: int
     film: str
     batch_size: int | None
@@ -90,37 +95,31 @@ class Options:
     restarts: int = 1
     lr: float | None = None
 
-
-class Redrawing:
-    """One run of a method: checked pictures, the optimization of a batch, and the result."""
-
-    def __init__(self, model: Model, pictures: Tensor, options: Options):
+    def __post_init__(self) -> None:
         self.started = time.perf_counter()
-        self.model, self.options = model, options
-        self.given = _as_batch(model, pictures)
-        """(P, 3, H, W)"""
-        self.names = _picture_names(options.names, len(self.given))
-        check_counts(restarts=options.restarts, steps=options.steps, frames=options.frames + 1)
-        films.check_kind(options.film)
-        self.size = options.batch_size or (BATCH if model.device.type == "cpu" else BATCH_ON_CUDA)
+        self.pictures = _as_batch(self.model, self.pictures)
+        self.names = _picture_names(self.named, len(self.pictures))
+        check_counts(restarts=self.restarts, steps=self.steps, frames=self.frames + 1)
+        films.check_kind(self.film)
+        on_cpu = self.model.device.type == "cpu"
+        self.size = self.batch_size or (BATCH if on_cpu else BATCH_ON_CUDA)
         self._done = self._total = 0  # steps of single pictures
 
     def settings(self, layer: str) -> Settings:
         """How pictures are optimized for a layer."""
-        options = self.options
-        if options.settings is not None:
-            return options.settings
-        height, width = self.given.shape[-2:]
+        if self.chosen is not None:
+            return self.chosen
+        height, width = self.pictures.shape[-2:]
         made = method_settings(
-            options.method,
+            self.method,
             self.model,
             layer,
             height=height,
             width=width,
-            steps=options.steps,
-            precision=options.precision,
+            steps=self.steps,
+            precision=self.precision,
         )
-        return made if options.lr is None else replace(made, lr=options.lr)
+        return made if self.lr is None else replace(made, lr=self.lr)
 
     def optimize(
         self,
@@ -143,8 +142,8 @@ class Redrawing:
             start: Pictures (N * group, 3, H, W) to begin at, in place of noise.
             text: What is being done, for the progress.
         """
-        group, count = objective.group, len(batch.given)
-        seeds = [seed_of(self.options.seed, f"{key}/{t}") for t in batch.restarts]
+        group, count = objective.group, len(batch.originals)
+        seeds = [seed_of(self.seed, f"{key}/{t}") for t in batch.restarts]
         before, work = self._done, count * settings.steps
 
         def report(done: int, total: int, _: str) -> None:
@@ -158,7 +157,7 @@ class Redrawing:
             settings,
             start=start,
             batch_size=count * group,
-            frames=self.options.frames,
+            frames=self.frames,
             progress=report,
         )
         self._done = before + work
@@ -173,11 +172,11 @@ class Redrawing:
         data: Pictures | None = None,
     ) -> R:
         """Draw and measure all columns."""
-        options, shape = self.options, (len(self.given), self.options.restarts)
+        shape = (len(self.pictures), self.restarts)
         parameters = {
             "pictures": list(self.names),
-            "size": self.given.shape[-1],
-            "restarts": options.restarts,
+            "size": self.pictures.shape[-1],
+            "restarts": self.restarts,
             **parameters,
             **columns[-1].settings.record(),
         }
@@ -186,19 +185,19 @@ class Redrawing:
             "parameters": parameters,
             "columns": [(column.name, column.settings.record()) for column in columns],
             "model": self.model.sha256,
-            "given": hashlib.sha256(self.given.cpu().numpy().tobytes()).hexdigest(),
-            "seed": options.seed,
-            "frames": options.frames,
+            "given": hashlib.sha256(self.pictures.cpu().numpy().tobytes()).hexdigest(),
+            "seed": self.seed,
+            "frames": self.frames,
             "batch_size": self.size,
         }
         count = shape[0] * shape[1]
         self._total = count * sum(column.steps for column in columns)
         checkpoint = open_checkpoint(
-            options.checkpoint, job, total=count * len(columns), unit="pictures"
+            self.checkpoint, job, total=count * len(columns), unit="pictures"
         )
         with frozen(self.model), checkpoint as kept:
             drawn = [self._draw(column, kept, f"column-{k:03}") for k, column in enumerate(columns)]
-            source = self.given.repeat_interleave(options.restarts, 0)
+            source = self.pictures.repeat_interleave(self.restarts, 0)
             measured = []
             for column, one in zip(columns, drawn, strict=True):
                 pictures = torch.from_numpy(one["images"]).to(source)
@@ -217,7 +216,7 @@ class Redrawing:
         return kind(
             origin=results.origin(
                 self.model,
-                seed=options.seed,
+                seed=self.seed,
                 started=self.started,
                 data=data,
                 parameters=parameters,
@@ -226,12 +225,12 @@ class Redrawing:
             names=self.names,
             columns=tuple(column.name for column in columns),
             units=tuple(c.unit for c in columns) if all(c.unit for c in columns) else (),
-            given=self.given.cpu(),
+            originals=self.pictures.cpu(),
             measured={
                 name: stacked([numbers[name].float() for numbers in measured])
                 for name in kind.measures
             },
-            film=options.film,
+            film=self.film,
             images=made("images"),
             trace=made("trace"),
             frames=made("frames"),
@@ -239,13 +238,13 @@ class Redrawing:
 
     def _draw(self, column: Column, kept: Checkpoint, name: str) -> Arrays:
         """The pictures of a column (P * T, 3, H, W), with their traces and frames."""
-        rows = [(p, t) for p in range(len(self.given)) for t in range(self.options.restarts)]
+        rows = [(p, t) for p in range(len(self.pictures)) for t in range(self.restarts)]
         pieces = []
         for first in range(0, len(rows), self.size):
             some = rows[first : first + self.size]
 
             def make(some: list[tuple[int, int]] = some) -> Arrays:
-                batch = Batch(self.given[[p for p, _ in some]], tuple(t for _, t in some))
+                batch = Batch(self.pictures[[p for p, _ in some]], tuple(t for _, t in some))
                 drawn = column.draw(batch)
                 return {
                     name: getattr(drawn, name).cpu().numpy()
@@ -259,25 +258,25 @@ class Redrawing:
         return {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
 
     def _report(self, done: int, text: str) -> None:
-        if self.options.progress is not None:
-            self.options.progress(done, self._total, text)
+        if self.progress is not None:
+            self.progress(done, self._total, text)
 
 
-def class_ranks(model: Model, given: Tensor, drawn: Tensor) -> Tensor:
+def class_ranks(model: Model, originals: Tensor, drawn: Tensor) -> Tensor:
     """The rank (N,) of each given picture's predicted class in the logits of the drawn one.
 
     1: the prediction is the same. NaN without logits.
     """
     if model.headless:
-        return torch.full((len(given),), torch.nan)
+        return torch.full((len(originals),), torch.nan)
     logits = read_layer(model, drawn, "logits")
-    own = logits.gather(1, read_layer(model, given, "logits").argmax(1, keepdim=True))
+    own = logits.gather(1, read_layer(model, originals, "logits").argmax(1, keepdim=True))
     return 1.0 + (logits > own).sum(1)
 
 
-def pixel_distances(given: Tensor, drawn: Tensor) -> Tensor:
+def pixel_distances(originals: Tensor, drawn: Tensor) -> Tensor:
     """The root mean square of the pixels' differences, (N,)."""
-    return (drawn - given).square().mean((1, 2, 3)).sqrt()
+    return (drawn - originals).square().mean((1, 2, 3)).sqrt()
 
 
 def chosen_layers(model: Model, layers: str | Sequence[str] | None) -> list[str]:

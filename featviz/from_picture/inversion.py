@@ -26,7 +26,6 @@ from featviz.errors import public
 from featviz.from_picture.driver import (
     Batch,
     Column,
-    Options,
     Redrawing,
     chosen_layers,
 )
@@ -96,13 +95,15 @@ def invert(
     Example:
         featviz.invert(model, picture, ["conv1", "conv5", "fc7"]).save("run/inversion")
     """
-    options = Options(
+    run = Redrawing(
+        model=model,
+        pictures=pictures,
         method="invert",
         steps=steps,
-        settings=settings,
+        chosen=settings,
         precision=precision,
         seed=seed,
-        names=names,
+        named=names,
         frames=frames,
         film=film,
         batch_size=batch_size,
@@ -110,7 +111,6 @@ def invert(
         progress=progress,
         restarts=restarts,
     )
-    run = Redrawing(model, pictures, options)
     places = chosen_layers(model, layers)
     data = None if isinstance(others, Tensor) else (others or sample_pictures()).spread(_OTHERS)
     if isinstance(others, Tensor):
@@ -124,12 +124,12 @@ def invert(
         how = run.settings(layer)
 
         def draw(batch: Batch) -> Optimized:
-            objective = -objectives.distance(layer, read_layer(model, batch.given, layer))
+            objective = -objectives.distance(layer, read_layer(model, batch.originals, layer))
             return run.optimize(objective, how, batch, layer, text=f"inverting {layer}")
 
-        def measure(given: Tensor, drawn: Tensor) -> dict[str, Tensor]:
+        def measure(originals: Tensor, drawn: Tensor) -> dict[str, Tensor]:
             target, found, far = (
-                read_layer(model, x, layer).flatten(1) for x in (given, drawn, unrelated)
+                read_layer(model, x, layer).flatten(1) for x in (originals, drawn, unrelated)
             )
             length = target.norm(dim=1).clamp(min=1e-12)
             chance = [(far - one).norm(dim=1).median() for one in target]

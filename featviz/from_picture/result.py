@@ -55,7 +55,7 @@ class Redrawn(results.Result):
     """(K,): the layers or units that the pictures are made from, as people read them"""
     units: tuple[str, ...]
     """(K,): the same as "conv5:12" where they are units, else empty"""
-    given: Tensor
+    originals: Tensor
     """(P, 3, H, W): the given pictures as the model sees them"""
     images: Tensor
     """(P, K, T, 3, H, W) float32 in [0, 1], rounded to 8 bits: what a PNG holds"""
@@ -119,7 +119,7 @@ class Redrawn(results.Result):
         for p, (name, stem) in enumerate(zip(self.names, stems, strict=True)):
             folder.figure(
                 f"pictures/{stem}.png",
-                self.given[p],
+                self.originals[p],
                 caption=f"{name} as {self.model_name} sees it.",
                 alt=name,
                 pixelated=self._pixelated,
@@ -141,7 +141,7 @@ class Redrawn(results.Result):
         folder.arrays(
             f"{self.kind}.npz",
             {
-                "given": images.to_uint8(self.given).numpy(),
+                "given": images.to_uint8(self.originals).numpy(),
                 "images": images.to_uint8(self.images).numpy(),
                 "trace": self.trace.numpy(),
                 **{name.replace(" ", "_"): self.measured[name].numpy() for name in self.measures},
@@ -176,7 +176,7 @@ class Redrawn(results.Result):
 
     @property
     def _pixelated(self) -> bool:
-        return max(self.given.shape[-2:]) <= _SHOWN // 2
+        return max(self.originals.shape[-2:]) <= _SHOWN // 2
 
     def plot(self) -> Figure:
         """A row a given picture and restart; the given picture, then a column each."""
@@ -186,7 +186,7 @@ class Redrawn(results.Result):
             ("given", *self.columns),
             [
                 [
-                    (self.given[p], _short(self.names[p], 26)) if t == 0 else None,
+                    (self.originals[p], _short(self.names[p], 26)) if t == 0 else None,
                     *(
                         (self.images[p, k, t], self.label(p, k, t))
                         for k in range(len(self.columns))
