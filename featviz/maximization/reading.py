@@ -40,7 +40,7 @@ def reading(model: Model, layers: Sequence[str], precision: Precision) -> Iterat
     # With the colors of a pixel side by side, convolutions of CPUs and tensor cores are faster.
     last = low or model.device.type == "cpu"
     layout = torch.channels_last if last else torch.contiguous_format
-    with in_bfloat16(model.net, probe) if low else nullcontext(model.net) as forward:
+    with in_bfloat16(model.net, probe, whole=True) if low else nullcontext(model.net) as forward:
 
         def read(pictures: Tensor, *, exact: bool = False) -> dict[str, Tensor]:
             if not names:

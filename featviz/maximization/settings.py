@@ -272,7 +272,7 @@ def _own_settings(model: Model, layer: Layer, bare: Settings) -> Settings:
         parametrization=bare.parametrization,
         transforms=transforms_for(layer, side),
         roughness_weight=2.0 * first_stride(model),
-        window=max(2, side // 7),
+        window=max(2, round(side / 6.5)),
     )
     if not is_kernel(layer):
         return settings

@@ -85,12 +85,12 @@ def gains_by_bfloat16(model: Callable[[Tensor], Tensor], pictures: Tensor) -> bo
 
 @contextmanager
 def in_bfloat16(
-    model: Callable[[Tensor], Tensor], pictures: Tensor
+    model: Callable[[Tensor], Tensor], pictures: Tensor, *, whole: bool = False
 ) -> Iterator[Callable[[Tensor], Tensor]]:
     """Within the block, the model as a function that computes in bfloat16, with float32 logits.
 
     The weights of its convolutions and fully connected layers are cast once; the first of them
-    stays in float32. Pictures are passed channels-last, the memory format of bfloat16
+    stays in float32, unless the `whole` model is cast. Pictures are passed channels-last, the memory format of bfloat16
     convolutions. The model itself is not changed.
 
     Args:
@@ -108,6 +108,8 @@ def in_bfloat16(
     mode = _FirstInFloat32()
     with torch.no_grad(), mode:
         model(pictures[:1])
+    if whole:
+        mode.first = torch.empty(0)  # no layer's weight
     cast: dict[str, Tensor] = {}
     for name, module in model.named_modules():
         if isinstance(module, (nn.Conv2d, nn.Linear)) and module.weight is not mode.first:
