@@ -90,12 +90,14 @@ def in_bfloat16(
     """Within the block, the model as a function that computes in bfloat16, with float32 logits.
 
     The weights of its convolutions and fully connected layers are cast once; the first of them
-    stays in float32, unless the `whole` model is cast. Pictures are passed channels-last, the memory format of bfloat16
-    convolutions. The model itself is not changed.
+    stays in float32, unless the `whole` model is cast. Pictures are passed channels-last, the
+    memory format of bfloat16 convolutions. The model itself is not changed.
 
     Args:
         model: pictures to logits.
         pictures: (N, 3, H, W); a pass with the first finds out which layer reads the picture.
+        whole: also the layer that reads the picture: faster, for gradients that only need to
+            point in the right direction.
     """
     if not isinstance(model, nn.Module):
 
