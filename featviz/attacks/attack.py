@@ -62,7 +62,7 @@ def attack(
         labels: The classes to leave (indices or names); default: the model's own predictions.
         method: A name of `featviz.attacks.methods.METHODS`: "pgd", "fgsm", "apgd", "ensemble",
             "square", "minimal" ...
-        norm: "linf", "l2", "l1" or "l0", as the method knows it; default: the method's first.
+        norm: "linf", "l2", "l1" or "l0", if the method supports it; default: the method's first.
         eps: The change stays within this distance. Default 8/255 in L-infinity (no value by more
             than 8 of 255 levels), 0.5 in L2, 12 in L1 (the sum of all changes). Methods that search
             the smallest change take none.
@@ -168,15 +168,15 @@ def _check_method(
 
 def _doubts(found: AttackResult, chosen: Method, eps: float | None) -> list[str]:
     """What to think of the result, in words."""
-    doubts = []
+    caveats = []
     blind = int(((found.zero_gradients > 0) & ~found.success).sum())
     if blind:
-        doubts.append(
+        caveats.append(
             f"the gradient was 0 everywhere at some step of {blind} pictures: the model hides its "
             "gradient there, and the attack says little about its robustness"
         )
     if found.norm == "linf" and eps is not None and 0 < eps < 1 / 255:
-        doubts.append(
+        caveats.append(
             f"eps {eps_text(eps, found.norm)} is less than one level of an 8-bit picture, so "
             "nothing can change; the audit works on unrounded pictures"
         )
@@ -184,7 +184,7 @@ def _doubts(found: AttackResult, chosen: Method, eps: float | None) -> list[str]
     if missed:
         more = "more --steps" if chosen.steps and chosen.steps >= 100 else "apgd, ensemble"
         larger = " or a larger --eps" if chosen.ball else ""
-        doubts.append(
+        caveats.append(
             f"{missed} of {len(found)} pictures were not brought there; {more}{larger} may do it"
         )
-    return doubts
+    return caveats

@@ -43,7 +43,7 @@ class HeldOutResult(results.Result):
         """
         return fooling_rate(self.clean, predicted, self.target)
 
-    def doubts(self) -> list[str]:
+    def caveats(self) -> list[str]:
         """What limits the meaning of the rates."""
         n = len(self.clean)
         return [f"only {n} pictures are held out: the intervals are wide"] if n < _FEW else []

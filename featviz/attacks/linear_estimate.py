@@ -2,8 +2,8 @@
 
 The distance to where class k overtakes the label y is then (z_y - z_k) / ||grad (z_y - z_k)||_q,
 with q the dual of the norm. One forward pass and one backward pass a class give it. It orders the
-targets of an attack (the nearest first) and the pictures of a data set (the easiest first), and
-beside a distance that was found it says how linear the model is there.
+targets of an attack (the nearest first) and the pictures of a data set (the least robust first).
+Beside a distance that was found, it tells how linear the model is there.
 """
 
 from __future__ import annotations

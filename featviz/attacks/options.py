@@ -100,7 +100,7 @@ def check_eps(eps: float | Tensor, norm: str, count: int) -> Tensor:
 
 
 def check_norm(norm: str, norms: Sequence[str] = projections.NORMS) -> str:
-    """The norm, if it is one of those that an attack knows. Raises UserError."""
+    """The norm, if the attack supports it. Raises UserError."""
     if norm not in norms:
         known = f"{', '.join(norms[:-1])} and {norms[-1]}" if len(norms) > 1 else norms[0]
         raise UserError(f"unknown norm {norm!r}{nearest(norm, norms)} (there are {known})")

@@ -167,7 +167,7 @@ def patch(
         shown_size=shown,
         forwards=len(clean) + spent + 2 * len(judged) * len(x),
     )
-    return replace(result, warnings=(*result.warnings, *result.doubts()))
+    return replace(result, warnings=(*result.warnings, *result.caveats()))
 
 
 def _learn(

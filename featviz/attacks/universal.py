@@ -160,7 +160,7 @@ def universal(
         examples=task.data.pictures[held[task.shown(SHOWN)]],
         forwards=len(clean) + spent + len(predicted) * len(held) + len(training),
     )
-    return replace(result, warnings=(*result.warnings, *result.doubts()))
+    return replace(result, warnings=(*result.warnings, *result.caveats()))
 
 
 def _learn(

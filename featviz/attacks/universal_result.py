@@ -95,19 +95,19 @@ class UniversalPerturbation(HeldOutResult):
     def _clean_share(self, label: int) -> float:
         return float((self.clean == label).double().mean())
 
-    def doubts(self) -> list[str]:
+    def caveats(self) -> list[str]:
         """What limits the meaning of the rates."""
-        doubts = super().doubts()
+        caveats = super().caveats()
         s, trained = self.rate(), self.training_share
         if (trained.value or 0) - (s.value or 0) > 0.1 and trained.low > s.high:
-            doubts.append(
+            caveats.append(
                 f"it fools {100 * (trained.value or 0):.0f}% of the pictures it was made from but "
                 f"{100 * (s.value or 0):.0f}% of the others: more training pictures would make it "
                 "stronger"
             )
         if self.eps and s.low <= self.rate("noise").high:
-            doubts.append("it does not clearly beat random noise of the same size")
-        return doubts
+            caveats.append("it does not clearly beat random noise of the same size")
+        return caveats
 
     @property
     def commonest(self) -> list[tuple[int, int]]:

@@ -27,7 +27,7 @@ def attack(
     ] = None,
     norm: Annotated[
         str | None,
-        typer.Option("--norm", help="linf, l2, l1 or l0; default: the first the method knows."),
+        typer.Option("--norm", help="linf, l2, l1 or l0; default: the method's first."),
     ] = None,
     target: Annotated[
         str | None,

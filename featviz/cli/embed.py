@@ -31,7 +31,7 @@ ClassNames = Annotated[
         "--class-names",
         metavar="FILE",
         help="Names of the data's class folders, lines of folder TAB name; "
-        "default: those that the model knows.",
+        "default: the classes of the model.",
     ),
 ]
 BatchSize = Annotated[int, typer.Option("--batch-size", min=1, help="Pictures a forward pass.")]

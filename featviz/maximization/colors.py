@@ -23,7 +23,7 @@ MARGIN = 1 / 1024
 
 @dataclass(frozen=True)
 class Colors:
-    """Which red, green and blue each decorrelated axis stands for.
+    """Which red, green and blue each decorrelated axis represents.
 
     matrix: rows red, green, blue; one axis a column, the longest column of length 1
     """

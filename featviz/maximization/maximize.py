@@ -110,7 +110,7 @@ def maximize(
         progress: Called with steps done, steps in all and what is being done.
 
     Returns:
-        The pictures with their scores, the numbers beside them and the reasons to doubt them.
+        The pictures with their scores, the numbers beside them and their flags.
 
     Raises:
         UserError: A layer, unit, objective, preset or other option is unknown or out of range.

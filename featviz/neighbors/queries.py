@@ -59,7 +59,7 @@ class Space:
 
     @property
     def store(self) -> Store | None:
-        """The store, if it is one: it knows pictures and the names of classes."""
+        """The store, if it is one: it has pictures and the names of classes."""
         return self.index.store
 
 

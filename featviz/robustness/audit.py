@@ -130,8 +130,8 @@ def audit(
     batch_size = check_batch_size(
         _BATCH_SIZE if batch_size is None and on_cpu else batch_size, model.device
     )
-    given = read_labeled(model, pictures, labels, count=count)
-    chosen = choose_precision(model, given.pictures[:1].to(model.device), precision)
+    labeled = read_labeled(model, pictures, labels, count=count)
+    chosen = choose_precision(model, labeled.pictures[:1].to(model.device), precision)
     parameters = {
         "norms": list(grids),
         "eps": {norm: list(grid) for norm, grid in grids.items()},
@@ -144,13 +144,13 @@ def audit(
         "against": list(against) if against else None,
         "batch_size": batch_size,
         "precision": chosen,
-        "labels": "predictions" if given.labels is None else "given",
+        "labels": "predictions" if labeled.labels is None else "given",
     }
     job = parameters | {
         "model": model.record(),
-        "pictures": given.sha256,
+        "pictures": labeled.sha256,
         "against_sha256": [other.sha256 for other in (against or {}).values()],
-        "given_labels": None if given.labels is None else given.labels.tolist(),
+        "given_labels": None if labeled.labels is None else labeled.labels.tolist(),
         "seed": seed,
     }
     with open_checkpoint(checkpoint, job) as kept:
@@ -160,8 +160,8 @@ def audit(
             work.report(0, 1, tested.line.partition(":")[0])
             clean = clean_pass(
                 model,
-                given.pictures,
-                given.labels,
+                labeled.pictures,
+                labeled.labels,
                 work,
                 seed=seed,
                 batch_size=batch_size,
@@ -174,16 +174,16 @@ def audit(
             fooled = fool_by_margin(clean) if {"transfer", "diagnosis"} & set(parts) else None
         source = Source(
             clean=clean,
-            given=given,
+            labeled=labeled,
             fooled=fooled,
             data=pictures if isinstance(pictures, Pictures) else None,
             against=against or {},
         )
         made, missing = make_parts(parts, source)
     origin = results.origin(
-        model, parameters=parameters, started=started, data=given.data, seed=seed
+        model, parameters=parameters, started=started, data=labeled.data, seed=seed
     )
-    result = _result(origin, clean, given, states, tested, made)
+    result = _result(origin, clean, labeled, states, tested, made)
     warnings = (*result.warnings, *missing, *audit_warnings(result))
     return replace(result, warnings=warnings)
 
@@ -197,11 +197,11 @@ def check_grids(
     for norm in norms:
         check_norm(norm, NORMS)
     if eps is None:
-        given: Mapping[str, Sequence[float]] = DEFAULT_EPS
+        wanted: Mapping[str, Sequence[float]] = DEFAULT_EPS
     elif isinstance(eps, Mapping):
-        given = {norm: eps.get(norm, DEFAULT_EPS[norm]) for norm in norms}
+        wanted = {norm: eps.get(norm, DEFAULT_EPS[norm]) for norm in norms}
     elif len(norms) == 1:
-        given = {norms[0]: eps}
+        wanted = {norms[0]: eps}
     else:
         raise UserError(
             "one list of eps for several norms is ambiguous; "
@@ -209,7 +209,7 @@ def check_grids(
         )
     grids = {}
     for norm in dict.fromkeys(norms):
-        values = sorted({float(e) for e in given[norm]} - {0.0})
+        values = sorted({float(e) for e in wanted[norm]} - {0.0})
         for value in values:
             check_eps(value, norm, 1)
         if not values:
@@ -282,7 +282,7 @@ def _checks(clean: CleanPass, states: Sequence[NormState]) -> list[Check]:
 def _result(
     origin: results.Origin,
     clean: CleanPass,
-    given: LabeledPictures,
+    labeled: LabeledPictures,
     states: Sequence[NormState],
     tested: SelfTest,
     made: Mapping[str, results.Result],
@@ -291,13 +291,13 @@ def _result(
     part_warnings = [f"{name}: {text}" for name, part in made.items() for text in part.warnings]
     return Audit(
         origin=origin,
-        warnings=(*given.warnings, *part_warnings),
+        warnings=(*labeled.warnings, *part_warnings),
         model_name=model.name,
-        data_name=given.data_name,
+        data_name=labeled.data_name,
         classes=model.class_names,
-        names=given.names,
+        names=labeled.names,
         labels=clean.labels,
-        predicted_labels=given.labels is None,
+        predicted_labels=labeled.labels is None,
         clean=clean.logits.argmax(1),
         second_choice=clean.second_choice,
         margins=clean.margins,

@@ -62,7 +62,7 @@ class Source:
     """What the parts of an audit are made from."""
 
     clean: CleanPass
-    given: LabeledPictures
+    labeled: LabeledPictures
     """the audited pictures"""
     fooled: Fooled | None
     """for transfer and diagnosis; None if no picture was fooled"""
@@ -151,15 +151,15 @@ def _those_fooled(source: Source) -> Fooled:
 
 
 def _transfer(source: Source) -> Transfer:
-    clean, given, fooled = source.clean, source.given, _those_fooled(source)
+    clean, labeled, fooled = source.clean, source.labeled, _those_fooled(source)
     model, rows = clean.model, fooled.rows
     models = {model.name: model} | {
         (f"{name} (2)" if name == model.name else name): other
         for name, other in source.against.items()
     }
-    pictures = {model.name: given.pictures[rows]}
+    pictures = {model.name: labeled.pictures[rows]}
     labels = {model.name: clean.labels[rows]}
-    data = None if given.data is None else given.data.select(rows.tolist())
+    data = None if labeled.data is None else labeled.data.select(rows.tolist())
     if data is not None:
         folders = data.folders
     else:
@@ -167,7 +167,7 @@ def _transfer(source: Source) -> Transfer:
     for name, other in list(models.items())[1:]:
         labels |= shared_labels({name: other}, folders)
         if data is None:
-            pictures[name] = resized_to(given.pictures[rows], other.input_size)
+            pictures[name] = resized_to(labeled.pictures[rows], other.input_size)
         else:
             pictures[name] = datasets.read_all(data, resize=other.resize, crop=other.input_size)[1]
     return transfer_matrix(
@@ -182,19 +182,19 @@ def _transfer(source: Source) -> Transfer:
 
 
 def _diagnosis(source: Source) -> Diagnosis:
-    clean, given, fooled = source.clean, source.given, _those_fooled(source)
+    clean, labeled, fooled = source.clean, source.labeled, _those_fooled(source)
     at = spread(torch.arange(len(fooled.rows)), _DIAGNOSED)
     model, rows, predicted = clean.model, fooled.rows[at], fooled.predicted[at]
-    labels, names = clean.labels[rows], [given.names[i] for i in rows.tolist()]
+    labels, names = clean.labels[rows], [labeled.names[i] for i in rows.tolist()]
     wanted, used = {*labels.tolist(), *predicted.tolist()}, set(names)
     if source.data is not None:
         reference = _reference(model, source.data, wanted, used)
     else:
-        others = _choose(clean.labels.tolist(), given.names, wanted, used)
-        reference = Reference(given.pictures[others], clean.labels[others]) if others else None
+        others = _choose(clean.labels.tolist(), labeled.names, wanted, used)
+        reference = Reference(labeled.pictures[others], clean.labels[others]) if others else None
     return diagnose(
         model,
-        given.pictures[rows],
+        labeled.pictures[rows],
         fooled.adversarial[at],
         labels,
         predicted,

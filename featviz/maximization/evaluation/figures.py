@@ -1,7 +1,7 @@
 """Figures of the panel: a row for each picture, and its natural path.
 
 A row has the synthetic picture, the top pictures of the same unit at the same scale with what was
-scored framed in each, the curves of the path, the numbers in words, and the reasons to doubt it.
+scored framed in each, the curves of the path, the numbers in words, and the flags.
 """
 
 from __future__ import annotations
@@ -66,8 +66,8 @@ def draw_panel(
         page.text(left, y + side + 0.13, titles[i], fontsize=9.5, weight="bold")
         if panel.top_pictures:
             _draw_row(page, at, y, cell, gap, panel.top_pictures[i])
-        for k, (line, doubt) in enumerate(own):
-            style = {"color": _WARNING, "weight": "bold"} if doubt else {}
+        for k, (line, flagged) in enumerate(own):
+            style = {"color": _WARNING, "weight": "bold"} if flagged else {}
             page.text(at, y + above + _LINE * k, line, fontsize=7.6, **style)
         if panel.path is not None:
             ax = page.axes(page.width - curve - 0.1, y + 0.05, curve, side - 0.25)
@@ -78,7 +78,7 @@ def draw_panel(
 
 
 def _words(panel: Panel, i: int, room: int) -> list[tuple[str, bool]]:
-    """The numbers of a row, and its doubts, as lines of `room` letters; whether each is a doubt."""
+    """The numbers of a row, and its flags, as lines of `room` letters; whether each is a flag."""
     lines_of = describe(panel, i)
     numbers = " · ".join(line.short for line in lines_of if line.short and line.name != "seconds")
     lines = [(line, False) for line in textwrap.wrap(numbers, room)]

@@ -1,4 +1,4 @@
-"""The panel: the numbers beside each maximized picture, and the reasons to doubt it, as plain data.
+"""The panel: the numbers beside each maximized picture, and its flags, as plain data.
 
 `measure` makes it, `metrics` says what each number means, `flags` when a reason is given, `figures`
 draws it.
