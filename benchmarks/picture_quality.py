@@ -55,7 +55,7 @@ def main() -> None:
         "units": asked.units,
         "steps": asked.steps,
         "seconds": round(seconds, 1),
-        "median_score": round(float(scores.median()), 3),
+        "median_score": round(float(np.median(scores.numpy())), 3),
         "median_fine_detail": round(float(detail.median()), 4),
         "highest_fine_detail": round(float(detail.max()), 4),
     }
@@ -65,7 +65,9 @@ def main() -> None:
         earlier = np.load(asked.against)
         ratio = scores.numpy() / earlier["scores"]
         line["median_ratio"] = round(float(np.median(ratio)), 4)
-        line["ratio_of_medians"] = round(float(scores.median()) / np.median(earlier["scores"]), 4)
+        line["ratio_of_medians"] = round(
+            float(np.median(scores.numpy())) / np.median(earlier["scores"]), 4
+        )
     print(json.dumps(line))
 
 
