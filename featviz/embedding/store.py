@@ -226,13 +226,15 @@ class Store(results.Result):
 
     def numbers(self) -> dict[str, results.Number]:
         found = self.statistics
-        silent = int((found.active == 0).sum())
+        inactive = int((found.active == 0).sum())
         shown = {
             "rows": results.Number(len(self), "", "pictures in the store"),
             "dim": results.Number(self.dim, "", f"units of {self.layer}"),
             "zeros": results.Number(found.zeros, "fraction", "of all values are exactly zero"),
             "mean norm": results.Number(float(found.norms.mean()), "", "Euclidean length of a row"),
-            "silent units": results.Number(silent, "", "units above zero on none of the pictures"),
+            "inactive units": results.Number(
+                inactive, "", "units above zero on none of the pictures"
+            ),
             "skipped": results.Number(len(self.skipped), "", "pictures that could not be read"),
         }
         if self.drift is not None:

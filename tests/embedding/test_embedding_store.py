@@ -184,7 +184,7 @@ def test_numbers_agree_with_the_matrix(model: Model, data: Path) -> None:
     numbers = store.numbers()
     assert numbers["zeros"].value == pytest.approx((matrix == 0).mean())
     assert numbers["mean norm"].value == pytest.approx(np.linalg.norm(matrix, axis=1).mean())
-    assert numbers["silent units"].value == ((matrix > 0).sum(0) == 0).sum()
+    assert numbers["inactive units"].value == ((matrix > 0).sum(0) == 0).sum()
 
 
 class Killed(BaseException):
