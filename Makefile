@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 FAISS := $(shell nvidia-smi >/dev/null 2>&1 && echo gpu || echo cpu)
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test lint types pytest pytest-narrow format docs docs-pictures gallery benchmarks \
+.PHONY: demo test lint types pytest pytest-narrow pytest-long format docs docs-pictures gallery benchmarks \
 	peers clean
 
 demo: $(VENV)/.installed
@@ -33,6 +33,10 @@ pytest: $(VENV)/.installed-dev
 pytest-narrow: $(VENV)/.installed-dev
 	ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_CBWR=AVX2 \
 		$(BIN)/pytest -n 2 --dist loadfile -m numeric
+
+# What takes minutes: random kills of every long command, many models.
+pytest-long: $(VENV)/.installed-dev
+	$(BIN)/pytest -n 2 --dist loadfile -m long
 
 format: $(VENV)/.installed-dev
 	$(BIN)/ruff check --fix .
