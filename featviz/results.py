@@ -29,6 +29,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from featviz.errors import UserError
+from featviz.numbers import Number as Number  # noqa: PLC0414 - results.Number is its public name
+from featviz.numbers import show_interval as show_interval  # noqa: PLC0414
+from featviz.numbers import show_number as show_number  # noqa: PLC0414
+from featviz.requirements import Check, check_requirements
 
 if TYPE_CHECKING:
     import numpy as np
@@ -41,21 +45,6 @@ if TYPE_CHECKING:
 
 SCHEMA = 1
 JPEG_DPI = 108  # of sheets of pictures; plots have 144
-
-
-@dataclass(frozen=True)
-class Number:
-    """A measured value with its unit and what it means, in words."""
-
-    value: float | int | str | None
-    unit: str = ""
-    meaning: str = ""
-    low: float | None = None
-    """lower end of the 95% interval, for an estimate"""
-    high: float | None = None
-    """upper end of it"""
-    n: int | None = None
-    """how many observations the estimate is made from"""
 
 
 _COMMAND: ContextVar[str | None] = ContextVar("command", default=None)
@@ -163,12 +152,26 @@ class Result(ABC):
     def __repr__(self) -> str:
         return f"<{type(self).__name__}: {self.title}>"
 
-    def save(self, folder: str | Path, *, overwrite: bool = False) -> Path:
+    def require(self, *requirements: str) -> tuple[Check, ...]:
+        """Compare the numbers with requirements, as "top1.low>=0.5" (see `featviz.requirements`).
+
+        Returns:
+            One check a requirement; `check.met` says whether it holds.
+
+        Raises:
+            UserError: A requirement that cannot be read, or that names no number of this result.
+        """
+        return check_requirements(requirements, self.numbers())
+
+    def save(
+        self, folder: str | Path, *, overwrite: bool = False, checks: Sequence[Check] = ()
+    ) -> Path:
         """Write the result folder and return its path.
 
         Args:
             folder: Is made beside its place and renamed, so that it exists whole or not at all.
             overwrite: Replace an existing result folder.
+            checks: Of `require`, to be kept in result.json and shown with the result.
 
         Raises:
             UserError: The folder exists and `overwrite` is False, or it cannot be written.
@@ -177,7 +180,7 @@ class Result(ABC):
             self.write(target)
             for name, part in self.parts.items():
                 target.part(name, part)
-            target.finish(self)
+            target.finish(self, checks)
         return Path(folder)
 
     def _repr_html_(self) -> str:
@@ -200,28 +203,6 @@ class Result(ABC):
         )
         notes = "".join(f"<p>⚠ {html.escape(text)}</p>" for text in warnings)
         return f"<h4>{title}</h4>{picture}<table>{rows}</table>{notes}"
-
-
-def show_number(number: Number) -> str:
-    """A number as people read it: 0.441 fraction becomes "44.1%"."""
-    value = number.value
-    if value is None or isinstance(value, str):
-        return value or "-"
-    if number.unit == "fraction":
-        return f"{100 * value:.1f}%"
-    text = f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
-    gap = "" if number.unit.startswith("/") else " "  # 8/255, but 5.1 pixels
-    return f"{text}{gap}{number.unit}".rstrip()
-
-
-def show_interval(number: Number) -> str:
-    """Interval and n of an estimate: "95%: 41.2% to 47.0%, n = 5,000"; "" where there are none."""
-    interval = ""
-    if number.low is not None and number.high is not None:
-        low, high = (show_number(Number(end, number.unit)) for end in (number.low, number.high))
-        interval = f"95%: {low} to {high}"
-    count = "" if number.n is None else f"n = {number.n:,}"
-    return ", ".join(filter(None, (interval, count)))
 
 
 def figure_bytes(figure: Figure, kind: str, *, dpi: float | None = None) -> bytes:
@@ -363,7 +344,7 @@ class Folder:
         """Add a warning to those of the result itself."""
         self.warnings.append(text)
 
-    def finish(self, result: Result) -> None:
+    def finish(self, result: Result, checks: Sequence[Check] = ()) -> None:
         """Write result.json, last of all."""
         made = result.origin
         document = {
@@ -379,6 +360,7 @@ class Folder:
             "created": made.created,
             "seconds": made.seconds,
             "numbers": {name: _number_record(n) for name, n in result.numbers().items()},
+            **({"requirements": [vars(check) for check in checks]} if checks else {}),
             "figures": self.figures,
             "tables": self.tables,
             "arrays": self.arrays_,

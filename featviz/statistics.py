@@ -1,9 +1,12 @@
-"""Estimates with their intervals: shares, medians with censoring, shrinkage, rank correlation.
+"""Estimates with their intervals: shares, paired differences, medians, shrinkage, correlation.
 
 In: counts, distances, values. Out: numbers with the 95% interval that belongs to them.
 
     Wilson, "Probable inference, the law of succession, and statistical inference", 1927
     Order-statistic interval of a median: ranks of Binomial(n, 1/2), free of any distribution
+    Newcombe, "Improved confidence intervals for the difference between binomial proportions based
+        on paired data", 1998 (method 10)
+    Efron and Tibshirani, "An Introduction to the Bootstrap", 1993 (percentile interval)
     Beta-binomial shrinkage: Efron and Morris, "Stein's estimation rule and its competitors - an
         empirical Bayes approach", 1973, for shares
 """
@@ -42,8 +45,11 @@ class Share(NamedTuple):
 
     def number(self, meaning: str) -> Number:
         """The fraction for a result, with its interval and n."""
-        counted = f"{meaning} ({self.hits:,g} of {self.n:,})"
-        return Number(self.value, "fraction", counted, self.low, self.high, self.n)
+        return self.estimate(f"{meaning} ({self.hits:,g} of {self.n:,})")
+
+    def estimate(self, meaning: str) -> Number:
+        """The same without the counts in its meaning."""
+        return Number(self.value, "fraction", meaning, self.low, self.high, self.n)
 
 
 def share(hits: float, n: int) -> Share:
@@ -65,6 +71,79 @@ def share(hits: float, n: int) -> Share:
     return Share(hits, n, low, high)
 
 
+class Difference(NamedTuple):
+    """How much larger a share or a mean is than another on the same n observations."""
+
+    value: float | None
+    low: float
+    high: float
+    n: int
+
+    def number(self, meaning: str) -> Number:
+        """The difference for a result, as a fraction."""
+        return Number(self.value, "fraction", meaning, self.low, self.high, self.n)
+
+
+def paired_difference(first: Tensor, second: Tensor) -> Difference:
+    """Share of true values in `second` minus that in `first`, both (N,) bool, with 95% interval.
+
+    Newcombe's method 10, from the two Wilson intervals and the correlation of the pairs. It is not
+    empty where no observation differs.
+    """
+    n = len(first)
+    if n == 0:
+        return Difference(None, -1.0, 1.0, 0)
+    one, other = share(int(first.sum()), n), share(int(second.sum()), n)
+    p, q = one.hits / n, other.hits / n
+    both, neither = int((first & second).sum()), int((~first & ~second).sum())
+    only_first, only_second = int((first & ~second).sum()), int((~first & second).sum())
+    product = float(both * neither - only_first * only_second)
+    if product > 0:
+        product = max(product - n / 2, 0.0)  # continuity
+    scale = math.sqrt(one.hits * (n - one.hits) * other.hits * (n - other.hits))
+    phi = product / scale if scale else 0.0
+
+    def reach(down: float, up: float) -> float:
+        return math.sqrt(max(0.0, down * down - 2 * phi * down * up + up * up))
+
+    low = q - p - reach(q - other.low, one.high - p)
+    high = q - p + reach(other.high - q, p - one.low)
+    return Difference(q - p, max(-1.0, low), min(1.0, high), n)
+
+
+DRAWS = 1000
+"""bootstrap samples of an interval"""
+
+
+def resampled_means(values: Tensor, *, draws: int = DRAWS, seed: int = 0) -> Tensor:
+    """(draws, K) float64: means of the columns of values (N, K) over N rows drawn with return."""
+    import numpy as np
+
+    n = len(values)
+    columns, random = values.double().numpy(), np.random.default_rng(seed)
+    most = max(1, 4_000_000 // max(n, 1))  # draws at once, so that memory stays small
+    parts = [
+        random.multinomial(n, np.full(n, 1 / n), size=min(most, draws - done)) @ columns / n
+        for done in range(0, draws, most)
+    ]
+    return torch.from_numpy(np.concatenate(parts))
+
+
+def resampled_medians(values: Tensor, *, draws: int = DRAWS, seed: int = 0) -> Tensor:
+    """(draws, K): medians of the columns of values (N, K) over N rows drawn with return."""
+    random = torch.Generator().manual_seed(seed)
+    rows = torch.randint(len(values), (draws, len(values)), generator=random)
+    return values.cpu()[rows].median(1).values
+
+
+def percentiles(values: Tensor) -> tuple[float, float]:
+    """The ends of the middle 95% of bootstrap values (draws,)."""
+    low, high = values.double().quantile(
+        torch.tensor([(1 - _LEVEL) / 2, (1 + _LEVEL) / 2]).double()
+    )
+    return float(low), float(high)
+
+
 class Median(NamedTuple):
     """The median of n distances of which some are censored."""
 
@@ -76,6 +155,11 @@ class Median(NamedTuple):
     n: int
     censored: int
     """observations whose distance is only known to be larger than what was tried"""
+
+    def number(self, unit: str, meaning: str) -> Number:
+        """The median for a result; what is infinite is left empty."""
+        low, high = (end if math.isfinite(end) else None for end in (self.low, self.high))
+        return Number(self.value, unit, meaning, low, high, self.n)
 
 
 def median(distances: Tensor) -> Median:

@@ -16,6 +16,7 @@ from featviz.attacks import figures, losses, projections
 from featviz.attacks.options import AttackOptions, Classifier
 from featviz.attacks.projections import NORM_NAMES, eps_text
 from featviz.models.model import Model
+from featviz.statistics import median, share
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -163,27 +164,21 @@ class AttackResult(results.Result):
         hit, n = self.success & tried, int(tried.sum())
         goal = "the target" if self.targeted else "a wrong class"
         there = f"{int(self.already.sum())} of {len(self)} were there already"
+        saved = share(int((self.success_8bit & tried).sum()), n)
         numbers = {
-            "fooled": results.Number(
-                int(hit.sum()), f"of {n}", f"pictures brought to {goal}; {there}"
-            ),
-            "fooled as saved": results.Number(
-                int((self.success_8bit & tried).sum()), f"of {n}", "the same in 8 bits"
-            ),
+            "fooled": share(int(hit.sum()), n).number(f"pictures brought to {goal}; {there}"),
+            "fooled as saved": saved.number("the same in 8 bits"),
         }
         if hit.any():
+            of = "median of the fooled pictures"
             if self.norm in {"l0", "l1"}:
                 words = "components (a pixel has three)" if self.norm == "l0" else "sum of changes"
-                numbers[f"{NORM_NAMES[self.norm]} distance"] = results.Number(
-                    float(self.distance[hit].median()), "", f"{words}, median of the fooled"
-                )
-            median = "median of the fooled pictures"
-            largest = 255 * float(self.linf[hit].median())
-            steps = float(self.steps[hit].double().median())
+                name = f"{NORM_NAMES[self.norm]} distance"
+                numbers[name] = median(self.distance[hit]).number("", f"{words}, {of}")
             numbers |= {
-                "L∞ distance": results.Number(largest, "/255", median),
-                "L2 distance": results.Number(float(self.l2[hit].median()), "", median),
-                "steps": results.Number(steps, "", "gradient steps, median"),
+                "L∞ distance": median(255 * self.linf[hit]).number("/255", of),
+                "L2 distance": median(self.l2[hit]).number("", of),
+                "steps": median(self.steps[hit].double()).number("", f"gradient steps, {of}"),
             }
         for name, passes in (("forward", self.forwards), ("backward", self.backwards)):
             total = int(passes.sum())

@@ -65,7 +65,7 @@ def attack(
     ] = None,
     seed: options.Seed = 0,
     model: options.ModelOptions,
-    output: options.OutputOptions,
+    output: options.CheckedOutput,
 ) -> None:
     """Change a picture so little that one hardly sees it, and so that the model errs.
 

@@ -69,7 +69,7 @@ def audit(
     ] = None,
     seed: options.Seed = 0,
     model: options.ModelOptions,
-    output: options.OutputOptions,
+    output: options.CheckedOutput,
 ) -> None:
     """Measure robust accuracy against the size of the attack, with checks of the measurement.
 

@@ -38,7 +38,7 @@ def corrupt(
     ] = True,
     seed: options.Seed = 0,
     model: options.ModelOptions,
-    output: options.OutputOptions,
+    output: options.CheckedOutput,
 ) -> None:
     """Measure accuracy under noise, blur, weather and compression (ImageNet-C's corruptions).
 

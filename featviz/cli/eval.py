@@ -21,7 +21,7 @@ def eval(
         typer.Option("--precision", help="auto: bfloat16 where the processor computes in it."),
     ] = "float32",
     model: options.ModelOptions,
-    output: options.OutputOptions,
+    output: options.CheckedOutput,
 ) -> None:
     """Count how often a model is right: top-1, top-5, each with its 95% interval, and each class.
 

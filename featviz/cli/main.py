@@ -1,7 +1,7 @@
 """The command `featviz`: its commands, its exit codes.
 
-0 done; 1 an error of featviz or of the machine; 2 a user's mistake, in one line; 130 stopped by
-Ctrl-C, with what is finished kept. (3 is reserved for a requirement that does not hold.)
+0 done; 1 an error of featviz or of the machine; 2 a user's mistake, in one line; 3 a requirement
+(--require, --strict) that does not hold; 130 stopped by Ctrl-C, with what is finished kept.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,11 +26,12 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
-from featviz.cli.run import progress_bar, report
+from featviz.cli.run import leave_if_failed, progress_bar, report
 from featviz.types import Progress
 
 if TYPE_CHECKING:
     from featviz.models.model import Model
+    from featviz.requirements import Check
     from featviz.results import Result
 
 _MODEL, _OUTPUT = "Model", "Output"
@@ -97,6 +98,25 @@ Overwrite = Annotated[
 Json = Annotated[
     bool, typer.Option("--json", rich_help_panel=_OUTPUT, help="Print one JSON document instead.")
 ]
+Require = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--require",
+        rich_help_panel=_OUTPUT,
+        metavar="TEXT",
+        help='A number of the result that must hold, as "top1.low>=0.5"; may be given again. '
+        "Exit code 3 if one does not.",
+    ),
+]
+Strict = Annotated[
+    bool,
+    typer.Option(
+        "--strict",
+        rich_help_panel=_OUTPUT,
+        help="Exit code 3 if folders are no classes, classes have no pictures, or files cannot "
+        "be read.",
+    ),
+]
 Quiet = Annotated[
     bool, typer.Option("--quiet", "-q", rich_help_panel=_OUTPUT, help="No progress, no hints.")
 ]
@@ -145,11 +165,13 @@ class OutputOptions:
         """The progress to hand to an analysis."""
         return progress_bar(self.quiet)
 
-    def finish(self, result: Result, folder: Path, *, whole: bool = True) -> None:
+    def finish(
+        self, result: Result, folder: Path, *, whole: bool = True, checks: Sequence[Check] = ()
+    ) -> None:
         """Save the result and print it; its checkpoint is removed if the result is whole."""
         from featviz.checkpoints import partial_folder, remove_checkpoint
 
-        result.save(folder, overwrite=self.overwrite)
+        result.save(folder, overwrite=self.overwrite, checks=checks)
         if whole:
             remove_checkpoint(partial_folder(folder))
         self.report(result, folder)
@@ -157,6 +179,39 @@ class OutputOptions:
     def report(self, result: Result, folder: Path) -> None:
         """Print a result that is saved in `folder`: a short text, or its result.json."""
         report(result, folder, as_json=self.as_json, quiet=self.quiet)
+
+
+@dataclass(frozen=True)
+class CheckedOutput(OutputOptions):
+    """An output whose numbers can be required to hold."""
+
+    require: Require = None
+    strict: Strict = False
+
+    def folder(self, default: str) -> Path:
+        """As `OutputOptions.folder`; requirements that cannot be read are refused here."""
+        from featviz.requirements import parse_requirement
+
+        for text in self.require or []:
+            parse_requirement(text)
+        return super().folder(default)
+
+    def finish(
+        self, result: Result, folder: Path, *, whole: bool = True, checks: Sequence[Check] = ()
+    ) -> None:
+        """Save the result with what was required of it, print it, and leave with 3 if that fails.
+
+        A result that a requirement does not fit is saved before the mistake is said.
+        """
+        from featviz.errors import UserError
+
+        try:
+            checks = (*checks, *result.require(*self.require or []))
+        except UserError as error:
+            super().finish(result, folder, whole=whole, checks=checks)
+            raise UserError(f"{error} (the result is in {folder})") from None
+        super().finish(result, folder, whole=whole, checks=checks)
+        leave_if_failed(checks)
 
 
 def expanded(command: Callable[..., None]) -> Callable[..., None]:

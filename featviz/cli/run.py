@@ -5,17 +5,20 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from featviz.types import Progress
 
 if TYPE_CHECKING:
     from featviz.datasets import Pictures
+    from featviz.requirements import Check
     from featviz.results import Result
 
+REQUIREMENT_FAILS = 3
+"""exit code where a --require or --strict does not hold"""
 LINE_SECONDS = 30.0
 """time between two lines of progress where standard error is no terminal"""
 
@@ -89,7 +92,34 @@ def report(result: Result, folder: Path, *, as_json: bool, quiet: bool = False) 
     for name, number in numbers.items():
         shown = filter(None, (show_number(number), show_interval(number), number.meaning))
         print(f"  {name:<{width}}  {'  '.join(shown)}")
+    print_checks(document.get("requirements", []))
     print(folder)
     if not quiet:
         for warning in document["warnings"]:
             print(f"featviz: note: {warning}", file=sys.stderr)
+
+
+def print_checks(records: Sequence[Mapping[str, Any]]) -> None:
+    """Requirements as a table, those that do not hold first."""
+    from featviz.requirements import Check
+
+    checks = sorted((Check(**record) for record in records), key=lambda check: check.met)
+    rows = [("holds" if c.met else "FAILS", *c.shown) for c in checks]
+    widths = [max((len(row[i]) for row in rows), default=0) for i in range(3)]
+    if rows:
+        print("requirements")
+    for verdict, what, bound, found in rows:
+        print(f"  {verdict:<{widths[0]}}  {what:<{widths[1]}}  {bound:<{widths[2]}}  found {found}")
+
+
+def leave_if_failed(checks: Sequence[Check]) -> None:
+    """Leave with exit code 3 if a requirement does not hold, with a line on standard error."""
+    import typer
+
+    failed = [check for check in checks if not check.met]
+    if failed:
+        names = ", ".join(check.requirement for check in failed)
+        print(
+            f"featviz: {len(failed)} of {len(checks)} requirements fail: {names}", file=sys.stderr
+        )
+        raise typer.Exit(REQUIREMENT_FAILS)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
@@ -25,7 +26,7 @@ from featviz.corruptions.mce import (
     MeanCorruptionError,
     mean_corruption_error,
 )
-from featviz.statistics import Share, share
+from featviz.statistics import Share, percentiles, resampled_means, share
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -92,56 +93,85 @@ class Corruptions(results.Result):
 
         There is an mCE at 224 pixels and 1,000 classes only, where AlexNet's errors were measured.
         """
-        errors = {n: e for n, e in self.errors().items() if n in CORRUPTIONS and n not in without}
+        return self._mean_error(self.errors(), 1 - (self.clean_share.value or 0), without)
+
+    def _mean_error(
+        self, errors: Mapping[str, Sequence[float]], clean: float, without: Sequence[str]
+    ) -> MeanCorruptionError | None:
+        errors = {n: e for n, e in errors.items() if n in CORRUPTIONS and n not in without}
         if not errors or self.severities != SEVERITIES:
             return None
         valid = self.side == VALID_SIDE and len(self.classes) == 1000 and self.jpeg
-        return mean_corruption_error(
-            errors, clean=1 - (self.clean_share.value or 0), side=self.side if valid else None
-        )
+        return mean_corruption_error(errors, clean=clean, side=self.side if valid else None)
+
+    @cached_property
+    def right(self) -> Tensor:
+        """(corruptions, severities, N) bool: the prediction is the label."""
+        return torch.stack(list(self.predictions.values())) == self.labels
+
+    def mean_share(self, names: Iterable[str] | None = None) -> Share:
+        """Mean accuracy over corruptions and severities: a share in [0, 1] of each picture."""
+        chosen = set(self.predictions if names is None else names)
+        rows = [i for i, name in enumerate(self.predictions) if name in chosen]
+        each = self.right[rows].double().mean((0, 1))
+        return share(float(each.sum()), len(self.names))
+
+    def _mean_error_numbers(self) -> dict[str, results.Number]:
+        """Mean errors, their intervals from pictures drawn again (bootstrap)."""
+        drawn = self._drawn_errors
+        found: dict[str, results.Number] = {}
+        for ending, without in (("", ()), (" without frost", ("frost",))):
+            mean = self.mean_error(without)
+            if mean is None or (without and (mean.mce is None or "frost" not in self.predictions)):
+                continue
+            over = f"of {len(mean.corruptions)} corruptions"
+            fields = {
+                "mean corruption error": ("mean", f"{over}, not normalized"),
+                "relative corruption error": (
+                    "relative_mean",
+                    "mean corruption error minus the clean error, not normalized",
+                ),
+                "mCE": ("mce", f"{over}; AlexNet is 100%"),
+                "relative mCE": ("relative_mce", over),
+            }
+            if without:
+                comparable = "of the 14 that are comparable with published ones"
+                fields = {"mCE": ("mce", comparable)}
+            means = [self._mean_error(errors, clean, without) for errors, clean in drawn]
+            for name, (field, meaning) in fields.items():
+                value = getattr(mean, field)
+                if value is not None:
+                    ends = percentiles(torch.tensor([getattr(one, field) for one in means]))
+                    number = results.Number(value, "fraction", meaning, *ends, len(self.names))
+                    found[f"{name}{ending}"] = number
+        return found
+
+    @cached_property
+    def _drawn_errors(self) -> list[tuple[dict[str, list[float]], float]]:
+        """Error rates of each corruption and the clean one, for samples of the pictures."""
+        cells = self.right.flatten(0, 1).T
+        wrong = ~torch.cat([cells, (self.clean == self.labels)[:, None]], dim=1)
+        rates = resampled_means(wrong).clamp(0, 1)
+        table = rates[:, :-1].view(len(rates), len(self.predictions), -1)
+        return [
+            (dict(zip(self.predictions, one.tolist(), strict=True)), float(clean))
+            for one, clean in zip(table, rates[:, -1], strict=True)
+        ]
 
     def numbers(self) -> dict[str, results.Number]:
         n = len(self.names)
-        means = {
-            name: float((predicted == self.labels).double().mean())
-            for name, predicted in self.predictions.items()
-        }
+        means = {name: self.mean_share([name]) for name in self.predictions}
         found = {
             "clean accuracy": self.clean_share.number("without corruption"),
-            "accuracy under corruption": results.Number(
-                sum(means.values()) / len(means),
-                "fraction",
+            "accuracy under corruption": self.mean_share().estimate(
                 f"mean of {len(means)} corruptions at {len(self.severities)} severities",
             ),
         }
-        mean = self.mean_error()
-        if mean is not None:
-            over = f"of {len(mean.corruptions)} corruptions"
-            without = self.mean_error(without=("frost",)) if "frost" in means else None
-            optional = {
-                "mean corruption error": (mean.mean, f"{over}, not normalized"),
-                "relative corruption error": (
-                    mean.relative_mean,
-                    "mean corruption error minus the clean error, not normalized",
-                ),
-                "mCE": (mean.mce, f"{over}; AlexNet is 100%"),
-                "relative mCE": (mean.relative_mce, over),
-                "mCE without frost": (
-                    without.mce if without else None,
-                    "of the 14 that are comparable with published ones",
-                ),
-            }
-            found |= {
-                name: results.Number(value, "fraction", meaning)
-                for name, (value, meaning) in optional.items()
-                if value is not None
-            }
-        for text, name in (
-            ("lowest accuracy", min(means, key=means.__getitem__)),
-            ("highest accuracy", max(means, key=means.__getitem__)),
-        ):
-            meaning = f"{100 * means[name]:.1f}% right over its severities"
-            found[text] = results.Number(words(name), "", meaning)
+        found |= self._mean_error_numbers()
+        ranked = sorted(means, key=lambda name: means[name].value or 0)
+        for text, name in (("lowest accuracy", ranked[0]), ("highest accuracy", ranked[-1])):
+            meaning = f"of a corruption: {words(name)}, over its severities"
+            found[text] = means[name].estimate(meaning)
         passes = n * (1 + len(means) * len(self.severities))
         found["forward passes"] = results.Number(passes, "", "of single pictures")
         found["seconds"] = results.Number(round(self.seconds, 1), "s")
@@ -210,7 +240,7 @@ class Corruptions(results.Result):
                 error = errors[severity - 1] if errors else None
                 rows.append([name, family(name), severity, constants, *accuracy(s, error)])
         folder.table("corruptions.csv", header, rows, caption=caption)
-        right = torch.cat(list(self.predictions.values())).eq(self.labels)
+        right = self.right.flatten(0, 1)
         counts = right.sum(0)
         folder.table(
             "pictures.csv",

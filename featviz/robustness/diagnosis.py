@@ -69,8 +69,12 @@ class ActivationChange(NamedTuple):
     @property
     def gain(self) -> Tensor:
         """(L,) median of the layer's relative change over the picture's."""
-        size = self.input_relative[:, None].clamp(min=1e-300)
-        return (self.relative / size).median(0).values
+        return self.gains.median(0).values
+
+    @property
+    def gains(self) -> Tensor:
+        """(N, L) the layer's relative change over the picture's."""
+        return self.relative / self.input_relative[:, None].clamp(min=1e-300)
 
 
 @dataclass(frozen=True)

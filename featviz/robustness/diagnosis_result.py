@@ -32,6 +32,7 @@ from featviz.robustness.diagnosis import (
     feature_path,
     margin_change,
 )
+from featviz.statistics import percentiles, resampled_medians
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -72,19 +73,25 @@ class Diagnosis(results.Result):
         last = {kind: float(changes[kind].relative.median(0).values[-1]) for kind in KINDS}
         gain = changes["adversarial"].gain
         strongest = int(gain.argmax())
+        at_logits = torch.stack([changes[kind].relative[:, -1] for kind in KINDS], dim=1)
+        drawn = resampled_medians(at_logits)
+        times = drawn[:, KINDS.index("adversarial")] / drawn[:, KINDS.index("noise")].clamp(1e-12)
+        gains = resampled_medians(changes["adversarial"].gains[:, [strongest]])
         n = len(self.names)
         found = {
             "moves the logits": results.Number(
                 last["adversarial"] / max(last["noise"], 1e-12),
                 "times",
                 "as much as noise of equal norm; median over pictures",
-                n=n,
+                *percentiles(times),
+                n,
             ),
             "strongest gain": results.Number(
                 float(gain[strongest]),
                 "times",
                 f"relative change at {layers[strongest]}, over that of the picture",
-                n=n,
+                *percentiles(gains[:, 0]),
+                n,
             ),
         }
         flips = Counter(flip for flip in self.layers.flips if flip is not None)

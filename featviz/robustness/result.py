@@ -26,7 +26,7 @@ from featviz.robustness.norm_audit import (
     confusions,
 )
 from featviz.robustness.self_test import SelfTest
-from featviz.statistics import Share, share
+from featviz.statistics import Share, median, share
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -103,19 +103,11 @@ class Audit(results.Result):
         what = "agreement with itself, by construction" if self.predicted_labels else "no attack"
         found = {"clean accuracy": self.clean_accuracy.number(what)}
         for norm in self.norms:
-            middle = norm.median
-            value, low, high = (
-                None if end is None or math.isinf(end) else norm.scale * end
-                for end in (middle.value, middle.low, middle.high)
-            )
-            found[f"median {norm.name} distance"] = results.Number(
-                value,
+            middle = median(norm.scale * norm.distance[norm.distance > 0])
+            found[f"median {norm.name} distance"] = middle.number(
                 norm.unit,
                 "half of the pictures that are right when clean are fooled within it; "
                 f"{middle.censored} were not fooled at any distance",
-                low=low,
-                high=high,
-                n=middle.n,
             )
         for norm in self.norms:
             found |= self._norm_numbers(norm)
@@ -157,10 +149,9 @@ class Audit(results.Result):
                 meaning += f"; between 8-bit pictures {100 * norm.correct_8bit(eps) / n:.1f}%"
             accuracy = share(norm.correct(eps), n)
             found[f"robust accuracy {norm.name} {norm.text(eps)}"] = accuracy.number(meaning)
-        found[f"{norm.name} fooled in 8 bits"] = results.Number(
-            int(norm.fools_8bit.sum()),
-            f"of {int(norm.fooled.sum())}",
-            "adversarial pictures that still fool when rounded as a file stores them",
+        fooled = share(int(norm.fools_8bit.sum()), int(norm.fooled.sum()))
+        found[f"{norm.name} fooled in 8 bits"] = fooled.number(
+            "adversarial pictures that still fool when rounded as a file stores them"
         )
         return found
 

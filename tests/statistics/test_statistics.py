@@ -10,7 +10,17 @@ import torch
 from scipy import stats
 
 from featviz.results import show_interval, show_number
-from featviz.statistics import Prior, fit_prior, median, rank_correlation, rank_correlations, share
+from featviz.statistics import (
+    Prior,
+    fit_prior,
+    median,
+    paired_difference,
+    percentiles,
+    rank_correlation,
+    rank_correlations,
+    resampled_means,
+    share,
+)
 
 
 @pytest.mark.parametrize(("right", "n"), [(0, 20), (7, 20), (20, 20), (1, 1), (123, 900)])
@@ -182,3 +192,47 @@ def test_a_share_as_a_number_has_its_interval_and_n() -> None:
     assert show_number(number) == "35.0%"
     assert show_interval(number) == "95%: 18.1% to 56.7%, n = 20"
     assert show_number(share(0, 0).number("right")) == "-"
+
+
+def pairs(both: int, first: int, second: int, neither: int) -> tuple[torch.Tensor, torch.Tensor]:
+    table = [(True, True)] * both + [(True, False)] * first
+    table += [(False, True)] * second + [(False, False)] * neither
+    one, other = zip(*table, strict=True)
+    return torch.tensor(one), torch.tensor(other)
+
+
+def test_a_paired_difference_equals_newcombes_example() -> None:
+    # Newcombe 1998, paired data, method 10: of 50, 36 in both, 12 in the first, 2 in the second.
+    first, second = pairs(36, 12, 2, 0)
+    found = paired_difference(second, first)
+    assert found == pytest.approx((0.2, 0.0569, 0.3404, 50), abs=5e-5)
+    mirrored = paired_difference(first, second)
+    assert mirrored == pytest.approx((-0.2, -0.3404, -0.0569, 50), abs=5e-5)
+
+
+def test_a_difference_of_equal_models_is_zero_within_an_interval() -> None:
+    found = paired_difference(*pairs(40, 0, 0, 10))
+    assert found.value == 0
+    assert found.low < 0 < found.high
+    assert paired_difference(*pairs(0, 6, 0, 0)).low == -1
+
+
+def test_intervals_of_paired_differences_cover_the_truth() -> None:
+    random = np.random.default_rng(0)
+    covered = 0
+    for _ in range(400):
+        cells = random.multinomial(60, [0.5, 0.08, 0.2, 0.22])
+        found = paired_difference(*pairs(*cells.tolist()))
+        covered += found.low <= 0.12 <= found.high
+    assert covered >= 0.92 * 400
+
+
+def test_means_drawn_again_spread_as_the_standard_error() -> None:
+    values = torch.rand(80, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    drawn = resampled_means(values)
+    assert drawn.shape == (1000, 2)
+    assert torch.allclose(drawn.mean(0), values.mean(0), atol=0.005)
+    assert torch.allclose(drawn.std(0), values.std(0) / 80**0.5, rtol=0.1)
+    low, high = percentiles(drawn[:, 0])
+    middle, half = float(values[:, 0].mean()), 1.96 * float(values[:, 0].std()) / 80**0.5
+    assert (low, high) == pytest.approx((middle - half, middle + half), abs=0.25 * half)

@@ -1,0 +1,85 @@
+"""--require on commands: exit code 3, a table of what failed, a result folder all the same."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from command_line import run
+
+
+def test_a_requirement_that_fails_gives_3_and_keeps_the_result(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    words = ("eval", "--quiet", "--require", "top1.low>=0.9", "--require", "top5 > 50%")
+    code, out, err = run(capsys, *words, "--out", tmp_path / "a")
+    assert code == 3
+    assert err == "featviz: 1 of 2 requirements fail: top1.low>=0.9\n"
+    lines = out.splitlines()
+    start = lines.index("requirements")
+    assert lines[start + 1].split()[:4] == ["FAILS", "top-1.low", ">=", "90.0%"]
+    assert lines[start + 2].split()[0] == "holds"
+    kept = json.loads((tmp_path / "a" / "result.json").read_text())["requirements"]
+    assert [check["met"] for check in kept] == [False, True]
+
+    code, out, _ = run(capsys, *words, "--out", tmp_path / "b", "--json")
+    assert code == 3
+    assert json.loads(out)["requirements"] == kept
+
+
+def test_requirements_that_hold_give_0(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    words = ("eval", "--quiet", "--require", "pictures>=200")
+    assert run(capsys, *words, "--out", tmp_path / "a")[0] == 0
+
+
+@pytest.mark.parametrize("command", ["eval", "audit", "corrupt", "attack"])
+def test_a_requirement_that_cannot_be_read_is_refused_before_the_work(
+    command: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    out = tmp_path / "a"
+    code, _, err = run(capsys, command, "--require", "top1 about 0.5", "--out", out)
+    assert code == 2
+    assert 'write "top1.low>=0.5"' in err
+    assert not out.exists()
+
+
+def test_a_misspelt_number_is_a_mistake_that_loses_nothing(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    out = tmp_path / "a"
+    code, _, err = run(capsys, "eval", "-q", "--require", "topp1.low>=0.5", "--out", out)
+    assert code == 2
+    assert "did you mean top-1.low" in err
+    assert str(out) in err
+    assert (out / "result.json").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("eval",),
+        ("attack", "--steps", "5"),
+        ("corrupt", "--names", "fog,contrast", "--severities", "1,2,3,4,5", "--count", "3"),
+        pytest.param(
+            ("audit", "--count", "3", "--steps", "10", "--norm", "linf", "--check-steps", "2")
+            + ("--queries", "0", "--parts", "transfer,diagnosis"),
+            marks=pytest.mark.long,
+        ),
+    ],
+    ids=lambda words: words[0],
+)
+def test_every_share_has_its_interval_and_its_count(
+    words: tuple[str, ...], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    code, out, err = run(capsys, *words, "--quiet", "--json", "--out", tmp_path / "a")
+    assert code == 0, err
+    numbers = json.loads(out)["numbers"]
+    for name, number in numbers.items():
+        if number["unit"] in {"fraction", "times"} and "margin explained" not in name:
+            assert number["n"] >= 0, name
+            value = number["value"]
+            if value is not None:
+                rounding = 1e-9
+                assert number["low"] - rounding <= value <= number["high"] + rounding, name
