@@ -11,8 +11,7 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,7 +45,14 @@ class Task:
     start: Tensor | None = None
     """(N, 3, H, W): where to begin, in place of noise"""
     after_relu: bool = False
-    """whether a ReLU is read after it, not before it, where a silent unit still has a gradient"""
+    """whether the steps, too, read a ReLU after it, not before it, where a silent unit still has a
+    gradient"""
+
+    @property
+    def entering(self) -> tuple[str, ...]:
+        """The layer if the steps read it before its ReLU. Scores always read what leaves it."""
+        alone = self.objective.layers == (self.layer.name,) and not self.after_relu
+        return (self.layer.name,) if alone and self.layer.kind in {"ReLU", "ReLU6"} else ()
 
     @property
     def group(self) -> int:
@@ -173,7 +179,7 @@ class _Batches:
     def __call__(self, work: tuple[int, range], report: Callable[[int], None]) -> Arrays:
         number, rows = work
         task, restarts, started = self.tasks[number], self.restarts, time.perf_counter()
-        with frozen(self.model), before_relu(self.model, task):
+        with frozen(self.model):
             made = optimize(
                 self.model,
                 task.objective,
@@ -184,6 +190,7 @@ class _Batches:
                 start=None if task.start is None else task.start[list(rows)],
                 batch_size=len(rows) * restarts,
                 frames=self.frames,
+                entering=task.entering,
                 progress=lambda done, _, __: report(done),
             )
         scores = made.scores.cpu().view(-1, restarts)
@@ -221,32 +228,3 @@ def seed_of(seed: int, key: str, restart: int = 0) -> int:
     """The seed of a target's first start, or of a later one."""
     text = f"{seed}/{key}" + (f"/try {restart}" if restart else "")
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
-
-
-@contextmanager
-def before_relu(model: Model, task: Task) -> Iterator[None]:
-    """Within the block, a task's ReLU is read before it."""
-    layer = task.layer
-    if (
-        layer.kind not in {"ReLU", "ReLU6"}
-        or task.objective.layers != (layer.name,)
-        or task.after_relu
-    ):
-        yield
-        return
-    module = model.net.get_submodule(layer.path)
-    entered: list[Tensor] = []
-
-    def keep(module: torch.nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        entered[:] = [inputs[0]]
-        return (inputs[0].clone(),)  # an in-place ReLU must not reach what is kept
-
-    def give(module: torch.nn.Module, inputs: Any, output: Tensor) -> Tensor:
-        return entered.pop()
-
-    handles = [module.register_forward_pre_hook(keep), module.register_forward_hook(give)]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()

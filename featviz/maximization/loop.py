@@ -9,7 +9,7 @@ Comes in: a model, an objective, some of its targets, a seed for each, and `Sett
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import nullcontext
 
 import torch
@@ -43,6 +43,7 @@ def optimize(
     start: Tensor | None = None,
     batch_size: int | None = None,
     frames: int = 0,
+    entering: Collection[str] = (),
     progress: Progress | None = None,
 ) -> Optimized:
     """Maximize an objective for some of its targets, each picture from its own seed.
@@ -58,6 +59,7 @@ def optimize(
         batch_size: Most pictures at a time, default 16 on the CPU and 256 on CUDA; consecutive
             targets, rounded down to whole groups. Halved where memory does not suffice.
         frames: Number of stages of each picture to keep, from the start to the end.
+        entering: Layers that the steps read as they enter their module; scores read what leaves it.
         progress: Counts steps of single pictures.
 
     Raises:
@@ -76,7 +78,10 @@ def optimize(
         if progress is not None:
             progress(first * settings.steps + done, total, text)
 
-    with frozen(model), reading(model, layers, settings.precision) as read:
+    with (
+        frozen(model),
+        reading(model, layers, settings.precision, entering=entering) as read,
+    ):
         while first < len(targets):
             rows = slice(first, first + size)
             begun = None if start is None else start[rows].to(model.device)

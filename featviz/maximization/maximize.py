@@ -26,7 +26,7 @@ from featviz.checkpoints import Checkpoint
 from featviz.engine import check_engine
 from featviz.errors import UserError, public
 from featviz.maximization import objectives
-from featviz.maximization.batches import Finished, Stopped, Task, before_relu, optimize_tasks
+from featviz.maximization.batches import Finished, Stopped, Task, optimize_tasks
 from featviz.maximization.evaluation.flags import summarize
 from featviz.maximization.evaluation.measure import measure_panel
 from featviz.maximization.image_statistics import Statistics
@@ -81,7 +81,8 @@ def maximize(
 
     Args:
         model: A classifier.
-        layer: An alias or module path; of a ReLU the value before it is maximized.
+        layer: An alias or module path. Of a ReLU the steps follow the value before it, where a
+            silent unit has a gradient; scores are what leaves it, as of every layer.
         units: "all", "3,12", "0-15", classes by name, neurons as "12@6,6", or a sequence of these.
         objective: "center" is the mean over the positions in the middle of the map and draws one
             thing; "channel" is the mean over all positions and draws a texture; "auto" takes
@@ -520,7 +521,7 @@ class _Work:
         task, made, rows = request.task, finished.made, finished.rows
         names = tuple(request.names[i] for i in rows)
         units = tuple(request.units[i] for i in rows) if request.units else ()
-        with frozen(self.model), before_relu(self.model, task):
+        with frozen(self.model):
             panel = measure_panel(
                 self.model,
                 task.layer,

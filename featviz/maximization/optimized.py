@@ -76,12 +76,11 @@ class Record:
         strength = gradient.abs().amax((1, 2, 3))
         finite = scores.isfinite() & strength.isfinite()
         self.failed = torch.where((self.failed < 0) & ~finite, step, self.failed)
-        own = finite & (strength > 0)
-        self.moved |= own
-        if redirected is not None:
-            own = own & ~redirected
-        self.alive |= own
-        self.stalled = finite & ~own
+        pulled = finite & (strength > 0)
+        self.moved |= pulled
+        self.alive |= pulled if redirected is None else pulled & ~redirected
+        # A picture that was helped is tried without help before it is helped again.
+        self.stalled = finite & ~pulled
         if self.transparency.numel():
             self.transparency += gradient.abs().mean(1)
 

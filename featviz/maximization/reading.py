@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Protocol
 
@@ -28,11 +28,14 @@ class Reader(Protocol):
 
 
 @contextmanager
-def reading(model: Model, layers: Sequence[str], precision: Precision) -> Iterator[Reader]:
+def reading(
+    model: Model, layers: Sequence[str], precision: Precision, *, entering: Collection[str] = ()
+) -> Iterator[Reader]:
     """Within the block, a function from pictures to float32 activations by layer.
 
     Under the name `PICTURE` it gives the pictures themselves. `exact` reads in float32 whatever the
-    precision is.
+    precision is, and every layer as it leaves its module; else those in `entering` are read as they
+    enter it.
     """
     names = [name for name in dict.fromkeys(layers) if name != PICTURE]
     low = precision == "bfloat16" and bool(names)
@@ -46,7 +49,8 @@ def reading(model: Model, layers: Sequence[str], precision: Precision) -> Iterat
             if not names:
                 return {PICTURE: pictures}
             normal = model.normalize(pictures.contiguous(memory_format=layout))
-            values = activations(model, normal, names, forward=model.net if exact else forward)
+            run, before = (model.net, ()) if exact else (forward, entering)
+            values = activations(model, normal, names, forward=run, entering=before)
             single = {n: v.float() if v.dtype == torch.bfloat16 else v for n, v in values.items()}
             return {PICTURE: pictures} | single
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import fields, is_dataclass, replace
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from featviz.errors import public
+from featviz.errors import UserError, public
 from featviz.models.model import Model
+from featviz.models.receptive_field import tensors_of
 
 
 class StopForward(Exception):
@@ -19,44 +21,67 @@ class StopForward(Exception):
 
 
 @contextmanager
-def tap(model: Model, layers: Sequence[str], *, stop: bool = False) -> Iterator[dict[str, Tensor]]:
+def tap(
+    model: Model, layers: Sequence[str], *, stop: bool = False, entering: Collection[str] = ()
+) -> Iterator[dict[str, Tensor]]:
     """Within the block each forward pass of the model fills the yielded dict, name to activation.
 
-    Activations keep their graph, so gradients flow. A later in-place operation does not change
-    what was taken (the rest of the net works on a copy). Hooks are removed at the end, also after
-    an error.
+    Activations keep their graph, so gradients flow, and nothing changes them later: neither they
+    nor the net's own values are what in-place operations of the other work on. Hooks are removed
+    at the end, also after an error.
 
     Args:
         model: the model.
-        layers: aliases or module paths.
+        layers: aliases or module paths; of a module that runs several times, its last run.
         stop: end a forward pass by raising `StopForward` as soon as the last of the layers has
             run.
+        entering: those of the layers whose input is taken in place of their output.
 
     Raises:
-        UserError: for an unknown layer.
+        UserError: for an unknown layer, and for one that does not give one row a picture.
     """
     taken: dict[str, Tensor] = {}
     pending: dict[str, int] = {}
+    count = 0  # of pictures
     places = {name: model.layer(name) for name in layers}
 
     def reset(module: nn.Module, inputs: Any) -> None:
+        nonlocal count
+        count = len(inputs[0])
         taken.clear()
         pending.update({name: place.calls for name, place in places.items()})
 
-    def take(name: str, module: nn.Module, inputs: Any, output: Any) -> Tensor | None:
+    def take(name: str, values: Any) -> Any:
+        """Keep a copy of the first tensor; where gradients flow, the net goes on from there."""
         pending[name] -= 1
         if pending[name] > 0:
             return None
-        value = _first_tensor(output)
-        taken[name] = value.permute(0, 3, 1, 2) if places[name].channels_last else value
-        if stop and all(count <= 0 for count in pending.values()):
+        value = tensors_of(values)[0]
+        rows = len(value) if value.dim() else 0
+        if rows != count:
+            raise UserError(
+                f"{name} gives {rows} rows for {count} pictures; take a layer that gives one each"
+            )
+        kept = value.clone()
+        taken[name] = kept.permute(0, 3, 1, 2) if places[name].channels_last else kept
+        if stop and all(left <= 0 for left in pending.values()):
             raise StopForward
-        # Later in-place operations (ReLU(inplace=True)) must not reach what was taken.
-        return output.clone() if isinstance(output, Tensor) else None
+        return _with(values, value, kept.clone()) if kept.requires_grad else None
+
+    def before(name: str, module: nn.Module, inputs: Any) -> Any:
+        return take(name, inputs)
+
+    def after(name: str, module: nn.Module, inputs: Any, output: Any) -> Any:
+        return take(name, output)
 
     modules = dict(model.net.named_modules())
     handles = [model.net.register_forward_pre_hook(reset)]
-    handles += [modules[p.path].register_forward_hook(partial(take, n)) for n, p in places.items()]
+    for name, place in places.items():
+        module = modules[place.path]
+        if name in entering:
+            handles.append(module.register_forward_pre_hook(partial(before, name)))
+        else:
+            handles.append(module.register_forward_hook(partial(after, name)))
     try:
         yield taken
     finally:
@@ -64,11 +89,19 @@ def tap(model: Model, layers: Sequence[str], *, stop: bool = False) -> Iterator[
             handle.remove()
 
 
-def _first_tensor(output: Any) -> Tensor:
-    if isinstance(output, Tensor):
-        return output
-    values = output.values() if isinstance(output, dict) else output
-    return next(v for v in values if isinstance(v, Tensor))
+def _with(values: Any, old: Tensor, new: Tensor) -> Any:
+    """What a module gives or takes, with one tensor replaced, wherever it stands."""
+    if values is old:
+        return new
+    if is_dataclass(values) and not isinstance(values, type):
+        parts = {field.name: getattr(values, field.name) for field in fields(values)}
+        return replace(values, **{name: _with(part, old, new) for name, part in parts.items()})
+    if isinstance(values, dict):
+        return type(values)((key, _with(value, old, new)) for key, value in values.items())
+    if isinstance(values, list | tuple):
+        items = [_with(value, old, new) for value in values]
+        return type(values)(*items) if hasattr(values, "_fields") else type(values)(items)
+    return values
 
 
 @public
@@ -78,6 +111,7 @@ def activations(
     layers: Sequence[str],
     *,
     forward: Callable[[Tensor], object] | None = None,
+    entering: Collection[str] = (),
 ) -> dict[str, Tensor]:
     """Activations of pictures at the named layers.
 
@@ -89,6 +123,7 @@ def activations(
         pictures: (N, 3, H, W) in [0, 1], on the model's device.
         layers: aliases or module paths.
         forward: what runs the model's modules, if not the model itself (`precision.in_bfloat16`).
+        entering: those of the layers whose input is read in place of their output.
 
     Returns:
         Layer name to activation: (N, C, H, W), (N, C) or (N, tokens, C).
@@ -96,7 +131,7 @@ def activations(
     Raises:
         UserError: for an unknown layer and for pictures of another shape.
     """
-    with tap(model, layers, stop=True) as taken, suppress(StopForward):
+    with tap(model, layers, stop=True, entering=entering) as taken, suppress(StopForward):
         (forward or model)(pictures)
     return dict(taken)
 

@@ -14,8 +14,8 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, is_dataclass
 from functools import partial
 from typing import Any
 
@@ -119,8 +119,8 @@ class _Trace(TorchDispatchMode):
     ) -> Any:
         out = func(*args, **(kwargs or {}))
         name = func.overloadpacket.__name__
-        inputs = [t for t in _tensors(args) if id(t) in self.fields]
-        outputs = [t for t in _tensors([out]) if t.dim() > 0]
+        inputs = [t for t in tensors_of(args) if id(t) in self.fields]
+        outputs = [t for t in tensors_of(out) if t.dim() > 0]
         if outputs:
             self.macs += _macs(name, args, outputs[0])
         if inputs and outputs:
@@ -133,14 +133,17 @@ class _Trace(TorchDispatchMode):
         return out
 
 
-def _tensors(values: Iterable[Any]) -> list[Tensor]:
-    found: list[Tensor] = []
-    for value in values:
-        if isinstance(value, Tensor):
-            found.append(value)
-        elif isinstance(value, list | tuple):
-            found += _tensors(value)
-    return found
+def tensors_of(values: Any) -> list[Tensor]:
+    """All tensors in what an operation or a module gives, in their order."""
+    if isinstance(values, Tensor):
+        return [values]
+    if isinstance(values, Mapping):
+        values = values.values()
+    elif is_dataclass(values) and not isinstance(values, type):
+        values = vars(values).values()
+    elif not isinstance(values, list | tuple):
+        return []
+    return [tensor for value in values for tensor in tensors_of(value)]
 
 
 def _macs(name: str, args: Sequence[Any], out: Tensor) -> int:
@@ -288,7 +291,7 @@ def record_modules(net: nn.Module, picture: Tensor) -> dict[str, ModuleRecord]:
         began[path] = trace.macs
 
     def after(path: str, module: nn.Module, inputs: Any, output: Any) -> None:
-        tensors = _tensors(output.values() if isinstance(output, dict) else [output])
+        tensors = tensors_of(output)
         calls[path] += 1
         macs[path] += trace.macs - began[path]
         if tensors:

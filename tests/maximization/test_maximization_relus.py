@@ -96,7 +96,7 @@ def test_a_blocked_unit_is_freed_without_surgery(form: str) -> None:
     model = blocked_model(form)
     x = torch.full((1, 3, 16, 16), 0.5, requires_grad=True)
     assert not torch.autograd.grad(model(x)[0, 0], x)[0].any()
-    result = featviz.maximize(model, "logits", units=[0, 1], steps=40, precision="float32")
+    result = featviz.maximize(model, "logits", units=[0, 1], steps=64, precision="float32")
     assert result.alive.all()
     assert (result.scores > 0.01).all()  # where everything is silent it is the bias, 0
     assert not net_of(model).first._forward_hooks

@@ -120,8 +120,8 @@ def find_flags(
         ),
         (
             "inactive",
-            setting.rectified and score <= 0 and not never,
-            "the unit is at or below 0 on its own picture: the ReLU behind it passes nothing on",
+            (score == 0 or (setting.rectified and score < 0)) and not never,
+            f"it scores {score:.3g} on its own picture: the unit is not active there",
         ),
         (
             "below natural",

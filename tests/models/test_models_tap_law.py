@@ -1,0 +1,100 @@
+"""A tap gives what a layer gave, whatever the net does with it afterwards: of every layer."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from catalogue import OWN, calibrated, first_tensor, random_pictures, side_of
+from torch import Tensor, nn
+
+import featviz
+from featviz.models.layers import tap
+from featviz.models.model import Model
+
+
+def clones(model: Model, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    """Logits of the net without featviz, and clones of each module's output at its last run."""
+    found: dict[str, Tensor] = {}
+
+    def keep(path: str, module: nn.Module, inputs: Any, output: Any) -> None:
+        found[path] = first_tensor(output).clone()
+
+    modules = list(model.net.named_modules())
+    handles = [m.register_forward_hook(partial(keep, path)) for path, m in modules]
+    with torch.no_grad():
+        logits = model.net.eval()(model.normalize(x))
+    for handle in handles:
+        handle.remove()
+    return logits, found
+
+
+def check_taps(name: str) -> None:
+    model = calibrated(name)
+    x = random_pictures(2, side_of(model), 1)
+    logits, wanted = clones(model, x)
+    layers = [one for one in model.layers if len(wanted[model.layer(one).path]) == len(x)]
+    with torch.no_grad():
+        found = featviz.activations(model, x, layers)
+    with tap(model, layers) as taken:
+        out = model(x.clone().requires_grad_())
+    # Attention in torch has another, faster program where no gradient is asked for.
+    assert torch.allclose(out, logits, rtol=1e-4, atol=1e-4)
+    same = torch.equal if "vit" not in name else partial(torch.allclose, rtol=1e-3, atol=1e-4)
+    for one in layers:
+        place = model.layer(one)
+        value = wanted[place.path]
+        kind = place.kind
+        if value.dim() == 4 and kind in {"Linear", "LayerNorm"}:
+            assert place.channels_last, one
+        if kind in {"Conv2d", "BatchNorm2d"}:
+            assert not place.channels_last, one
+        value = value.permute(0, 3, 1, 2) if place.channels_last else value
+        assert value.shape[1:] == place.shape, one
+        assert torch.equal(found[one], value), one
+        assert same(taken[one], value), one
+
+
+@pytest.mark.parametrize("name", [*OWN, "alexnet-mini", "shufflenet_v2_x0_5"])
+def test_taps_are_clones_taken_at_the_time(name: str) -> None:
+    check_taps(name)
+
+
+@pytest.mark.parametrize("name", ["relu reused", "relu reused in place", "tuples"])
+def test_gradients_pass_through_what_was_taken(name: str) -> None:
+    """The derivative of a logit at every place, against small changes of what a module gives."""
+    model = calibrated(name).double()
+    x = random_pictures(1, 32, 2).double()
+    for layer in model.layers:
+        place = model.layer(layer)
+        with tap(model, [layer]) as taken:
+            logit = model(x.clone().requires_grad_())[0, 0]
+            (slope,) = torch.autograd.grad(logit, taken[layer])
+        step = 1e-4 * torch.randn(slope.shape, generator=torch.Generator().manual_seed(1)).double()
+        ends = [_changed(model, x, place.path, place.calls, sign * step) for sign in (1, -1)]
+        assert (slope * step).sum().isclose((ends[0] - ends[1]) / 2, rtol=1e-3, atol=1e-10), layer
+    model.float()
+
+
+def _changed(model: Model, x: Tensor, path: str, calls: int, step: Tensor) -> Tensor:
+    """The first logit with a step added to a module's output at its last run."""
+    runs = 0
+
+    def change(module: nn.Module, inputs: Any, output: Any) -> Any:
+        nonlocal runs
+        runs += 1
+        if runs < calls:
+            return None
+        if isinstance(output, tuple):
+            return (output[0] + step, *output[1:])
+        if isinstance(output, dict):
+            return {"maps": [output["maps"][0] + step, *output["maps"][1:]]}
+        return output + step
+
+    handle = model.net.get_submodule(path).register_forward_hook(change)
+    with torch.no_grad():
+        logit: Tensor = model(x)[0, 0]
+    handle.remove()
+    return logit
