@@ -21,7 +21,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
-import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
@@ -30,13 +29,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from featviz import results
+from featviz import folders, results, schema
 from featviz.errors import UserError
-
-try:
-    import fcntl
-except ImportError:  # no advisory locks on this system: a second run is not noticed
-    fcntl = None  # type: ignore[assignment]
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -44,7 +38,12 @@ if TYPE_CHECKING:
 Arrays = dict[str, "NDArray[Any]"]
 """content of a piece"""
 
-_JOB, _LOCK = "job.json", "lock"
+_JOB, _SAVED = "job.json", "saved.json"
+_JOB_SHAPE = {
+    "job": dict,
+    "threads": schema.Kind("a whole number from 1 to 4096", lambda v: v in range(1, 4097)),
+}
+_SAVED_SHAPE = {"result": str, "created": str, "seconds": float}
 _DIGEST = hashlib.sha256().digest_size
 
 
@@ -81,7 +80,7 @@ class Checkpoint:
 
     def read(self, name: str, *, size: int = 0) -> Arrays | None:
         """A finished piece, or None if it is absent or damaged. `size` counts it as done."""
-        arrays = self._memory.get(name) if self.folder is None else _read_piece(self._file(name))
+        arrays = self._memory.get(name) if self.folder is None else self._read_file(name)
         if arrays is not None and size and name not in self.sizes:
             self.sizes[name] = size
             self.found += size
@@ -99,7 +98,7 @@ class Checkpoint:
             try:
                 _write_piece(self._file(name), arrays)
             except OSError as error:
-                raise results.cannot_write(self.folder, error) from None
+                raise folders.cannot_write(self.folder, error) from None
         self.sizes[name] = size
 
     def part(self, name: str, *, total: int | None = None) -> Checkpoint:
@@ -124,14 +123,18 @@ class Checkpoint:
         whole = "" if self.total is None else f" of {self.total:,}"
         return f"kept {self.done:,}{whole} {self.unit}"
 
+    def _read_file(self, name: str) -> Arrays | None:
+        return read_piece(self._file(name), self._file(name).stem)
+
     def _file(self, name: str) -> Path:
         assert self.folder is not None
         return self.folder / f"{results.file_stem(name)}.npz"
 
 
 def partial_folder(out: str | Path) -> Path:
-    """Where the unfinished work of a result folder is kept."""
-    return Path(out).with_name(f"{Path(out).name}.partial")
+    """Where the unfinished work of a result folder is kept: beside it, or beside what it links."""
+    place = folders.real_path(out) if os.path.islink(out) else Path(out)
+    return place.with_name(f"{place.name}{folders.PARTIAL}")
 
 
 @contextlib.contextmanager
@@ -176,7 +179,7 @@ def open_checkpoint(
             used = {name: v for name, v in results.versions().items() if name != "python"}
             begun = _begin(place, results.plain({**job, **used}), threads)
         except OSError as error:
-            raise results.cannot_write(place, error) from None
+            raise folders.cannot_write(place, error) from None
         torch.set_num_threads(begun)
         kept = Checkpoint(place, total=total, unit=unit)
         try:
@@ -202,6 +205,55 @@ def remove_checkpoint(folder: str | Path) -> None:
             _remove(place)
 
 
+def announce_result(folder: str | Path, made: results.Origin, *, inside: str = "") -> None:
+    """Note in a checkpoint which result is about to be saved from it.
+
+    If the run is killed between saving and `remove_checkpoint`, `remove_finished` knows it by this.
+
+    Args:
+        folder: The checkpoint.
+        made: The origin of the result.
+        inside: Where the result will be in the folder that is written.
+    """
+    place = Path(folder)
+    if (place / _JOB).is_file():
+        note = {"result": inside, "created": made.created, "seconds": made.seconds}
+        try:
+            results.write_json(place / _SAVED, note)
+        except OSError as error:
+            raise folders.cannot_write(place, error) from None
+
+
+def remove_finished(out: str | Path, *, overwrite: bool = False) -> None:
+    """Remove unfinished work of a result folder that nobody can go on with.
+
+    That is a checkpoint without pieces, or whose result is in the folder (`announce_result`); and
+    with `overwrite` one whose pieces belong to no job that can be read.
+    """
+    place = partial_folder(out)
+    if not place.is_dir():
+        return
+    with contextlib.suppress(UserError), _locked(place, strange=overwrite):
+        if not _has_pieces(place) or _is_saved(place, Path(out)):
+            _remove(place)
+        elif overwrite:
+            try:
+                _read_job(place)
+            except UserError:
+                _remove(place)
+
+
+def _is_saved(place: Path, out: Path) -> bool:
+    way_out = "begin anew"
+    try:
+        note = place / _SAVED
+        said = schema.check(schema.read_json(note, way_out), _SAVED_SHAPE, note, way_out)
+        document = results.read_result(out / said["result"])
+    except UserError:
+        return False
+    return all(document.get(name) == said[name] for name in ("created", "seconds"))
+
+
 def difference(found: Any, wanted: Any, name: str = "") -> str:
     """The first thing in which two jobs differ, in words: "steps 128, now 256"."""
     if isinstance(found, dict) and isinstance(wanted, dict):
@@ -217,66 +269,53 @@ def difference(found: Any, wanted: Any, name: str = "") -> str:
 
 
 @contextlib.contextmanager
-def _locked(place: Path) -> Iterator[None]:
-    """Hold the lock of a folder, made if it is absent; a kill frees it."""
-    try:
-        handle = _lock(place)
-    except OSError as error:
-        raise results.cannot_write(place, error) from None
-    try:
-        yield
-    finally:
-        if handle is not None:
-            os.close(handle)
-
-
-def _lock(place: Path) -> int | None:
-    while True:
-        if place.exists() and not place.is_dir():
-            raise UserError(f"{place} is a file; move it or choose another --out")
-        known = not place.is_dir() or (place / _JOB).is_file()
-        if not known and any(p.name != _LOCK and p.name[0] != "." for p in place.iterdir()):
-            raise UserError(
-                f"{place} is not empty and has no job.json, so nothing can be resumed from it; "
-                "remove it or choose another --out"
-            )
-        place.mkdir(parents=True, exist_ok=True)
-        if fcntl is None:
-            return None
-        handle = os.open(place / _LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+def _locked(place: Path, *, strange: bool = False) -> Iterator[None]:
+    """Hold the lock of a checkpoint; `strange`: also of pieces without a job."""
+    with contextlib.ExitStack() as held:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(handle)
-            raise UserError(
-                f"another run is writing {place}; wait for it to end or choose another --out"
-            ) from None
-        with contextlib.suppress(OSError):  # removed by the run that has just ended: once more
-            if os.fstat(handle).st_ino == (place / _LOCK).stat().st_ino:
-                return handle
-        os.close(handle)
+            if place.exists() and not place.is_dir():
+                raise UserError(f"{place} is a file; move it or choose another --out")
+            if not _is_ours(place, strange):
+                raise UserError(
+                    f"{place} is not empty and has no job.json, so nothing can be resumed from it; "
+                    "remove it (--overwrite does if it holds pieces only) or choose another --out"
+                )
+            held.enter_context(folders.locked(place, f"another run is writing {place}"))
+        except OSError as error:
+            raise folders.cannot_write(place, error) from None
+        yield
+
+
+def _is_ours(place: Path, strange: bool) -> bool:
+    """Whether a folder is a checkpoint, or nothing is lost with it."""
+    if not place.is_dir() or (place / _JOB).is_file():
+        return True
+    files = [p.name for p in place.rglob("*") if p.name[0] != "." and not p.is_dir()]
+    return all(name == folders.LOCK or (strange and name.endswith(".npz")) for name in files)
 
 
 def _begin(place: Path, wanted: dict[str, Any], threads: int) -> int:
     """Check the job of a locked folder, or note a new one; how many threads it computes with."""
     for left in [*place.rglob(".*.part")]:  # what a killed run was writing
         shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
-    note = place / _JOB
     if not _has_pieces(place):
         results.write_json(place / ".job.part", {"job": wanted, "threads": threads})
-        (place / ".job.part").replace(note)
+        (place / ".job.part").replace(place / _JOB)
         return threads
-    try:
-        found = json.loads(note.read_text(encoding="utf-8"))
-        job, begun = found["job"], int(found["threads"])
-    except (ValueError, KeyError, TypeError):
-        raise UserError(f"{note} is damaged; remove {place} or choose another --out") from None
+    job, begun = _read_job(place)
     if job != wanted:
         raise UserError(
             f"{place} holds unfinished work of another command ({difference(job, wanted)}); give "
             "that command again to finish it, remove the folder, or choose another --out"
         )
-    return max(1, begun)
+    return begun
+
+
+def _read_job(place: Path) -> tuple[dict[str, Any], int]:
+    """The job of the pieces in a folder, and its threads."""
+    note, way_out = place / _JOB, f"remove {place} (--overwrite does) or choose another --out"
+    found = schema.check(schema.read_json(note, way_out), _JOB_SHAPE, note, way_out)
+    return found["job"], found["threads"]
 
 
 def _has_pieces(place: Path) -> bool:
@@ -285,15 +324,7 @@ def _has_pieces(place: Path) -> bool:
 
 def _remove(place: Path) -> None:
     """Remove a locked folder; job.json goes last, so that what a kill leaves is recognized."""
-    for path in place.iterdir():
-        if path.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
-        elif path.name not in {_JOB, _LOCK}:
-            path.unlink(missing_ok=True)
-    (place / _JOB).unlink(missing_ok=True)
-    (place / _LOCK).unlink(missing_ok=True)
-    with contextlib.suppress(OSError):
-        place.rmdir()
+    folders.remove_locked(place, last=(_SAVED, _JOB))
 
 
 def _write_piece(target: Path, arrays: Arrays) -> None:
@@ -305,7 +336,7 @@ def _write_piece(target: Path, arrays: Arrays) -> None:
     try:
         with beside.open("wb") as out:
             out.write(content)
-            out.write(hashlib.sha256(content).digest())
+            out.write(_digest(content, target.stem))
             out.flush()
             os.fsync(out.fileno())
         beside.replace(target)
@@ -313,12 +344,20 @@ def _write_piece(target: Path, arrays: Arrays) -> None:
         beside.unlink(missing_ok=True)
 
 
-def _read_piece(path: Path) -> Arrays | None:
+def read_piece(path: Path, name: str) -> Arrays | None:
+    """The arrays of a piece's file; None if it is absent, damaged, or of another piece."""
     try:
         content = path.read_bytes()
     except OSError:
         return None
-    if hashlib.sha256(memoryview(content)[:-_DIGEST]).digest() != content[-_DIGEST:]:
+    if _digest(memoryview(content)[:-_DIGEST], name) != content[-_DIGEST:]:
         return None
     with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
         return {name: arrays[name] for name in arrays.files}
+
+
+def _digest(content: memoryview, name: str) -> bytes:
+    """The last bytes of a piece's file: a hash of all before them, and of its name."""
+    digest = hashlib.sha256(content)
+    digest.update(name.encode())
+    return digest.digest()

@@ -10,15 +10,13 @@ from __future__ import annotations
 import base64
 import contextlib
 import csv
-import errno
 import html
 import io
 import json
 import math
+import os
 import platform
 import re
-import shutil
-import tempfile
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -28,6 +26,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from featviz import folders, schema
 from featviz.errors import UserError
 from featviz.numbers import Number as Number  # noqa: PLC0414 - results.Number is its public name
 from featviz.numbers import show_interval as show_interval  # noqa: PLC0414
@@ -240,8 +239,10 @@ def _jpeg(picture: Tensor | Image | Figure | bytes | None) -> bytes:
 class Folder:
     """A result folder that is being written; `Result.write` fills it."""
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, *, final: Path | None = None):
         self.path = path
+        self.final = final or path
+        """where it will be"""
         self.figures: list[dict[str, Any]] = []
         self.tables: list[dict[str, Any]] = []
         self.arrays_: list[dict[str, Any]] = []
@@ -326,7 +327,7 @@ class Folder:
     def part(self, name: str, result: Result) -> None:
         """Write a result into a folder of its own within this one, and list what it holds here."""
         stem = file_stem(name)
-        inner = Folder(self.path / stem)
+        inner = Folder(self.path / stem, final=self.final / stem)
         inner.path.mkdir()
         result.write(inner)
         for deeper, part in result.parts.items():
@@ -428,26 +429,28 @@ def read_result(folder: str | Path) -> dict[str, Any]:
         UserError: It is absent, damaged or of another schema.
     """
     path = Path(folder) / "result.json"
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{folder} is no result folder: it has no result.json") from None
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read ({error}); make the result again") from None
-    if not isinstance(document, dict) or document.get("schema") != SCHEMA:
-        found = document.get("schema") if isinstance(document, dict) else None
-        raise UserError(f"{path} has schema {found}, this featviz reads {SCHEMA}")
+    if not os.path.lexists(path):
+        raise UserError(f"{folder} is no result folder: it has no result.json")
+    document = schema.read_json(path, "make the result again")
+    found = document.get("schema") if isinstance(document, dict) else None
+    if found != SCHEMA:
+        shown = found if isinstance(found, int | None) else "of another type"
+        raise UserError(f"{path} has schema {shown}, this featviz reads {SCHEMA}")
+    assert isinstance(document, dict)
     return document
 
 
 def list_results(folder: str | Path) -> list[Path]:
-    """The result folders in a folder (itself included), sorted by name."""
+    """The result folders in a folder (itself included), sorted by name.
+
+    Hidden folders and unfinished work below it are left out.
+    """
     root = Path(folder)
     if not root.is_dir():
         raise UserError(f"{root}: no such folder")
 
     def unfinished(part: str) -> bool:
-        return part.startswith(".") or part.endswith(".partial")
+        return part.startswith(".") or part.endswith(folders.PARTIAL)
 
     found = (path.parent.relative_to(root) for path in root.rglob("result.json"))
     return sorted(root / path for path in found if not any(map(unfinished, path.parts)))
@@ -459,70 +462,9 @@ def writing(folder: str | Path, *, overwrite: bool = False) -> Iterator[Folder]:
 
     Raises:
         UserError: The target exists and `overwrite` is False, is not a result folder (featviz
-            deletes nothing that it did not make), or cannot be written (no right, no space).
+            deletes nothing that it did not make), is being written by another run, or cannot be
+            written (no right, no space).
     """
-    check_target(folder, overwrite=overwrite)
-    with whole(folder) as temporary:
-        yield Folder(temporary)
-
-
-@contextlib.contextmanager
-def whole(folder: str | Path) -> Iterator[Path]:
-    """A temporary folder beside the target, renamed to it at the end; on an error nothing is left.
-
-    An existing target is replaced without a check (`check_target`).
-
-    Raises:
-        UserError: It cannot be written.
-    """
-    target = Path(folder)
-    temporary: Path | None = None
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-        temporary.chmod(0o755)
-        yield temporary
-        _replace(temporary, target)
-    except OSError as error:
-        raise cannot_write(target, error) from None
-    finally:
-        if temporary is not None:
-            shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _replace(temporary: Path, target: Path) -> None:
-    old = temporary.with_name(f"{temporary.name}.old")
-    if target.exists():
-        target.rename(old)
-    try:
-        temporary.rename(target)
-    except OSError:
-        if old.exists():
-            old.rename(target)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def check_target(folder: str | Path, *, overwrite: bool) -> None:
-    """Raise the UserError that `writing` would raise, before any long work is done."""
-    target = Path(folder)
-    if target.exists() and not target.is_dir():
-        raise UserError(f"{target} is a file; --out takes a folder")
-    if not target.exists() or not any(target.iterdir()):
-        return
-    if not (target / "result.json").is_file():
-        raise UserError(f"{target} is not empty and not a result folder; choose another --out")
-    if not overwrite:
-        raise UserError(f"{target} exists; add --overwrite or choose another --out")
-
-
-def cannot_write(target: Path, error: OSError) -> UserError:
-    """The one line for a place that cannot be written."""
-    # numpy reports a short write without an error number.
-    if error.errno == errno.ENOSPC or "requested and" in str(error):
-        why, way_out = "no space left on the disk", "free some or choose another --out"
-    elif error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:
-        why, way_out = "not allowed to write there", "choose another --out"
-    else:
-        why, way_out = error.strerror or str(error), "choose another --out"
-    return UserError(f"cannot write {target}: {why}; {way_out}")
+    folders.check_target(folder, overwrite=overwrite)
+    with folders.whole(folder, overwrite=overwrite) as temporary:
+        yield Folder(temporary, final=folders.real_path(folder))

@@ -38,7 +38,7 @@ def demo(
     from featviz.cli.run import open_data
     from featviz.tour import QUICK, run_tour
 
-    folder = output.out or Path("run")
+    folder = output.claim(output.out or Path("run"), replaced=False)
     net = model.load(seed=seed)
     pictures, names = open_data(data), read_class_names(class_names)
     announce = None if output.quiet or output.as_json else _announce

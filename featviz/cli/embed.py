@@ -147,7 +147,7 @@ def embed(
 
     net = model.load()
     names = [net.layer(name).name for name in layer or [default_layer(net)]]
-    folder = output.out or Path("run") / f"embed-{'-'.join(map(file_stem, names))}"
+    folder = output.claim(output.out or Path("run") / f"embed-{'-'.join(map(file_stem, names))}")
     with output.progress() as progress:
         shared = _Shared(
             out=folder,

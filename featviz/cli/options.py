@@ -18,9 +18,10 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
@@ -152,13 +153,37 @@ class OutputOptions:
     overwrite: Overwrite = False
     as_json: Json = False
     quiet: Quiet = False
+    inputs: list[Path] = field(default_factory=list)
+    """files and folders that other options name"""
+    claims: ExitStack = field(default_factory=ExitStack)
+    """what is held until the command ends"""
 
     def folder(self, default: str) -> Path:
         """--out or run/`default`, checked before the work begins. Raises UserError."""
-        from featviz.results import check_target
+        from featviz.folders import check_target
 
-        folder = self.out or Path("run") / default
+        folder = self.claim(self.out or Path("run") / default)
         check_target(folder, overwrite=self.overwrite)
+        return folder
+
+    def claim(self, folder: Path, *, replaced: bool = True) -> Path:
+        """Keep other runs from writing a folder until the command ends; clear what they left.
+
+        Raises UserError where a folder that may be `replaced` holds what the command reads.
+        """
+        from featviz.checkpoints import remove_finished
+        from featviz.errors import UserError
+        from featviz.folders import claimed, real_path
+
+        target = real_path(folder)
+        for path in self.inputs if replaced and self.overwrite else ():
+            if real_path(path).is_relative_to(target) and os.path.exists(path):
+                raise UserError(
+                    f"{path} lies in the result folder {folder}, which would be replaced; choose "
+                    "another --out"
+                )
+        self.claims.enter_context(claimed(folder))
+        remove_finished(folder, overwrite=self.overwrite)
         return folder
 
     def progress(self) -> AbstractContextManager[Progress | None]:
@@ -169,8 +194,10 @@ class OutputOptions:
         self, result: Result, folder: Path, *, whole: bool = True, checks: Sequence[Check] = ()
     ) -> None:
         """Save the result and print it; its checkpoint is removed if the result is whole."""
-        from featviz.checkpoints import partial_folder, remove_checkpoint
+        from featviz.checkpoints import announce_result, partial_folder, remove_checkpoint
 
+        if whole:
+            announce_result(partial_folder(folder), result.origin)
         result.save(folder, overwrite=self.overwrite, checks=checks)
         if whole:
             remove_checkpoint(partial_folder(folder))
@@ -221,7 +248,7 @@ def expanded(command: Callable[..., None]) -> Callable[..., None]:
     for name, parameter in _parameters(command).items():
         kind = parameter.annotation
         if dataclasses.is_dataclass(kind) and isinstance(kind, type):
-            fields = _parameters(kind)
+            fields = {n: p for n, p in _parameters(kind).items() if n not in ("inputs", "claims")}
             bundles[name] = kind, list(fields)
             options |= fields
         else:
@@ -229,15 +256,31 @@ def expanded(command: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(command)
     def run(**values: Any) -> None:
+        given = dict(values)
         packed = {
             name: kind(**{field: values.pop(field) for field in fields})
             for name, (kind, fields) in bundles.items()
         }
-        command(**values, **packed)
+        with ExitStack() as held:
+            for bundle in packed.values():
+                if isinstance(bundle, OutputOptions):
+                    bundle.inputs.extend(_inputs(given))
+                    held.callback(bundle.claims.close)
+            command(**values, **packed)
 
     run.__signature__ = inspect.Signature(list(options.values()))  # type: ignore[attr-defined]
     run.__annotations__ = {name: option.annotation for name, option in options.items()}
     return run
+
+
+def _inputs(values: Mapping[str, Any]) -> Iterator[Path]:
+    """The paths among the values of options, but for --out."""
+    for name, value in values.items():
+        for item in value if isinstance(value, list) else [value]:
+            if isinstance(item, Path) and name != "out":
+                yield item
+            elif name in ("weights", "other_weights") and item:
+                yield Path(item)
 
 
 def _parameters(called: Callable[..., Any]) -> dict[str, inspect.Parameter]:

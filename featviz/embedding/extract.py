@@ -21,10 +21,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from featviz import decoding, results
+from featviz import decoding, folders, results
 from featviz.checkpoints import (
     Arrays,
     Checkpoint,
+    announce_result,
     open_checkpoint,
     partial_folder,
     remove_checkpoint,
@@ -54,8 +55,8 @@ _PIECE_ROWS = {"cpu": 256, "cuda": 2048}
 """rows of a piece at most"""
 _PIECE_MACS = 1e12
 """multiplications of a piece at most, half a minute of two cores"""
-_JOINED, _READY = ".joined.part", ".ready.part"
-"""folders within a checkpoint, which a later run clears away"""
+_JOINED = ".joined.part"
+"""a folder within a checkpoint, which a later run clears away"""
 _PROBED = 64
 """pictures on which the drift of a fast decoder is measured"""
 
@@ -77,6 +78,7 @@ class _Options:
     batch_size: int
     shard_bytes: int
     workers: int | None
+    overwrite: bool
     progress: Progress | None
 
     def __post_init__(self) -> None:
@@ -158,10 +160,11 @@ def embed(
         batch_size,
         shard_bytes,
         workers,
+        overwrite,
         progress,
     )
     if out is not None:
-        results.check_target(out, overwrite=overwrite)
+        folders.check_target(out, overwrite=overwrite)
     name = model.layer(layer or default_layer(model)).name
     (store,) = _embed(model, _as_pictures(pictures, labels), {name: Path()}, options)
     return store
@@ -213,6 +216,7 @@ def embed_layers(
         batch_size,
         shard_bytes,
         workers,
+        overwrite,
         progress,
     )
     if out is not None:
@@ -273,7 +277,7 @@ def _cores() -> int:
 
 def _check_folder_of_stores(out: Path, overwrite: bool) -> None:
     if not out.is_dir() or not any(out.iterdir()):
-        results.check_target(out, overwrite=overwrite)
+        folders.check_target(out, overwrite=overwrite)
     elif not all((inside / "manifest.json").is_file() for inside in out.iterdir()):
         raise UserError(f"{out} is not empty and not a folder of stores; choose another --out")
     elif not overwrite:
@@ -308,11 +312,11 @@ def _check_positions(places: Sequence[Layer]) -> None:
 
 
 def _embed(
-    model: Model, data: Pictures, folders: Mapping[str, Path], options: _Options
+    model: Model, data: Pictures, inside: Mapping[str, Path], options: _Options
 ) -> list[Store]:
-    """The stores of the layers, by name, each in a folder below `options.out`."""
+    """The stores of the layers, by name, each at its place below `options.out`."""
     started = time.perf_counter()
-    places = tuple(model.layer(name) for name in folders)
+    places = tuple(model.layer(name) for name in inside)
     if options.position == "random":
         _check_positions(places)
 
@@ -334,7 +338,7 @@ def _embed(
     step = _piece_rows(rows, options.shard_bytes)
     spans = (range(start, min(start + step, len(data))) for start in range(0, len(data), step))
     pieces = [Piece(f"rows-{span.start:08}", span, len(span)) for span in spans]
-    doing = f"embedding {', '.join(folders)}"
+    doing = f"embedding {', '.join(inside)}"
     progress = options.progress
     partial = None if options.out is None else partial_folder(options.out)
     with open_checkpoint(partial, _job(rows, step), total=len(data), unit="rows") as kept:
@@ -354,7 +358,7 @@ def _embed(
             drifts = _drifts(rows) if rows.decoder != "exact" else {}
             stores = [
                 replace(
-                    _store(rows, place, found, options, folders[place.name], started),
+                    _store(rows, place, found, options, inside[place.name], started),
                     pace=pace or None,
                     drift=drifts.get(place.name),
                     **where,
@@ -362,7 +366,8 @@ def _embed(
                 for place, where in zip(places, joined, strict=True)
             ]
         if stores and options.out is not None:
-            stores = _save(stores, Path(options.out), list(folders.values()), kept)
+            within = list(inside.values())
+            stores = _save(stores, Path(options.out), within, kept, options.overwrite)
     if partial is not None:
         remove_checkpoint(partial)
     if not stores:
@@ -446,7 +451,7 @@ def _join(
             for n, writer in enumerate(writers):
                 writer.add(arrays[str(n)])
     except OSError as error:
-        raise results.cannot_write(folder, error) from None
+        raise folders.cannot_write(folder, error) from None
     return [{"folder": writer.folder, "shards": tuple(writer.shards)} for writer in writers]
 
 
@@ -528,14 +533,16 @@ def _drifts(rows: Rows) -> dict[str, Drift]:
 
 
 def _save(
-    stores: Sequence[Store], out: Path, folders: Sequence[Path], kept: Checkpoint
+    stores: Sequence[Store], out: Path, inside: Sequence[Path], kept: Checkpoint, overwrite: bool
 ) -> list[Store]:
     """Write the stores below `out`, all or none."""
     assert kept.folder is not None
-    ready = kept.folder / _READY
-    for store, folder in zip(stores, folders, strict=True):
-        store.save(ready / folder)
-    with results.whole(out) as beside:
-        beside.rmdir()
-        ready.rename(beside)
-    return [replace(s, folder=out / f) for s, f in zip(stores, folders, strict=True)]
+    announce_result(kept.folder, stores[0].origin, inside=str(inside[0]))
+    final = folders.real_path(out)
+    with folders.whole(out, overwrite=overwrite) as beside:
+        for store, place in zip(stores, inside, strict=True):
+            target = results.Folder(beside / place, final=final / place)
+            target.path.mkdir(exist_ok=True)
+            store.write(target)
+            target.finish(store)
+    return [replace(s, folder=out / place) for s, place in zip(stores, inside, strict=True)]

@@ -13,7 +13,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from featviz import __version__, results
+from featviz import __version__, folders, results
 from featviz.errors import UserError, public
 from featviz.gallery.reader import (
     MARK,
@@ -84,7 +84,7 @@ def build_gallery(
     """
     root = Path(folder)
     target = Path(out) if out is not None else root / "gallery"
-    check_site(target, overwrite=overwrite)
+    folders.check_target(target, overwrite=overwrite, mark=MARK)
     entries, left_out = read_entries(root)
     if not entries and left_out:
         reasons = "; ".join(f"{u.name}: {u.reason}" for u in left_out)
@@ -94,25 +94,13 @@ def build_gallery(
             f"{root} has no results; make some first, as with: featviz kernels --out {root}/kernels"
         )
     site = plan_site(entries, left_out, title)
-    with results.whole(target) as temporary:
+    with folders.whole(target, overwrite=overwrite) as temporary:
         for result in site.results:
             _copy_files(result, temporary / "results" / result.slug, with_arrays)
         shutil.copytree(_HERE / "static", temporary / "static", copy_function=shutil.copyfile)
         _write_pages(site, temporary, with_arrays)
         results.write_json(temporary / MARK, _document(site))
     return target
-
-
-def check_site(target: Path, *, overwrite: bool) -> None:
-    """Raise UserError unless the target is free, empty, or a gallery that may be replaced."""
-    if target.is_file():
-        raise UserError(f"{target} is a file; --out takes a folder")
-    if not target.exists() or not any(target.iterdir()):
-        return
-    if not (target / MARK).is_file():
-        raise UserError(f"{target} is not empty and not a gallery; choose another --out")
-    if not overwrite:
-        raise UserError(f"{target} exists; add --overwrite or choose another --out")
 
 
 def _document(site: Site) -> dict[str, Any]:

@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from featviz import results
+from featviz import folders
 from featviz.embedding.files import hash_file
 from featviz.embedding.store import Store
 from featviz.errors import UserError, nearest
@@ -130,7 +130,7 @@ class ApproximateIndex:
         """Keep the index in a folder, which holds nothing else: `open_approximate` reads it."""
         import faiss
 
-        with results.whole(Path(folder)) as place:
+        with folders.whole(Path(folder)) as place:
             faiss.write_index(self.index, str(place / "index.faiss"))
             np.savez(place / "axes.npz", mean=self.axes.mean, axes=self.axes.axes)
             about = {

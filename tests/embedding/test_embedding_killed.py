@@ -88,7 +88,7 @@ def test_killed_three_times_several_layers_end_with_the_same_bytes(
     assert 2 <= reached < 11
     # And once more when all is computed and the stores are being written.
     with subprocess.Popen([*command, "0"], stdout=subprocess.DEVNULL, text=True) as process:
-        while process.poll() is None and not list((tmp_path / "cut.partial").glob(".*ready*")):
+        while process.poll() is None and not (tmp_path / ".cut.featviz/new").is_dir():
             time.sleep(0.002)
         process.kill()
     assert process.returncode == -9

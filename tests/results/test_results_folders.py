@@ -304,8 +304,9 @@ def test_parts_are_written_into_folders_of_their_own_and_listed(tmp_path: Path) 
 
 
 def test_results_are_listed_but_not_those_under_way(tmp_path: Path) -> None:
-    for name in ("b", "a/deep", "my.partial-study/x", "c.partial", ".b.tmp", "a/.hidden/x"):
+    for name in ("b", "a/deep", "my.partial-study/x", "c", ".b.tmp", "a/.hidden/x"):
         toy().save(tmp_path / name)
+    (tmp_path / "c").rename(tmp_path / "c.partial")
     found = [path.relative_to(tmp_path).as_posix() for path in results.list_results(tmp_path)]
     assert found == ["a/deep", "b", "my.partial-study/x"]
     # Also from inside a folder whose own path has such a part.
