@@ -24,7 +24,7 @@ def right_ones(model: Any, folder: str, count: int, kept: Path) -> tuple[Tensor,
         spread = (data.select(known) if folder else data).spread(4 * count)
         right, found = [], []
         for i, label in enumerate(spread.labels(model)):
-            picture = spread.read(i, model.resize, model.input_size)
+            picture = spread.read(i, model.preprocessing)
             answer = int(model(picture[None]).argmax())
             label = label if folder else answer
             if answer == label:

@@ -102,7 +102,7 @@ def main() -> None:
     )
     data = open_pictures(options.data) if options.data else featviz.sample_pictures()
     samples = data.spread(count)
-    squares = [samples.read(i, model.resize, model.input_size) for i in range(len(samples))]
+    squares = [samples.read(i, model.preprocessing) for i in range(len(samples))]
     pictures = torch.stack(squares).to(model.device)
     with torch.no_grad():
         labels = torch.cat([model(part).argmax(1) for part in pictures.split(16)])

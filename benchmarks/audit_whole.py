@@ -39,7 +39,7 @@ def main() -> None:
     for warning in found.warnings:
         print(f"  note: {warning}")
 
-    _, batch, _ = read_all(pictures.spread(count), resize=model.resize, crop=model.input_size)
+    _, batch, _ = read_all(pictures.spread(count), model.preprocessing)
     with torch.no_grad():
         labels = torch.cat([model(part.to(model.device)).argmax(1) for part in batch.split(32)])
     attacked = ensemble(model, batch.to(model.device), labels, eps=16 / 255, steps=20, queries=0)

@@ -40,6 +40,7 @@ from featviz.embedding.pieces import Rows
 from featviz.errors import BadPicture
 from featviz.models.model import Model
 from featviz.neighbors.exact import build_index
+from featviz.preprocessing import Preprocessing
 from featviz.samples import sample_pictures
 from featviz.types import Precision
 
@@ -55,13 +56,13 @@ def rates(given: argparse.Namespace) -> None:
     layer = given.layer or default_layer(model)
     workers = given.workers or torch.get_num_threads()
     places = (model.layer(layer),)
-    side = model.input_size
+    how = model.preprocessing
     span = range(len(data))
-    some = [data.prepare(row, model.resize, side).pixels for row in span[:BATCH]]
+    some = [data.prepare(row, how).pixels for row in span[:BATCH]]
 
     def decoding() -> None:
         for _ in in_order(
-            lambda row: data.prepare(row, model.resize, side, decoder=given.decoder),
+            lambda row: data.prepare(row, how, decoder=given.decoder),
             span,
             ahead=2 * BATCH,
             workers=workers,
@@ -125,7 +126,7 @@ class MadeUp(Pictures):
     """Tiny pictures that cost next to nothing; every thousandth cannot be read."""
 
     def prepare(
-        self, row: int, resize: int, crop: int | None = None, *, decoder: str = "exact"
+        self, row: int, preprocessing: Preprocessing, *, decoder: str = "exact"
     ) -> Prepared:
         if row % 1000 == 999:
             raise BadPicture(f"{self.paths[row]} is not there")
@@ -139,7 +140,11 @@ def memory(rows: int) -> None:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         net = nn.Sequential(nn.Flatten(), nn.Linear(192, 4096), nn.ReLU(), nn.Linear(4096, 2))
-    model = Model(net, name="wide", input_size=8, mean=(0.5, 0.5, 0.5), std=(0.3, 0.3, 0.3))
+    model = Model(
+        net,
+        name="wide",
+        preprocessing=Preprocessing.of(8, mean=[0.5], std=[0.3]),
+    )
     names = tuple(f"class{i % 1000:03}/picture{i:08}.jpg" for i in range(rows))
     data = MadeUp(Path("made-up"), names, tuple(sys.intern(n[:8]) for n in names))
     with tempfile.TemporaryDirectory() as folder:

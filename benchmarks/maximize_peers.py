@@ -76,7 +76,7 @@ def main() -> None:
     count = min(given.units, 8) if given.quick else given.units
     scored = min(given.scored, count)
     layer = model.layer(given.layer)
-    side = canvas(model, layer)
+    side = canvas(model, layer)[0]
     net = copy.deepcopy(model.net).requires_grad_(True)
     path = layer.path.replace(".", "_")
     where = f"{given.model}, {layer.name}, {count} units"
@@ -229,14 +229,14 @@ def maco(
             total_steps=steps,
             image_size=side,
             crops_per_iteration=windows,
-            model_input_size=model.input_size,
+            model_input_size=model.input_size[0],
             device="cpu",
         )
 
     def ours(side: int) -> None:
         featviz.maximize(model, layer, units=[0], preset="maco", steps=steps, size=side)
 
-    own = model.input_size  # what the preset takes
+    own = model.input_size[0]  # what the preset takes
     works: dict[str, Callable[[], object]] = {
         f"featviz MACO, {own} pixels": lambda: ours(own),
         f"featviz MACO, {HORAMA_EQUAL} pixels": lambda: ours(HORAMA_EQUAL),

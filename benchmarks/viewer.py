@@ -114,8 +114,7 @@ def main() -> None:
 def small_pictures(size: int) -> torch.Tensor:
     """The bundled sample pictures as (N, 3, size, size) uint8."""
     samples = sample_pictures(4)
-    squares = [np.array(images.square(samples.open(row), size)) for row in range(len(samples))]
-    return torch.from_numpy(np.stack(squares)).permute(0, 3, 1, 2).contiguous()
+    return images.to_uint8(torch.stack([samples.shown(row, size) for row in range(len(samples))]))
 
 
 if __name__ == "__main__":

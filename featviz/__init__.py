@@ -20,6 +20,7 @@ _LAZY_EXPORTS = {
     "IconSettings": "featviz.atlas.icons",
     "LayoutSettings": "featviz.atlas.layout",
     "Model": "featviz.models.model",
+    "Preprocessing": "featviz.preprocessing",
     "TrainSettings": "featviz.training.loop",
     "UserError": "featviz.errors",
     "accentuate": "featviz.from_picture.accentuation",
@@ -71,7 +72,7 @@ _LAZY_EXPORTS = {
     "patch_times_kernel": "featviz.maps.patch_times_kernel",
     "pgd": "featviz.attacks.pgd",
     "read_image": "featviz.images",
-    "read_square": "featviz.images",
+    "read_picture": "featviz.images",
     "sample_pictures": "featviz.samples",
     "sigma_zero": "featviz.attacks.sigma_zero",
     "spatial": "featviz.attacks.spatial",
@@ -129,7 +130,7 @@ if TYPE_CHECKING:
     from featviz.from_picture.inversion import invert as invert
     from featviz.gallery.build import build_gallery as build_gallery
     from featviz.images import read_image as read_image
-    from featviz.images import read_square as read_square
+    from featviz.images import read_picture as read_picture
     from featviz.kernels.growth import kernel_growth as kernel_growth
     from featviz.kernels.sheet import kernel_sheet as kernel_sheet
     from featviz.maps.activation_maps import activation_maps as activation_maps
@@ -149,6 +150,7 @@ if TYPE_CHECKING:
     from featviz.models.summary import summarize as summarize
     from featviz.neighbors.exact import build_index as build_index
     from featviz.neighbors.find import find_neighbors as find_neighbors
+    from featviz.preprocessing import Preprocessing as Preprocessing
     from featviz.robustness.audit import audit as audit
     from featviz.robustness.transfer import transfer_matrix as transfer_matrix
     from featviz.samples import sample_pictures as sample_pictures

@@ -1,7 +1,7 @@
 """Data sets of pictures on disk: class folders, a flat folder, a tar, or a list; streamed in order.
 
 Comes in: a path. Goes out: `Pictures`, the ordered list of what is there, and from it batches of
-(N, 3, S, S) tensors. A picture that cannot be read is skipped and listed, never silently replaced.
+(N, C, H, W) tensors. A picture that cannot be read is skipped and listed, never silently replaced.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from torch import Tensor
 from featviz import decoding, images
 from featviz.decoding import Prepared
 from featviz.errors import BadPicture, UserError, public
+from featviz.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -131,23 +132,28 @@ class Pictures:
 
     def open(self, row: int) -> Image.Image:
         """Picture `row` as an upright 8-bit RGB pillow image. Raises BadPicture."""
-        return images.open_rgb(io.BytesIO(self.content(row)), name=self.where(row))
+        return images.open_image(io.BytesIO(self.content(row)), name=self.where(row))
 
     def prepare(
-        self, row: int, resize: int, crop: int | None = None, *, decoder: str = "exact"
+        self, row: int, preprocessing: Preprocessing, *, decoder: str = "exact"
     ) -> Prepared:
-        """Picture `row` at a model's size, and how large it was. Raises BadPicture.
+        """Picture `row` as a model takes it, and how large it was. Raises BadPicture.
 
         decoder: as `decoding.resolve` names it; what is no file is not decoded
         """
         if not self.files:
-            return decoding.prepared(self.open(row), resize, crop)
+            image = images.converted(self.open(row), images.file_channels(preprocessing))
+            return decoding.prepared(image, preprocessing)
         content = self.content(row)
-        return decoding.decode_square(content, resize, crop, decoder=decoder, name=self.where(row))
+        return decoding.decode(content, preprocessing, decoder=decoder, name=self.where(row))
 
-    def read(self, row: int, resize: int, crop: int | None = None) -> Tensor:
-        """Picture `row` at a model's size: (3, crop, crop) in [0, 1]. Raises BadPicture."""
-        return decoding.as_batch([self.prepare(row, resize, crop).pixels])[0]
+    def read(self, row: int, preprocessing: Preprocessing) -> Tensor:
+        """Picture `row` as a model takes it: (C, height, width) in [0, 1]. Raises BadPicture."""
+        return decoding.as_batch([self.prepare(row, preprocessing).pixels])[0]
+
+    def shown(self, row: int, side: int) -> Tensor:
+        """Picture `row` for figures: RGB (3, side, side) in [0, 1]. Raises BadPicture."""
+        return self.read(row, Preprocessing.of(side))
 
     def select(self, rows: Sequence[int]) -> Pictures:
         """The same data set with these rows only, in this order."""
@@ -211,8 +217,8 @@ def open_pictures(path: str | Path) -> Pictures:
 
 
 def in_memory(pictures: Tensor, labels: Sequence[str] | None = None) -> Pictures:
-    """A tensor of pictures (N, 3, H, W) in [0, 1], with a class each, as a data set."""
-    pictures = images.check_pictures(pictures)
+    """A tensor of pictures (N, C, H, W) in [0, 1], with a class each, as a data set."""
+    pictures = images.check_pictures(pictures, channels=None)
     labels = tuple(labels or [""] * len(pictures))
     if len(labels) != len(pictures):
         raise UserError(f"{len(labels)} labels for {len(pictures)} pictures; give one each")
@@ -234,13 +240,26 @@ class _Tensors(Pictures):
         return images.to_pillow(self.tensor[int(self.paths[row])])
 
     def prepare(
-        self, row: int, resize: int, crop: int | None = None, *, decoder: str = "exact"
+        self, row: int, preprocessing: Preprocessing, *, decoder: str = "exact"
     ) -> Prepared:
         tensor = self.tensor[int(self.paths[row])].detach().cpu()
-        _, height, width = tensor.shape
-        if (height, width) == (crop or resize, crop or resize):
+        count, height, width = tensor.shape
+        if count != preprocessing.channels:
+            raise UserError(
+                f"pictures of {count} channels for a model of {preprocessing.channels}; "
+                "give pictures of the model's channels"
+            )
+        if (height, width) == preprocessing.size:
             return Prepared(tensor.float(), (width, height))
-        return super().prepare(row, resize, crop)
+        if count in images.MODES:
+            return super().prepare(row, preprocessing)
+        one = replace(preprocessing, channels=1, mean=(0.0,), std=(1.0,))
+        parts = [decoding.prepared(images.to_pillow(c[None]), one).pixels for c in tensor]
+        return Prepared(torch.cat(parts), (width, height))
+
+    def shown(self, row: int, side: int) -> Tensor:
+        plain = Preprocessing.of(side, channels=self.tensor.shape[1])
+        return images.visible(self.read(row, plain))
 
 
 def _walk(
@@ -291,7 +310,7 @@ class Batch(NamedTuple):
     rows: tuple[int, ...]
     """which rows of the data set these are, (N,)"""
     images: Tensor
-    """(N, 3, S, S) float32 in [0, 1]"""
+    """(N, C, H, W) float32 in [0, 1]"""
 
 
 class Skipped(NamedTuple):
@@ -304,9 +323,8 @@ class Skipped(NamedTuple):
 
 def batches(
     pictures: Pictures,
+    preprocessing: Preprocessing,
     *,
-    resize: int,
-    crop: int | None = None,
     batch_size: int = 64,
     workers: int = 2,
     skipped: list[Skipped] | None = None,
@@ -315,8 +333,7 @@ def batches(
 
     Args:
         pictures: The data set.
-        resize: Of the shorter side, in pixels.
-        crop: Side of the center crop. Default: `resize`.
+        preprocessing: Size and channels.
         batch_size: Pictures of a batch at most.
         workers: Threads that decode.
         skipped: Pictures that cannot be read are left out of their batch and appended here.
@@ -328,7 +345,7 @@ def batches(
     read: list[Tensor] = []
     none = True
     found = in_order(
-        lambda row: pictures.read(row, resize, crop),
+        lambda row: pictures.read(row, preprocessing),
         range(len(pictures)),
         ahead=2 * batch_size,
         workers=workers,
@@ -391,13 +408,13 @@ def _or_why_not(read: Callable[[int], T], row: int) -> T | BadPicture:
 
 
 def read_all(
-    pictures: Pictures, *, resize: int, crop: int | None = None
+    pictures: Pictures, preprocessing: Preprocessing
 ) -> tuple[Pictures, Tensor, list[Skipped]]:
-    """A small data set as one tensor: (what could be read, (N, 3, S, S), what could not)."""
+    """A small data set as one tensor: (what could be read, (N, C, H, W), what could not)."""
     skipped: list[Skipped] = []
     rows: list[int] = []
     parts: list[Tensor] = []
-    for batch in batches(pictures, resize=resize, crop=crop, skipped=skipped):
+    for batch in batches(pictures, preprocessing, skipped=skipped):
         rows += batch.rows
         parts.append(batch.images)
     return pictures.select(rows), torch.cat(parts), skipped
@@ -409,7 +426,7 @@ class LabeledPictures:
 
     names: tuple[str, ...]
     pictures: Tensor
-    """(N, 3, S, S) in [0, 1], on the CPU"""
+    """(N, C, H, W) in [0, 1], on the CPU"""
     labels: Tensor | None
     """(N,) class indices; None without labels"""
     data: Pictures | None
@@ -438,7 +455,7 @@ def read_labeled(
     Args:
         model: Its size and classes.
         pictures: A data set, labeled by its class folders; where some folders are classes of the
-            model, pictures of the others are left out, with a warning. Or a tensor (N, 3, H, W) in
+            model, pictures of the others are left out, with a warning. Or a tensor (N, C, H, W) in
             [0, 1].
         labels: Of a tensor: class indices or names.
         count: Take at most so many, evenly spread.
@@ -447,7 +464,7 @@ def read_labeled(
         UserError: Pictures or labels that do not fit, or none is left.
     """
     if isinstance(pictures, Tensor):
-        batch = images.check_pictures(pictures).cpu()
+        batch = model.check(pictures).cpu()
         known = None if labels is None else class_indices(model, labels, len(batch))
         if count and count < len(batch):
             rows = evenly(len(batch), count)
@@ -463,7 +480,7 @@ def read_labeled(
         )
     data = pictures.select(labeled) if labeled else pictures
     data = data.spread(count) if count else data
-    data, batch, skipped = read_all(data, resize=model.resize, crop=model.input_size)
+    data, batch, skipped = read_all(data, model.preprocessing)
     if skipped:
         warnings.append(f"{len(skipped)} pictures could not be read, first {skipped[0].reason}")
     found = [label for label in data.labels(model) if label is not None]

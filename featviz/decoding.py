@@ -1,6 +1,6 @@
-"""From a picture's file to a model's square of 8-bit pixels: the one function that decodes.
+"""From a picture's file to the 8-bit pixels that a model takes: the one function that decodes.
 
-Pillow is the reference. `decode_square` with decoder "exact" gives pillow's pixels; where
+Pillow is the reference. `decode` with decoder "exact" gives pillow's pixels; where
 simplejpeg (extra `jpeg`) is installed it does the work for those kinds of JPEG on which it has just
 shown, in this process, that its pixels are pillow's. "fast" decodes a JPEG at a fraction of its
 size where a model needs no more; that changes the pixels a little, so it is an option.
@@ -21,6 +21,7 @@ from torch import Tensor
 
 from featviz import images
 from featviz.errors import UserError
+from featviz.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -33,7 +34,7 @@ class Prepared(NamedTuple):
     """A picture at a model's size."""
 
     pixels: Tensor
-    """(3, S, S) uint8, or float in [0, 1] for pictures that are not 8 bits"""
+    """(C, H, W) uint8, or float in [0, 1] for pictures that are not 8 bits"""
     size: tuple[int, int]
     """width and height that it had"""
 
@@ -50,49 +51,51 @@ def resolve(decoder: str) -> str:
     return "fast (simplejpeg)" if has_simplejpeg() else "fast (pillow)"
 
 
-def decode_square(
-    content: bytes, resize: int, crop: int | None = None, *, decoder: str = "exact", name: str = ""
+def decode(
+    content: bytes, preprocessing: Preprocessing, *, decoder: str = "exact", name: str = ""
 ) -> Prepared:
-    """The picture in a file's bytes: shorter side to `resize`, then a center crop.
+    """The picture in a file's bytes, resized and center-cropped.
 
     Args:
         content: The file.
-        resize: Of the shorter side, in pixels.
-        crop: Side of the crop. Default: `resize`.
+        preprocessing: Size and channels.
         decoder: As `resolve` names it.
         name: For messages.
 
     Raises:
         BadPicture: The content is no picture.
-        UserError: The decoder's library is missing.
+        UserError: The decoder's library is missing, or files have no such channels.
     """
     if decoder == "fast (simplejpeg)" and not has_simplejpeg():
         raise UserError(
             "this store was begun with simplejpeg, which is not installed here: "
             "pip install 'featviz[jpeg]'"
         )
-    kind, found = _kind(content), None
+    channels = images.file_channels(preprocessing)
+    kind, found = _kind(content) if channels == 3 else None, None
     if decoder == "exact":
         if kind in _trusted():
-            found = _by_simplejpeg(content, resize, crop)
+            found = _by_simplejpeg(content, preprocessing)
     elif kind is not None and decoder == "fast (simplejpeg)":
-        found = _by_simplejpeg(content, resize, crop, fast=True)
+        found = _by_simplejpeg(content, preprocessing, fast=True)
     elif kind is not None:
-        found = _drafted(content, resize, crop)
+        found = _drafted(content, preprocessing)
     if found is not None:
         return found
     # Pillow decides what can be read: it is tried on all that another decoder refuses.
-    return prepared(images.open_rgb(io.BytesIO(content), name=name), resize, crop)
+    opened = images.open_image(io.BytesIO(content), channels=channels, name=name)
+    return prepared(opened, preprocessing)
 
 
-def prepared(image: Image.Image, resize: int, crop: int | None = None) -> Prepared:
-    """A pillow RGB image at a model's size."""
-    pixels = np.asarray(images.square(image, resize, crop))[..., :3]
+def prepared(image: Image.Image, preprocessing: Preprocessing) -> Prepared:
+    """A pillow image of the model's channels at the model's size."""
+    pixels = np.asarray(images.fit(image, preprocessing))
+    pixels = pixels.reshape(*pixels.shape[:2], -1)[..., : preprocessing.channels]
     return Prepared(torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1))), image.size)
 
 
 def as_batch(pixels: Sequence[Tensor]) -> Tensor:
-    """Pictures of one kind (`Prepared.pixels`) as (N, 3, S, S) float32 in [0, 1]."""
+    """Pictures of one kind (`Prepared.pixels`) as (N, C, H, W) float32 in [0, 1]."""
     stacked = torch.stack(list(pixels))
     return stacked if stacked.dtype != torch.uint8 else stacked.float().div_(255)
 
@@ -103,13 +106,14 @@ def has_simplejpeg() -> bool:
 
 
 def _by_simplejpeg(
-    content: bytes, resize: int, crop: int | None, *, fast: bool = False
+    content: bytes, preprocessing: Preprocessing, *, fast: bool = False
 ) -> Prepared | None:
     """By simplejpeg; fast: at the smallest scale of the cosine transform that is large enough."""
     import simplejpeg
     from PIL import Image
 
-    options = {"min_height": resize, "min_width": resize, "min_factor": 1}
+    least = _least_sides(preprocessing)
+    options = {"min_height": least[0], "min_width": least[1], "min_factor": 1}
     options |= {"fastdct": True, "fastupsample": True}
     try:
         height, width, *_ = simplejpeg.decode_jpeg_header(content)
@@ -120,19 +124,25 @@ def _by_simplejpeg(
     # Four bytes a pixel are what pillow works with, so it need not copy them.
     side = (pixels.shape[1], pixels.shape[0])
     image = Image.frombuffer("RGBX", side, pixels, "raw", "RGBX", 0, 1)
-    return prepared(image, resize, crop)._replace(size=(width, height))
+    return prepared(image, preprocessing)._replace(size=(width, height))
 
 
-def _drafted(content: bytes, resize: int, crop: int | None) -> Prepared | None:
+def _least_sides(preprocessing: Preprocessing) -> tuple[int, int]:
+    """Height and width that a picture needs so that it is not enlarged."""
+    resize = preprocessing.resize
+    return (max(resize, *preprocessing.size),) * 2 if isinstance(resize, int) else resize
+
+
+def _drafted(content: bytes, preprocessing: Preprocessing) -> Prepared | None:
     """The same by pillow's draft mode."""
     from PIL.JpegImagePlugin import JpegImageFile
 
     try:
         with JpegImageFile(io.BytesIO(content)) as image:
             size = image.size
-            image.draft("RGB", (resize, resize))
+            image.draft("RGB", _least_sides(preprocessing)[::-1])
             image.load()
-            return prepared(image, resize, crop)._replace(size=size)
+            return prepared(image, preprocessing)._replace(size=size)
     except (OSError, SyntaxError, ValueError):
         return None
 

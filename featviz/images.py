@@ -1,6 +1,6 @@
-"""Pictures in and out of files: float32 RGB tensors in [0, 1], shape (3, H, W).
+"""Pictures in and out of files: float32 tensors in [0, 1], shape (C, H, W), most of them RGB.
 
-`open_rgb` reads whatever a file may hold (EXIF orientation, CMYK, palettes, alpha, 16 bits, gray)
+`open_image` reads whatever a file may hold (EXIF orientation, CMYK, palettes, alpha, 16 bits, gray)
 with pillow. `check_pictures` is the check of all functions that take pictures.
 """
 
@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from featviz.errors import BadPicture, UserError, public
+from featviz.preprocessing import Preprocessing, Size
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -25,27 +26,34 @@ if TYPE_CHECKING:
 MAX_PIXELS = 178_000_000
 """Larger pictures are refused as decompression bombs (pillow's own hard limit is 178.9 million)."""
 
+MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+"""pillow's modes by the number of channels"""
+
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm"})
 
 # catch_warnings is not safe across threads, and pictures are opened by several.
 _opening = threading.Lock()
 
 
-def check_pictures(pictures: Tensor, *, single: bool = False, empty: bool = False) -> Tensor:
-    """Pictures as a batch (N, 3, H, W): a contiguous copy without history.
+def check_pictures(
+    pictures: Tensor, *, channels: int | None = 3, single: bool = False, empty: bool = False
+) -> Tensor:
+    """Pictures as a batch (N, C, H, W): a contiguous copy without history.
 
     Args:
-        pictures: (N, 3, H, W), floats in [0, 1].
-        single: take one picture (3, H, W) as a batch of one.
+        pictures: (N, C, H, W), floats in [0, 1].
+        channels: C; None takes any.
+        single: take one picture (C, H, W) as a batch of one.
         empty: take a batch of none.
 
     Raises:
         UserError: for another shape or type, values outside [0, 1] or NaN, and for no pictures.
     """
     batch = pictures[None] if single and pictures.dim() == 3 else pictures
-    if batch.dim() != 4 or batch.shape[1] != 3 or not batch.is_floating_point():
+    fits = batch.dim() == 4 and channels in {None, batch.shape[1]} and min(batch.shape[1:]) > 0
+    if not fits or not batch.is_floating_point():
         raise UserError(
-            "pictures must be floats of shape (N, 3, H, W), "
+            f"pictures must be floats of shape (N, {channels or 'C'}, H, W), "
             f"got {tuple(pictures.shape)} of {pictures.dtype}"
         )
     if not (len(batch) or empty):
@@ -60,14 +68,17 @@ def check_pictures(pictures: Tensor, *, single: bool = False, empty: bool = Fals
     return plain
 
 
-def open_rgb(source: str | Path | BinaryIO, name: str | None = None) -> Image.Image:
-    """The picture as an upright 8-bit RGB pillow image.
+def open_image(
+    source: str | Path | BinaryIO, *, channels: int = 3, name: str | None = None
+) -> Image.Image:
+    """The picture as an upright 8-bit pillow image: gray, RGB or RGBA.
 
-    EXIF orientation is applied, transparency is composited on white, 16-bit gray is scaled to 8
-    bits.
+    EXIF orientation is applied, transparency is composited on white (but for RGBA), 16-bit gray is
+    scaled to 8 bits.
 
     Args:
         source: a file or its bytes as a stream.
+        channels: 1, 3 or 4.
         name: for messages; default `source`.
 
     Raises:
@@ -85,7 +96,7 @@ def open_rgb(source: str | Path | BinaryIO, name: str | None = None) -> Image.Im
             if opened.width * opened.height > MAX_PIXELS:
                 raise BadPicture(_too_large(name, opened.width, opened.height))
             opened.load()
-            return _to_rgb(ImageOps.exif_transpose(opened))
+            return converted(ImageOps.exif_transpose(opened), channels)
     except FileNotFoundError:
         raise BadPicture(f"{name}: no such file; check the path") from None
     except IsADirectoryError:
@@ -123,6 +134,18 @@ def _too_large(name: str, width: int = 0, height: int = 0) -> str:
     return f"{name}{size} has more than {limit} million pixels and is refused; shrink it first"
 
 
+def converted(image: Image.Image, channels: int) -> Image.Image:
+    """A pillow image as gray (1 channel), RGB (3) or RGBA (4) of 8 bits."""
+    if channels == 4 and _has_alpha(image):
+        return image.convert("RGBA")
+    rgb = _to_rgb(image)
+    return rgb if channels == 3 else rgb.convert(MODES[channels])
+
+
+def _has_alpha(image: Image.Image) -> bool:
+    return "A" in image.getbands() or "transparency" in image.info
+
+
 def _to_rgb(image: Image.Image) -> Image.Image:
     from PIL import Image
 
@@ -132,7 +155,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         return Image.fromarray(np.rint(gray).astype(np.uint8)).convert("RGB")
     if image.mode == "F":
         raise ValueError("floating-point pictures have no fixed range")
-    if "A" in image.getbands() or "transparency" in image.info:
+    if _has_alpha(image):
         over = image.convert("RGBA")
         white = Image.new("RGBA", over.size, (255, 255, 255, 255))
         return Image.alpha_composite(white, over).convert("RGB")
@@ -152,59 +175,95 @@ def read_image(source: str | Path | BinaryIO) -> Tensor:
     Raises:
         BadPicture: for a file that cannot be read as a picture.
     """
-    return from_pillow(open_rgb(source))
+    return from_pillow(open_image(source))
 
 
 @public
-def read_square(source: str | Path | BinaryIO, resize: int, crop: int | None = None) -> Tensor:
-    """A picture resized and center-cropped, as the usual evaluation of classifiers does it.
+def read_picture(source: str | Path | BinaryIO, preprocessing: Preprocessing) -> Tensor:
+    """A picture resized and center-cropped as a model takes it.
 
     Args:
         source: a file or its bytes as a stream.
-        resize: pixels of the shorter side, bilinear with antialiasing (`model.resize`).
-        crop: side of the center crop in pixels; default `resize` (`model.input_size`).
+        preprocessing: of the model (`model.preprocessing`), or `Preprocessing.of(64)`.
 
     Returns:
-        (3, crop, crop) float32 in [0, 1].
+        (C, height, width) float32 in [0, 1]; the model itself normalizes it.
 
     Raises:
         BadPicture: for a file that cannot be read as a picture.
+        UserError: for channels that no file has.
+
+    Example:
+        model = featviz.load("alexnet")
+        picture = featviz.read_picture("cat.jpg", model.preprocessing)
     """
-    return from_pillow(square(open_rgb(source), resize, crop))
+    channels = file_channels(preprocessing)
+    return from_pillow(fit(open_image(source, channels=channels), preprocessing))
 
 
-def square(image: Image.Image, resize: int, crop: int | None = None) -> Image.Image:
-    """Shorter side to `resize` pixels, center `crop` (default `resize`), in a single resampling.
+def file_channels(preprocessing: Preprocessing) -> int:
+    """The channels in which files are read. Raises UserError where files have no such pictures."""
+    if preprocessing.channels not in MODES:
+        raise UserError(
+            f"the model takes pictures of {preprocessing.channels} channels, and files are read as "
+            "gray (1), RGB (3) or RGBA (4); give a tensor of pictures"
+        )
+    return preprocessing.channels
+
+
+def fit(image: Image.Image, preprocessing: Preprocessing) -> Image.Image:
+    """A pillow image resized and center-cropped, in a single resampling.
 
     Equal to resizing the whole picture and cropping it afterwards, but without the whole enlarged
     picture in memory, which for 1 x 20,000 pixels would be large.
     """
     from PIL import Image
 
-    crop = crop or resize
-    width, height = image.size
-    short = min(width, height)
+    height, width = preprocessing.size
+    tall, wide = preprocessing.before_crop(image.height, image.width)
     box = []
-    for side in (width, height):
-        length = resize if side == short else int(resize * side / short)
+    for side, length, crop in ((image.width, wide, width), (image.height, tall, height)):
         start = round((length - crop) / 2)
         box += [start * side / length, (start + crop) * side / length]
     left, right, top, bottom = box
-    if left < 0 or top < 0 or right > width or bottom > height:
-        raise UserError(f"cannot crop {crop} pixels from a picture resized to {resize}")
-    return image.resize((crop, crop), Image.Resampling.BILINEAR, box=(left, top, right, bottom))
+    how = Image.Resampling[preprocessing.interpolation.upper()]
+    return image.resize((width, height), how, box=(left, top, right, bottom))
 
 
 def from_pillow(image: Image.Image) -> Tensor:
-    """(3, H, W) float32 in [0, 1] from a pillow RGB image."""
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1).float().div_(255)
+    """(C, H, W) float32 in [0, 1] from a pillow image: gray, RGB or RGBA."""
+    pixels = np.array(image).reshape(image.height, image.width, -1)
+    return torch.from_numpy(pixels).permute(2, 0, 1).float().div_(255)
 
 
 def to_pillow(image: Tensor) -> Image.Image:
-    """A pillow RGB image from (3, H, W) in [0, 1]; values are clipped and rounded to 8 bits."""
+    """A pillow image from (C, H, W) in [0, 1]; values are clipped and rounded to 8 bits.
+
+    Gray, RGB or RGBA by its channels; of other counts the colors of `visible`.
+    """
     from PIL import Image
 
-    return Image.fromarray(to_uint8(image).permute(1, 2, 0).contiguous().numpy())
+    image = image if len(image) in MODES else visible(image)
+    pixels = to_uint8(image).permute(1, 2, 0).contiguous().numpy()
+    return Image.fromarray(pixels[..., 0] if len(image) == 1 else pixels)
+
+
+def visible(pictures: Tensor) -> Tensor:
+    """Pictures (..., C, H, W) of any number of channels as RGB (..., 3, H, W), for figures.
+
+    One channel is shown gray, four are RGBA on white. Of other counts the first three are red,
+    green and blue; of two channels blue is 0.
+    """
+    count = pictures.shape[-3]
+    if count == 3:
+        return pictures
+    if count == 1:
+        return pictures.expand(*pictures.shape[:-3], 3, *pictures.shape[-2:])
+    if count == 4:
+        alpha = pictures[..., 3:, :, :]
+        return pictures[..., :3, :, :] * alpha + (1 - alpha)
+    blue = pictures.new_zeros(*pictures.shape[:-3], max(0, 3 - count), *pictures.shape[-2:])
+    return torch.cat([pictures[..., :3, :, :], blue], -3)
 
 
 def to_uint8(images: Tensor) -> Tensor:
@@ -212,16 +271,17 @@ def to_uint8(images: Tensor) -> Tensor:
     return images.detach().cpu().float().mul(255).round_().clamp_(0, 255).to(torch.uint8)
 
 
-def resize(pictures: Tensor, size: int) -> Tensor:
-    """Square pictures (N, 3, T, T), uint8 or floats in [0, 1], as floats (N, 3, size, size).
+def resize(pictures: Tensor, size: Size) -> Tensor:
+    """Pictures (N, C, H, W), uint8 or floats in [0, 1], as floats of another size.
 
     Bilinear with antialiasing.
     """
     floats = pictures.float() / 255 if pictures.dtype == torch.uint8 else pictures
-    if pictures.shape[-1] == size:
+    size = (size, size) if isinstance(size, int) else size
+    if pictures.shape[-2:] == size or not len(pictures):
         return floats
     parts = [
-        torch.nn.functional.interpolate(part, (size, size), mode="bilinear", antialias=True)
+        torch.nn.functional.interpolate(part, size, mode="bilinear", antialias=True)
         for part in floats.split(256)
     ]
     return torch.cat(parts).clamp(0, 1)
@@ -256,7 +316,7 @@ def through_jpeg(images: Tensor, quality: int) -> Tensor:
 
 
 def write_png(image: Tensor, path: str | Path) -> None:
-    """Save (3, H, W) in [0, 1] as a PNG, without loss beyond the rounding to 8 bits."""
+    """Save (C, H, W) in [0, 1] as a PNG, without loss beyond the rounding to 8 bits."""
     to_pillow(image).save(path, format="PNG", optimize=False)
 
 
@@ -323,9 +383,9 @@ def clip_box(box: Box, picture: Tensor) -> Box:
 
 
 def crop_box(picture: Tensor, box: Box, gray: float = OUTSIDE) -> Tensor:
-    """The pixels of a box from (3, H, W), gray beyond the picture's border."""
+    """The pixels of a box from (C, H, W), gray beyond the picture's border."""
     top, left, bottom, right = box
-    crop = picture.new_full((3, bottom - top, right - left), gray)
+    crop = picture.new_full((len(picture), bottom - top, right - left), gray)
     t, le, b, r = clip_box(box, picture)
     if t < b and le < r:
         crop[:, t - top : b - top, le - left : r - left] = picture[:, t:b, le:r]

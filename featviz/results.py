@@ -64,7 +64,7 @@ class Origin:
     """What a result was made from: enough to make it again."""
 
     model: Mapping[str, Any] | None
-    """name, sha256, input_size, classes"""
+    """name, sha256, input_size, classes, preprocessing"""
     data: Mapping[str, Any] | None
     """name, count, sha256 of the list"""
     parameters: Mapping[str, Any]

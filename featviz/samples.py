@@ -18,7 +18,7 @@ import numpy as np
 
 from featviz.datasets import Pictures
 from featviz.errors import UserError, public
-from featviz.images import open_rgb
+from featviz.images import open_image
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -83,7 +83,7 @@ def photograph_path(name: str) -> Path:
 
 @cache  # 19 files, 26 MB together
 def _open(path: Path) -> Image.Image:
-    return open_rgb(path)
+    return open_image(path)
 
 
 def _drawn(kind: str, number: int) -> Image.Image:

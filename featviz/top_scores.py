@@ -29,7 +29,7 @@ _DECODED = 512  # pictures kept as 8-bit values, so that patches are cut without
 _EXACT = 3  # pictures a unit that are scored again with `exact`
 
 Score = Callable[[Tensor], Tensor]
-"""from pictures (N, 3, H, W) to scores (N, C, h, w): C units, h * w positions"""
+"""from pictures (N, C, H, W) to scores (N, C, h, w): C units, h * w positions"""
 
 
 class ImageCache:
@@ -54,8 +54,7 @@ class ImageCache:
         self.skipped.clear()
         for batch in batches(
             self._pictures,
-            resize=self._model.resize,
-            crop=self._model.input_size,
+            self._model.preprocessing,
             batch_size=batch_size,
             skipped=self.skipped,
         ):
@@ -68,7 +67,7 @@ class ImageCache:
         if isinstance(self._pictures, Tensor):
             return self._pictures[row].detach().cpu().float()
         if row not in self._decoded:
-            self._keep(row, self._pictures.read(row, self._model.resize, self._model.input_size))
+            self._keep(row, self._pictures.read(row, self._model.preprocessing))
         self._decoded.move_to_end(row)
         return self._decoded[row].float() / 255
 

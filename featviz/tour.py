@@ -257,7 +257,7 @@ class Subject:
         some = (self.labeled or self.pictures).spread(min(200, self.budget.searched))
         labels = some.labels(self.model)
         best: dict[int, tuple[float, int]] = {}
-        for batch in batches(some, resize=self.model.resize, crop=self.model.input_size):
+        for batch in batches(some, self.model.preprocessing):
             with torch.no_grad():
                 found = self.model(batch.images.to(self.model.device)).softmax(1).cpu().max(1)
             for row, chance, predicted in zip(
@@ -270,9 +270,9 @@ class Subject:
         return [places[some.paths[-row]] for _, row in ranked] or [0]
 
     def shown(self, count: int) -> Tensor:
-        """The first pictures to show, (N, 3, S, S)."""
-        resize, crop = self.model.resize, self.model.input_size
-        return torch.stack([self.pictures.read(row, resize, crop) for row in self.rows[:count]])
+        """The first pictures to show, (N, C, H, W)."""
+        how = self.model.preprocessing
+        return torch.stack([self.pictures.read(row, how) for row in self.rows[:count]])
 
     def names(self, count: int) -> list[str]:
         """Their names."""

@@ -28,7 +28,6 @@ import torch
 from torch import Tensor
 
 import featviz
-from featviz import images
 from featviz.cli.embed import read_class_names
 from featviz.embedding.store import Store
 from featviz.neighbors.quality import Quality
@@ -102,8 +101,7 @@ def raw_pixels(store: Store, side: int) -> Tensor:
 
     Without the mean every picture would point the same way, towards gray, and cosine tell nothing.
     """
-    squares = [images.square(store.pictures.open(row), side) for row in range(len(store))]
-    flat = torch.stack([images.from_pillow(square).flatten() for square in squares])
+    flat = torch.stack([store.pictures.shown(row, side).flatten() for row in range(len(store))])
     return flat - flat.mean(0)
 
 

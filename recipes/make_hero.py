@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 
 from featviz import images, results
+from featviz.preprocessing import Preprocessing
 
 ROWS = (
     "kernels-conv1",
@@ -45,7 +46,10 @@ def write_hero(run: Path, out: Path, columns: int = 12, side: int = 96) -> None:
             for figure in listed
             if len(figure["units"]) == 1 and figure["file"].startswith(("units/", "kernels/"))
         ]
-        cells += [images.read_square(run / name / file, side) for file in files[:columns]]
+        cells += [
+            images.read_picture(run / name / file, Preprocessing.of(side))
+            for file in files[:columns]
+        ]
     out.parent.mkdir(parents=True, exist_ok=True)
     sheet = images.to_pillow(images.contact_sheet(torch.stack(cells), columns, gap=4))
     sheet.save(out, quality=88)

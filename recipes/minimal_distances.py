@@ -96,7 +96,7 @@ def right_ones(model: Model, folder: str, count: int) -> Iterator[tuple[str, Ten
     for _, _, i in sorted(order):
         if not count:
             return
-        picture, label = data.read(i, model.resize, model.input_size), labels[i]
+        picture, label = data.read(i, model.preprocessing), labels[i]
         with torch.no_grad():
             if int(model(picture[None]).argmax()) == label:
                 count -= 1

@@ -138,12 +138,12 @@ def main() -> None:
 def runs(model: Model, layer: str) -> dict[str, dict[str, Any]]:
     """The arguments of `maximize` for each run, by name."""
     place = model.layer(layer)
-    side = canvas(model, place)
+    side = canvas(model, place)[0]
     moves = transforms_for(place, side)
     listed: dict[str, dict[str, Any]] = dict(OPTIONS)
     for name, factor in SIZES.items():
         size = 8 * round(factor * side / 8)
-        if not place.whole and 32 <= size <= model.input_size:
+        if not place.whole and 32 <= size <= model.input_size[0]:
             listed[name] = {"size": size}
     listed |= {f"decay {d}": {"parametrization": Fourier(side, side, decay=d)} for d in DECAYS}
     listed["pixels"] = {"parametrization": Pixels(side, side)}

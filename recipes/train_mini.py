@@ -111,7 +111,7 @@ def teach(teacher: Model, examples: Examples, file: Path) -> Tensor:
     size = teacher.input_size
     for i in range(0, len(examples), 64):
         small = examples.decoded[i : i + 64].float() / 255
-        large = nn.functional.interpolate(small, size=(size, size), mode="bicubic").clamp(0, 1)
+        large = nn.functional.interpolate(small, size=size, mode="bicubic").clamp(0, 1)
         with torch.inference_mode(), torch.autocast(large.device.type, torch.bfloat16):
             both = teacher(large) + teacher(large.flip(3))
         parts.append((both.float() / 2)[:, columns].half())

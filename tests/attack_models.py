@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from featviz.attacks.result import AttackResult
 from featviz.models.model import Model
+from featviz.preprocessing import Preprocessing
 
 TENSORS = [f.name for f in fields(AttackResult) if f.type in {"Tensor", "Tensor | None"}]
 
@@ -108,9 +109,7 @@ def tiny_model(seed: int = 0, classes: int = 5) -> Model:
     return Model(
         tiny_net(seed, classes),
         name="tiny",
-        input_size=16,
-        mean=(0.5, 0.45, 0.4),
-        std=(0.25, 0.25, 0.25),
+        preprocessing=Preprocessing.of(16, mean=(0.5, 0.45, 0.4), std=(0.25, 0.25, 0.25)),
         classes=[("", f"kind {i}") for i in range(classes)],
     )
 
@@ -164,9 +163,7 @@ def broken_model(kind: str, seed: int = 0) -> Model:
     return Model(
         Broken(tiny_net(seed), kind),
         name=kind,
-        input_size=16,
-        mean=(0.5, 0.45, 0.4),
-        std=(0.25, 0.25, 0.25),
+        preprocessing=Preprocessing.of(16, mean=(0.5, 0.45, 0.4), std=(0.25, 0.25, 0.25)),
         classes=[("", f"kind {i}") for i in range(5)],
     )
 

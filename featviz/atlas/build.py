@@ -242,7 +242,7 @@ def cell_effects(model: Model, store: Store, means: Tensor, rows: Sequence[int])
     """
     if len(store.shape) == 1:
         return logit_effects(model, store.layer, means)
-    pictures = [store.pictures.read(row, model.resize, model.input_size) for row in rows]
+    pictures = [store.pictures.read(row, model.preprocessing) for row in rows]
     positions = None
     if store.positions is not None:
         positions = torch.from_numpy(np.asarray(store.positions)[list(rows)]).long()

@@ -197,7 +197,7 @@ def _read_map(
         pictures = []
         for row in rows[start : start + _BATCH]:
             with suppress(BadPicture):
-                pictures.append(store.pictures.read(row, model.resize, model.input_size))
+                pictures.append(store.pictures.read(row, model.preprocessing))
                 read.append(row)
         if pictures:
             parts.append(strongest_positions(model, store.layer, torch.stack(pictures), target))

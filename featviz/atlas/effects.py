@@ -75,9 +75,8 @@ def logit_effects(
 
 def logits_from(model: Model, place: Layer, values: Tensor) -> Tensor:
     """The logits (N, classes) where a layer's activations are replaced by `values` (N, ...)."""
-    blank = model.mean.new_zeros(1, 3, model.input_size, model.input_size)
     with _replaced(model, place, values):
-        logits: Tensor = model(blank)
+        logits: Tensor = model(model.blank())
     # Where the rest of the network reads nothing else, the batch is that of the values.
     return logits.expand(len(values), -1) if len(logits) != len(values) else logits
 

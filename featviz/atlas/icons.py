@@ -217,10 +217,11 @@ def _optimized(
     progress: Progress | None,
 ) -> Tensor:
     """The pictures (D, 3, S, S) of an objective's targets; finished batches are kept."""
-    side = icon.size or canvas(model, place)
-    settings = icon.settings or settings_for(model, place, steps=icon.steps, size=side)
+    size = icon.size or canvas(model, place)
+    settings = icon.settings or settings_for(model, place, steps=icon.steps, size=size)
     if not len(directions):
-        return torch.full((0, 3, side, side), 0.5)
+        form = settings.parametrization
+        return torch.full((0, 3, form.height, form.width), 0.5)
     keys = tuple(f"{place.path}/{row.numpy().tobytes().hex()}" for row in directions)
     (finished,), stopped = optimize_tasks(
         model,

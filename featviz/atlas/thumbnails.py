@@ -12,7 +12,6 @@ from torch import Tensor
 
 from featviz import images
 from featviz.datasets import in_order
-from featviz.decoding import prepared
 from featviz.errors import BadPicture, UserError
 
 if TYPE_CHECKING:
@@ -72,7 +71,7 @@ def read_thumbnails(
         if store.positions is not None and store.receptive_field is not None:
             seen = images.to_uint8(store.crop(row)[None])
             return images.to_uint8(images.resize(seen, size))[0]
-        return prepared(store.pictures.open(row), size).pixels
+        return images.to_uint8(store.pictures.shown(row, size))
 
     missing: list[BadPicture] = []
     for place, (_, picture) in enumerate(in_order(read, wanted, workers=os.cpu_count() or 1)):

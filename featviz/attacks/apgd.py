@@ -117,7 +117,7 @@ def apgd_targeted(
     options.refuse("apgd-t", "targeted", "restarts")
     if targets < 1:
         raise UserError(f"targets is {targets}; take 1 or more")
-    pictures = check_pictures(pictures)
+    pictures = check_pictures(pictures, channels=None)
     labels = check_labels(labels, len(pictures)).to(pictures.device)
     rows = torch.arange(len(pictures), device=pictures.device)
     clean = options.clean

@@ -19,7 +19,6 @@ from featviz.attacks.projections import eps_text
 from featviz.attacks.result import AttackResult
 from featviz.datasets import class_indices
 from featviz.errors import UserError, public
-from featviz.images import check_pictures
 from featviz.models.frozen import frozen
 from featviz.types import AutoPrecision, Progress
 
@@ -81,7 +80,7 @@ def attack(
         UserError: An argument is out of range.
 
     Example:
-        result = featviz.attack(model, featviz.read_square("cat.jpg", 256, 224), target="goldfish")
+        result = featviz.attack(model, picture, target="goldfish")
         result.save("run/cat")
     """
     started = time.perf_counter()
@@ -90,8 +89,7 @@ def attack(
     _check_method(method, chosen, eps, target, step_size, restarts)
     if chosen.ball and eps is None:
         eps = DEFAULT_EPS[norm]
-    batch = check_pictures(pictures[None] if pictures.dim() == 3 else pictures)
-    batch = images.quantize(batch).to(model.device)
+    batch = images.quantize(model.check(pictures, single=True))
     count = len(batch)
     with frozen(model):
         before = classify(model, batch, batch_size=max(1, batch_size))

@@ -116,7 +116,7 @@ class _Ensemble:
         options: AttackOptions,
     ):
         self.model, self.norm, self.progress = model, norm, options.progress
-        self.x = check_pictures(pictures)
+        self.x = check_pictures(pictures, channels=None)
         self.y = check_labels(labels, len(self.x)).to(self.x.device)
         self.radii = check_eps(eps, norm, len(self.x))
         self.batch_size = check_batch_size(options.batch_size, self.x.device)

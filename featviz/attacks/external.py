@@ -73,7 +73,7 @@ def external_attack(
     called = str(name or getattr(attack, "__name__", type(attack).__name__))
     options.refuse(called, "targeted", "restarts", "eight_bit", "margin", "precision")
     check_norm(norm)
-    pictures = check_pictures(pictures)
+    pictures = check_pictures(pictures, channels=None)
     count, device = len(pictures), pictures.device
     radii = check_eps(eps, norm, count)
     labels = check_labels(labels, count).to(device)

@@ -70,7 +70,7 @@ def run_attack(
         UserError: An argument is out of range, or the model gives no usable logits.
     """
     started = time.perf_counter()
-    pictures = check_pictures(pictures)
+    pictures = check_pictures(pictures, channels=None)
     count, device = len(pictures), pictures.device
     labels = check_labels(labels, count).to(device)
     radii = torch.full((count,), torch.inf, dtype=torch.float64)

@@ -66,7 +66,7 @@ def minimal(
     """
     check_norm(norm, NORMS)
     options.refuse("minimal", "restarts")
-    precision = choose_precision(model, check_pictures(pictures), options.precision)
+    precision = choose_precision(model, check_pictures(pictures, channels=None), options.precision)
     mixed = precision == "bfloat16"
     # In bfloat16 the clean picture is judged by a float32 pass of its own.
     planned = plan(steps, norm, targeted=options.targeted, apart=int(mixed))
@@ -136,7 +136,7 @@ def bisect(
             f"adversarial must have the pictures' shape {tuple(pictures.shape)}, "
             f"got {tuple(adversarial.shape)}"
         )
-    starts = check_pictures(adversarial)
+    starts = check_pictures(adversarial, channels=None)
     return run_attack(
         model,
         Bisection(norm, steps),

@@ -81,7 +81,7 @@ def spatial(
         "draws": draws,
         "batch_size": batch_size,
     }
-    x = check_pictures(pictures)
+    x = check_pictures(pictures, channels=None)
     side = x.shape[-1]
     if x.shape[-2] != side:
         raise UserError(f"pictures must be square to be turned, got {x.shape[-2]} x {side}")

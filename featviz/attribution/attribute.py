@@ -23,7 +23,6 @@ from featviz.attribution import methods as captum_methods
 from featviz.attribution.methods import METHODS
 from featviz.attribution.result import Attributed
 from featviz.errors import UserError, nearest, public
-from featviz.images import check_pictures
 from featviz.models.frozen import frozen
 
 if TYPE_CHECKING:
@@ -58,7 +57,7 @@ def attribute(
 
     Args:
         model: A classifier.
-        pictures: (N, 3, H, W) or (3, H, W) in [0, 1].
+        pictures: (N, C, H, W) or (C, H, W) in [0, 1].
         target: A class (index or name) for all pictures, or one for each; default: the model's
             prediction.
         methods: Any of "saliency", "integrated_gradients", "grad_cam", "occlusion".
@@ -83,11 +82,11 @@ def attribute(
         UserError: A method, class, layer or baseline is unknown, or a number out of range.
 
     Example:
-        picture = featviz.read_square("cat.jpg", 256, 224)
+        picture = featviz.read_picture("cat.jpg", model.preprocessing)
         featviz.attribute(model, picture, target="tabby").save("run/cat")
     """
     started = time.perf_counter()
-    batch = check_pictures(pictures, single=True).to(model.device)
+    batch = model.check(pictures, single=True)
     methods = check_methods(methods)
     names = tuple(names or (f"picture {i + 1}" for i in range(len(batch))))
     layer = _layer(model, layer, methods)
@@ -194,9 +193,9 @@ def grad_cam_layer(model: Model) -> str:
 
 
 def baseline_color(model: Model, baseline: str | float) -> Tensor:
-    """(1, 3, 1, 1) in [0, 1]. Raises UserError for an unknown word or a value out of range."""
+    """(1, C, 1, 1) in [0, 1]. Raises UserError for an unknown word or a value out of range."""
     if baseline == "mean":
-        return model.mean.clamp(0, 1).view(1, 3, 1, 1)
+        return model.mean.clamp(0, 1)[None]
     gray = {"black": 0.0, "white": 1.0}.get(str(baseline))
     if gray is None:
         try:
@@ -208,7 +207,7 @@ def baseline_color(model: Model, baseline: str | float) -> Tensor:
             ) from None
     if not 0 <= gray <= 1:
         raise UserError(f"baseline {gray:g} is out of range; a gray value is 0 to 1")
-    return torch.full((1, 3, 1, 1), gray, device=model.device)
+    return torch.full((1, model.preprocessing.channels, 1, 1), gray, device=model.device)
 
 
 def _layer(model: Model, layer: str | None, methods: Sequence[str]) -> str | None:

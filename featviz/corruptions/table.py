@@ -79,7 +79,7 @@ def corruption_table(
         raise UserError("no corruption or no severity was named")
     cells = [(name, severity) for name in names for severity in severities]
     for cell in cells:
-        settings(*cell, model.input_size)
+        settings(*cell, max(model.input_size))
     size = check_batch_size(batch_size, model.device)
     given = read_labeled(model, pictures, labels, count=count)
     n = len(given.pictures)

@@ -321,8 +321,7 @@ def _embed(
         _check_positions(places)
 
     def worthwhile() -> bool:
-        example = torch.zeros(1, 3, model.input_size, model.input_size, device=model.device)
-        return len(data) >= _FEW and gains_by_bfloat16(model, example)
+        return len(data) >= _FEW and gains_by_bfloat16(model, model.blank())
 
     rows = Rows(
         model,
@@ -393,8 +392,7 @@ def _job(rows: Rows, step: int) -> dict[str, Any]:
         "layers": [place.name for place in rows.places],
         "list of pictures": rows.data.sha256,
         "content of the picture files": rows.data.state,
-        "resize": rows.model.resize,
-        "crop": rows.model.input_size,
+        **rows.model.preprocessing.reading(),
         "batch_size": rows.batch_size,
         "rows of a piece": step,
         "position": rows.position,
@@ -498,7 +496,7 @@ def _store(
             "count": len(data),
             "sha256": data.sha256,
         },
-        preparation={"resize": model.resize, "crop": model.input_size},
+        preparation=model.preprocessing.reading(),
     )
 
 

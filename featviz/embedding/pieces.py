@@ -63,7 +63,6 @@ class Rows:
                 f"{self.data.root} is not on this machine; every machine of a cluster needs the "
                 "pictures under the same path"
             )
-        side = self.model.input_size
         values: list[list[NDArray[np.float16]]] = [
             [np.empty((0, place.units), np.float16)] for place in self.places
         ]
@@ -72,7 +71,7 @@ class Rows:
         skipped: list[tuple[str, str]] = []
 
         def read(row: int) -> Prepared:
-            return self.data.prepare(row, self.model.resize, side, decoder=self.decoder)
+            return self.data.prepare(row, self.model.preprocessing, decoder=self.decoder)
 
         stream = in_order(read, span, ahead=2 * self.batch_size, workers=self.workers)
         with closing(stream), self.network() as network:
@@ -100,13 +99,11 @@ class Rows:
 
     @contextmanager
     def network(self) -> Iterator[Callable[[Tensor], dict[str, Tensor]]]:
-        """From pictures (N, 3, S, S) in [0, 1] to the activations of the layers, by name."""
+        """From pictures (N, C, H, W) in [0, 1] to the activations of the layers, by name."""
         names = [place.name for place in self.places]
-        side = self.model.input_size
-        example = torch.zeros(1, 3, side, side, device=self.model.device)
         with (
             torch.inference_mode(),
-            in_precision(self.model, example, self.precision) as forward,
+            in_precision(self.model, self.model.blank(), self.precision) as forward,
         ):
             yield lambda pictures: activations(
                 self.model, pictures.to(self.model.device), names, forward=forward

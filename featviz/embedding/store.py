@@ -35,6 +35,7 @@ from featviz.embedding.files import (
 )
 from featviz.errors import UserError, public
 from featviz.models.receptive_field import ReceptiveField
+from featviz.preprocessing import Preprocessing, from_reading
 from featviz.samples import SamplePictures, sample_pictures
 from featviz.types import Precision
 
@@ -105,8 +106,8 @@ class Store(results.Result):
     """readable names of the class folders"""
     source: Mapping[str, Any]
     """the whole data set: name, root, count, sha256 of its list"""
-    preparation: Mapping[str, int]
-    """resize and crop, in pixels"""
+    preparation: Mapping[str, Any]
+    """how the pictures were read, see `Preprocessing.reading`"""
     shards: tuple[Shard, ...] = ()
     folder: Path | None = None
     """where the shards are; None for a store in memory"""
@@ -206,10 +207,14 @@ class Store(results.Result):
                 f"{self.title} is not of single positions whose receptive field is known; "
                 "embed a convolutional layer with position random"
             )
-        resize, crop = self.preparation["resize"], self.preparation["crop"]
         y, x = (int(i) for i in self.positions[row])
-        picture = self.pictures.read(row, resize, crop)
-        return images.crop_box(picture, self.receptive_field.box(y, x))
+        picture = self.pictures.read(row, self.preprocessing)
+        return images.crop_box(images.visible(picture), self.receptive_field.box(y, x))
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """How the pictures were read."""
+        return from_reading(self.preparation)
 
     @cached_property
     def statistics(self) -> Statistics:

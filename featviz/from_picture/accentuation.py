@@ -196,7 +196,7 @@ def anchor_for(model: Model, layer: str, named: str | None = None) -> str:
                 "back the unit itself"
             )
         return place.name
-    side = _ANCHOR_FIELD * model.input_size
+    side = _ANCHOR_FIELD * max(model.input_size)
     suitable = [
         one.name
         for one in before

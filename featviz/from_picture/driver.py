@@ -24,7 +24,6 @@ from featviz.checkpoints import Arrays, Checkpoint, open_checkpoint
 from featviz.errors import UserError
 from featviz.from_picture.result import Redrawn
 from featviz.from_picture.settings import MethodName, method_settings
-from featviz.images import check_pictures
 from featviz.maximization.batches import seed_of
 from featviz.maximization.loop import optimize
 from featviz.maximization.optimized import Optimized
@@ -308,16 +307,16 @@ def check_counts(**counts: int) -> None:
 
 def _as_batch(model: Model, pictures: Tensor) -> Tensor:
     """Pictures as (P, 3, H, W) on the model's device. Raises UserError if they are none."""
-    batch = check_pictures(pictures, single=True).to(model.std)
+    batch = model.check(pictures, single=True).to(model.std)
     height, width = batch.shape[-2:]
-    if (height, width) != (model.input_size, model.input_size):
+    if (height, width) != model.input_size:
         last = [layer.name for layer in model.layers.values() if layer.path][-1:]
         try:
             activations(model, torch.zeros_like(batch[:1]), last)
         except RuntimeError:
             raise UserError(
                 f"{model.name} cannot read pictures of {height} x {width} pixels; "
-                f"give {model.input_size} x {model.input_size}"
+                f"give {' x '.join(map(str, model.input_size))}"
             ) from None
     return batch
 

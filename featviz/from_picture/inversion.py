@@ -31,7 +31,6 @@ from featviz.from_picture.driver import (
 )
 from featviz.from_picture.result import Inverted
 from featviz.from_picture.settings import STEPS
-from featviz.images import check_pictures
 from featviz.maximization import objectives
 from featviz.models.layers import read_layer
 from featviz.samples import sample_pictures
@@ -114,10 +113,10 @@ def invert(
     places = chosen_layers(model, layers)
     data = None if isinstance(others, Tensor) else (others or sample_pictures()).spread(_OTHERS)
     if isinstance(others, Tensor):
-        unrelated = check_pictures(others[:_OTHERS])
+        unrelated = model.check(others[:_OTHERS])
     else:
         assert data is not None
-        unrelated = read_all(data, resize=model.resize, crop=model.input_size)[1]
+        unrelated = read_all(data, model.preprocessing)[1]
     unrelated = unrelated.to(model.std)
 
     def column(layer: str) -> Column:

@@ -58,15 +58,16 @@ def composite_kernels(
     # Padding must not cut the kernel: positions are taken well inside a picture that is large
     # enough.
     spans = (2 * (size + stride) for size, stride in zip(field.size, field.stride, strict=True))
-    side = max(model.input_size, *spans)
-    per_batch = max(1, min(32, 6_000_000 // side**2))
+    height, width = map(max, model.input_size, spans)
+    per_batch = max(1, min(32, 6_000_000 // (height * width)))
+    channels = model.preprocessing.channels
     parts = []
     with _Linear() as linear:
         for start in range(0, len(units), per_batch):
             some = list(units[start : start + per_batch])
             if progress:
                 progress(start, len(units), f"kernels of {layer}")
-            pictures = torch.zeros(len(some), 3, side, side, device=model.device)
+            pictures = torch.zeros(len(some), channels, height, width, device=model.device)
             pictures.requires_grad_(True)
             with torch.enable_grad():
                 maps = activations(model, pictures, [layer])[layer]

@@ -125,7 +125,7 @@ def measure_patch(
     channels = tuple(f"{source}:{start + c}" for c in range(len(kernel)))
     look, below = None, None
     if reads_picture and len(kernel) == 3:
-        if model.blue_first:
+        if model.preprocessing.blue_first:
             patch, kernel = patch.flip(0), kernel.flip(0)
         channels = COLORS
         look = patch.float() * model.std.cpu() + model.mean.cpu()

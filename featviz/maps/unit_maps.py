@@ -126,8 +126,8 @@ def open_picture(model: Model, picture: Tensor | str | Path) -> Tensor:
         BadPicture: for a file that cannot be read.
     """
     if not isinstance(picture, Tensor):
-        return images.read_square(picture, model.resize, model.input_size)
-    batch = images.check_pictures(picture, single=True)
+        return images.read_picture(picture, model.preprocessing)
+    batch = model.check(picture, single=True)
     if len(batch) != 1:
         raise UserError(f"one picture (3, H, W) is needed, got {len(batch)}")
     return batch[0].cpu().float()

@@ -42,6 +42,7 @@ from featviz.models.frozen import frozen
 from featviz.models.layers import read_layer
 from featviz.models.model import Model
 from featviz.models.units import parse_units, unit_name
+from featviz.preprocessing import Size
 from featviz.types import AutoPrecision, Progress
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ def draw_facets(
     examples: int = 96,
     objective: str = "auto",
     steps: int | None = None,
-    size: int | None = None,
+    size: Size | None = None,
     precision: AutoPrecision = "auto",
     settings: Settings | None = None,
     seed: int = 0,

@@ -23,6 +23,7 @@ from torch import Tensor
 from featviz.errors import UserError, public
 from featviz.maximization.colors import LUCID, Colors, from_root
 from featviz.maximization.parametrizations import frequencies
+from featviz.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
     from featviz.datasets import Pictures
@@ -261,7 +262,7 @@ def _stream(
     from featviz.datasets import batches
 
     done = 0
-    for batch in batches(pictures, resize=size, crop=size):
+    for batch in batches(pictures, Preprocessing.of(size)):
         yield batch.images
         done += len(batch.rows)
         if progress is not None:

@@ -32,6 +32,7 @@ from featviz.maximization.settings import Settings, settings_for
 from featviz.models.frozen import frozen
 from featviz.models.model import Layer, Model
 from featviz.models.units import parse_units, unit_name
+from featviz.preprocessing import Size
 from featviz.types import AutoPrecision, Progress
 
 
@@ -45,7 +46,7 @@ def interpolate(
     alignment: float = 1.0,
     objective: str = "auto",
     steps: int | None = None,
-    size: int | None = None,
+    size: Size | None = None,
     precision: AutoPrecision = "auto",
     settings: Settings | None = None,
     seed: int = 0,

@@ -38,6 +38,7 @@ from featviz.maximization.settings import DEFAULT_PRESET, Settings, is_kernel, s
 from featviz.models.frozen import frozen
 from featviz.models.model import Layer, Model
 from featviz.models.units import Unit, parse_units, unit_name
+from featviz.preprocessing import Size
 from featviz.types import AutoPrecision, Progress
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ def maximize(
     objective: str = "auto",
     preset: str = DEFAULT_PRESET,
     steps: int | None = None,
-    size: int | None = None,
+    size: Size | None = None,
     parametrization: str | Parametrization | None = None,
     statistics: Statistics | str | Path | None = None,
     precision: AutoPrecision = "auto",
@@ -90,8 +91,8 @@ def maximize(
             little.
         preset: One of `settings.PRESETS`; the default is our own.
         steps: Default: the preset's, 256. 128 is enough for a first look, 512 for print.
-        size: Side of the pictures in pixels; default: what the layer's receptive field asks for,
-            never above the model's input.
+        size: Side of the pictures in pixels, or (height, width); default: what the layer's
+            receptive field asks for, never above the model's input.
         parametrization: In place of the preset's, by name (`settings.PARAMETRIZATIONS`) or itself.
         statistics: Measured colors and spectrum, or their file (`measure_statistics`).
         precision: Of the network in the steps; "auto" is bfloat16 on CPUs that compute in it.
@@ -147,7 +148,7 @@ def maximize_layers(
     objective: str = "auto",
     preset: str = DEFAULT_PRESET,
     steps: int | None = None,
-    size: int | None = None,
+    size: Size | None = None,
     parametrization: str | None = None,
     statistics: Statistics | str | Path | None = None,
     precision: AutoPrecision = "auto",
@@ -224,7 +225,7 @@ def maximize_directions(
     power: float = 2.0,
     width: int | None = None,
     steps: int | None = None,
-    size: int | None = None,
+    size: Size | None = None,
     precision: AutoPrecision = "auto",
     settings: Settings | None = None,
     restarts: int = 1,
@@ -278,7 +279,7 @@ def maximize_objective(
     names: Sequence[str] | None = None,
     preset: str = DEFAULT_PRESET,
     steps: int | None = None,
-    size: int | None = None,
+    size: Size | None = None,
     parametrization: str | Parametrization | None = None,
     statistics: Statistics | str | Path | None = None,
     precision: AutoPrecision = "auto",
@@ -410,7 +411,7 @@ def _grouped(
     return [(model.layer(name), list(dict.fromkeys(found))) for name, found in groups.items()]
 
 
-def _side(model: Model, units: Sequence[Unit], size: int | None) -> int | None:
+def _side(model: Model, units: Sequence[Unit], size: Size | None) -> Size | None:
     """The size of the pictures: a neuron is drawn where it is in the whole input."""
     return model.input_size if size is None and units[0].position else size
 
@@ -463,7 +464,7 @@ def unit_objective(
         raise UserError(f"unknown objective {objective!r}; take auto, center or channel")
     if objective == "auto":
         field = place.receptive_field
-        whole = field is not None and max(field.size) >= 0.5 * model.input_size
+        whole = field is not None and max(field.size) >= 0.5 * max(model.input_size)
         objective = "center" if is_kernel(place) or whole else "channel"
     if objective == "center" and place.spatial:
         surroundings = _SURROUNDINGS * objectives.channel(place.name, indices)

@@ -39,11 +39,11 @@ def reading(
     """
     names = [name for name in dict.fromkeys(layers) if name != PICTURE]
     low = precision == "bfloat16" and bool(names)
-    probe = torch.zeros(1, 3, model.input_size, model.input_size, device=model.device)
     # With the colors of a pixel side by side, convolutions of CPUs and tensor cores are faster.
     last = low or model.device.type == "cpu"
     layout = torch.channels_last if last else torch.contiguous_format
-    with in_bfloat16(model.net, probe, whole=True) if low else nullcontext(model.net) as forward:
+    cast = in_bfloat16(model.net, model.blank(), whole=True) if low else nullcontext(model.net)
+    with cast as forward:
 
         def read(pictures: Tensor, *, exact: bool = False) -> dict[str, Tensor]:
             if not names:

@@ -26,8 +26,6 @@ from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from featviz.errors import UserError, nearest
 from featviz.maximization.colors import LUCID
 from featviz.maximization.cppn import CPPN
@@ -45,6 +43,7 @@ from featviz.maximization.transforms import Crop, Transforms
 from featviz.models.first_layer import first_stride
 from featviz.models.model import Layer, Model
 from featviz.models.precision import choose_precision, gains_by_bfloat16
+from featviz.preprocessing import Size, shown
 from featviz.types import AutoPrecision, Precision
 
 
@@ -180,7 +179,7 @@ def settings_for(
     *,
     preset: str = DEFAULT_PRESET,
     steps: int | None = None,
-    size: int | None = None,
+    size: Size | None = None,
     parametrization: str | Parametrization | None = None,
     statistics: Statistics | str | Path | None = None,
     precision: AutoPrecision = "auto",
@@ -191,8 +190,8 @@ def settings_for(
         layer: Its receptive field decides size and transforms.
         preset: One of `PRESETS`.
         steps: Number of steps; default: the preset's, 256 for our own.
-        size: Side of the pictures in pixels; default: what the receptive field asks for
-            (`canvas`), or the preset's.
+        size: Side of the pictures in pixels, or (height, width); default: what the receptive field
+            asks for (`canvas`), or the preset's.
         parametrization: In place of the preset's; by name one of `PARAMETRIZATIONS`, with a rate
             that suits it.
         statistics: Measured colors and spectrum, or their file, in place of those that come with
@@ -213,15 +212,17 @@ def settings_for(
         size = canvas(model, place)
     elif size is None:
         size = model.input_size if advice.size is None or place.whole else advice.size
-    if steps < 1 or size < 8:
-        raise UserError(f"steps {steps}, size {size}: steps is 1 or more, size 8 or more")
-    probe = torch.zeros(1, 3, model.input_size, model.input_size, device=model.device)
-    precision = choose_precision(precision, lambda: gains_by_bfloat16(model.net, probe))
+    height, width = (size, size) if isinstance(size, int) else size
+    if steps < 1 or min(height, width) < 8:
+        raise UserError(
+            f"steps {steps}, size {shown((height, width))}: steps is 1 or more, size 8 or more"
+        )
+    precision = choose_precision(precision, lambda: gains_by_bfloat16(model.net, model.blank()))
     if isinstance(statistics, str | Path):
         statistics = load_statistics(statistics)
-    made = _preset_settings(preset, model, place, steps, size, statistics)
+    made = _preset_settings(preset, model, place, steps, (height, width), statistics)
     if isinstance(parametrization, str):
-        form = named_parametrization(parametrization, size, size, statistics=statistics)
+        form = named_parametrization(parametrization, height, width, statistics=statistics)
         made = replace(made, parametrization=form, lr=_RATES[parametrization])
     elif parametrization is not None:
         made = replace(made, parametrization=parametrization)
@@ -229,12 +230,17 @@ def settings_for(
 
 
 def _preset_settings(
-    preset: str, model: Model, layer: Layer, steps: int, side: int, statistics: Statistics | None
+    preset: str,
+    model: Model,
+    layer: Layer,
+    steps: int,
+    size: tuple[int, int],
+    statistics: Statistics | None,
 ) -> Settings:
     colors = statistics.colors if statistics is not None else LUCID
     bare = Settings(
         steps=steps,
-        parametrization=Fourier(side, side, colors=colors),
+        parametrization=Fourier(*size, colors=colors),
         transforms=Transforms(),
         optimizer=_PLAIN_ADAM,
         lr=0.05,
@@ -243,16 +249,17 @@ def _preset_settings(
     if preset == DEFAULT_PRESET:
         return _own_settings(model, layer, bare)
     if preset == "none":
-        return replace(bare, parametrization=Pixels(side, side, colors=colors))
+        return replace(bare, parametrization=Pixels(*size, colors=colors))
     if preset in {"lucid", "distill"}:
         return replace(bare, transforms=_LUCID if preset == "lucid" else _DISTILL)
     if preset == "maco":
         spectrum = (statistics or bundled()).spectrum
         # A window is seen at the model's own size, however large the picture is.
-        seen = model.input_size if side > model.input_size else None
+        larger = max(now / own for now, own in zip(size, model.input_size, strict=True)) > 1
+        seen = model.input_size if larger else None
         return replace(
             bare,
-            parametrization=MACO(side, side, spectrum=spectrum, standardized=True),
+            parametrization=MACO(*size, spectrum=spectrum, standardized=True),
             transforms=replace(_MACO, size=seen),
             optimizer=replace(_PLAIN_ADAM, nesterov=True),
             lr=1.0,
@@ -260,11 +267,11 @@ def _preset_settings(
             transparency=True,
         )
     lr, optimizer = _YOSINSKI[preset]
-    return replace(bare, parametrization=RawPixels(side, side), optimizer=optimizer, lr=lr)
+    return replace(bare, parametrization=RawPixels(*size), optimizer=optimizer, lr=lr)
 
 
 def _own_settings(model: Model, layer: Layer, bare: Settings) -> Settings:
-    side = bare.parametrization.height
+    side = min(bare.parametrization.height, bare.parametrization.width)
     # How fine a model looks is set by its first stride, and so is what counts as rough: a weight
     # of 8 for the 4 pixels of an AlexNet, 4 for 2 pixels.
     settings = Settings(
@@ -287,8 +294,8 @@ def _own_settings(model: Model, layer: Layer, bare: Settings) -> Settings:
     )
 
 
-def canvas(model: Model, layer: Layer) -> int:
-    """The side of the picture that a layer's units are drawn on, in pixels.
+def canvas(model: Model, layer: Layer) -> tuple[int, int]:
+    """Height and width of the picture that a layer's units are drawn on, in pixels.
 
     For a first layer's kernel the kernel and what centers one position on it; otherwise room for
     several receptive fields where they are small, for one and a stride where they are large, a
@@ -303,9 +310,11 @@ def canvas(model: Model, layer: Layer) -> int:
         while side < max(seen, 8):  # position p is in the middle of seen + 2 (start + p stride)
             side = seen + 2 * (start + position * stride)
             position += 1
-        return min(model.input_size, side)
-    side = max(seen + stride, min(4 * seen, max(64, model.input_size // 2)))
-    return min(model.input_size, 8 * round(side / 8))
+    else:
+        side = max(seen + stride, min(4 * seen, max(64, max(model.input_size) // 2)))
+        side = 8 * round(side / 8)
+    height, width = model.input_size
+    return min(height, side), min(width, side)
 
 
 def transforms_for(layer: Layer, side: int) -> Transforms:

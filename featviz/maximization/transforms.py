@@ -58,7 +58,7 @@ class Transforms:
     uniform: half the width of uniform noise that is added to the Gaussian
     blur: largest standard deviation, in pixels, of a Gaussian blur; uniform from 0
     border: what lies outside the picture: "reflect", itself in a mirror, or "gray", a plain 0.5
-    size: side of what the model sees; default: the picture's own height and width
+    size: height and width of what the model sees; default: the picture's own
     exact: whether a gradient is carried back by the transpose of the sampling, or, in half the
         time, by the inverse move, sampled bilinearly as well. On smooth pictures the two agree;
         the inverse leaves out what a mirrored border would add. Crops are always exact
@@ -73,7 +73,7 @@ class Transforms:
     uniform: float = 0.0
     blur: float = 0.0
     border: str = "reflect"
-    size: int | None = None
+    size: tuple[int, int] | None = None
     exact: bool = False
 
     def __post_init__(self) -> None:
@@ -183,18 +183,18 @@ def move(
     moves: Tensor,
     *,
     border: str = "reflect",
-    size: int | None = None,
+    size: tuple[int, int] | None = None,
     exact: bool = True,
 ) -> Tensor:
     """Turn, scale and shift pictures (N, 3, H, W) about their center by `moves` (N, 4).
 
     A positive shift moves the content down and right, a positive angle turns it clockwise, a
     positive log scale enlarges it, in this order: turn and scale first, then the shift. `border`
-    says what is seen outside. With `size` the result is (N, 3, size, size), and the whole picture
+    says what is seen outside. With `size` the result is (N, C, *size), and the whole picture
     fills it before it is moved. For `exact` see `Transforms`.
     """
     moves = moves.to(pictures.device, pictures.dtype)
-    tall, wide = (size, size) if size is not None else (pictures.shape[-2], pictures.shape[-1])
+    tall, wide = size if size is not None else (pictures.shape[-2], pictures.shape[-1])
     mode = _REFLECTED if border == "reflect" else _NOTHING
     gray = 0.5 if border == "gray" else 0.0  # what lies outside is 0, so gray has to be
     x = pictures - gray if gray else pictures

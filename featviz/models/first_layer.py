@@ -61,7 +61,7 @@ def first_kernels(model: Model) -> Tensor | None:
     if convolution.weight.shape[1] != 3:
         return None
     weights = convolution.weight.detach().cpu().float()
-    return (weights.flip(1) if model.blue_first else weights).clone()
+    return (weights.flip(1) if model.preprocessing.blue_first else weights).clone()
 
 
 def carried_kernels(model: Model, layer: str, *, into: bool = False) -> Tensor | None:

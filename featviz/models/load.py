@@ -14,6 +14,7 @@ from featviz.models import weights as weight_files
 from featviz.models import zoo
 from featviz.models.alexnet import AlexNet, AlexNet2012, AlexNetMini
 from featviz.models.model import Model
+from featviz.preprocessing import Preprocessing
 
 BUILTIN: dict[str, type[AlexNetMini | AlexNet | AlexNet2012]] = {
     "alexnet-mini": AlexNetMini,
@@ -102,17 +103,22 @@ def _build(name: str, file: weight_files.WeightsFile | None) -> tuple[nn.Module,
         default = 200 if form is AlexNetMini else 1000
         net: nn.Module = form(num_classes=default if head is None else head.shape[0])
         resize = form.input_size if form is AlexNetMini else 256
-        preparation = zoo.Preparation(form.input_size, resize, form.mean, form.std)
-        own = {"aliases": form.aliases, "blue_first": form is AlexNet2012}
-        return net, preparation._asdict() | own
-    net, preparation = zoo.build(name)
+        preprocessing = Preprocessing.of(
+            form.input_size,
+            resize=resize,
+            mean=form.mean,
+            std=form.std,
+            blue_first=form is AlexNet2012,
+        )
+        return net, {"aliases": form.aliases, "preprocessing": preprocessing}
+    net, preprocessing = zoo.build(name)
     imagenet = False
     if file is not None:
         count = weight_files.count_classes(weight_files.rename(file.tensors, net.state_dict()), net)
         if count is not None and count != 1000:
-            net, preparation = zoo.build(name, count)
+            net, preprocessing = zoo.build(name, count)
         imagenet = count == 1000
-    return net, preparation._asdict() | {"imagenet": imagenet}
+    return net, {"preprocessing": preprocessing, "imagenet": imagenet}
 
 
 # Enough for Caffe's names to be recognised.

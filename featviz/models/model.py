@@ -15,8 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from featviz.errors import UserError, nearest, public
+from featviz.images import check_pictures
 from featviz.models.frozen import evaluating
 from featviz.models.receptive_field import ModuleRecord, record_modules
+from featviz.preprocessing import Preprocessing, Size
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +40,7 @@ class Layer(ModuleRecord):
 
 
 class Model(nn.Module):
-    """A classifier: pictures (N, 3, H, W) in [0, 1] to logits (N, classes).
+    """A classifier: pictures (N, C, H, W) in [0, 1] to logits (N, classes).
 
     Normalization is the first step of each call. The net computes in eval mode and without
     gradients to its parameters, whatever its own mode and `requires_grad` are; both are after a
@@ -48,8 +50,7 @@ class Model(nn.Module):
         name: for titles and result folders.
         net: the bare network, which takes normalized pictures.
         classes: the name of each class; `synsets`: its WordNet id, or "".
-        input_size: side of the pictures in pixels.
-        resize: length of the shorter side before the center crop to `input_size`.
+        preprocessing: size, channels and normalization of the pictures.
         aliases: layer name to module path.
         headless: a trunk without a last layer, which has no logits.
     """
@@ -62,23 +63,22 @@ class Model(nn.Module):
         net: nn.Module,
         *,
         name: str,
-        input_size: int,
-        resize: int | None = None,
-        mean: Sequence[float] = (0.0, 0.0, 0.0),
-        std: Sequence[float] = (1.0, 1.0, 1.0),
-        blue_first: bool = False,
+        preprocessing: Preprocessing | Size,
         aliases: Mapping[str, str] | None = None,
         classes: Sequence[tuple[str, str]] | None = None,
         headless: bool = False,
     ):
-        """See `featviz.wrap`; `classes` are pairs of synset and name."""
+        """See `featviz.wrap`; `classes` are pairs of synset and name.
+
+        A size in place of the preprocessing is that of RGB pictures that are not normalized.
+        """
         super().__init__()
         self.training = False
         self.net = net
         self.name = name
-        self.input_size = input_size
-        self.resize = resize or input_size
-        self.blue_first = blue_first
+        if not isinstance(preprocessing, Preprocessing):
+            preprocessing = Preprocessing.of(preprocessing)
+        self.preprocessing = preprocessing
         self.headless = headless
         self.aliases = dict(aliases or {})
         if headless:
@@ -87,9 +87,9 @@ class Model(nn.Module):
         else:
             self.aliases.setdefault("logits", "")
         weight = next((p for p in net.parameters() if p.is_floating_point()), torch.zeros(()))
-        for buffer, values in (("mean", mean), ("std", std)):
+        for buffer, values in (("mean", preprocessing.mean), ("std", preprocessing.std)):
             constant = torch.tensor(values, dtype=weight.dtype, device=weight.device)
-            self.register_buffer(buffer, constant.view(3, 1, 1), persistent=False)
+            self.register_buffer(buffer, constant.view(-1, 1, 1), persistent=False)
         count = 0 if headless else self.layers["logits"].shape[0]
         if classes is not None and len(classes) != count and not headless:
             raise UserError(
@@ -101,11 +101,12 @@ class Model(nn.Module):
         self.classes: tuple[str, ...] = tuple(class_name for _, class_name in pairs)
 
     def forward(self, pictures: Tensor) -> Tensor:
-        """Logits (N, classes) of pictures (N, 3, H, W) in [0, 1]."""
-        if pictures.dim() != 4 or pictures.shape[1] != 3 or not pictures.is_floating_point():
+        """Logits (N, classes) of pictures (N, C, H, W) in [0, 1]."""
+        shape, channels = tuple(pictures.shape), self.preprocessing.channels
+        if len(shape) != 4 or shape[1] != channels or not pictures.is_floating_point():
             raise UserError(
-                "a model takes float pictures of shape (N, 3, H, W), "
-                f"got {tuple(pictures.shape)} of {pictures.dtype}"
+                f"{self.name} takes float pictures of shape (N, {channels}, H, W), "
+                f"got {shape} of {pictures.dtype}"
             )
         with evaluating(self.net):
             logits: Tensor = self.net(self.normalize(pictures))
@@ -114,9 +115,33 @@ class Model(nn.Module):
         return logits
 
     def normalize(self, pictures: Tensor) -> Tensor:
-        """The net's own input for pictures (N, 3, H, W) in [0, 1]."""
+        """The net's own input for pictures (N, C, H, W) in [0, 1]."""
         normal = (pictures - self.mean) / self.std
-        return normal.flip(1) if self.blue_first else normal
+        return normal.flip(1) if self.preprocessing.blue_first else normal
+
+    @property
+    def input_size(self) -> tuple[int, int]:
+        """Height and width of the pictures in pixels."""
+        return self.preprocessing.size
+
+    def blank(self, n: int = 1) -> Tensor:
+        """Black pictures (n, C, H, W) on the model's device."""
+        return self.mean.new_zeros(n, self.preprocessing.channels, *self.input_size)
+
+    def check(self, pictures: Tensor, *, single: bool = False, empty: bool = False) -> Tensor:
+        """Pictures as a batch (N, C, H, W) on the model's device: the check of every function.
+
+        Args:
+            pictures: (N, C, H, W) with the model's channels, floats in [0, 1].
+            single: take one picture (C, H, W) as a batch of one.
+            empty: take a batch of none.
+
+        Raises:
+            UserError: for another shape or type, values outside [0, 1] or NaN, and no pictures.
+        """
+        channels = self.preprocessing.channels
+        batch = check_pictures(pictures, channels=channels, single=single, empty=empty)
+        return batch.to(self.device)
 
     @property
     def device(self) -> torch.device:
@@ -126,9 +151,8 @@ class Model(nn.Module):
     @cached_property
     def layers(self) -> dict[str, Layer]:
         """Every module that a forward pass runs, by alias or else by path, in the order of use."""
-        example = self.mean.new_zeros(1, 3, self.input_size, self.input_size)
         with evaluating(self.net):
-            records = record_modules(self.net, self.normalize(example))
+            records = record_modules(self.net, self.normalize(self.blank()))
         names = {path: alias for alias, path in self.aliases.items()}
         layers = [Layer(name=names.get(path, path), **vars(r)) for path, r in records.items()]
         return {layer.name: layer for layer in layers}
@@ -191,8 +215,9 @@ class Model(nn.Module):
         return {
             "name": self.name,
             "sha256": self.sha256,
-            "input_size": self.input_size,
+            "input_size": list(self.input_size),
             "classes": len(self.classes),
+            "preprocessing": self.preprocessing.record(),
         }
 
     def _no_logits(self) -> UserError:
@@ -206,9 +231,10 @@ class Model(nn.Module):
 def wrap(
     module: nn.Module,
     *,
-    input_size: int,
+    input_size: Size,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
+    channels: int = 3,
     classes: Sequence[str] | None = None,
     aliases: Mapping[str, str] | None = None,
     name: str | None = None,
@@ -220,11 +246,11 @@ def wrap(
     call.
 
     Args:
-        module: takes normalized pictures (N, 3, input_size, input_size), gives logits
-            (N, classes).
-        input_size: side of the pictures in pixels.
-        mean: of red, green and blue in [0, 1], subtracted from every picture; default 0.
-        std: of red, green and blue, by which pictures are then divided; default 1.
+        module: takes normalized pictures (N, channels, height, width), gives logits (N, classes).
+        input_size: side of the pictures in pixels, or (height, width).
+        mean: of each channel of pictures in [0, 1], or one for all, subtracted; default 0.
+        std: of each channel, or one for all, by which pictures are then divided; default 1.
+        channels: of the pictures.
         classes: the name of each class in the order of the logits; default "class 0" ...
         aliases: short names of layers, each with the path of its module: {"conv1": "features.0"}.
             "logits" is the output of the whole module unless it is given here.
@@ -234,7 +260,7 @@ def wrap(
         The model. Its `layers` are all modules that run in a forward pass, by alias or path.
 
     Raises:
-        UserError: if `mean` or `std` are not three numbers (`std` above 0), an alias names no
+        UserError: if `mean` or `std` have another count than the channels, an alias names no
             module, the module does not take such pictures, or `classes` has another length than
             the logits.
 
@@ -243,11 +269,7 @@ def wrap(
         model = featviz.wrap(net, input_size=32, mean=(0.49, 0.48, 0.45), std=(0.25, 0.24, 0.26))
         featviz.maximize(model, "layer3", units=[0, 1]).save("run/layer3")
     """
-    for option, values in (("mean", mean), ("std", std)):
-        if values is not None and len(values) != 3:
-            raise UserError(f"{option} has {len(values)} values; give red, green and blue")
-    if std is not None and min(std) <= 0:
-        raise UserError(f"std {tuple(std)}: pictures are divided by it, so give numbers above 0")
+    preprocessing = Preprocessing.of(input_size, mean=mean, std=std, channels=channels)
     paths = dict(module.named_modules())
     for alias, path in (aliases or {}).items():
         if path not in paths:
@@ -256,15 +278,13 @@ def wrap(
         return Model(
             module,
             name=name or type(module).__name__,
-            input_size=input_size,
-            mean=mean or (0.0, 0.0, 0.0),
-            std=std or (1.0, 1.0, 1.0),
+            preprocessing=preprocessing,
             aliases=aliases,
             classes=None if classes is None else [("", text) for text in classes],
         )
     except (RuntimeError, ValueError, TypeError) as error:
         reason = (str(error).splitlines() or [""])[0]
         raise UserError(
-            f"the module does not take pictures (1, 3, {input_size}, {input_size}): {reason}; "
+            f"the module does not take pictures {(1, channels, *preprocessing.size)}: {reason}; "
             "check input_size"
         ) from error

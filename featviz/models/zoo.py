@@ -10,27 +10,19 @@ from __future__ import annotations
 import importlib.util
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import nn
 
 from featviz.errors import UserError, nearest
+from featviz.preprocessing import Preprocessing
 
 _SCHEMAS = (
     "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
     "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
 )
 _libraries: list[Any] = []  # a torch.library.Library lives as long as it is referenced
-
-
-class Preparation(NamedTuple):
-    """Preprocessing of a net's pictures."""
-
-    input_size: int
-    resize: int
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
 
 
 @cache
@@ -67,7 +59,7 @@ def is_installed(package: str) -> bool:
     return importlib.util.find_spec(package) is not None
 
 
-def build(name: str, num_classes: int = 1000) -> tuple[nn.Module, Preparation]:
+def build(name: str, num_classes: int = 1000) -> tuple[nn.Module, Preprocessing]:
     """A torchvision net, or one of timm ("timm/NAME"), with random weights.
 
     Raises:
@@ -81,20 +73,20 @@ def build(name: str, num_classes: int = 1000) -> tuple[nn.Module, Preparation]:
         # Auxiliary heads are used in training only; random initialization by scipy is slow.
         options |= {"init_weights": False, "aux_logits": False}
     net = models.get_model(name, **options)
-    return net, _preparation(models.get_model_weights(name).DEFAULT)
+    return net, _preprocessing(models.get_model_weights(name).DEFAULT)
 
 
-def _preparation(weights: Any) -> Preparation:
+def _preprocessing(weights: Any) -> Preprocessing:
     transforms = weights.transforms()
-    return Preparation(
+    return Preprocessing.of(
         transforms.crop_size[0],
-        transforms.resize_size[0],
-        tuple(transforms.mean),
-        tuple(transforms.std),
+        resize=transforms.resize_size[0],
+        mean=transforms.mean,
+        std=transforms.std,
     )
 
 
-def _build_timm(name: str, num_classes: int) -> tuple[nn.Module, Preparation]:
+def _build_timm(name: str, num_classes: int) -> tuple[nn.Module, Preprocessing]:
     if not is_installed("timm"):
         raise UserError(f"timm/{name} needs timm; pip install 'featviz[timm]'")
     _torchvision()  # timm imports torchvision, which must be loaded as above
@@ -105,9 +97,10 @@ def _build_timm(name: str, num_classes: int) -> tuple[nn.Module, Preparation]:
         raise UserError(f"timm has no model {name!r}{nearest(name, timm.list_models())}")
     net = timm.create_model(name, pretrained=False, num_classes=num_classes)
     data = resolve_model_data_config(net)
-    size = data["input_size"][-1]
-    return net, Preparation(
-        size, round(size / data["crop_pct"]), tuple(data["mean"]), tuple(data["std"])
+    channels, height, width = data["input_size"]
+    resize = round(min(height, width) / data["crop_pct"])
+    return net, Preprocessing.of(
+        (height, width), resize=resize, mean=data["mean"], std=data["std"], channels=channels
     )
 
 

@@ -157,5 +157,5 @@ def _embed_file(path: Path, store: Store | None, model: Model | None) -> Tensor:
             f"{model.name} here has other weights than the {store.model_name} that made the store; "
             "distances between their activations mean nothing; give the same --model and --weights"
         )
-    picture = images.read_square(path, store.preparation["resize"], store.preparation["crop"])
+    picture = images.read_picture(path, store.preprocessing)
     return embed_batch(model, picture[None], store.layer, precision=store.precision)

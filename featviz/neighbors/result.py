@@ -17,6 +17,7 @@ from featviz.neighbors.exact import Metric
 from featviz.neighbors.figures import Cell, draw_distances, draw_precision, draw_sheet
 from featviz.neighbors.quality import DUPLICATE, Oddities, Quality
 from featviz.neighbors.queries import Query
+from featviz.preprocessing import Preprocessing
 from featviz.statistics import share
 
 if TYPE_CHECKING:
@@ -203,19 +204,19 @@ class Neighbors(results.Result):
             return None
         label = self.labels[row]
         same = label == query.label if label and query.label else None
-        picture = self.store.pictures.read(row, _THUMBNAIL)
+        picture = self.store.pictures.shown(row, _THUMBNAIL)
         return Cell(picture, f"{distance:.2f}", self._name(label), same)
 
     def _picture(self, query: Query, side: int) -> Tensor | None:
         assert self.store is not None
         if query.row is not None:
-            return self.store.pictures.read(query.row, side)
+            return self.store.pictures.shown(query.row, side)
         if query.file is not None:
-            return images.read_square(query.file, side)
+            return images.read_picture(query.file, Preprocessing.of(side))
         if query.members:  # four of them represent their mean
             step = max(1, len(query.members) // 4)
             some = query.members[::step][:4]
-            small = [self.store.pictures.read(row, side // 2) for row in some]
+            small = [self.store.pictures.shown(row, side // 2) for row in some]
         else:  # the first four terms of a sum
             terms = [self._picture(part, side // 2) for _, part in query.parts[:4]]
             small = [term for term in terms if term is not None]

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from featviz import datasets, results
+from featviz import datasets, images, results
 from featviz.attacks.pgd import pgd
 from featviz.attacks.universal import universal
 from featviz.corruptions.table import corruption_table
@@ -24,7 +24,7 @@ from featviz.robustness.clean_pass import CleanPass, spread
 from featviz.robustness.diagnosis import Reference
 from featviz.robustness.diagnosis_result import Diagnosis, diagnose
 from featviz.robustness.examples import Batch
-from featviz.robustness.transfer import Transfer, resized_to, shared_labels, transfer_matrix
+from featviz.robustness.transfer import Transfer, shared_labels, transfer_matrix
 
 if TYPE_CHECKING:
     from featviz.attacks.result import AttackResult
@@ -167,9 +167,9 @@ def _transfer(source: Source) -> Transfer:
     for name, other in list(models.items())[1:]:
         labels |= shared_labels({name: other}, folders)
         if data is None:
-            pictures[name] = resized_to(labeled.pictures[rows], other.input_size)
+            pictures[name] = images.resize(labeled.pictures[rows], other.input_size)
         else:
-            pictures[name] = datasets.read_all(data, resize=other.resize, crop=other.input_size)[1]
+            pictures[name] = datasets.read_all(data, other.preprocessing)[1]
     return transfer_matrix(
         models,
         pictures,
@@ -247,9 +247,7 @@ def _reference(model: Model, data: Pictures, wanted: set[int], used: set[str]) -
     rows = _choose(data.labels(model), data.paths, wanted, used)
     if not rows:
         return None
-    data, pictures, _ = datasets.read_all(
-        data.select(rows), resize=model.resize, crop=model.input_size
-    )
+    data, pictures, _ = datasets.read_all(data.select(rows), model.preprocessing)
     return Reference(pictures, torch.tensor(data.labels(model)))
 
 

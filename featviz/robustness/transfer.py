@@ -19,14 +19,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from featviz import images, results
 from featviz.attacks import projections
 from featviz.attacks.evaluation import classify
 from featviz.attacks.options import check_batch_size
 from featviz.errors import UserError, public
-from featviz.images import check_pictures
 from featviz.models.frozen import frozen
 from featviz.robustness.figures import plot_transfer
 from featviz.statistics import Share, share
@@ -163,7 +162,8 @@ def transfer_matrix(
     cells: dict[tuple[str, str], Cell] = {}
     checks: dict[tuple[str, str], Share] = {}
     for source, found in adversarial.items():
-        moved = check_pictures(found if isinstance(found, Tensor) else found.adversarial).cpu()
+        moved = found if isinstance(found, Tensor) else found.adversarial
+        moved = models[source].check(moved).cpu()
         noisy = _noise_like(pictures[source].cpu(), moved, seed)
         own = _predictions(models[source], moved, batch_size)
         fooling = right[source] & (own != truth[source])
@@ -173,7 +173,8 @@ def transfer_matrix(
             rows = (fooling & right[judge]).nonzero()[:, 0]
             rates = []
             for batch in (moved[rows], noisy[rows]):
-                resized = resized_to(batch, pictures[judge].shape[-1])
+                height, width = pictures[judge].shape[-2:]
+                resized = images.resize(batch, (height, width))
                 wrong = _predictions(model, resized, batch_size) != truth[judge][rows]
                 rates.append(share(int(wrong.sum()), len(rows)))
             cells[source, judge] = Cell(*rates)
@@ -244,15 +245,6 @@ def _noise_like(clean: Tensor, adversarial: Tensor, seed: int) -> Tensor:
     signs = torch.stack([projections.random_signs(clean.shape[1:], s) for s in streams])
     size = projections.l2_distance(clean, adversarial) / clean[0].numel() ** 0.5
     return (clean + projections.column(size).to(clean.dtype) * signs).clamp(0, 1)
-
-
-def resized_to(pictures: Tensor, side: int) -> Tensor:
-    """Square pictures at another size: bilinear, antialiased."""
-    if pictures.shape[-1] == side or not len(pictures):
-        return pictures
-    return nn.functional.interpolate(pictures, (side, side), mode="bilinear", antialias=True).clamp(
-        0, 1
-    )
 
 
 def _self_checks(

@@ -17,6 +17,7 @@ from torch import Tensor
 from featviz.datasets import Pictures, Skipped, in_order, open_pictures
 from featviz.decoding import prepared
 from featviz.errors import UserError
+from featviz.preprocessing import Preprocessing
 from featviz.types import Progress
 
 MEMORY_LIMIT = 4 << 30
@@ -49,13 +50,16 @@ class Examples:
     labels: Tensor
     """(N,) int64: index of the picture's folder in `classes`"""
     classes: tuple[str, ...]
-    size: int
-    """pictures are squares of this side"""
-    resize: int
-    """the shorter side before the center crop"""
+    preprocessing: Preprocessing
+    """how pictures are resized and cropped, to squares"""
     decoded: Tensor | None
     """(N, 3, S, S) uint8, or None where that would exceed the memory limit"""
     skipped: list[Skipped] = field(default_factory=list)
+
+    @property
+    def size(self) -> int:
+        """Side of the squares, in pixels."""
+        return self.preprocessing.size[0]
 
     def __len__(self) -> int:
         return len(self.pictures)
@@ -64,7 +68,7 @@ class Examples:
         """(uint8 pictures (B, 3, S, S), their rows); what cannot be read is left out and listed."""
         if self.decoded is not None:
             return self.decoded[rows], rows
-        decoded, good, bad = _decode(self.pictures, rows.tolist(), self.resize, self.size)
+        decoded, good, bad = _decode(self.pictures, rows.tolist(), self.preprocessing)
         known = {s.row for s in self.skipped}
         self.skipped += [s for s in bad if s.row not in known]
         return decoded, torch.tensor(good)
@@ -107,32 +111,32 @@ def read_examples(
         )
     index = {name: i for i, name in enumerate(names)}
     labels = torch.tensor([index[c] for c in pictures.folders])
-    shorter = resize or size
+    preprocessing = Preprocessing.of(size, resize=resize)
     if len(pictures) * 3 * size * size > memory_limit:
-        return Examples(pictures, labels, names, size, shorter, None)
-    decoded, rows, skipped = _decode(pictures, range(len(pictures)), shorter, size, progress)
+        return Examples(pictures, labels, names, preprocessing, None)
+    decoded, rows, skipped = _decode(pictures, range(len(pictures)), preprocessing, progress)
     if not rows:
         raise UserError(
             f"none of the {len(pictures)} pictures of {pictures.root} could be read; "
             f"the first: {skipped[0].reason}"
         )
     kept = pictures.select(rows) if skipped else pictures
-    return Examples(kept, labels[rows], names, size, shorter, decoded, skipped)
+    return Examples(kept, labels[rows], names, preprocessing, decoded, skipped)
 
 
 def _decode(
     pictures: Pictures,
     rows: Sequence[int],
-    resize: int,
-    size: int,
+    preprocessing: Preprocessing,
     progress: Progress | None = None,
 ) -> tuple[Tensor, list[int], list[Skipped]]:
     """Pictures (n, 3, S, S) uint8, their rows, and those that cannot be read."""
 
     def read(row: int) -> Tensor:
-        return prepared(pictures.open(row), resize, size).pixels
+        return prepared(pictures.open(row), preprocessing).pixels
 
-    decoded, good, bad = [torch.empty(0, 3, size, size, dtype=torch.uint8)], [], []
+    empty = torch.empty(0, 3, *preprocessing.size, dtype=torch.uint8)
+    decoded, good, bad = [empty], [], []
     for done, (row, found) in enumerate(in_order(read, rows, workers=_THREADS), start=1):
         if isinstance(found, Tensor):
             decoded.append(found[None])

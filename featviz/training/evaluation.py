@@ -155,8 +155,7 @@ def evaluate(
         done = 0
         for batch in batches(
             counted,
-            resize=model.resize,
-            crop=model.input_size,
+            model.preprocessing,
             batch_size=batch_size,
             skipped=skipped,
         ):
@@ -165,8 +164,7 @@ def evaluate(
             if progress:
                 progress(done, len(counted), "classifying")
 
-    example = torch.zeros(1, 3, model.input_size, model.input_size, device=model.device)
-    with in_precision(model, example, chosen) as forward:
+    with in_precision(model, model.blank(), chosen) as forward:
         labels, predictions = predict(forward, labeled())
     return EvalResult(
         origin=results.origin(

@@ -33,7 +33,7 @@ def save_weights(
         "classes": json.dumps(pairs, ensure_ascii=False),
         "mean": json.dumps([round(v, 6) for v in model.mean.flatten().tolist()]),
         "std": json.dumps([round(v, 6) for v in model.std.flatten().tolist()]),
-        "input_size": str(model.input_size),
+        "input_size": "x".join(map(str, dict.fromkeys(model.input_size))),
         **facts,
     }
     tensors = {k: t.detach().to("cpu", dtype) for k, t in model.net.state_dict().items()}

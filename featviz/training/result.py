@@ -14,6 +14,7 @@ from featviz import films, images, results
 from featviz.models.alexnet import fold_batch_norm
 from featviz.models.load import BUILTIN
 from featviz.models.model import Model
+from featviz.preprocessing import Preprocessing
 from featviz.statistics import share
 from featviz.training.figures import draw_history
 from featviz.training.files import save_growth, save_weights
@@ -160,9 +161,11 @@ def as_model(
     return Model(
         plain,
         name=name or builtin.get(type(net), type(net).__name__),
-        input_size=int(getattr(net, "input_size", 64)),
-        mean=tuple(getattr(net, "mean", (0.0, 0.0, 0.0))),
-        std=tuple(getattr(net, "std", (1.0, 1.0, 1.0))),
+        preprocessing=Preprocessing.of(
+            int(getattr(net, "input_size", 64)),
+            mean=getattr(net, "mean", None),
+            std=getattr(net, "std", None),
+        ),
         aliases=getattr(net, "aliases", None),
         classes=[(f, names[f]) if f in names else ("", f) for f in folders],
     )

@@ -24,6 +24,7 @@ from featviz.atlas.viewer.page import render_page
 from featviz.embedding.extract import embed
 from featviz.errors import UserError
 from featviz.models.model import Model
+from featviz.preprocessing import Preprocessing
 from featviz.results import read_result
 
 QUICK = LayoutSettings(perplexity=8, steps=(30, 40))
@@ -51,7 +52,9 @@ def model() -> Model:
         torch.manual_seed(0)
         net = Small()
     aliases = {"conv1": "conv", "fc7": "fc", "relu7": "act", "logits": "head"}
-    return Model(net, name="small", input_size=16, aliases=aliases, mean=(0.5,) * 3)
+    return Model(
+        net, name="small", preprocessing=Preprocessing.of(16, mean=(0.5,) * 3), aliases=aliases
+    )
 
 
 @pytest.fixture(scope="module")
@@ -200,7 +203,7 @@ def test_mistakes_are_errors_of_one_line(
         build_atlas(model, store, icons="dots")  # type: ignore[arg-type]
     with pytest.raises(UserError, match="synthetic icons are made by the model"):
         build_atlas(None, store, icons="both")
-    other = Model(Small(), name="small", input_size=16)
+    other = Model(Small(), name="small", preprocessing=16)
     with pytest.raises(UserError, match="other weights"):
         build_atlas(other, store, icons="both")
     with pytest.raises(UserError, match="39 pictures for a store of 40 rows"):

@@ -45,7 +45,7 @@ def model() -> Model:
         torch.manual_seed(1)
         net = Two()
     aliases = {"conv1": "conv", "relu1": "relu", "fc7": "fc", "relu7": "act", "logits": "head"}
-    return Model(net, name="two", input_size=15, aliases=aliases)
+    return Model(net, name="two", preprocessing=15, aliases=aliases)
 
 
 def test_behind_the_last_relu_the_effect_is_the_heads_matrix(
@@ -128,7 +128,7 @@ def test_what_raises_all_logits_names_no_class(model: Model) -> None:
 def test_a_map_needs_pictures_and_a_trunk_has_no_effects(model: Model) -> None:
     with pytest.raises(ValueError, match="give pictures"):
         logit_effects(model, "conv1", torch.rand(2, 6))
-    trunk = Model(nn.Sequential(nn.Conv2d(3, 4, 3)), name="t", input_size=8, headless=True)
+    trunk = Model(nn.Sequential(nn.Conv2d(3, 4, 3)), name="t", preprocessing=8, headless=True)
     with pytest.raises(UserError):
         logit_effects(trunk, "0", torch.rand(2, 4), pictures=torch.rand(2, 3, 8, 8))
 

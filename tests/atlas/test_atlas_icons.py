@@ -26,6 +26,7 @@ from featviz.maximization.settings import settings_for
 from featviz.models.layers import activations
 from featviz.models.model import Model
 from featviz.neighbors.exact import build_index
+from featviz.preprocessing import Preprocessing
 from featviz.types import Progress
 
 SHORT = IconSettings(steps=8, batch_size=2)
@@ -56,7 +57,9 @@ def painted() -> Model:
         torch.manual_seed(3)
         net = Painted()
     aliases = {"conv1": "conv", "relu1": "relu", "logits": "head"}
-    return Model(net, name="painted", input_size=16, aliases=aliases, mean=(0.5,) * 3)
+    return Model(
+        net, name="painted", preprocessing=Preprocessing.of(16, mean=(0.5,) * 3), aliases=aliases
+    )
 
 
 def test_perfect_icons_match_and_shuffled_ones_match_by_chance(generator: torch.Generator) -> None:

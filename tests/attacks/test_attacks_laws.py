@@ -21,6 +21,7 @@ from featviz.attacks.options import Classifier
 from featviz.attacks.result import AttackResult
 from featviz.errors import UserError
 from featviz.models.model import Model
+from featviz.preprocessing import Preprocessing
 
 EPS = {"linf": 8 / 255, "l2": 0.6, "l1": 8.0}
 KINDS: dict[str, Callable[..., AttackResult]] = {
@@ -163,7 +164,7 @@ def test_the_same_holds_on_a_real_alexnet(real_alexnet: Model, shared_data: Path
     from featviz.datasets import open_pictures, read_all
 
     some = open_pictures(shared_data / "imagenet_val").spread(5)
-    _, pictures, _ = read_all(some, resize=256, crop=224)
+    _, pictures, _ = read_all(some, Preprocessing.of(224, resize=256))
     labels = real_alexnet(pictures).argmax(1)
     options: dict[str, Any] = {"eps": 0.25 / 255, "steps": 2, "random_start": False}
     whole = pgd(real_alexnet, pictures, labels, **options, batch_size=2)

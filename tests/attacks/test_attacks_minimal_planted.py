@@ -10,6 +10,7 @@ from oracles.planted import plant
 
 import featviz
 from featviz.models.model import Model
+from featviz.preprocessing import Preprocessing
 
 STEPS = 60
 
@@ -59,9 +60,7 @@ def test_the_audit_finds_the_planted_adversarial() -> None:
         model = Model(
             planted,
             name="planted",
-            input_size=16,
-            mean=(0.0,) * 3,
-            std=(1.0,) * 3,
+            preprocessing=Preprocessing.of(16, mean=(0.0,) * 3, std=(1.0,) * 3),
             classes=[("", "as it was"), ("", "planted")],
         )
         found = featviz.audit(

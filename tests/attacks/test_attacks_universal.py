@@ -46,7 +46,7 @@ def linear_model() -> Model:
     weights[1] = torch.randn(3 * 8 * 8, generator=generator)
     bias = torch.tensor([float(0.5 * weights[1].sum()) + 3.0, 0.0])
     return Model(
-        Linear(weights, bias), name="linear", input_size=8, classes=[("", "left"), ("", "right")]
+        Linear(weights, bias), name="linear", preprocessing=8, classes=[("", "left"), ("", "right")]
     )
 
 

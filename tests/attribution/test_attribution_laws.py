@@ -35,7 +35,7 @@ def tiny_net() -> nn.Module:
 @pytest.fixture
 def model() -> Model:
     return Model(
-        tiny_net(), name="tiny", input_size=16, classes=[("", f"kind {i}") for i in range(4)]
+        tiny_net(), name="tiny", preprocessing=16, classes=[("", f"kind {i}") for i in range(4)]
     )
 
 
@@ -81,7 +81,7 @@ class Failing(nn.Module):
 @pytest.mark.parametrize("fails", [False, True])
 def test_the_model_is_found_as_it_was(pictures: Tensor, method: str, fails: bool) -> None:
     failing = Failing(tiny_net(), None)
-    model = Model(failing, name="tiny", input_size=16)
+    model = Model(failing, name="tiny", preprocessing=16)
     assert model.layers  # the table of layers is made once, by a pass of its own
     model.net.get_submodule("net.1").train()
     model.net.get_parameter("net.7.weight").requires_grad_(True)
@@ -160,7 +160,7 @@ def test_a_map_of_zeros_is_said_to_be_one(pictures: Tensor) -> None:
             logits: Tensor = 0 * self.conv(x).mean((2, 3)) + torch.tensor([1.0, 0.0])
             return logits
 
-    model = Model(Blind(), name="blind", input_size=16)
+    model = Model(Blind(), name="blind", preprocessing=16)
     found = attribute(model, pictures[:1], methods=["saliency", "grad_cam"])
     assert any("saliency is zero everywhere" in w for w in found.warnings)
     assert found.plot() is not None

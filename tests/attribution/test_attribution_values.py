@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from featviz.attribution.attribute import attribute
 from featviz.models.model import Model
+from featviz.preprocessing import Preprocessing
 
 SIDE = 8
 
@@ -28,7 +29,9 @@ class Linear(nn.Module):
 def linear(generator: torch.Generator) -> tuple[Model, Tensor]:
     weights = torch.randn(3, 3, SIDE, SIDE, generator=generator)
     model = Model(
-        Linear(weights), name="linear", input_size=SIDE, mean=(0.4, 0.5, 0.6), std=(0.5, 0.25, 0.2)
+        Linear(weights),
+        name="linear",
+        preprocessing=Preprocessing.of(SIDE, mean=(0.4, 0.5, 0.6), std=(0.5, 0.25, 0.2)),
     )
     return model, weights / model.std
 
@@ -71,7 +74,7 @@ def test_integrated_gradients_report_how_incomplete_they_are(pictures: Tensor) -
             score = torch.relu(x.mean((1, 2, 3)) - 0.45) * 10
             return torch.stack([score, -score], 1)
 
-    model = Model(Steep(), name="steep", input_size=SIDE)
+    model = Model(Steep(), name="steep", preprocessing=SIDE)
     found = attribute(
         model, pictures, target=0, methods=["integrated_gradients"], baseline="black", steps=2
     )
@@ -130,7 +133,7 @@ class TwoConvolutions(nn.Module):
 
 def test_grad_cam_by_hand(generator: torch.Generator, pictures: Tensor) -> None:
     net = TwoConvolutions(generator)
-    model = Model(net, name="two", input_size=SIDE)
+    model = Model(net, name="two", preprocessing=SIDE)
     found = attribute(model, pictures, target=1, methods=["grad_cam"], layer="second")
     with torch.no_grad():
         maps = net.second(F.relu(net.first(pictures)))  # (2, 5, 4, 4)
@@ -147,13 +150,13 @@ def test_grad_cam_sees_the_map_before_an_in_place_relu(
     generator: torch.Generator, pictures: Tensor
 ) -> None:
     net = TwoConvolutions(generator)
-    model = Model(net, name="two", input_size=SIDE)
+    model = Model(net, name="two", preprocessing=SIDE)
     found = attribute(model, pictures, target=1, methods=["grad_cam"], layer="first")
     plain = TwoConvolutions(generator)
     plain.load_state_dict(net.state_dict())
     plain.act = nn.ReLU()
     other = attribute(
-        Model(plain, name="two", input_size=SIDE),
+        Model(plain, name="two", preprocessing=SIDE),
         pictures,
         target=1,
         methods=["grad_cam"],
@@ -170,7 +173,7 @@ def test_the_deletion_check_confirms_a_map_of_the_region_that_matters() -> None:
             score = 20 * (x[:, :, :7, :7].mean((1, 2, 3)) - 0.5)
             return torch.stack([score, -score], 1)
 
-    model = Model(Corner(), name="corner", input_size=28)
+    model = Model(Corner(), name="corner", preprocessing=28)
     found = attribute(
         model, torch.full((3, 28, 28), 0.9), methods=["occlusion"], baseline="black", target=0
     )

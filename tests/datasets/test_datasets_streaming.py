@@ -22,6 +22,7 @@ from featviz.datasets import (
 )
 from featviz.errors import UserError
 from featviz.models.model import Model
+from featviz.preprocessing import Preprocessing
 
 
 def gray(value: int, side: int = 8) -> Tensor:
@@ -79,7 +80,11 @@ def test_batches_come_in_order_without_what_is_broken(
     found: dict[int, int] = {}
     sizes = []
     for batch in batches(
-        open_pictures(folder), resize=8, batch_size=batch_size, workers=workers, skipped=skipped
+        open_pictures(folder),
+        Preprocessing.of(8),
+        batch_size=batch_size,
+        workers=workers,
+        skipped=skipped,
     ):
         assert batch.images.shape == (len(batch.rows), 3, 8, 8)
         sizes.append(len(batch.rows))
@@ -94,14 +99,13 @@ def test_batches_come_in_order_without_what_is_broken(
 
 def test_slow_pictures_do_not_lose_their_place() -> None:
     class Slow(Pictures):
-        def read(self, row: int, resize: int, crop: int | None = None) -> Tensor:
+        def read(self, row: int, preprocessing: Preprocessing) -> Tensor:
             time.sleep(0.02 if row % 3 == 0 else 0)
-            return gray(row, resize)
+            return gray(row, preprocessing.size[0])
 
     pictures = Slow(Path("slow"), tuple(map(str, range(30))), ("",) * 30)
-    rows = [
-        row for batch in batches(pictures, resize=2, batch_size=4, workers=5) for row in batch.rows
-    ]
+    found = batches(pictures, Preprocessing.of(2), batch_size=4, workers=5)
+    rows = [row for batch in found for row in batch.rows]
     assert rows == list(range(30))
 
 
@@ -126,7 +130,7 @@ def test_a_list_holds_paths_and_classes(folder: Path) -> None:
     pictures = open_pictures(folder / "some.txt")
     assert pictures.paths == ("dog/z.png", "cat/a.png")
     assert pictures.folders == ("poodle", "cat")
-    _, batch, _ = read_all(pictures, resize=8)
+    _, batch, _ = read_all(pictures, Preprocessing.of(8))
     assert (batch.mean((1, 2, 3)) * 255).round().tolist() == [5, 1]
 
 
@@ -138,7 +142,7 @@ def test_a_tar_gives_what_its_folder_gives(folder: Path) -> None:
     listed, from_folder = open_pictures(archive), open_pictures(folder)
     assert (listed.paths, listed.folders) == (from_folder.paths, from_folder.folders)
     assert listed.sha256 == from_folder.sha256
-    kept, batch, skipped = read_all(listed, resize=8)
+    kept, batch, skipped = read_all(listed, Preprocessing.of(8))
     assert kept.paths == tuple(ORDER[row] for row in GOOD)
     assert (batch.mean((1, 2, 3)) * 255).round().tolist() == list(GOOD.values())
     assert [s.path for s in skipped] == ["cat/bad.jpg", "dog/cut.png"]
@@ -147,7 +151,7 @@ def test_a_tar_gives_what_its_folder_gives(folder: Path) -> None:
 def test_one_file_is_a_data_set(folder: Path) -> None:
     pictures = open_pictures(folder / "cat" / "b.png")
     assert (pictures.paths, pictures.folders) == (("b.png",), ("",))
-    assert round(float(pictures.read(0, 8).mean()) * 255) == 2
+    assert round(float(pictures.shown(0, 8).mean()) * 255) == 2
 
 
 def test_what_holds_nothing_is_named(folder: Path, tmp_path: Path) -> None:
@@ -161,9 +165,9 @@ def test_what_holds_nothing_is_named(folder: Path, tmp_path: Path) -> None:
         open_pictures(tmp_path / "x.tar")
     broken = open_pictures(folder).select([2, 5])
     with pytest.raises(UserError, match=r"none of the 2 pictures of .*data could be read"):
-        list(batches(broken, resize=8))
+        list(batches(broken, Preprocessing.of(8)))
     with pytest.raises(UserError, match=r"none of the 2 pictures of .*data could be read"):
-        read_all(broken, resize=8)
+        read_all(broken, Preprocessing.of(8))
 
 
 def test_the_hash_follows_names_classes_and_order(folder: Path) -> None:
@@ -184,7 +188,7 @@ def three_classes() -> Model:
     return Model(
         nn.Sequential(nn.Flatten(), nn.Linear(12, 3)),
         name="m",
-        input_size=2,
+        preprocessing=2,
         classes=[("n01", "tabby, tabby cat"), ("n02", "bus"), ("n03", "dog")],
     )
 
@@ -203,8 +207,8 @@ def test_a_tensor_is_a_data_set(generator: torch.Generator) -> None:
     tensor = torch.rand(3, 3, 4, 4, generator=generator)
     pictures = in_memory(tensor, ["a", "b", "a"])
     assert pictures.classes == ("a", "b")
-    assert torch.equal(pictures.select([2, 0]).read(0, 4), tensor[2])
-    assert pictures.read(1, 2).shape == (3, 2, 2)
+    assert torch.equal(pictures.select([2, 0]).shown(0, 4), tensor[2])
+    assert pictures.shown(1, 2).shape == (3, 2, 2)
     with pytest.raises(UserError, match="2 labels for 3 pictures"):
         in_memory(tensor, ["a", "b"])
     with pytest.raises(UserError, match=r"must lie in \[0, 1\]"):

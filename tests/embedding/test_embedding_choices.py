@@ -72,7 +72,7 @@ def test_bfloat16_is_near_and_leaves_the_model_as_it_was(mini: Model) -> None:
     assert 0 < (1 - cosine).max() < 1e-3  # bf16 keeps 8 bits: 1 - cos about 2^-16 times a few
     assert all(torch.equal(before[name], value) for name, value in mini.state_dict().items())
     assert embed(mini, sample_pictures(1)).precision == "float32"  # few pictures: no haste
-    one = sample_pictures(2).read(5, mini.resize, mini.input_size)[None]
+    one = sample_pictures(2).read(5, mini.preprocessing)[None]
     again = embed_batch(mini, one, low.layer, precision="bfloat16")
     nearer = torch.cosine_similarity(again.double(), low.take([5]).double())
     assert 1 - nearer < (1 - cosine)[5]  # a query is computed as the store was
@@ -188,7 +188,7 @@ def test_a_trunk_without_a_head_is_read_before_its_end(tmp_path: Path) -> None:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         net = nn.Sequential(nn.Conv2d(3, 5, 3), nn.ReLU(), nn.Flatten(), nn.Linear(5 * 36, 7))
-    trunk = Model(net, name="trunk", input_size=8, headless=True)
+    trunk = Model(net, name="trunk", preprocessing=8, headless=True)
     pictures = torch.rand(6, 3, 8, 8, generator=torch.Generator().manual_seed(1))
     store = embed(trunk, pictures, out=tmp_path / "s", precision="float32")
     torch.testing.assert_close(store.matrix(), net(pictures), rtol=1e-3, atol=1e-3)

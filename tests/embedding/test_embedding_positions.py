@@ -74,7 +74,7 @@ def test_rows_are_the_activations_at_their_positions(mini: Model, tmp_path: Path
     _, height, width = mini.layer("relu3").shape
     assert np.array_equal(store.positions, draw_positions(5, range(len(pictures)), height, width))
     for row in (0, 7, len(store) - 1):
-        one = pictures.read(row, mini.resize, mini.input_size)[None]
+        one = pictures.read(row, mini.preprocessing)[None]
         maps = activations(mini, one, ["relu3"])["relu3"][0]
         y, x = store.positions[row]
         # float16 keeps 11 bits
@@ -106,7 +106,7 @@ def test_a_crop_holds_all_that_its_row_depends_on(mini: Model) -> None:
     store = embed(mini, sample_pictures(1), "relu2", position="random")
     assert store.positions is not None
     assert store.receptive_field is not None
-    side = mini.input_size
+    side = mini.input_size[0]
     for row in (2, 9):
         y, x = (int(i) for i in store.positions[row])
         top, left, bottom, right = store.receptive_field.box(y, x)

@@ -55,7 +55,7 @@ def model() -> Model:
         "logits": "head",
     }
     classes = [("", "cat"), ("", "dog"), ("", "owl")]
-    return Model(net, name="small", input_size=SIDE, aliases=aliases, classes=classes)
+    return Model(net, name="small", preprocessing=SIDE, aliases=aliases, classes=classes)
 
 
 @pytest.fixture
@@ -84,7 +84,7 @@ def oracle(model: Model, data: Path, layer: str) -> torch.Tensor:
         pictures = open_pictures(data)
         if pictures.paths[row] in {"dog/04.png", "owl/02.png"}:
             continue
-        x = pictures.read(row, SIDE)[None]
+        x = pictures.shown(row, SIDE)[None]
         net = model.net
         assert isinstance(net, Small)
         with torch.no_grad():
@@ -118,7 +118,7 @@ def test_the_space_behind_the_relu_is_the_default_and_the_other_is_pointed_out(
 
 
 def test_a_model_without_names_is_read_before_its_classes(model: Model) -> None:
-    bare = Model(model.net, name="bare", input_size=SIDE)
+    bare = Model(model.net, name="bare", preprocessing=SIDE)
     assert default_layer(bare) == "act"
 
 
@@ -352,7 +352,7 @@ def test_values_beyond_float16_are_an_error_not_infinity(model: Model) -> None:
     net = Small()
     net.load_state_dict(model.net.state_dict())
     net.fc.weight.data *= 1e7
-    loud = Model(net, name="loud", input_size=SIDE, aliases={"relu7": "act"})
+    loud = Model(net, name="loud", preprocessing=SIDE, aliases={"relu7": "act"})
     with pytest.raises(UserError, match="more than float16 holds"):
         embed(loud, torch.ones(1, 3, SIDE, SIDE))
 

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from featviz.models.model import Model
+from featviz.preprocessing import Preprocessing
 
 
 @pytest.fixture(scope="module")
@@ -27,9 +28,7 @@ def small() -> Model:
     return Model(
         net,
         name="small",
-        input_size=32,
-        mean=(0.5,) * 3,
-        std=(0.25,) * 3,
+        preprocessing=Preprocessing.of(32, mean=(0.5,) * 3, std=(0.25,) * 3),
         aliases={"conv1": "0", "relu1": "1", "conv2": "2", "relu2": "3", "logits": "6"},
     )
 

@@ -14,6 +14,7 @@ from featviz.from_picture.caricature import caricature
 from featviz.from_picture.settings import method_settings
 from featviz.maximization.transforms import Transforms
 from featviz.models.model import Model
+from featviz.preprocessing import Preprocessing
 
 
 def test_the_caricature_of_a_linear_layer_is_its_kernels_weighted_by_their_activations() -> None:
@@ -27,9 +28,7 @@ def test_the_caricature_of_a_linear_layer_is_its_kernels_weighted_by_their_activ
     model = Model(
         net,
         name="linear",
-        input_size=12,
-        mean=(0.5,) * 3,
-        std=(1.0,) * 3,
+        preprocessing=Preprocessing.of(12, mean=(0.5,) * 3, std=(1.0,) * 3),
         aliases={"conv1": "0", "logits": "2"},
     )
     given = torch.rand(3, 12, 12, generator=torch.Generator().manual_seed(2))
@@ -63,7 +62,7 @@ def test_the_caricature_of_a_linear_layer_is_its_kernels_weighted_by_their_activ
 
 def test_more_power_keeps_closer_to_the_mixture(mini: Model) -> None:
     samples = featviz.sample_pictures(1)
-    given = samples.read(samples.paths.index("flower/00"), 64, 64)
+    given = samples.shown(samples.paths.index("flower/00"), 64)
     loose, close = (caricature(mini, given, "conv3", power=power, steps=40) for power in (0.0, 4.0))
     assert close.measured["cosine"].item() > loose.measured["cosine"].item()
     assert loose.measured["exaggeration"].item() > 1

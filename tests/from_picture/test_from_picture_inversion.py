@@ -18,6 +18,7 @@ from featviz.from_picture.settings import method_settings
 from featviz.maximization.parametrizations import Pixels
 from featviz.maximization.settings import Settings
 from featviz.models.model import Model
+from featviz.preprocessing import Preprocessing
 
 
 def free(model: Model, steps: int, form: Pixels) -> Settings:
@@ -58,9 +59,7 @@ def patchwork(rows: torch.Tensor) -> Model:
     return Model(
         net,
         name="patchwork",
-        input_size=16,
-        mean=(0.5,) * 3,
-        std=(0.25,) * 3,
+        preprocessing=Preprocessing.of(16, mean=(0.5,) * 3, std=(0.25,) * 3),
         aliases={"conv1": "0", "relu1": "1", "logits": "4"},
     )
 
@@ -195,7 +194,7 @@ def test_a_stopped_run_keeps_finished_pictures_and_ends_with_the_same_bytes(
 def test_early_layers_keep_the_picture_and_late_ones_the_class(mini: Model) -> None:
     samples = featviz.sample_pictures(1)
     rows = [samples.paths.index(name) for name in ("goldfish/00", "flower/00")]
-    given = torch.stack([samples.read(row, 64, 64) for row in rows])
+    given = torch.stack([samples.shown(row, 64) for row in rows])
     made = invert(mini, given, ["conv1", "conv3", "fc7", "logits"], steps=300)
     distance, pixels = made.measured["distance"], made.measured["pixel distance"]
     assert distance[:, 0].max() < 0.1
@@ -213,7 +212,7 @@ def test_a_model_without_a_head_has_no_ranks(mini: Model) -> None:
     trunk = Model(
         nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()),
         name="trunk",
-        input_size=12,
+        preprocessing=12,
         headless=True,
         aliases={"conv1": "0"},
     )
@@ -281,6 +280,6 @@ def test_layers_are_chosen_where_none_is_named(mini: Model) -> None:
     many = Model(
         nn.Sequential(*(nn.Conv2d(3, 3, 1) for _ in range(15)), nn.Flatten()),
         name="many",
-        input_size=8,
+        preprocessing=8,
     )
     assert driver.chosen_layers(many, None) == ["0", "2", "4", "6", "8", "10", "12", "14"]

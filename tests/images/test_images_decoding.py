@@ -12,8 +12,9 @@ import torch
 from PIL import Image
 
 from featviz import decoding, images
-from featviz.decoding import as_batch, decode_square, resolve
+from featviz.decoding import as_batch, decode, resolve
 from featviz.errors import BadPicture, UserError
+from featviz.preprocessing import Preprocessing
 
 needs_simplejpeg = pytest.mark.skipif(
     not decoding.has_simplejpeg(), reason="simplejpeg is not installed"
@@ -36,9 +37,13 @@ def saved(image: Image.Image, kind: str = "JPEG", **options: object) -> bytes:
     return file.getvalue()
 
 
-def reference(content: bytes, resize: int, crop: int) -> torch.Tensor:
+SMALL = Preprocessing.of(32, resize=36)
+USUAL = Preprocessing.of(224, resize=256)
+
+
+def reference(content: bytes, preprocessing: Preprocessing) -> torch.Tensor:
     """Pillow alone, step by step."""
-    return images.from_pillow(images.square(images.open_rgb(io.BytesIO(content)), resize, crop))
+    return images.from_pillow(images.fit(images.open_image(io.BytesIO(content)), preprocessing))
 
 
 def _exif(orientation: int) -> Image.Exif:
@@ -65,12 +70,12 @@ FILES = {
 
 
 @pytest.mark.parametrize("name", FILES)
-@pytest.mark.parametrize(("resize", "crop"), [(36, 32), (48, 48)])
-def test_exact_pixels_are_pillows(name: str, resize: int, crop: int) -> None:
+@pytest.mark.parametrize("how", [SMALL, Preprocessing.of(48)], ids=["cropped", "whole"])
+def test_exact_pixels_are_pillows(name: str, how: Preprocessing) -> None:
     content = FILES[name]()
-    found = decode_square(content, resize, crop)
-    assert torch.equal(as_batch([found.pixels])[0], reference(content, resize, crop))
-    assert found.size == images.open_rgb(io.BytesIO(content)).size
+    found = decode(content, how)
+    assert torch.equal(as_batch([found.pixels])[0], reference(content, how))
+    assert found.size == images.open_image(io.BytesIO(content)).size
 
 
 @needs_simplejpeg
@@ -87,7 +92,7 @@ def test_simplejpeg_does_the_usual_kinds_and_no_others(monkeypatch: pytest.Monke
     for name, make in FILES.items():
         content = make()
         before = len(done)
-        decode_square(content, 36, 32)
+        decode(content, SMALL)
         usual = name in {
             "usual",
             "no subsampling",
@@ -117,8 +122,8 @@ def test_a_library_with_other_pixels_is_not_trusted(monkeypatch: pytest.MonkeyPa
             context.setattr(simplejpeg, "decode_jpeg", other)
             assert decoding._trusted() == frozenset()
             content = FILES["usual"]()
-            found = decode_square(content, 36, 32)
-            assert torch.equal(as_batch([found.pixels])[0], reference(content, 36, 32))
+            found = decode(content, SMALL)
+            assert torch.equal(as_batch([found.pixels])[0], reference(content, SMALL))
     finally:
         decoding._trusted.cache_clear()
 
@@ -128,11 +133,11 @@ def test_without_simplejpeg_all_goes_by_pillow(monkeypatch: pytest.MonkeyPatch) 
     decoding._trusted.cache_clear()
     try:
         content = FILES["usual"]()
-        found = decode_square(content, 36, 32)
-        assert torch.equal(as_batch([found.pixels])[0], reference(content, 36, 32))
+        found = decode(content, SMALL)
+        assert torch.equal(as_batch([found.pixels])[0], reference(content, SMALL))
         assert resolve("fast") == "fast (pillow)"
         with pytest.raises(UserError, match="begun with simplejpeg"):
-            decode_square(content, 36, 32, decoder="fast (simplejpeg)")
+            decode(content, SMALL, decoder="fast (simplejpeg)")
     finally:
         decoding._trusted.cache_clear()
 
@@ -140,8 +145,8 @@ def test_without_simplejpeg_all_goes_by_pillow(monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.parametrize("library", ["pillow", pytest.param("simplejpeg", marks=needs_simplejpeg)])
 def test_fast_is_near_and_the_size_is_the_files(library: str) -> None:
     content = saved(photograph(480, 640), quality=92)
-    fast = decode_square(content, 64, 64, decoder=f"fast ({library})")
-    exact = decode_square(content, 64, 64)
+    fast = decode(content, Preprocessing.of(64), decoder=f"fast ({library})")
+    exact = decode(content, Preprocessing.of(64))
     assert fast.size == exact.size == (640, 480)
     assert fast.pixels.shape == exact.pixels.shape
     away = (fast.pixels.float() - exact.pixels.float()).abs()
@@ -149,8 +154,8 @@ def test_fast_is_near_and_the_size_is_the_files(library: str) -> None:
     # What is no upright JPEG in three colors is decoded exactly.
     for name in ("turned", "gray", "png", "four inks"):
         other = FILES[name]()
-        one = decode_square(other, 36, 32, decoder=f"fast ({library})")
-        assert torch.equal(one.pixels, decode_square(other, 36, 32).pixels), name
+        one = decode(other, SMALL, decoder=f"fast ({library})")
+        assert torch.equal(one.pixels, decode(other, SMALL).pixels), name
 
 
 @pytest.mark.parametrize("decoder", ["exact", "fast"])
@@ -164,7 +169,7 @@ def test_what_pillow_cannot_read_no_decoder_reads(decoder: str, damage: str) -> 
         "first bytes only": whole[:30],
     }[damage]
     with pytest.raises(BadPicture, match=r"x\.jpg"):
-        decode_square(content, 36, 32, decoder=resolve(decoder), name="x.jpg")
+        decode(content, SMALL, decoder=resolve(decoder), name="x.jpg")
 
 
 def test_an_unknown_decoder_is_refused() -> None:
@@ -177,5 +182,5 @@ def test_photographs_are_the_same_pixels(shared_data: Path) -> None:
     assert files
     for file in files:
         content = file.read_bytes()
-        found = decode_square(content, 256, 224)
-        assert torch.equal(as_batch([found.pixels])[0], reference(content, 256, 224)), file
+        found = decode(content, USUAL)
+        assert torch.equal(as_batch([found.pixels])[0], reference(content, USUAL)), file

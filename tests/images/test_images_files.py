@@ -14,6 +14,7 @@ from PIL import Image
 
 from featviz import images
 from featviz.errors import BadPicture, UserError
+from featviz.preprocessing import Preprocessing
 
 
 def photograph(width: int = 60, height: int = 40, seed: int = 0) -> Image.Image:
@@ -99,7 +100,7 @@ def test_gray_has_three_equal_channels(tmp_path: Path, mode: str) -> None:
 
 def test_one_pixel_is_a_picture(tmp_path: Path) -> None:
     Image.new("RGB", (1, 1), (10, 20, 30)).save(tmp_path / "a.png")
-    found = images.read_square(tmp_path / "a.png", 64)
+    found = images.read_picture(tmp_path / "a.png", Preprocessing.of(64))
     assert found.shape == (3, 64, 64)
     assert torch.allclose(found, torch.tensor([10, 20, 30])[:, None, None] / 255)
 
@@ -107,13 +108,13 @@ def test_one_pixel_is_a_picture(tmp_path: Path) -> None:
 @pytest.mark.parametrize("size", [(1, 20_000), (20_000, 1)])
 def test_a_thin_strip_becomes_a_square(size: tuple[int, int]) -> None:
     image = Image.new("RGB", size, (200, 100, 0))
-    assert images.square(image, 256, 224).size == (224, 224)
+    assert images.fit(image, Preprocessing.of(224, resize=256)).size == (224, 224)
 
 
 @pytest.mark.slow
 def test_a_picture_of_108_million_pixels_is_read(tmp_path: Path) -> None:
     Image.new("L", (12_000, 9_000), 128).save(tmp_path / "a.png", compress_level=1)
-    found = images.read_square(tmp_path / "a.png", 256, 224)
+    found = images.read_picture(tmp_path / "a.png", Preprocessing.of(224, resize=256))
     assert torch.allclose(found, torch.full((3, 224, 224), 128 / 255))
 
 
@@ -189,7 +190,7 @@ def test_square_equals_resizing_and_then_cropping(
     whole = image.resize((wide, high), Image.Resampling.BILINEAR)
     left, top = (round((side - crop) / 2) for side in whole.size)
     expected = whole.crop((left, top, left + crop, top + crop))
-    found = images.square(image, resize, crop)
+    found = images.fit(image, Preprocessing.of(crop, resize=resize))
     # Two rounds of rounding in the one, one in the other.
     difference = np.abs(np.array(found).astype(int) - np.array(expected).astype(int))
     assert difference.max() <= 1
@@ -199,4 +200,4 @@ def test_square_equals_resizing_and_then_cropping(
 
 def test_a_crop_larger_than_the_resized_picture_is_refused() -> None:
     with pytest.raises(UserError, match="cannot crop 65 pixels from a picture resized to 64"):
-        images.square(photograph(), 64, 65)
+        Preprocessing.of(65, resize=64)

@@ -18,6 +18,7 @@ from featviz.kernels.composite import composite_kernels
 from featviz.kernels.growth import kernel_growth
 from featviz.kernels.sheet import kernel_sheet
 from featviz.models.model import Model
+from featviz.preprocessing import Preprocessing
 
 
 def small(*, blue_first: bool = False, relu: bool = True, groups: int = 2) -> Model:
@@ -38,10 +39,9 @@ def small(*, blue_first: bool = False, relu: bool = True, groups: int = 2) -> Mo
     return Model(
         net,
         name="small",
-        input_size=32,
-        mean=(0.5, 0.4, 0.3),
-        std=(0.2, 0.3, 0.25),
-        blue_first=blue_first,
+        preprocessing=Preprocessing.of(
+            32, mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.25), blue_first=blue_first
+        ),
         aliases=aliases,
     )
 
@@ -187,7 +187,7 @@ def test_layers_without_kernels_are_refused(layer: str, message: str) -> None:
 
 def test_a_net_without_convolutions_has_no_kernels() -> None:
     net = nn.Sequential(nn.Flatten(), nn.Linear(3 * 64, 2))
-    model = Model(net, name="flat", input_size=8)
+    model = Model(net, name="flat", preprocessing=8)
     with pytest.raises(UserError, match="flat has no convolution"):
         kernel_sheet(model)
 

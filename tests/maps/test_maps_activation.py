@@ -14,6 +14,7 @@ from featviz import images, results
 from featviz.errors import UserError
 from featviz.maps.activation_maps import activation_maps
 from featviz.models.model import Model
+from featviz.preprocessing import Preprocessing
 
 
 def net() -> Model:
@@ -30,7 +31,7 @@ def net() -> Model:
             )
         )
     names = ("conv1", "relu1", "pool1", "conv2", "logits")
-    return Model(layers, name="net", input_size=35, aliases={name: name for name in names})
+    return Model(layers, name="net", preprocessing=35, aliases={name: name for name in names})
 
 
 def dots() -> Model:
@@ -39,7 +40,7 @@ def dots() -> Model:
     with torch.no_grad():
         convolution.weight.zero_()
         convolution.weight[0, 0, 2, 2] = 1
-    return Model(nn.Sequential(convolution), name="dots", input_size=32, aliases={"conv1": "0"})
+    return Model(nn.Sequential(convolution), name="dots", preprocessing=32, aliases={"conv1": "0"})
 
 
 def test_strongest_units_come_first_and_maps_are_the_models(generator: torch.Generator) -> None:
@@ -127,7 +128,7 @@ def test_a_file_is_prepared_as_the_model_wants_it(
 ) -> None:
     images.write_png(torch.rand(3, 50, 70, generator=generator), tmp_path / "wide.png")
     r = activation_maps(net(), tmp_path / "wide.png", "conv1")
-    assert torch.equal(r.picture, images.read_square(tmp_path / "wide.png", 35, 35))
+    assert torch.equal(r.picture, images.read_picture(tmp_path / "wide.png", Preprocessing.of(35)))
 
 
 def test_saved_maps_read_back(tmp_path: Path, generator: torch.Generator) -> None:

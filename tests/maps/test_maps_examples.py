@@ -16,6 +16,7 @@ from featviz.datasets import open_pictures, read_all
 from featviz.errors import UserError
 from featviz.maps.top_patches import top_patches
 from featviz.models.model import Model
+from featviz.preprocessing import Preprocessing
 
 COUNT = 23
 
@@ -34,7 +35,7 @@ def net() -> Model:
     return Model(
         layers,
         name="net",
-        input_size=16,
+        preprocessing=16,
         aliases={name: name for name in ("conv1", "relu1", "logits")},
         classes=[("", name) for name in ("cat", "dog", "bus", "tree")],
     )
@@ -60,7 +61,7 @@ def test_patches_are_those_of_a_search_of_everything(
     model, pictures = net(), open_pictures(folder)
     units = [5, 0, 3]
     r = top_patches(model, pictures, layer, units=units, k=6, batch_size=batch_size)
-    kept, batch, _ = read_all(pictures, resize=16)
+    kept, batch, _ = read_all(pictures, Preprocessing.of(16))
     maps = featviz.activations(model, batch, [layer])[layer][:, units]
     field = model.layer(layer).receptive_field
     assert field is not None

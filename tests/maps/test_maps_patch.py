@@ -15,6 +15,7 @@ from featviz import results
 from featviz.errors import UserError
 from featviz.maps.patch_times_kernel import patch_times_kernel
 from featviz.models.model import Model
+from featviz.preprocessing import Preprocessing
 
 CONVOLUTIONS: dict[str, dict[str, Any]] = {
     "plain": {},
@@ -35,10 +36,9 @@ def one_layer(settings: dict[str, Any], *, blue_first: bool = False) -> Model:
     return Model(
         net,
         name="one",
-        input_size=9,
-        mean=(0.5, 0.4, 0.3),
-        std=(0.2, 0.3, 0.25),
-        blue_first=blue_first,
+        preprocessing=Preprocessing.of(
+            9, mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.25), blue_first=blue_first
+        ),
         aliases={"conv1": "0"},
     )
 
@@ -58,7 +58,7 @@ def deep(groups: int) -> Model:
             )
         )
     names = ("conv1", "relu1", "pool1", "conv2", "relu2", "logits")
-    return Model(net, name="deep", input_size=16, aliases={name: name for name in names})
+    return Model(net, name="deep", preprocessing=16, aliases={name: name for name in names})
 
 
 def written_out(
@@ -216,8 +216,7 @@ def test_saved_products_can_be_added_up_again(
 @pytest.mark.parametrize("name", ["alexnet", "alexnet-2012"])
 def test_large_models_agree_with_the_sum_by_hand(name: str, generator: torch.Generator) -> None:
     model = featviz.load(name, seed=3)
-    side = model.input_size
-    picture = torch.rand(3, side, side, generator=generator)
+    picture = torch.rand(3, *model.input_size, generator=generator)
     for unit in ("conv1:5@0,0", "conv1:5@54,54", "conv2:200", "conv5:255@12,0"):
         if unit == "conv2:200" and name == "alexnet":
             unit = "conv2:150"

@@ -20,6 +20,7 @@ from featviz.cli.main import main
 from featviz.maximization import maximize
 from featviz.maximization.result import LayerResults
 from featviz.models.model import Model
+from featviz.preprocessing import Preprocessing
 
 QUICK: dict[str, Any] = {"steps": 4, "precision": "float32", "size": 16}
 
@@ -37,7 +38,10 @@ def net() -> Model:
         )
     aliases = {"conv1": "0", "conv2": "2"}
     return Model(
-        layers, name="net", input_size=32, mean=(0.5,) * 3, std=(0.25,) * 3, aliases=aliases
+        layers,
+        name="net",
+        preprocessing=Preprocessing.of(32, mean=(0.5,) * 3, std=(0.25,) * 3),
+        aliases=aliases,
     )
 
 

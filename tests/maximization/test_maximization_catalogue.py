@@ -106,5 +106,5 @@ class Odd(nn.Module):
 def test_reused_modules_and_functional_relus_are_climbed_at_their_last_run(layer: str) -> None:
     with torch.random.fork_rng():
         torch.manual_seed(1)
-        model = Model(Odd().eval(), name="odd", input_size=32)
+        model = Model(Odd().eval(), name="odd", preprocessing=32)
     few_steps(model, layer, size=32)

@@ -23,6 +23,7 @@ from featviz.maximization.settings import Settings
 from featviz.maximization.transforms import Transforms
 from featviz.models.layers import activations
 from featviz.models.model import Model
+from featviz.preprocessing import Preprocessing
 
 SIDE = 16
 
@@ -72,9 +73,7 @@ def two_faced(bias: float = 0.3) -> Model:
     return Model(
         net,
         name="two-faced",
-        input_size=SIDE,
-        mean=(0.5,) * 3,
-        std=(0.25,) * 3,
+        preprocessing=Preprocessing.of(SIDE, mean=(0.5,) * 3, std=(0.25,) * 3),
         aliases={"templates": "0", "stronger": "1", "logits": "3"},
     )
 

@@ -18,6 +18,7 @@ from featviz.maximization.settings import settings_for
 from featviz.maximization.transforms import Transforms
 from featviz.models.layers import activations
 from featviz.models.model import Model
+from featviz.preprocessing import Preprocessing
 
 
 def test_the_ends_of_the_way_are_the_units_own_goals() -> None:
@@ -43,7 +44,10 @@ def test_on_a_linear_layer_the_way_is_a_straight_line() -> None:
         conv.weight.normal_(generator=torch.Generator().manual_seed(0))
         nn.init.constant_(conv.bias, 0) if conv.bias is not None else None
     model = Model(
-        net, name="linear", input_size=9, mean=(0.5,) * 3, std=(0.25,) * 3, aliases={"conv1": "0"}
+        net,
+        name="linear",
+        preprocessing=Preprocessing.of(9, mean=(0.5,) * 3, std=(0.25,) * 3),
+        aliases={"conv1": "0"},
     )
     made = interpolate(
         model,

@@ -25,6 +25,7 @@ from featviz.maximization.regularizers import local_mean, shaped_gradient
 from featviz.maximization.settings import Settings
 from featviz.maximization.transforms import Transforms
 from featviz.models.model import Model
+from featviz.preprocessing import Preprocessing
 
 SIDE = 20
 MOVED = Transforms(shift=2.0, rotate=10.0, scale=0.1, noise=0.02)
@@ -47,9 +48,7 @@ def net(first: nn.Module | None = None) -> Model:
     return Model(
         layers,
         name="net",
-        input_size=32,
-        mean=(0.5,) * 3,
-        std=(0.25,) * 3,
+        preprocessing=Preprocessing.of(32, mean=(0.5,) * 3, std=(0.25,) * 3),
         aliases={"conv2": "2" if first is None else "3"},
     )
 
@@ -211,7 +210,7 @@ def linear() -> Model:
     with torch.random.fork_rng():
         torch.manual_seed(5)
         layers = nn.Sequential(nn.Conv2d(3, 4, 9, bias=False), nn.Flatten())
-    return Model(layers, name="linear", input_size=9, aliases={"conv1": "0"})
+    return Model(layers, name="linear", preprocessing=9, aliases={"conv1": "0"})
 
 
 def test_views_are_averaged_each_under_its_own_transforms() -> None:
@@ -291,7 +290,7 @@ def test_an_objective_of_the_picture_alone_needs_no_pass_of_the_model() -> None:
                 raise AssertionError("the model was run")
             return x.flatten(1)
 
-    model = Model(Never(), name="never", input_size=SIDE)
+    model = Model(Never(), name="never", preprocessing=SIDE)
     coarse = torch.rand(1, 3, 4, 4, generator=torch.Generator().manual_seed(1))
     target = nn.functional.interpolate(coarse, (SIDE, SIDE), mode="bilinear")
     goal = -objectives.distance(PICTURE, target)

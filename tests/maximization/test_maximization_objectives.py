@@ -291,7 +291,7 @@ def test_before_and_after_an_in_place_relu() -> None:
             torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU(inplace=True), torch.nn.Conv2d(4, 2, 1)
         )
     head = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten())
-    model = Model(torch.nn.Sequential(net, head), name="t", input_size=8)
+    model = Model(torch.nn.Sequential(net, head), name="t", preprocessing=8)
     pictures = torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(3))
     units = [0, 1, 2, 3]
     spots = [(2, 2)] * 4
@@ -347,7 +347,7 @@ def test_a_text_names_tokens() -> None:
     net = torch.nn.Sequential(
         torch.nn.Flatten(2), torch.nn.Linear(16, 5), torch.nn.Flatten(), torch.nn.Linear(15, 2)
     )
-    model = Model(net, name="t", input_size=4)
+    model = Model(net, name="t", preprocessing=4)
     pictures = torch.rand(1, 3, 4, 4, generator=torch.Generator().manual_seed(0))
     acts = featviz.activations(model, pictures, ["1"])
     assert acts["1"].shape == (1, 3, 5)

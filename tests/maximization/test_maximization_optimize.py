@@ -18,6 +18,7 @@ from featviz.maximization.settings import settings_for
 from featviz.maximization.transforms import Transforms
 from featviz.models.layers import activations
 from featviz.models.model import Model
+from featviz.preprocessing import Preprocessing
 
 QUICK: dict[str, Any] = {"steps": 6, "precision": "float32"}
 
@@ -32,9 +33,7 @@ def small_model(*layers: nn.Module, input_size: int = 32, **options: Any) -> Mod
     return Model(
         nn.Sequential(*layers),
         name="small",
-        input_size=input_size,
-        mean=(0.5,) * 3,
-        std=(0.25,) * 3,
+        preprocessing=Preprocessing.of(input_size, mean=(0.5,) * 3, std=(0.25,) * 3),
         **options,
     )
 
@@ -130,7 +129,7 @@ def test_a_neuron_is_drawn_where_it_looks() -> None:
     settings = replace(settings, roughness_weight=0.0, transforms=Transforms())
     result = featviz.maximize(model, "conv2", units=["3@0,0"], settings=settings)
     change = (result.images[0] - 0.5).abs().amax(0)
-    assert result.images.shape[-1] == model.input_size
+    assert result.images.shape[-2:] == model.input_size
     field = model.layer("conv2").receptive_field
     assert field is not None
     seen = field.size[0]

@@ -28,7 +28,7 @@ CLIMB: dict[str, Any] = {"steps": 48, "seed": 0, "precision": "float32"}
 
 @pytest.fixture(scope="module")
 def photographs(mini: Model) -> Tensor:
-    _, images, _ = read_all(sample_pictures(3), resize=mini.resize, crop=mini.input_size)
+    _, images, _ = read_all(sample_pictures(3), mini.preprocessing)
     return images
 
 
@@ -110,10 +110,7 @@ def planted(mini: Model, photographs: Tensor, healthy: Maximized) -> tuple[Model
     fooled = Model(
         model.net,
         name="fooled",
-        input_size=mini.input_size,
-        resize=mini.resize,
-        mean=tuple(mini.mean.flatten().tolist()),
-        std=tuple(mini.std.flatten().tolist()),
+        preprocessing=mini.preprocessing,
         aliases=mini.aliases,
     )
     return fooled, foreign

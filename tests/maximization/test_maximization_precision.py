@@ -29,7 +29,7 @@ def test_a_net_without_bfloat16_kernels_is_optimized_in_float32(
     nn.init.constant_(first.bias, 2.0)  # type: ignore[arg-type] # so that no ReLU blocks the start
     norm = OnlyFloat32() if special else nn.LocalResponseNorm(3)
     net = nn.Sequential(first, nn.ReLU(), last, norm, nn.AdaptiveAvgPool2d(1), nn.Flatten())
-    model = Model(net, name="t", input_size=32)
+    model = Model(net, name="t", preprocessing=32)
     made = featviz.maximize(model, "3", units=[0, 1], steps=4)
     assert made.origin.parameters["precision"] == expected
     assert bool(made.alive.all())

@@ -16,6 +16,7 @@ from featviz.maximization.loop import optimize
 from featviz.maximization.relu_gradients import RedirectedReLUs
 from featviz.maximization.settings import settings_for
 from featviz.models.model import Model
+from featviz.preprocessing import Preprocessing
 
 FORMS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "module": nn.ReLU(),
@@ -88,7 +89,11 @@ def net_of(model: Model) -> Any:
 
 
 def blocked_model(form: str) -> Model:
-    return Model(Blocked(form), name="blocked", input_size=16, mean=(0.5,) * 3, std=(0.25,) * 3)
+    return Model(
+        Blocked(form),
+        name="blocked",
+        preprocessing=Preprocessing.of(16, mean=(0.5,) * 3, std=(0.25,) * 3),
+    )
 
 
 @pytest.mark.parametrize("form", ["module", "in place", "function", "six in place"])

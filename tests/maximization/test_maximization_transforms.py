@@ -145,7 +145,7 @@ def test_crops_are_drawn_as_published() -> None:
 
 def test_a_window_of_an_oblong_picture_has_its_shape() -> None:
     x = picture(12, 24)
-    moved = Transforms(crop=Crop(first=1.0, last=1.0, spread=0.0, middle=0.0), size=24)
+    moved = Transforms(crop=Crop(first=1.0, last=1.0, spread=0.0, middle=0.0), size=(24, 24))
     seen = moved.apply(x, moved.draw(1, torch.Generator()))
     expected = F.interpolate(x, (24, 24), mode="bilinear")
     assert seen.shape == (1, 3, 24, 24)
@@ -190,7 +190,9 @@ def test_noise_is_as_strong_as_told() -> None:
     assert not Transforms(shift=3).noisy
 
 
-ALL = Transforms(shift=2, rotate=9, scale=0.2, blur=1, jitter=(1.0, 2.0), border="gray", size=17)
+ALL = Transforms(
+    shift=2, rotate=9, scale=0.2, blur=1, jitter=(1.0, 2.0), border="gray", size=(17, 17)
+)
 QUICK = Transforms(shift=2, rotate=9, scale=0.2)
 
 

@@ -54,7 +54,7 @@ def test_squeezenet_is_as_right_as_it_is_said_to_be(shared_data: Path) -> None:
     labels = pictures.labels(model)
     assert None not in labels
     hits = [0, 0]
-    for batch in batches(pictures, resize=model.resize, crop=model.input_size):
+    for batch in batches(pictures, model.preprocessing):
         with torch.inference_mode():
             best = model(batch.images).topk(5).indices
         for row, guesses in zip(batch.rows, best.tolist(), strict=True):

@@ -60,7 +60,7 @@ def test_every_convolution_and_pool_of_the_alexnets_sees_what_its_box_says(name:
     if name == "alexnet-mini":
         from featviz.models.alexnet import AlexNetMini
 
-        model = Model(AlexNetMini(), name=name, input_size=64, aliases=AlexNetMini.aliases)
+        model = Model(AlexNetMini(), name=name, preprocessing=64, aliases=AlexNetMini.aliases)
     else:
         model = featviz.load(name)
     places = [
@@ -202,7 +202,7 @@ def test_layers_behind_a_flattening_see_the_whole_picture() -> None:
             logits=nn.Linear(2, 3),
         )
     )
-    model = Model(net, name="m", input_size=9, aliases={"logits": "logits"})
+    model = Model(net, name="m", preprocessing=9, aliases={"logits": "logits"})
 
     def sees(name: str) -> tuple[bool, bool]:
         layer: Layer = model.layer(name)
@@ -263,7 +263,7 @@ class LastBlock(nn.Module):
 def test_maps_with_channels_last_are_turned_round_and_keep_their_fields() -> None:
     torch.manual_seed(3)
     net = LastBlock().eval()
-    model = Model(net, name="last", input_size=21)
+    model = Model(net, name="last", preprocessing=21)
     shapes = {name: layer.shape for name, layer in model.layers.items()}
     assert shapes == {
         "first": (5, 10, 10),

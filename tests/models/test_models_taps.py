@@ -46,7 +46,7 @@ def net(classes: list[tuple[str, str]] | None = None) -> Model:
         )
     names = ("conv1", "relu1", "conv2", "relu2", "fc", "relu3", "logits")
     return Model(
-        layers, name="net", input_size=8, aliases={name: name for name in names}, classes=classes
+        layers, name="net", preprocessing=8, aliases={name: name for name in names}, classes=classes
     )
 
 

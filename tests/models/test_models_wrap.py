@@ -156,8 +156,8 @@ def test_a_float64_module_computes_in_float64() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"mean": (0.5,)}, "mean has 1 values; give red, green and blue"),
-        ({"std": (1, 0, 1)}, r"std \(1, 0, 1\): pictures are divided by it"),
+        ({"mean": (0.5, 0.4)}, "mean has 2 values for 3 channels; give one each"),
+        ({"std": (1, 0, 1)}, r"std \(1.0, 0.0, 1.0\): pictures are divided by it"),
         ({"aliases": {"conv1": "convv"}}, "alias conv1: no module 'convv'; did you mean conv"),
         ({"classes": ["a", "b"]}, "2 class names for a model of 5 classes"),
         ({"input_size": 9}, r"does not take pictures \(1, 3, 9, 9\): .*; check input_size"),

@@ -54,7 +54,7 @@ def test_the_planted_analogy_is_answered(generator: torch.Generator) -> None:
 def test_names_with_a_hyphen_are_names(tmp_path: Path) -> None:
     model = featviz.load("alexnet-mini", device="cpu")
     store = featviz.embed(model, featviz.sample_pictures(), "fc7")
-    picture = featviz.sample_pictures().read(0, 64)
+    picture = featviz.sample_pictures().shown(0, 64)
     from featviz.images import write_png
 
     path = tmp_path / "a - b.png"

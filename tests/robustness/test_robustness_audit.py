@@ -157,7 +157,7 @@ def test_the_tables_say_what_the_result_says(result: Audit, tmp_path: Path) -> N
 def test_a_linear_model_gives_its_exact_curve(generator: torch.Generator) -> None:
     net, pictures = two_classes(generator)
     pictures = pictures.float()
-    model = Model(net.float(), name="linear", input_size=4)
+    model = Model(net.float(), name="linear", preprocessing=4)
     w = (net.weights[0] - net.weights[1]).detach().double()
     logits = model(pictures).detach().double()
     margins = (logits[:, 0] - logits[:, 1]).tolist()
@@ -514,7 +514,7 @@ def test_a_part_that_cannot_be_made_is_named_and_the_rest_goes_on(tmp_path: Path
             z = torch.zeros(len(x), 3) + 0 * x.flatten(1).sum(1, keepdim=True)
             return z + torch.tensor([1.0, 0.0, 0.0])
 
-    unmoved = Model(Constant(), name="constant", input_size=16)
+    unmoved = Model(Constant(), name="constant", preprocessing=16)
     labels = torch.zeros(6, dtype=torch.long)
     found = audit(
         unmoved,

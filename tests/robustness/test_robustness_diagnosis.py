@@ -149,7 +149,7 @@ def test_the_contributions_of_the_last_layer_are_exact(model: Model, fooled: Foo
 
 def test_each_contribution_is_weight_times_change_where_the_head_is_linear() -> None:
     net = nn.Sequential(nn.Flatten(), nn.Linear(12, 6), nn.ReLU(), nn.Linear(6, 3))
-    model = Model(net, name="head", input_size=2)
+    model = Model(net, name="head", preprocessing=2)
     generator = torch.Generator().manual_seed(0)
     x, x2 = torch.rand(2, 3, 2, 2, generator=generator)
     parts, _, maps = unit_contributions(model, x, x2, 0, 2, "2")
@@ -171,7 +171,7 @@ def test_a_quadratic_net_is_explained_by_the_mean_of_both_ends() -> None:
             return x * x
 
     net = nn.Sequential(nn.Flatten(), nn.Linear(12, 4), Square(), nn.Linear(4, 3))
-    model = Model(net, name="square", input_size=2)
+    model = Model(net, name="square", preprocessing=2)
     generator = torch.Generator().manual_seed(1)
     x, x2 = torch.rand(2, 3, 2, 2, generator=generator)
     parts, change, _ = unit_contributions(model, x, x2, 1, 0, "1")

@@ -243,7 +243,9 @@ def test_a_judge_of_another_size_sees_the_pictures_resampled(
             logits: Tensor = models["twin"](torch.nn.functional.interpolate(x, (16, 16)))
             return logits
 
-    wide = Model(Wide(), name="wide", input_size=24, classes=[("", f"kind {i}") for i in range(5)])
+    wide = Model(
+        Wide(), name="wide", preprocessing=24, classes=[("", f"kind {i}") for i in range(5)]
+    )
     large = torch.nn.functional.interpolate(pictures, (24, 24))
     matrix = transfer_matrix(
         {"one": models["one"], "wide": wide},

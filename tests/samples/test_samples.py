@@ -67,7 +67,7 @@ def test_the_data_set_names_its_pictures_by_kind() -> None:
     assert len(pictures) == 2 * len(DRAWN + PHOTOGRAPHS)
     assert pictures.paths[10:12] == ("goldfish/00", "goldfish/01")
     assert pictures.classes == tuple(sorted(DRAWN + PHOTOGRAPHS))
-    assert pictures.read(10, 64).shape == (3, 64, 64)
+    assert pictures.shown(10, 64).shape == (3, 64, 64)
     sides = {pictures.open(row).size for row in range(2 * len(DRAWN))}
     assert sides == {(160, 160)}
     assert len(sample_pictures()) == PER_KIND * len(DRAWN + PHOTOGRAPHS)
@@ -110,6 +110,6 @@ def test_photographs_are_the_files_of_scikit_learn() -> None:
     from sklearn.datasets import load_sample_image
 
     for name in PHOTOGRAPHS:
-        ours = np.asarray(images.open_rgb(photograph_path(name)))
+        ours = np.asarray(images.open_image(photograph_path(name)))
         theirs = load_sample_image(f"{name}.jpg")
         assert hashlib.sha256(ours.tobytes()).digest() == hashlib.sha256(theirs.tobytes()).digest()

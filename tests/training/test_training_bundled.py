@@ -29,7 +29,7 @@ def test_the_file_is_small_and_says_what_it_is(file: WeightsFile, mini: Model) -
     assert {t.dtype for t in file.tensors.values()} == {torch.float16}
     facts = file.metadata
     assert facts["architecture"] == "alexnet-mini"
-    assert int(facts["input_size"]) == mini.input_size
+    assert int(facts["input_size"]) == mini.input_size[0]
     for name, buffer in (("mean", mini.mean), ("std", mini.std)):
         assert json.loads(facts[name]) == pytest.approx(buffer.flatten().tolist(), abs=1e-6)
     beside = parse_classes(path.with_suffix(".classes.txt").read_text(encoding="utf-8"))

@@ -46,7 +46,7 @@ def model() -> Model:
     return Model(
         ByBrightness(),
         name="brightness",
-        input_size=8,
+        preprocessing=8,
         aliases={"logits": "logits"},
         classes=list(GRAYS),
     )

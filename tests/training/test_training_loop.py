@@ -20,6 +20,7 @@ from featviz.datasets import Pictures
 from featviz.errors import UserError
 from featviz.kernels.growth import kernel_growth
 from featviz.models.alexnet import folded_weight, with_batch_norm
+from featviz.preprocessing import Preprocessing
 from featviz.statistics import share
 from featviz.training.data import Augmentation, Examples, read_examples
 from featviz.training.loop import (
@@ -67,7 +68,7 @@ def examples(count: int = 30, classes: int = 3, size: int = 12, seed: int = 0) -
     listed = Pictures(
         Path("made"), tuple(map(str, range(count))), tuple(names[i] for i in labels.tolist())
     )
-    return Examples(listed, labels, names, size, size, pictures.to(torch.uint8))
+    return Examples(listed, labels, names, Preprocessing.of(size), pictures.to(torch.uint8))
 
 
 def decoded(data: Examples) -> torch.Tensor:

@@ -51,7 +51,7 @@ def recipe(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
             return Model(
                 Teacher(),
                 name="teacher",
-                input_size=32,
+                preprocessing=32,
                 classes=CLASSES,
                 aliases={"logits": "logits"},
             )

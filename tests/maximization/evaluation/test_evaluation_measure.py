@@ -22,6 +22,7 @@ from featviz.models.frozen import frozen
 from featviz.models.layers import activations
 from featviz.models.model import Model
 from featviz.models.units import Unit
+from featviz.preprocessing import Preprocessing
 
 
 def small(classes: list[tuple[str, str]] | None = None, seed: int = 1) -> Model:
@@ -39,9 +40,7 @@ def small(classes: list[tuple[str, str]] | None = None, seed: int = 1) -> Model:
     return Model(
         net,
         name=f"small-{seed}",
-        input_size=32,
-        mean=(0.5,) * 3,
-        std=(0.25,) * 3,
+        preprocessing=Preprocessing.of(32, mean=(0.5,) * 3, std=(0.25,) * 3),
         aliases={"conv1": "0", "relu1": "1", "conv2": "2"},
         classes=classes,
     )

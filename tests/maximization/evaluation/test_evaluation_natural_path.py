@@ -13,6 +13,7 @@ from torch import nn
 from featviz.maximization.evaluation import natural_path
 from featviz.models.layers import activations
 from featviz.models.model import Model
+from featviz.preprocessing import Preprocessing
 
 
 def rows(count: int, channels: int, seed: int = 0) -> torch.Tensor:
@@ -119,9 +120,7 @@ def small() -> Model:
     return Model(
         net,
         name="small",
-        input_size=16,
-        mean=(0.5,) * 3,
-        std=(0.25,) * 3,
+        preprocessing=Preprocessing.of(16, mean=(0.5,) * 3, std=(0.25,) * 3),
         aliases={"conv1": "0", "relu1": "1", "conv2": "2", "relu2": "3"},
     )
 

@@ -21,6 +21,7 @@ from featviz.maximization.evaluation.unit_reader import (
 from featviz.models.layers import activations
 from featviz.models.model import Model
 from featviz.models.units import Unit
+from featviz.preprocessing import Preprocessing
 from featviz.top_scores import ImageCache
 
 
@@ -40,9 +41,7 @@ def model() -> Model:
     return Model(
         net,
         name="small",
-        input_size=32,
-        mean=(0.5,) * 3,
-        std=(0.25,) * 3,
+        preprocessing=Preprocessing.of(32, mean=(0.5,) * 3, std=(0.25,) * 3),
         aliases={"conv1": "0", "conv2": "2"},
     )
 
