@@ -11,6 +11,7 @@ import base64
 import contextlib
 import csv
 import html
+import importlib.util
 import io
 import json
 import math
@@ -21,7 +22,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -35,6 +36,7 @@ from featviz.requirements import Check, check_requirements
 
 if TYPE_CHECKING:
     import numpy as np
+    import pandas
     from matplotlib.figure import Figure
     from PIL.Image import Image
     from torch import Tensor
@@ -115,6 +117,70 @@ def _device_name(model: Model | None) -> str:
     return f"cpu ({platform.machine()})"
 
 
+@dataclass(frozen=True)
+class Table:
+    """Rows of a result: written as CSV, and given as a DataFrame."""
+
+    file: str
+    """its name in the folder: "scores.csv" """
+    columns: Sequence[str]
+    rows: Iterable[Sequence[Any]]
+    """numbers as numbers; None or "" where there is no value"""
+    caption: str
+    parquet: bool = False
+    """write it as Parquet, too, where pyarrow is installed: for tables of many rows"""
+    more: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    """columns that only Parquet and DataFrames have, such as lists"""
+
+    def write_csv(self, path: Path) -> None:
+        """The rows with a heading line."""
+        with path.open("w", newline="", encoding="utf-8") as out:
+            writer = csv.writer(out, lineterminator="\n")
+            writer.writerow(self.columns)
+            writer.writerows(self.rows)
+
+    def by_column(self) -> dict[str, list[Any]]:
+        """The values of each column; None where there is no value."""
+        rows = list(self.rows)
+        shown = {
+            name: _with_missing([row[i] for row in rows]) for i, name in enumerate(self.columns)
+        }
+        return shown | {name: list(values) for name, values in self.more.items()}
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """A DataFrame. Raises UserError where pandas is not installed."""
+        return _pandas().DataFrame(self.by_column())
+
+    def write_parquet(self, path: Path) -> None:
+        """The rows as a Parquet file (needs pyarrow)."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        pq.write_table(pa.table(self.by_column()), path)
+
+
+def _with_missing(values: list[Any]) -> list[Any]:
+    """Plain values of one kind; "" among numbers becomes None."""
+    known = [value.item() if hasattr(value, "item") else value for value in values]
+    if all(isinstance(value, int | float | None) for value in known if value != ""):
+        known = [None if value == "" else value for value in known]
+    return known
+
+
+def _pandas() -> Any:
+    try:
+        import pandas
+    except ImportError:
+        raise UserError("pandas is not installed: pip install 'featviz[data]'") from None
+    return pandas
+
+
+def significant(value: float | Tensor, digits: int = 6) -> float | None:
+    """A number rounded to so many significant digits, for tables; None where it is not finite."""
+    number = float(value)
+    return float(f"{number:.{digits}g}") if math.isfinite(number) else None
+
+
 @dataclass(frozen=True, kw_only=True)
 class Result(ABC):
     """What every analysis returns; subclasses define title, numbers, files and plot."""
@@ -142,6 +208,30 @@ class Result(ABC):
     @abstractmethod
     def plot(self) -> Figure:
         """The result as one matplotlib figure."""
+
+    def tables(self) -> Iterable[Table]:
+        """The result's rows, the most important table first; `save` writes them."""
+        return ()
+
+    def to_pandas(self, table: str | None = None) -> pandas.DataFrame:
+        """A table of the result as a pandas DataFrame, with the columns of its CSV.
+
+        Args:
+            table: The name of its file without ".csv"; default: the first. Of a result that has
+                none of its own, the tables of that name of all parts, with a column `part`.
+
+        Raises:
+            UserError: There is no such table, or pandas is not installed.
+        """
+        tables = {Path(one.file).stem: one for one in self.tables()}
+        if not tables and self.parts:
+            found = {name: part.to_pandas(table) for name, part in self.parts.items()}
+            whole = _pandas().concat(found, names=["part"]).reset_index("part")
+            return whole.reset_index(drop=True)
+        if not tables or (table is not None and table not in tables):
+            had = f"its tables are {', '.join(tables)}" if tables else "it has none"
+            raise UserError(f"{self.title} has no table {table or ''}; {had}")
+        return tables[table or next(iter(tables))].to_pandas()
 
     @property
     def parts(self) -> Mapping[str, Result]:
@@ -176,9 +266,7 @@ class Result(ABC):
             UserError: The folder exists and `overwrite` is False, or it cannot be written.
         """
         with writing(folder, overwrite=overwrite) as target:
-            self.write(target)
-            for name, part in self.parts.items():
-                target.part(name, part)
+            target.fill(self)
             target.finish(self, checks)
         return Path(folder)
 
@@ -302,20 +390,18 @@ class Folder:
             }
         )
 
-    def table(
-        self,
-        file: str,
-        columns: Sequence[str],
-        rows: Iterable[Sequence[Any]],
-        *,
-        caption: str,
-    ) -> None:
-        """Save a CSV with a heading line and list it."""
-        with (self.path / file).open("w", newline="", encoding="utf-8") as out:
-            writer = csv.writer(out, lineterminator="\n")
-            writer.writerow(columns)
-            writer.writerows(rows)
-        self.tables.append({"file": file, "caption": caption, "columns": list(columns)})
+    def table(self, table: Table) -> None:
+        """Save a table as CSV with a heading line, and as Parquet where it asks for it; list it."""
+        twice = table.parquet and importlib.util.find_spec("pyarrow") is not None
+        table = replace(table, rows=list(table.rows)) if twice else table
+        table.write_csv(self.path / table.file)
+        columns = list(table.columns)
+        entry = {"file": table.file, "caption": table.caption, "columns": columns}
+        if twice:
+            beside = str(Path(table.file).with_suffix(".parquet"))
+            table.write_parquet(self.path / beside)
+            entry["parquet"] = beside
+        self.tables.append(entry)
 
     def arrays(self, file: str, arrays: Mapping[str, np.ndarray], *, caption: str) -> None:
         """Save numpy arrays as one .npz and list it."""
@@ -324,20 +410,28 @@ class Folder:
         np.savez_compressed(self.path / file, **arrays)  # type: ignore[arg-type]
         self.arrays_.append({"file": file, "caption": caption, "names": sorted(arrays)})
 
+    def fill(self, result: Result) -> None:
+        """Write all of a result but its result.json."""
+        result.write(self)
+        for table in result.tables():
+            self.table(table)
+        for name, part in result.parts.items():
+            self.part(name, part)
+
     def part(self, name: str, result: Result) -> None:
         """Write a result into a folder of its own within this one, and list what it holds here."""
         stem = file_stem(name)
         inner = Folder(self.path / stem, final=self.final / stem)
         inner.path.mkdir()
-        result.write(inner)
-        for deeper, part in result.parts.items():
-            inner.part(deeper, part)
+        inner.fill(result)
         for mine, its in (
             (self.figures, inner.figures),
             (self.tables, inner.tables),
             (self.arrays_, inner.arrays_),
         ):
-            mine += [entry | {"file": f"{stem}/{entry['file']}"} for entry in its]
+            for entry in its:
+                files = {key: f"{stem}/{entry[key]}" for key in ("file", "parquet") if key in entry}
+                mine.append(entry | files)
         for text in (*result.warnings, *inner.warnings):
             self.warn(f"{name}: {text}")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
@@ -106,25 +107,6 @@ class AlignedMaps(results.Result):
                 f"farthest. {self.text}",
                 alt="Two maps of colored points side by side, some joined by lines",
             )
-        pictures = self.first.store.pictures
-        xy = np.hstack([self.first.xy, self.second.xy])
-        folder.table(
-            "aligned.csv",
-            ("path", "class", "x_first", "y_first", "x_second", "y_second", "moved", "shared"),
-            [
-                (
-                    pictures.paths[row],
-                    pictures.folders[row],
-                    *(f"{value:.5f}" for value in (*both, moved)),
-                    f"{shared:.2f}",
-                )
-                for row, both, moved, shared in zip(
-                    self.first.rows, xy, self.moved.tolist(), self.shared.tolist(), strict=True
-                )
-            ],
-            caption="The position of each picture on both maps, the distance between these, and "
-            "the fraction of its neighbors that the two spaces share.",
-        )
         folder.arrays(
             "aligned.npz",
             {
@@ -134,6 +116,27 @@ class AlignedMaps(results.Result):
                 "second_rows": np.asarray(self.second.rows),
             },
             caption="Positions on both maps, and the rows of the two stores.",
+        )
+
+    def tables(self) -> Iterator[results.Table]:
+        pictures = self.first.store.pictures
+        xy = np.hstack([self.first.xy, self.second.xy])
+        yield results.Table(
+            "aligned.csv",
+            ("path", "class", "x_first", "y_first", "x_second", "y_second", "moved", "shared"),
+            [
+                (
+                    pictures.paths[row],
+                    pictures.folders[row],
+                    *(round(float(value), 5) for value in (*both, moved)),
+                    round(shared, 2),
+                )
+                for row, both, moved, shared in zip(
+                    self.first.rows, xy, self.moved.tolist(), self.shared.tolist(), strict=True
+                )
+            ],
+            caption="The position of each picture on both maps, the distance between these, and "
+            "the fraction of its neighbors that the two spaces share.",
         )
 
     @property

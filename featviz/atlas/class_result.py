@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -91,9 +92,12 @@ class ClassAtlas(results.Result):
                 "picture most typical of each and the classes that it raises most.",
                 alt="Grid of icons framed by their attribution, and a list of the strongest",
             )
+        self.atlas.write(folder)
+
+    def tables(self) -> Iterator[results.Table]:
         cells = self.level.grid.cells
         effects = self.level.effects or [()] * len(cells)
-        folder.table(
+        yield results.Table(
             "class_cells.csv",
             ("row", "column", "pictures", "attribution", "of_class", "icon_logit", "effects"),
             [
@@ -101,9 +105,9 @@ class ClassAtlas(results.Result):
                     cell.row,
                     cell.column,
                     len(cell.members),
-                    f"{self.cell_attributions[number]:.4f}",
-                    f"{of_class:.3f}",
-                    "" if self.icon_logits is None else f"{self.icon_logits[number]:.3f}",
+                    round(float(self.cell_attributions[number]), 4),
+                    round(of_class, 3),
+                    "" if self.icon_logits is None else round(float(self.icon_logits[number]), 3),
                     weighted_text(effects[number]),
                 )
                 for number, (cell, of_class) in enumerate(
@@ -115,17 +119,17 @@ class ClassAtlas(results.Result):
         )
         store = self.atlas.store
         positions = [("", "")] * len(store) if store.positions is None else store.positions.tolist()
-        folder.table(
+        yield results.Table(
             "class_rows.csv",
             ("path", "class", "attribution", "map_row", "map_column"),
             [
-                (store.pictures.paths[row], store.labels[row], f"{value:.4f}", *positions[row])
+                (store.pictures.paths[row], store.labels[row], round(value, 4), *positions[row])
                 for row, value in zip(self.atlas.rows, self.attributions.tolist(), strict=True)
             ],
             caption="The attribution of each picture to the class, and the position of the "
             "layer's map that it was read at, where it has one.",
         )
-        self.atlas.write(folder)
+        yield from self.atlas.tables()
 
     def plot(self) -> Figure:
         return class_figure(

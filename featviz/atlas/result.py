@@ -221,42 +221,6 @@ class Atlas(results.Result):
                 "quality. Axes of a t-SNE map have no scale.",
                 alt="Map of small pictures with a legend of classes and a line of numbers",
             )
-        self._write_tables(folder)
-
-    def _write_tables(self, folder: results.Folder) -> None:
-        pictures = self.store.pictures
-        places = self.lattice[0].tolist()
-        recalls = self.quality.per_row.tolist()
-        folder.table(
-            "layout.csv",
-            ("row", "path", "class", "x", "y", "lattice_column", "lattice_row", "recall"),
-            [
-                (
-                    row,
-                    pictures.paths[row],
-                    pictures.folders[row],
-                    f"{x:.5f}",
-                    f"{y:.5f}",
-                    *place,
-                    f"{recall:.2f}",
-                )
-                for row, (x, y), place, recall in zip(
-                    self.rows, self.layout.xy.tolist(), places, recalls, strict=True
-                )
-            ],
-            caption="The position of each picture (x to the right, y downwards, both in 0 to 1), "
-            "and the fraction of its true neighbors that are near on the map.",
-        )
-        folder.table(
-            "cells.csv",
-            _CELL_COLUMNS,
-            self._cell_rows(),
-            caption="Every cell at every resolution: how many pictures, the row of its sample icon "
-            "(its medoid), the mean cosine of its pictures to their mean, its largest classes with "
-            "their fractions, the logits that its mean raises most above the mean logit, the "
-            "cosine of its synthetic icon to its mean, and the cell whose mean is nearest to that "
-            "icon.",
-        )
         folder.arrays(
             "layout.npz",
             {
@@ -269,6 +233,53 @@ class Atlas(results.Result):
                 "distances": self.distances.numpy(),
             },
             caption="Positions, principal components, places in lattice and mosaic, neighbors.",
+        )
+
+    def tables(self) -> Iterator[results.Table]:
+        pictures = self.store.pictures
+        places = self.lattice[0].tolist()
+        recalls = self.quality.per_row.tolist()
+        yield results.Table(
+            "layout.csv",
+            ("row", "path", "class", "x", "y", "lattice_column", "lattice_row", "recall"),
+            [
+                (
+                    row,
+                    pictures.paths[row],
+                    pictures.folders[row],
+                    round(x, 5),
+                    round(y, 5),
+                    *place,
+                    round(recall, 2),
+                )
+                for row, (x, y), place, recall in zip(
+                    self.rows, self.layout.xy.tolist(), places, recalls, strict=True
+                )
+            ],
+            caption="The position of each picture (x to the right, y downwards, both in 0 to 1), "
+            "and the fraction of its true neighbors that are near on the map.",
+            parquet=True,
+            more={
+                "identifier": self.paths,
+                "label": self.classes,
+                # As Embedding Atlas reads them: positions in this table.
+                "neighbors": [
+                    {"ids": near, "distances": far}
+                    for near, far in zip(
+                        self.neighbors.tolist(), self.distances.tolist(), strict=True
+                    )
+                ],
+            },
+        )
+        yield results.Table(
+            "cells.csv",
+            _CELL_COLUMNS,
+            self._cell_rows(),
+            caption="Every cell at every resolution: how many pictures, the row of its sample icon "
+            "(its medoid), the mean cosine of its pictures to their mean, its largest classes with "
+            "their fractions, the logits that its mean raises most above the mean logit, the "
+            "cosine of its synthetic icon to its mean, and the cell whose mean is nearest to that "
+            "icon.",
         )
 
     def _cell_rows(self) -> Iterator[tuple[Any, ...]]:
@@ -284,10 +295,10 @@ class Atlas(results.Result):
                     cell.column,
                     len(cell.members),
                     self.rows[level.samples[number]],
-                    f"{level.cosines[number]:.4f}",
+                    round(float(level.cosines[number]), 4),
                     weighted_text(level.classes[number], ".3f"),
                     "" if level.effects is None else weighted_text(level.effects[number]),
-                    "" if made is None else f"{made.cosines[number]:.3f}",
+                    "" if made is None else round(float(made.cosines[number]), 3),
                     *(("", "") if near is None else (near.row, near.column)),
                 )
 

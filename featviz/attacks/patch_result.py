@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -99,8 +100,10 @@ class AdversarialPatch(HeldOutResult):
             {"patch": self.patch.numpy(), "noise": self.noise.numpy()},
             caption="The patch and the noise beside it, (3, P, P) float32 in [0, 1].",
         )
+
+    def tables(self) -> Iterator[results.Table]:
         columns = ["picture", "clean", *(f"at_{100 * size:.0f}" for size in self.sizes)]
-        folder.table(
+        yield results.Table(
             "pictures.csv",
             columns,
             (

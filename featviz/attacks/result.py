@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -242,13 +242,15 @@ class AttackResult(results.Result):
                 {"adversarial": self.adversarial.cpu().numpy()},
                 caption="All adversarial pictures, (N, 3, H, W) float32 in [0, 1].",
             )
-        self._write_table(folder)
-        self._write_certificates(folder)
 
-    def _write_table(self, folder: results.Folder) -> None:
+    def tables(self) -> Iterator[results.Table]:
+        yield from self._outcomes_table()
+        yield from self._certificates_table()
+
+    def _outcomes_table(self) -> Iterator[results.Table]:
         classes = self.labels, self.clean, self.predicted
         columns = ("success", "success_8bit", "already", "linf", "l2", "steps", "forwards")
-        folder.table(
+        yield results.Table(
             "attack.csv",
             ("picture", "label", "before", "after", *columns, "backwards"),
             (
@@ -262,7 +264,7 @@ class AttackResult(results.Result):
             caption="One row a picture; linf and l2 are the size of the change in [0, 1] units.",
         )
 
-    def _write_certificates(self, folder: results.Folder) -> None:
+    def _certificates_table(self) -> Iterator[results.Table]:
         """What anyone needs to check each claim on the saved picture."""
         rows = []
         for i in range(len(self)):
@@ -286,7 +288,7 @@ class AttackResult(results.Result):
                     hashlib.sha256(moved[0].contiguous().numpy().tobytes()).hexdigest(),
                 )
             )
-        folder.table(
+        yield results.Table(
             "certificates.csv",
             (
                 "picture",

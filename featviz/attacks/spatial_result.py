@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
@@ -111,8 +112,10 @@ class SpatialRobustness(results.Result):
             "grid, with 95% Wilson intervals.",
             alt="Bars of accuracy, falling from clean pictures to the worst motion",
         )
+
+    def tables(self) -> Iterator[results.Table]:
         columns = ("picture", "label", "clean", "degrees", "right", "down", "becomes", "forwards")
-        folder.table(
+        yield results.Table(
             "pictures.csv",
             columns,
             (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -147,7 +147,9 @@ class UniversalPerturbation(HeldOutResult):
             {"perturbation": self.perturbation.numpy()},
             caption="The perturbation, (3, S, S) float32: add it to pictures in [0, 1] and clip.",
         )
-        folder.table(
+
+    def tables(self) -> Iterator[results.Table]:
+        yield results.Table(
             "pictures.csv",
             ["picture", "label", "clean", *self.predicted],
             (self._row(i) for i in range(len(self.names))),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -62,6 +63,13 @@ class Attributed(Attributions, results.Result):
                 alt=f"{name} with attribution maps for {target}",
                 units=[f"logits:{self.targets[i]}"],
             )
+        folder.arrays(
+            "maps.npz",
+            {m: values.numpy() for m, values in self.maps.items()},
+            caption="The maps (N, H, W), unscaled.",
+        )
+
+    def tables(self) -> Iterator[results.Table]:
         columns: dict[str, list[str] | list[float]] = {
             "picture": list(self.names),
             "target": [self.classes[target] for target in self.targets],
@@ -72,18 +80,13 @@ class Attributed(Attributions, results.Result):
         for method, left in self.deletion.items():
             columns[f"left_{method}"] = left.tolist()
             columns[f"left_{method}_moved"] = self.deletion_random[method].tolist()
-        folder.table(
+        yield results.Table(
             "attribution.csv",
             list(columns),
             list(zip(*columns.values(), strict=True)),
             caption="Completeness error of integrated gradients (relative and in logits) and the "
             "probability left after deletion of each map's highest fifth, and of the same area at "
             "random positions (moved).",
-        )
-        folder.arrays(
-            "maps.npz",
-            {m: values.numpy() for m, values in self.maps.items()},
-            caption="The maps (N, H, W), unscaled.",
         )
 
     def _reading(self) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar
@@ -211,14 +211,13 @@ class Corruptions(results.Result):
             "wrong. The random part of a corruption is the same at all severities.",
             alt="A picture in rows of growing corruption, framed by whether the model is right",
         )
-        self._write_tables(folder)
         if "frost" in self.predictions:
             folder.warn(
                 "frost uses procedural ice, not the benchmark's photographs of it: its numbers are "
                 "not comparable with published ones"
             )
 
-    def _write_tables(self, folder: results.Folder) -> None:
+    def tables(self) -> Iterator[results.Table]:
         header = ["corruption", "family", "severity", "constants"]
         header += ["right", "n", "accuracy", "low", "high"]
         caption = "Accuracy of every corruption and severity with its 95% Wilson interval; "
@@ -239,10 +238,10 @@ class Corruptions(results.Result):
                 constants = " ".join(f"{c:g}" for c in settings(name, severity, self.side))
                 error = errors[severity - 1] if errors else None
                 rows.append([name, family(name), severity, constants, *accuracy(s, error)])
-        folder.table("corruptions.csv", header, rows, caption=caption)
+        yield results.Table("corruptions.csv", header, rows, caption=caption)
         right = self.right.flatten(0, 1)
         counts = right.sum(0)
-        folder.table(
+        yield results.Table(
             "pictures.csv",
             ("picture", "label", "clean", "right_cells", "cells"),
             (

@@ -264,11 +264,6 @@ class Store(results.Result):
             writer = ShardWriter(folder.path, len(self), self.dim)
             writer.add(self.memory)
             shards = writer.shards
-        columns = id_columns(self.positions is not None)
-        folder.table("ids.csv", columns, self._id_rows(), caption="The picture of each row.")
-        folder.table(
-            "skipped.csv", ("path", "reason"), self.skipped, caption="What could not be read."
-        )
         folder.figure(
             "activity.svg",
             self.plot(),
@@ -276,8 +271,16 @@ class Store(results.Result):
             "unit is above zero, units sorted by it.",
             alt="Histogram of row norms and sorted curve of how often units are active",
         )
-        # Last, because the manifest says that everything else is present.
         results.write_json(folder.path / "manifest.json", self.manifest(shards))
+
+    def tables(self) -> Iterator[results.Table]:
+        columns = id_columns(self.positions is not None)
+        yield results.Table(
+            "ids.csv", columns, self._id_rows(), caption="The picture of each row.", parquet=True
+        )
+        yield results.Table(
+            "skipped.csv", ("path", "reason"), self.skipped, caption="What could not be read."
+        )
 
     def _id_rows(self) -> Iterator[tuple[Any, ...]]:
         numbers = self.sizes if self.positions is None else np.hstack([self.sizes, self.positions])

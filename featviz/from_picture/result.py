@@ -7,7 +7,6 @@ without transforms, in float32.
 
 from __future__ import annotations
 
-import math
 from abc import abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
@@ -20,7 +19,7 @@ from featviz.results import file_stem
 from featviz.statistics import middle
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from matplotlib.figure import Figure
 
@@ -127,17 +126,6 @@ class Redrawn(results.Result):
             for k in range(len(self.columns)):
                 for t in range(self.restarts):
                     self._write_picture(folder, stem, p, k, t)
-        folder.table(
-            "pictures.csv",
-            ("picture", "column", "restart", *self.measures),
-            [
-                (name, column, t + 1, *(_cell(self.measured[m][p, k, t]) for m in self.measures))
-                for p, name in enumerate(self.names)
-                for k, column in enumerate(self.columns)
-                for t in range(self.restarts)
-            ],
-            caption="Each picture's numbers.",
-        )
         folder.arrays(
             f"{self.kind}.npz",
             {
@@ -148,6 +136,20 @@ class Redrawn(results.Result):
             },
             caption="Given pictures (P, 3, H, W) and those made from them (P, columns, restarts, "
             "3, H, W) as 8-bit values, the score at each step, and the numbers of pictures.csv.",
+        )
+
+    def tables(self) -> Iterator[results.Table]:
+        measured = [self.measured[name] for name in self.measures]
+        yield results.Table(
+            "pictures.csv",
+            ("picture", "column", "restart", *self.measures),
+            [
+                (name, column, t + 1, *(results.significant(m[p, k, t]) for m in measured))
+                for p, name in enumerate(self.names)
+                for k, column in enumerate(self.columns)
+                for t in range(self.restarts)
+            ],
+            caption="Each picture's numbers.",
         )
 
     def _write_picture(self, folder: results.Folder, stem: str, p: int, k: int, t: int) -> None:
@@ -314,10 +316,6 @@ class Accentuated(Redrawn):
             f"and how far the activations of {self.anchor} have moved, over their length. Colors "
             "are not rescaled."
         )
-
-
-def _cell(value: Tensor) -> str:
-    return f"{float(value):.6g}" if math.isfinite(value) else ""
 
 
 def _short(name: str, most: int) -> str:

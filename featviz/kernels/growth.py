@@ -7,7 +7,7 @@ kernels at some moments), a short film of all, and their roughness at each momen
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
@@ -94,14 +94,16 @@ class KernelGrowth(Snapshots, results.Result):
                 alt=f"Strip of the kernel of {name} growing",
                 pixelated=True,
             )
-        folder.table(
+
+    def tables(self) -> Iterator[results.Table]:
+        yield results.Table(
             "growth.csv",
             ("step", "top1", "roughness", "noisy"),
             [
                 (
                     step,
-                    "" if top1 is None else f"{top1:.4f}",
-                    f"{float(s.median()):.4f}",
+                    "" if top1 is None else round(top1, 4),
+                    round(float(s.median()), 4),
                     int((s > NOISY).sum()),
                 )
                 for step, top1, s in zip(self.steps, self.top1, self.spread, strict=True)

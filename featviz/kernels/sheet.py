@@ -7,7 +7,7 @@ numbers that tell edges, color blobs and noise apart, all from its Fourier ampli
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -136,23 +136,6 @@ class Kernels(results.Result):
                 pixelated=True,
                 alt=f"Kernel of {name}, {looks}",
             )
-        m = self.measured
-        values = [getattr(m, name) for name in _COLUMNS]
-        folder.table(
-            "kernels.csv",
-            ("unit", "group", *_COLUMNS, "faint", "noisy"),
-            [
-                (
-                    unit,
-                    GROUPS[int(m.group[i])],
-                    *(f"{float(v[i]):.6g}" for v in values),
-                    int(m.faint[i]),
-                    int(m.noisy[i]),
-                )
-                for i, unit in enumerate(self.units)
-            ],
-            caption="Norm, color, orientation, frequency and roughness of each kernel.",
-        )
         folder.arrays(
             "kernels.npz",
             {
@@ -161,6 +144,25 @@ class Kernels(results.Result):
                 "order": self.order.numpy(),
             },
             caption="weights (N, 3, k, k) as red, green, blue; their units; rows in sorted order.",
+        )
+
+    def tables(self) -> Iterator[results.Table]:
+        m = self.measured
+        values = [getattr(m, name) for name in _COLUMNS]
+        yield results.Table(
+            "kernels.csv",
+            ("unit", "group", *_COLUMNS, "faint", "noisy"),
+            [
+                (
+                    unit,
+                    GROUPS[int(m.group[i])],
+                    *(results.significant(v[i]) for v in values),
+                    int(m.faint[i]),
+                    int(m.noisy[i]),
+                )
+                for i, unit in enumerate(self.units)
+            ],
+            caption="Norm, color, orientation, frequency and roughness of each kernel.",
         )
 
     def _scale_in_words(self) -> str:

@@ -7,7 +7,7 @@ map and the strongest patch of each unit.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
@@ -90,15 +90,22 @@ class ActivationMaps(UnitMaps, results.Result):
                 units=[name],
                 pixelated=True,
             )
-        folder.table(
+        folder.arrays(
+            "maps.npz",
+            {"maps": self.maps.numpy(), "units": torch.tensor(self.units).numpy()},
+            caption="maps (U, h, w) and their units.",
+        )
+
+    def tables(self) -> Iterator[results.Table]:
+        yield results.Table(
             "maps.csv",
             ("unit", "largest", "mean", "above_zero", "y", "x", "top", "left", "bottom", "right"),
             [
                 (
                     unit,
-                    f"{float(m.max()):.6g}",
-                    f"{float(m.mean()):.6g}",
-                    f"{float((m > 0).float().mean()):.4f}",
+                    results.significant(m.max()),
+                    results.significant(m.mean()),
+                    round(float((m > 0).float().mean()), 4),
                     *self.positions[i],
                     *(self.box(i) or ("",) * 4),
                 )
@@ -106,11 +113,6 @@ class ActivationMaps(UnitMaps, results.Result):
             ],
             caption="Each unit's strongest position and its receptive field (half open, not cut "
             "at the border).",
-        )
-        folder.arrays(
-            "maps.npz",
-            {"maps": self.maps.numpy(), "units": torch.tensor(self.units).numpy()},
-            caption="maps (U, h, w) and their units.",
         )
 
     def plot(self) -> Figure:

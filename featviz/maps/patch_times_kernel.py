@@ -7,6 +7,7 @@ the kernel, whose sum plus bias is the activation, compared with the model's own
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
@@ -73,24 +74,26 @@ class PatchTimesKernel(PatchProducts, results.Result):
             + (", hatched cells are padding." if bool(self.outside.any()) else "."),
             alt=f"Patch, kernel, their product and its sum for {self.unit}",
         )
-        height, width = self.patch.shape[1:]
-        values = (self.patch, self.kernel, self.product)
-        folder.table(
-            "products.csv",
-            ("channel", "row", "column", "patch", "weight", "product"),
-            [
-                (channel, y, x, *(f"{float(t[c, y, x]):.9g}" for t in values))
-                for c, channel in enumerate(self.channels)
-                for y in range(height)
-                for x in range(width)
-            ],
-            caption=f"Every product; their sum plus the bias {self.bias:.9g} is the activation.",
-        )
         names = ("patch", "kernel", "outside", "map")
         folder.arrays(
             "patch-times-kernel.npz",
             {name: getattr(self, name).numpy() for name in names},
             caption="patch and kernel (C, k, k), padding (k, k), the unit's map (h, w).",
+        )
+
+    def tables(self) -> Iterator[results.Table]:
+        height, width = self.patch.shape[1:]
+        values = (self.patch, self.kernel, self.product)
+        yield results.Table(
+            "products.csv",
+            ("channel", "row", "column", "patch", "weight", "product"),
+            [
+                (channel, y, x, *(results.significant(t[c, y, x], 9) for t in values))
+                for c, channel in enumerate(self.channels)
+                for y in range(height)
+                for x in range(width)
+            ],
+            caption=f"Every product; their sum plus the bias {self.bias:.9g} is the activation.",
         )
 
     def plot(self) -> Figure:

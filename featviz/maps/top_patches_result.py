@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from featviz import images, results
 from featviz.maps.top_patches_figure import draw_patches
+from featviz.results import significant
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -109,11 +111,21 @@ class TopPatches(results.Result):
                 units=[tag],
                 pixelated=self.patches.shape[-1] < 24,
             )
-        folder.table(
+
+    def tables(self) -> Iterator[results.Table]:
+        yield results.Table(
             "examples.csv",
             ("unit", "rank", "activation", "row", "path", *_WHERE),
             [
-                (unit, rank, f"{p.value:.6g}", p.row, p.path, *(p.position or ("", "")), *p.box)
+                (
+                    unit,
+                    rank,
+                    significant(p.value),
+                    p.row,
+                    p.path,
+                    *(p.position or ("", "")),
+                    *p.box,
+                )
                 for unit, places in zip(self.units, self.places, strict=True)
                 for rank, p in enumerate(places, 1)
             ],
@@ -121,11 +133,17 @@ class TopPatches(results.Result):
             "picture (half open, not cut at the border).",
         )
         columns = (self.units, self.names, self.largest, self.percentile, self.active)
-        folder.table(
+        yield results.Table(
             "units.csv",
             ("unit", "name", "largest", "percentile_99_9", "active"),
             [
-                (unit, name, f"{largest:.6g}", _known(percentile), f"{active:.4f}")
+                (
+                    unit,
+                    name,
+                    significant(largest),
+                    significant(percentile),
+                    round(float(active), 4),
+                )
                 for unit, name, largest, percentile, active in zip(*columns, strict=True)
             ],
             caption="Each unit on natural pictures: its largest activation, what one position in "
@@ -133,7 +151,7 @@ class TopPatches(results.Result):
             "in which it exceeds 0.",
         )
         if self.skipped:
-            folder.table(
+            yield results.Table(
                 "skipped.csv",
                 ("row", "path", "reason"),
                 self.skipped,
@@ -148,7 +166,3 @@ class TopPatches(results.Result):
             self.percentile.tolist(),
             [(self.pictures(row), self.values(row)) for row in range(min(16, len(self.units)))],
         )
-
-
-def _known(value: Tensor) -> str:
-    return "" if bool(value.isnan()) else f"{value:.6g}"

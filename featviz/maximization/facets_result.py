@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -140,15 +141,6 @@ class Facets(results.Result):
                         alt=f"Film of facet {g + 1} of {self.titles[u]}",
                         units=[str(unit)],
                     )
-        columns = ["unit", "facet", "score", "score without", "likeness", "likeness without"]
-        columns += ["examples", "own group", "nearest"] if self.own_cluster.numel() else []
-        folder.table(
-            "facets.csv",
-            columns,
-            [self._row(u, g) for u in range(len(self.units)) for g in range(self.images.shape[1])],
-            caption="Each facet's score, and that of the baseline; the likeness is of "
-            "all of a unit's pictures.",
-        )
         folder.arrays(
             "facets.npz",
             {
@@ -158,6 +150,17 @@ class Facets(results.Result):
             },
             caption="Facets and the baseline as 8-bit values (U, facets, 3, H, W), "
             "their scores, and how alike those of a unit are.",
+        )
+
+    def tables(self) -> Iterator[results.Table]:
+        columns = ["unit", "facet", "score", "score without", "likeness", "likeness without"]
+        columns += ["examples", "own group", "nearest"] if self.own_cluster.numel() else []
+        yield results.Table(
+            "facets.csv",
+            columns,
+            [self._row(u, g) for u in range(len(self.units)) for g in range(self.images.shape[1])],
+            caption="Each facet's score, and that of the baseline; the likeness is of "
+            "all of a unit's pictures.",
         )
 
     def _row(self, u: int, g: int) -> list[Any]:

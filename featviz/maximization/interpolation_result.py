@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -94,15 +95,6 @@ class Interpolation(results.Result):
                 caption=f"From {first} to {second} and back.",
                 alt=f"Film: {self.title}",
             )
-        folder.table(
-            "interpolation.csv",
-            ("picture", "share", *tags),
-            [
-                (k + 1, round(share, 5), *(round(s, 5) for s in self.scores[k].tolist()))
-                for k, share in enumerate(self.shares.tolist())
-            ],
-            caption=f"The share of {second} in the objective, and the scores of both units.",
-        )
         folder.arrays(
             "interpolation.npz",
             {
@@ -111,6 +103,17 @@ class Interpolation(results.Result):
                 "scores": self.scores.numpy(),
             },
             caption="Pictures as 8-bit values (K, 3, H, W), shares (K,) and scores (K, 2).",
+        )
+
+    def tables(self) -> Iterator[results.Table]:
+        yield results.Table(
+            "interpolation.csv",
+            ("picture", "share", *map(str, self.units)),
+            [
+                (k + 1, round(share, 5), *(round(s, 5) for s in self.scores[k].tolist()))
+                for k, share in enumerate(self.shares.tolist())
+            ],
+            caption="The share of the second unit in the objective, and the scores of both.",
         )
 
     def plot(self) -> Figure:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -177,14 +177,6 @@ class Maximized(results.Result):
             "saved pictures without them (dots).",
             alt="Line plot of the scores over the steps of the optimization",
         )
-        columns = ["picture", "title", "score", *self.metrics, "best step", "alive", "flags"]
-        folder.table(
-            "scores.csv",
-            columns,
-            [self._row(i) for i in range(len(self.names))],
-            caption="The numbers beside each picture.",
-        )
-        self._write_panel(folder)
         folder.arrays(
             "maximized.npz",
             {
@@ -199,6 +191,16 @@ class Maximized(results.Result):
             caption="Pictures as 8-bit values (N, 3, H, W), their scores (N,) and traces "
             "(N, steps), and the numbers of scores.csv.",
         )
+
+    def tables(self) -> Iterator[results.Table]:
+        columns = ["picture", "title", "score", *self.metrics, "best step", "alive", "flags"]
+        yield results.Table(
+            "scores.csv",
+            columns,
+            [self._row(i) for i in range(len(self.names))],
+            caption="The numbers beside each picture.",
+        )
+        yield from self._panel_tables()
 
     def _row(self, i: int) -> list[str | float | int | bool]:
         metrics = [round(v[i].item(), 5) for v in self.metrics.values()]
@@ -237,8 +239,8 @@ class Maximized(results.Result):
                 detail=True,
             )
 
-    def _write_panel(self, folder: results.Folder) -> None:
-        folder.table(
+    def _panel_tables(self) -> Iterator[results.Table]:
+        yield results.Table(
             "panel.csv",
             ["picture", "what", "value", "meaning"],
             [
@@ -254,7 +256,7 @@ class Maximized(results.Result):
             for flag in flags
         ]
         if reasons:
-            folder.table(
+            yield results.Table(
                 "flags.csv",
                 ["picture", "flag", "reason"],
                 reasons,
@@ -274,11 +276,11 @@ class Maximized(results.Result):
             "high",
         )
         tables = [getattr(path, column) for column in columns]
-        folder.table(
+        yield results.Table(
             "paths.csv",
             ["picture", "at", *columns],
             [
-                (name, layer, *(_shown(table[i, k]) for table in tables))
+                (name, layer, *(results.significant(table[i, k], 4) for table in tables))
                 for i, name in enumerate(self.names)
                 for k, layer in enumerate(path.layers)
             ],
@@ -305,10 +307,6 @@ class Maximized(results.Result):
     def plot(self) -> Figure:
         """The pictures with their scores, beside photographs where there are some."""
         return draw_pictures(self.title, self.titles, self.images, self.panel)
-
-
-def _shown(value: Tensor) -> str:
-    return f"{float(value):.4f}" if bool(value.isfinite()) else ""
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -80,7 +81,6 @@ class Summary(results.Result):
         return json.dumps(document, indent=1)
 
     def write(self, folder: results.Folder) -> None:
-        folder.table("layers.csv", _COLUMNS, self.rows(), caption="Every layer, in order.")
         folder.figure(
             "layers.svg",
             self.plot(),
@@ -88,6 +88,9 @@ class Summary(results.Result):
             "whole picture have no bar on the left.",
             alt="Bar charts of receptive field and multiply-adds by layer",
         )
+
+    def tables(self) -> Iterator[results.Table]:
+        yield results.Table("layers.csv", _COLUMNS, self.rows(), caption="Every layer, in order.")
 
     def plot(self) -> Figure:
         shown = [la for la in self.layers if la.parameters and la.path]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -79,12 +79,6 @@ class Neighbors(results.Result):
         return shown
 
     def write(self, folder: results.Folder) -> None:
-        folder.table(
-            "neighbors.csv",
-            ("query", "query_class", "rank", "row", "path", "class", "distance", "same_class"),
-            self._lines(),
-            caption=f"Every neighbor; distance is {_UNIT[self.metric]}.",
-        )
         folder.arrays(
             "neighbors.npz",
             {"rows": self.rows.numpy(), "distances": self.distances.numpy()},
@@ -109,10 +103,27 @@ class Neighbors(results.Result):
                     "open dot: of another class.",
                     alt=f"Rows of pictures: {names} and their {self.k} nearest neighbors",
                 )
-        if self.oddities is not None:
-            self._write_oddities(folder, self.oddities)
         if self.quality is not None:
-            folder.table(
+            folder.figure(
+                "precision.svg",
+                draw_precision(self.quality.precision, self.quality.shuffled),
+                caption="Share of the k nearest that are of the row's own class, and the same "
+                "with the classes shuffled.",
+                alt="Line plot of precision against k",
+            )
+
+    def tables(self) -> Iterator[results.Table]:
+        yield results.Table(
+            "neighbors.csv",
+            ("query", "query_class", "rank", "row", "path", "class", "distance", "same_class"),
+            self._lines(),
+            caption=f"Every neighbor; distance is {_UNIT[self.metric]}.",
+            parquet=True,
+        )
+        if self.oddities is not None:
+            yield from self._oddities_tables(self.oddities)
+        if self.quality is not None:
+            yield results.Table(
                 "classes.csv",
                 ("class", "name", "rows", "precision", "average_precision"),
                 [
@@ -123,27 +134,20 @@ class Neighbors(results.Result):
                 ],
                 caption=f"Precision@{self.quality.k} and mean average precision by class.",
             )
-            folder.figure(
-                "precision.svg",
-                draw_precision(self.quality.precision, self.quality.shuffled),
-                caption="Share of the k nearest that are of the row's own class, and the same "
-                "with the classes shuffled.",
-                alt="Line plot of precision against k",
-            )
 
-    def _write_oddities(self, folder: results.Folder, odd: Oddities) -> None:
-        folder.table(
+    def _oddities_tables(self, odd: Oddities) -> Iterator[results.Table]:
+        yield results.Table(
             "hubs.csv",
             ("row", "path", "class", "times"),
             [(row, self._path(row), self.labels[row], times) for row, times in odd.hubs],
             caption=f"Rows that most often are among the {odd.k} nearest of {odd.rows} rows.",
         )
         if odd.duplicates:
-            folder.table(
+            yield results.Table(
                 "duplicates.csv",
                 ("row", "path", "other_row", "other_path", "distance"),
                 [
-                    (a, self._path(a), b, self._path(b), f"{distance:.6g}")
+                    (a, self._path(a), b, self._path(b), results.significant(distance))
                     for a, b, distance in odd.duplicates
                 ],
                 caption=f"Pairs within a cosine distance of {DUPLICATE}, nearest first.",
@@ -162,9 +166,8 @@ class Neighbors(results.Result):
                     continue
                 label, path = self.labels[row], self._path(row)
                 same = int(label == query.label) if label and query.label else ""
-                lines.append(
-                    (query.name, query.label, rank, row, path, label, f"{distance:.6g}", same)
-                )
+                away = results.significant(distance)
+                lines.append((query.name, query.label, rank, row, path, label, away, same))
         return lines
 
     def plot(self) -> Figure:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
@@ -142,7 +142,6 @@ class Diagnosis(results.Result):
             )
         for i, picture in enumerate(self.pictures, 1):
             self._write_picture(folder, i, picture)
-        self._write_tables(folder)
 
     def _write_picture(self, folder: results.Folder, i: int, shown: PictureDiagnosis) -> None:
         name = self.names[shown.row]
@@ -184,7 +183,7 @@ class Diagnosis(results.Result):
                 alt="Nearest pictures between clean and adversarial, and a scatter plot",
             )
 
-    def _write_tables(self, folder: results.Folder) -> None:
+    def tables(self) -> Iterator[results.Table]:
         def known(value: Tensor) -> float | str:
             return "" if math.isnan(value) else float(value)
 
@@ -204,7 +203,7 @@ class Diagnosis(results.Result):
                 for j, layer in enumerate(self.layers.layers)
             ]
         header = "layer change relative_25 relative_50 relative_75 gain cosine switched nearness"
-        folder.table(
+        yield results.Table(
             "layers.csv",
             header.split(),
             rows,
@@ -212,7 +211,7 @@ class Diagnosis(results.Result):
             "(quartiles), its gain over the picture's own, cosine, switched ReLUs, nearness to "
             "the label's class (1) or the predicted one (-1); medians.",
         )
-        folder.table(
+        yield results.Table(
             "pictures.csv",
             ("picture", "label", "predicted", "first_flip"),
             (
@@ -240,7 +239,7 @@ class Diagnosis(results.Result):
             for u in m.top
         ]
         if units:
-            folder.table(
+            yield results.Table(
                 "units.csv",
                 ("picture", "layer", "unit", "logits", "change", "explained", "before", "after"),
                 units,

@@ -8,7 +8,7 @@ found, `figures` draws.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar
@@ -162,10 +162,12 @@ class Audit(results.Result):
         self._write_figures(folder)
         self._write_examples(folder)
         self._write_class_figures(folder)
-        self._write_accuracy(folder)
-        self._write_certificates(folder)
-        self._write_class_tables(folder)
-        self._write_checks(folder)
+
+    def tables(self) -> Iterator[results.Table]:
+        yield from self._accuracy_table()
+        yield from self._certificates_table()
+        yield from self._class_tables()
+        yield from self._checks_tables()
 
     def _write_figures(self, folder: results.Folder) -> None:
         folder.figure(
@@ -228,7 +230,7 @@ class Audit(results.Result):
                 alt="Bars of the commonest pairs of label and adversarial prediction",
             )
 
-    def _write_accuracy(self, folder: results.Folder) -> None:
+    def _accuracy_table(self) -> Iterator[results.Table]:
         n = len(self.names)
         rows: list[tuple[object, ...]] = []
         for norm in self.norms:
@@ -240,7 +242,7 @@ class Audit(results.Result):
                         s = share(right, n)
                         line = (attack, right, n, s.value, s.low, s.high)
                         rows.append((norm.norm, eps, norm.text(eps), *line))
-        folder.table(
+        yield results.Table(
             "accuracy.csv",
             ("norm", "eps", "eps_text", "attack", "right", "n", "accuracy", "low", "high"),
             rows,
@@ -249,7 +251,7 @@ class Audit(results.Result):
             "step (FGSM); random noise.",
         )
 
-    def _write_certificates(self, folder: results.Folder) -> None:
+    def _certificates_table(self) -> Iterator[results.Table]:
         """One row for each picture and norm: what is needed to verify an adversarial example."""
 
         def finite(value: Tensor) -> object:
@@ -283,7 +285,7 @@ class Audit(results.Result):
                         norm.sha256[i],
                     )
                 )
-        folder.table(
+        yield results.Table(
             "certificates.csv",
             header.split(),
             rows,
@@ -299,7 +301,7 @@ class Audit(results.Result):
         norm = self.norms[0]
         return f"{norm.name} eps {norm.text(norm.half_eps)}"
 
-    def _write_class_tables(self, folder: results.Folder) -> None:
+    def _class_tables(self) -> Iterator[results.Table]:
         rows = []
         for row in self.class_rows:
             s = share(row.robust, row.n)
@@ -308,7 +310,7 @@ class Audit(results.Result):
             shrunk = (row.shrunk, row.low, row.high)
             rows.append((self.classes[row.label], *counts, *shrunk, predicted))
         header = "class n clean_right right wilson_low wilson_high shrunk low high predicted"
-        folder.table(
+        yield results.Table(
             "classes.csv",
             header.split(),
             rows,
@@ -316,7 +318,7 @@ class Audit(results.Result):
             "right under attack (at most) with Wilson interval, the share shrunk towards that of "
             "all classes with credible interval, and the adversarial predictions.",
         )
-        folder.table(
+        yield results.Table(
             "confusions.csv",
             ("class", "predicted", "pictures", "second_choice"),
             (
@@ -327,8 +329,8 @@ class Audit(results.Result):
             "predicted as which other, and for how many of them that was the second choice.",
         )
 
-    def _write_checks(self, folder: results.Folder) -> None:
-        folder.table(
+    def _checks_tables(self) -> Iterator[results.Table]:
+        yield results.Table(
             "checks.csv",
             ("check", "verdict", "value", "limit", "what", "remedy"),
             (
@@ -369,7 +371,7 @@ class Audit(results.Result):
                     ),
                     (norm.norm, "left by both, fooled by the black box", a.eps, *black_box),
                 ]
-        folder.table(
+        yield results.Table(
             "convergence.csv",
             ("norm", "what", "eps_or_steps", "pictures", "value"),
             rows,

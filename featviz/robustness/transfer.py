@@ -14,7 +14,7 @@ made for. Beside each rate is the same rate for random noise of the same size.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
@@ -112,7 +112,9 @@ class Transfer(results.Result):
             "the same size.",
             alt="Bars of the share of adversarial pictures that still fool under each condition",
         )
-        folder.table(
+
+    def tables(self) -> Iterator[results.Table]:
+        yield results.Table(
             "transfer.csv",
             ("source", "judge", "fooled", "n", "rate", "low", "high", "noise_rate"),
             [tuple("" if v is None else v for v in row) for row in self.rows()],

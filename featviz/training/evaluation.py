@@ -92,7 +92,9 @@ class EvalResult(results.Result):
             "and least often. Both with Wilson's 95% interval.",
             alt="Decreasing curve of accuracy by class, and the best and worst classes by name",
         )
-        folder.table(
+
+    def tables(self) -> Iterator[results.Table]:
+        yield results.Table(
             "classes.csv",
             ("class", "pictures", "top1", "low", "high", "top5", "mistaken_for", "times"),
             [self._row(label) for label in self.per_class],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import astuple, dataclass, fields
 from typing import TYPE_CHECKING, ClassVar
@@ -96,7 +96,9 @@ class TrainResult(results.Result):
             alt="Two line plots over epochs: the loss decreases, the accuracy increases",
         )
         self._write_kernels(folder)
-        folder.table(
+
+    def tables(self) -> Iterator[results.Table]:
+        yield results.Table(
             "history.csv",
             [f.name for f in fields(Epoch)],
             [astuple(e) for e in self.epochs],

@@ -63,8 +63,21 @@ def test_a_misspelt_number_is_a_mistake_that_loses_nothing(
         ("attack", "--steps", "5"),
         ("corrupt", "--names", "fog,contrast", "--severities", "1,2,3,4,5", "--count", "3"),
         pytest.param(
-            ("audit", "--count", "3", "--steps", "10", "--norm", "linf", "--check-steps", "2")
-            + ("--queries", "0", "--parts", "transfer,diagnosis"),
+            (
+                "audit",
+                "--count",
+                "3",
+                "--steps",
+                "10",
+                "--norm",
+                "linf",
+                "--check-steps",
+                "2",
+                "--queries",
+                "0",
+                "--parts",
+                "transfer,diagnosis",
+            ),
             marks=pytest.mark.long,
         ),
     ],

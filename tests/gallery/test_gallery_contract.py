@@ -32,7 +32,7 @@ class Note(results.Result):
 
     def write(self, folder: results.Folder) -> None:
         folder.figure("plot.svg", self.plot(), caption="A plot.", alt="Plot", units=["conv1:2"])
-        folder.table("rows.csv", ("unit", "norm"), [("conv1:2", 1.5)], caption="Rows.")
+        folder.table(results.Table("rows.csv", ("unit", "norm"), [("conv1:2", 1.5)], "Rows."))
 
     def plot(self) -> Figure:
         return Figure(figsize=(2, 1))

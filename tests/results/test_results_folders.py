@@ -45,7 +45,8 @@ class Toy(results.Result):
             pixelated=True,
         )
         folder.figure("units/b.svg", self.plot(), caption="A line.", alt="line")
-        folder.table("t.csv", ("a", "b"), [(1, 'say "x", y'), (2, "z")], caption="Two rows.")
+        rows = [(1, 'say "x", y'), (2, "z")]
+        folder.table(results.Table("t.csv", ("a", "b"), rows, "Two rows."))
         folder.arrays("x.npz", {"x": np.arange(3)}, caption="Three numbers.")
         folder.warn("said while writing")
 
@@ -272,7 +273,7 @@ class Several(Toy):
         return {"conv1:2": toy(0.25), "conv1:3": toy(0.75)}
 
     def write(self, folder: results.Folder) -> None:
-        folder.table("own.csv", ("a",), [(1,)], caption="Own.")
+        folder.table(results.Table("own.csv", ("a",), [(1,)], "Own."))
 
 
 def test_parts_are_written_into_folders_of_their_own_and_listed(tmp_path: Path) -> None:
