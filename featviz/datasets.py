@@ -10,13 +10,11 @@ import hashlib
 import io
 import math
 import os
-import sys
-import tarfile
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
@@ -24,9 +22,11 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
-from featviz import decoding, images
+from featviz import archives, decoding, images
 from featviz.decoding import Prepared
 from featviz.errors import BadPicture, UserError, public
+from featviz.labels import LabelReport, report_labels
+from featviz.listing import NOTHING, LeftOut, list_pictures
 from featviz.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
@@ -47,7 +47,8 @@ class Pictures:
 
     root: the folder, tar file or list that was opened
     paths: one name a picture, relative to the root ("n02099601/dog.jpg")
-    folders: the class folder of each picture, or "" where there is none
+    folders: the class folder of each picture (or its label in a list), "" where there is none
+    left_out: what else was there when they were listed
 
     Pictures that are no files (drawn, in memory) are subclasses that override `open`, or `prepare`
     where their values are not 8 bits.
@@ -56,6 +57,7 @@ class Pictures:
     root: Path
     paths: tuple[str, ...]
     folders: tuple[str, ...]
+    left_out: LeftOut = field(default=NOTHING, kw_only=True, compare=False)
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -82,13 +84,11 @@ class Pictures:
     @cached_property
     def state(self) -> str:
         """Hash of the files' sizes and times of change: other pictures under the same names."""
-        base = self._base
-        archive = self.root.suffix == ".tar"
         digest = hashlib.sha256()
-        for place in [self.root] if archive else (base / path for path in self.paths):
+        for place in dict.fromkeys(self._place(row)[0] for row in range(len(self))):
             try:
                 found = os.stat(place)
-            except OSError:
+            except (OSError, ValueError):  # a name with NUL
                 digest.update(b"-")
             else:
                 digest.update(b"%d %d;" % (found.st_size, found.st_mtime_ns))
@@ -100,23 +100,29 @@ class Pictures:
 
     def content(self, row: int) -> bytes:
         """The bytes of picture `row`'s file. Raises BadPicture."""
-        path = self.paths[row]
+        file, member = self._place(row)
         try:
-            if self.root.suffix != ".tar":
-                return (self._base / path).read_bytes()
-            start, size = _members(self.root, self.root.stat().st_mtime_ns)[path]
-            with self.root.open("rb") as archive:
-                archive.seek(start)
-                return archive.read(size)
+            return archives.read(file, member) if member else file.read_bytes()
         except KeyError:
             raise BadPicture(f"{self.where(row)}: no such file in the archive") from None
         except FileNotFoundError:
             raise BadPicture(f"{self.where(row)}: no such file; check the path") from None
         except PermissionError:
             raise BadPicture(f"{self.where(row)}: not allowed to read this file") from None
-        except OSError as error:
-            why = error.strerror or error
+        except (OSError, ValueError) as error:
+            why = getattr(error, "strerror", None) or error
             raise BadPicture(f"{self.where(row)} cannot be read ({why})") from None
+
+    def _place(self, row: int) -> tuple[Path, str]:
+        """The file that holds picture `row`; its name in there if that is an archive, else ""."""
+        path = self.paths[row]
+        if archives.is_archive(self.root) and not self.root.is_dir():
+            return self.root, path
+        shard, _, member = path.partition("/")
+        archive = self._base / shard
+        if archives.is_archive(archive) and archive.is_file():
+            return archive, member
+        return self._base / path, ""
 
     @property
     def files(self) -> bool:
@@ -126,9 +132,8 @@ class Pictures:
 
     def where(self, row: int) -> str:
         """A picture's file, as messages name it."""
-        if self.root.suffix == ".tar":
-            return f"{self.root}:{self.paths[row]}"
-        return str(self._base / self.paths[row])
+        file, member = self._place(row)
+        return f"{file}:{member}" if member else str(file)
 
     def open(self, row: int) -> Image.Image:
         """Picture `row` as an upright 8-bit RGB pillow image. Raises BadPicture."""
@@ -168,9 +173,33 @@ class Pictures:
         return self if count >= len(self) else self.select(evenly(len(self), count))
 
     def labels(self, model: Model) -> tuple[int | None, ...]:
-        """The model's class for each picture, by its folder's name (a synset or a class name)."""
-        known = {folder: model.find_class(folder) for folder in self.classes}
-        return tuple(known.get(folder) for folder in self.folders)
+        """The model's class for each picture, by its folder or label: synset, name or index."""
+        return self.label_report(model).labels
+
+    def label_report(self, model: Model, skipped: Sequence[Skipped] = ()) -> LabelReport:
+        """How the class folders (or labels of a list) fit the classes of a model.
+
+        skipped: pictures that could not be read, for the report's `unreadable`
+        """
+        report = report_labels(
+            self.folders,
+            self._inner_folders,
+            self.left_out,
+            model=model.name,
+            synsets=model.synsets,
+            classes=model.classes,
+        )
+        if not skipped:
+            return report
+        return report.with_unreadable([s.path for s in skipped], skipped[0].reason)
+
+    @property
+    def _inner_folders(self) -> dict[str, str]:
+        """Folders of the second level, each with the path of the folder around it."""
+        if not self.root.is_dir():
+            return {}
+        split = (path.split("/", 2) for path in self.paths)
+        return {parts[1]: str(self.root / parts[0]) for parts in split if len(parts) > 2}
 
 
 def evenly(count: int, most: int) -> list[int]:
@@ -181,39 +210,23 @@ def evenly(count: int, most: int) -> list[int]:
 
 @public
 def open_pictures(path: str | Path) -> Pictures:
-    """List the pictures of a folder (class folders or flat), a .tar, a .txt list, or one file.
+    """List the pictures of a folder, an archive, a list, or one file.
 
     Args:
-        path: A list holds one path a line, relative to the list, with the class behind a tab if
-            there is one.
+        path: A folder, whose folders of the first level are the classes, or a flat one. A .tar or
+            .zip, or several: a folder of them, or "part-{000..003}.tar"; classes are folders, or
+            stand in .cls and .json files beside the pictures (WebDataset). A list (.txt, .csv,
+            .tsv, .jsonl, .parquet) of paths and labels, relative to its own folder or, where
+            nothing is found there, to the working directory.
 
     Returns:
-        The data set; sorted by path for folders, in the stored order for tars and lists.
+        The data set; sorted by path for folders, in the stored order for archives and lists.
 
     Raises:
         UserError: There is nothing that can be read.
     """
-    root = Path(path)
-    if not root.exists():
-        raise UserError(f"{root}: no such file or folder; --data takes a folder of pictures")
-    if root.is_dir():
-        pairs = list(_walk(root))
-    elif root.suffix == ".tar":
-        try:
-            names = [n for n in _members(root, root.stat().st_mtime_ns) if _is_picture(n)]
-        except (tarfile.TarError, OSError) as error:
-            raise UserError(f"{root} is not a tar that can be read ({error})") from None
-        pairs = [(name, sys.intern(Path(name).parent.name)) for name in names]
-    elif root.suffix == ".txt":
-        lines = root.read_text(encoding="utf-8", errors="replace").splitlines()
-        split = (line.partition("\t") for line in lines if line.strip())
-        pairs = [(name.strip(), sys.intern(label.strip())) for name, _, label in split]
-    else:
-        return Pictures(root.parent, (root.name,), ("",))
-    if not pairs:
-        kinds = ", ".join(sorted(images.SUFFIXES))
-        raise UserError(f"{root} holds no pictures ({kinds}); give a folder that does")
-    return Pictures(root, tuple(p for p, _ in pairs), tuple(c for _, c in pairs))
+    listed = list_pictures(path)
+    return Pictures(listed.root, listed.paths, listed.folders, left_out=listed.left_out)
 
 
 def in_memory(pictures: Tensor, labels: Sequence[str] | None = None) -> Pictures:
@@ -260,48 +273,6 @@ class _Tensors(Pictures):
     def shown(self, row: int, side: int) -> Tensor:
         plain = Preprocessing.of(side, channels=self.tensor.shape[1])
         return images.visible(self.read(row, plain))
-
-
-def _walk(
-    root: Path, inside: str = "", above: tuple[tuple[int, int], ...] = ()
-) -> Iterator[tuple[str, str]]:
-    """(path, class folder) of the pictures below a folder, by path; a million need little room.
-
-    above: the folders that led here, so that a link to one of them is not followed for ever
-    """
-    try:
-        found = os.stat(root / inside)
-        here = (found.st_dev, found.st_ino)
-        if here in above:
-            return
-        with os.scandir(root / inside) as entries:
-            there = sorted(entries, key=lambda entry: entry.name)
-    except OSError as error:
-        # Its pictures would be left out without a word.
-        why = error.strerror or error
-        raise UserError(
-            f"{root / inside} cannot be read ({why}); its pictures would be missing, so make it "
-            "readable or move it away"
-        ) from None
-    folder = sys.intern(inside.rpartition("/")[2])
-    for entry in there:
-        path = f"{inside}/{entry.name}" if inside else entry.name
-        if entry.is_dir():
-            yield from _walk(root, path, (*above, here))
-        elif _is_picture(entry.name) and entry.is_file():
-            yield path, folder
-
-
-@lru_cache(maxsize=4)
-def _members(archive: Path, changed: int) -> dict[str, tuple[int, int]]:
-    """Where the files of a tar begin and how long they are, by name, in its order."""
-    with tarfile.open(archive, "r:") as tar:
-        return {m.name: (m.offset_data, m.size) for m in tar if m.isfile()}
-
-
-def _is_picture(name: str) -> bool:
-    name = name.rpartition("/")[2]
-    return os.path.splitext(name)[1].lower() in images.SUFFIXES and not name.startswith(".")
 
 
 class Batch(NamedTuple):
@@ -431,7 +402,13 @@ class LabeledPictures:
     """(N,) class indices; None without labels"""
     data: Pictures | None
     """where they were read from"""
-    warnings: tuple[str, ...]
+    label_report: LabelReport | None
+    """how the folders of the data set fit the model's classes"""
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What does not fit, a sentence each."""
+        return self.label_report.warnings if self.label_report is not None else ()
 
     @property
     def data_name(self) -> str:
@@ -470,23 +447,15 @@ def read_labeled(
             rows = evenly(len(batch), count)
             batch, known = batch[rows], None if known is None else known[rows]
         names = tuple(f"picture {i + 1}" for i in range(len(batch)))
-        return LabeledPictures(names, batch, known, None, ())
-    warnings = []
-    labeled = [i for i, label in enumerate(pictures.labels(model)) if label is not None]
-    if labeled and len(labeled) < len(pictures):
-        warnings.append(
-            f"{len(pictures) - len(labeled)} of {len(pictures)} pictures are left out: their "
-            f"folders are no classes of {model.name}"
-        )
+        return LabeledPictures(names, batch, known, None, None)
+    report = pictures.label_report(model)
+    labeled = [i for i, label in enumerate(report.labels) if label is not None]
     data = pictures.select(labeled) if labeled else pictures
     data = data.spread(count) if count else data
     data, batch, skipped = read_all(data, model.preprocessing)
-    if skipped:
-        warnings.append(f"{len(skipped)} pictures could not be read, first {skipped[0].reason}")
-    found = [label for label in data.labels(model) if label is not None]
-    return LabeledPictures(
-        data.paths, batch, torch.tensor(found) if labeled else None, data, tuple(warnings)
-    )
+    found = torch.tensor(data.labels(model)) if labeled else None
+    report = pictures.label_report(model, skipped)
+    return LabeledPictures(data.paths, batch, found, data, report)
 
 
 def class_indices(model: Model, labels: Sequence[int | str] | Tensor, count: int) -> Tensor:

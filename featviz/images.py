@@ -29,7 +29,9 @@ MAX_PIXELS = 178_000_000
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 """pillow's modes by the number of channels"""
 
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm"})
+SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif"})
+SUFFIXES |= {".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm"}
+"""endings of pictures, in lower case"""
 
 # catch_warnings is not safe across threads, and pictures are opened by several.
 _opening = threading.Lock()

@@ -26,6 +26,7 @@ from featviz.corruptions.mce import (
     MeanCorruptionError,
     mean_corruption_error,
 )
+from featviz.labels import LabelReport
 from featviz.statistics import Share, percentiles, resampled_means, share
 
 if TYPE_CHECKING:
@@ -62,6 +63,8 @@ class Corruptions(results.Result):
     example_row: int
     example_clean: Tensor
     seconds: float
+    label_report: LabelReport | None = None
+    """how the data's folders fit the classes; None for a tensor"""
 
     @property
     def title(self) -> str:

@@ -130,6 +130,7 @@ def corruption_table(
         example_row=row,
         example_clean=example,
         seconds=time.perf_counter() - started,
+        label_report=given.label_report,
     )
     return replace(result, warnings=(*given.warnings, *corruption_warnings(result)))
 

@@ -311,6 +311,7 @@ def _result(
         precision={"search": clean.precision, "judge": "float32"},
         seconds=clean.work.seconds,
         resumed=clean.work.kept.found,
+        label_report=labeled.label_report,
     )
 
 

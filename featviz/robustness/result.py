@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, ClassVar
 from torch import Tensor
 
 from featviz import results
+from featviz.labels import LabelReport
 from featviz.robustness import figures
 from featviz.robustness.masking import Check
 from featviz.robustness.norm_audit import (
@@ -70,6 +71,8 @@ class Audit(results.Result):
     seconds: float
     resumed: int
     """pieces of work that an earlier, interrupted run had finished"""
+    label_report: LabelReport | None = None
+    """how the data's folders fit the classes; None for a tensor"""
 
     @property
     def title(self) -> str:

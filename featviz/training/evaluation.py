@@ -14,7 +14,8 @@ from torch import Tensor
 
 from featviz import results
 from featviz.datasets import Pictures, Skipped, batches, open_pictures
-from featviz.errors import UserError, public
+from featviz.errors import public
+from featviz.labels import LabelReport, no_labels
 from featviz.models.model import Model
 from featviz.models.precision import choose_precision, has_bfloat16, in_precision
 from featviz.statistics import Share, share
@@ -38,6 +39,8 @@ class EvalResult(results.Result):
     """(N,): the right class of each picture that counts"""
     predictions: Tensor
     """(N, 5): the most likely classes, best first"""
+    label_report: LabelReport | None = None
+    """how the data's folders fit the classes"""
 
     @cached_property
     def hits(self) -> Tensor:
@@ -140,17 +143,13 @@ def evaluate(
     """
     started = time.perf_counter()
     pictures = data if isinstance(data, Pictures) else open_pictures(data)
-    known = pictures.labels(model)
-    rows = [row for row, label in enumerate(known) if label is not None]
-    strange = sorted({f for f, k in zip(pictures.folders, known, strict=True) if k is None})
+    report = pictures.label_report(model)
+    rows = [row for row, label in enumerate(report.labels) if label is not None]
     if not rows:
-        raise UserError(
-            f"no folder of {pictures.root} is named after a class of {model.name} (the first: "
-            f"{strange[0] or '.'!r}); name them by synset or class name, or give --classes"
-        )
+        raise no_labels(report, pictures.root, model.name)
     chosen = choose_precision(precision, lambda: has_bfloat16(model.device))
     counted = pictures.select(rows)
-    truth = torch.tensor([known[row] for row in rows])
+    truth = torch.tensor([report.labels[row] for row in rows])
     skipped: list[Skipped] = []
 
     def labeled() -> Iterator[tuple[Tensor, Tensor]]:
@@ -168,6 +167,7 @@ def evaluate(
 
     with in_precision(model, model.blank(), chosen) as forward:
         labels, predictions = predict(forward, labeled())
+    report = pictures.label_report(model, skipped)
     return EvalResult(
         origin=results.origin(
             model,
@@ -175,7 +175,8 @@ def evaluate(
             started=started,
             data=pictures,
         ),
-        warnings=_warnings(len(pictures) - len(rows), strange, skipped),
+        warnings=report.warnings,
+        label_report=report,
         model_name=model.name,
         classes=model.classes,
         labels=labels,
@@ -205,18 +206,3 @@ def hits(labels: Tensor, predictions: Tensor) -> Tensor:
     """(N, 2) bool: the label is the first prediction, is among all of them."""
     found = predictions == labels[:, None]
     return torch.stack([found[:, 0], found.any(1)], dim=1)
-
-
-def _warnings(foreign: int, folders: list[str], skipped: list[Skipped]) -> tuple[str, ...]:
-    warnings = []
-    if foreign:
-        warnings.append(
-            f"{foreign} pictures do not count: their folders are no classes of the model "
-            f"({', '.join(folders[:3])}{' ...' if len(folders) > 3 else ''})"
-        )
-    if skipped:
-        warnings.append(
-            f"{len(skipped)} pictures could not be read and do not count; the first: "
-            f"{skipped[0].reason}"
-        )
-    return tuple(warnings)

@@ -223,8 +223,9 @@ def test_pictures_are_read_with_the_labels_of_the_model(folder: Path) -> None:
     assert read.pictures.shape == (2, 3, 2, 2)
     assert read.labels is not None
     assert read.labels.tolist() == [2, 2]
-    assert "4 of 7 pictures are left out" in read.warnings[0]
-    assert "1 pictures could not be read" in read.warnings[1]
+    assert read.warnings[0] == "2 of 3 classes of m have no picture: tabby, bus"
+    assert "4 of 7 pictures do not count" in read.warnings[1]
+    assert "1 pictures could not be read" in read.warnings[2]
     assert read.data_name == "data"
 
 
