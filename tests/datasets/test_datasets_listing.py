@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import io
-import json
 import os
 import tarfile
-import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
-import pytest
 import torch
 
 from featviz import images
-from featviz.datasets import Pictures, open_pictures, read_all
-from featviz.errors import BadPicture, UserError
+from featviz.datasets import Pictures, open_pictures
 
 
 def png(value: int = 128) -> bytes:
