@@ -13,6 +13,7 @@ from featviz import images
 from featviz.datasets import Pictures, open_pictures, read_labeled
 from featviz.errors import UserError
 from featviz.models.model import Model
+from featviz.preprocessing import Preprocessing
 
 
 def save(path: Path, value: float = 0.5) -> None:
@@ -22,7 +23,7 @@ def save(path: Path, value: float = 0.5) -> None:
 
 def model_of(*classes: tuple[str, str]) -> Model:
     net = nn.Sequential(nn.Flatten(), nn.Linear(12, len(classes)))
-    return Model(net, name="m", input_size=2, classes=classes)
+    return Model(net, name="m", preprocessing=Preprocessing.of(2), classes=classes)
 
 
 @pytest.fixture
@@ -73,7 +74,7 @@ def test_a_renamed_class_folder_is_said_first(tmp_path: Path) -> None:
     model = Model(
         nn.Sequential(nn.Flatten(), last),
         name="m",
-        input_size=8,
+        preprocessing=Preprocessing.of(8),
         classes=[("", "black"), ("", "white")],
     )
     for name in ("black/a.png", "white/a.png"):

@@ -12,6 +12,7 @@ import torch
 
 from featviz import images
 from featviz.datasets import Pictures, open_pictures
+from featviz.preprocessing import Preprocessing
 
 
 def png(value: int = 128) -> bytes:
@@ -38,7 +39,10 @@ def tar_of(path: Path, files: Mapping[str, bytes]) -> Path:
 
 
 def values(pictures: Pictures) -> list[int]:
-    return [round(float(pictures.read(row, 4).mean()) * 255) for row in range(len(pictures))]
+    return [
+        round(float(pictures.read(row, Preprocessing.of(4)).mean()) * 255)
+        for row in range(len(pictures))
+    ]
 
 
 def test_classes_are_the_folders_of_the_first_level(tmp_path: Path) -> None:
