@@ -74,6 +74,7 @@ _LAZY_EXPORTS = {
     "read_image": "featviz.images",
     "read_picture": "featviz.images",
     "sample_pictures": "featviz.samples",
+    "shape_bias": "featviz.robustness.shape_bias",
     "sigma_zero": "featviz.attacks.sigma_zero",
     "spatial": "featviz.attacks.spatial",
     "square": "featviz.attacks.square",
@@ -152,6 +153,7 @@ if TYPE_CHECKING:
     from featviz.neighbors.find import find_neighbors as find_neighbors
     from featviz.preprocessing import Preprocessing as Preprocessing
     from featviz.robustness.audit import audit as audit
+    from featviz.robustness.shape_bias import shape_bias as shape_bias
     from featviz.robustness.transfer import transfer_matrix as transfer_matrix
     from featviz.samples import sample_pictures as sample_pictures
     from featviz.training.evaluation import evaluate as evaluate
