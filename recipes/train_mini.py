@@ -133,7 +133,7 @@ def export(result: TrainResult, validation: Path, out: Path) -> None:
         file,
         dtype=torch.float16,
         top1=f"{reached.top1.value:.4f}",
-        top5=f"{reached.top5.value:.4f}",
+        top5=f"{reached.top_k.value:.4f}",
         recipe=f"recipes/train_mini.py, {result.epochs[-1].epoch} epochs",
         data="Tiny ImageNet",
         date=datetime.now(UTC).date().isoformat(),

@@ -13,6 +13,13 @@ from featviz.types import AutoPrecision
 def eval(
     *,
     data: options.Data = None,
+    top: Annotated[int, typer.Option("--top", min=1, help="k of top-k accuracy.")] = 5,
+    ten_crop: Annotated[
+        bool,
+        typer.Option(
+            "--ten-crop", help="Average ten crops of each picture, as the AlexNet paper does."
+        ),
+    ] = False,
     batch_size: Annotated[
         int, typer.Option("--batch-size", min=1, help="Pictures computed at once.")
     ] = 64,
@@ -23,7 +30,9 @@ def eval(
     model: options.ModelOptions,
     output: options.CheckedOutput,
 ) -> None:
-    """Count how often a model is right: top-1, top-5, each with its 95% interval, and each class.
+    """Count how often a model is right, over all and by class, and how sure it is.
+
+    Top-1, top-5 and calibration error come with their 95% intervals.
 
     --data holds one folder a class, named by synset or class name; without it the bundled sample
     pictures are classified.
@@ -38,6 +47,12 @@ def eval(
     net = model.load()
     with output.progress() as progress:
         result = evaluate(
-            net, open_data(data), batch_size=batch_size, precision=precision, progress=progress
+            net,
+            open_data(data),
+            top=top,
+            ten_crop=ten_crop,
+            batch_size=batch_size,
+            precision=precision,
+            progress=progress,
         )
     output.finish(result, folder)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from featviz.attacks import losses
-from featviz.corruptions.apply import CORRUPTIONS, corrupt
+from featviz.corruptions import CORRUPTIONS, corrupt
 from featviz.errors import UserError
 from featviz.models.frozen import frozen
 from featviz.models.precision import in_precision

@@ -13,7 +13,7 @@ from __future__ import annotations
 import csv
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
@@ -106,7 +106,9 @@ class ShapeBias(results.Result):
             "people were (Geirhos et al. 2019).",
             alt="Dot plot of the shape bias for each category",
         )
-        folder.table(
+
+    def tables(self) -> Iterator[results.Table]:
+        yield results.Table(
             "shape-bias.csv",
             ("category", "shape", "texture", "other", "bias", "low", "high"),
             [self._row(k) for k in range(len(self.categories))],
@@ -114,7 +116,7 @@ class ShapeBias(results.Result):
         )
         words = self.categories
         columns = (self.shapes.tolist(), self.textures.tolist(), self.decided.tolist())
-        folder.table(
+        yield results.Table(
             "decisions.csv",
             ("stimulus", "shape", "texture", "decision"),
             [
@@ -201,8 +203,7 @@ def shape_bias(
     with frozen(model), torch.no_grad():
         for batch in batches(
             counted,
-            resize=model.resize,
-            crop=model.input_size,
+            model.preprocessing,
             batch_size=batch_size,
             skipped=skipped,
         ):

@@ -1,24 +1,32 @@
-"""`evaluate(model, pictures)`: top-1 and top-5 with their intervals, over all and by class."""
+"""`evaluate(model, pictures)`: how often a model is right, and how far its confidence is true.
+
+In: labeled pictures. Out: top-1 and top-k with their intervals, and the calibration.
+
+    Krizhevsky et al., "ImageNet Classification with Deep Convolutional Neural Networks", 2012, for
+        the ten crops
+"""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 
 from featviz import results
 from featviz.datasets import Pictures, Skipped, batches, open_pictures
-from featviz.errors import public
+from featviz.errors import UserError, public
 from featviz.labels import LabelReport, no_labels
 from featviz.models.model import Model
 from featviz.models.precision import choose_precision, has_bfloat16, in_precision
+from featviz.preprocessing import Preprocessing, shown
 from featviz.statistics import Share, share
+from featviz.training.calibration import Calibration
 from featviz.training.figures import draw_classes
 from featviz.types import AutoPrecision, Progress
 
@@ -38,14 +46,26 @@ class EvalResult(results.Result):
     labels: Tensor
     """(N,): the right class of each picture that counts"""
     predictions: Tensor
-    """(N, 5): the most likely classes, best first"""
+    """(N, k): the most likely classes, best first; k is 5 unless another `top` was asked for"""
+    confidences: Tensor
+    """(N,) probability of the most likely class"""
     label_report: LabelReport | None = None
     """how the data's folders fit the classes"""
 
     @cached_property
     def hits(self) -> Tensor:
-        """(N, 2) bool: the label is the most likely class, is among the five most likely."""
+        """(N, 2) bool: the label is the most likely class, is among the k most likely."""
         return hits(self.labels, self.predictions)
+
+    @property
+    def top(self) -> int:
+        """How many of the most likely classes `top_k` counts."""
+        return self.predictions.shape[1]
+
+    @cached_property
+    def calibration(self) -> Calibration:
+        """Whether the model is right as often as it is sure."""
+        return Calibration(self.confidences, self.hits[:, 0])
 
     @property
     def top1(self) -> Share:
@@ -53,18 +73,18 @@ class EvalResult(results.Result):
         return share(int(self.hits[:, 0].sum()), len(self.labels))
 
     @property
-    def top5(self) -> Share:
-        """Pictures whose right class is among the five most likely."""
+    def top_k(self) -> Share:
+        """Pictures whose right class is among the k most likely."""
         return share(int(self.hits[:, 1].sum()), len(self.labels))
 
     @cached_property
     def per_class(self) -> dict[int, tuple[Share, Share]]:
-        """Top-1 and top-5 of each class that occurs, by its index."""
+        """Top-1 and top-k of each class that occurs, by its index."""
         table = {}
         for label in self.labels.unique().tolist():
             mine = self.hits[self.labels == label]
-            first, five = mine.sum(0).tolist()
-            table[label] = (share(first, len(mine)), share(five, len(mine)))
+            first, within = mine.sum(0).tolist()
+            table[label] = (share(first, len(mine)), share(within, len(mine)))
         return table
 
     def mistaken_for(self, label: int) -> tuple[int, int] | None:
@@ -78,13 +98,17 @@ class EvalResult(results.Result):
         return f"Accuracy of {self.model_name}"
 
     def numbers(self) -> dict[str, results.Number]:
-        return {
-            "top-1": self.top1.number("the most likely class is right"),
-            "top-5": self.top5.number("the right class is among the five most likely"),
+        found = {"top-1": self.top1.number("the most likely class is right")}
+        if self.top > 1:
+            found[f"top-{self.top}"] = self.top_k.number(
+                f"the right class is among the {self.top} most likely"
+            )
+        return found | {
             "pictures": results.Number(len(self.labels), "", "that counted"),
             "classes": results.Number(
                 len(self.per_class), "", f"that occur, of {len(self.classes)}"
             ),
+            **self.calibration.numbers(),
         }
 
     def write(self, folder: results.Folder) -> None:
@@ -95,21 +119,29 @@ class EvalResult(results.Result):
             "and least often. Both with Wilson's 95% interval.",
             alt="Decreasing curve of accuracy by class, and the best and worst classes by name",
         )
+        folder.figure(
+            "reliability.svg",
+            self.calibration.plot(),
+            caption="Reliability diagram. Above: of the predictions of similar confidence, how "
+            "many are right, with Wilson's 95% interval; on the dotted line the model is as often "
+            "right as it is sure. Below: how many predictions have which confidence.",
+            alt="Accuracy against confidence, and a histogram of the confidences",
+        )
 
     def tables(self) -> Iterator[results.Table]:
         yield results.Table(
             "classes.csv",
-            ("class", "pictures", "top1", "low", "high", "top5", "mistaken_for", "times"),
+            ("class", "pictures", "top1", "low", "high", f"top{self.top}", "mistaken_for", "times"),
             [self._row(label) for label in self.per_class],
-            caption="Each class: top-1 with its 95% interval, top-5, and the wrong class most "
+            caption="Each class: top-1 with its 95% interval, top-k, and the wrong class most "
             "often predicted.",
         )
 
     def _row(self, label: int) -> tuple[Any, ...]:
-        first, five = self.per_class[label]
+        first, within = self.per_class[label]
         other = self.mistaken_for(label)
         wrong = (self.classes[other[0]], other[1]) if other else ("", 0)
-        shares = [round(v or 0.0, 4) for v in (first.value, first.low, first.high, five.value)]
+        shares = [round(v or 0.0, 4) for v in (first.value, first.low, first.high, within.value)]
         return self.classes[label], first.n, *shares, *wrong
 
     def plot(self) -> Figure:
@@ -122,11 +154,13 @@ def evaluate(
     model: Model,
     data: str | Path | Pictures,
     *,
+    top: int = 5,
+    ten_crop: bool = False,
     batch_size: int = 64,
     precision: AutoPrecision = "float32",
     progress: Progress | None = None,
 ) -> EvalResult:
-    """Top-1 and top-5 of a model on pictures in class folders, with 95% intervals.
+    """Top-1, top-k and calibration of a model on pictures in class folders, with 95% intervals.
 
     Pictures that cannot be read, or whose folder is no class of the model, do not count and are
     named in the warnings.
@@ -134,12 +168,16 @@ def evaluate(
     Args:
         model: The classifier.
         data: Folders named by synset or class name; pictures are resized and cropped for the model.
+        top: k of top-k; at most one less than there are classes.
+        ten_crop: Average the probabilities of ten crops: the four corners and the center of the
+            resized picture, and their mirror images (Krizhevsky et al. 2012). Takes ten passes a
+            picture, and a model whose pictures are resized to more than its input size.
         batch_size: Pictures a forward pass.
         precision: "float32", "bfloat16", or "auto": bfloat16 where the processor computes in it.
         progress: Called with (pictures done, all pictures, text).
 
     Raises:
-        UserError: No picture is left.
+        UserError: No picture is left, `top` is below 1, or there is no room for ten crops.
     """
     started = time.perf_counter()
     pictures = data if isinstance(data, Pictures) else open_pictures(data)
@@ -150,14 +188,18 @@ def evaluate(
     chosen = choose_precision(precision, lambda: has_bfloat16(model.device))
     counted = pictures.select(rows)
     truth = torch.tensor([report.labels[row] for row in rows])
+    preprocessing = _around_crops(model) if ten_crop else model.preprocessing
+    if top < 1:
+        raise UserError(f"top is {top}: it counts the most likely classes, 1 or more")
+    top = max(1, min(top, len(model.classes) - 1))
     skipped: list[Skipped] = []
 
     def labeled() -> Iterator[tuple[Tensor, Tensor]]:
         done = 0
         for batch in batches(
             counted,
-            model.preprocessing,
-            batch_size=batch_size,
+            preprocessing,
+            batch_size=max(1, batch_size // 10) if ten_crop else batch_size,
             skipped=skipped,
         ):
             yield batch.images.to(model.device), truth[list(batch.rows)]
@@ -166,12 +208,18 @@ def evaluate(
                 progress(done, len(counted), "classifying")
 
     with in_precision(model, model.blank(), chosen) as forward:
-        labels, predictions = predict(forward, labeled())
+        run = partial(_mean_of_crops, forward, model.input_size) if ten_crop else forward
+        found = predict(run, labeled(), top=top)
     report = pictures.label_report(model, skipped)
     return EvalResult(
         origin=results.origin(
             model,
-            parameters={"batch_size": batch_size, "precision": precision},
+            parameters={
+                "top": top,
+                "ten_crop": ten_crop,
+                "batch_size": batch_size,
+                "precision": precision,
+            },
             started=started,
             data=pictures,
         ),
@@ -179,27 +227,76 @@ def evaluate(
         label_report=report,
         model_name=model.name,
         classes=model.classes,
-        labels=labels,
-        predictions=predictions,
+        labels=found.labels,
+        predictions=found.classes,
+        confidences=found.confidences,
     )
+
+
+def _around_crops(model: Model) -> Preprocessing:
+    """The whole resized square, from which ten crops are taken."""
+    own = model.preprocessing
+    tall, wide = (own.resize,) * 2 if isinstance(own.resize, int) else own.resize
+    height, width = own.size
+    if tall <= height and wide <= width:
+        raise UserError(
+            f"{model.name} reads pictures at {shown(own.size)} pixels without a margin, so there "
+            "are no ten different crops; give a larger --resize"
+        )
+    return replace(own, size=(max(tall, height), max(wide, width)))
+
+
+def _mean_of_crops(
+    forward: Callable[[Tensor], Tensor], size: tuple[int, int], pictures: Tensor
+) -> Tensor:
+    """Log of the mean probability (B, classes) over ten crops of each picture."""
+    views = ten_crops(pictures, size)
+    probabilities = forward(views.flatten(0, 1)).float().softmax(1)
+    return probabilities.unflatten(0, views.shape[:2]).mean(0).log()
+
+
+def ten_crops(pictures: Tensor, size: tuple[int, int]) -> Tensor:
+    """(10, N, C, height, width): corners and center of pictures (N, C, H, W), and mirrored."""
+    height, width = size
+    down, right = pictures.shape[-2] - height, pictures.shape[-1] - width
+    corners = ((0, 0), (0, right), (down, 0), (down, right), (round(down / 2), round(right / 2)))
+    crops = torch.stack([pictures[..., y : y + height, x : x + width] for y, x in corners])
+    return torch.cat([crops, crops.flip(-1)])
+
+
+class Predicted(NamedTuple):
+    """What a model said of labeled pictures."""
+
+    labels: Tensor
+    """(N,)"""
+    classes: Tensor
+    """(N, k) the most likely ones, best first"""
+    confidences: Tensor
+    """(N,) probability of the most likely class"""
 
 
 @torch.inference_mode()
 def predict(
-    forward: Callable[[Tensor], Tensor], labeled: Iterable[tuple[Tensor, Tensor]]
-) -> tuple[Tensor, Tensor]:
-    """Labels (N,) and the five most likely classes (N, 5), best first, of all batches.
+    forward: Callable[[Tensor], Tensor],
+    labeled: Iterable[tuple[Tensor, Tensor]],
+    *,
+    top: int = 5,
+) -> Predicted:
+    """The most likely classes of all batches.
 
     Args:
         forward: Pictures to logits (B, classes).
         labeled: (pictures, labels) of each batch.
+        top: How many classes.
     """
-    labels, predictions = [], []
+    labels, predictions, confidences = [], [], []
     for pictures, right in labeled:
-        logits = forward(pictures).float().cpu()
-        predictions.append(logits.topk(min(5, logits.shape[1]), dim=1).indices)
+        probabilities = forward(pictures).double().cpu().softmax(1)
+        highest = probabilities.topk(min(top, probabilities.shape[1]), dim=1)
+        predictions.append(highest.indices)
+        confidences.append(highest.values[:, 0].float())
         labels.append(right)
-    return torch.cat(labels), torch.cat(predictions)
+    return Predicted(torch.cat(labels), torch.cat(predictions), torch.cat(confidences))
 
 
 def hits(labels: Tensor, predictions: Tensor) -> Tensor:

@@ -353,10 +353,10 @@ class _Run:
         if self.tested is None:
             return None, None
         self.net.eval()
-        labels, predictions = predict(
+        found = predict(
             lambda pictures: self.forward(self.net, pictures), self._labeled(self.tested)
         )
-        top1, top5 = hits(labels, predictions).double().mean(0).tolist()
+        top1, top5 = hits(found.labels, found.classes).double().mean(0).tolist()
         return top1, top5
 
     def _labeled(self, examples: Examples) -> Iterator[tuple[Tensor, Tensor]]:

@@ -58,7 +58,7 @@ def test_the_accuracy_it_states_is_reached(
         [*command, "--split", "val", "--per-class", "5"], check=True, capture_output=True
     )
     result = evaluate(mini, tmp_path / "val")
-    for share, stated in ((result.top1, "top1"), (result.top5, "top5")):
+    for share, stated in ((result.top1, "top1"), (result.top_k, "top5")):
         assert share.n == 1000
         low, high = binomtest(share.hits, share.n).proportion_ci(0.999, method="wilson")
         assert low < float(file.metadata[stated]) < high

@@ -10,10 +10,12 @@ from PIL import Image
 from torch import nn
 
 from featviz.errors import UserError
+from featviz.models.load import load
 from featviz.models.model import Model
+from featviz.preprocessing import Preprocessing
 from featviz.results import read_result
 from featviz.statistics import share
-from featviz.training.evaluation import evaluate
+from featviz.training.evaluation import evaluate, ten_crops
 
 GRAYS = (
     ("n00000001", "black"),
@@ -75,7 +77,7 @@ def data(tmp_path: Path) -> Path:
 def test_top1_and_top5_are_those_counted_by_hand(model: Model, data: Path) -> None:
     result = evaluate(model, data)
     assert (result.top1.hits, result.top1.n) == (5, 12)
-    assert (result.top5.hits, result.top5.n) == (8, 12)
+    assert (result.top_k.hits, result.top_k.n) == (8, 12)
     once, within = result.per_class[1]
     assert (once.hits, once.n, within.hits) == (3, 4, 4)
     once, within = result.per_class[5]
@@ -121,3 +123,50 @@ def test_the_result_folder_says_what_was_counted(model: Model, data: Path, tmp_p
     lines = (folder / "classes.csv").read_text().splitlines()
     assert lines[1].startswith('"dark, dim",4,0.75,')
     assert lines[3] == "white,6,0.3333,0.0968,0.7,0.3333,black,4"
+
+
+def test_ten_crops_are_torchvisions(generator: torch.Generator) -> None:
+    load("resnet18")  # makes torchvision importable beside a CPU build of torch
+    from torchvision.transforms.functional import ten_crop
+
+    picture = torch.rand(2, 3, 13, 16, generator=generator)
+    ours = ten_crops(picture, (8, 10))
+    theirs = torch.stack(ten_crop(picture, [8, 10]))
+    for crop in ours:  # the order is another one; the mean does not depend on it
+        assert any(torch.equal(crop, other) for other in theirs)
+    assert len({crop.numpy().tobytes() for crop in ours}) == 10
+
+
+def test_ten_crops_average_probabilities(model: Model, tmp_path: Path) -> None:
+    """A picture whose left half is white: crops see different shares of it."""
+    picture = Image.new("RGB", (12, 12))
+    picture.paste((255, 255, 255), (0, 0, 5, 12))
+    (tmp_path / "gray").mkdir()
+    picture.save(tmp_path / "gray" / "half.png")
+    wider = Model(
+        model.net,
+        name="brightness",
+        preprocessing=Preprocessing.of(8, resize=12),
+        aliases={"logits": "logits"},
+        classes=list(GRAYS),
+    )
+    found = evaluate(wider, tmp_path, ten_crop=True)
+    # White columns seen: 5 of 8 at the left, 1 at the right, 3 in the center; mirrored the same.
+    seen = torch.tensor([5 / 8, 1 / 8, 5 / 8, 1 / 8, 3 / 8], dtype=torch.double)
+    c = torch.arange(6, dtype=torch.double) / 5
+    expected = (2 * c * seen[:, None] - c**2).softmax(1).mean(0)
+    assert float(found.confidences[0]) == pytest.approx(float(expected.max()), rel=1e-5)
+    assert int(found.predictions[0, 0]) == int(expected.argmax())
+    with pytest.raises(UserError, match="no ten different crops"):
+        evaluate(model, tmp_path, ten_crop=True)
+
+
+def test_top_k_counts_k_classes(model: Model, data: Path) -> None:
+    assert evaluate(model, data, top=1).predictions.shape[1] == 1
+    three = evaluate(model, data, top=3)
+    assert set(three.numbers()) >= {"top-1", "top-3"}
+    # Of the two darkest gray's twelve, bright's two and white's four wrong ones lie beyond 3.
+    assert three.top_k.hits == 6
+    assert evaluate(model, data, top=50).top == 5  # all classes would be right every time
+    with pytest.raises(UserError, match="1 or more"):
+        evaluate(model, data, top=0)
