@@ -251,8 +251,9 @@ def _mean_of_crops(
 ) -> Tensor:
     """Log of the mean probability (B, classes) over ten crops of each picture."""
     views = ten_crops(pictures, size)
-    probabilities = forward(views.flatten(0, 1)).float().softmax(1)
-    return probabilities.unflatten(0, views.shape[:2]).mean(0).log()
+    probabilities: Tensor = forward(views.flatten(0, 1)).float().softmax(1)
+    mean: Tensor = probabilities.unflatten(0, views.shape[:2]).mean(0)  # type: ignore[no-untyped-call]
+    return mean.log()
 
 
 def ten_crops(pictures: Tensor, size: tuple[int, int]) -> Tensor:
