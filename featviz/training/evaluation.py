@@ -252,7 +252,7 @@ def _mean_of_crops(
     """Log of the mean probability (B, classes) over ten crops of each picture."""
     views = ten_crops(pictures, size)
     probabilities: Tensor = forward(views.flatten(0, 1)).float().softmax(1)
-    mean: Tensor = probabilities.unflatten(0, views.shape[:2]).mean(0)  # type: ignore[no-untyped-call]
+    mean: Tensor = probabilities.unflatten(0, views.shape[:2]).mean(0)
     return mean.log()
 
 
