@@ -10,8 +10,12 @@ from __future__ import annotations
 import difflib
 import functools
 import inspect
+import os
 from collections.abc import Callable, Iterable
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
+
+from featviz.arguments import Refused, accept, parameter_types
+from featviz.memory import lacks_memory, shortage
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
@@ -37,8 +41,13 @@ def nearest(name: str, names: Iterable[str], most: int = 3) -> str:
 
 
 def public(function: Callable[_P, _R]) -> Callable[_P, _R]:
-    """Decorate a public function: a misspelt option is a UserError that names the nearest one."""
-    known = inspect.signature(function).parameters
+    """Decorate a public function: its arguments are compared with their types and bounds.
+
+    A misspelt option is a UserError that names the nearest one, a value that its parameter does not
+    accept is one that says what it accepts, and lack of memory one that says which option helps.
+    """
+    signature = inspect.signature(function)
+    known = signature.parameters
     assert all(p.kind is not inspect.Parameter.VAR_KEYWORD for p in known.values())
 
     @functools.wraps(function)
@@ -46,9 +55,39 @@ def public(function: Callable[_P, _R]) -> Callable[_P, _R]:
         for name in options:
             if name not in known:
                 raise UserError(f"{function.__name__} has no option {name!r}{nearest(name, known)}")
-        return function(*args, **options)
+        try:
+            given = signature.bind(*args, **options)
+        except TypeError:  # raised again with the function's own text
+            return function(*args, **options)
+        kinds = parameter_types(function)
+        for name, value in given.arguments.items():
+            given.arguments[name] = check_value(name, value, kinds[name])
+        try:
+            return function(*given.args, **given.kwargs)
+        except (MemoryError, RuntimeError, ValueError, OSError) as error:
+            if not lacks_memory(error):
+                raise
+            raise UserError(shortage(error, known)) from error
 
     return checked
+
+
+def check_value(name: str, value: Any, kind: Any) -> Any:
+    """The value as the type `kind` has it (`featviz.arguments`). Raises UserError."""
+    try:
+        return accept(name, value, kind)
+    except Refused as refused:
+        raise UserError(str(refused)) from None
+
+
+def check_fields(settings: Any) -> None:
+    """For `__post_init__` of settings: compare each field with its type. Raises UserError."""
+    made_by: Callable[..., Any] = type(settings)
+    for name, kind in parameter_types(made_by).items():
+        value = getattr(settings, name)
+        taken = check_value(name, value, kind)
+        if taken is not value:
+            object.__setattr__(settings, name, taken)
 
 
 def halved_batch(size: int, group: int, error: BaseException) -> int:
@@ -58,12 +97,30 @@ def halved_batch(size: int, group: int, error: BaseException) -> int:
         BaseException: `error` itself, where it is of another kind.
         UserError: A batch of one group is too large.
     """
-    texts = ("not enough memory", "out of memory", "can't allocate")
-    if not isinstance(error, MemoryError) and not any(text in str(error) for text in texts):
+    if not lacks_memory(error):
         raise error
     if size == group:
-        raise UserError(
-            f"not enough memory for {group} picture{'s' * (group > 1)} at a time; make "
-            "pictures smaller (size), or take an earlier layer"
-        ) from None
+        raise _too_large(group) from None
     return max(group, size // 2 // group * group)
+
+
+def fitting_batch(size: int, group: int, each: int) -> int:
+    """The largest batch size up to `size`, in whole groups, that this machine's memory can hold.
+
+    Args:
+        each: Bytes that one picture takes at least.
+
+    Raises:
+        UserError: A batch of one group does not fit.
+    """
+    most = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // each
+    if most < group:
+        raise _too_large(group)
+    return min(size, most // group * group)
+
+
+def _too_large(group: int) -> UserError:
+    return UserError(
+        f"not enough memory for {group} picture{'s' * (group > 1)} at a time; make pictures "
+        "smaller (size), or take an earlier layer"
+    )

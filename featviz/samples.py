@@ -12,10 +12,11 @@ import zlib
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 
+from featviz.arguments import Bounds
 from featviz.datasets import Pictures
 from featviz.errors import UserError, public
 from featviz.images import open_image
@@ -60,7 +61,7 @@ class SamplePictures(Pictures):
 
 
 @public
-def sample_pictures(per_kind: int = PER_KIND) -> SamplePictures:
+def sample_pictures(per_kind: Annotated[int, Bounds(1, 1000)] = PER_KIND) -> SamplePictures:
     """The bundled data set, in class folders.
 
     Args:

@@ -22,10 +22,10 @@ from featviz.atlas.metrics import NEIGHBORS, is_among, map_neighbors, map_qualit
 from featviz.datasets import evenly
 from featviz.errors import UserError, public
 from featviz.neighbors.exact import build_index
+from featviz.types import Most, Progress, Seed
 
 if TYPE_CHECKING:
     from featviz.embedding.store import Store
-    from featviz.types import Progress
 
 MOST = 20_000
 """pictures on the maps; of more an even sample is shown"""
@@ -38,8 +38,8 @@ def align_maps(
     *,
     how: How = "start",
     layout: LayoutSettings = LayoutSettings(),
-    most: int = MOST,
-    seed: int = 0,
+    most: Most = MOST,
+    seed: Seed = 0,
     progress: Progress | None = None,
 ) -> AlignedMaps:
     """Lay out two stores of the same pictures so that their maps can be compared.

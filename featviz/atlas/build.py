@@ -27,13 +27,13 @@ from featviz.atlas.thumbnails import read_thumbnails
 from featviz.datasets import evenly
 from featviz.errors import BadPicture, UserError, public
 from featviz.neighbors.exact import build_index
+from featviz.types import Most, Progress, Seed, Seeds
 
 if TYPE_CHECKING:
     from featviz.datasets import Pictures
     from featviz.embedding.store import Store
     from featviz.models.model import Model
     from featviz.neighbors.exact import Index
-    from featviz.types import Progress
 
 Icons = Literal["sample", "synthetic", "both"]
 
@@ -61,9 +61,9 @@ def build_atlas(
     icon_side: int | Sequence[int] = 10,
     icon: IconSettings = IconSettings(),
     layout: LayoutSettings = LayoutSettings(),
-    seeds: int = 1,
-    most: int = MOST,
-    seed: int = 0,
+    seeds: Seeds = 1,
+    most: Most = MOST,
+    seed: Seed = 0,
     checkpoint: str | Path | None = None,
     progress: Progress | None = None,
 ) -> Atlas:
@@ -167,13 +167,9 @@ def build_atlas(
 
 
 def _check(icons: str, sides: Sequence[int], seeds: int, most: int) -> None:
-    if icons not in ("sample", "synthetic", "both"):
-        raise UserError(f"unknown icons {icons!r}; take sample, synthetic or both")
     wrong = [side for side in sides if not 1 <= side <= MOST_SIDE]
     if wrong:
         raise UserError(f"{wrong[0]} squares a side; there are 1 to {MOST_SIDE}")
-    if seeds < 1 or most < 2:
-        raise UserError(f"seeds {seeds}, most {most}: seeds is 1 or more, most 2 or more")
 
 
 def _checked_store(

@@ -15,12 +15,13 @@ import time
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import torch
 from torch import Tensor
 
 from featviz import results
+from featviz.arguments import Bounds
 from featviz.atlas.build import Icons, build_atlas, cell_effects, check_model
 from featviz.atlas.cells import cell_means
 from featviz.atlas.class_result import ClassAtlas
@@ -30,11 +31,11 @@ from featviz.atlas.layout import LayoutSettings
 from featviz.errors import BadPicture, UserError, public
 from featviz.models.frozen import frozen
 from featviz.models.layers import activations
+from featviz.types import Most, Progress, Seed
 
 if TYPE_CHECKING:
     from featviz.embedding.store import Store
     from featviz.models.model import Model
-    from featviz.types import Progress
 
 Among = Literal["attribution", "class"]
 
@@ -55,12 +56,12 @@ def build_class_atlas(
     target: int | str,
     *,
     among: Among = "attribution",
-    side: int = SIDE,
-    most: int = MOST,
+    side: Annotated[int, Bounds(1, 500)] = SIDE,
+    most: Most = MOST,
     icons: Icons = "both",
     icon: IconSettings = IconSettings(),
     layout: LayoutSettings = LayoutSettings(perplexity=20.0),
-    seed: int = 0,
+    seed: Seed = 0,
     checkpoint: str | Path | None = None,
     progress: Progress | None = None,
 ) -> ClassAtlas:

@@ -32,17 +32,17 @@ from torch import Tensor
 from featviz.atlas.cells import RIDGE, mean_row, unit_rows, whiten
 from featviz.atlas.levels import CellMatch, SyntheticIcons
 from featviz.embedding.pieces import pool
-from featviz.errors import UserError
+from featviz.errors import UserError, check_fields
 from featviz.maximization.batches import Stopped, Task, optimize_tasks
 from featviz.maximization.objectives import Objective
 from featviz.maximization.settings import Settings, canvas, settings_for
 from featviz.models.layers import activations
+from featviz.types import BatchSize, Power, Progress, Rate, Restarts, Side, Steps
 
 if TYPE_CHECKING:
     from featviz.atlas.grid import Grid
     from featviz.models.model import Layer, Model
     from featviz.neighbors.exact import Index
-    from featviz.types import Progress
 
 SLOPE = 0.1
 """of a ReLU below zero, while an icon is optimized"""
@@ -53,29 +53,24 @@ _FLOOR = 0.1
 class IconSettings:
     """How synthetic icons are made. Raises UserError for a value out of range."""
 
-    steps: int = 128
+    steps: Steps = 128
     """of the optimization, as published; 512 are harsher rather than clearer"""
-    power: float = 4.0
+    power: Power = 4.0
     """of the cosine (the published notebook's): 0 rewards the projection alone, a larger power also
     that nothing else is active"""
-    ridge: float | None = RIDGE
+    ridge: Rate | None = RIDGE
     """of the whitening, see `featviz.atlas.cells.whiten`; None: the centered means themselves"""
-    restarts: int = 1
+    restarts: Restarts = 1
     """icons made of each cell, from different starts; that with the best clean score is kept"""
-    size: int | None = None
+    size: Side | None = None
     """of the pictures in pixels; default: by the layer's receptive field"""
-    batch_size: int | None = None
+    batch_size: BatchSize | None = None
     """pictures optimized, and kept in the checkpoint, together; default 16"""
     settings: Settings | None = None
     """of the optimization, in place of those for the layer with `steps`"""
 
     def __post_init__(self) -> None:
-        counts = (self.steps, self.restarts, self.batch_size or 1)
-        if min(counts) < 1 or self.power < 0 or (self.ridge is not None and self.ridge <= 0):
-            raise UserError(
-                f"steps {self.steps}, restarts {self.restarts}, power {self.power:g}, ridge "
-                f"{self.ridge}: steps and restarts are 1 or more, power 0 or more, ridge above 0"
-            )
+        check_fields(self)
 
 
 def synthetic_icons(

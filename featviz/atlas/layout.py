@@ -12,22 +12,23 @@ import importlib.metadata
 import importlib.util
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import torch
 from torch import Tensor
 
+from featviz.arguments import Bounds
 from featviz.atlas import peers, tsne
 from featviz.atlas.affinities import affinities
 from featviz.atlas.graph import Graph, build_graph, neighbors_wanted
 from featviz.datasets import evenly
-from featviz.errors import UserError, nearest
+from featviz.errors import UserError, check_fields, nearest
 from featviz.models.load import resolve_device
 from featviz.neighbors.exact import Index, build_index
+from featviz.types import Perplexity, Progress, Steps, Tries
 
 if TYPE_CHECKING:
     from featviz.embedding.store import Store
-    from featviz.types import Progress
 
 START_SPREAD = 1e-4
 SHAKE = 0.1
@@ -48,14 +49,14 @@ _LEARNED = 20_000
 
 @dataclass(frozen=True)
 class LayoutSettings:
-    """How a map is laid out. Raises UserError for unknown methods and values below 1."""
+    """How a map is laid out. Raises UserError for a value out of range."""
 
-    perplexity: float = 30.0
+    perplexity: Perplexity = 30.0
     """about how many neighbors each row tries to keep, 5 to 100; at most (N - 1) / 3"""
-    steps: tuple[int, int] | None = None
+    steps: tuple[Tries, Steps] | None = None
     """with early exaggeration (forms the clusters), then without (settles them); default 50 and
     950, for a preview 50 and 150, for other libraries' methods 250 and 750"""
-    exaggeration: float | None = None
+    exaggeration: Annotated[float, Bounds(1, 100)] | None = None
     """of the second part. 1 is plain t-SNE, the default below 100,000 rows; 4, the default from
     there on, draws clusters tighter"""
     method: str = "auto"
@@ -64,6 +65,7 @@ class LayoutSettings:
     fewer neighbors"""
 
     def __post_init__(self) -> None:
+        check_fields(self)
         method, package = self.method, peers.PACKAGES.get(self.method)
         if method not in METHODS:
             raise UserError(
@@ -73,11 +75,6 @@ class LayoutSettings:
         if package is not None and importlib.util.find_spec(package) is None:
             raise UserError(
                 f"{method} is not installed; pip install {method}, or take another method"
-            )
-        if self.perplexity < 1 or (self.exaggeration is not None and self.exaggeration < 1):
-            raise UserError(
-                f"perplexity {self.perplexity:g}, exaggeration {self.exaggeration}: both are 1 or "
-                "more"
             )
 
 

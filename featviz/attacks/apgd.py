@@ -20,21 +20,29 @@ picture of the ball that is farthest along the best gradient, which is exact on 
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import torch
 from torch import Tensor
 
+from featviz.arguments import Bounds
 from featviz.attacks import losses, projections
 from featviz.attacks.evaluation import Batch, Evaluation
 from featviz.attacks.linear_estimate import linear_estimate
 from featviz.attacks.loop import run_attack
-from featviz.attacks.options import AttackOptions, Classifier, check_batch_size, check_labels
-from featviz.attacks.pgd import BallAttack, check_steps, first_pictures
+from featviz.attacks.options import (
+    AttackOptions,
+    Classifier,
+    check_batch_size,
+    check_labels,
+    check_norm,
+)
+from featviz.attacks.pgd import BallAttack, first_pictures
 from featviz.attacks.result import AttackResult
 from featviz.errors import UserError, nearest, public
 from featviz.images import check_pictures
 from featviz.models.frozen import frozen
+from featviz.types import Steps
 
 LOSSES = ("ce", "dlr", "margin")
 _RISES = 0.75  # rho: the share of steps of a window that must raise the loss
@@ -49,7 +57,7 @@ def apgd(
     *,
     eps: float | Tensor,
     norm: str = "linf",
-    steps: int = 100,
+    steps: Steps = 100,
     loss: str = "ce",
     random_start: bool = True,
     starts: Tensor | None = None,
@@ -71,7 +79,7 @@ def apgd(
     Raises:
         UserError: An argument is out of range.
     """
-    check_steps(norm, steps)
+    check_norm(norm)
     if loss not in LOSSES:
         raise UserError(f"unknown loss {loss!r}{nearest(loss, LOSSES)}; take ce, dlr or margin")
     attack = AutoPGD(
@@ -97,8 +105,8 @@ def apgd_targeted(
     *,
     eps: float | Tensor,
     norm: str = "linf",
-    steps: int = 100,
-    targets: int = 9,
+    steps: Steps = 100,
+    targets: Annotated[int, Bounds(1, 1000)] = 9,
     options: AttackOptions = AttackOptions(),
 ) -> AttackResult:
     """APGD with the targeted DLR loss, towards one class after the other until one succeeds.
@@ -113,10 +121,8 @@ def apgd_targeted(
 
     Other arguments as for `pgd`.
     """
-    check_steps(norm, steps)
+    check_norm(norm)
     options.refuse("apgd-t", "targeted", "restarts")
-    if targets < 1:
-        raise UserError(f"targets is {targets}; take 1 or more")
     pictures = check_pictures(pictures, channels=None)
     labels = check_labels(labels, len(pictures)).to(pictures.device)
     rows = torch.arange(len(pictures), device=pictures.device)

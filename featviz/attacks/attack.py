@@ -5,13 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import torch
 from torch import Tensor
 
 import featviz
 from featviz import images, results
+from featviz.arguments import Bounds
 from featviz.attacks.evaluation import classify
 from featviz.attacks.methods import METHODS, Method, find_method
 from featviz.attacks.options import AttackOptions, check_norm
@@ -20,7 +21,7 @@ from featviz.attacks.result import AttackResult
 from featviz.datasets import class_indices
 from featviz.errors import UserError, public
 from featviz.models.frozen import frozen
-from featviz.types import AutoPrecision, Progress
+from featviz.types import AutoPrecision, BatchSize, Progress, Restarts, Seed, Steps
 
 if TYPE_CHECKING:
     from featviz.models.model import Model
@@ -38,14 +39,14 @@ def attack(
     *,
     method: str = "pgd",
     norm: str | None = None,
-    eps: float | None = None,
+    eps: Annotated[float, Bounds(0, 1e6)] | None = None,
     target: int | str | None = None,
-    steps: int | None = None,
-    step_size: float | None = None,
-    restarts: int = 1,
-    seed: int = 0,
+    steps: Steps | None = None,
+    step_size: Annotated[float, Bounds(0, 10, above=True)] | None = None,
+    restarts: Restarts = 1,
+    seed: Seed = 0,
     names: Sequence[str] | None = None,
-    batch_size: int = 4,
+    batch_size: BatchSize = 4,
     precision: AutoPrecision = "float32",
     progress: Progress | None = None,
 ) -> AttackResult:

@@ -6,10 +6,12 @@ Croce & Hein 2020 (arXiv:2003.01690); the package is pyautoattack
 from __future__ import annotations
 
 import importlib.util
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
+from featviz.arguments import Bounds
 from featviz.attacks.external import external_attack
 from featviz.attacks.options import AttackOptions, Classifier, check_batch_size, check_norm
 from featviz.attacks.result import AttackResult
@@ -24,7 +26,7 @@ def autoattack(
     pictures: Tensor,
     labels: Tensor,
     *,
-    eps: float,
+    eps: Annotated[float, Bounds(0, 1e6)],
     norm: str = "linf",
     version: str = "standard",
     options: AttackOptions = AttackOptions(),

@@ -12,10 +12,12 @@ level. The published steps leave [0, 1]; these are the nearest points of the hyp
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
+from featviz.arguments import Bounds
 from featviz.attacks import losses, projections
 from featviz.attacks.evaluation import Attack, Batch, Evaluation
 from featviz.attacks.half_spaces import nearest
@@ -23,7 +25,8 @@ from featviz.attacks.loop import run_attack
 from featviz.attacks.minimal import bisect
 from featviz.attacks.options import AttackOptions, Classifier, check_norm
 from featviz.attacks.result import AttackResult, choose_rows
-from featviz.errors import UserError, public
+from featviz.errors import public
+from featviz.types import Steps
 
 _OVERSHOOT = 0.02
 _HALVINGS = 10
@@ -36,8 +39,8 @@ def deepfool(
     labels: Tensor,
     *,
     norm: str = "l2",
-    steps: int = 50,
-    candidates: int = 10,
+    steps: Steps = 50,
+    candidates: Annotated[int, Bounds(2, 100000)] = 10,
     options: AttackOptions = AttackOptions(),
 ) -> AttackResult:
     """Small changes by DeepFool: the first point past the boundary, in a few steps.
@@ -67,8 +70,8 @@ def superdeepfool(
     pictures: Tensor,
     labels: Tensor,
     *,
-    steps: int = 100,
-    candidates: int = 10,
+    steps: Steps = 100,
+    candidates: Annotated[int, Bounds(2, 100000)] = 10,
     options: AttackOptions = AttackOptions(),
 ) -> AttackResult:
     """Small changes in L2 by SuperDeepFool (m = infinity, n = 1), and ten halvings at the end.
@@ -92,8 +95,6 @@ class Hyperplanes(Attack):
     """The steps of DeepFool."""
 
     def __init__(self, norm: str, steps: int, candidates: int):
-        if steps < 1 or candidates < 2:
-            raise UserError("steps must be 1 or more, and candidates 2 or more")
         self.norm, self.count, self.passes = norm, candidates - 1, steps + 1
 
     def start(self, batch: Batch) -> None:

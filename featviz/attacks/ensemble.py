@@ -15,11 +15,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
 
+from featviz.arguments import Bounds
 from featviz.attacks.apgd import apgd, towards_each
 from featviz.attacks.linear_estimate import linear_estimate
 from featviz.attacks.options import (
@@ -33,10 +34,10 @@ from featviz.attacks.options import (
 from featviz.attacks.pgd import fgsm
 from featviz.attacks.result import AttackResult, together
 from featviz.attacks.square import SQUARE_NORMS, square
-from featviz.errors import UserError, public
+from featviz.errors import public
 from featviz.images import check_pictures
 from featviz.models.frozen import frozen
-from featviz.types import AutoPrecision
+from featviz.types import AutoPrecision, Steps, Tries
 
 STAGES = (
     "fgsm",
@@ -61,9 +62,9 @@ def ensemble(
     *,
     eps: float | Tensor,
     norm: str = "linf",
-    steps: int = 100,
-    targets: int = 9,
-    queries: int = 1000,
+    steps: Steps = 100,
+    targets: Annotated[int, Bounds(0, 1000)] = 9,
+    queries: Tries = 1000,
     options: AttackOptions = AttackOptions(precision="auto"),
 ) -> AttackResult:
     """The strongest attack that featviz has within a fixed ball.
@@ -84,8 +85,6 @@ def ensemble(
     """
     check_norm(norm)
     options.refuse("ensemble", "targeted", "restarts")
-    if steps < 1 or targets < 0 or queries < 0:
-        raise UserError("steps must be 1 or more, targets and queries 0 or more")
     run = _Ensemble(model, pictures, labels, eps, norm, options)
     few, some, short = (max(1, share * steps // 100) for share in (10, 40, 15))
     several = "dlr" if run.found.classes >= 3 else "margin"

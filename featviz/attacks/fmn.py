@@ -16,17 +16,20 @@ takes a hundred steps to shrink to what AlexNets need.
 from __future__ import annotations
 
 import math
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
+from featviz.arguments import Bounds
 from featviz.attacks import losses, projections
 from featviz.attacks.evaluation import Attack, Batch, Evaluation
 from featviz.attacks.loop import run_attack
 from featviz.attacks.minimal import NORMS
 from featviz.attacks.options import AttackOptions, Classifier, check_norm
 from featviz.attacks.result import AttackResult
-from featviz.errors import UserError, public
+from featviz.errors import public
+from featviz.types import Rate, Steps
 
 _FIRST_STEP = {"l0": 1.0, "l1": 1.0, "l2": 1.0, "linf": 10.0}
 
@@ -38,9 +41,9 @@ def fmn(
     labels: Tensor,
     *,
     norm: str,
-    steps: int = 100,
-    first_step: float | None = None,
-    shrink: float = 0.05,
+    steps: Steps = 100,
+    first_step: Rate | None = None,
+    shrink: Annotated[float, Bounds(0, 0.999, above=True)] = 0.05,
     options: AttackOptions = AttackOptions(),
 ) -> AttackResult:
     """The smallest changes by FMN, in L0, L1, L2 or L-infinity.
@@ -69,9 +72,9 @@ def ddn(
     pictures: Tensor,
     labels: Tensor,
     *,
-    steps: int = 100,
-    shrink: float = 0.05,
-    levels: int | None = None,
+    steps: Steps = 100,
+    shrink: Annotated[float, Bounds(0, 0.999, above=True)] = 0.05,
+    levels: Annotated[int, Bounds(2, 65536)] | None = None,
     options: AttackOptions = AttackOptions(),
 ) -> AttackResult:
     """The smallest changes in L2 by DDN.
@@ -88,8 +91,6 @@ def ddn(
         UserError: An argument is out of range.
     """
     options.refuse("ddn", "restarts")
-    if levels is not None and levels < 2:
-        raise UserError(f"levels is {levels}; a picture has 2 or more (256 in 8 bits)")
     attack = DirectionAndNorm(steps, shrink, levels)
     return run_attack(model, attack, pictures, labels, name="ddn", eps=None, options=options)
 
@@ -100,8 +101,6 @@ class _AdaptiveRadius(Attack):
     leaves_at_hit = False
 
     def __init__(self, norm: str, steps: int, shrink: float):
-        if steps < 1 or not 0 < shrink < 1:
-            raise UserError("steps must be 1 or more, and shrink between 0 and 1")
         self.norm, self.steps, self.passes, self.shrink = norm, steps, steps + 1, shrink
 
     def start(self, batch: Batch) -> None:
@@ -123,8 +122,6 @@ class AdaptiveBall(_AdaptiveRadius):
 
     def __init__(self, norm: str, steps: int, length: float, shrink: float):
         super().__init__(norm, steps, shrink)
-        if not 0 < length < float("inf"):
-            raise UserError(f"first_step is {length:g}; it must be above 0")
         self.length = length
 
     def loss(self, seen: Evaluation, batch: Batch, rows: slice) -> tuple[Tensor, Tensor]:

@@ -29,22 +29,6 @@ _KEPT_EVERY = 10
 """steps between two states on disk"""
 
 
-def check_training(
-    steps: int, pictures_per_step: int, held_out: float, momentum: float = 0.0
-) -> None:
-    """Raise UserError for settings of the training that make no sense."""
-    if steps < 1 or pictures_per_step < 1:
-        raise UserError(
-            f"steps is {steps} and pictures_per_step {pictures_per_step}; both must be 1 or more"
-        )
-    if not 0 < held_out < 1:
-        raise UserError(
-            f"held_out is {held_out:g}; it is a share between 0 and 1, and both parts need pictures"
-        )
-    if not 0 <= momentum < 1:
-        raise UserError(f"momentum is {momentum:g}; it must be 0 or more and below 1")
-
-
 @dataclass(frozen=True)
 class HeldOut:
     """Pictures of which some are learned from and the others judged on."""

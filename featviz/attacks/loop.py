@@ -82,8 +82,6 @@ def run_attack(
             f"clean must be the logits or the classes of {count} pictures, got a tensor of shape "
             f"{tuple(clean.shape)}"
         )
-    if options.restarts < 1:
-        raise UserError(f"restarts is {options.restarts}; it must be 1 or more")
     if options.eight_bit:
         pictures = images.quantize(pictures)
     batch_size = check_batch_size(options.batch_size, device)

@@ -24,6 +24,7 @@ from featviz.attacks.options import AttackOptions, Classifier, check_norm, choos
 from featviz.attacks.result import AttackResult
 from featviz.errors import UserError, public
 from featviz.images import check_pictures
+from featviz.types import SearchSteps
 
 NORMS = ("l0", "l1", "l2", "linf")
 FEWEST_STEPS = 10
@@ -36,7 +37,7 @@ def minimal(
     labels: Tensor,
     *,
     norm: str,
-    steps: int = 100,
+    steps: SearchSteps = 100,
     options: AttackOptions = AttackOptions(),
 ) -> AttackResult:
     """The smallest change found in a norm that makes the model err (or reach the labels).
@@ -87,8 +88,6 @@ def plan(steps: int, norm: str = "l2", *, targeted: bool = False, apart: int = 0
     Raises:
         UserError: They are too few.
     """
-    if steps < FEWEST_STEPS:
-        raise UserError(f"steps is {steps}; a smallest change takes {FEWEST_STEPS} passes or more")
     passes = steps - 1 - apart  # one judges what 8 bits hold
     polish = max(3, min(12, steps // 8))
     # The polish needs no gradients: so many are left for the estimate at the clean picture.
@@ -109,7 +108,7 @@ def bisect(
     adversarial: Tensor,
     *,
     norm: str = "l2",
-    steps: int = 10,
+    steps: SearchSteps = 10,
     options: AttackOptions = AttackOptions(),
 ) -> AttackResult:
     """The segment from each picture to an adversarial one, halved towards the picture.
@@ -129,8 +128,6 @@ def bisect(
         UserError: An argument is out of range.
     """
     check_norm(norm, NORMS)
-    if steps < 1:
-        raise UserError(f"steps is {steps}; a segment is halved once or more")
     if adversarial.shape != pictures.shape:
         raise UserError(
             f"adversarial must have the pictures' shape {tuple(pictures.shape)}, "

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
+from featviz.arguments import Bounds
 from featviz.attacks import projections
-from featviz.errors import UserError, nearest
+from featviz.errors import UserError, check_fields, nearest
 from featviz.models import precision as lower_precision
 from featviz.models.frozen import frozen
-from featviz.types import AutoPrecision, Precision, Progress
+from featviz.types import AutoPrecision, BatchSize, Precision, Progress, Restarts, Seed
 
 Classifier = Callable[[Tensor], Tensor]
 """pictures (N, 3, H, W) in [0, 1] to logits (N, classes)"""
@@ -40,14 +42,17 @@ class AttackOptions:
     """
 
     targeted: bool = False
-    restarts: int = 1
+    restarts: Restarts = 1
     eight_bit: bool = False
-    margin: float = 0.0
+    margin: Annotated[float, Bounds(0, 1e6)] = 0.0
     clean: Tensor | None = None
-    seed: int = 0
-    batch_size: int | None = None
+    seed: Seed = 0
+    batch_size: BatchSize | None = None
     precision: AutoPrecision = "float32"
     progress: Progress | None = None
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
     def refuse(self, attack: str, *names: str) -> None:
         """Raise UserError where an option is set that this attack does not have."""

@@ -16,16 +16,16 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from featviz.arguments import Bounds
 from featviz.attacks import projections
 from featviz.attacks.held_out import (
     HeldOut,
     batches_of,
-    check_training,
     clipped_gradient,
     hold_out,
     resumed_steps,
@@ -35,7 +35,7 @@ from featviz.checkpoints import Checkpoint, open_checkpoint
 from featviz.datasets import Pictures
 from featviz.errors import UserError, public
 from featviz.models.frozen import frozen
-from featviz.types import Progress
+from featviz.types import BatchSize, Count, Progress, Rate, Seed, Steps
 
 if TYPE_CHECKING:
     from featviz.models.model import Model
@@ -64,15 +64,15 @@ def patch(
     target: int | str | None = None,
     shape: str = "circle",
     sizes: tuple[float, float] = (0.25, 0.45),
-    rotation: float = 22.5,
-    steps: int = 150,
-    pictures_per_step: int = 16,
-    lr: float = 0.05,
-    clip: float = 9.0,
-    held_out: float = 0.5,
-    count: int | None = None,
-    seed: int = 0,
-    batch_size: int | None = None,
+    rotation: Annotated[float, Bounds(0, 180)] = 22.5,
+    steps: Steps = 150,
+    pictures_per_step: BatchSize = 16,
+    lr: Rate = 0.05,
+    clip: Annotated[float, Bounds(0, 1e6, above=True)] = 9.0,
+    held_out: Annotated[float, Bounds(0.01, 0.99)] = 0.5,
+    count: Count | None = None,
+    seed: Seed = 0,
+    batch_size: BatchSize | None = None,
     checkpoint: str | Path | Checkpoint | None = None,
     progress: Progress | None = None,
 ) -> AdversarialPatch:
@@ -101,8 +101,7 @@ def patch(
     Raises:
         UserError: An argument is out of range.
     """
-    check_training(steps, pictures_per_step, held_out)
-    smallest, largest = _check_outline(shape, sizes, rotation)
+    smallest, largest = _check_outline(shape, sizes)
     task = hold_out(
         model,
         pictures,
@@ -209,7 +208,7 @@ def _adam_step(
     sticker.addcdiv_(mean, spread, value=lr / (1 - 0.9**step)).clamp_(0, 1)
 
 
-def _check_outline(shape: str, sizes: tuple[float, float], rotation: float) -> tuple[float, float]:
+def _check_outline(shape: str, sizes: tuple[float, float]) -> tuple[float, float]:
     if shape not in SHAPES:
         raise UserError(f"unknown shape {shape!r}; take circle or square")
     smallest, largest = (float(size) for size in sizes)
@@ -218,8 +217,6 @@ def _check_outline(shape: str, sizes: tuple[float, float], rotation: float) -> t
             f"sizes are {smallest:g} to {largest:g}; give shares of the picture's side above 0, "
             "the smaller first, at most 0.7 (turned by 45 degrees more does not fit)"
         )
-    if not 0 <= rotation <= 180:
-        raise UserError(f"rotation is {rotation:g}; it is an angle of 0 to 180 degrees")
     return smallest, largest
 
 

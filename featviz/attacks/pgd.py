@@ -14,15 +14,19 @@ the ball within the box; the common "rescale, then clip" is not.
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import torch
 from torch import Tensor
 
+from featviz.arguments import Bounds
 from featviz.attacks import losses, projections
 from featviz.attacks.evaluation import Attack, Batch, Evaluation
 from featviz.attacks.loop import run_attack
 from featviz.attacks.options import AttackOptions, Classifier, check_norm
 from featviz.attacks.result import AttackResult
-from featviz.errors import UserError, public
+from featviz.errors import public
+from featviz.types import Steps
 
 SPARSITY = 0.01
 """the share of the components that a step in L1 moves"""
@@ -58,7 +62,7 @@ def fgsm(
     Raises:
         UserError: An argument is out of range.
     """
-    check_steps(norm)
+    check_norm(norm)
     options.refuse("fgsm", "restarts")
     attack = FarthestPoint(norm, rescale_logits=rescale_logits)
     return run_attack(model, attack, pictures, labels, name="fgsm", eps=eps, options=options)
@@ -72,15 +76,15 @@ def bim(
     *,
     eps: float | Tensor,
     norm: str = "linf",
-    steps: int = 10,
-    step_size: float = 0.2,
+    steps: Steps = 10,
+    step_size: Annotated[float, Bounds(0, 10, above=True)] = 0.2,
     options: AttackOptions = AttackOptions(),
 ) -> AttackResult:
     """FGSM iterated in small steps from the picture itself. Kurakin et al. 2017, section 2.2.
 
     Arguments as for `pgd`, which has a random start in addition.
     """
-    check_steps(norm, steps, step_size)
+    check_norm(norm)
     attack = GradientAscent(norm, steps, step_size, random_start=False)
     return run_attack(model, attack, pictures, labels, name="bim", eps=eps, options=options)
 
@@ -93,9 +97,9 @@ def mi_fgsm(
     *,
     eps: float | Tensor,
     norm: str = "linf",
-    steps: int = 10,
-    step_size: float | None = None,
-    decay: float = 1.0,
+    steps: Steps = 10,
+    step_size: Annotated[float, Bounds(0, 10, above=True)] | None = None,
+    decay: Annotated[float, Bounds(0, 10)] = 1.0,
     options: AttackOptions = AttackOptions(),
 ) -> AttackResult:
     """BIM along a running sum of gradients, each divided by its L1 norm. Dong et al. 2018.
@@ -108,9 +112,7 @@ def mi_fgsm(
 
     Other arguments as for `pgd`.
     """
-    check_steps(norm, steps, step_size)
-    if not 0 <= decay < float("inf"):
-        raise UserError(f"decay {decay:g} is out of range; it is 0 or more, 1 in the paper")
+    check_norm(norm)
     attack = GradientAscent(norm, steps, step_size or 1 / steps, random_start=False, decay=decay)
     return run_attack(model, attack, pictures, labels, name="mi-fgsm", eps=eps, options=options)
 
@@ -123,8 +125,8 @@ def pgd(
     *,
     eps: float | Tensor,
     norm: str = "linf",
-    steps: int = 40,
-    step_size: float | None = None,
+    steps: Steps = 40,
+    step_size: Annotated[float, Bounds(0, 10, above=True)] | None = None,
     random_start: bool = True,
     options: AttackOptions = AttackOptions(),
 ) -> AttackResult:
@@ -150,18 +152,9 @@ def pgd(
     Raises:
         UserError: An argument is out of range.
     """
-    check_steps(norm, steps, step_size)
+    check_norm(norm)
     attack = GradientAscent(norm, steps, step_size, random_start=random_start)
     return run_attack(model, attack, pictures, labels, name="pgd", eps=eps, options=options)
-
-
-def check_steps(norm: str, steps: int = 1, step_size: float | None = None) -> None:
-    """Raise UserError for settings of an iterated attack that make no sense."""
-    check_norm(norm)
-    if steps < 1:
-        raise UserError(f"steps is {steps}; it must be 1 or more")
-    if step_size is not None and not 0 < step_size < float("inf"):
-        raise UserError(f"step_size {step_size:g} must be above 0, in units of eps")
 
 
 class FarthestPoint(Attack):

@@ -21,7 +21,8 @@ from featviz.attacks.loop import run_attack
 from featviz.attacks.options import AttackOptions, Classifier
 from featviz.attacks.projections import column
 from featviz.attacks.result import AttackResult
-from featviz.errors import UserError, public
+from featviz.errors import public
+from featviz.types import Rate, Steps
 
 _SIGMA = 1e-3
 _THRESHOLD, _SPEED = 0.3, 0.01  # at the beginning, and how fast it moves, in units of the step
@@ -34,8 +35,8 @@ def sigma_zero(
     pictures: Tensor,
     labels: Tensor,
     *,
-    steps: int = 1000,
-    first_step: float = 1.0,
+    steps: Steps = 1000,
+    first_step: Rate = 1.0,
     options: AttackOptions = AttackOptions(),
 ) -> AttackResult:
     """The changes of fewest components (a pixel has three) by sigma-zero.
@@ -49,8 +50,6 @@ def sigma_zero(
     Raises:
         UserError: An argument is out of range.
     """
-    if steps < 1 or not 0 < first_step < float("inf"):
-        raise UserError("steps must be 1 or more, and first_step above 0")
     options.refuse("sigma-zero", "restarts")
     attack = SmoothCount(steps, first_step)
     return run_attack(model, attack, pictures, labels, name="sigma-zero", eps=None, options=options)

@@ -15,12 +15,13 @@ from __future__ import annotations
 
 import math
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import torch
 from torch import Tensor
 
 from featviz import results
+from featviz.arguments import Bounds
 from featviz.attacks import projections
 from featviz.attacks.evaluation import classify
 from featviz.attacks.options import check_batch_size, check_labels
@@ -29,7 +30,7 @@ from featviz.errors import UserError, public
 from featviz.images import check_pictures
 from featviz.models.frozen import frozen
 from featviz.resampling import bilinear, pixel_grid
-from featviz.types import Progress
+from featviz.types import BatchSize, Progress, Seed
 
 if TYPE_CHECKING:
     from featviz.models.model import Model
@@ -43,13 +44,13 @@ def spatial(
     pictures: Tensor,
     labels: Tensor,
     *,
-    degrees: float = 30.0,
-    shift: float = 0.1,
-    angles: int = 31,
-    shifts: int = 5,
-    draws: int = 10,
-    seed: int = 0,
-    batch_size: int | None = None,
+    degrees: Annotated[float, Bounds(0, 180)] = 30.0,
+    shift: Annotated[float, Bounds(0, 1)] = 0.1,
+    angles: Annotated[int, Bounds(1, 1000)] = 31,
+    shifts: Annotated[int, Bounds(1, 100)] = 5,
+    draws: Annotated[int, Bounds(1, 1_000_000)] = 10,
+    seed: Seed = 0,
+    batch_size: BatchSize | None = None,
     progress: Progress | None = None,
 ) -> SpatialRobustness:
     """Every picture under turns and shifts: worst of a grid, worst and mean of random ones.
@@ -86,13 +87,6 @@ def spatial(
     if x.shape[-2] != side:
         raise UserError(f"pictures must be square to be turned, got {x.shape[-2]} x {side}")
     y = check_labels(labels, len(x)).to(x.device)
-    if not 0 <= degrees <= 180 or not 0 <= shift <= 1:
-        raise UserError(
-            f"degrees is {degrees:g} and shift {shift:g}; take an angle of 0 to 180 and a share "
-            "of the side"
-        )
-    if angles < 1 or shifts < 1 or draws < 1:
-        raise UserError("angles, shifts and draws must be 1 or more")
     batch_size = check_batch_size(batch_size, model.device)
     x, y = x.to(model.device), y.to(model.device)
     grid = motion_grid(degrees, shift * side, angles, shifts)

@@ -16,17 +16,19 @@ from __future__ import annotations
 import functools
 import math
 from abc import abstractmethod
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
+from featviz.arguments import Bounds
 from featviz.attacks import projections
 from featviz.attacks.evaluation import Attack, Batch, Evaluation
 from featviz.attacks.loop import run_attack
 from featviz.attacks.options import AttackOptions, Classifier, check_norm
 from featviz.attacks.pgd import BallAttack
 from featviz.attacks.result import AttackResult
-from featviz.errors import UserError, public
+from featviz.errors import public
 
 SQUARE_NORMS = ("linf", "l2")
 # Up to which query the share of the picture that a window covers is divided by 2, 4, 8, ...
@@ -42,8 +44,8 @@ def square(
     *,
     eps: float | Tensor,
     norm: str = "linf",
-    queries: int = 1000,
-    p_init: float = 0.8,
+    queries: Annotated[int, Bounds(1, 1_000_000)] = 1000,
+    p_init: Annotated[float, Bounds(0, 1, above=True)] = 0.8,
     rescale_schedule: bool = True,
     options: AttackOptions = AttackOptions(),
 ) -> AttackResult:
@@ -62,10 +64,6 @@ def square(
         UserError: An argument is out of range.
     """
     check_norm(norm, SQUARE_NORMS)
-    if queries < 1:
-        raise UserError(f"queries is {queries}; take 1 or more")
-    if not 0 < p_init <= 1:
-        raise UserError(f"p_init {p_init:g} is out of range; it is a share above 0, at most 1")
     kind = SquareLinf if norm == "linf" else SquareL2
     attack = kind(queries, p_init, rescale_schedule=rescale_schedule)
     return run_attack(model, attack, pictures, labels, name="square", eps=eps, options=options)
@@ -79,7 +77,7 @@ def noise(
     *,
     eps: float | Tensor,
     norm: str = "linf",
-    draws: int = 10,
+    draws: Annotated[int, Bounds(1, 1_000_000)] = 10,
     options: AttackOptions = AttackOptions(),
 ) -> AttackResult:
     """Random noise as large as the ball allows, up to `draws` times: what every attack must beat.
@@ -87,8 +85,6 @@ def noise(
     Signs times eps in L-infinity, a direction of length eps in L2 and L1. Arguments as for `pgd`.
     """
     check_norm(norm)
-    if draws < 1:
-        raise UserError(f"draws is {draws}; take 1 or more")
     attack = RandomNoise(norm, draws)
     return run_attack(model, attack, pictures, labels, name="noise", eps=eps, options=options)
 

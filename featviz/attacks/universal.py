@@ -24,17 +24,17 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import torch
 from torch import Tensor
 
 from featviz import images
+from featviz.arguments import Bounds
 from featviz.attacks import projections
 from featviz.attacks.held_out import (
     HeldOut,
     batches_of,
-    check_training,
     clipped_gradient,
     hold_out,
     resumed_steps,
@@ -47,7 +47,7 @@ from featviz.datasets import Pictures
 from featviz.errors import public
 from featviz.models.frozen import frozen
 from featviz.models.precision import in_bfloat16
-from featviz.types import AutoPrecision, Progress
+from featviz.types import AutoPrecision, BatchSize, Count, Progress, Seed, Steps
 
 if TYPE_CHECKING:
     from featviz.models.model import Model
@@ -63,17 +63,17 @@ def universal(
     pictures: Pictures | Tensor,
     labels: Sequence[int | str] | Tensor | None = None,
     *,
-    eps: float = 10 / 255,
+    eps: Annotated[float, Bounds(0, 1e6, above=True)] = 10 / 255,
     norm: str = "linf",
     target: int | str | None = None,
-    steps: int = 200,
-    pictures_per_step: int = 32,
-    momentum: float = 0.9,
-    clip: float = 9.0,
-    held_out: float = 0.5,
-    count: int | None = None,
-    seed: int = 0,
-    batch_size: int | None = None,
+    steps: Steps = 200,
+    pictures_per_step: BatchSize = 32,
+    momentum: Annotated[float, Bounds(0, 0.999)] = 0.9,
+    clip: Annotated[float, Bounds(0, 1e6, above=True)] = 9.0,
+    held_out: Annotated[float, Bounds(0.01, 0.99)] = 0.5,
+    count: Count | None = None,
+    seed: Seed = 0,
+    batch_size: BatchSize | None = None,
     precision: AutoPrecision = "auto",
     checkpoint: str | Path | Checkpoint | None = None,
     progress: Progress | None = None,
@@ -106,7 +106,6 @@ def universal(
     """
     check_norm(norm, ("linf", "l2"))
     check_eps(eps, norm, 1)
-    check_training(steps, pictures_per_step, held_out, momentum)
     task = hold_out(
         model,
         pictures,

@@ -13,21 +13,22 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import torch
 from torch import Tensor
 
 from featviz import results
+from featviz.arguments import Bounds
 from featviz.attribution import methods as captum_methods
 from featviz.attribution.methods import METHODS
 from featviz.attribution.result import Attributed
 from featviz.errors import UserError, nearest, public
 from featviz.models.frozen import frozen
+from featviz.types import BatchSize, Progress, Seed, Steps
 
 if TYPE_CHECKING:
     from featviz.models.model import Model
-    from featviz.types import Progress
 
 BASELINES = {"mean": "the mean color", "black": "black", "white": "white"}
 LARGE_ERROR = 0.05
@@ -43,12 +44,12 @@ def attribute(
     methods: Sequence[str] = tuple(METHODS),
     layer: str | None = None,
     baseline: str | float = "mean",
-    steps: int = 64,
-    window: float = 1 / 8,
-    stride: float = 1 / 16,
-    batch_size: int = 32,
+    steps: Steps = 64,
+    window: Annotated[float, Bounds(0, 1, above=True)] = 1 / 8,
+    stride: Annotated[float, Bounds(0, 1, above=True)] = 1 / 16,
+    batch_size: BatchSize = 32,
     names: Sequence[str] | None = None,
-    seed: int = 0,
+    seed: Seed = 0,
     progress: Progress | None = None,
 ) -> Attributed:
     """Maps of what a class's logit depends on, one a method and picture.
@@ -90,10 +91,6 @@ def attribute(
     methods = check_methods(methods)
     names = tuple(names or (f"picture {i + 1}" for i in range(len(batch))))
     layer = _layer(model, layer, methods)
-    if not (0 < window <= 1 and 0 < stride <= 1):
-        raise UserError("window and stride are fractions of the picture's side, above 0 to 1")
-    if steps < 1 or batch_size < 1:
-        raise UserError("steps and batch_size must be 1 or more")
     cover = baseline_color(model, baseline).expand_as(batch[:1])
     side = max(1, round(window * batch.shape[-1]))
     hop = min(max(1, round(stride * batch.shape[-1])), side)

@@ -10,6 +10,7 @@ import typer
 
 from featviz.cli import options
 from featviz.cli.embed import SpaceOptions
+from featviz.types import Most, Perplexity, Power, Seeds, Steps
 
 if TYPE_CHECKING:
     from featviz.results import Result
@@ -43,12 +44,12 @@ class IconOptions:
         ),
     ] = "10"
     icon_steps: Annotated[
-        int, typer.Option("--icon-steps", min=1, help="Steps for each synthetic icon.")
+        Steps, typer.Option("--icon-steps", help="Steps for each synthetic icon.")
     ] = 128
     icon_power: Annotated[
-        float,
+        Power,
         typer.Option(
-            "--icon-power", min=0, help="Of the cosine in the icons' objective; 0: projection only."
+            "--icon-power", help="Of the cosine in the icons' objective; 0: projection only."
         ),
     ] = 4.0
 
@@ -89,8 +90,8 @@ class LayoutOptions:
     """How the map is laid out."""
 
     perplexity: Annotated[
-        float,
-        typer.Option("--perplexity", min=1, help="Neighbors that a picture tries to keep."),
+        Perplexity,
+        typer.Option("--perplexity", help="Neighbors that a picture tries to keep."),
     ] = 30.0
     method: Annotated[
         str,
@@ -107,11 +108,11 @@ def atlas(
     view: ViewOptions,
     mapping: LayoutOptions,
     seeds: Annotated[
-        int,
-        typer.Option("--seeds", min=1, help="Maps to make, to see how they depend on seeds."),
+        Seeds,
+        typer.Option("--seeds", help="Maps to make, to see how they depend on seeds."),
     ] = 1,
     most: Annotated[
-        int, typer.Option("--most", min=2, help="Of more pictures an even sample is shown.")
+        Most, typer.Option("--most", help="Of more pictures an even sample is shown.")
     ] = 20_000,
     seed: options.Seed = 0,
     model: options.ModelOptions,

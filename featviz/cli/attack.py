@@ -9,6 +9,7 @@ import typer
 
 from featviz.attacks import methods
 from featviz.cli import options
+from featviz.types import Restarts, Steps
 
 
 def attack(
@@ -41,14 +42,14 @@ def attack(
         ),
     ] = "pgd",
     steps: Annotated[
-        int | None,
+        Steps | None,
         typer.Option(
             "--steps",
             help=f"Gradient steps at most; default: {methods.steps_in_words()}.",
         ),
     ] = None,
     restarts: Annotated[
-        int, typer.Option("--restarts", help="Attempts at most, of pgd and apgd.")
+        Restarts, typer.Option("--restarts", help="Attempts at most, of pgd and apgd.")
     ] = 1,
     diagnosis: Annotated[
         bool, typer.Option("--diagnosis", help="Measure what changes in the network, by layer.")

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from featviz.cli import options
+from featviz.types import Steps
 
 
 def attribute(
@@ -28,7 +29,7 @@ def attribute(
     baseline: Annotated[
         str, typer.Option("--baseline", help="mean, black, white or a gray value from 0 to 1.")
     ] = "mean",
-    steps: Annotated[int, typer.Option("--steps", help="Of integrated gradients.")] = 64,
+    steps: Annotated[Steps, typer.Option("--steps", help="Of integrated gradients.")] = 64,
     seed: options.Seed = 0,
     model: options.ModelOptions,
     output: options.OutputOptions,

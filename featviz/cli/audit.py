@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from featviz.cli import options
+from featviz.types import Count, SearchSteps, Tries
 
 PARTS = "corruptions,universal,transfer,diagnosis"
 
@@ -39,10 +40,10 @@ def audit(
         str, typer.Option("--norm", help="Any of linf, l2, l1, l0, with commas.")
     ] = "linf,l2",
     count: Annotated[
-        int, typer.Option("--count", min=1, help="At most so many pictures, evenly spread.")
+        Count, typer.Option("--count", help="At most so many pictures, evenly spread.")
     ] = 200,
     steps: Annotated[
-        int, typer.Option("--steps", help="Passes of the search for the smallest change.")
+        SearchSteps, typer.Option("--steps", help="Passes of the search for the smallest change.")
     ] = 60,
     check: Annotated[
         str,
@@ -51,10 +52,10 @@ def audit(
         ),
     ] = "apgd",
     check_steps: Annotated[
-        int, typer.Option("--check-steps", help="Of the second attack; 0: no check.")
+        Tries, typer.Option("--check-steps", help="Of the second attack; 0: no check.")
     ] = 30,
     queries: Annotated[
-        int, typer.Option("--queries", help="Of the attack without gradients; 0: none.")
+        Tries, typer.Option("--queries", help="Of the attack without gradients; 0: none.")
     ] = 100,
     parts: Annotated[
         str, typer.Option("--parts", help="Further results, with commas; none: the curves alone.")

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from featviz.cli import options
+from featviz.types import Count
 
 
 def corrupt(
@@ -27,7 +28,7 @@ def corrupt(
         str, typer.Option("--severities", metavar="LIST", help="Of 1,2,3,4,5.")
     ] = "1,2,3,4,5",
     count: Annotated[
-        int, typer.Option("--count", min=1, help="At most so many pictures, evenly spread.")
+        Count, typer.Option("--count", help="At most so many pictures, evenly spread.")
     ] = 200,
     jpeg: Annotated[
         bool,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, TypedDict
 
 import typer
 
+from featviz import types
 from featviz.cli import options
 from featviz.types import AutoPrecision, Progress
 
@@ -34,7 +35,9 @@ ClassNames = Annotated[
         "default: the classes of the model.",
     ),
 ]
-BatchSize = Annotated[int, typer.Option("--batch-size", min=1, help="Pictures a forward pass.")]
+BatchSize = Annotated[
+    types.BatchSize, typer.Option("--batch-size", help="Pictures a forward pass.")
+]
 StoreFolder = Annotated[
     Path | None,
     typer.Option(
@@ -129,7 +132,7 @@ def embed(
         Literal["here", "ray"],
         typer.Option(help="here, or ray: spread over a Ray cluster (RAY_ADDRESS, or one here)."),
     ] = "here",
-    seed: Annotated[int, typer.Option("--seed", help="Of random positions.")] = 0,
+    seed: Annotated[types.Seed, typer.Option("--seed", help="Of random positions.")] = 0,
     model: options.ModelOptions,
     output: options.OutputOptions,
 ) -> None:

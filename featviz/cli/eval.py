@@ -7,13 +7,13 @@ from typing import Annotated
 import typer
 
 from featviz.cli import options
-from featviz.types import AutoPrecision
+from featviz.types import AutoPrecision, BatchSize, Top
 
 
 def eval(
     *,
     data: options.Data = None,
-    top: Annotated[int, typer.Option("--top", min=1, help="k of top-k accuracy.")] = 5,
+    top: Annotated[Top, typer.Option("--top", help="k of top-k accuracy.")] = 5,
     ten_crop: Annotated[
         bool,
         typer.Option(
@@ -21,7 +21,7 @@ def eval(
         ),
     ] = False,
     batch_size: Annotated[
-        int, typer.Option("--batch-size", min=1, help="Pictures computed at once.")
+        BatchSize, typer.Option("--batch-size", help="Pictures computed at once.")
     ] = 64,
     precision: Annotated[
         AutoPrecision,

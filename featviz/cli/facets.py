@@ -9,6 +9,7 @@ import typer
 
 from featviz.cli import options
 from featviz.cli.maximize import PictureOptions
+from featviz.types import Examples, FacetCount, Weight
 
 
 def facets(
@@ -17,7 +18,7 @@ def facets(
     units: Annotated[
         str, typer.Option("--units", "-u", help="3,12 or 0-15 or all; classes by name.")
     ] = "0-3",
-    count: Annotated[int, typer.Option(min=2, help="Pictures of each unit.")] = 4,
+    count: Annotated[FacetCount, typer.Option(help="Pictures of each unit.")] = 4,
     data: Annotated[
         Path | None,
         typer.Option(
@@ -28,11 +29,11 @@ def facets(
         ),
     ] = None,
     examples: Annotated[
-        int, typer.Option(min=4, help="Top photographs of each unit that are clustered.")
+        Examples, typer.Option(help="Top photographs of each unit that are clustered.")
     ] = 96,
     diversity: Annotated[
-        float,
-        typer.Option(min=0, help="How hard a unit's pictures are pushed apart; a share of scores."),
+        Weight,
+        typer.Option(help="How hard a unit's pictures are pushed apart; a share of scores."),
     ] = 1.0,
     objective: Annotated[
         str, typer.Option(help="center (one thing), channel (a texture) or auto.")

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import typer
 
 from featviz.cli import options
-from featviz.types import AutoPrecision
+from featviz.types import AutoPrecision, Side, Steps, WayCount, Weight
 
 
 def interpolate(
@@ -16,18 +16,18 @@ def interpolate(
     units: Annotated[
         str, typer.Option("--units", "-u", help="The two units: 3,12; classes by name.")
     ] = "0,1",
-    count: Annotated[int, typer.Option(min=3, help="Pictures, the two ends among them.")] = 7,
+    count: Annotated[WayCount, typer.Option(help="Pictures, the two ends among them.")] = 7,
     alignment: Annotated[
-        float,
-        typer.Option(min=0, help="How strongly neighbors are kept alike; a share of the score."),
+        Weight,
+        typer.Option(help="How strongly neighbors are kept alike; a share of the score."),
     ] = 1.0,
     objective: Annotated[
         str, typer.Option(help="center (one thing), channel (a texture) or auto.")
     ] = "auto",
-    steps: Annotated[int | None, typer.Option(min=1, help="Of the optimization; 256.")] = None,
+    steps: Annotated[Steps | None, typer.Option(help="Of the optimization; 256.")] = None,
     size: Annotated[
-        int | None,
-        typer.Option(min=8, help="Side of the pictures; default: by the receptive field."),
+        Side | None,
+        typer.Option(help="Side of the pictures; default: by the receptive field."),
     ] = None,
     film: Annotated[
         Literal["gif", "mp4"] | None,

@@ -39,8 +39,9 @@ from featviz.cli import (
     train,
     universal,
 )
-from featviz.cli.options import expanded
+from featviz.cli.options import describe, expanded
 from featviz.errors import UserError
+from featviz.memory import lacks_memory, shortage
 
 INTERRUPTED = 130
 """exit code after Ctrl-C, as shells have it: 128 + SIGINT"""
@@ -154,6 +155,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     debug = len(words) < len(given)
     earlier = signal.signal(signal.SIGTERM, _interrupt)
     try:
+        check_words(words)
         code = app(words, prog_name="featviz", standalone_mode=False, obj=recorded(words))
         if code == INTERRUPTED:  # Ctrl-C outside of a command: typer has made it an exit code
             raise KeyboardInterrupt
@@ -176,12 +178,30 @@ def main(arguments: Sequence[str] | None = None) -> None:
             _refuse(error)
         if debug:
             raise
+        if lacks_memory(error):
+            print(f"featviz: {shortage(error, options_of(words))}", file=sys.stderr)
+            sys.exit(2)
         kind = type(error).__name__
         first = (str(error).splitlines() or [""])[0]
         print(f"featviz: {kind}: {first} (--debug shows where)", file=sys.stderr)
         sys.exit(1)
     finally:
         signal.signal(signal.SIGTERM, earlier)
+
+
+def check_words(words: Sequence[str]) -> None:
+    """Raise UserError for an empty value, which a variable that is not set makes in a shell."""
+    for before, word in zip(["", *words], words, strict=False):
+        if not word.strip() or re.fullmatch(r"--[\w-]+=\s*", word):
+            where = word.rstrip("= \t") or before
+            raise UserError(f"an empty value (after {where!r}); leave it out, or give one")
+
+
+def options_of(words: Sequence[str]) -> list[str]:
+    """The names of the options that the command of a command line has."""
+    modules = {_name(module): module for group in COMMANDS.values() for module in group}
+    command = next((modules[word] for word in words if word in modules), None)
+    return [] if command is None else list(describe(getattr(command, _name(command))))
 
 
 def _interrupt(*_: Any) -> NoReturn:

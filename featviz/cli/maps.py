@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from featviz.cli import options
+from featviz.types import Top
 
 
 def maps(
@@ -33,10 +34,9 @@ def maps(
         ),
     ] = None,
     top: Annotated[
-        int | None,
+        Top | None,
         typer.Option(
             "--top",
-            min=1,
             help="Instead: so many top activating patches of --data for each unit (9).",
         ),
     ] = None,

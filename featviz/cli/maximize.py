@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from featviz.cli import options
-from featviz.types import AutoPrecision
+from featviz.types import AutoPrecision, BatchSize, Restarts, Side, Steps
 
 if TYPE_CHECKING:
     from featviz.maximization.result import LayerResults, Maximized
@@ -24,19 +24,19 @@ class PictureOptions:
     """How pictures are optimized."""
 
     steps: Annotated[
-        int | None,
-        typer.Option(min=1, help="64 for a sketch, 512 for print; default: 256, or the preset's."),
+        Steps | None,
+        typer.Option(help="64 for a sketch, 512 for print; default: 256, or the preset's."),
     ] = None
     size: Annotated[
-        int | None,
-        typer.Option(min=8, help="Side of the pictures; default: by the receptive field."),
+        Side | None,
+        typer.Option(help="Side of the pictures; default: by the receptive field."),
     ] = None
     film: Annotated[
         Literal["gif", "mp4"] | None,
         typer.Option("--film", help="Also films of the optimization; mp4 for both kinds."),
     ] = None
     batch_size: Annotated[
-        int | None, typer.Option(min=1, help="Most pictures at a time; less needs less memory.")
+        BatchSize | None, typer.Option(help="Most pictures at a time; less needs less memory.")
     ] = None
     precision: Annotated[
         AutoPrecision, typer.Option(help="Of the network in the steps; scores are of float32.")
@@ -122,7 +122,7 @@ def maximize(
         ),
     ] = None,
     restarts: Annotated[
-        int, typer.Option(min=1, help="Pictures to make of each unit, of which the best is kept.")
+        Restarts, typer.Option(help="Pictures to make of each unit, of which the best is kept.")
     ] = 1,
     engine: Annotated[
         Literal["here", "ray"],

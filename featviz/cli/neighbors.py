@@ -9,6 +9,7 @@ import typer
 
 from featviz.cli import options
 from featviz.cli.embed import SpaceOptions
+from featviz.types import Count
 
 
 def neighbors(
@@ -24,7 +25,7 @@ def neighbors(
             "Default: 8 rows, spread evenly.",
         ),
     ] = None,
-    k: Annotated[int, typer.Option("--k", "-k", min=1, help="Neighbors of each query.")] = 10,
+    k: Annotated[Count, typer.Option("--k", "-k", help="Neighbors of each query.")] = 10,
     metric: Annotated[
         Literal["cosine", "l2"], typer.Option("--metric", help="How distance is measured.")
     ] = "cosine",

@@ -1,7 +1,8 @@
 """The options that commands share, declared once.
 
 A command takes a bundle (`ModelOptions`, `OutputOptions`) as one parameter; `expanded` shows it to
-typer as the options that it holds.
+typer as the options that it holds. Bounds are of the option's type (`featviz.types`): `expanded`
+writes them into the help and checks values by them.
 
     def kernels(
         *, layer: ... = None, model: options.ModelOptions, output: options.OutputOptions
@@ -21,13 +22,18 @@ import inspect
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
+from copy import copy
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, get_args, get_type_hints
 
 import typer
+from typer.models import ArgumentInfo
 
+from featviz import types
+from featviz.arguments import bare, bounds
 from featviz.cli.run import leave_if_failed, progress_bar, report
+from featviz.errors import check_value
 from featviz.types import Progress
 
 if TYPE_CHECKING:
@@ -82,7 +88,7 @@ Data = Annotated[
         "default: the bundled sample pictures.",
     ),
 ]
-Seed = Annotated[int, typer.Option("--seed", help="The same seed gives the same result.")]
+Seed = Annotated[types.Seed, typer.Option("--seed", help="The same seed gives the same result.")]
 Out = Annotated[
     Path | None,
     typer.Option(
@@ -241,26 +247,53 @@ class CheckedOutput(OutputOptions):
         leave_if_failed(checks)
 
 
-def expanded(command: Callable[..., None]) -> Callable[..., None]:
-    """The command with the fields of its bundles as options of their own."""
-    options: dict[str, inspect.Parameter] = {}
-    bundles: dict[str, tuple[type[Any], list[str]]] = {}
+@dataclass(frozen=True)
+class Described:
+    """An option or argument of a command."""
+
+    parameter: inspect.Parameter
+    spelling: str
+    """--batch-size, or the name of an argument"""
+    kind: Any
+    """its type, with bounds"""
+    field_of: tuple[str, type[Any]] | None
+    """the parameter of the command that is a bundle, and its class"""
+
+
+def describe(command: Callable[..., None]) -> dict[str, Described]:
+    """The options and arguments of a command, those of its bundles among them."""
+    found: dict[str, Described] = {}
     for name, parameter in _parameters(command).items():
         kind = parameter.annotation
         if dataclasses.is_dataclass(kind) and isinstance(kind, type):
-            fields = {n: p for n, p in _parameters(kind).items() if n not in ("inputs", "claims")}
-            bundles[name] = kind, list(fields)
-            options |= fields
+            for own in _parameters(kind).values():
+                if own.name not in {"inputs", "claims"}:
+                    found[own.name] = _described(own, (name, kind))
         else:
-            options[name] = parameter
+            found[name] = _described(parameter, None)
+    return found
+
+
+def _described(parameter: inspect.Parameter, field_of: tuple[str, type[Any]] | None) -> Described:
+    *_, info = get_args(parameter.annotation)
+    name = parameter.name if isinstance(info, ArgumentInfo) else f"--{parameter.name}"
+    long = [word for word in info.param_decls or () if word.startswith("--")]
+    spelling = long[0] if long else name.replace("_", "-")
+    return Described(parameter, spelling, parameter.annotation, field_of)
+
+
+def expanded(command: Callable[..., None]) -> Callable[..., None]:
+    """The command with the fields of its bundles as options of their own."""
+    options = describe(command)
 
     @functools.wraps(command)
-    def run(**values: Any) -> None:
-        given = dict(values)
-        packed = {
-            name: kind(**{field: values.pop(field) for field in fields})
-            for name, (kind, fields) in bundles.items()
-        }
+    def run(**given: Any) -> None:
+        values: dict[str, Any] = {}
+        bundles: dict[tuple[str, type[Any]], dict[str, Any]] = {}
+        for name, option in options.items():
+            own = values if option.field_of is None else bundles.setdefault(option.field_of, {})
+            own[name] = check_value(option.spelling, given[name], option.kind)
+        packed = {name: kind(**fields) for (name, kind), fields in bundles.items()}
         with ExitStack() as held:
             for bundle in packed.values():
                 if isinstance(bundle, OutputOptions):
@@ -268,8 +301,9 @@ def expanded(command: Callable[..., None]) -> Callable[..., None]:
                     held.callback(bundle.claims.close)
             command(**values, **packed)
 
-    run.__signature__ = inspect.Signature(list(options.values()))  # type: ignore[attr-defined]
-    run.__annotations__ = {name: option.annotation for name, option in options.items()}
+    shown = [one.parameter.replace(annotation=_for_typer(one.kind)) for one in options.values()]
+    run.__signature__ = inspect.Signature(shown)  # type: ignore[attr-defined]
+    run.__annotations__ = {option.name: option.annotation for option in shown}
     return run
 
 
@@ -281,6 +315,15 @@ def _inputs(values: Mapping[str, Any]) -> Iterator[Path]:
                 yield item
             elif name in ("weights", "other_weights") and item:
                 yield Path(item)
+
+
+def _for_typer(kind: Any) -> Any:
+    """An option's type as typer takes it: without bounds, which are written into the help."""
+    plain, info = bare(kind), copy(get_args(kind)[-1])
+    limits = bounds(kind) or bounds(get_args(kind)[0])
+    if limits is not None:
+        info.help = f"{info.help} ({limits})"
+    return Annotated[plain, info]
 
 
 def _parameters(called: Callable[..., Any]) -> dict[str, inspect.Parameter]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from featviz.cli import options
+from featviz.types import BatchSize, Octaves, Power, Restarts, Side, Steps, Weight
 
 if TYPE_CHECKING:
     from featviz.results import Result
@@ -51,32 +52,30 @@ def redraw(
         ),
     ] = None,
     restarts: Annotated[
-        int | None,
-        typer.Option(min=1, help="invert, caricature: so many, from different noise; default 1."),
+        Restarts | None,
+        typer.Option(help="invert, caricature: so many, from different noise; default 1."),
     ] = None,
     steps: Annotated[
-        int | None, typer.Option(min=1, help="Of the optimization; deepdream: at each octave.")
+        Steps | None, typer.Option(help="Of the optimization; deepdream: at each octave.")
     ] = None,
     size: Annotated[
-        int | None,
-        typer.Option(min=16, help="Side of the pictures; default: the model's input size."),
+        Side | None,
+        typer.Option(help="Side of the pictures; default: the model's input size."),
     ] = None,
     octaves: Annotated[
-        int | None, typer.Option(min=1, help="deepdream: number of sizes; default 3.")
+        Octaves | None, typer.Option(help="deepdream: number of sizes; default 3.")
     ] = None,
     power: Annotated[
-        float | None,
-        typer.Option(
-            min=0, help="caricature: 0 exaggerates most, more keeps the mixture; default 2."
-        ),
+        Power | None,
+        typer.Option(help="caricature: 0 exaggerates most, more keeps the mixture; default 2."),
     ] = None,
     anchor: Annotated[
         str | None,
         typer.Option("--anchor", help="accentuate: the layer whose activations are to stay."),
     ] = None,
     weight: Annotated[
-        float | None,
-        typer.Option(min=0, help="accentuate: weight of the anchor, 0 for none; default 1."),
+        Weight | None,
+        typer.Option(help="accentuate: weight of the anchor, 0 for none; default 1."),
     ] = None,
     film: Annotated[
         str | None, typer.Option("--film", help="Also a film of each: gif, or mp4 for both kinds.")
@@ -91,8 +90,8 @@ def redraw(
         ),
     ] = None,
     batch_size: Annotated[
-        int | None,
-        typer.Option(min=1, help="Pictures at a time; less needs less memory."),
+        BatchSize | None,
+        typer.Option(help="Pictures at a time; less needs less memory."),
     ] = None,
     precision: Annotated[
         str, typer.Option(help="Of the steps: auto, float32 or bfloat16 (numbers: float32).")

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 import typer
 
 from featviz.cli import options
+from featviz.types import Dropout, Epochs, LearningRate, Share, TrainBatch, WeightDecay, WorkerCount
 
 _TRAINING = "Training"
 
@@ -18,21 +19,20 @@ class LearningOptions:
     """The settings of the training (`TrainSettings`) that the command line has."""
 
     batch_size: Annotated[
-        int, typer.Option("--batch-size", min=2, rich_help_panel=_TRAINING, help="Pictures a step.")
+        TrainBatch, typer.Option("--batch-size", rich_help_panel=_TRAINING, help="Pictures a step.")
     ] = 128
     lr: Annotated[
-        float, typer.Option("--lr", rich_help_panel=_TRAINING, help="The highest learning rate.")
+        LearningRate,
+        typer.Option("--lr", rich_help_panel=_TRAINING, help="The highest learning rate."),
     ] = 0.1
     weight_decay: Annotated[
-        float,
+        WeightDecay,
         typer.Option("--weight-decay", rich_help_panel=_TRAINING, help="L2 penalty on weights."),
     ] = 5e-4
     label_smoothing: Annotated[
-        float,
+        Share,
         typer.Option(
             "--label-smoothing",
-            min=0,
-            max=1,
             rich_help_panel=_TRAINING,
             help="Share of each target that is given to all classes equally.",
         ),
@@ -68,24 +68,21 @@ def train(
         str, typer.Option("--model", "-m", help="alexnet-mini, alexnet or alexnet-2012.")
     ] = "alexnet-mini",
     epochs: Annotated[
-        int, typer.Option("--epochs", min=1, rich_help_panel=_TRAINING, help="Passes over --data.")
+        Epochs, typer.Option("--epochs", rich_help_panel=_TRAINING, help="Passes over --data.")
     ] = 30,
     learning: LearningOptions,
     dropout: Annotated[
-        float,
+        Dropout,
         typer.Option(
             "--dropout",
-            min=0,
-            max=0.99,
             rich_help_panel=_TRAINING,
             help="Share of values set to zero before fc6 and fc7.",
         ),
     ] = 0.2,
     workers: Annotated[
-        int,
+        WorkerCount,
         typer.Option(
             "--workers",
-            min=1,
             rich_help_panel=_TRAINING,
             help="Threads that share each batch, one core each; 1: torch's own threads.",
         ),

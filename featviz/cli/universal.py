@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from featviz.cli import options
+from featviz.types import HalvedCount, Steps
 
 
 def universal(
@@ -28,12 +29,11 @@ def universal(
             "--patch", help="A patch that lies anywhere instead (--eps and --norm do not apply)."
         ),
     ] = False,
-    steps: Annotated[int, typer.Option("--steps", min=1, help="Steps of the optimization.")] = 150,
+    steps: Annotated[Steps, typer.Option("--steps", help="Steps of the optimization.")] = 150,
     count: Annotated[
-        int,
+        HalvedCount,
         typer.Option(
             "--count",
-            min=2,
             help="At most so many pictures, evenly spread; half of them are kept to judge on.",
         ),
     ] = 400,

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
 from featviz import images
+from featviz.arguments import Bounds
 from featviz.attacks import projections
 from featviz.corruptions import blur, digital, draws, noise, weather
 from featviz.corruptions.constants import settings
 from featviz.errors import UserError, public
+from featviz.types import Seed
 
 _SMALLEST = 8  # pixels; below, kernels and flakes are larger than the picture
 _SAVED_QUALITY = 85
@@ -43,9 +46,9 @@ _BY_NAME: Mapping[str, Callable[..., Tensor]] = {
 def corrupt(
     pictures: Tensor,
     name: str,
-    severity: int,
+    severity: Annotated[int, Bounds(1, 5)],
     *,
-    seed: int = 0,
+    seed: Seed = 0,
     keys: Sequence[int] | None = None,
     jpeg: bool = False,
 ) -> Tensor:

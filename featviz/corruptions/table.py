@@ -27,10 +27,10 @@ from featviz.datasets import Pictures, read_labeled
 from featviz.engine import Piece, map_pieces
 from featviz.errors import UserError, public
 from featviz.models.frozen import frozen
+from featviz.types import BatchSize, Count, Progress, Seed
 
 if TYPE_CHECKING:
     from featviz.models.model import Model
-    from featviz.types import Progress
 
 _PIECE = 64  # pictures, or one batch if that is more
 _UNIT = "corrupted pictures"
@@ -44,10 +44,10 @@ def corruption_table(
     *,
     names: Sequence[str] = CORRUPTIONS,
     severities: Sequence[int] = SEVERITIES,
-    count: int | None = None,
+    count: Count | None = None,
     jpeg: bool = True,
-    seed: int = 0,
-    batch_size: int | None = None,
+    seed: Seed = 0,
+    batch_size: BatchSize | None = None,
     checkpoint: str | Path | Checkpoint | None = None,
     progress: Progress | None = None,
 ) -> Corruptions:

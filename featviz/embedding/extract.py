@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from featviz import decoding, folders, results
+from featviz.arguments import Bounds
 from featviz.checkpoints import (
     Arrays,
     Checkpoint,
@@ -40,7 +41,7 @@ from featviz.errors import UserError, public
 from featviz.models.layers import activations
 from featviz.models.model import Layer, Model
 from featviz.models.precision import choose_precision, gains_by_bfloat16, in_precision
-from featviz.types import AutoPrecision, Precision, Progress
+from featviz.types import AutoPrecision, BatchSize, Precision, Progress, Seed, WorkerCount
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -82,11 +83,7 @@ class _Options:
     progress: Progress | None
 
     def __post_init__(self) -> None:
-        if self.position not in get_args(Position):
-            raise UserError(f"unknown position {self.position!r}; take mean or random")
         check_engine(self.engine)
-        if self.batch_size < 1:
-            raise UserError(f"batch_size {self.batch_size} is too small; 1 or more")
 
 
 @public
@@ -97,15 +94,15 @@ def embed(
     *,
     out: str | Path | None = None,
     position: Position = "mean",
-    seed: int = 0,
+    seed: Seed = 0,
     precision: AutoPrecision = "auto",
     decoder: Decoder = "exact",
     engine: Engine = "here",
     labels: Sequence[str] | None = None,
     class_names: Mapping[str, str] | None = None,
-    batch_size: int = 64,
-    shard_bytes: int = SHARD_BYTES,
-    workers: int | None = None,
+    batch_size: BatchSize = 64,
+    shard_bytes: Annotated[int, Bounds(1, 2**40)] = SHARD_BYTES,
+    workers: WorkerCount | None = None,
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> Store:
@@ -178,15 +175,15 @@ def embed_layers(
     *,
     out: str | Path | None = None,
     position: Position = "mean",
-    seed: int = 0,
+    seed: Seed = 0,
     precision: AutoPrecision = "auto",
     decoder: Decoder = "exact",
     engine: Engine = "here",
     labels: Sequence[str] | None = None,
     class_names: Mapping[str, str] | None = None,
-    batch_size: int = 64,
-    shard_bytes: int = SHARD_BYTES,
-    workers: int | None = None,
+    batch_size: BatchSize = 64,
+    shard_bytes: Annotated[int, Bounds(1, 2**40)] = SHARD_BYTES,
+    workers: WorkerCount | None = None,
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> dict[str, Store]:

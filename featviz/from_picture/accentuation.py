@@ -35,12 +35,12 @@ from featviz.maximization.objectives import Activations, Objective, Targets
 from featviz.models.frozen import frozen
 from featviz.models.layers import activations, read_layer
 from featviz.models.units import Unit, parse_unit, unit_name
+from featviz.types import AutoPrecision, BatchSize, Frames, Progress, Rate, Seed, Steps, Weight
 
 if TYPE_CHECKING:
     from featviz.maximization.optimized import Optimized
     from featviz.maximization.settings import Settings
     from featviz.models.model import Model
-    from featviz.types import AutoPrecision, Progress
 
 # The anchor's receptive field is at most this share of the picture's side.
 _ANCHOR_FIELD = 0.46
@@ -55,15 +55,15 @@ def accentuate(
     units: str | Sequence[str] | None = None,
     *,
     anchor: str | None = None,
-    weight: float = 1.0,
-    steps: int = STEPS["accentuate"],
-    lr: float = 0.03,
+    weight: Weight = 1.0,
+    steps: Steps = STEPS["accentuate"],
+    lr: Rate = 0.03,
     settings: Settings | None = None,
-    seed: int = 0,
+    seed: Seed = 0,
     names: Sequence[str] | None = None,
-    frames: int = 0,
+    frames: Frames = 0,
     film: str = "gif",
-    batch_size: int | None = None,
+    batch_size: BatchSize | None = None,
     precision: AutoPrecision = "auto",
     checkpoint: str | Path | Checkpoint | None = None,
     progress: Progress | None = None,
@@ -120,8 +120,6 @@ def accentuate(
         progress=progress,
         lr=lr,
     )
-    if weight < 0:
-        raise UserError(f"weight is {weight:g}; the anchor's weight is 0 or more")
     wanted = _chosen_units(model, run.pictures, units)
     anchors = [anchor_for(model, unit.layer, anchor) for unit in wanted]
 

@@ -29,13 +29,13 @@ from featviz.from_picture.result import Caricatured
 from featviz.from_picture.settings import STEPS
 from featviz.maximization import objectives
 from featviz.models.layers import read_layer
+from featviz.types import AutoPrecision, BatchSize, Frames, Power, Progress, Restarts, Seed, Steps
 
 if TYPE_CHECKING:
     from featviz.maximization.objectives import Activations, Objective, Targets
     from featviz.maximization.optimized import Optimized
     from featviz.maximization.settings import Settings
     from featviz.models.model import Model
-    from featviz.types import AutoPrecision, Progress
 
 
 @public
@@ -44,15 +44,15 @@ def caricature(
     pictures: Tensor,
     layers: str | Sequence[str] | None = None,
     *,
-    power: float = 2.0,
-    restarts: int = 1,
-    steps: int = STEPS["caricature"],
+    power: Power = 2.0,
+    restarts: Restarts = 1,
+    steps: Steps = STEPS["caricature"],
     settings: Settings | None = None,
-    seed: int = 0,
+    seed: Seed = 0,
     names: Sequence[str] | None = None,
-    frames: int = 0,
+    frames: Frames = 0,
     film: str = "gif",
-    batch_size: int | None = None,
+    batch_size: BatchSize | None = None,
     precision: AutoPrecision = "auto",
     checkpoint: str | Path | Checkpoint | None = None,
     progress: Progress | None = None,

@@ -10,20 +10,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from featviz import images
+from featviz.arguments import Bounds
 from featviz.checkpoints import Checkpoint
 from featviz.errors import UserError, public
 from featviz.from_picture.driver import (
     Batch,
     Column,
     Redrawing,
-    check_counts,
     chosen_layers,
 )
 from featviz.from_picture.result import Dreamed
@@ -32,13 +32,13 @@ from featviz.maximization import objectives
 from featviz.maximization.parametrizations import Fourier
 from featviz.models.layers import read_layer
 from featviz.models.units import parse_units
+from featviz.types import AutoPrecision, BatchSize, Frames, Octaves, Progress, Rate, Seed, Steps
 
 if TYPE_CHECKING:
     from featviz.maximization.objectives import Activations, Objective, Targets
     from featviz.maximization.optimized import Optimized
     from featviz.maximization.settings import Settings
     from featviz.models.model import Model
-    from featviz.types import AutoPrecision, Progress
 
 _SMALLEST = 48  # pixels a side of the smallest octave
 
@@ -50,16 +50,16 @@ def deepdream(
     layers: str | Sequence[str] | None = None,
     *,
     units: str | Sequence[int | str] | None = None,
-    octaves: int = 3,
-    zoom: float = 1.4,
-    steps: int = STEPS["deepdream"],
-    lr: float = 0.03,
+    octaves: Octaves = 3,
+    zoom: Annotated[float, Bounds(1.01, 4)] = 1.4,
+    steps: Steps = STEPS["deepdream"],
+    lr: Rate = 0.03,
     settings: Settings | None = None,
-    seed: int = 0,
+    seed: Seed = 0,
     names: Sequence[str] | None = None,
-    frames: int = 0,
+    frames: Frames = 0,
     film: str = "gif",
-    batch_size: int | None = None,
+    batch_size: BatchSize | None = None,
     precision: AutoPrecision = "auto",
     checkpoint: str | Path | Checkpoint | None = None,
     progress: Progress | None = None,
@@ -112,7 +112,6 @@ def deepdream(
         progress=progress,
         lr=lr,
     )
-    check_counts(octaves=octaves)
     if not 1 < zoom <= 4 and octaves > 1:
         raise UserError(f"zoom is {zoom:g}; from one octave to the next it is above 1, at most 4")
     if settings is not None and not isinstance(settings.parametrization, Fourier):

@@ -98,7 +98,6 @@ class Redrawing:
         self.started = time.perf_counter()
         self.pictures = _as_batch(self.model, self.pictures)
         self.names = _picture_names(self.named, len(self.pictures))
-        check_counts(restarts=self.restarts, steps=self.steps, frames=self.frames + 1)
         films.check_kind(self.film)
         on_cpu = self.model.device.type == "cpu"
         self.size = self.batch_size or (BATCH if on_cpu else BATCH_ON_CUDA)
@@ -296,13 +295,6 @@ def chosen_layers(model: Model, layers: str | Sequence[str] | None) -> list[str]
     if not found:
         raise UserError("no layer was named; give some, as in conv1,conv5,fc7")
     return list(dict.fromkeys(found))
-
-
-def check_counts(**counts: int) -> None:
-    """Raise UserError for a count below 1."""
-    low = [f"{name} is {count}" for name, count in counts.items() if count < 1]
-    if low:
-        raise UserError(f"{', '.join(low)}; 1 is the least")
 
 
 def _as_batch(model: Model, pictures: Tensor) -> Tensor:

@@ -34,13 +34,13 @@ from featviz.from_picture.settings import STEPS
 from featviz.maximization import objectives
 from featviz.models.layers import read_layer
 from featviz.samples import sample_pictures
+from featviz.types import AutoPrecision, BatchSize, Frames, Progress, Restarts, Seed, Steps
 
 if TYPE_CHECKING:
     from featviz.datasets import Pictures
     from featviz.maximization.optimized import Optimized
     from featviz.maximization.settings import Settings
     from featviz.models.model import Model
-    from featviz.types import AutoPrecision, Progress
 
 _OTHERS = 32  # unrelated pictures
 
@@ -51,15 +51,15 @@ def invert(
     pictures: Tensor,
     layers: str | Sequence[str] | None = None,
     *,
-    restarts: int = 1,
-    steps: int = STEPS["invert"],
+    restarts: Restarts = 1,
+    steps: Steps = STEPS["invert"],
     settings: Settings | None = None,
     others: Pictures | Tensor | None = None,
-    seed: int = 0,
+    seed: Seed = 0,
     names: Sequence[str] | None = None,
-    frames: int = 0,
+    frames: Frames = 0,
     film: str = "gif",
-    batch_size: int | None = None,
+    batch_size: BatchSize | None = None,
     precision: AutoPrecision = "auto",
     checkpoint: str | Path | Checkpoint | None = None,
     progress: Progress | None = None,

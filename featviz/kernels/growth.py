@@ -10,11 +10,12 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import torch
 
 from featviz import films, images, results
+from featviz.arguments import Bounds
 from featviz.errors import UserError, public
 from featviz.kernels import growth_figures as figures
 from featviz.kernels.snapshots import Snapshots, read_snapshots, spread_units
@@ -123,8 +124,8 @@ def kernel_growth(
     snapshots: str | Path | None = None,
     *,
     units: Sequence[int] | None = None,
-    rows: int = 8,
-    columns: int = 10,
+    rows: Annotated[int, Bounds(1, 1000)] = 8,
+    columns: Annotated[int, Bounds(1, 1000)] = 10,
     layer: str = "conv1",
 ) -> KernelGrowth:
     """How first-layer kernels grew, from snapshots that training kept.
@@ -151,8 +152,6 @@ def kernel_growth(
     wrong = [unit for unit in units or () if not 0 <= unit < count]
     if wrong:
         raise UserError(f"unit {wrong[0]} is out of range: {layer} has units 0 to {count - 1}")
-    if min(rows, columns) < 1:
-        raise UserError(f"a strip of {rows} rows and {columns} columns shows nothing")
     chosen = tuple(units) if units is not None else spread_units(kept.kernels[-1], rows)
     number = min(columns, last + 1)
     parameters = {

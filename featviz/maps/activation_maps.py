@@ -20,6 +20,7 @@ from featviz.errors import public
 from featviz.maps import activation_maps_figures as figures
 from featviz.maps.unit_maps import UnitMaps, measure_maps, open_picture, picture_source
 from featviz.models.model import Model
+from featviz.types import Count
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -127,7 +128,7 @@ def activation_maps(
     layer: str,
     *,
     units: str | Sequence[int | str] | None = None,
-    count: int = 12,
+    count: Count = 12,
 ) -> ActivationMaps:
     """Maps of a layer's units for one picture, shown on it.
 

@@ -22,11 +22,11 @@ from featviz.models.layers import activations
 from featviz.models.model import Layer
 from featviz.models.units import parse_unit, parse_units, unit_name
 from featviz.top_scores import ImageCache, TopScores, scan
+from featviz.types import BatchSize, Progress, Top
 
 if TYPE_CHECKING:
     from featviz.datasets import Pictures
     from featviz.models.model import Model
-    from featviz.types import Progress
 
 PATCH_PIXELS = 112
 """Patches of larger receptive fields are kept shrunk to this side."""
@@ -39,8 +39,8 @@ def top_patches(
     layer: str,
     *,
     units: str | Sequence[int | str] | None = None,
-    k: int = 9,
-    batch_size: int = 64,
+    k: Top = 9,
+    batch_size: BatchSize = 64,
     progress: Progress | None = None,
 ) -> TopPatches:
     """For each unit the k patches of a data set that activate it most, at most one a picture.
@@ -70,8 +70,6 @@ def top_patches(
     """
     started = time.perf_counter()
     place = model.layer(layer)
-    if k < 1:
-        raise UserError(f"k is {k}: at least one patch a unit is needed")
     if len(place.shape) == 2:
         raise UserError(f"{place.name} is a layer of tokens; top patches need maps or vectors")
     wanted = f"0-{min(16, place.units) - 1}" if units is None else units

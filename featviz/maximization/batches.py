@@ -22,7 +22,6 @@ from torch import Tensor
 
 from featviz.checkpoints import Arrays, Checkpoint, open_checkpoint
 from featviz.engine import Piece, map_pieces
-from featviz.errors import UserError
 from featviz.maximization.loop import BATCH, BATCH_ON_CUDA, optimize
 from featviz.maximization.objectives import Objective
 from featviz.maximization.optimized import Optimized, joined
@@ -122,11 +121,6 @@ def optimize_tasks(
     Raises:
         UserError: The checkpoint holds another job, or a count is below its least.
     """
-    if restarts < 1 or frames < 0 or (batch_size is not None and batch_size < 1):
-        raise UserError(
-            f"restarts {restarts}, frames {frames}, batch_size {batch_size}: restarts and "
-            "batch_size are 1 or more, frames 0 or more"
-        )
     if batch_size is None:
         batch_size = BATCH if model.device.type == "cpu" else BATCH_ON_CUDA
     pieces: list[Piece] = []

@@ -42,8 +42,18 @@ from featviz.models.frozen import frozen
 from featviz.models.layers import read_layer
 from featviz.models.model import Model
 from featviz.models.units import parse_units, unit_name
-from featviz.preprocessing import Size
-from featviz.types import AutoPrecision, Progress
+from featviz.types import (
+    AutoPrecision,
+    BatchSize,
+    Canvas,
+    Examples,
+    FacetCount,
+    Frames,
+    Progress,
+    Seed,
+    Steps,
+    Weight,
+)
 
 if TYPE_CHECKING:
     from featviz.datasets import Pictures
@@ -55,19 +65,19 @@ def draw_facets(
     layer: str,
     *,
     units: str | Sequence[int | str],
-    count: int = 4,
+    count: FacetCount = 4,
     pictures: Pictures | None = None,
-    diversity: float = 1.0,
-    examples: int = 96,
+    diversity: Weight = 1.0,
+    examples: Examples = 96,
     objective: str = "auto",
-    steps: int | None = None,
-    size: Size | None = None,
+    steps: Steps | None = None,
+    size: Canvas | None = None,
     precision: AutoPrecision = "auto",
     settings: Settings | None = None,
-    seed: int = 0,
-    frames: int = 0,
+    seed: Seed = 0,
+    frames: Frames = 0,
     film_kind: Literal["gif", "mp4"] = "gif",
-    batch_size: int | None = None,
+    batch_size: BatchSize | None = None,
     checkpoint: str | Path | Checkpoint | None = None,
     progress: Progress | None = None,
 ) -> Facets:
@@ -207,10 +217,6 @@ def _nearest_is_own(model: Model, clusters: Sequence[Clusters], groups: Sequence
 
 
 def _check(pictures: int | None, count: int, diversity: float, examples: int) -> None:
-    if count < 2:
-        raise UserError(f"{count} facet: a unit's pictures can differ from 2 on")
-    if diversity < 0:
-        raise UserError(f"diversity is {diversity:g}; it is 0 or more")
     if pictures is not None and min(pictures, examples) < 2 * count:
         raise UserError(
             f"{min(pictures, examples)} pictures cannot be put into {count} groups; "

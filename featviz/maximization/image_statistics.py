@@ -24,10 +24,10 @@ from featviz.errors import UserError, public
 from featviz.maximization.colors import LUCID, Colors, from_root
 from featviz.maximization.parametrizations import frequencies
 from featviz.preprocessing import Preprocessing
+from featviz.types import Progress, Side
 
 if TYPE_CHECKING:
     from featviz.datasets import Pictures
-    from featviz.types import Progress
 
 BUNDLED = Path(__file__).parents[1] / "assets" / "photographs.safetensors"
 
@@ -147,7 +147,7 @@ def bundled() -> Statistics:
 def measure_statistics(
     pictures: Pictures | Tensor,
     *,
-    size: int = 64,
+    size: Side = 64,
     colors: Colors | None = None,
     name: str | None = None,
     progress: Progress | None = None,

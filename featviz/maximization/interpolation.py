@@ -32,8 +32,7 @@ from featviz.maximization.settings import Settings, settings_for
 from featviz.models.frozen import frozen
 from featviz.models.model import Layer, Model
 from featviz.models.units import parse_units, unit_name
-from featviz.preprocessing import Size
-from featviz.types import AutoPrecision, Progress
+from featviz.types import AutoPrecision, Canvas, Progress, Seed, Steps, WayCount, Weight
 
 
 @public
@@ -42,14 +41,14 @@ def interpolate(
     layer: str,
     units: str | Sequence[int | str],
     *,
-    count: int = 7,
-    alignment: float = 1.0,
+    count: WayCount = 7,
+    alignment: Weight = 1.0,
     objective: str = "auto",
-    steps: int | None = None,
-    size: Size | None = None,
+    steps: Steps | None = None,
+    size: Canvas | None = None,
     precision: AutoPrecision = "auto",
     settings: Settings | None = None,
-    seed: int = 0,
+    seed: Seed = 0,
     film_kind: Literal["gif", "mp4"] | None = None,
     checkpoint: str | Path | Checkpoint | None = None,
     progress: Progress | None = None,
@@ -80,11 +79,6 @@ def interpolate(
         raise UserError(
             f"{len(ends)} units were named; a way leads between two units of one layer, "
             "without positions (3,12)"
-        )
-    if count < 3 or alignment < 0:
-        raise UserError(
-            f"count {count}, alignment {alignment:g}: a way has 3 pictures or more, and the "
-            "alignment is 0 or more"
         )
     if film_kind is not None:
         films.check_kind(film_kind)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from featviz import images
-from featviz.errors import halved_batch
+from featviz.errors import fitting_batch, halved_batch
 from featviz.maximization.objectives import PICTURE, Objective
 from featviz.maximization.optimized import Optimized, Record, eight_bits, joined
 from featviz.maximization.optimizers import step_where
@@ -70,6 +70,9 @@ def optimize(
         raise ValueError(f"{len(targets)} targets are not whole groups of {group}")
     size = batch_size or (BATCH if model.device.type == "cpu" else BATCH_ON_CUDA)
     size = max(group, min(size, len(targets)) // group * group)
+    form = settings.parametrization
+    if model.device.type == "cpu":  # picture, gradient, two moments, views: float32
+        size = fitting_batch(size, group, 12 * (4 + settings.views) * form.height * form.width)
     layers = objective.layers + (regularizer.layers if regularizer is not None else ())
     parts: list[Optimized] = []
     first, total = 0, len(targets) * settings.steps

@@ -16,12 +16,13 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import torch
 from torch import Tensor
 
 from featviz import results
+from featviz.arguments import Bounds
 from featviz.checkpoints import Checkpoint
 from featviz.engine import check_engine
 from featviz.errors import UserError, public
@@ -38,8 +39,18 @@ from featviz.maximization.settings import DEFAULT_PRESET, Settings, is_kernel, s
 from featviz.models.frozen import frozen
 from featviz.models.model import Layer, Model
 from featviz.models.units import Unit, parse_units, unit_name
-from featviz.preprocessing import Size
-from featviz.types import AutoPrecision, Progress
+from featviz.types import (
+    AutoPrecision,
+    BatchSize,
+    Canvas,
+    Count,
+    Frames,
+    Power,
+    Progress,
+    Restarts,
+    Seed,
+    Steps,
+)
 
 if TYPE_CHECKING:
     from featviz.datasets import Pictures
@@ -60,18 +71,18 @@ def maximize(
     units: str | Sequence[int | str] = "all",
     objective: str = "auto",
     preset: str = DEFAULT_PRESET,
-    steps: int | None = None,
-    size: Size | None = None,
+    steps: Steps | None = None,
+    size: Canvas | None = None,
     parametrization: str | Parametrization | None = None,
     statistics: Statistics | str | Path | None = None,
     precision: AutoPrecision = "auto",
     settings: Settings | None = None,
-    restarts: int = 1,
-    seed: int = 0,
+    restarts: Restarts = 1,
+    seed: Seed = 0,
     pictures: Pictures | Tensor | None = None,
     other: Model | None = None,
-    frames: int = 0,
-    batch_size: int | None = None,
+    frames: Frames = 0,
+    batch_size: BatchSize | None = None,
     engine: str = "here",
     checkpoint: str | Path | Checkpoint | None = None,
     progress: Progress | None = None,
@@ -147,18 +158,18 @@ def maximize_layers(
     units: str | Sequence[int | str] = "all",
     objective: str = "auto",
     preset: str = DEFAULT_PRESET,
-    steps: int | None = None,
-    size: Size | None = None,
+    steps: Steps | None = None,
+    size: Canvas | None = None,
     parametrization: str | None = None,
     statistics: Statistics | str | Path | None = None,
     precision: AutoPrecision = "auto",
     settings: Mapping[str, Settings] | None = None,
-    restarts: int = 1,
-    seed: int = 0,
+    restarts: Restarts = 1,
+    seed: Seed = 0,
     pictures: Pictures | Tensor | None = None,
     other: Model | None = None,
-    frames: int = 0,
-    batch_size: int | None = None,
+    frames: Frames = 0,
+    batch_size: BatchSize | None = None,
     engine: str = "here",
     checkpoint: str | Path | Checkpoint | None = None,
     progress: Progress | None = None,
@@ -222,16 +233,16 @@ def maximize_directions(
     directions: Tensor,
     *,
     names: Sequence[str] | None = None,
-    power: float = 2.0,
-    width: int | None = None,
-    steps: int | None = None,
-    size: Size | None = None,
+    power: Power = 2.0,
+    width: Annotated[int, Bounds(1, 4096)] | None = None,
+    steps: Steps | None = None,
+    size: Canvas | None = None,
     precision: AutoPrecision = "auto",
     settings: Settings | None = None,
-    restarts: int = 1,
-    seed: int = 0,
-    frames: int = 0,
-    batch_size: int | None = None,
+    restarts: Restarts = 1,
+    seed: Seed = 0,
+    frames: Frames = 0,
+    batch_size: BatchSize | None = None,
     engine: str = "here",
     checkpoint: str | Path | Checkpoint | None = None,
     progress: Progress | None = None,
@@ -275,19 +286,19 @@ def maximize_objective(
     objective: Objective | Callable[[Activations], Tensor] | str | Sequence[str],
     *,
     layers: Sequence[str] = (),
-    count: int = 1,
+    count: Count = 1,
     names: Sequence[str] | None = None,
     preset: str = DEFAULT_PRESET,
-    steps: int | None = None,
-    size: Size | None = None,
+    steps: Steps | None = None,
+    size: Canvas | None = None,
     parametrization: str | Parametrization | None = None,
     statistics: Statistics | str | Path | None = None,
     precision: AutoPrecision = "auto",
     settings: Settings | None = None,
-    restarts: int = 1,
-    seed: int = 0,
-    frames: int = 0,
-    batch_size: int | None = None,
+    restarts: Restarts = 1,
+    seed: Seed = 0,
+    frames: Frames = 0,
+    batch_size: BatchSize | None = None,
     engine: str = "here",
     checkpoint: str | Path | Checkpoint | None = None,
     progress: Progress | None = None,
@@ -411,7 +422,7 @@ def _grouped(
     return [(model.layer(name), list(dict.fromkeys(found))) for name, found in groups.items()]
 
 
-def _side(model: Model, units: Sequence[Unit], size: Size | None) -> Size | None:
+def _side(model: Model, units: Sequence[Unit], size: Canvas | None) -> Canvas | None:
     """The size of the pictures: a neuron is drawn where it is in the whole input."""
     return model.input_size if size is None and units[0].position else size
 

@@ -24,9 +24,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from featviz.errors import UserError, nearest
+from featviz.arguments import Bounds
+from featviz.errors import UserError, check_fields, nearest, public
 from featviz.maximization.colors import LUCID
 from featviz.maximization.cppn import CPPN
 from featviz.maximization.image_statistics import Statistics, bundled, load_statistics
@@ -43,15 +44,14 @@ from featviz.maximization.transforms import Crop, Transforms
 from featviz.models.first_layer import first_stride
 from featviz.models.model import Layer, Model
 from featviz.models.precision import choose_precision, gains_by_bfloat16
-from featviz.preprocessing import Size, shown
-from featviz.types import AutoPrecision, Precision
+from featviz.types import AutoPrecision, Canvas, Precision, Rate, Share, Steps, Weight
 
 
 @dataclass(frozen=True)
 class Settings:
     """How `optimize` makes pictures."""
 
-    steps: int
+    steps: Steps
     """number of steps"""
     parametrization: Parametrization
     """which free parameters make a picture, and of which size"""
@@ -59,28 +59,31 @@ class Settings:
     """random changes of the picture before each step"""
     optimizer: Optimizer = Adam()  # noqa: RUF009 - frozen
     """how a gradient changes the parameters"""
-    lr: float = 0.1
+    lr: Rate = 0.1
     """rate of the first step, in units of the parameters"""
-    roughness_weight: float = 8.0
+    roughness_weight: Weight = 8.0
     """penalty of what a 3x3 mean removes, against a gradient of mean square 1 (`regularizers`)"""
-    contrast_weight: float = 0.02
+    contrast_weight: Weight = 0.02
     """penalty of the distance from gray"""
-    saturation_weight: float = 0.2
+    saturation_weight: Weight = 0.2
     """penalty of the distance from the gray of the same brightness"""
-    local_normalization: float = 0.9
+    local_normalization: Share = 0.9
     """0: one strength of the gradient for the whole picture; towards 1: everywhere the same"""
-    window: int = 16
+    window: Annotated[int, Bounds(1, 4096)] = 16
     """pixels to each side over which the gradient's local strength is measured"""
-    coarse_to_fine: float = 0.25
+    coarse_to_fine: Share = 0.25
     """share of the steps in which detail is let in from coarse to fine: shapes come first"""
     precision: Precision = "float32"
     """of the network in the steps; clean scores are always of float32"""
-    checks: int = 4
+    checks: Annotated[int, Bounds(1, 1000)] = 4
     """how often, in the last half, clean scores are taken to find the best picture"""
-    views: int = 1
+    views: Annotated[int, Bounds(1, 1000)] = 1
     """views of each picture, with transforms of their own, of which a step takes the mean"""
     transparency: bool = False
     """whether to add up over the steps how much each pixel mattered (`Optimized.transparency`)"""
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
     def record(self) -> dict[str, Any]:
         """The settings for result.json: numbers, and dataclasses as their fields."""
@@ -173,13 +176,14 @@ _YOSINSKI = {
 _PLAIN_ADAM = Adam(betas=(0.9, 0.999), final_lr=1.0, shaped=False)
 
 
+@public
 def settings_for(
     model: Model,
     layer: str | Layer,
     *,
     preset: str = DEFAULT_PRESET,
-    steps: int | None = None,
-    size: Size | None = None,
+    steps: Steps | None = None,
+    size: Canvas | None = None,
     parametrization: str | Parametrization | None = None,
     statistics: Statistics | str | Path | None = None,
     precision: AutoPrecision = "auto",
@@ -213,10 +217,6 @@ def settings_for(
     elif size is None:
         size = model.input_size if advice.size is None or place.whole else advice.size
     height, width = (size, size) if isinstance(size, int) else size
-    if steps < 1 or min(height, width) < 8:
-        raise UserError(
-            f"steps {steps}, size {shown((height, width))}: steps is 1 or more, size 8 or more"
-        )
     precision = choose_precision(precision, lambda: gains_by_bfloat16(model.net, model.blank()))
     if isinstance(statistics, str | Path):
         statistics = load_statistics(statistics)

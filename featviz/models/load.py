@@ -15,6 +15,7 @@ from featviz.models import zoo
 from featviz.models.alexnet import AlexNet, AlexNet2012, AlexNetMini
 from featviz.models.model import Model
 from featviz.preprocessing import Preprocessing
+from featviz.types import Seed
 
 BUILTIN: dict[str, type[AlexNetMini | AlexNet | AlexNet2012]] = {
     "alexnet-mini": AlexNetMini,
@@ -30,7 +31,7 @@ def load(
     weights: str | Path | None = None,
     classes: str | Path | None = None,
     device: str = "auto",
-    seed: int = 0,
+    seed: Seed = 0,
 ) -> Model:
     """A classifier by name, with its weights.
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from torch import Tensor
 
 from featviz import results
+from featviz.arguments import Bounds
 from featviz.embedding.store import Store
 from featviz.errors import UserError, nearest, public
 from featviz.neighbors.approximate import KINDS, ApproximateIndex, build_approximate, open_or_build
@@ -17,7 +18,7 @@ from featviz.neighbors.exact import Backend, Index, Metric, build_index
 from featviz.neighbors.quality import measure_quality
 from featviz.neighbors.queries import Space, read_queries
 from featviz.neighbors.result import Neighbors
-from featviz.types import Progress
+from featviz.types import Count, Progress, Seed
 
 if TYPE_CHECKING:
     from featviz.models.model import Model
@@ -28,14 +29,14 @@ def find_neighbors(
     space: Store | Index | ApproximateIndex | Tensor,
     queries: Tensor | Sequence[int | str | Path] | None = None,
     *,
-    k: int = 10,
+    k: Count = 10,
     metric: Metric = "cosine",
     index: Literal["exact", "ivf", "hnsw", "pq"] = "exact",
     backend: Backend = "auto",
     model: Model | None = None,
     labels: Sequence[str] | None = None,
-    precision_rows: int = 2000,
-    seed: int = 0,
+    precision_rows: Annotated[int, Bounds(0, 100_000_000)] = 2000,
+    seed: Seed = 0,
     progress: Progress | None = None,
 ) -> Neighbors:
     """The k nearest rows of each query, and how well neighbors share a class.

@@ -29,6 +29,7 @@ from featviz.errors import UserError, public
 from featviz.models.frozen import frozen
 from featviz.robustness.figures import plot_transfer
 from featviz.statistics import Share, share
+from featviz.types import BatchSize, Seed
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -131,8 +132,8 @@ def transfer_matrix(
     adversarial: Mapping[str, AttackResult | Tensor],
     *,
     size: str = "",
-    seed: int = 0,
-    batch_size: int | None = None,
+    seed: Seed = 0,
+    batch_size: BatchSize | None = None,
 ) -> Transfer:
     """Judge each model's adversarial pictures by all models.
 

@@ -10,15 +10,17 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
+from featviz.arguments import Bounds
 from featviz.datasets import Pictures, Skipped, in_order, open_pictures
 from featviz.decoding import prepared
-from featviz.errors import UserError
+from featviz.errors import UserError, check_fields
 from featviz.preprocessing import Preprocessing
-from featviz.types import Progress
+from featviz.types import Progress, Share
 
 MEMORY_LIMIT = 4 << 30
 """Decoded pictures are kept in memory up to this many bytes, above it they are read each epoch."""
@@ -36,10 +38,15 @@ class Augmentation:
         flip: Mirror every second picture.
     """
 
-    area: tuple[float, float] = (0.5, 1.0)
-    aspect: float = 0.15
-    brightness: float = 0.2
+    area: tuple[Share, Share] = (0.5, 1.0)
+    aspect: Annotated[float, Bounds(0, 2)] = 0.15
+    brightness: Share = 0.2
     flip: bool = True
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        if self.area[0] > self.area[1]:
+            raise UserError(f"area is {self.area}; the smaller share comes first")
 
 
 @dataclass

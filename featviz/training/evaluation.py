@@ -28,7 +28,7 @@ from featviz.preprocessing import Preprocessing, shown
 from featviz.statistics import Share, share
 from featviz.training.calibration import Calibration
 from featviz.training.figures import draw_classes
-from featviz.types import AutoPrecision, Progress
+from featviz.types import AutoPrecision, BatchSize, Progress, Top
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -154,9 +154,9 @@ def evaluate(
     model: Model,
     data: str | Path | Pictures,
     *,
-    top: int = 5,
+    top: Top = 5,
     ten_crop: bool = False,
-    batch_size: int = 64,
+    batch_size: BatchSize = 64,
     precision: AutoPrecision = "float32",
     progress: Progress | None = None,
 ) -> EvalResult:
@@ -189,8 +189,6 @@ def evaluate(
     counted = pictures.select(rows)
     truth = torch.tensor([report.labels[row] for row in rows])
     preprocessing = _around_crops(model) if ten_crop else model.preprocessing
-    if top < 1:
-        raise UserError(f"top is {top}: it counts the most likely classes, 1 or more")
     top = max(1, min(top, len(model.classes) - 1))
     skipped: list[Skipped] = []
 

@@ -12,14 +12,15 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
 
 from featviz import results
+from featviz.arguments import Bounds
 from featviz.checkpoints import Checkpoint, open_checkpoint
-from featviz.errors import UserError, nearest, public
+from featviz.errors import UserError, check_fields, nearest, public
 from featviz.models.alexnet import folded_weight
 from featviz.models.load import resolve_device
 from featviz.models.precision import choose_precision, has_bfloat16
@@ -28,7 +29,18 @@ from featviz.training.evaluation import hits, predict
 from featviz.training.parallel import Workers
 from featviz.training.result import Epoch, TrainResult, as_model
 from featviz.training.state import State, read_state, write_state
-from featviz.types import AutoPrecision, Progress
+from featviz.types import (
+    AutoPrecision,
+    Epochs,
+    LearningRate,
+    Progress,
+    Seed,
+    Share,
+    Side,
+    TrainBatch,
+    WeightDecay,
+    WorkerCount,
+)
 
 Schedule = Callable[[float], float]
 """from the share of the run that is done, in [0, 1], to a factor of the learning rate"""
@@ -91,18 +103,21 @@ class TrainSettings:
         precision: "float32", "bfloat16", or "auto": bfloat16 where the processor computes in it.
     """
 
-    batch_size: int = 128
-    lr: float = 0.1
-    momentum: float = 0.9
-    weight_decay: float = 5e-4
-    label_smoothing: float = 0.1
+    batch_size: TrainBatch = 128
+    lr: LearningRate = 0.1
+    momentum: Annotated[float, Bounds(0, 0.999)] = 0.9
+    weight_decay: WeightDecay = 5e-4
+    label_smoothing: Share = 0.1
     schedule: str | Schedule = "cosine"
-    warmup: float = 0.05
-    sizes: Mapping[int, int] | None = None
+    warmup: Share = 0.05
+    sizes: Mapping[Annotated[int, Bounds(0, 100_000)], Side] | None = None
     augmentation: Augmentation = field(default_factory=Augmentation)
-    teacher_weight: float = 0.7
-    temperature: float = 2.0
+    teacher_weight: Share = 0.7
+    temperature: Annotated[float, Bounds(0, 1000, above=True)] = 2.0
     precision: AutoPrecision = "auto"
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
     @property
     def factor(self) -> Schedule:
@@ -121,15 +136,15 @@ def train(
     data: str | Path | Examples,
     *,
     validation: str | Path | Examples | None = None,
-    epochs: int = 30,
+    epochs: Epochs = 30,
     settings: TrainSettings = TrainSettings(),
     teacher_logits: Tensor | None = None,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     snapshot_steps: Sequence[int] = (),
     device: str = "auto",
-    workers: int = 1,
-    seed: int = 0,
+    workers: WorkerCount = 1,
+    seed: Seed = 0,
     checkpoint: str | Path | Checkpoint | None = None,
     resume: bool = True,
     name: str | None = None,
@@ -391,10 +406,6 @@ def _check(
     settings: TrainSettings,
     epochs: int,
 ) -> None:
-    if epochs < 1 or settings.batch_size < 2:
-        raise UserError(
-            f"epochs {epochs} and batch size {settings.batch_size}: need at least 1 and 2"
-        )
     outputs = [m.out_features for m in net.modules() if isinstance(m, nn.Linear)]
     if outputs and outputs[-1] != len(examples.classes):
         raise UserError(

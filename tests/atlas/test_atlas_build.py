@@ -199,7 +199,7 @@ def test_mistakes_are_errors_of_one_line(
     model: Model, pictures: torch.Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = embed(model, pictures)
-    with pytest.raises(UserError, match="unknown icons 'dots'"):
+    with pytest.raises(UserError, match="icons is 'dots'"):
         build_atlas(model, store, icons="dots")  # type: ignore[arg-type]
     with pytest.raises(UserError, match="synthetic icons are made by the model"):
         build_atlas(None, store, icons="both")
@@ -209,7 +209,7 @@ def test_mistakes_are_errors_of_one_line(
     with pytest.raises(UserError, match="39 pictures for a store of 40 rows"):
         build_atlas(None, store, store.pictures.select(range(39)))
     monkeypatch.setattr(build, "lay_out", None)
-    with pytest.raises(UserError, match="unknown icons"):  # before any work
+    with pytest.raises(UserError, match="icons is"):  # before any work
         build_atlas(model, replace(store), icons="")  # type: ignore[arg-type]
 
 

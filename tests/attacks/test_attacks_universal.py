@@ -214,9 +214,9 @@ def test_the_folder_holds_the_perturbation_and_every_answer(
     [
         ({"eps": 10.0}, "10/255"),
         ({"norm": "l1"}, "unknown norm"),
-        ({"held_out": 1.0}, "between 0 and 1"),
-        ({"steps": 0}, "1 or more"),
-        ({"momentum": 1.0}, "below 1"),
+        ({"held_out": 1.0}, "held_out is 1.0"),
+        ({"steps": 0}, "steps is 0"),
+        ({"momentum": 1.0}, "momentum is 1.0"),
         ({"target": "kund 3"}, "did you mean"),
     ],
 )

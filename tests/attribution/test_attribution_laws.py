@@ -177,8 +177,8 @@ def test_a_map_of_zeros_is_said_to_be_one(pictures: Tensor) -> None:
         ({"layer": "7", "methods": ["grad_cam"]}, "Grad-CAM needs maps and 7 has none"),
         ({"baseline": "blakc"}, "unknown baseline 'blakc'; did you mean black"),
         ({"baseline": 2.0}, "out of range"),
-        ({"window": 0.0}, "fractions"),
-        ({"steps": 0}, "1 or more"),
+        ({"window": 0.0}, "window is 0.0; it must be a number, above 0, at most 1"),
+        ({"steps": 0}, "steps is 0"),
     ],
 )
 def test_mistakes_are_refused_in_words(

@@ -76,5 +76,5 @@ def test_a_machine_is_lost_midway_and_the_stores_are_the_same(
 
 
 def test_an_unknown_engine_is_refused(mini: Model) -> None:
-    with pytest.raises(UserError, match="unknown engine 'spark'"):
+    with pytest.raises(UserError, match="engine is 'spark'"):
         embed(mini, sample_pictures(1), engine="spark")  # type: ignore[arg-type]

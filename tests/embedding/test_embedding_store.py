@@ -335,7 +335,7 @@ def test_bad_arguments_are_refused_before_the_work(
     embed(model, data, out=tmp_path / "s")
     with pytest.raises(UserError, match="--overwrite"):
         embed(model, data, out=tmp_path / "s")
-    with pytest.raises(UserError, match="batch_size 0"):
+    with pytest.raises(UserError, match="batch_size is 0"):
         embed(model, data, batch_size=0)
     (tmp_path / "x.partial").mkdir()
     (tmp_path / "x.partial" / "mine.txt").write_text("keep me")

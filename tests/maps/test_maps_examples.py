@@ -126,7 +126,7 @@ def test_saved_examples_read_back(folder: Path, tmp_path: Path) -> None:
 
 def test_mistakes_are_named(folder: Path, tmp_path: Path) -> None:
     pictures = open_pictures(folder)
-    with pytest.raises(UserError, match="k is 0: at least one patch"):
+    with pytest.raises(UserError, match="k is 0; it must be"):
         top_patches(net(), pictures, "conv1", k=0)
     with pytest.raises(UserError, match="unit 6 is out of range"):
         top_patches(net(), pictures, "conv1", units=[6])

@@ -92,11 +92,11 @@ def test_facets_and_interpolate(tmp_path: Path, capsys: pytest.CaptureFixture[st
 @pytest.mark.parametrize(
     ("command", "words", "message"),
     [
-        ("facets", ["--count", "1"], "greater than or equal to 2"),
+        ("facets", ["--count", "1"], "--count is 1; it must be a whole number, 2 to"),
         ("facets", ["--units", "3@0,0"], "leave the positions out"),
         ("facets", ["--film", "avi"], "not one of 'gif', 'mp4'"),
         ("interpolate", ["--units", "1,2,3"], "3 units were named"),
-        ("interpolate", ["--alignment", "-1"], "greater than or equal to 0"),
+        ("interpolate", ["--alignment", "-1"], "--alignment is -1"),
     ],
 )
 def test_a_mistake_of_facets_or_interpolate_is_one_line(

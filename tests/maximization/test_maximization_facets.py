@@ -207,11 +207,11 @@ def test_a_pressure_grows_with_the_score_and_rests_below_zero() -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"count": 1}, "1 facet"),
+        ({"count": 1}, "count is 1"),
         ({"units": ["3@0,0"]}, "positions"),
         ({"diversity": -1.0}, "diversity is -1"),
         ({"objective": "best"}, "unknown objective"),
-        ({"film_kind": "avi"}, "no kind of film"),
+        ({"film_kind": "avi"}, "one of gif, mp4"),
     ],
 )
 def test_mistakes_are_told(mini: Model, options: dict[str, Any], words: str) -> None:

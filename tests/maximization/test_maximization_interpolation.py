@@ -105,9 +105,9 @@ def test_alignment_shortens_the_way_and_each_end_is_its_own_units(mini: Model) -
         ("3", {}, "1 units were named"),
         ("3,4,5", {}, "3 units were named"),
         (["3@0,0", "4@0,0"], {}, "without positions"),
-        ("3,4", {"count": 2}, "count 2"),
-        ("3,4", {"alignment": -1.0}, "alignment -1"),
-        ("3,4", {"film_kind": "avi"}, "no kind of film"),
+        ("3,4", {"count": 2}, "count is 2"),
+        ("3,4", {"alignment": -1.0}, "alignment is -1"),
+        ("3,4", {"film_kind": "avi"}, "one of gif, mp4"),
     ],
 )
 def test_mistakes_are_told(

@@ -143,5 +143,7 @@ def test_unknown_names_are_a_users_mistake(mini: Model) -> None:
         settings_for(mini, "conv5", preset="lucent")
     with pytest.raises(featviz.UserError, match="unknown parametrization 'fft'"):
         settings_for(mini, "conv5", parametrization="fft")
-    with pytest.raises(featviz.UserError, match="precision 'fp8'; take auto, float32"):
+    with pytest.raises(
+        featviz.UserError, match="precision is 'fp8'; it must be one of auto, float32"
+    ):
         settings_for(mini, "conv5", precision="fp8")  # type: ignore[arg-type]

@@ -378,9 +378,9 @@ def test_a_loss_that_is_no_number_stops_the_run_by_name(tmp_path: Path) -> None:
     ("change", "message"),
     [
         ({"schedule": "cosin"}, "unknown schedule 'cosin'; did you mean cosine"),
-        ({"precision": "fp8"}, "unknown precision 'fp8'"),
-        ({"epochs": 0}, "epochs 0"),
-        ({"batch_size": 1}, "batch size 1"),
+        ({"precision": "fp8"}, "precision is 'fp8'"),
+        ({"epochs": 0}, "epochs is 0"),
+        ({"batch_size": 1}, "batch_size is 1"),
         ({"teacher_logits": torch.zeros(29, 3)}, r"teacher's logits are \(29, 3\)"),
     ],
 )
