@@ -442,6 +442,7 @@ class Folder:
     def finish(self, result: Result, checks: Sequence[Check] = ()) -> None:
         """Write result.json, last of all."""
         made = result.origin
+        of_model = (made.model or {}).get("notes", ())
         document = {
             "schema": SCHEMA,
             "kind": result.kind,
@@ -459,7 +460,7 @@ class Folder:
             "figures": self.figures,
             "tables": self.tables,
             "arrays": self.arrays_,
-            "warnings": list(dict.fromkeys([*result.warnings, *self.warnings])),
+            "warnings": list(dict.fromkeys([*of_model, *result.warnings, *self.warnings])),
         }
         write_json(self.path / "result.json", document)
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from featviz import images
 from featviz.errors import UserError
 from featviz.kernels.tuning import measure_kernels
-from featviz.models.weights import read_weights
+from featviz.models.weights_file import read_weights
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)

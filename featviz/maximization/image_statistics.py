@@ -23,6 +23,7 @@ from torch import Tensor
 from featviz.errors import UserError, public
 from featviz.maximization.colors import LUCID, Colors, from_root
 from featviz.maximization.parametrizations import frequencies
+from featviz.models.weights_file import write_tensors
 from featviz.preprocessing import Preprocessing
 from featviz.types import Progress, Side
 
@@ -105,16 +106,12 @@ class Statistics:
 
     def save(self, path: str | Path) -> None:
         """Write both as a safetensors file; amplitudes with 16 bits."""
-        from safetensors.torch import save_file
-
-        save_file(
-            {
-                "colors": torch.tensor(self.colors.matrix, dtype=torch.float64),
-                "amplitudes": self.spectrum.amplitudes.half().contiguous(),
-            },
-            str(path),
-            metadata={"name": self.spectrum.name, "width": str(self.spectrum.width)},
-        )
+        tensors = {
+            "colors": torch.tensor(self.colors.matrix, dtype=torch.float64),
+            "amplitudes": self.spectrum.amplitudes.half(),
+        }
+        facts = {"name": self.spectrum.name, "width": str(self.spectrum.width)}
+        write_tensors(tensors, path, facts)
 
 
 def load_statistics(path: str | Path) -> Statistics:

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import importlib.resources
+import os
+import re
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from featviz.errors import UserError, nearest, public
-from featviz.models import weights as weight_files
 from featviz.models import zoo
 from featviz.models.alexnet import AlexNet, AlexNet2012, AlexNetMini
+from featviz.models.matching import Match, Shape, match
 from featviz.models.model import Model
+from featviz.models.receptive_field import record_modules
+from featviz.models.weights import fill, listed, read_classes
+from featviz.models.weights_file import WeightsFile, plain, read_weights
 from featviz.preprocessing import Preprocessing
 from featviz.types import Seed
 
@@ -39,41 +44,47 @@ def load(
         name: "alexnet-mini" (bundled weights, 64 pixels), "alexnet" (torchvision's: Krizhevsky
             2014), "alexnet-2012" (Krizhevsky et al. 2012: two groups, local response
             normalization, Caffe's blue-first input), any torchvision classifier, or "timm/NAME".
-        weights: a safetensors or torch file; "DEFAULT" is torchvision's own download; None is the
-            bundled file for alexnet-mini and random weights (from `seed`) for all others.
+        weights: a safetensors or torch file; "FILE#ema" where it holds several sets of weights and
+            the one in its entry "ema" is meant. "DEFAULT", or torchvision's name of a set
+            ("IMAGENET1K_V1"), is torchvision's own download. None is the bundled file for
+            alexnet-mini and random weights (from `seed`) for all others.
         classes: a text file, one class a line (`name` or `synset<TAB>name`); default: the names
             that come with the weights.
         device: "auto" (CUDA where there is one), "cpu", "cuda", "cuda:1".
         seed: of random weights.
 
     Returns:
-        The model, in eval mode and with `requires_grad` off. For your own module take
-        `featviz.wrap`.
+        The model, in eval mode and with `requires_grad` off; `notes` say how the weights were
+        found. Without the weights of its last layers it has the layers before them, and no logits.
+        For your own module take `featviz.wrap`.
 
     Raises:
-        UserError: for an unknown name, weights that do not fit or an absent device.
+        UserError: for an unknown name, weights that do not fit or are no numbers, an absent device.
     """
     place = resolve_device(device)
     if name not in BUILTIN and not name.startswith("timm/"):
         names = [*BUILTIN, *zoo.torchvision_names()]
         if name not in names:
             raise UserError(f"unknown model {name!r}{nearest(name, names)} (or timm/NAME)")
-    file, class_names = _open_weights(name, weights, classes)
-    # Our own nets take a file's tensors as they are, so none need be drawn at random first.
-    drawn = torch.device("meta" if file is not None and name in BUILTIN else "cpu")
-    with torch.random.fork_rng(devices=[]), drawn:
+    source = _open_weights(name, weights)
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        net, options = _build(name, file)
-    if file is not None:
-        source = weights or bundled(name)
-        if not weight_files.fill(net, file, source, name):
-            options["headless"] = True
-            _cut_head(net)
-    imagenet = options.pop("imagenet", False)
-    if class_names is None and imagenet:
-        class_names = [("", n) for n in zoo.imagenet_names()]
-    net.eval().requires_grad_(False)
-    return Model(net, name=name, classes=class_names, **options).to(place)
+        if source is None:
+            net = _construct(name)
+            class_names = read_classes(classes, None, {})
+            return _frozen(net, _preprocessing(name, net), name=name, classes=class_names).to(place)
+        return _filled(name, source, classes).to(place)
+
+
+class _Source(NamedTuple):
+    """Where weights come from."""
+
+    file: WeightsFile
+    name: str
+    """for people"""
+    path: Path | None = None
+    entry: str | None = None
+    """torchvision's name of the weights, if they are its own"""
 
 
 def bundled(name: str) -> Path:
@@ -81,57 +92,155 @@ def bundled(name: str) -> Path:
     return Path(str(importlib.resources.files("featviz") / "assets" / f"{name}.safetensors"))
 
 
-def _open_weights(
-    name: str, weights: str | Path | None, classes: str | Path | None
-) -> tuple[weight_files.WeightsFile | None, list[tuple[str, str]] | None]:
-    if weights is None and name != "alexnet-mini":
-        return None, weight_files.read_classes(classes, None, {})
-    if str(weights) == "DEFAULT" and name != "alexnet-mini":
-        tensors, categories = zoo.default_weights(name)
-        given = weight_files.read_classes(classes, None, {})
-        return weight_files.WeightsFile(tensors, {}), given or [("", c) for c in categories]
-    path = bundled(name) if weights is None or str(weights) == "DEFAULT" else Path(weights)
-    file = weight_files.read_weights(path)
-    return file, weight_files.read_classes(classes, path, file.metadata)
+def _open_weights(name: str, weights: str | Path | None) -> _Source | None:
+    if name == "alexnet-mini" and str(weights) in {"None", "DEFAULT"}:
+        weights = bundled(name)
+    if weights is None:
+        return None
+    path, text = Path(weights), str(weights)
+    if re.fullmatch("DEFAULT|IMAGENET1K_[A-Z0-9_]+", text) and not path.exists():
+        file, entry = zoo.download(name, text)
+        return _Source(file, f"torchvision's {entry}", entry=entry)
+    part = ""
+    if "#" in text and not os.path.lexists(path):
+        text, _, part = text.rpartition("#")
+        path = Path(text)
+    file = read_weights(path)
+    if part:
+        inside = file.part(part)
+        if not inside.tensors:
+            tops = dict.fromkeys(key.partition(".")[0] for key in file.tensors)
+            raise UserError(
+                f"{path} has no weights under {part!r}; it has {plain(', '.join(tops))}"
+            )
+        file = inside
+    return _Source(file, str(weights), path)
 
 
-def _build(name: str, file: weight_files.WeightsFile | None) -> tuple[nn.Module, dict[str, Any]]:
-    """A net with as many classes as the weights have, and the options of its `Model`."""
+def _filled(name: str, source: _Source, classes: str | Path | None) -> Model:
+    """The net with the weights of a file: with as many classes and for such pictures as these."""
+    shapes, head = _outline(name)
+    found = match(source.file, shapes)
+    given = {key: tuple(tensor.shape) for key, tensor in found.tensors.items()}
+    options = {} if name in BUILTIN else zoo.sizes(name, given, shapes)
+    count = next((given[k][0] for k in head if k in given and _alike(given[k], shapes[k])), None)
+    # Our own nets take a file's tensors as they are, so none need be drawn at random first.
+    with torch.device("meta" if name in BUILTIN else "cpu"):
+        net = _construct(name, **options | ({"num_classes": count} if count else {}))
+    absent = fill(net, found, source.name, name)
+    for path in absent:
+        parent, _, last = path.rpartition(".")
+        setattr(net.get_submodule(parent), last, nn.Identity())
+    class_names = read_classes(classes, source.path, source.file.metadata)
+    if class_names is None and count == 1000 and name not in BUILTIN:
+        class_names = [("", text) for text in zoo.imagenet_names()]
+    model = _frozen(
+        net,
+        _preprocessing(name, net, source),
+        name=name,
+        classes=class_names,
+        absent=absent,
+        notes=_notes(source, found, absent),
+    )
+    _check_order(model, absent, source.name)
+    _check_finite(model, source.name)
+    return model
+
+
+def _alike(one: Shape, two: Shape) -> bool:
+    """Whether two shapes differ in the first side alone, if at all."""
+    return len(one) == len(two) and one[1:] == two[1:] and one[0] > 0
+
+
+def _outline(name: str) -> tuple[dict[str, Shape], list[str]]:
+    """Names and shapes of a net's tensors, and those whose length is the number of classes."""
+    unlikely = 1009  # no other side of a net's tensors is as long
+    try:
+        with torch.device("meta"):
+            net = _construct(name, num_classes=unlikely)
+    except NotImplementedError:  # RegNet computes with values while it is built
+        net = _construct(name, num_classes=unlikely)
+    shapes = {key: tuple(tensor.shape) for key, tensor in net.state_dict().items()}
+    return shapes, [key for key, shape in shapes.items() if shape[:1] == (unlikely,)]
+
+
+def _construct(name: str, **options: int) -> nn.Module:
     form = BUILTIN.get(name)
-    if form is not None:
-        tensors = {} if file is None else weight_files.rename(file.tensors, _CONVOLUTIONS)
-        head = tensors.get("classifier.6.weight")
-        default = 200 if form is AlexNetMini else 1000
-        net: nn.Module = form(num_classes=default if head is None else head.shape[0])
-        resize = form.input_size if form is AlexNetMini else 256
-        preprocessing = Preprocessing.of(
-            form.input_size,
-            resize=resize,
-            mean=form.mean,
-            std=form.std,
-            blue_first=form is AlexNet2012,
+    if form is None:
+        return zoo.construct(name, **options)
+    return form(**{"num_classes": 200 if form is AlexNetMini else 1000} | options)
+
+
+def _preprocessing(name: str, net: nn.Module, source: _Source | None = None) -> Preprocessing:
+    form = BUILTIN.get(name)
+    if form is None:
+        return zoo.preprocessing(name, net, source and source.path, source and source.entry)
+    return Preprocessing.of(
+        form.input_size,
+        resize=form.input_size if form is AlexNetMini else 256,
+        mean=form.mean,
+        std=form.std,
+        blue_first=form is AlexNet2012,
+    )
+
+
+def _frozen(net: nn.Module, preprocessing: Preprocessing, *, name: str, **options: Any) -> Model:
+    net.eval().requires_grad_(False)
+    aliases = BUILTIN[name].aliases if name in BUILTIN else None
+    return Model(net, name=name, preprocessing=preprocessing, aliases=aliases, **options)
+
+
+def _notes(source: _Source, found: Match, absent: list[str]) -> list[str]:
+    """How the weights were found, where it is not the usual way."""
+    name = source.path.name if source.path else source.name
+    notes = []
+    if found.others:
+        others = " or ".join(f"{name}#{plain(place)}" for place in found.others)
+        notes.append(
+            f"{name} holds several sets of weights; that of {plain(found.place)!r} is taken "
+            f"(--weights {others} takes another)"
         )
-        return net, {"aliases": form.aliases, "preprocessing": preprocessing}
-    net, preprocessing = zoo.build(name)
-    imagenet = False
-    if file is not None:
-        count = weight_files.count_classes(weight_files.rename(file.tensors, net.state_dict()), net)
-        if count is not None and count != 1000:
-            net, preprocessing = zoo.build(name, count)
-        imagenet = count == 1000
-    return net, {"preprocessing": preprocessing, "imagenet": imagenet}
+    if found.wrappers:
+        notes.append(f"the names in {name} are read without {plain(', '.join(found.wrappers))}")
+    if absent:
+        notes.append(f"{name} has no weights of {listed(absent)}: there are no logits")
+    return notes
 
 
-# Enough for Caffe's names to be recognised.
-_CONVOLUTIONS: dict[str, Tensor] = {"features.0.weight": torch.empty(0)}
+def _check_order(model: Model, absent: list[str], source: str) -> None:
+    """Only the last layers may be absent: what is computed behind one of them has no meaning."""
+    if not absent:
+        return
+    modules = dict(model.net.named_modules())
+    try:
+        order = list(record_modules(model.net, model.normalize(model.blank())))
+    except (RuntimeError, ValueError, TypeError):
+        order = []
+    first = min((order.index(path) for path in absent if path in order), default=0)
+    behind = [path for path in order[first:] if _computes(modules[path])]
+    if behind or not any(map(_computes, modules.values())) or not order:
+        raise UserError(
+            f"{source} does not fit {model.name}: it has no weights of {listed(absent)}"
+            + (f", but of {behind[0]} behind it" if behind else "")
+            + "; give complete weights, or those of all layers before the absent ones"
+        )
 
 
-def _cut_head(net: nn.Module) -> None:
-    """Replace the head by an identity; `Model.forward` raises the error about absent logits."""
-    for head in ("classifier", "fc", "head", "heads"):
-        if hasattr(net, head):
-            setattr(net, head, nn.Identity())
-            return
+def _computes(module: nn.Module) -> bool:
+    """Whether it is a layer with weights of its own."""
+    return not list(module.children()) and bool(list(module.parameters()))
+
+
+def _check_finite(model: Model, source: str) -> None:
+    """Weights may be finite and what they compute not."""
+    picture = torch.rand(model.blank().shape, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        out = model.net(model.normalize(picture.to(model.mean.dtype)))
+    if isinstance(out, Tensor) and not out.isfinite().all():
+        raise UserError(
+            f"{source} gives NaN or infinite logits (of a random picture), though its weights are "
+            "finite: they are too large for float32 arithmetic; give other weights"
+        )
 
 
 def resolve_device(device: str) -> torch.device:

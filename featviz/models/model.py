@@ -9,6 +9,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import takewhile
 from typing import Any
 
 import torch
@@ -52,7 +53,9 @@ class Model(nn.Module):
         classes: the name of each class; `synsets`: its WordNet id, or "".
         preprocessing: size, channels and normalization of the pictures.
         aliases: layer name to module path.
-        headless: a trunk without a last layer, which has no logits.
+        headless: a trunk without its last layers, which has no logits.
+        absent: paths of layers without weights, in whose places are identities.
+        notes: how the weights were found in their file, in words.
     """
 
     mean: Tensor
@@ -67,6 +70,8 @@ class Model(nn.Module):
         aliases: Mapping[str, str] | None = None,
         classes: Sequence[tuple[str, str]] | None = None,
         headless: bool = False,
+        absent: Sequence[str] = (),
+        notes: Sequence[str] = (),
     ):
         """See `featviz.wrap`; `classes` are pairs of synset and name.
 
@@ -79,19 +84,21 @@ class Model(nn.Module):
         if not isinstance(preprocessing, Preprocessing):
             preprocessing = Preprocessing.of(preprocessing)
         self.preprocessing = preprocessing
-        self.headless = headless
+        self.absent = tuple(absent)
+        self.headless = headless or bool(absent)
+        self.notes = tuple(notes)
         self.aliases = dict(aliases or {})
-        if headless:
-            paths = dict(net.named_modules())
-            self.aliases = {a: p for a, p in self.aliases.items() if p in paths and a != "logits"}
-        else:
+        if not self.headless:
             self.aliases.setdefault("logits", "")
         weight = next((p for p in net.parameters() if p.is_floating_point()), torch.zeros(()))
         for buffer, values in (("mean", preprocessing.mean), ("std", preprocessing.std)):
             constant = torch.tensor(values, dtype=weight.dtype, device=weight.device)
             self.register_buffer(buffer, constant.view(-1, 1, 1), persistent=False)
-        count = 0 if headless else self.layers["logits"].shape[0]
-        if classes is not None and len(classes) != count and not headless:
+        if self.headless:
+            kept = {layer.path for layer in self.layers.values()}
+            self.aliases = {a: path for a, path in self.aliases.items() if path in kept}
+        count = 0 if self.headless else self.layers["logits"].shape[0]
+        if classes is not None and len(classes) != count and not self.headless:
             raise UserError(
                 f"{len(classes)} class names for a model of {count} classes; "
                 "give --classes a file with one line for each"
@@ -150,11 +157,15 @@ class Model(nn.Module):
 
     @cached_property
     def layers(self) -> dict[str, Layer]:
-        """Every module that a forward pass runs, by alias or else by path, in the order of use."""
+        """Every module that a forward pass runs, by alias or else by path, in the order of use.
+
+        Those before the first absent one.
+        """
         with evaluating(self.net):
             records = record_modules(self.net, self.normalize(self.blank()))
         names = {path: alias for alias, path in self.aliases.items()}
-        layers = [Layer(name=names.get(path, path), **vars(r)) for path, r in records.items()]
+        present = takewhile(lambda path: path not in self.absent, records)
+        layers = [Layer(name=names.get(p, p), **vars(records[p])) for p in present]
         return {layer.name: layer for layer in layers}
 
     def layer(self, name: str) -> Layer:
@@ -218,6 +229,7 @@ class Model(nn.Module):
             "input_size": list(self.input_size),
             "classes": len(self.classes),
             "preprocessing": self.preprocessing.record(),
+            **({"notes": list(self.notes)} if self.notes else {}),
         }
 
     def _no_logits(self) -> UserError:

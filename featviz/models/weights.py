@@ -1,181 +1,145 @@
-"""Weights from a file into a net: read safely, names recognized, every mismatch named at once.
+"""Weights of a file into a net: every mismatch named at once, nothing taken that is no weight.
 
-Read: safetensors, or a torch file with `weights_only=True`. Recognized: torchvision's names, the
-same behind a wrapper's prefix ("module."), and Caffe conversions ("conv1.weight", "fc8.bias").
+Names are found by `featviz.models.matching`; what torch and torchvision repair while loading (old
+names, versions of modules) is repaired here, too. Class names come with the weights.
 """
 
 from __future__ import annotations
 
 import json
-import pickle
 import warnings
-from collections.abc import Mapping
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from featviz.errors import UserError
+from featviz.models.matching import Match
+from featviz.models.weights_file import plain
 
-
-class WeightsFile(NamedTuple):
-    """The content of a file of weights."""
-
-    tensors: dict[str, Tensor]
-    metadata: dict[str, str]
-    """strings stored beside the tensors (safetensors only)"""
-
-
-CAFFE_LAYERS = {
-    "conv1": "features.0",
-    "conv2": "features.4",
-    "conv3": "features.8",
-    "conv4": "features.10",
-    "conv5": "features.12",
-    "fc6": "classifier.1",
-    "fc7": "classifier.4",
-    "fc8": "classifier.6",
-}
-"""Caffe's names in alexnet-2012's terms."""
-
-_WRAPPERS = ("state_dict", "model_state_dict", "model", "model_state", "net")
-_PREFIXES = ("module.", "model.", "net.", "_orig_mod.")
+_FLOATS = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
+_INTEGERS = {torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64}
 _SHOWN = 6  # mismatches written out before "and N more"
 
 
-def read_weights(path: str | Path) -> WeightsFile:
-    """The tensors of a file, by name. No code in it is ever run.
+def fill(net: nn.Module, found: Match, source: str, name: str) -> list[str]:
+    """Copy a set of weights into the net, whatever its floating point precision.
 
-    Raises:
-        UserError: if it is absent, cut short, of no known format, or a pickle that needs code.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise UserError(f"{path}: no such file; --weights takes a .safetensors or a torch file")
-    try:
-        with path.open("rb") as file:
-            head = file.read(64)
-    except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror})") from None
-    if path.suffix == ".safetensors" or head[8:9] == b"{":
-        return _read_safetensors(path)
-    return _read_torch(path)
-
-
-def _read_safetensors(path: Path) -> WeightsFile:
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            metadata = file.metadata() or {}
-    except (SafetensorError, OSError) as error:
-        raise UserError(
-            f"{path} is damaged, cut short or no safetensors file ({error}); get it again"
-        ) from None
-    return WeightsFile(tensors, metadata)
-
-
-def _read_torch(path: Path) -> WeightsFile:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about old pickles; errors are reported below
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        wanted = str(error).splitlines()[0].strip()
-        raise UserError(
-            f"{path} is refused: reading it could run code that it holds ({_short(wanted)}); "
-            "save its state_dict alone, best as safetensors"
-        ) from None
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, UnicodeDecodeError) as error:
-        raise UserError(
-            f"{path} is no file of weights, or is cut short ({_short(str(error))}); get it again"
-        ) from None
-    for key in _WRAPPERS:
-        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
-            content = content[key]
-    tensors = (
-        {str(k): v for k, v in content.items() if isinstance(v, Tensor)}
-        if isinstance(content, Mapping)
-        else {}
-    )
-    if not tensors:
-        raise UserError(f"{path} holds no tensors by name; save a model's state_dict()")
-    return WeightsFile(tensors, {})
-
-
-def _short(text: str) -> str:
-    text = " ".join(text.split())
-    return text if len(text) <= 120 else text[:117] + "..."
-
-
-def rename(tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The same tensors under the net's names, where their names are known ones."""
-    renamed = dict(tensors)
-    for prefix in _PREFIXES:
-        if renamed and all(name.startswith(prefix) for name in renamed):
-            renamed = {name.removeprefix(prefix): t for name, t in renamed.items()}
-    if "conv1.weight" in renamed and "fc8.weight" in renamed and "features.0.weight" in wanted:
-        renamed = {_from_caffe(name): t for name, t in renamed.items()}
-    return renamed
-
-
-def _from_caffe(name: str) -> str:
-    layer, _, rest = name.partition(".")
-    return f"{CAFFE_LAYERS[layer]}.{rest}" if layer in CAFFE_LAYERS else name
-
-
-def count_classes(tensors: Mapping[str, Tensor], net: nn.Module) -> int | None:
-    """How many classes the weights' last layer has, if the net's last layer is among them."""
-    names = [n for n, m in net.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)]
-    for name in reversed(names):
-        if f"{name}.weight" in tensors:
-            return int(tensors[f"{name}.weight"].shape[0])
-    return None
-
-
-def fill(net: nn.Module, file: WeightsFile, path: str | Path, name: str) -> bool:
-    """Copy weights into the net.
+    Args:
+        net: of random weights or on the meta device.
+        found: the weights.
+        source: their file, for errors.
+        name: the model, for errors.
 
     Returns:
-        False where they are a trunk without a head.
+        The paths of the modules whose weights the file does not have at all.
 
     Raises:
-        UserError: naming every missing, unknown and misshapen tensor.
+        UserError: naming every missing, unknown and misshapen tensor, or each that is no weight.
     """
     wanted = net.state_dict()
-    tensors = {
-        key: t
-        for key, t in rename(file.tensors, wanted).items()
-        # Auxiliary heads are used in training only.
-        if not (key.startswith(("aux1.", "aux2.", "AuxLogits.")) and key not in wanted)
-    }
-    unknown = [key for key in tensors if key not in wanted]
-    missing = [k for k in wanted if k not in tensors and not k.endswith("num_batches_tracked")]
-    shapes = [
-        f"{key} is {_shape(tensors[key])}, not {_shape(wanted[key])}"
-        for key in wanted
-        if key in tensors and tensors[key].shape != wanted[key].shape
+    # Auxiliary heads are used in training only.
+    aux = ("aux1.", "aux2.", "AuxLogits.")
+    tensors = found.tensors | {n: t for n, t in found.unknown.items() if not n.startswith(aux)}
+    unfit = f"{source} does not fit {name}: "
+    odd = [
+        f"{plain(n)} {why}"
+        for n, t in found.tensors.items()
+        if (why := _odd(t, wanted[n])) is not None
     ]
-    head = ("classifier.", "fc.", "head.", "heads.")
-    trunk_only = bool(missing) and all(key.startswith(head) for key in missing)
-    if unknown or shapes or (missing and not trunk_only):
-        problems = (
-            shapes + [f"{k} is missing" for k in missing] + [f"{k} is unknown" for k in unknown]
-        )
-        more = f" and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
+    if odd:
+        _check_names(wanted, tensors, unfit)
+        raise UserError(f"{source} holds what are no weights: {listed(odd)}; save them as float32")
+    cast = {n: t.to(wanted[n].dtype) if n in wanted else t for n, t in tensors.items()}
+    infinite = [
+        n for n in found.tensors if cast[n].is_floating_point() and not cast[n].isfinite().all()
+    ]
+    if infinite:
+        raise UserError(f"{source} holds NaN or infinite weights ({listed(infinite)})")
+    try:
+        missing, unknown = _load(net, cast, found.versions)
+    except (RuntimeError, ValueError) as error:
+        _check_names(net.state_dict(), cast, unfit)
+        raise UserError(f"{unfit}{plain(error)}") from None
+    missing = [n for n in missing if not n.endswith("num_batches_tracked")]
+    lost = _lost_modules(net, missing)
+    problems = [f"{n} is missing" for n in missing if n.rpartition(".")[0] not in lost]
+    _raise(problems + [f"{plain(n)} is unknown" for n in unknown], unfit)
+    return lost
+
+
+def _odd(tensor: Tensor, wanted: Tensor) -> str | None:
+    """Why a tensor cannot be taken as the net's, beside its shape; None if it can."""
+    kind = str(tensor.dtype).removeprefix("torch.")
+    if tensor.is_meta:
+        return "has no values (meta device)"
+    if tensor.is_quantized or tensor.layout is not torch.strided:
+        return f"is {'quantized' if tensor.is_quantized else 'sparse'} ({kind})"
+    if wanted.is_floating_point():
+        return None if tensor.dtype in _FLOATS else f"is {kind}, not a floating point number"
+    if wanted.dtype == torch.bool:
+        return None if tensor.dtype == torch.bool else f"is {kind}, not bool"
+    if tensor.dtype not in _FLOATS | _INTEGERS:
+        return f"is {kind}, not a whole number"
+    # Averages of weights have averaged the counters, too.
+    return None if bool((tensor.to(wanted.dtype) == tensor).all()) else "is no whole number"
+
+
+def _load(
+    net: nn.Module, tensors: Mapping[str, Tensor], versions: Mapping[str, int]
+) -> tuple[list[str], list[str]]:
+    """Missing and unknown names, after what the net's modules repair by themselves."""
+    state = OrderedDict(tensors)
+    empty = net.state_dict()
+    # Files without versions are of the present one; MNASNet refuses a net of none.
+    root = {"": getattr(empty, "_metadata", {}).get("", {})}
+    given = {path: {"version": version} for path, version in versions.items()}
+    state._metadata = root | given  # type: ignore[attr-defined]
+    on_meta = any(tensor.is_meta for tensor in empty.values())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        result = net.load_state_dict(state, strict=False, assign=on_meta)
+    return result.missing_keys, result.unexpected_keys
+
+
+def _lost_modules(net: nn.Module, missing: Iterable[str]) -> list[str]:
+    """The modules all of whose tensors are missing."""
+    absent = set(missing)
+    lost = []
+    for path in dict.fromkeys(name.rpartition(".")[0] for name in absent):
+        module = net.get_submodule(path)
+        names = {f"{path}.{name}" for name in module.state_dict()}
+        if path and names - {f"{path}.num_batches_tracked"} <= absent:
+            lost.append(path)
+    return lost
+
+
+def _check_names(wanted: Mapping[str, Tensor], tensors: Mapping[str, Tensor], unfit: str) -> None:
+    problems = [
+        f"{n} is {_shape(tensors[n])}, not {_shape(wanted[n])}"
+        for n in wanted
+        if n in tensors and tensors[n].shape != wanted[n].shape
+    ]
+    if problems:
+        problems += [f"{n} is missing" for n in wanted if n not in tensors]
+        problems += [f"{plain(n)} is unknown" for n in tensors if n not in wanted]
+    _raise(problems, unfit)
+
+
+def _raise(problems: list[str], unfit: str) -> None:
+    if problems:
         raise UserError(
-            f"{path} does not fit {name}: {'; '.join(problems[:_SHOWN])}{more}; "
-            "give weights of this architecture, or another --model"
+            f"{unfit}{listed(problems, '; ')}; give weights of this architecture, "
+            "or another --model"
         )
-    bad = [key for key, t in tensors.items() if t.is_floating_point() and not t.isfinite().all()]
-    if bad:
-        raise UserError(f"{path} holds NaN or infinite weights ({', '.join(bad[:_SHOWN])})")
-    # Whatever the file's precision (fp16, bf16), the net computes in float32.
-    cast = {key: tensor.to(wanted[key].dtype) for key, tensor in tensors.items()}
-    net.load_state_dict(cast, strict=False, assign=any(t.is_meta for t in wanted.values()))
-    return not trunk_only
+
+
+def listed(texts: list[str], separator: str = ", ") -> str:
+    """The first of many, and how many more there are."""
+    more = f" and {len(texts) - _SHOWN} more" if len(texts) > _SHOWN else ""
+    return separator.join(texts[:_SHOWN]) + more
 
 
 def _shape(tensor: Tensor) -> str:
@@ -202,9 +166,34 @@ def read_classes(
             raise UserError(f"{path}: no such file; --classes takes a text file, one class a line")
         return parse_classes(path.read_text(encoding="utf-8", errors="replace"))
     if "classes" in metadata:
-        return [(str(synset), str(name)) for synset, name in json.loads(metadata["classes"])]
+        return _stated_classes(metadata["classes"], str(weights))
     if weights is not None:
         beside = Path(weights).with_suffix(".classes.txt")
         if beside.is_file():
             return parse_classes(beside.read_text(encoding="utf-8", errors="replace"))
     return None
+
+
+def _stated_classes(text: str, source: str) -> list[tuple[str, str]]:
+    """Class names in a file's metadata: a JSON list of names or of pairs (synset, name)."""
+    try:
+        entries = json.loads(text)
+    except (ValueError, RecursionError):
+        entries = None
+    pairs = (
+        [("", e) if isinstance(e, str) else e for e in entries or ()]
+        if isinstance(entries, list)
+        else None
+    )
+    if pairs is None or not all(_is_pair(pair) for pair in pairs):
+        raise UserError(
+            f'{source}: its metadata "classes" is {plain(text)[:60]!r}, no JSON list of names or '
+            "of pairs (synset, name); save the weights again, without it"
+        )
+    return [(synset, name) for synset, name in pairs]
+
+
+def _is_pair(pair: object) -> bool:
+    return (
+        isinstance(pair, list | tuple) and len(pair) == 2 and all(isinstance(p, str) for p in pair)
+    )

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import json
 import math
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from safetensors.torch import save
 from torch import Tensor
 
-from featviz.errors import UserError
 from featviz.models.model import Model
+from featviz.models.weights_file import write_tensors
 
 
 def save_weights(
@@ -36,8 +34,11 @@ def save_weights(
         "input_size": "x".join(map(str, dict.fromkeys(model.input_size))),
         **facts,
     }
-    tensors = {k: t.detach().to("cpu", dtype) for k, t in model.net.state_dict().items()}
-    _save(tensors, Path(path), metadata)
+    tensors = {
+        k: t.to("cpu", dtype if t.is_floating_point() else t.dtype)
+        for k, t in model.net.state_dict().items()
+    }
+    write_tensors(tensors, path, metadata)
 
 
 def save_growth(
@@ -57,7 +58,7 @@ def save_growth(
         top1: Accuracy at each, a fraction; None if unknown.
         dtype: Of the kernels in the file.
     """
-    _save(growth_tensors(kernels.to(dtype), steps, top1), Path(path), {})
+    write_tensors(growth_tensors(kernels.to(dtype), steps, top1), path)
 
 
 def growth_tensors(
@@ -70,30 +71,3 @@ def growth_tensors(
         "steps": torch.tensor(steps),
         "top1": torch.tensor(known, dtype=torch.float64),
     }
-
-
-def _save(tensors: Mapping[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
-    """A safetensors file, whole or as it was before."""
-    content = _in_order(save({k: t.contiguous() for k, t in tensors.items()}, metadata))
-    beside = path.with_name(path.name + ".new")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        beside.write_bytes(content)
-        os.replace(beside, path)
-    except OSError as error:
-        beside.unlink(missing_ok=True)
-        raise UserError(f"{path} cannot be written ({error}); choose another place") from None
-
-
-def _in_order(content: bytes) -> bytes:
-    """The bytes of a safetensors file with sorted metadata; the library's order is random.
-
-    The file is 8 bytes with the header's length, the header (JSON), and the tensors.
-    """
-    length = int.from_bytes(content[:8], "little")
-    header = json.loads(content[8 : 8 + length])
-    if "__metadata__" in header:
-        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
-    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    return len(text).to_bytes(8, "little") + text + content[8 + length :]

@@ -17,8 +17,7 @@ from torch import Tensor
 
 import featviz
 from featviz.errors import UserError
-from featviz.models import weights as weight_files
-from featviz.models.alexnet import AlexNet2012, AlexNetMini
+from featviz.models.alexnet import AlexNetMini
 from featviz.models.units import parse_unit
 
 
@@ -171,23 +170,6 @@ def test_weights_that_are_no_numbers_are_refused(
         featviz.load("alexnet-mini", weights=tmp_path / "w.safetensors")
 
 
-def test_caffe_names_are_mapped_and_its_color_order_kept() -> None:
-    with torch.random.fork_rng(devices=[]), torch.device("meta"):
-        state = AlexNet2012().state_dict()
-    ours = {path: caffe for caffe, path in weight_files.CAFFE_LAYERS.items()}
-    in_caffe = {
-        f"{ours[name.rpartition('.')[0]]}.{name.rpartition('.')[2]}": t for name, t in state.items()
-    }
-    assert set(in_caffe) == {
-        f"{layer}.{kind}"
-        for layer in ("conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7", "fc8")
-        for kind in ("weight", "bias")
-    }
-    renamed = weight_files.rename(in_caffe, state)
-    assert {name: t.shape for name, t in renamed.items()} == {n: t.shape for n, t in state.items()}
-    assert all(renamed[name] is state[name] for name in state)
-
-
 def test_caffes_model_is_given_blue_first_in_0_to_255_minus_its_mean() -> None:
     model = featviz.load("alexnet-2012")
     red = torch.zeros(1, 3, 227, 227)
@@ -278,9 +260,10 @@ def test_our_alexnet_is_torchvisions_with_the_same_weights() -> None:
         "import torch, featviz\n"
         "from featviz.models import zoo\n"
         "torch.manual_seed(0)\n"
-        "theirs, how = zoo.build('alexnet')\n"
+        "theirs = zoo.construct('alexnet')\n"
         "theirs.eval()\n"
         "model = featviz.load('alexnet')\n"
+        "how = zoo.preprocessing('alexnet', theirs)\n"
         "print(model.net.load_state_dict(theirs.state_dict()))\n"
         "assert how == model.preprocessing and how.size == (224, 224) and how.resize == 256\n"
         "x = torch.rand(2, 3, 224, 224)\n"

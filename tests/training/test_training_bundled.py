@@ -14,7 +14,8 @@ from scipy.stats import binomtest
 from featviz.kernels.growth import kernel_growth
 from featviz.models.load import bundled
 from featviz.models.model import Model
-from featviz.models.weights import WeightsFile, parse_classes, read_weights
+from featviz.models.weights import parse_classes
+from featviz.models.weights_file import WeightsFile, read_weights
 from featviz.training.evaluation import evaluate
 
 
