@@ -203,7 +203,7 @@ class Result(ABC):
 
     @abstractmethod
     def write(self, folder: Folder) -> None:
-        """Put figures, tables and arrays into the folder (numbers are written by `save`)."""
+        """Put figures and arrays into the folder, which has the tables (`save` does the rest)."""
 
     @abstractmethod
     def plot(self) -> Figure:
@@ -412,9 +412,9 @@ class Folder:
 
     def fill(self, result: Result) -> None:
         """Write all of a result but its result.json."""
-        result.write(self)
         for table in result.tables():
             self.table(table)
+        result.write(self)
         for name, part in result.parts.items():
             self.part(name, part)
 
@@ -450,7 +450,7 @@ class Folder:
             **({} if made.command is None else {"command": made.command}),
             "model": made.model,
             "data": made.data,
-            "parameters": made.parameters,
+            "parameters": _portable(made.parameters),
             "seed": made.seed,
             "versions": versions() | {"device": made.device},
             "created": made.created,
@@ -469,6 +469,15 @@ def _number_record(number: Number) -> dict[str, Any]:
     """A number for result.json: `low`, `high` and `n` only where it is an estimate."""
     always = ("value", "unit", "meaning")
     return {k: v for k, v in vars(number).items() if k in always or v is not None}
+
+
+def _portable(value: Any) -> Any:
+    """Parameters with absolute paths by their last component, as in the command line."""
+    if isinstance(value, Path):
+        return value.name if value.is_absolute() else value.as_posix()
+    if isinstance(value, Mapping):
+        return {name: _portable(item) for name, item in value.items()}
+    return [_portable(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def file_stem(name: str) -> str:

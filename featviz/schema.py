@@ -9,6 +9,7 @@ for any fields of one shape, or `Maybe(shape)` where null and absence are allowe
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Callable
@@ -24,6 +25,8 @@ DEEPEST = 64
 """lists and objects within each other"""
 LONGEST = 10**6
 """characters of the longest text"""
+SEAL = "seal"
+"""the field of a document that has a hash of all others"""
 _LARGEST_INTEGER = 2**64
 
 
@@ -57,6 +60,11 @@ def _is_file_name(value: object) -> bool:
 
 COUNT = Kind("a whole number from 0 to 2^53", lambda v: _is_whole(v) and 0 <= v <= 2**53)
 FILE = Kind("the name of a file in the same folder", _is_file_name, "")
+RELATIVE = Kind(
+    "a relative path",
+    lambda v: isinstance(v, str) and not v.startswith(("/", "\\")) and "\0" not in v,
+    "",
+)
 HASH = Kind(
     "a sha256",
     lambda v: isinstance(v, str) and len(v) == 64 and set(v) <= set("0123456789abcdef"),
@@ -65,11 +73,7 @@ HASH = Kind(
 
 _TYPES: dict[Any, Kind] = {
     object: Kind("anything", lambda v: True),
-    str: Kind(
-        f"a text of at most {LONGEST:,} characters",
-        lambda v: isinstance(v, str) and len(v) <= LONGEST,
-        "",
-    ),
+    str: Kind("a text", lambda v: isinstance(v, str), ""),
     bool: Kind("true or false", lambda v: isinstance(v, bool), False),
     int: Kind("a whole number", _is_whole),
     float: Kind("a number", lambda v: _is_whole(v) or isinstance(v, float)),
@@ -111,7 +115,7 @@ def parse_json(text: str) -> Any:
         )
     except RecursionError:
         raise ValueError(f"lists and objects lie more than {DEEPEST} deep") from None
-    _check_depth(document)
+    _check_size(document)
     return document
 
 
@@ -146,18 +150,37 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _check_depth(document: Any) -> None:
+def _check_size(document: Any) -> None:
     level = [document]
     for _ in range(DEEPEST):
+        if any(isinstance(value, str) and len(value) > LONGEST for value in level):
+            raise ValueError(f"a text is longer than {LONGEST:,} characters")
         level = [
             item
             for value in level
             if isinstance(value, dict | list)
-            for item in (value.values() if isinstance(value, dict) else value)
+            for item in ((*value, *value.values()) if isinstance(value, dict) else value)
         ]
         if not level:
             return
     raise ValueError(f"lists and objects lie more than {DEEPEST} deep")
+
+
+def sealed(document: dict[str, Any]) -> dict[str, Any]:
+    """A JSON document with a hash of its fields, by which `check_sealed` notices any change."""
+    return document | {SEAL: _hash(document)}
+
+
+def check_sealed(document: Any, shape: dict[str, Any], path: Path, way_out: str) -> Any:
+    """As `check`, of a document that `sealed` made. Raises UserError if it was changed since."""
+    found = check(document, shape | {SEAL: HASH}, path, way_out)
+    if _hash({name: v for name, v in document.items() if name != SEAL}) != found[SEAL]:
+        raise UserError(f"{path} was changed since it was written; {way_out}")
+    return found
+
+
+def _hash(document: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
 
 
 def check(value: Any, shape: Any, path: Path, way_out: str) -> Any:
@@ -234,13 +257,8 @@ def _kind(shape: Any) -> Kind:
 
 
 def _described(value: Any) -> str:
-    """The type of a JSON value, or the value itself where it is short."""
+    """The type of a JSON value."""
     if value is None:
         return "missing"
-    if isinstance(value, list):
-        return "a list"
-    if isinstance(value, dict):
-        return "an object"
-    if isinstance(value, str):
-        return f"the text {value!r}" if len(value) <= 40 else "a text"
-    return json.dumps(value)
+    kinds = (*(_TYPES[kind] for kind in (bool, int, float, str, dict)), _LIST)
+    return next(kind.words for kind in kinds if kind.holds(value))

@@ -64,6 +64,7 @@ def build_atlas(
     seeds: Seeds = 1,
     most: Most = MOST,
     seed: Seed = 0,
+    links: bool = False,
     checkpoint: str | Path | None = None,
     progress: Progress | None = None,
 ) -> Atlas:
@@ -84,6 +85,7 @@ def build_atlas(
             depends on the seed.
         most: Of larger stores an even sample of so many rows is shown.
         seed: Of the layout and the icons.
+        links: Link the files of the pictures from the page, by their place on this machine.
         checkpoint: A folder for finished icons, from which the same call goes on after it was
             stopped; the caller removes it.
         progress: Called as (done, total, text).
@@ -163,6 +165,7 @@ def build_atlas(
         distances=near.distances,
         thumbnails=thumbnails,
         stability=compare_maps([each.xy for each in maps]) if seeds > 1 else None,
+        links=links,
     )
 
 

@@ -62,6 +62,7 @@ def build_class_atlas(
     icon: IconSettings = IconSettings(),
     layout: LayoutSettings = LayoutSettings(perplexity=20.0),
     seed: Seed = 0,
+    links: bool = False,
     checkpoint: str | Path | None = None,
     progress: Progress | None = None,
 ) -> ClassAtlas:
@@ -81,6 +82,7 @@ def build_class_atlas(
         icon: How synthetic icons are made.
         layout: How the map is laid out.
         seed: Of the layout and the icons.
+        links: As in `featviz.build_atlas`.
         checkpoint: As in `featviz.build_atlas`.
         progress: Called as (done, total, text).
 
@@ -138,6 +140,7 @@ def build_class_atlas(
         layout=layout,
         most=len(some),
         seed=seed,
+        links=links,
         checkpoint=checkpoint,
         progress=progress,
     )

@@ -71,6 +71,8 @@ class Atlas(results.Result):
     """of all up to 20,000 rows; above, of the samples of the finest cells and an even sample"""
     stability: Stability | None = None
     """agreement of the maps of several seeds, where they were made"""
+    links: bool = False
+    """whether the page links the files of the pictures, by their place on this machine"""
 
     @property
     def title(self) -> str:
@@ -155,9 +157,6 @@ class Atlas(results.Result):
         if layout.divergence is not None:
             how = f"t-SNE ({layout.method}, perplexity {layout.perplexity:g})"
             how += f" on the neighbors in {store.layer}"
-        root = store.pictures.root
-        folder = root if root.is_dir() else root.parent
-        files = root.exists() and root.suffix != ".tar"
         return PageData(
             title=self.title,
             layer=store.layer,
@@ -173,7 +172,7 @@ class Atlas(results.Result):
             },
             numbers=self.numbers(),
             warnings=self.warnings,
-            base=folder.resolve().as_uri() + "/" if files else None,
+            base=self._base() if self.links else None,
             paths=self.paths,
             classes=self.classes,
             xy=layout.xy,
@@ -184,6 +183,13 @@ class Atlas(results.Result):
             thumbnails=self.thumbnails,
             levels=self.levels,
         )
+
+    def _base(self) -> str | None:
+        """The address of the pictures' folder, where they are files."""
+        root = self.store.pictures.root
+        if not root.exists() or root.suffix == ".tar":
+            return None
+        return (root if root.is_dir() else root.parent).resolve().as_uri() + "/"
 
     def write(self, folder: results.Folder) -> None:
         (folder.path / "atlas.html").write_text(render_page(self.page()), encoding="utf-8")

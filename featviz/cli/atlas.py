@@ -114,6 +114,13 @@ def atlas(
     most: Annotated[
         Most, typer.Option("--most", help="Of more pictures an even sample is shown.")
     ] = 20_000,
+    links: Annotated[
+        bool,
+        typer.Option(
+            "--links",
+            help="Link the pictures' files from the page, by their place on this machine.",
+        ),
+    ] = False,
     seed: options.Seed = 0,
     model: options.ModelOptions,
     output: options.OutputOptions,
@@ -177,6 +184,7 @@ def atlas(
                 most=min(most, MOST),
                 layout=replace(layout, perplexity=20.0),
                 seed=seed,
+                links=links,
                 checkpoint=partial,
                 progress=progress,
             )
@@ -192,6 +200,7 @@ def atlas(
                 seeds=seeds,
                 most=most,
                 seed=seed,
+                links=links,
                 checkpoint=partial,
                 progress=progress,
             )

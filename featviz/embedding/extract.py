@@ -354,7 +354,7 @@ def _embed(
             drifts = _drifts(rows) if rows.decoder != "exact" else {}
             stores = [
                 replace(
-                    _store(rows, place, found, options, inside[place.name], started),
+                    _store(rows, place, found, options, started),
                     pace=pace or None,
                     drift=drifts.get(place.name),
                     **where,
@@ -450,9 +450,7 @@ def _join(
     return [{"folder": writer.folder, "shards": tuple(writer.shards)} for writer in writers]
 
 
-def _store(
-    rows: Rows, place: Layer, found: _Found, options: _Options, folder: Path, started: float
-) -> Store:
+def _store(rows: Rows, place: Layer, found: _Found, options: _Options, started: float) -> Store:
     """The store of a layer without its rows."""
     model, data = rows.model, rows.data
     chosen = rows.position == "random" and place.spatial
@@ -464,7 +462,6 @@ def _store(
     parameters = {
         "layer": place.name,
         **{name: getattr(options, name) for name in recorded},
-        "out": None if options.out is None else str(Path(options.out) / folder),
     }
     return Store(
         origin=results.origin(
@@ -488,8 +485,6 @@ def _store(
         class_names={name: names[name] for name in data.classes if name in names},
         source={
             "name": data.name,
-            # Samples and tensors are nowhere on the disk.
-            "root": os.path.abspath(data.root) if data.root.exists() else str(data.root),
             "count": len(data),
             "sha256": data.sha256,
         },
@@ -538,6 +533,6 @@ def _save(
         for store, place in zip(stores, inside, strict=True):
             target = results.Folder(beside / place, final=final / place)
             target.path.mkdir(exist_ok=True)
-            store.write(target)
+            target.fill(store)
             target.finish(store)
     return [replace(s, folder=out / place) for s, place in zip(stores, inside, strict=True)]

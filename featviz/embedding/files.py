@@ -4,6 +4,7 @@
     shard-00000.npy  float16, rows x dim, at most 64 MB each
     ids.csv          row, path, class, width, height; y, x where one position was read
     skipped.csv      path, reason
+    location.txt     where the pictures are, if they share no folder with the store
 
 The manifest decides what belongs to a store.
 """
@@ -12,26 +13,72 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import json
+import os
 import sys
 from array import array
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, NamedTuple
+from typing import IO, TYPE_CHECKING, Any, NamedTuple, get_args
 
 import numpy as np
 
+from featviz import schema
 from featviz.errors import UserError
+from featviz.preprocessing import from_reading
+from featviz.types import Precision
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-SCHEMA = 1
+SCHEMA = 2
 SHARD_BYTES = 64 * 10**6
 """the largest shard"""
 
+IDS, SKIPPED, LOCATION = "ids.csv", "skipped.csv", "location.txt"
+
 _ID_COLUMNS = ("row", "path", "class", "width", "height")
 _POSITION_COLUMNS = ("y", "x")
+
+
+def _is_reading(value: object) -> bool:
+    """Whether a JSON value is a `Preprocessing.reading`."""
+    if not isinstance(value, dict) or not {"resize", "crop"} <= value.keys():
+        return False
+    try:
+        from_reading(value)
+    except (UserError, TypeError, ValueError, LookupError):
+        return False
+    return True
+
+
+_EMBED_AGAIN = "embed again"
+_PAIR = (int, int)
+_MANIFEST = {
+    "schema": schema.COUNT,
+    "model": dict,
+    "layer": str,
+    "dim": schema.Kind("a whole number from 1 to 2^31", lambda v: v in range(1, 2**31)),
+    "precision": schema.one_of(*get_args(Precision)),
+    "decoder": str,
+    "preparation": schema.Kind("the reading of pictures", _is_reading),
+    "class_names": {str: str},
+    "shape": [schema.COUNT],
+    "position": schema.Maybe(schema.one_of("random", "mean")),
+    "seed": schema.Maybe(int),
+    "receptive_field": schema.Maybe({"size": _PAIR, "stride": _PAIR, "offset": _PAIR}),
+    "drift": schema.Maybe({"pictures": schema.COUNT, "mean": float, "largest": float}),
+    "dtype": schema.one_of("float16"),
+    "rows": schema.COUNT,
+    "skipped": schema.COUNT,
+    "data": {
+        "name": str,
+        "root": schema.Maybe(schema.RELATIVE),
+        "count": schema.COUNT,
+        "sha256": str,
+    },
+    "shards": [{"file": schema.FILE, "rows": schema.COUNT, "sha256": schema.HASH}],
+    "tables": {IDS: schema.HASH, SKIPPED: schema.HASH},
+}
 
 
 class Shard(NamedTuple):
@@ -94,9 +141,13 @@ def map_shard(path: Path) -> NDArray[np.float16]:
     """The rows of a shard, mapped into memory. Raises UserError if it cannot be read."""
     try:
         mapped: NDArray[np.float16] = np.load(path, mmap_mode="r")
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read ({error}); embed again") from None
+    except _UNREADABLE as error:
+        raise UserError(f"{path} cannot be read ({error}); {_EMBED_AGAIN}") from None
     return mapped
+
+
+_UNREADABLE = (OSError, ValueError, EOFError, OverflowError, SyntaxError, TypeError, KeyError)
+"""what numpy raises of a file that is no array"""
 
 
 def check_shards(place: Path, shards: Sequence[Shard], dim: int, *, verify: bool) -> None:
@@ -106,15 +157,29 @@ def check_shards(place: Path, shards: Sequence[Shard], dim: int, *, verify: bool
         path = place / shard.file
         if not path.is_file():
             bad.append(f"{shard.file} is missing")
-            continue
-        try:
-            shape = np.load(path, mmap_mode="r").shape
-        except (OSError, ValueError, EOFError):
-            shape = None
-        if shape != (shard.rows, dim) or (verify and hash_file(path) != shard.sha256):
+        elif (verify and hash_file(path) != shard.sha256) or not _holds_rows(path, shard.rows, dim):
             bad.append(f"{shard.file} is damaged")
     if bad:
-        raise UserError(f"{place}: {', '.join(bad)}; embed again")
+        raise UserError(f"{place}: {', '.join(bad)}; {_EMBED_AGAIN}")
+
+
+def _holds_rows(path: Path, rows: int, dim: int) -> bool:
+    try:
+        mapped = np.load(path, mmap_mode="r")
+    except _UNREADABLE:
+        return False
+    return bool(
+        isinstance(mapped, np.ndarray) and mapped.shape == (rows, dim) and mapped.dtype == "<f2"
+    )
+
+
+def check_tables(place: Path, tables: Mapping[str, str]) -> None:
+    """Raise UserError for a table that is missing or was changed."""
+    for name, expected in tables.items():
+        if not (place / name).is_file():
+            raise UserError(f"{place} is incomplete: {name} is missing; {_EMBED_AGAIN}")
+        if hash_file(place / name) != expected:
+            raise UserError(f"{place / name} was changed since it was written; {_EMBED_AGAIN}")
 
 
 def id_columns(positions: bool) -> tuple[str, ...]:
@@ -144,18 +209,36 @@ def read_ids(
 
 
 def read_manifest(place: Path) -> dict[str, Any]:
-    """The manifest of a store. Raises UserError for a folder that is none."""
+    """The manifest of a store, checked. Raises UserError for a folder that is none."""
     path = place / "manifest.json"
-    try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
-        raise UserError(
-            f"{place} is no store: no manifest.json (featviz embed makes one)"
-        ) from None
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read ({error}); embed again") from None
-    found = manifest.get("schema") if isinstance(manifest, dict) else None
-    if found != SCHEMA:
-        raise UserError(f"{path} has schema {found}, this featviz reads {SCHEMA}; embed again")
-    assert isinstance(manifest, dict)
+    if not path.exists():
+        raise UserError(f"{place} is no store: no manifest.json (featviz embed makes one)")
+    document = schema.read_json(path, _EMBED_AGAIN)
+    found = document.get("schema") if isinstance(document, dict) else None
+    if isinstance(found, int | None) and found != SCHEMA:
+        raise UserError(f"{path} has schema {found}, this featviz reads {SCHEMA}; {_EMBED_AGAIN}")
+    manifest: dict[str, Any] = schema.check_sealed(document, _MANIFEST, path, _EMBED_AGAIN)
     return manifest
+
+
+def relative_root(root: Path, store: Path) -> str | None:
+    """The way from a store to its pictures; None if they share no folder but the whole disk."""
+    there, here = os.path.abspath(root), os.path.abspath(store)
+    try:
+        common = os.path.commonpath([there, here])
+    except ValueError:  # two drives
+        return None
+    return (
+        None if common == os.path.dirname(common) else Path(os.path.relpath(there, here)).as_posix()
+    )
+
+
+def find_root(place: Path, root: str | None, name: str) -> Path:
+    """Where the pictures of a store are, or its name for them where that is not known."""
+    if root is not None:
+        beside = Path(os.path.normpath(place / root))
+        return beside if beside.exists() else Path(root)
+    try:
+        return Path((place / LOCATION).read_text(encoding="utf-8").strip() or name)
+    except (OSError, ValueError):
+        return Path(name)

@@ -20,18 +20,25 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from featviz import images, results
+from featviz import images, results, schema
 from featviz.datasets import Pictures
 from featviz.embedding.figures import draw_activity
 from featviz.embedding.files import (
+    IDS,
+    LOCATION,
     SCHEMA,
+    SKIPPED,
     Shard,
     ShardWriter,
     check_shards,
+    check_tables,
+    find_root,
+    hash_file,
     id_columns,
     map_shard,
     read_ids,
     read_manifest,
+    relative_root,
 )
 from featviz.errors import UserError, public
 from featviz.models.receptive_field import ReceptiveField
@@ -105,7 +112,7 @@ class Store(results.Result):
     class_names: Mapping[str, str] = field(default_factory=dict)
     """readable names of the class folders"""
     source: Mapping[str, Any]
-    """the whole data set: name, root, count, sha256 of its list"""
+    """the whole data set: name, count, sha256 of its list"""
     preparation: Mapping[str, Any]
     """how the pictures were read, see `Preprocessing.reading`"""
     shards: tuple[Shard, ...] = ()
@@ -271,15 +278,19 @@ class Store(results.Result):
             "unit is above zero, units sorted by it.",
             alt="Histogram of row norms and sorted curve of how often units are active",
         )
-        results.write_json(folder.path / "manifest.json", self.manifest(shards))
+        if self._root(folder.final) is None:
+            text = f"{os.path.abspath(self.pictures.root)}\n"
+            (folder.path / LOCATION).write_text(text, encoding="utf-8")
+        manifest = schema.sealed(results.plain(self._manifest(folder, shards)))
+        results.write_json(folder.path / "manifest.json", manifest)
 
     def tables(self) -> Iterator[results.Table]:
         columns = id_columns(self.positions is not None)
         yield results.Table(
-            "ids.csv", columns, self._id_rows(), caption="The picture of each row.", parquet=True
+            IDS, columns, self._id_rows(), caption="The picture of each row.", parquet=True
         )
         yield results.Table(
-            "skipped.csv", ("path", "reason"), self.skipped, caption="What could not be read."
+            SKIPPED, ("path", "reason"), self.skipped, caption="What could not be read."
         )
 
     def _id_rows(self) -> Iterator[tuple[Any, ...]]:
@@ -287,7 +298,13 @@ class Store(results.Result):
         names = zip(self.pictures.paths, self.labels, numbers, strict=True)
         return ((row, path, label, *found) for row, (path, label, found) in enumerate(names))
 
-    def manifest(self, shards: Sequence[Shard]) -> dict[str, Any]:
+    def _root(self, final: Path) -> str | None:
+        """How a store in a folder names the place of its pictures."""
+        root = self.pictures.root
+        # Samples and tensors are nowhere on the disk.
+        return relative_root(root, final) if root.exists() else str(root)
+
+    def _manifest(self, folder: results.Folder, shards: Sequence[Shard]) -> dict[str, Any]:
         """The document that makes a folder a store; it holds nothing that changes with time."""
         return {
             "schema": SCHEMA,
@@ -301,8 +318,9 @@ class Store(results.Result):
             "dtype": "float16",
             "rows": len(self),
             "skipped": len(self.skipped),
-            "data": self.source,
+            "data": {**self.source, "root": self._root(folder.final)},
             "shards": [shard._asdict() for shard in shards],
+            "tables": {name: hash_file(folder.path / name) for name in (IDS, SKIPPED)},
         }
 
     def plot(self) -> Figure:
@@ -335,41 +353,39 @@ def open_store(
     """
     place = Path(folder)
     manifest = read_manifest(place)
+    shards = tuple(Shard(**entry) for entry in manifest["shards"])
+    if verify is None:
+        verify = 2 * manifest["dim"] * manifest["rows"] <= _HASHED
+    check_shards(place, shards, manifest["dim"], verify=verify)
+    check_tables(place, manifest["tables"])
+    chosen = manifest["position"] == "random"
     try:
-        shards = tuple(Shard(**entry) for entry in manifest["shards"])
-        if verify is None:
-            verify = 2 * int(manifest["dim"]) * int(manifest["rows"]) <= _HASHED
-        check_shards(place, shards, int(manifest["dim"]), verify=verify)
-        chosen = manifest["position"] == "random"
-        names, labels, numbers = read_ids(place / "ids.csv", chosen)
-        with (place / "skipped.csv").open(newline="", encoding="utf-8") as file:
+        names, labels, numbers = read_ids(place / IDS, chosen)
+        with (place / SKIPPED).open(newline="", encoding="utf-8") as file:
             skipped = tuple(Left(*line) for line in list(csv.reader(file))[1:])
-        source = manifest["data"]
-        if not len(names) == manifest["rows"] == sum(shard.rows for shard in shards):
-            raise UserError(
-                f"{place / 'ids.csv'} lists {len(names)} rows where the manifest has "
-                f"{manifest['rows']}; embed again"
-            )
-        return Store(
-            origin=_read_origin(place, manifest),
-            **{name: manifest[name] for name in _SAME},
-            shape=tuple(manifest["shape"]),
-            positions=numbers[:, 2:] if chosen else None,
-            receptive_field=_read_field(manifest["receptive_field"]),
-            drift=Drift(**manifest["drift"]) if manifest["drift"] else None,
-            pictures=_pictures(Path(data or source["root"]), names, labels),
-            sizes=numbers[:, :2],
-            skipped=skipped,
-            source=source,
-            shards=shards,
-            folder=place,
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{place} is damaged ({error!r} in its tables); embed again") from None
-    except FileNotFoundError as error:
+    except (OSError, TypeError, ValueError, OverflowError, csv.Error) as error:
+        raise UserError(f"{place} is damaged ({error} in its tables); embed again") from None
+    if not len(names) == manifest["rows"] == sum(shard.rows for shard in shards):
         raise UserError(
-            f"{place} is incomplete: {error.filename} is missing; embed again"
-        ) from None
+            f"{place / IDS} lists {len(names)} rows where the manifest has "
+            f"{manifest['rows']}; embed again"
+        )
+    source = manifest["data"]
+    root = Path(data) if data is not None else find_root(place, source["root"], source["name"])
+    return Store(
+        origin=_read_origin(place, manifest),
+        **{name: manifest[name] for name in _SAME},
+        shape=tuple(manifest["shape"]),
+        positions=numbers[:, 2:] if chosen else None,
+        receptive_field=_read_field(manifest["receptive_field"]),
+        drift=Drift(**manifest["drift"]) if manifest["drift"] else None,
+        pictures=_pictures(root, names, labels),
+        sizes=numbers[:, :2],
+        skipped=skipped,
+        source=source,
+        shards=shards,
+        folder=place,
+    )
 
 
 def _pictures(root: Path, names: tuple[str, ...], labels: tuple[str, ...]) -> Pictures:
@@ -383,15 +399,23 @@ def _read_field(found: Mapping[str, Any] | None) -> ReceptiveField | None:
     return ReceptiveField(**{name: tuple(pair) for name, pair in found.items()})
 
 
+_ORIGIN = {
+    "data": schema.Maybe(dict),
+    "parameters": dict,
+    "seed": schema.Maybe(int),
+    "versions": {str: str},
+    "seconds": float,
+    "created": str,
+    "command": schema.Maybe(str),
+}
+"""what result.json says of the origin of a result"""
+
+
 def _read_origin(place: Path, manifest: Mapping[str, Any]) -> results.Origin:
-    document = results.read_result(place) if (place / "result.json").is_file() else {}
+    if not (place / "result.json").exists():
+        return results.Origin(manifest["model"], None, {}, None, "unknown", 0.0, "", None)
+    document = results.read_result(place)
+    said = schema.check(document, _ORIGIN, place / "result.json", "embed again")
     return results.Origin(
-        model=manifest["model"],
-        data=document.get("data"),
-        parameters=document.get("parameters", {}),
-        seed=document.get("seed"),
-        device=document.get("versions", {}).get("device", "unknown"),
-        seconds=document.get("seconds", 0.0),
-        created=document.get("created", ""),
-        command=document.get("command"),
+        model=manifest["model"], device=said.pop("versions").get("device", "unknown"), **said
     )

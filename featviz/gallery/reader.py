@@ -9,7 +9,11 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import re
+import struct
+import warnings
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -18,6 +22,7 @@ from typing import Any
 from featviz import results
 from featviz.errors import UserError
 from featviz.results import Number
+from featviz.schema import conform
 
 PICTURES = frozenset({".png", ".svg", ".gif", ".jpg", ".jpeg", ".webp"})
 PAGES = frozenset({".html", ".htm"})
@@ -208,7 +213,7 @@ def _in_gallery(folder: Path, root: Path) -> bool:
 def read_entry(folder: Path, name: str) -> Entry:
     """One result folder. Raises UserError if there is nothing in it that can be shown."""
     problems: list[str] = []
-    fields = conform(results.read_result(folder), RESULT, "", problems)
+    fields = _cleaned(conform(results.read_result(folder), RESULT, "", problems))
     model, data = fields["model"], fields["data"]
     tables = list(_tables(folder, fields["tables"], problems))
     figures, pages = _figures(folder, fields["figures"], problems)
@@ -263,54 +268,14 @@ RESULT = {
 
 NUMBER = {"value": object, "unit": str, "meaning": str, "low": float, "high": float, "n": int}
 
-_TYPE_NAMES = {
-    str: "a text",
-    bool: "true or false",
-    int: "a whole number",
-    float: "a number",
-    list: "a list",
-    dict: "an object",
-}
 
-
-def conform(value: Any, shape: Any, at: str, problems: list[str]) -> Any:
-    """What of a JSON value has the given shape; the rest is named among the problems.
-
-    Args:
-        value: from a file that anybody may have written.
-        shape: a type, a list of one shape, or a dictionary from fields to shapes. A field that is
-            absent or null becomes the empty value of its type (None for numbers).
-        at: the value's place in the document, for the problems.
-        problems: is added to.
-    """
-    kind = type(shape) if isinstance(shape, dict | list) else shape
-    if kind is object:
-        return value
-    if not _is(value, kind):
-        if value is not None:
-            problems.append(f"{at} is {_TYPE_NAMES[type(value)]}, not {_TYPE_NAMES[kind]}")
-        value = None if kind in (int, float) else kind()
-    if isinstance(shape, dict):
-        return {
-            key: conform(value.get(key), inner, f"{at}.{key}".lstrip("."), problems)
-            for key, inner in shape.items()
-        }
-    if isinstance(shape, list):
-        (inner,) = shape
-        return [
-            conform(item, inner, f"{at}[{i}]", problems)
-            for i, item in enumerate(value)
-            if item is not None
-        ]
-    if kind is dict:
-        return {clean(str(key)): inner for key, inner in value.items()}
-    return clean(value) if kind is str else value
-
-
-def _is(value: object, kind: type) -> bool:
-    """Whether a JSON value has a type; true and false are no numbers, whole numbers are numbers."""
-    wanted = (int, float) if kind is float else (kind,)
-    return isinstance(value, wanted) and (kind is bool or not isinstance(value, bool))
+def _cleaned(value: Any) -> Any:
+    """A JSON value whose texts a UTF-8 page can hold."""
+    if isinstance(value, dict):
+        return {clean(name): _cleaned(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_cleaned(item) for item in value]
+    return clean(value) if isinstance(value, str) else value
 
 
 def _figures(
@@ -346,18 +311,27 @@ def unit_name(text: str) -> str:
     return name if layer.strip() and unit.strip() else ""
 
 
+_UNREADABLE = (
+    *(OSError, SyntaxError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError),
+    *(EOFError, RuntimeError, MemoryError, struct.error, zlib.error),
+)
+"""what pillow raises of a file that is no picture"""
+
+
 def _look(path: Path) -> tuple[int | None, int | None, bool] | None:
     """Width, height, and whether it is drawn on white; None for what is no picture."""
     if path.suffix.lower() == ".svg":
         return _look_at_svg(path)
     import numpy as np
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image
 
     try:
-        with Image.open(path) as picture:
-            width, height = picture.size
-            rgb = picture.convert("RGB")
-    except (OSError, UnidentifiedImageError, ValueError, Image.DecompressionBombError):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # large pictures and odd tags
+            with Image.open(path) as picture:
+                width, height = picture.size
+                rgb = picture.convert("RGB")
+    except (*_UNREADABLE, Image.DecompressionBombError):
         return None
     pixels = np.asarray(rgb)
     edges = pixels[[0, -1]].min(), pixels[:, [0, -1]].min()
@@ -370,11 +344,13 @@ def _look_at_svg(path: Path) -> tuple[int | None, int | None, bool] | None:
     tag = re.search(r"<svg[^>]*>", head, re.DOTALL)
     if tag is None:
         return None
-    box = re.search(r"viewBox=[\"']\s*[\d.+-]+[\s,]+[\d.+-]+[\s,]+([\d.]+)[\s,]+([\d.]+)", tag[0])
-    if box is None:
+    box = re.search(r"viewBox=[\"']([^\"']*)", tag[0])
+    sides = re.findall(r"[^\s,]+", box[1])[2:] if box else []
+    if len(sides) != 2 or not all(re.fullmatch(r"\d{1,6}(\.\d{1,9})?", side) for side in sides):
         return None, None, True
     points = 4 / 3 if re.search(r"width=[\"'][\d.]+pt", tag[0]) else 1.0
-    return round(float(box[1]) * points), round(float(box[2]) * points), True
+    width, height = (round(float(side) * points) for side in sides)
+    return width, height, True
 
 
 def _tables(folder: Path, listed: list[dict[str, Any]], problems: list[str]) -> Iterator[Table]:
@@ -427,7 +403,7 @@ def _inside(
         elif path.suffix.lower() not in suffixes:
             names = ", ".join(sorted(suffix[1:] for suffix in suffixes))
             problems.append(f"{text} was refused: no {names} file")
-        elif not (folder / path).is_file():
+        elif not os.path.isfile(folder / path):
             problems.append(f"{text} is missing")
         else:
             yield item, path.as_posix()
@@ -449,7 +425,7 @@ def _size(record: dict[str, Any]) -> str:
     """The input size, written as a side or as [height, width]."""
     size = record["input_size"]
     sides = size if isinstance(size, list) else [size]
-    if not all(_is(side, int) and side for side in sides):
+    if not all(isinstance(side, int) and side > 1 for side in sides):
         return ""
     return f"{' x '.join(str(side) for side in dict.fromkeys(sides))} pixels"
 
@@ -458,7 +434,7 @@ def _numbers(listed: dict[str, Any], problems: list[str]) -> dict[str, Number]:
     found: dict[str, Number] = {}
     for name, item in listed.items():
         record = item if isinstance(item, dict) else {"value": item}
-        fields = conform(record, NUMBER, f"numbers.{name}", problems)
+        fields = _cleaned(conform(record, NUMBER, f"numbers.{name}", problems))
         if isinstance(fields["value"], str | bool | list | dict):
             fields["value"] = one_line(fields["value"])
         found[name] = Number(**fields)

@@ -9,13 +9,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from zipfile import BadZipFile
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from featviz import images
+from featviz.checkpoints import read_piece
 from featviz.errors import UserError
 from featviz.kernels.tuning import measure_kernels
 from featviz.models.weights_file import read_weights
@@ -50,30 +49,46 @@ def read_snapshots(path: Path) -> Snapshots:
     """
     tensors = _arrays(path) if path.suffix == ".npz" else read_weights(path).tensors
     kernels, steps, top1 = (tensors.get(name) for name in ("kernels", "steps", "top1"))
-    listed = None if steps is None else steps.tolist()
-    if kernels is None or kernels.dim() != 5 or kernels.shape[2] != 3 or listed is None:
+    if kernels is None or kernels.dim() != 5 or kernels.shape[2] != 3 or steps is None:
         raise UserError(
             f"{path} holds no snapshots of kernels; train with snapshot_steps to keep some"
         )
-    if len(listed) != len(kernels) or not len(kernels):
-        raise UserError(
-            f"{path} has {len(kernels)} snapshots but {len(listed)} steps; make it again"
-        )
-    known = [None] * len(listed) if top1 is None else top1.tolist()
+    known = torch.full((len(kernels),), math.nan) if top1 is None else top1
+    wrong = _problem(kernels, steps, known)
+    if wrong:
+        raise UserError(f"{path} {wrong}; make it again")
     return Snapshots(
         kernels=kernels.float(),
-        steps=tuple(int(step) for step in listed),
-        top1=tuple(None if t is None or math.isnan(t) else float(t) for t in known),
+        steps=tuple(int(step) for step in steps.tolist()),
+        top1=tuple(None if math.isnan(t) else float(t) for t in known.tolist()),
     )
 
 
+def _problem(kernels: Tensor, steps: Tensor, top1: Tensor) -> str:
+    """What is wrong with the arrays of a file, "" if nothing is."""
+    count = len(kernels)
+    if not kernels.is_floating_point() or not kernels.numel():
+        return f"has kernels of shape {tuple(kernels.shape)} and type {kernels.dtype}"
+    if not torch.isfinite(kernels.float()).all():
+        return "has kernels that are not finite"
+    if steps.shape != (count,) or top1.shape != (count,):
+        return f"has {count} snapshots but {steps.numel()} steps and {top1.numel()} accuracies"
+    if steps.dtype not in (torch.int32, torch.int64) or bool((steps < 0).any()):
+        return "has steps that are not whole numbers from 0"
+    if not top1.is_floating_point() or bool(((top1 < 0) | (top1 > 1)).any()):
+        return "has accuracies that are not fractions"
+    return ""
+
+
 def _arrays(path: Path) -> dict[str, Tensor]:
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            known = [name for name in ("kernels", "steps", "top1") if name in arrays]
-            return {name: torch.from_numpy(arrays[name]) for name in known}
-    except (OSError, ValueError, BadZipFile) as error:
-        raise UserError(f"{path} cannot be read ({error}); take another file") from None
+    """The arrays of the state of a training under way."""
+    if not path.is_file():
+        raise UserError(f"{path}: no such file")
+    arrays = read_piece(path, "state")
+    if arrays is None:
+        raise UserError(f"{path} is no state of a training, or damaged; take another file")
+    known = [name for name in ("kernels", "steps", "top1") if name in arrays]
+    return {name: torch.from_numpy(arrays[name]) for name in known}
 
 
 def spread_units(kernels: Tensor, count: int) -> tuple[int, ...]:

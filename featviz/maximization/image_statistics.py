@@ -123,6 +123,7 @@ def load_statistics(path: str | Path) -> Statistics:
             meta = file.metadata() or {}
             matrix, amplitudes = file.get_tensor("colors"), file.get_tensor("amplitudes")
             name, width = meta["name"], int(meta["width"])
+        _check_arrays(matrix, amplitudes, width)
         rows = tuple((row[0], row[1], row[2]) for row in matrix.tolist())
         colors = Colors(name, rows)
         return Statistics(colors, Spectrum(name, amplitudes, width, colors))
@@ -132,6 +133,21 @@ def load_statistics(path: str | Path) -> Statistics:
         raise UserError(
             f"{path} holds no statistics of photographs ({error}); measure_statistics makes them"
         ) from None
+
+
+def _check_arrays(matrix: Tensor, amplitudes: Tensor, width: int) -> None:
+    """Raise ValueError for arrays that are no colors and no spectrum of pictures so wide."""
+    if matrix.shape != (3, 3) or not torch.isfinite(matrix.double()).all():
+        raise ValueError(f"its colors are no 3 x 3 finite numbers but {tuple(matrix.shape)}")
+    if torch.linalg.matrix_rank(matrix.double()) < 3:
+        raise ValueError("its colors are fewer than three")
+    shape = tuple(amplitudes.shape)
+    if len(shape) != 3 or shape[0] != 3 or not 2 <= width <= 2**16:
+        raise ValueError(f"its amplitudes have shape {shape} at a width of {width}")
+    if shape[2] != width // 2 + 1 or not shape[1]:
+        raise ValueError(f"its amplitudes have {shape[2]} columns at a width of {width}")
+    if not torch.isfinite(amplitudes.double()).all() or bool((amplitudes < 0).any()):
+        raise ValueError("its amplitudes are not finite, or negative")
 
 
 @lru_cache(maxsize=1)

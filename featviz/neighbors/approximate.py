@@ -16,7 +16,6 @@ other.
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from featviz import folders
+from featviz import folders, results, schema
 from featviz.embedding.files import hash_file
 from featviz.embedding.store import Store
 from featviz.errors import UserError, nearest
@@ -58,6 +57,22 @@ _MEASURED = 200
 """rows over which the recall is measured"""
 _MEASURED_K = 10
 _BLOCK = 8192
+
+
+_ANEW = "build the index anew"
+_FILES = ("index.faiss", "axes.npz")
+_ABOUT = {
+    "schema": schema.COUNT,
+    "kind": schema.one_of(*KINDS),
+    "metric": str,
+    "rows": schema.COUNT,
+    "dim": schema.COUNT,
+    "store": schema.HASH,
+    "recall": float,
+    "probes": schema.COUNT,
+    "candidates": schema.COUNT,
+    "sha256": dict.fromkeys(_FILES, schema.HASH),
+}
 
 
 @dataclass(frozen=True)
@@ -143,10 +158,10 @@ class ApproximateIndex:
                 "recall": self.recall,
                 "probes": self.effort.probes,
                 "candidates": self.effort.candidates,
-                "sha256": {f: hash_file(place / f) for f in ("index.faiss", "axes.npz")},
+                "sha256": {f: hash_file(place / f) for f in _FILES},
                 "faiss": faiss.__version__,
             }
-            (place / "index.json").write_text(json.dumps(about, indent=1) + "\n")
+            results.write_json(place / "index.json", schema.sealed(results.plain(about)))
         return Path(folder)
 
 
@@ -277,30 +292,25 @@ def open_approximate(
     Raises UserError, saying which, when it is absent, damaged, of other rows or of another metric.
     """
     place = Path(folder)
-    try:
-        about = json.loads((place / "index.json").read_text())
-        hashes = dict(about["sha256"])
-        effort = Effort(int(about["probes"]), int(about["candidates"]))
-        kind, recall = str(about["kind"]), float(about["recall"])
-    except FileNotFoundError:
-        raise UserError(f"{place} holds no index; it has to be built") from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        where = place / "index.json"
-        raise UserError(f"{where} is damaged ({error}); build the index anew") from error
+    note = place / "index.json"
+    if not note.exists():
+        raise UserError(f"{place} holds no index; it has to be built")
+    about = schema.check_sealed(schema.read_json(note, _ANEW), _ABOUT, note, _ANEW)
     if about["store"] != identity(store) or about["rows"] != len(store):
         raise UserError(f"{place} was made of other rows than {store.folder}; build it anew")
     if about["metric"] != metric:
         raise UserError(f"{place} is for {about['metric']}, not {metric}; build it anew")
-    check_faiss(f"--index {kind}")
-    for name, expected in hashes.items():
+    check_faiss(f"--index {about['kind']}")
+    for name, expected in about["sha256"].items():
         if not (place / name).is_file() or hash_file(place / name) != expected:
-            raise UserError(f"{place / name} is damaged or missing; build the index anew")
+            raise UserError(f"{place / name} is damaged or missing; {_ANEW}")
     import faiss
 
     index = faiss.read_index(str(place / "index.faiss"))
     with np.load(place / "axes.npz") as saved:
         axes = _Axes(saved["mean"], saved["axes"])
-    return ApproximateIndex(kind, build_index(store, metric=metric), axes, index, effort, recall)
+    rows, effort = build_index(store, metric=metric), Effort(about["probes"], about["candidates"])
+    return ApproximateIndex(about["kind"], rows, axes, index, effort, about["recall"])
 
 
 def open_or_build(

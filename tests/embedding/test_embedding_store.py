@@ -230,7 +230,7 @@ def test_finished_pieces_are_not_made_again(
 ) -> None:
     done: list[int] = []
     with monkeypatch.context() as broken:
-        broken.setattr(Store, "save", killed)
+        broken.setattr(Store, "write", killed)
         with pytest.raises(Killed):
             embed(model, data, out=tmp_path / "t", shard_bytes=FOUR_ROWS)
     embed(
@@ -266,7 +266,7 @@ def test_pieces_of_another_job_are_neither_used_nor_thrown_away(
         "out": tmp_path / "s",
     }
     with monkeypatch.context() as broken:
-        broken.setattr(Store, "save", killed)
+        broken.setattr(Store, "write", killed)
         with pytest.raises(Killed):
             embed(model, data, **options)
     for overwrite in (False, True):
@@ -282,7 +282,7 @@ def test_pictures_that_were_changed_between_two_runs_are_noticed(
 ) -> None:
     options: dict[str, Any] = {"shard_bytes": FOUR_ROWS, "out": tmp_path / "s"}
     with monkeypatch.context() as broken:
-        broken.setattr(Store, "save", killed)
+        broken.setattr(Store, "write", killed)
         with pytest.raises(Killed):
             embed(model, data, **options)
     shutil.copy(data / "cat" / "03.png", data / "cat" / "00.png")
@@ -312,10 +312,10 @@ def test_every_missing_or_damaged_shard_is_named(model: Model, data: Path, tmp_p
         (lambda s: (s / "manifest.json").unlink(), "is no store"),
         (lambda s: (s / "manifest.json").write_text("{"), "cannot be read"),
         (lambda s: (s / "manifest.json").write_text('{"schema": 9}'), "schema 9"),
-        (lambda s: (s / "manifest.json").write_text('{"schema": 1}'), "is damaged"),
+        (lambda s: (s / "manifest.json").write_text('{"schema": 2}'), "is damaged"),
         (lambda s: (s / "ids.csv").unlink(), "ids.csv is missing"),
-        (lambda s: (s / "ids.csv").write_text("row,path\n0,x\n"), "is damaged"),
-        (lambda s: (s / "ids.csv").write_text("row,path,class,width,height\n"), "lists 0 rows"),
+        (lambda s: (s / "ids.csv").write_text("row,path\n0,x\n"), "was changed since"),
+        (lambda s: (s / "ids.csv").write_text("row,path,class,width,height\n"), "was changed"),
     ],
 )
 def test_damage_is_said_in_one_line(

@@ -15,6 +15,7 @@ from featviz.errors import UserError
 from featviz.neighbors.approximate import KINDS, build_approximate, open_approximate, open_or_build
 from featviz.neighbors.exact import Metric, build_index
 from featviz.neighbors.find import find_neighbors
+from featviz.schema import sealed
 
 pytest.importorskip("faiss")
 
@@ -97,7 +98,8 @@ def test_an_index_beside_its_store_is_used_again_and_only_for_it(
     with pytest.raises(UserError, match="is for cosine, not l2"):
         open_approximate(place, store, metric="l2")
     about = json.loads((place / "index.json").read_text())
-    (place / "index.json").write_text(json.dumps(about | {"store": "0" * 64}))
+    other = {name: value for name, value in about.items() if name != "seal"} | {"store": "0" * 64}
+    (place / "index.json").write_text(json.dumps(sealed(other)))
     with pytest.raises(UserError, match="was made of other rows"):
         open_approximate(place, store)
     result = find_neighbors(store, [0], index="ivf")
