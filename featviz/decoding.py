@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from PIL import Image
 
 DECODERS = ("exact", "fast")
-_ORIENTATION = 0x0112  # the EXIF tag that says how a picture is turned
 
 
 class Prepared(NamedTuple):
@@ -119,7 +118,7 @@ def _by_simplejpeg(
         height, width, *_ = simplejpeg.decode_jpeg_header(content)
         # Strict: what it merely warns of (a file cut short) is left to pillow.
         pixels = simplejpeg.decode_jpeg(content, "RGBX", **(options if fast else {}))
-    except ValueError:
+    except (ValueError, RuntimeError, OverflowError, MemoryError):
         return None
     # Four bytes a pixel are what pillow works with, so it need not copy them.
     side = (pixels.shape[1], pixels.shape[0])
@@ -143,7 +142,7 @@ def _drafted(content: bytes, preprocessing: Preprocessing) -> Prepared | None:
             image.draft("RGB", _least_sides(preprocessing)[::-1])
             image.load()
             return prepared(image, preprocessing)._replace(size=size)
-    except (OSError, SyntaxError, ValueError):
+    except Exception:  # noqa: BLE001  not understood: left to pillow's usual way
         return None
 
 
@@ -154,14 +153,14 @@ def _kind(content: bytes) -> tuple[int, bool] | None:
     if not content.startswith(b"\xff\xd8\xff"):
         return None
     try:
-        with JpegImageFile(io.BytesIO(content)) as image:
+        with images.quiet(), JpegImageFile(io.BytesIO(content)) as image:
             plain = image.mode == "RGB" and image.info.get("adobe_transform") != 0
-            upright = image.getexif().get(_ORIENTATION, 1) == 1
+            upright = image.getexif().get(images.ORIENTATION, 1) == 1
             if not plain or not upright or image.width * image.height > images.MAX_PIXELS:
                 return None
             return get_sampling(image), "progressive" in image.info
-    except (OSError, SyntaxError, ValueError, TypeError):
-        return None  # not understood: left to pillow
+    except Exception:  # noqa: BLE001  not understood: left to pillow's usual way
+        return None
 
 
 @cache

@@ -26,11 +26,28 @@ class FeatvizError(Exception):
 
 
 class UserError(FeatvizError):
-    """What is wrong (with the value), why it matters, what to do: all of it in one line."""
+    """What is wrong (with the value), why it matters, what to do: all of it in one line.
+
+    Line breaks and other characters that no terminal shows (in names of files, in messages of
+    libraries) are written as escapes.
+    """
+
+    def __init__(self, *message: object):
+        super().__init__(*(visible(text) if isinstance(text, str) else text for text in message))
 
 
 class BadPicture(UserError):
     """A picture that cannot be read; data sets skip it, count it and list it."""
+
+
+def visible(text: str) -> str:
+    """A text in one line that can be written as UTF-8.
+
+    A line break becomes "\\n", the byte 0xe9 of a file name that is not UTF-8 "\\udce9".
+    """
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def nearest(name: str, names: Iterable[str], most: int = 3) -> str:

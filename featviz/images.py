@@ -6,10 +6,12 @@ with pillow. `check_pictures` is the check of all functions that take pictures.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import math
 import threading
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -32,6 +34,9 @@ MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif"})
 SUFFIXES |= {".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm"}
 """endings of pictures, in lower case"""
+
+ORIENTATION = 0x0112
+"""the EXIF tag that says how a picture is turned"""
 
 # catch_warnings is not safe across threads, and pictures are opened by several.
 _opening = threading.Lock()
@@ -86,19 +91,16 @@ def open_image(
     Raises:
         BadPicture: if the file is absent, no picture, cut short or above MAX_PIXELS.
     """
-    from PIL import Image, ImageOps, UnidentifiedImageError
+    from PIL import Image, UnidentifiedImageError
 
     name = name or str(source)
     try:
-        with _opening, warnings.catch_warnings():
-            # Large pictures and odd tags; what cannot be read raises all the same.
-            warnings.simplefilter("ignore")
+        with quiet():
             opened = Image.open(source, formats=_formats(source))
         with opened:  # a refused picture's file must not stay open
             if opened.width * opened.height > MAX_PIXELS:
                 raise BadPicture(_too_large(name, opened.width, opened.height))
-            opened.load()
-            return converted(ImageOps.exif_transpose(opened), channels)
+            return converted(_upright(opened), channels)
     except FileNotFoundError:
         raise BadPicture(f"{name}: no such file; check the path") from None
     except IsADirectoryError:
@@ -108,26 +110,99 @@ def open_image(
     except Image.DecompressionBombError:
         raise BadPicture(_too_large(name)) from None
     except UnidentifiedImageError:
+        raise BadPicture(f"{name} is {_what_it_is(source)}") from None
+    except BadPicture:
+        raise
+    except Exception as error:  # noqa: BLE001  damaged files lead pillow to any of them
+        why = str(error) or type(error).__name__
         raise BadPicture(
-            f"{name} is not a picture that can be read (whatever its suffix)"
+            f"{name} cannot be decoded ({why}); the file is damaged or cut short"
         ) from None
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
-        raise BadPicture(
-            f"{name} cannot be decoded ({error}); the file is damaged or cut short"
-        ) from None
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Without pillow's warnings (large pictures, odd tags): what cannot be read raises anyway."""
+    with _opening, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def _upright(opened: Image.Image) -> Image.Image:
+    """A picture, decoded and turned as its EXIF says; no other tag matters."""
+    from PIL import Image
+
+    turn = Image.Transpose
+    turns = (turn.FLIP_LEFT_RIGHT, turn.ROTATE_180, turn.FLIP_TOP_BOTTOM, turn.TRANSPOSE)
+    turns += (turn.ROTATE_270, turn.TRANSVERSE, turn.ROTATE_90)
+    # Only TIFF warns here; waiting for each other would make the other kinds slow.
+    with quiet() if opened.format == "TIFF" else contextlib.nullcontext():
+        opened.load()
+    with quiet():
+        orientation = opened.getexif().get(ORIENTATION)
+    if isinstance(orientation, int) and 2 <= orientation <= 8:
+        return opened.transpose(turns[orientation - 2])
+    return opened
 
 
 _SIGNATURES = {b"\xff\xd8\xff": "JPEG", b"\x89PNG": "PNG", b"RIFF": "WEBP", b"GIF8": "GIF"}
+_RARER = ("TIFF", "BMP", "DIB", "PPM", "JPEG2000", "AVIF")
 
 
-def _formats(source: str | Path | BinaryIO) -> list[str] | None:
-    """What a file in memory can only be by its first bytes; pillow would try one after the other,
-    which takes longer than decoding a small picture. None: try them all."""
-    if not isinstance(source, io.BytesIO):
-        return None
-    with source.getbuffer() as content:
-        start = bytes(content[:4])
-    return next(([kind] for sign, kind in _SIGNATURES.items() if start.startswith(sign)), None)
+def _start(source: str | Path | BinaryIO) -> bytes:
+    """The first bytes of a file."""
+    if isinstance(source, str | Path):
+        with Path(source).open("rb") as file:
+            return file.read(_READ)
+    source.seek(0)
+    start = source.read(_READ)
+    source.seek(0)
+    return start
+
+
+_READ = 512
+
+
+def _formats(source: str | Path | BinaryIO) -> list[str]:
+    """What a file can be by its first bytes. Pillow would try one after the other, which takes
+    longer than decoding a small picture, and would start other programs for some."""
+    from PIL import Image
+
+    start = _start(source)
+    for sign, kind in _SIGNATURES.items():
+        if start.startswith(sign):
+            return [kind]
+    Image.init()
+    return [kind for kind in _RARER if kind in Image.OPEN]
+
+
+_OTHERS = (
+    (b"%PDF", "a PDF"),
+    (b"%!PS", "a PostScript file"),
+    (b"PK\x03\x04", "a zip archive"),
+    (b"\x1f\x8b", "a gzip file"),
+    (b"8BPS", "a Photoshop file"),
+    (b"version https://git-lfs", "a pointer of git-lfs (git lfs pull gets the file)"),
+)
+_BOXES = {b"avif": "an AVIF picture", b"heic": "a HEIC picture", b"mif1": "a HEIC picture"}
+
+
+def _what_it_is(source: str | Path | BinaryIO) -> str:
+    """What a file is that pillow cannot read, and what to do."""
+    start = _start(source)
+    text = start.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    found = next((what for sign, what in _OTHERS if start.startswith(sign)), "")
+    if not start.strip(b"\0"):
+        return "not a picture that can be read: it is empty"
+    if start[4:8] == b"ftyp":
+        found = _BOXES.get(start[8:12], "a film, or a picture in a film's format")
+    elif text.startswith((b"<svg", b"<?xml")) and b"<svg" in text:
+        found = "an SVG drawing"
+    elif text.startswith((b"<!doctype html", b"<html")):
+        found = "a web page"
+    if found:
+        return f"{found}, not a picture that can be read; save it as PNG or JPEG"
+    return "not a picture that can be read (whatever its suffix)"
 
 
 def _too_large(name: str, width: int = 0, height: int = 0) -> str:

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 from featviz import images
+from featviz.decoding import decode
 from featviz.errors import BadPicture, UserError
 from featviz.preprocessing import Preprocessing
 
@@ -161,21 +162,98 @@ def test_decompression_bombs_are_refused_by_their_header(
         images.read_image(tmp_path / "bomb.png")
 
 
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "PPM"])
-def test_damage_raises_nothing_but_bad_picture(kind: str) -> None:
+def exif_of(*entries: tuple[int, int, bytes]) -> bytes:
+    """EXIF with tags (number, type, four bytes), as no library would write it."""
+    head = b"Exif\0\0MM\0*" + struct.pack(">IH", 8, len(entries))
+    return head + b"".join(struct.pack(">HHI", *e[:2], 1) + e[2] for e in entries) + bytes(4)
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        (0x0128, 4, b"\xff\xff\xff\xff"),  # a number too large for its tag: struct.error in pillow
+        (0x8825, 9, b"\xff\xff\xff\xff"),  # an offset of -1
+        (0x829A, 5, b"\xff\xff\xff\xff"),  # behind the end of the file
+    ],
+)
+def test_an_odd_exif_value_does_not_matter(odd: tuple[int, int, bytes]) -> None:
     buffer = io.BytesIO()
-    photograph().save(buffer, format=kind)
+    exif = exif_of((0x0112, 3, b"\0\6\0\0"), odd)
+    photograph(60, 40).save(buffer, "JPEG", exif=exif)
+    found = images.read_image(io.BytesIO(buffer.getvalue()))
+    assert found.shape == (3, 60, 40)  # turned, as tag 0x0112 says
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "PPM"])
+@pytest.mark.parametrize("decoder", ["exact", "fast (pillow)"])
+def test_damage_raises_nothing_but_bad_picture(kind: str, decoder: str) -> None:
+    buffer = io.BytesIO()
+    exif = exif_of((0x0112, 3, b"\0\6\0\0")) if kind in {"JPEG", "PNG", "WEBP"} else b""
+    photograph().save(buffer, format=kind, **({"exif": exif} if exif else {}))
     whole = buffer.getvalue()
     rng = np.random.default_rng(7)
-    for _ in range(60):
+    for _ in range(40):
         damaged = bytearray(whole[: rng.integers(1, len(whole) + 1)])
         for at in rng.integers(0, min(len(damaged), 400), size=3):
             damaged[at] = rng.integers(256)
         try:
-            found = images.read_image(io.BytesIO(bytes(damaged)))
+            found = decode(bytes(damaged), Preprocessing.of(8), decoder=decoder)
         except BadPicture:
             continue
-        assert found.shape[0] == 3
+        assert found.pixels.shape == (3, 8, 8)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        struct.error("short"),
+        zlib.error("stream"),
+        TypeError("None"),
+        KeyError("tag"),
+        MemoryError(),
+        RecursionError("deep"),
+        OverflowError("large"),
+        UserWarning("odd"),
+        AssertionError("two\nlines"),
+    ],
+)
+def test_whatever_pillow_raises_names_the_file(
+    error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photograph().save(tmp_path / "a.png")
+    monkeypatch.setattr(Image.Image, "getexif", lambda self: (_ for _ in ()).throw(error))
+    with pytest.raises(BadPicture, match=r"^\S*a\.png cannot be decoded \(.+\)") as seen:
+        images.read_image(tmp_path / "a.png")
+    assert "\n" not in str(seen.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [
+        (b"%PDF-1.7\n", "a PDF"),
+        (b"\n<?xml version='1.0'?>\n<svg width='3'/>", "an SVG drawing"),
+        (b"\xef\xbb\xbf<svg/>", "an SVG drawing"),
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "a HEIC picture"),
+        (b"<!DOCTYPE html><title>404</title>", "a web page"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "a pointer of git-lfs"),
+        (b"", "it is empty"),
+        (b"\0" * 100, "it is empty"),
+    ],
+)
+def test_what_is_no_picture_is_called_what_it_is(content: bytes, what: str, tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(content)
+    for source in (tmp_path / "a.jpg", io.BytesIO(content)):
+        with pytest.raises(BadPicture, match=what):
+            images.read_image(source)
+
+
+@pytest.mark.parametrize("kind", ["GIF", "WEBP", "TIFF", "PNG"])
+def test_the_first_frame_is_the_picture(kind: str) -> None:
+    frames = [Image.new("RGB", (5, 5), color) for color in ("#c80000", "#0000c8")]
+    buffer = io.BytesIO()
+    frames[0].save(buffer, kind, save_all=True, append_images=frames[1:])
+    found = images.read_image(io.BytesIO(buffer.getvalue()))
+    assert torch.allclose(found[:, 2, 2], torch.tensor([200.0, 0, 0]) / 255, atol=0.03)
 
 
 @pytest.mark.parametrize("size", [(500, 333), (333, 500), (90, 90), (257, 256), (1000, 40)])
