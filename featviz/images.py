@@ -133,16 +133,15 @@ def _upright(opened: Image.Image) -> Image.Image:
     from PIL import Image
 
     turn = Image.Transpose
-    turns = (turn.FLIP_LEFT_RIGHT, turn.ROTATE_180, turn.FLIP_TOP_BOTTOM, turn.TRANSPOSE)
-    turns += (turn.ROTATE_270, turn.TRANSVERSE, turn.ROTATE_90)
+    turns = {2: turn.FLIP_LEFT_RIGHT, 3: turn.ROTATE_180, 4: turn.FLIP_TOP_BOTTOM}
+    turns |= {5: turn.TRANSPOSE, 6: turn.ROTATE_270, 7: turn.TRANSVERSE, 8: turn.ROTATE_90}
     # Only TIFF warns here; waiting for each other would make the other kinds slow.
     with quiet() if opened.format == "TIFF" else contextlib.nullcontext():
         opened.load()
     with quiet():
         orientation = opened.getexif().get(ORIENTATION)
-    if isinstance(orientation, int) and 2 <= orientation <= 8:
-        return opened.transpose(turns[orientation - 2])
-    return opened
+    known = isinstance(orientation, int) and orientation in turns
+    return opened.transpose(turns[orientation]) if known else opened
 
 
 _SIGNATURES = {b"\xff\xd8\xff": "JPEG", b"\x89PNG": "PNG", b"RIFF": "WEBP", b"GIF8": "GIF"}
