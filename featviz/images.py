@@ -13,7 +13,7 @@ import threading
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 import torch
@@ -139,9 +139,8 @@ def _upright(opened: Image.Image) -> Image.Image:
     with quiet() if opened.format == "TIFF" else contextlib.nullcontext():
         opened.load()
     with quiet():
-        orientation = opened.getexif().get(ORIENTATION)
-    known = isinstance(orientation, int) and orientation in turns
-    return opened.transpose(turns[orientation]) if known else opened
+        orientation: Any = opened.getexif().get(ORIENTATION)
+    return opened.transpose(turns[orientation]) if orientation in turns else opened
 
 
 _SIGNATURES = {b"\xff\xd8\xff": "JPEG", b"\x89PNG": "PNG", b"RIFF": "WEBP", b"GIF8": "GIF"}
