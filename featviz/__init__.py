@@ -84,7 +84,7 @@ _LAZY_EXPORTS = {
     "train": "featviz.training.loop",
     "transfer_matrix": "featviz.robustness.transfer",
     "universal": "featviz.attacks.universal",
-    "wrap": "featviz.models.model",
+    "wrap": "featviz.models.wrap",
 }
 
 __all__ = sorted([*_LAZY_EXPORTS, "__version__"])  # noqa: PLE0605 - a list of strings, sorted
@@ -147,8 +147,8 @@ if TYPE_CHECKING:
     from featviz.models.layers import activations as activations
     from featviz.models.load import load as load
     from featviz.models.model import Model as Model
-    from featviz.models.model import wrap as wrap
     from featviz.models.summary import summarize as summarize
+    from featviz.models.wrap import wrap as wrap
     from featviz.neighbors.exact import build_index as build_index
     from featviz.neighbors.find import find_neighbors as find_neighbors
     from featviz.preprocessing import Preprocessing as Preprocessing

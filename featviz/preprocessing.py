@@ -19,6 +19,22 @@ Size = int | tuple[int, int]
 
 
 @dataclass(frozen=True)
+class Stated:
+    """What is known of a `Preprocessing`, with its fields; None where nobody said."""
+
+    size: Size | None = None
+    resize: Size | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    channels: int | None = None
+    interpolation: Interpolation | None = None
+
+    def over(self, other: Stated) -> Stated:
+        """These, and those of `other` where there are none."""
+        return replace(other, **{n: v for n, v in vars(self).items() if v is not None})
+
+
+@dataclass(frozen=True)
 class Preprocessing:
     """Size, colors and normalization of the pictures that a network takes.
 
@@ -42,6 +58,8 @@ class Preprocessing:
     """of the resizing, with antialiasing (but "nearest")"""
     blue_first: bool = False
     """whether the network takes blue, green, red"""
+    inside: bool = False
+    """whether the network itself normalizes, by this mean and std"""
     assumed: tuple[str, ...] = ()
     """names of the fields that nobody stated"""
 
@@ -92,7 +110,7 @@ class Preprocessing:
             channels: how many the network takes.
             fields: the other fields.
         """
-        height, width = (size, size) if isinstance(size, int) else size
+        height, width = square(size)
         if resize is None:
             resize = height if height == width else (height, width)
         return cls(
@@ -142,6 +160,30 @@ class Preprocessing:
             resize = (round(self.resize[0] * height), round(self.resize[1] * width))
         return replace(self, size=size, resize=resize)
 
+    def changed(self, stated: Stated) -> Preprocessing:
+        """The same with what is stated in place of its own.
+
+        Raises:
+            UserError: for another number of channels.
+        """
+        if stated.channels not in {None, self.channels}:
+            raise UserError(
+                f"the network takes pictures of {self.channels} channels, not {stated.channels}"
+            )
+        new = self
+        if stated.size is not None:
+            new = new.resized(square(stated.size))
+        known: dict[str, Any] = {
+            "resize": stated.resize,
+            "mean": None if stated.mean is None else _each(stated.mean, 0.0, self.channels),
+            "std": None if stated.std is None else _each(stated.std, 1.0, self.channels),
+            "interpolation": stated.interpolation,
+        }
+        given = {name: value for name, value in known.items() if value is not None}
+        sure = {name for name, value in vars(stated).items() if value is not None}
+        assumed = tuple(name for name in self.assumed if name not in sure)
+        return replace(new, **given, assumed=assumed)
+
     def record(self) -> dict[str, Any]:
         """All fields, as result.json has them."""
         return {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(self).items()}
@@ -172,6 +214,11 @@ def from_reading(record: Mapping[str, Any]) -> Preprocessing:
         channels=record.get("channels", 3),
         interpolation=record.get("interpolation", "bilinear"),
     )
+
+
+def square(size: Size) -> tuple[int, int]:
+    """Height and width of a size."""
+    return (size, size) if isinstance(size, int) else size
 
 
 def shown(size: Size) -> str:

@@ -217,7 +217,7 @@ def _optimized(
     if not len(directions):
         form = settings.parametrization
         return torch.full((0, 3, form.height, form.width), 0.5)
-    keys = tuple(f"{place.path}/{row.numpy().tobytes().hex()}" for row in directions)
+    keys = tuple(f"{place.key}/{row.numpy().tobytes().hex()}" for row in directions)
     (finished,), stopped = optimize_tasks(
         model,
         [Task(place, objective, settings, keys)],

@@ -63,7 +63,7 @@ class Task:
         regularizer = None if self.regularizer is None else self.regularizer.text
         begun = b"" if self.start is None else self.start.cpu().numpy().tobytes()
         return {
-            "layer": self.layer.path,
+            "layer": self.layer.key,
             "objective": self.objective.text,
             "regularizer": regularizer,
             "targets": len(self.keys),

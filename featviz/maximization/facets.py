@@ -131,7 +131,7 @@ def draw_facets(
     if diversity:
         drive = scaled_by_score(wanted, _toward(clusters, count) if clusters else apart, diversity)
         driven = drive if regularizer is None else regularizer + drive
-    keys = tuple(f"{place.path}/{unit.index}/{g}" for unit in found for g in range(count))
+    keys = tuple(f"{place.key}/{unit.index}/{g}" for unit in found for g in range(count))
     starts = [one.start for unit in clusters for one in unit.clusters]
     finished, stopped = optimize_tasks(
         model,

@@ -94,7 +94,7 @@ def interpolate(
         alike = scaled_by_score(wanted, aligned, alignment)
         regularizer = alike if regularizer is None else regularizer + alike
     # One key for all: the same start and the same transforms.
-    keys = (f"{place.path}/{ends[0].index}-{ends[1].index}",) * count
+    keys = (f"{place.key}/{ends[0].index}-{ends[1].index}",) * count
     (finished,), stopped = optimize_tasks(
         model,
         [Task(place, wanted, settings, keys, regularizer)],

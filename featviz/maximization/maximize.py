@@ -274,7 +274,7 @@ def maximize_directions(
         place,
         objectives.direction(place.name, aims, power=power, width=width),
         settings or settings_for(model, place, steps=steps, size=size, precision=precision),
-        tuple(f"{place.path}/{row.numpy().tobytes().hex()}" for row in aims),
+        tuple(f"{place.key}/{row.numpy().tobytes().hex()}" for row in aims),
     )
     parameters = {"layer": place.name, "directions": len(aims), "power": power, "width": width}
     return work.one(_Request(task, _checked(labels, len(aims)), parameters))
@@ -345,8 +345,8 @@ def maximize_objective(
             f"the objective {wanted.text!r} reads no layer or compares pictures with each other, "
             "so it has no picture of its own; add a unit to it, or draw facets"
         )
-    order = [layer.path for layer in model.layers.values()]
-    place = max(read, key=lambda layer: order.index(layer.path))
+    order = list(model.layers)
+    place = max(read, key=lambda layer: order.index(layer.name))
     settings = settings or settings_for(
         model,
         place,
@@ -452,7 +452,7 @@ def _unit_request(
         wanted, regularizer = objectives.neuron(place.name, indices, positions), None
     else:
         wanted, regularizer = unit_objective(model, place, indices, objective)
-    keys = tuple(f"{place.path}/{unit.index}/{unit.position}" for unit in units)
+    keys = tuple(f"{place.key}/{unit.index}/{unit.position}" for unit in units)
     names = tuple(map(str, units))
     return _Request(
         Task(place, wanted, settings, keys, regularizer),

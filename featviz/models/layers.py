@@ -32,7 +32,8 @@ def tap(
 
     Args:
         model: the model.
-        layers: aliases or module paths; of a module that runs several times, its last run.
+        layers: aliases or module paths; of a module that runs several times its last run, or
+            another as "relu#1".
         stop: end a forward pass by raising `StopForward` as soon as the last of the layers has
             run.
         entering: those of the layers whose input is taken in place of their output.
@@ -49,14 +50,15 @@ def tap(
         nonlocal count
         count = len(inputs[0])
         taken.clear()
-        pending.update({name: place.calls for name, place in places.items()})
+        pending.update({name: place.call for name, place in places.items()})
 
     def take(name: str, values: Any) -> Any:
         """Keep a copy of the first tensor; where gradients flow, the net goes on from there."""
         pending[name] -= 1
-        if pending[name] > 0:
+        if pending[name] != 0:
             return None
-        value = tensors_of(values)[0]
+        whole = places[name].path == "" and name not in entering
+        value = model.pick(values) if whole else tensors_of(values)[0]
         rows = len(value) if value.dim() else 0
         if rows != count:
             raise UserError(

@@ -6,7 +6,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import takewhile
@@ -15,9 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from featviz.errors import UserError, nearest, public
+from featviz.errors import UserError, nearest
 from featviz.images import check_pictures
 from featviz.models.frozen import evaluating
+from featviz.models.outputs import Choice, Output
 from featviz.models.receptive_field import ModuleRecord, record_modules
 from featviz.preprocessing import Preprocessing, Size
 
@@ -53,9 +55,10 @@ class Model(nn.Module):
         classes: the name of each class; `synsets`: its WordNet id, or "".
         preprocessing: size, channels and normalization of the pictures.
         aliases: layer name to module path.
-        headless: a trunk without its last layers, which has no logits.
+        headless: a network without logits: a trunk, or one that gives maps. It has its layers.
         absent: paths of layers without weights, in whose places are identities.
-        notes: how the weights were found in their file, in words.
+        pick: the logits out of what the net gives.
+        notes: what was found out about the net and its weights, in words.
     """
 
     mean: Tensor
@@ -71,6 +74,8 @@ class Model(nn.Module):
         classes: Sequence[tuple[str, str]] | None = None,
         headless: bool = False,
         absent: Sequence[str] = (),
+        preprocess: Callable[[Tensor], Tensor] | None = None,
+        output: Choice | None = None,
         notes: Sequence[str] = (),
     ):
         """See `featviz.wrap`; `classes` are pairs of synset and name.
@@ -84,6 +89,8 @@ class Model(nn.Module):
         if not isinstance(preprocessing, Preprocessing):
             preprocessing = Preprocessing.of(preprocessing)
         self.preprocessing = preprocessing
+        self.preprocess = preprocess
+        self.pick = Output(output, None if classes is None else len(classes))
         self.absent = tuple(absent)
         self.headless = headless or bool(absent)
         self.notes = tuple(notes)
@@ -91,12 +98,16 @@ class Model(nn.Module):
         if not self.headless:
             self.aliases.setdefault("logits", "")
         weight = next((p for p in net.parameters() if p.is_floating_point()), torch.zeros(()))
+        dtype = torch.promote_types(weight.dtype, torch.float32)
+        self.low_precision: torch.dtype | None = None if weight.dtype == dtype else weight.dtype
         for buffer, values in (("mean", preprocessing.mean), ("std", preprocessing.std)):
-            constant = torch.tensor(values, dtype=weight.dtype, device=weight.device)
+            constant = torch.tensor(values, dtype=dtype, device=weight.device)
             self.register_buffer(buffer, constant.view(-1, 1, 1), persistent=False)
         if self.headless:
             kept = {layer.path for layer in self.layers.values()}
             self.aliases = {a: path for a, path in self.aliases.items() if path in kept}
+        elif len(self.layers["logits"].shape) != 1:
+            self._become_headless()
         count = 0 if self.headless else self.layers["logits"].shape[0]
         if classes is not None and len(classes) != count and not self.headless:
             raise UserError(
@@ -116,15 +127,21 @@ class Model(nn.Module):
                 f"got {shape} of {pictures.dtype}"
             )
         with evaluating(self.net):
-            logits: Tensor = self.net(self.normalize(pictures))
+            logits = self.pick(self.net(self.normalize(pictures)))
         if self.headless:
             raise self._no_logits()
-        return logits
+        return logits.float() if self.low_precision else logits
 
     def normalize(self, pictures: Tensor) -> Tensor:
         """The net's own input for pictures (N, C, H, W) in [0, 1]."""
-        normal = (pictures - self.mean) / self.std
-        return normal.flip(1) if self.preprocessing.blue_first else normal
+        if self.preprocess is not None:
+            normal = self.preprocess(pictures)
+        elif self.preprocessing.inside:
+            normal = pictures
+        else:
+            normal = (pictures - self.mean) / self.std
+            normal = normal.flip(1) if self.preprocessing.blue_first else normal
+        return normal.to(self.low_precision) if self.low_precision else normal
 
     @property
     def input_size(self) -> tuple[int, int]:
@@ -159,25 +176,31 @@ class Model(nn.Module):
     def layers(self) -> dict[str, Layer]:
         """Every module that a forward pass runs, by alias or else by path, in the order of use.
 
-        Those before the first absent one.
+        Those before the first absent one. A module that runs several times is a layer with each
+        run: "relu#1", "relu#2" ..., and the last by its plain name.
         """
         with evaluating(self.net):
-            records = record_modules(self.net, self.normalize(self.blank()))
+            records = record_modules(self.net, self.normalize(self.blank()), self.pick)
         names = {path: alias for alias, path in self.aliases.items()}
-        present = takewhile(lambda path: path not in self.absent, records)
-        layers = [Layer(name=names.get(p, p), **vars(records[p])) for p in present]
+        present = takewhile(lambda key: records[key].path not in self.absent, records)
+        layers = [_named(records[key], names) for key in present]
         return {layer.name: layer for layer in layers}
 
     def layer(self, name: str) -> Layer:
         """The layer of an alias or a module path. Raises UserError with the nearest names."""
         if name in self.layers:
             return self.layers[name]
-        by_path = {layer.path: layer for layer in self.layers.values()}
-        if name and name in by_path:
-            return by_path[name]
+        by_key = {layer.key: layer for layer in self.layers.values()}
+        if name and name in by_key:
+            return by_key[name]
+        plain, _, call = name.rpartition("#")
+        if plain and call.isdigit() and self.layer(plain).calls == int(call):
+            return self.layer(plain)
         if name == "logits" and self.headless:
             raise self._no_logits()
         hint = nearest(name, [*self.aliases, *self.layers])
+        if any(isinstance(one, torch.jit.ScriptModule) for one in self.net.modules()):
+            hint = "; modules of TorchScript cannot be read, wrap the Python module instead"
         raise UserError(f"{self.name} has no layer {name!r}{hint} (featviz layers lists them)")
 
     def class_name(self, index: int) -> str:
@@ -217,8 +240,7 @@ class Model(nn.Module):
         """Hash of the weights as they compute (names, shapes, float32 bytes), not of a file."""
         digest = hashlib.sha256()
         for name, tensor in sorted(self.net.state_dict().items()):
-            digest.update(f"{name}{tuple(tensor.shape)}".encode())
-            digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+            digest.update(_content(name, tensor))
         return digest.hexdigest()
 
     def record(self) -> dict[str, Any]:
@@ -232,71 +254,73 @@ class Model(nn.Module):
             **({"notes": list(self.notes)} if self.notes else {}),
         }
 
+    def need_classes(self) -> None:
+        """Raise UserError unless the model tells classes apart."""
+        if self.headless:
+            raise self._no_logits()
+        if len(self.classes) < 2:
+            raise UserError(
+                f"{self.name} has one output and so no classes to tell apart; kernels, maps, "
+                "maximize, embed and attribute work with it"
+            )
+
+    def need_gradients(self) -> None:
+        """Raise UserError if no gradient reaches the pictures."""
+        if not self._differentiable:
+            raise UserError(
+                f"no gradient of {self.name} reaches the picture (quantized layers have none); "
+                "take the model before it was quantized or cut off"
+            )
+
+    @cached_property
+    def _differentiable(self) -> bool:
+        picture = self.blank().requires_grad_(True)
+        quiet = warnings.catch_warnings(action="ignore")  # of torch, about quantized layers
+        with torch.inference_mode(False), torch.enable_grad(), evaluating(self.net), quiet:
+            try:
+                output = self.pick(self.net(self.normalize(picture)))
+                torch.autograd.grad(output.float().sum(), picture)
+            except (RuntimeError, NotImplementedError):
+                return False
+        return True
+
+    def _become_headless(self) -> None:
+        """What gives maps or tokens has no logits; the whole is its layer "output"."""
+        self.headless = True
+        self.aliases["output"] = self.aliases.pop("logits")
+        del self.layers
+
     def _no_logits(self) -> UserError:
+        if "output" in self.aliases:
+            return UserError(
+                f"{self.name} gives {self.layer('output').shape} for a picture and not one number "
+                "a class; use its layers (the last is output), or choose numbers with output="
+            )
         return UserError(
             f"the weights of {self.name} are a trunk without a head: it has features but no "
             "logits; use its layers, or give complete weights"
         )
 
 
-@public
-def wrap(
-    module: nn.Module,
-    *,
-    input_size: Size,
-    mean: Sequence[float] | None = None,
-    std: Sequence[float] | None = None,
-    channels: int = 3,
-    classes: Sequence[str] | None = None,
-    aliases: Mapping[str, str] | None = None,
-    name: str | None = None,
-) -> Model:
-    """Your own network as a `Model`, for every analysis of featviz.
+def _named(record: ModuleRecord, names: Mapping[str, str]) -> Layer:
+    """A record with the alias of its module, and the number of its run where it has one."""
+    name = names.get(record.path, record.path) + record.key.removeprefix(record.path)
+    return Layer(name=name, **vars(record))
 
-    The module is used as it is and stays yours: it computes in eval mode and without gradients to
-    its parameters while featviz calls it, and its mode and `requires_grad` are put back after each
-    call.
 
-    Args:
-        module: takes normalized pictures (N, channels, height, width), gives logits (N, classes).
-        input_size: side of the pictures in pixels, or (height, width).
-        mean: of each channel of pictures in [0, 1], or one for all, subtracted; default 0.
-        std: of each channel, or one for all, by which pictures are then divided; default 1.
-        channels: of the pictures.
-        classes: the name of each class in the order of the logits; default "class 0" ...
-        aliases: short names of layers, each with the path of its module: {"conv1": "features.0"}.
-            "logits" is the output of the whole module unless it is given here.
-        name: for titles and result folders; default the name of the module's class.
-
-    Returns:
-        The model. Its `layers` are all modules that run in a forward pass, by alias or path.
-
-    Raises:
-        UserError: if `mean` or `std` have another count than the channels, an alias names no
-            module, the module does not take such pictures, or `classes` has another length than
-            the logits.
-
-    Example:
-        net = torch.load("net.pt", weights_only=False)
-        model = featviz.wrap(net, input_size=32, mean=(0.49, 0.48, 0.45), std=(0.25, 0.24, 0.26))
-        featviz.maximize(model, "layer3", units=[0, 1]).save("run/layer3")
-    """
-    preprocessing = Preprocessing.of(input_size, mean=mean, std=std, channels=channels)
-    paths = dict(module.named_modules())
-    for alias, path in (aliases or {}).items():
-        if path not in paths:
-            raise UserError(f"alias {alias}: no module {path!r}{nearest(path, paths)}")
-    try:
-        return Model(
-            module,
-            name=name or type(module).__name__,
-            preprocessing=preprocessing,
-            aliases=aliases,
-            classes=None if classes is None else [("", text) for text in classes],
+def _content(name: str, value: Any) -> bytes:
+    """An entry of a state_dict as bytes that are equal where it computes alike."""
+    if isinstance(value, tuple | list):
+        return b"".join(_content(f"{name}.{i}", part) for i, part in enumerate(value))
+    if not isinstance(value, Tensor):
+        return f"{name}{value}".encode()
+    plain = value.detach().cpu().contiguous()
+    start = f"{name}{tuple(plain.shape)}".encode()
+    if plain.is_quantized:
+        scales = f"{plain.qscheme()}" + (
+            f"{plain.q_scale()}{plain.q_zero_point()}"
+            if plain.qscheme() in {torch.per_tensor_affine, torch.per_tensor_symmetric}
+            else f"{plain.q_per_channel_scales().tolist()}{plain.q_per_channel_zero_points()}"
         )
-    except (RuntimeError, ValueError, TypeError) as error:
-        reason = (str(error).splitlines() or [""])[0]
-        raise UserError(
-            f"the module does not take pictures {(1, channels, *preprocessing.size)}: {reason}; "
-            "check input_size"
-        ) from error
+        return start + scales.encode() + plain.int_repr().numpy().tobytes()
+    return start + plain.reshape(-1).view(torch.uint8).numpy().tobytes()

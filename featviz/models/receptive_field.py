@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, is_dataclass
 from functools import partial
 from typing import Any
@@ -55,14 +55,21 @@ class ModuleRecord:
     channels_last: bool
     """the module itself gives (H, W, C); featviz permutes it to (C, H, W)"""
     calls: int
-    """how often it runs in one pass; activation and geometry are those of its last run"""
+    """how often it runs in one pass"""
+    call: int
+    """which of its runs this is, from 1; the last one has the module's plain name"""
     parameters: int
     macs: int
-    """multiply-adds of all its runs, children included, for one picture"""
+    """multiply-adds for one picture, children included: of all its runs where this is the last"""
     receptive_field: ReceptiveField | None
     """None where the geometry is not a grid of windows (`whole` tells which)"""
     whole: bool
     """the receptive field of each unit is the whole picture (fully connected, globally pooled)"""
+
+    @property
+    def key(self) -> str:
+        """The path, and "#1" behind it for the first of several runs; the last has none."""
+        return self.path if self.call == self.calls else f"{self.path}#{self.call}"
 
 
 # A tensor's field, "whole", or None for unknown; absent for what does not depend on the input.
@@ -78,7 +85,7 @@ _POINTWISE = frozenset(
         *("cudnn_batch_norm", "native_batch_norm", "_native_batch_norm_legit_no_training"),
     }
 )
-_CONVOLUTIONS = {"convolution", "_convolution", "cudnn_convolution", "mkldnn_convolution"}
+CONVOLUTIONS = {"convolution", "_convolution", "cudnn_convolution", "mkldnn_convolution"}
 _RESHAPES = {"view", "_unsafe_view", "reshape", "unsqueeze", "squeeze", "transpose", "permute"}
 _PRODUCTS = {"addmm", "mm", "linear", "bmm", "matmul", "mkldnn_linear"}
 _WINDOWS = {
@@ -147,7 +154,7 @@ def tensors_of(values: Any) -> list[Tensor]:
 
 
 def _macs(name: str, args: Sequence[Any], out: Tensor) -> int:
-    if name in _CONVOLUTIONS:
+    if name in CONVOLUTIONS:
         return out.numel() * int(math.prod(args[1].shape[1:]))
     if name == "addmm":
         return out.numel() * int(args[1].shape[-1])
@@ -209,7 +216,7 @@ def _follow(
         return "whole"
     first = fields[0]
     assert isinstance(first, ReceptiveField)
-    if name in _CONVOLUTIONS:
+    if name in CONVOLUTIONS:
         if args[6]:  # transposed
             return None
         kernel = args[1].shape[2:]
@@ -274,14 +281,27 @@ def _union(fields: list[ReceptiveField]) -> ReceptiveField | None:
     return ReceptiveField((end[0] - start[0], end[1] - start[1]), stride, (start[0], start[1]))
 
 
-def record_modules(net: nn.Module, picture: Tensor) -> dict[str, ModuleRecord]:
-    """Run a net once on one picture (1, 3, H, W) and describe each module that ran.
+def hookable(net: nn.Module) -> dict[str, nn.Module]:
+    """The modules by path, without those of TorchScript, which take no hooks."""
+    found = net.named_modules()
+    return {path: one for path, one in found if not isinstance(one, torch.jit.ScriptModule)}
+
+
+def record_modules(
+    net: nn.Module, picture: Tensor, pick: Callable[[Any], Tensor] | None = None
+) -> dict[str, ModuleRecord]:
+    """Run a net once on one picture (1, C, H, W) and describe each run of each module.
+
+    Args:
+        net: the network.
+        picture: as the net takes it.
+        pick: picks the tensor out of what the whole net gives; default: the first one.
 
     Returns:
-        Module path to record, in the order in which the modules finished.
+        `ModuleRecord.key` to record, in the order in which the runs ended.
     """
     trace = _Trace(picture)
-    finished: dict[str, Tensor] = {}
+    finished: list[tuple[str, int, Tensor, int]] = []  # path, call, activation, multiply-adds
     calls: Counter[str] = Counter()
     macs: Counter[str] = Counter()
     began: dict[str, int] = {}
@@ -290,15 +310,15 @@ def record_modules(net: nn.Module, picture: Tensor) -> dict[str, ModuleRecord]:
     def before(path: str, module: nn.Module, inputs: Any) -> None:
         began[path] = trace.macs
 
-    def after(path: str, module: nn.Module, inputs: Any, output: Any) -> None:
-        tensors = tensors_of(output)
+    def after(path: str, module: nn.Module, inputs: Any, values: Any) -> None:
+        tensors = [pick(values)] if pick and not path else tensors_of(values)
         calls[path] += 1
-        macs[path] += trace.macs - began[path]
+        own = trace.macs - began[path]
+        macs[path] += own
         if tensors:
-            finished.pop(path, None)  # the last run counts, in its place
-            finished[path] = tensors[0]
+            finished.append((path, calls[path], tensors[0], own))
 
-    modules = dict(net.named_modules())
+    modules = hookable(net)
     for path, module in modules.items():
         handles.append(module.register_forward_pre_hook(partial(before, path)))
         handles.append(module.register_forward_hook(partial(after, path)))
@@ -310,20 +330,22 @@ def record_modules(net: nn.Module, picture: Tensor) -> dict[str, ModuleRecord]:
             handle.remove()
 
     records: dict[str, ModuleRecord] = {}
-    for path, tensor in finished.items():
+    for path, call, tensor, own in finished:
         field = trace.field_of(tensor)
         module = modules[path]
         shape, last = tuple(tensor.shape[1:]), trace.channels.get(id(tensor)) == 3
         channels_last = tensor.dim() == 4 and last
-        records[path] = ModuleRecord(
+        record = ModuleRecord(
             path=path,
             kind=type(module).__name__,
             shape=(shape[2], *shape[:2]) if channels_last else shape,
             channels_last=channels_last,
             calls=calls[path],
+            call=call,
             parameters=sum(p.numel() for p in module.parameters()),
-            macs=macs[path],
+            macs=macs[path] if call == calls[path] else own,
             receptive_field=field if isinstance(field, ReceptiveField) else None,
             whole=field == "whole",
         )
+        records[record.key] = record
     return records
