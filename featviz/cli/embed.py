@@ -179,13 +179,7 @@ def embed(
 
 def read_class_names(path: Path | None) -> Mapping[str, str]:
     """Folder to name, from a file of `folder<TAB>name` lines. Raises UserError."""
-    from featviz.errors import UserError
-    from featviz.models.weights import parse_classes
+    from featviz.models.class_names import read_class_file
 
-    if path is None:
-        return {}
-    try:
-        pairs = parse_classes(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"--class-names {path} cannot be read ({error})") from None
-    return {folder: name for folder, name in pairs if folder}
+    pairs = [] if path is None else read_class_file(path, ordered=False)
+    return {folder or str(index): name for index, (folder, name) in enumerate(pairs)}

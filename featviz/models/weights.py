@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from featviz.errors import UserError
+from featviz.models.class_names import read_class_file
 from featviz.models.matching import Match
 from featviz.models.weights_file import plain
 
@@ -146,31 +147,18 @@ def _shape(tensor: Tensor) -> str:
     return "x".join(map(str, tensor.shape)) or "a number"
 
 
-def parse_classes(text: str) -> list[tuple[str, str]]:
-    """(synset, name) of each class: lines "name" or "synset<TAB>name"; the synset may be ""."""
-    found = []
-    for line in text.splitlines():
-        if line.strip():
-            synset, tab, name = line.partition("\t")
-            found.append((synset.strip(), name.strip()) if tab else ("", line.strip()))
-    return found
-
-
 def read_classes(
     file: str | Path | None, weights: str | Path | None, metadata: Mapping[str, str]
 ) -> list[tuple[str, str]] | None:
     """Class names from --classes, else from the weights' metadata, else FILE.classes.txt beside."""
     if file is not None:
-        path = Path(file)
-        if not path.is_file():
-            raise UserError(f"{path}: no such file; --classes takes a text file, one class a line")
-        return parse_classes(path.read_text(encoding="utf-8", errors="replace"))
+        return read_class_file(file)
     if "classes" in metadata:
         return _stated_classes(metadata["classes"], str(weights))
     if weights is not None:
         beside = Path(weights).with_suffix(".classes.txt")
         if beside.is_file():
-            return parse_classes(beside.read_text(encoding="utf-8", errors="replace"))
+            return read_class_file(beside)
     return None
 
 

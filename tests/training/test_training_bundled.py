@@ -12,9 +12,9 @@ import torch
 from scipy.stats import binomtest
 
 from featviz.kernels.growth import kernel_growth
+from featviz.models.class_names import parse_classes
 from featviz.models.load import bundled
 from featviz.models.model import Model
-from featviz.models.weights import parse_classes
 from featviz.models.weights_file import WeightsFile, read_weights
 from featviz.training.evaluation import evaluate
 
