@@ -414,6 +414,19 @@ class LabeledPictures:
     def data_name(self) -> str:
         return self.data.name if self.data is not None else "a tensor"
 
+    def spread(self, count: int) -> LabeledPictures:
+        """At most `count` of the pictures, evenly spread."""
+        if count >= len(self.names):
+            return self
+        rows = evenly(len(self.names), count)
+        return replace(
+            self,
+            names=tuple(self.names[i] for i in rows),
+            pictures=self.pictures[rows],
+            labels=None if self.labels is None else self.labels[rows],
+            data=None if self.data is None else self.data.select(rows),
+        )
+
     @property
     def sha256(self) -> str:
         """Hash of the pictures' values."""

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from featviz.arguments import Bounds
 
 Progress = Callable[[int, int, str], None]
-"""progress(done, total, text), called now and then by long work"""
+"""progress(done, total, text), called now and then by long work; total 0: a message"""
 
 Precision = Literal["float32", "bfloat16"]
 """number format in which a network computes"""
@@ -102,3 +102,6 @@ Dropout = Annotated[float, Bounds(0, 0.99)]
 
 WorkerCount = Annotated[int, Bounds(1, 1024)]
 """threads or processes"""
+
+Seconds = Annotated[float, Bounds(0, 1e7, above=True)]
+"""that work may take"""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -60,6 +61,28 @@ def audit(
     parts: Annotated[
         str, typer.Option("--parts", help="Further results, with commas; none: the curves alone.")
     ] = PARTS,
+    stimuli: Annotated[
+        Path | None,
+        typer.Option(
+            "--stimuli",
+            metavar="FOLDER",
+            help="Pictures whose shape and texture disagree (cat/cat4-truck2.png): shape bias.",
+        ),
+    ] = None,
+    categories: Annotated[
+        Path | None,
+        typer.Option(
+            "--categories",
+            metavar="FILE",
+            help="Which classes each category of the stimuli has; default: FOLDER_categories.tsv.",
+        ),
+    ] = None,
+    time: Annotated[
+        str | None,
+        typer.Option(
+            "--time", metavar="10m", help="Fit the work into 90s, 10m or 2h; says what is left out."
+        ),
+    ] = None,
     against: Annotated[
         list[str] | None,
         typer.Option(
@@ -109,6 +132,9 @@ def audit(
             check_steps=check_steps,
             queries=queries,
             parts=_words(parts),
+            stimuli=stimuli,
+            categories=categories,
+            time=None if time is None else options.parse_duration(time),
             against=others,
             seed=seed,
             checkpoint=partial_folder(folder),

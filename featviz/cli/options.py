@@ -347,3 +347,18 @@ def parse_eps(text: str) -> float:
     if not 0 <= value < float("inf"):
         raise UserError(f"eps {text!r} is out of range; it is a distance, 0 or more")
     return value
+
+
+def parse_duration(text: str) -> float:
+    """Seconds from "90", "90s", "10m" or "2h". Raises UserError."""
+    from featviz.errors import UserError
+
+    units = {"s": 1.0, "m": 60.0, "h": 3600.0}
+    number, unit = (text[:-1], text[-1]) if text[-1:] in units else (text, "s")
+    try:
+        seconds = float(number) * units[unit]
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < float("inf"):
+        raise UserError(f"time {text!r} is no duration; write 90s, 10m or 2h")
+    return seconds

@@ -51,6 +51,9 @@ def _terminal_bar() -> Iterator[Progress]:
         task = bar.add_task("", total=None)
 
         def show(done: int, total: int, text: str) -> None:
+            if total == 0:
+                bar.console.print(f"featviz: {text}")
+                return
             bar.update(task, completed=done, total=total, description=text)
 
         yield show
@@ -62,6 +65,9 @@ def _lines() -> Progress:
     def show(done: int, total: int, text: str) -> None:
         nonlocal last
         now = time.monotonic()
+        if total == 0:
+            print(f"featviz: {text}", file=sys.stderr, flush=True)
+            return
         if now - last >= LINE_SECONDS:
             last = now
             seconds = f"{now - started:.0f} s"

@@ -227,6 +227,13 @@ KINDS = {
         "is shown magnified beside the picture, because at its true size it is almost invisible.",
         "An attack on or through the unit.",
     ),
+    "shape-bias": Kind(
+        "Shape against texture",
+        "A cat drawn with the skin of an elephant: people see a cat, many networks an elephant. "
+        "Each stimulus has the shape of one thing and the texture of another. Of the decisions "
+        "for one of the two, the figure shows how many follow the shape.",
+        "The unit in the test of shape against texture.",
+    ),
     "audit": Kind(
         "Robustness audit",
         "How much accuracy is left when every picture may be changed a little? The curve falls as "

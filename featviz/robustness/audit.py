@@ -15,13 +15,15 @@ batch, so a run that was killed and given again ends with the same bytes.
 
 from __future__ import annotations
 
+import json
 import math
 import sys
-import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
+from time import perf_counter
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -43,11 +45,22 @@ from featviz.robustness.masking import (
     range_checks,
 )
 from featviz.robustness.parts import PARTS, Source, fool_by_margin, make_parts
+from featviz.robustness.plan import Options, Plan, duration, make_plan
 from featviz.robustness.result import Audit, audit_warnings
 from featviz.robustness.second_attack import CHECKS, second_attacks
 from featviz.robustness.self_test import SelfTest, self_test
+from featviz.robustness.shape_bias import shape_bias
 from featviz.robustness.smallest_changes import smallest_changes
-from featviz.types import AutoPrecision, BatchSize, Count, Progress, SearchSteps, Seed, Tries
+from featviz.types import (
+    AutoPrecision,
+    BatchSize,
+    Count,
+    Progress,
+    SearchSteps,
+    Seconds,
+    Seed,
+    Tries,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -78,7 +91,10 @@ def audit(
     check_steps: Tries = 30,
     queries: Tries = 100,
     parts: Sequence[str] = PARTS,
+    stimuli: str | Path | Pictures | None = None,
+    categories: str | Path | Mapping[str, Sequence[str]] | None = None,
     against: Mapping[str, Model] | None = None,
+    time: Seconds | None = None,
     seed: Seed = 0,
     batch_size: BatchSize | None = None,
     precision: AutoPrecision = "auto",
@@ -105,7 +121,12 @@ def audit(
         queries: Forward passes per picture of the attack without gradients; 0 for none.
         parts: Further results: "corruptions", "universal" (one perturbation for all pictures),
             "transfer" (other models, small shifts) and "diagnosis" (what changes in the network).
+        stimuli: Pictures whose shape and texture disagree, for the part "shape-bias"; see
+            `shape_bias`.
+        categories: Of the stimuli; see `shape_bias`.
         against: Other models that judge the adversarial pictures in "transfer", by name.
+        time: Seconds that the audit may take, by an estimate made from a few passes at its start.
+            What does not fit is left out, pictures first, then parts, and named in the warnings.
         seed: Of all random numbers, which are drawn per picture.
         batch_size: Pictures that the model computes at once; default 16, on CUDA 128.
         precision: Of the search. "auto" is bfloat16 where the processor is faster at it. Successes
@@ -123,7 +144,7 @@ def audit(
     Example:
         featviz.audit(model, featviz.open_pictures("val"), count=200).save("run/audit")
     """
-    started = time.perf_counter()
+    started = perf_counter()
     grids = check_grids(norms, eps)
     _check_options(steps, check, check_steps, queries, parts)
     on_cpu = model.device.type == "cpu"
@@ -141,6 +162,7 @@ def audit(
         "check_steps": check_steps,
         "queries": queries,
         "parts": list(parts),
+        "time": time,
         "against": list(against) if against else None,
         "batch_size": batch_size,
         "precision": chosen,
@@ -153,8 +175,25 @@ def audit(
         "given_labels": None if labeled.labels is None else labeled.labels.tolist(),
         "seed": seed,
     }
+    options = Options(tuple(grids), steps, check_steps, queries)
     with open_checkpoint(checkpoint, job) as kept:
         work = Work(kept, progress)
+        plan = _plan(
+            kept,
+            partial(
+                make_plan,
+                model,
+                labeled,
+                options,
+                parts,
+                precision=chosen,
+                batch_size=batch_size,
+                seconds=time,
+            ),
+        )
+        left_out = _left_out(plan, len(labeled.pictures), parts)
+        labeled, parts = labeled.spread(plan.count), plan.parts
+        work.report(0, 0, f"about {duration(plan.seconds)} for {plan.count} pictures")
         with frozen(model):
             tested = self_test()
             work.report(0, 1, tested.line.partition(":")[0])
@@ -180,12 +219,32 @@ def audit(
             against=against or {},
         )
         made, missing = make_parts(parts, source)
+        if stimuli is not None:
+            made["shape-bias"] = shape_bias(
+                model, stimuli, categories=categories, progress=progress
+            )
     origin = results.origin(
         model, parameters=parameters, started=started, data=labeled.data, seed=seed
     )
     result = _result(origin, clean, labeled, states, tested, made)
-    warnings = (*result.warnings, *missing, *audit_warnings(result))
+    warnings = (*result.warnings, *left_out, *missing, *audit_warnings(result))
     return replace(result, warnings=warnings)
+
+
+def _plan(kept: Checkpoint, make: Callable[[], Plan]) -> Plan:
+    """The plan, as an earlier run made it; a clock must not change what that run began."""
+    piece = kept.piece("plan", lambda: {"plan": np.array(json.dumps(asdict(make())))})
+    found = json.loads(str(piece["plan"]))
+    return Plan(found["count"], tuple(found["parts"]), found["seconds"])
+
+
+def _left_out(plan: Plan, count: int, parts: Sequence[str]) -> list[str]:
+    """What does not fit into the time, in words."""
+    found = []
+    if plan.count < count:
+        found.append(f"{count - plan.count} of {count} pictures")
+    found += [part for part in parts if part not in plan.parts]
+    return [f"left out to fit into the time: {', '.join(found)}"] if found else []
 
 
 def check_grids(

@@ -16,14 +16,17 @@ from typing import TYPE_CHECKING
 import torch
 
 from featviz.attacks import losses
+from featviz.attacks.evaluation import classify
 from featviz.corruptions import CORRUPTIONS, corrupt
 from featviz.errors import UserError
 from featviz.models.frozen import frozen
 from featviz.models.precision import in_precision
+from featviz.robustness.clean_pass import spread
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from featviz.datasets import LabeledPictures
     from featviz.models.model import Model
     from featviz.types import Precision
 
@@ -178,6 +181,46 @@ def fit(
         f"{seconds:g} s are too short for {min(FEWEST, count)} pictures, which take about "
         f"{duration(needed)}; give more time, or fewer --steps and --queries"
     )
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What an audit does, and how long that takes."""
+
+    count: int
+    parts: tuple[str, ...]
+    seconds: float
+    """the estimate"""
+
+
+def make_plan(
+    model: Model,
+    labeled: LabeledPictures,
+    options: Options,
+    parts: Sequence[str],
+    *,
+    precision: Precision,
+    batch_size: int,
+    seconds: float | None,
+) -> Plan:
+    """Time a few passes; leave out what does not fit into `seconds`, if that is given."""
+    pace = measure_pace(
+        model, labeled.pictures, precision, batch_size, corruptions="corruptions" in parts
+    )
+    count, right = len(labeled.pictures), _right(model, labeled, batch_size)
+    kept = tuple(parts)
+    if seconds is not None:
+        count, kept = fit(seconds, pace, count, right, options, parts)
+    return Plan(count, kept, estimate(pace, count, right, options, kept).seconds)
+
+
+def _right(model: Model, labeled: LabeledPictures, batch_size: int) -> float:
+    """The share of some pictures that is right when clean."""
+    if labeled.labels is None:
+        return 1.0
+    rows = spread(torch.arange(len(labeled.labels)), 2 * _FEW)
+    found = classify(model, labeled.pictures[rows].to(model.device), batch_size=batch_size)
+    return float((found.argmax(1).cpu() == labeled.labels[rows]).double().mean())
 
 
 def duration(seconds: float) -> str:

@@ -26,12 +26,12 @@ from featviz.datasets import Pictures, Skipped, batches, open_pictures
 from featviz.errors import UserError, public
 from featviz.models.frozen import frozen
 from featviz.statistics import Share, share
+from featviz.types import BatchSize, Progress
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from featviz.models.model import Model
-    from featviz.types import Progress
 
 PEOPLE = (0.919, 0.987)
 """shape bias of ten people on the same stimuli, lowest and highest (Geirhos et al. 2019)"""
@@ -155,7 +155,7 @@ def shape_bias(
     stimuli: str | Path | Pictures,
     *,
     categories: str | Path | Mapping[str, Sequence[str]] | None = None,
-    batch_size: int = 64,
+    batch_size: BatchSize = 64,
     progress: Progress | None = None,
 ) -> ShapeBias:
     """The share of decisions by shape, on pictures whose shape and texture disagree.
