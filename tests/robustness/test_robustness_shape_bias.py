@@ -11,7 +11,8 @@ from torch import nn
 
 import featviz
 from featviz.errors import UserError
-from featviz.models.model import Model, wrap
+from featviz.models.model import Model
+from featviz.models.wrap import wrap
 from featviz.robustness.shape_bias import shape_bias
 
 CLASSES = ("red fox", "ruby", "green apple", "fern")
