@@ -20,7 +20,7 @@ import featviz
 from featviz.models.model import Model
 
 TORCHVISION = (
-    *("alexnet", "vgg11", "vgg11_bn", "resnet18", "squeezenet1_1", "densenet121", "googlenet"),
+    *("alexnet", "vgg11", "resnet18", "squeezenet1_1", "densenet121", "googlenet"),
     *("inception_v3", "shufflenet_v2_x0_5", "mobilenet_v2", "mobilenet_v3_small", "mnasnet0_5"),
     *("efficientnet_b0", "regnet_y_400mf", "convnext_tiny", "swin_t", "swin_v2_t", "vit_b_32"),
     "maxvit_t",

@@ -21,6 +21,7 @@ from torch import Tensor
 from featviz import results
 from featviz.arguments import Bounds
 from featviz.attribution import methods as captum_methods
+from featviz.attribution.grad_cam import grad_cam, grad_cam_layer
 from featviz.attribution.methods import METHODS
 from featviz.attribution.result import Attributed
 from featviz.errors import UserError, nearest, public
@@ -62,7 +63,8 @@ def attribute(
         target: A class (index or name) for all pictures, or one for each; default: the model's
             prediction.
         methods: Any of "saliency", "integrated_gradients", "grad_cam", "occlusion".
-        layer: Of Grad-CAM; default: the last convolution, behind its ReLU where that has a name.
+        layer: Of Grad-CAM; default: the last place where the whole signal is a map, or tokens that
+            are one (the result names it).
         baseline: "mean" (the color that the network sees as 0), "black", "white" or a gray value
             in [0, 1]: start of integrated gradients, cover of occlusion and of deleted areas. What
             has the baseline's color gets nothing from integrated gradients, so try another where
@@ -90,7 +92,7 @@ def attribute(
     batch = model.check(pictures, single=True)
     methods = check_methods(methods)
     names = tuple(names or (f"picture {i + 1}" for i in range(len(batch))))
-    layer = _layer(model, layer, methods)
+    layer = grad_cam_layer(model, layer) if "grad_cam" in methods else None
     cover = baseline_color(model, baseline).expand_as(batch[:1])
     side = max(1, round(window * batch.shape[-1]))
     hop = min(max(1, round(stride * batch.shape[-1])), side)
@@ -103,7 +105,7 @@ def attribute(
             return captum_methods.saliency(model, x, c)
         if method == "grad_cam":
             assert layer is not None
-            return captum_methods.grad_cam(model, x, c, layer)
+            return grad_cam(model, x, c, layer)
         return captum_methods.occlusion(model, x, c, cover, side, hop, batch_size)
 
     shape, total = (len(methods), len(batch)), len(methods) * len(batch)
@@ -176,19 +178,6 @@ def check_methods(methods: Sequence[str]) -> tuple[str, ...]:
     return wanted
 
 
-def grad_cam_layer(model: Model) -> str:
-    """The default layer of Grad-CAM: the last convolution, or the ReLU right behind it."""
-    layers = list(model.layers.values())
-    convolutions = [k for k, layer in enumerate(layers) if layer.kind == "Conv2d" and layer.spatial]
-    if not convolutions:
-        raise UserError(f"{model.name} has no convolution with maps; Grad-CAM needs one")
-    last = convolutions[-1]
-    behind = layers[last + 1] if last + 1 < len(layers) else None
-    if behind is not None and behind.kind == "ReLU" and behind.shape == layers[last].shape:
-        return behind.name
-    return layers[last].name
-
-
 def baseline_color(model: Model, baseline: str | float) -> Tensor:
     """(1, C, 1, 1) in [0, 1]. Raises UserError for an unknown word or a value out of range."""
     if baseline == "mean":
@@ -205,18 +194,6 @@ def baseline_color(model: Model, baseline: str | float) -> Tensor:
     if not 0 <= gray <= 1:
         raise UserError(f"baseline {gray:g} is out of range; a gray value is 0 to 1")
     return torch.full((1, model.preprocessing.channels, 1, 1), gray, device=model.device)
-
-
-def _layer(model: Model, layer: str | None, methods: Sequence[str]) -> str | None:
-    """The layer that Grad-CAM reads, by its name; checked if Grad-CAM is among the methods."""
-    if layer is not None:
-        layer = model.layer(layer).name
-    if "grad_cam" not in methods:
-        return layer
-    layer = layer or grad_cam_layer(model)
-    if len(model.layer(layer).shape) != 3:
-        raise UserError(f"Grad-CAM needs maps and {layer} has none; take a convolution")
-    return layer
 
 
 def _targets(

@@ -5,8 +5,8 @@
     integrated_gradients   gradient averaged on the way from a baseline to the picture, times the
                            difference (Sundararajan et al. 2017, arXiv:1703.01365). Its sum must be
                            logit(picture) - logit(baseline); by how much it is not is reported
-    grad_cam               maps of a convolution weighted by their mean gradients, summed, ReLU'd
-                           (Selvaraju et al. 2017, arXiv:1610.02391), enlarged to the picture
+    grad_cam               maps of a layer weighted by their mean gradients, summed, ReLU'd
+                           (Selvaraju et al. 2017), enlarged to the picture: `grad_cam.py`
     occlusion              by how much the logit falls when a square is covered (Zeiler & Fergus
                            2013, arXiv:1311.2901), averaged over the squares that cover a pixel
 
@@ -22,8 +22,6 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-
-from featviz.models.layers import tap
 
 if TYPE_CHECKING:
     from featviz.models.model import Model
@@ -106,16 +104,6 @@ def integrated_gradients(
     )
     values: Tensor = parts[0].sum(0)
     return values
-
-
-def grad_cam(model: Model, x: Tensor, target: int, layer: str) -> Tensor:
-    """(H, W): equations 1 and 2 of the paper at a layer of maps, enlarged bilinearly."""
-    with torch.enable_grad(), tap(model, [layer]) as taken:
-        logit = model(x.clone().requires_grad_(True))[0, target]
-        (gradient,) = torch.autograd.grad(logit, taken[layer])
-    weights = gradient.mean((2, 3), keepdim=True)
-    coarse = F.relu((weights * taken[layer].detach()).sum(1, keepdim=True))
-    return F.interpolate(coarse, x.shape[-2:], mode="bilinear", align_corners=False)[0, 0]
 
 
 def occlusion(

@@ -24,7 +24,7 @@ def attribute(
     ] = "saliency,integrated_gradients,grad_cam,occlusion",
     layer: Annotated[
         str | None,
-        typer.Option("--layer", help="Of Grad-CAM; default: behind the last convolution."),
+        typer.Option("--layer", help="Of Grad-CAM; default: the last whole map."),
     ] = None,
     baseline: Annotated[
         str, typer.Option("--baseline", help="mean, black, white or a gray value from 0 to 1.")

@@ -64,11 +64,13 @@ def tap(
             raise UserError(
                 f"{name} gives {rows} rows for {count} pictures; take a layer that gives one each"
             )
-        kept = value.clone()
-        taken[name] = kept.permute(0, 3, 1, 2) if places[name].channels_last else kept
+        last = places[name].channels_last
+        taken[name] = kept = value.clone().permute(0, 3, 1, 2) if last else value.clone()
         if stop and all(left <= 0 for left in pending.values()):
             raise StopForward
-        return _with(values, value, kept.clone()) if kept.requires_grad else None
+        if not kept.requires_grad:
+            return None
+        return _with(values, value, (kept.permute(0, 2, 3, 1) if last else kept).clone())
 
     def before(name: str, module: nn.Module, inputs: Any) -> Any:
         return take(name, inputs)

@@ -298,7 +298,8 @@ def record_modules(
         pick: picks the tensor out of what the whole net gives; default: the first one.
 
     Returns:
-        `ModuleRecord.key` to record, in the order in which the runs ended.
+        `ModuleRecord.key` to record, in the order in which the runs ended; without runs that do not
+        give one row a picture.
     """
     trace = _Trace(picture)
     finished: list[tuple[str, int, Tensor, int]] = []  # path, call, activation, multiply-adds
@@ -315,7 +316,8 @@ def record_modules(
         calls[path] += 1
         own = trace.macs - began[path]
         macs[path] += own
-        if tensors:
+        # Windows of attention, tables of positions: not a row for the picture.
+        if tensors and tensors[0].shape[:1] == picture.shape[:1]:
             finished.append((path, calls[path], tensors[0], own))
 
     modules = hookable(net)

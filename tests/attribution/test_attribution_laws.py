@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from featviz.attribution.attribute import attribute, grad_cam_layer
+from featviz.attribution.attribute import attribute
+from featviz.attribution.grad_cam import grad_cam_layer
 from featviz.attribution.methods import METHODS
 from featviz.errors import UserError
 from featviz.models.load import load

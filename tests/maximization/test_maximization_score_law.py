@@ -2,53 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
-
 import pytest
 import torch
-from catalogue import OWN, calibrated, first_tensor, random_pictures
-from torch import Tensor, nn
+from catalogue import OWN, calibrated, random_pictures
+from catalogue_laws import FEW, check_scores, close, means
+from torch import nn
 
 import featviz
 from featviz.maximization.evaluation.clean_scores import clean_scores
 from featviz.maximization.maximize import unit_objective
-from featviz.models.model import Layer, Model
-
-FEW: dict[str, Any] = {"steps": 3, "precision": "float32", "seed": 1}
-
-
-def means(model: Model, place: Layer, x: Tensor) -> Tensor:
-    """Means over positions (N, C) of what a module gives at its last run, by a hook of our own."""
-    found: list[Tensor] = []
-
-    def keep(module: nn.Module, inputs: Any, output: Any) -> None:
-        found[:] = [first_tensor(output).clone()]
-
-    handle = model.net.get_submodule(place.path).register_forward_hook(keep)
-    with torch.no_grad():
-        model.net.eval()(model.normalize(x))
-    handle.remove()
-    value = found[0]
-    if value.dim() == 4:
-        return value.mean((1, 2) if place.channels_last else (2, 3))
-    return value.mean(1) if value.dim() == 3 else value
-
-
-def close(a: Tensor, b: Tensor) -> bool:
-    return torch.allclose(a, b, rtol=2e-4, atol=2e-5 * float(b.abs().max().clamp(min=1)))
-
-
-def check_scores(name: str, layers: Sequence[str] | None = None, **options: Any) -> None:
-    model = calibrated(name)
-    for layer in model.layers if layers is None else layers:
-        place = model.layer(layer)
-        units = [0, place.units // 2]
-        made = featviz.maximize(model, layer, units=units, objective="channel", **(FEW | options))
-        own = means(model, place, made.images)[range(2), units]
-        assert close(made.scores, own), (layer, made.scores, own)
-        for score, flags in zip(made.scores, made.panel.flags, strict=True):
-            assert score != 0 or {flag.name for flag in flags} & {"inactive", "no gradient"}
 
 
 @pytest.mark.parametrize(

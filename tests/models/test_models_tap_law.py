@@ -2,59 +2,16 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 import pytest
 import torch
-from catalogue import OWN, calibrated, first_tensor, random_pictures, side_of
+from catalogue import OWN, calibrated, random_pictures
+from catalogue_laws import check_taps
 from torch import Tensor, nn
 
-import featviz
 from featviz.models.layers import tap
 from featviz.models.model import Model
-
-
-def clones(model: Model, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-    """Logits of the net without featviz, and clones of each module's output at its last run."""
-    found: dict[str, Tensor] = {}
-
-    def keep(path: str, module: nn.Module, inputs: Any, output: Any) -> None:
-        found[path] = first_tensor(output).clone()
-
-    modules = list(model.net.named_modules())
-    handles = [m.register_forward_hook(partial(keep, path)) for path, m in modules]
-    with torch.no_grad():
-        logits = model.net.eval()(model.normalize(x))
-    for handle in handles:
-        handle.remove()
-    return logits, found
-
-
-def check_taps(name: str) -> None:
-    model = calibrated(name)
-    x = random_pictures(2, side_of(model), 1)
-    logits, wanted = clones(model, x)
-    layers = [one for one in model.layers if len(wanted[model.layer(one).path]) == len(x)]
-    with torch.no_grad():
-        found = featviz.activations(model, x, layers)
-    with tap(model, layers) as taken:
-        out = model(x.clone().requires_grad_())
-    # Attention in torch has another, faster program where no gradient is asked for.
-    assert torch.allclose(out, logits, rtol=1e-4, atol=1e-4)
-    same = torch.equal if "vit" not in name else partial(torch.allclose, rtol=1e-3, atol=1e-4)
-    for one in layers:
-        place = model.layer(one)
-        value = wanted[place.path]
-        kind = place.kind
-        if value.dim() == 4 and kind in {"Linear", "LayerNorm"}:
-            assert place.channels_last, one
-        if kind in {"Conv2d", "BatchNorm2d"}:
-            assert not place.channels_last, one
-        value = value.permute(0, 3, 1, 2) if place.channels_last else value
-        assert value.shape[1:] == place.shape, one
-        assert torch.equal(found[one], value), one
-        assert same(taken[one], value), one
 
 
 @pytest.mark.parametrize("name", [*OWN, "alexnet-mini", "shufflenet_v2_x0_5"])
