@@ -53,8 +53,7 @@ def first_tensor(values: Any) -> Tensor:
 
 def side_of(model: Model) -> int:
     """Side of the square pictures that a model of the catalogue takes."""
-    size = model.input_size
-    return size if isinstance(size, int) else size[0]
+    return model.input_size[0]
 
 
 @lru_cache(maxsize=2)

@@ -85,8 +85,9 @@ def grad_cam_layer(model: Model, layer: str | None = None) -> str:
 
 def _whole(model: Model, layers: Sequence[Layer]) -> list[Layer]:
     """Those layers with a map that every way from the picture to the logits passes."""
-    noise = torch.rand(3, *_size(model), generator=torch.Generator().manual_seed(0))
-    x = noise[None].to(model.mean).requires_grad_(True)
+    blank = model.blank()
+    noise = torch.rand(blank.shape, generator=torch.Generator().manual_seed(0))
+    x = noise.to(blank).requires_grad_(True)
     with frozen(model), torch.enable_grad(), tap(model, [one.name for one in layers]) as taken:
         total = model(x).square().sum()
         reached = [place for place in layers if taken[place.name].requires_grad]
@@ -131,7 +132,3 @@ def _is_pooled(model: Model, layer: Layer) -> bool:
     layers = list(model.layers.values())
     before = layers[max(0, layers.index(layer) - 1)]
     return before.path.rpartition(".")[0] == layer.path and "Pool" in before.kind
-
-
-def _size(model: Model) -> tuple[int, int]:
-    return model.input_size, model.input_size
