@@ -25,6 +25,7 @@ from torch import Tensor
 from featviz import archives, decoding, images
 from featviz.decoding import Prepared
 from featviz.errors import BadPicture, UserError, public
+from featviz.indices import all_items
 from featviz.labels import LabelReport, report_labels
 from featviz.listing import NOTHING, LeftOut, list_pictures
 from featviz.preprocessing import Preprocessing
@@ -473,7 +474,7 @@ def read_labeled(
 
 def class_indices(model: Model, labels: Sequence[int | str] | Tensor, count: int) -> Tensor:
     """(N,) class indices from indices or names. Raises UserError."""
-    values = labels.tolist() if isinstance(labels, Tensor) else list(labels)
+    values = all_items(labels, "label")
     if len(values) != count:
         raise UserError(f"{len(values)} labels for {count} pictures; give one a picture")
     return torch.tensor([model.class_index(label) for label in values])

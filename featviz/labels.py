@@ -65,6 +65,15 @@ class LabelReport:
         """The report after the pictures were read; reason: of the first path."""
         return replace(self, unreadable=tuple(paths), first_reason=reason)
 
+    @property
+    def ambiguities(self) -> list[str]:
+        """A sentence for each folder that names several classes."""
+        return [
+            f"{folder} names {len(names)} classes of {self.model} ({some(names)}) and does not "
+            "count; name it by its synset or in full"
+            for folder, names in self.ambiguous.items()
+        ]
+
     @cached_property
     def warnings(self) -> tuple[str, ...]:
         """A sentence for each kind of misfit, classes without pictures first."""
@@ -85,11 +94,7 @@ class LabelReport:
             )
         if self.inner:
             found.append(f"the folders in {self.inner} are classes of {self.model}: give that one")
-        for folder, names in self.ambiguous.items():
-            found.append(
-                f"{folder} names {len(names)} classes of {self.model} ({some(names)}) and does "
-                "not count; name it by its synset or in full"
-            )
+        found += self.ambiguities
         for name, folders in self.shared.items():
             found.append(f"{some(folders)} are one class of {self.model}, {name}")
         if self.indices:
@@ -204,6 +209,8 @@ def no_labels(report: LabelReport, place: object, model: str) -> UserError:
             f"{place} has no classes: put the pictures of a class in one folder, or give a list "
             "with labels"
         )
+    if report.ambiguous and not report.unmatched:
+        return UserError(report.ambiguities[0])
     names = [repr(name) for name in (*report.unmatched, *report.ambiguous)]
     way_out = (
         f"give {report.inner}, whose folders are"

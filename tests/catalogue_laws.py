@@ -5,6 +5,7 @@ The oracle of each is the bare net with hooks of its own.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -20,12 +21,14 @@ from featviz.models.layers import tap
 from featviz.models.model import Layer, Model
 
 
-def clones(model: Model, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-    """Logits of the net without featviz, and clones of each module's output at its last run."""
-    found: dict[str, Tensor] = {}
+def clones(model: Model, x: Tensor) -> tuple[Tensor, dict[tuple[str, int], Tensor]]:
+    """Logits of the net without featviz, and clones of what each run of each module gives."""
+    found: dict[tuple[str, int], Tensor] = {}
+    runs: Counter[str] = Counter()
 
     def keep(path: str, module: nn.Module, inputs: Any, output: Any) -> None:
-        found[path] = first_tensor(output).clone()
+        runs[path] += 1
+        found[path, runs[path]] = first_tensor(output).clone()
 
     modules = list(model.net.named_modules())
     handles = [m.register_forward_hook(partial(keep, path)) for path, m in modules]
@@ -40,7 +43,8 @@ def check_taps(name: str) -> None:
     model = calibrated(name)
     x = random_pictures(2, side_of(model), 1)
     logits, wanted = clones(model, x)
-    layers = [one for one in model.layers if len(wanted[model.layer(one).path]) == len(x)]
+    runs = [(name, (one.path, one.call)) for name, one in model.layers.items()]
+    layers = [name for name, run in runs if len(wanted[run]) == len(x)]
     with torch.no_grad():
         found = featviz.activations(model, x, layers)
     with tap(model, layers) as taken:
@@ -50,7 +54,7 @@ def check_taps(name: str) -> None:
     same = torch.equal if "vit" not in name else partial(torch.allclose, rtol=1e-3, atol=1e-4)
     for one in layers:
         place = model.layer(one)
-        value = wanted[place.path]
+        value = wanted[place.path, place.call]
         kind = place.kind
         if value.dim() == 4 and kind in {"Linear", "LayerNorm"}:
             assert place.channels_last, one
@@ -66,17 +70,17 @@ FEW: dict[str, Any] = {"steps": 3, "precision": "float32", "seed": 1}
 
 
 def means(model: Model, place: Layer, x: Tensor) -> Tensor:
-    """Means over positions (N, C) of what a module gives at its last run, by a hook of our own."""
+    """Means over positions (N, C) of what a module gives at a run, by a hook of our own."""
     found: list[Tensor] = []
 
     def keep(module: nn.Module, inputs: Any, output: Any) -> None:
-        found[:] = [first_tensor(output).clone()]
+        found.append(first_tensor(output).clone())
 
     handle = model.net.get_submodule(place.path).register_forward_hook(keep)
     with torch.no_grad():
         model.net.eval()(model.normalize(x))
     handle.remove()
-    value = found[0]
+    value = found[place.call - 1]
     if value.dim() == 4:
         return value.mean((1, 2) if place.channels_last else (2, 3))
     return value.mean(1) if value.dim() == 3 else value

@@ -166,6 +166,11 @@ def evaluate(
         leaf = pictures[rows].detach().requires_grad_(attack is not None)
         raw = _logits(model, leaf, attack is not None)
         part, z = batch[rows], raw.detach().double()
+        if int(part.labels.max()) >= z.shape[1]:
+            raise UserError(
+                f"label {int(part.labels.max())} is out of range: the model has {z.shape[1]} "
+                "classes, counted from 0"
+            )
         if not bool(z.isfinite().all()):
             raise UserError("the model gives logits that are not finite; no attack can go on")
         none = z.new_zeros(len(z), 0)

@@ -78,13 +78,16 @@ def choose_precision(
 
 
 def check_labels(labels: Tensor, count: int) -> Tensor:
-    """The labels, (count,) whole numbers. Raises UserError."""
-    if labels.shape != (count,) or labels.is_floating_point():
+    """The labels, (count,) whole numbers of 0 or more. Raises UserError."""
+    whole = not labels.is_floating_point() and labels.dtype != torch.bool
+    if labels.shape != (count,) or not whole:
         raise UserError(
             f"labels must be {count} whole numbers, one a picture; "
             f"got shape {tuple(labels.shape)} of {labels.dtype}"
         )
-    return labels
+    if count and int(labels.min()) < 0:
+        raise UserError(f"label {int(labels.min())} is no class; classes are counted from 0")
+    return labels.long()
 
 
 def check_eps(eps: float | Tensor, norm: str, count: int) -> Tensor:

@@ -25,6 +25,7 @@ from featviz.attribution.grad_cam import grad_cam, grad_cam_layer
 from featviz.attribution.methods import METHODS
 from featviz.attribution.result import Attributed
 from featviz.errors import UserError, nearest, public
+from featviz.indices import all_items
 from featviz.models.frozen import frozen
 from featviz.types import BatchSize, Progress, Seed, Steps
 
@@ -201,11 +202,12 @@ def _targets(
 ) -> list[int]:
     if target is None:
         return [int(c) for c in logits.argmax(1)]
-    if isinstance(target, int | str):
-        return [model.class_index(target)] * len(logits)
-    if len(target) != len(logits):
-        raise UserError(f"{len(target)} targets for {len(logits)} pictures; give one a picture")
-    return [model.class_index(c) for c in target]
+    wanted = [model.class_index(one) for one in all_items(target, "class")]
+    if len(wanted) == 1:
+        return wanted * len(logits)
+    if len(wanted) != len(logits):
+        raise UserError(f"{len(wanted)} targets for {len(logits)} pictures; give one a picture")
+    return wanted
 
 
 def _warnings(result: Attributed) -> list[str]:

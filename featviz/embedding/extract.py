@@ -471,7 +471,10 @@ def _store(rows: Rows, place: Layer, found: _Found, options: _Options, started: 
             data=data,
             seed=options.seed if chosen else None,
         ),
-        warnings=tuple(_warnings(model, place, len(found.skipped))),
+        warnings=(
+            *data.label_report(model).ambiguities,
+            *_warnings(model, place, len(found.skipped)),
+        ),
         layer=place.name,
         dim=place.units,
         shape=place.shape,

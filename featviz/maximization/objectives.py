@@ -37,6 +37,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from featviz.errors import UserError, nearest
+from featviz.indices import index_below, whole_numbers
 
 if TYPE_CHECKING:
     from featviz.models.model import Model
@@ -184,7 +185,7 @@ def channel(
     tokens: of a transformer's layer (N, tokens, C), which are positions: "all", "class" (the
         first), "patches" (all but the first) or the number of one
     """
-    units, reduce = tuple(units), _REDUCE.get(over)
+    units, reduce = whole_numbers(units, "unit"), _REDUCE.get(over)
     if reduce is None:
         raise UserError(f"unknown reduction {over!r}; take {' or '.join(_REDUCE)}")
     if isinstance(tokens, str) and tokens not in _TOKENS:
@@ -207,7 +208,7 @@ def center(layer: str, units: Sequence[int], width: int = 2) -> Objective:
 
     In a map of odd size an even width is made one smaller, so that the middle stays the middle.
     """
-    units = tuple(units)
+    units = whole_numbers(units, "unit")
 
     def score(values: Tensor, targets: Targets) -> Tensor:
         return _mean(_middle(_gathered(values, units, targets), width))
@@ -217,10 +218,14 @@ def center(layer: str, units: Sequence[int], width: int = 2) -> Objective:
 
 def neuron(layer: str, units: Sequence[int], positions: Sequence[tuple[int, int]]) -> Objective:
     """A unit at one (row, column) of its map."""
-    units, rows, columns = tuple(units), *map(tuple, zip(*positions, strict=True))
+    units = whole_numbers(units, "unit")
+    rows, columns = (whole_numbers(axis, "position") for axis in zip(*positions, strict=True))
 
     def score(values: Tensor, targets: Targets) -> Tensor:
         own = [tuple(of[t] for t in targets) for of in (units, rows, columns)]
+        for axis, (indices, what) in enumerate(zip(own, ("unit", "row", "column"), strict=True), 1):
+            for index in indices:
+                index_below(index, values.shape[axis], what)
         return values[
             *(_index(which, values.device) for which in (tuple(range(len(targets))), *own))
         ]
@@ -515,8 +520,11 @@ def _parse_term(model: Model, term: str, text: str) -> Objective:
 
 def _gathered(values: Tensor, units: tuple[int, ...], targets: Targets) -> Tensor:
     """Each picture's own unit: (N, H, W) of (N, C, H, W), (N,) of (N, C), (N, T) of (N, T, C)."""
+    own = tuple(units[t] for t in targets)
+    for unit in own:
+        index_below(unit, values.shape[-1 if values.dim() == 3 else 1], "unit")
     rows = _index(tuple(range(len(targets))), values.device)
-    which = _index(tuple(units[t] for t in targets), values.device)
+    which = _index(own, values.device)
     return values[rows, :, which] if values.dim() == 3 else values[rows, which]
 
 

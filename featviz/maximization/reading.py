@@ -42,15 +42,18 @@ def reading(
     # With the colors of a pixel side by side, convolutions of CPUs and tensor cores are faster.
     last = low or model.device.type == "cpu"
     layout = torch.channels_last if last else torch.contiguous_format
+    fresh = True  # a network of NaN is refused; a picture that becomes NaN is the loop's business
     cast = in_bfloat16(model.net, model.blank(), whole=True) if low else nullcontext(model.net)
     with cast as forward:
 
         def read(pictures: Tensor, *, exact: bool = False) -> dict[str, Tensor]:
+            nonlocal fresh
             if not names:
                 return {PICTURE: pictures}
             normal = model.normalize(pictures.contiguous(memory_format=layout))
             run, before = (model.net, ()) if exact else (forward, entering)
-            values = activations(model, normal, names, forward=run, entering=before)
+            values = activations(model, normal, names, forward=run, entering=before, check=fresh)
+            fresh = False
             single = {n: v.float() if v.dtype == torch.bfloat16 else v for n, v in values.items()}
             return {PICTURE: pictures} | single
 

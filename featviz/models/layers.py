@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from featviz.errors import UserError, public
-from featviz.models.model import Model
+from featviz.models.model import Model, check_finite
 from featviz.models.receptive_field import tensors_of
 
 
@@ -116,6 +116,7 @@ def activations(
     *,
     forward: Callable[[Tensor], object] | None = None,
     entering: Collection[str] = (),
+    check: bool = True,
 ) -> dict[str, Tensor]:
     """Activations of pictures at the named layers.
 
@@ -128,15 +129,20 @@ def activations(
         layers: aliases or module paths.
         forward: what runs the model's modules, if not the model itself (`precision.in_bfloat16`).
         entering: those of the layers whose input is read in place of their output.
+        check: whether values that are not finite are refused.
 
     Returns:
         Layer name to activation: (N, C, H, W), (N, C) or (N, tokens, C).
 
     Raises:
-        UserError: for an unknown layer and for pictures of another shape.
+        UserError: for an unknown layer, for pictures of another shape, and for values that are not
+            finite.
     """
     with tap(model, layers, stop=True, entering=entering) as taken, suppress(StopForward):
         (forward or model)(pictures)
+    if check:
+        for name, values in taken.items():
+            check_finite(values, f"values of {model.name} at {name}")
     return dict(taken)
 
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 import hashlib
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
 from itertools import takewhile
 from typing import Any
 
@@ -18,10 +18,23 @@ from torch import Tensor, nn
 
 from featviz.errors import UserError, nearest
 from featviz.images import check_pictures
+from featviz.indices import index_below, one_item
+from featviz.labels import class_finder
 from featviz.models.frozen import evaluating
 from featviz.models.outputs import Choice, Output
 from featviz.models.receptive_field import ModuleRecord, record_modules
 from featviz.preprocessing import Preprocessing, Size
+
+_finder = lru_cache(maxsize=8)(class_finder)
+
+
+def check_finite(values: Tensor, what: str) -> None:
+    """Raise UserError where values are NaN or infinite."""
+    if not bool(values.isfinite().all()):
+        raise UserError(
+            f"{what} are not finite (NaN or infinite); check the weights, and whether they are of "
+            "this network"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +57,8 @@ class Layer(ModuleRecord):
 
 class Model(nn.Module):
     """A classifier: pictures (N, C, H, W) in [0, 1] to logits (N, classes).
+
+    A net with one logit z is read by a sigmoid, as two classes with logits -z/2 and z/2.
 
     Normalization is the first step of each call. The net computes in eval mode and without
     gradients to its parameters, whatever its own mode and `requires_grad` are; both are after a
@@ -109,6 +124,12 @@ class Model(nn.Module):
         elif len(self.layers["logits"].shape) != 1:
             self._become_headless()
         count = 0 if self.headless else self.layers["logits"].shape[0]
+        if count == 1:
+            self.pick, count = replace(self.pick, one=True), 2
+            self.aliases["logits"] = ""
+            del self.__dict__["layers"]
+            if classes is not None and len(classes) == 1:
+                classes = [("", f"not {classes[0][1]}"), classes[0]]
         if classes is not None and len(classes) != count and not self.headless:
             raise UserError(
                 f"{len(classes)} class names for a model of {count} classes; "
@@ -130,6 +151,7 @@ class Model(nn.Module):
             logits = self.pick(self.net(self.normalize(pictures)))
         if self.headless:
             raise self._no_logits()
+        check_finite(logits, f"logits of {self.name}")
         return logits.float() if self.low_precision else logits
 
     def normalize(self, pictures: Tensor) -> Tensor:
@@ -212,28 +234,40 @@ class Model(nn.Module):
         """The short names of all classes."""
         return tuple(map(self.class_name, range(len(self.classes))))
 
+    def find_classes(self, name: str) -> tuple[int, ...]:
+        """All classes that a synset or a name fits: several where it is ambiguous."""
+        return _finder(self.synsets, self.classes)(name)
+
     def find_class(self, name: str) -> int | None:
-        """The class of a synset or a name, or None. Exact spelling first, then without case."""
-        for spelled in (str, str.casefold):
-            wanted = spelled(name.replace("_", " "))
-            for index, (synset, full) in enumerate(zip(self.synsets, self.classes, strict=True)):
-                names = {synset, full, *(part.strip() for part in full.split(","))}
-                if wanted in {spelled(n.replace("_", " ")) for n in names if n}:
-                    return index
-        return None
+        """The class of a synset or a name, or None if none fits, or several do."""
+        found = self.find_classes(name)
+        return found[0] if len(found) == 1 else None
 
     def class_index(self, name: str | int) -> int:
-        """The class of an index, a synset or a name. Raises UserError with the nearest names."""
-        if isinstance(name, int) or name.isdigit():
-            index = int(name)
-            if index < len(self.classes):
-                return index
-            raise UserError(f"class {index} is out of range: {len(self.classes)} classes, from 0")
-        found = self.find_class(name)
-        if found is None:
+        """The class of an index (from 0), a synset or a name.
+
+        Raises:
+            UserError: for an unknown class with the nearest names, for an ambiguous name with the
+                classes that it fits, and for an index below 0 or above the last.
+        """
+        name = one_item(name, "class")
+        if isinstance(name, int) or name.isdecimal():
+            return index_below(int(name), len(self.classes), f"{self.name}: class")
+        found = self.find_classes(name)
+        if not found:
             parts = {p.strip() for full in self.classes for p in full.split(",")}
             raise UserError(f"{self.name} has no class {name!r}{nearest(name, parts)}")
-        return found
+        if len(found) > 1:
+            raise UserError(f"{name!r} is ambiguous: {self.described(found)}; give the number")
+        return found[0]
+
+    def described(self, classes: Sequence[int]) -> str:
+        """Classes with all that names them: "134 (n02012849, crane), 517 (n03126707, crane)"."""
+        shown = [
+            f"{c} ({', '.join(text for text in (self.synsets[c], self.classes[c]) if text)})"
+            for c in classes[:5]
+        ]
+        return ", ".join(shown) + (f" and {len(classes) - 5} more" if len(classes) > 5 else "")
 
     @cached_property
     def sha256(self) -> str:

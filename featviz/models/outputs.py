@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from featviz.errors import UserError, nearest
@@ -25,6 +26,8 @@ class Output:
     choice: Choice | None = None
     classes: int | None = None
     """how many there are, which may decide between several parts"""
+    one: bool = False
+    """a single logit z is read by a sigmoid: as the logits (-z/2, z/2) of two classes"""
 
     def __call__(self, values: Any) -> Tensor:
         """The tensor; (N,) becomes (N, 1). Raises UserError if there is none, or no single one."""
@@ -39,7 +42,8 @@ class Output:
                 f"output {self.choice!r} is a {type(found).__name__}, not a tensor; the network "
                 f"gives {_listed(_parts(values))}"
             )
-        return found[:, None] if found.dim() == 1 else found
+        found = found[:, None] if found.dim() == 1 else found
+        return torch.cat([-found / 2, found / 2], 1) if self.one else found
 
     def _likeliest(self, parts: Mapping[str, Any]) -> Any:
         if isinstance(parts.get("logits"), Tensor):

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from featviz.errors import UserError
+from featviz.indices import all_items, one_item
 from featviz.models.model import Layer, Model
 
 
@@ -60,7 +61,7 @@ def find_unit(model: Model, layer: Layer, text: str | int) -> int:
     Raises:
         UserError: for an unknown class and for an index out of range.
     """
-    digits = str(text).strip()
+    digits = str(one_item(text, f"unit of {layer.name}")).strip()
     if re.fullmatch(r"-?\d+", digits):
         index = int(digits)
         if not 0 <= index < layer.units:
@@ -81,13 +82,16 @@ def parse_units(model: Model, layer: str, text: str | Sequence[int | str]) -> li
     Args:
         model: the model.
         layer: alias or module path.
-        text: "all", "3,12", "0-15", class names, or a sequence of these.
+        text: "all", "3,12", "0-15", class names, a number, or a sequence, array or tensor of these.
 
     Raises:
         UserError: for an unknown layer or unit, and if no unit is named.
     """
     place = model.layer(layer)
-    items = split_units(text) if isinstance(text, str) else [str(t).strip() for t in text]
+    if isinstance(text, str):
+        items = split_units(text)
+    else:
+        items = [str(item).strip() for item in all_items(text, f"unit of {place.name}")]
     units: list[Unit] = []
     for item in items:
         span = re.fullmatch(r"(\d+)\s*-\s*(\d+)", item)

@@ -70,7 +70,8 @@ def wrap(
         channels: of the pictures: 1 gray, 3 RGB, 4 RGBA. Default: those of the first convolution.
         output: which part of what the network gives are the logits: a name, an index, or a
             function. Default: the tensor itself, `logits`, or the one part (N, classes).
-        classes: the name of each class in the order of the logits; default "class 0" ...
+        classes: the name of each class in the order of the logits; default "class 0" ... Of one
+            logit, which is read by a sigmoid, the name of class 1, or of both.
         aliases: short names of layers, each with the path of its module: {"conv1": "features.0"}.
             "logits" is the output of the whole module unless it is given here.
         name: for titles and result folders; default the name of the module's class.

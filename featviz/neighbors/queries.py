@@ -130,16 +130,22 @@ def _read(item: str | Path, space: Space) -> tuple[Query, Tensor]:
 
 def find_class(name: str, labels: Sequence[str], store: Store | None) -> str:
     """The class folder of a readable name. Raises UserError with the nearest names."""
-    called: dict[str, str] = {}
+    if name in labels:
+        return name
+    called: dict[str, list[str]] = {}
     for label in dict.fromkeys(labels):
         full = "" if store is None else store.class_names.get(label, "")
-        for spelling in (label, full, *(part.strip() for part in full.split(","))):
-            if spelling:
-                called.setdefault(spelling.replace("_", " ").casefold(), label)
+        spellings = (label, full, *(part.strip() for part in full.split(",")))
+        for spelling in {spelling.replace("_", " ").casefold() for spelling in spellings}:
+            called.setdefault(spelling, []).append(label)
     wanted = name.replace("_", " ").casefold()
-    if wanted not in called:
+    if not wanted or wanted not in called:
         raise UserError(f"no class {name!r} in the store{nearest(wanted, called)}")
-    return called[wanted]
+    if len(called[wanted]) > 1:
+        raise UserError(
+            f"{name!r} is ambiguous: it fits the folders {', '.join(called[wanted])}; give one"
+        )
+    return called[wanted][0]
 
 
 def _embed_file(path: Path, store: Store | None, model: Model | None) -> Tensor:
