@@ -41,7 +41,8 @@ def on_grid(values: Tensor, grid: tuple[int, int]) -> Tensor:
     if values.dim() == 4:
         return values
     patches = values[:, -grid[0] * grid[1] :]
-    return patches.transpose(1, 2).unflatten(2, grid)
+    maps: Tensor = patches.transpose(1, 2).unflatten(2, grid)
+    return maps
 
 
 def grid_of(model: Model, layer: Layer) -> tuple[int, int] | None:
