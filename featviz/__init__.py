@@ -39,6 +39,8 @@ _LAZY_EXPORTS = {
     "build_gallery": "featviz.gallery.build",
     "build_index": "featviz.neighbors.exact",
     "caricature": "featviz.from_picture.caricature",
+    "compare": "featviz.comparison.compare",
+    "compare_results": "featviz.comparison.compare",
     "corrupt": "featviz.corruptions",
     "corruption_table": "featviz.corruptions",
     "ddn": "featviz.attacks.fmn",
@@ -118,6 +120,8 @@ if TYPE_CHECKING:
     from featviz.attacks.square import square as square
     from featviz.attacks.universal import universal as universal
     from featviz.attribution.attribute import attribute as attribute
+    from featviz.comparison.compare import compare as compare
+    from featviz.comparison.compare import compare_results as compare_results
     from featviz.corruptions import corrupt as corrupt
     from featviz.corruptions import corruption_table as corruption_table
     from featviz.datasets import open_pictures as open_pictures

@@ -17,10 +17,14 @@ import operator
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from featviz.errors import UserError, nearest
+from featviz.listing import some
 from featviz.numbers import Number, show_number
+
+if TYPE_CHECKING:
+    from featviz.labels import LabelReport
 
 FIELDS = ("value", "low", "high", "n")
 OPERATORS: Mapping[str, Callable[[Any, Any], bool]] = {
@@ -174,3 +178,28 @@ def _bound(wanted: Requirement, name: str, number: Number, field: str) -> float 
     if unit == "fraction" and abs(value) > _LARGEST and not text.endswith("%"):
         raise UserError(f"requirement {wanted.text!r}: {name} is a fraction; write 0.5 or 50%")
     return value
+
+
+def strict_checks(report: LabelReport) -> tuple[Check, ...]:
+    """That every class has pictures, every folder is one class, and every file can be read."""
+    misfits = {
+        "pictures without any class": () if report.labeled else ("all",),
+        "classes without a picture": report.missing,
+        "folders that are no class": tuple(report.unmatched),
+        "folders that name several classes": tuple(report.ambiguous),
+        "empty class folders": report.empty,
+        "unreadable files": report.unreadable,
+    }
+    return tuple(
+        Check(
+            "--strict",
+            name,
+            "value",
+            "==",
+            0,
+            len(found),
+            not found,
+            note=f"{len(found)}: {some(found)}" if found else "",
+        )
+        for name, found in misfits.items()
+    )

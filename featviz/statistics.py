@@ -71,8 +71,8 @@ def share(hits: float, n: int) -> Share:
     return Share(hits, n, low, high)
 
 
-class Difference(NamedTuple):
-    """How much larger a share or a mean is than another on the same n observations."""
+class Estimate(NamedTuple):
+    """A fraction, or a difference of two, over n observations with its 95% interval."""
 
     value: float | None
     low: float
@@ -80,11 +80,11 @@ class Difference(NamedTuple):
     n: int
 
     def number(self, meaning: str) -> Number:
-        """The difference for a result, as a fraction."""
+        """The same for a result."""
         return Number(self.value, "fraction", meaning, self.low, self.high, self.n)
 
 
-def paired_difference(first: Tensor, second: Tensor) -> Difference:
+def paired_difference(first: Tensor, second: Tensor) -> Estimate:
     """Share of true values in `second` minus that in `first`, both (N,) bool, with 95% interval.
 
     Newcombe's method 10, from the two Wilson intervals and the correlation of the pairs. It is not
@@ -92,7 +92,7 @@ def paired_difference(first: Tensor, second: Tensor) -> Difference:
     """
     n = len(first)
     if n == 0:
-        return Difference(None, -1.0, 1.0, 0)
+        return Estimate(None, -1.0, 1.0, 0)
     one, other = share(int(first.sum()), n), share(int(second.sum()), n)
     p, q = one.hits / n, other.hits / n
     both, neither = int((first & second).sum()), int((~first & ~second).sum())
@@ -108,7 +108,7 @@ def paired_difference(first: Tensor, second: Tensor) -> Difference:
 
     low = q - p - reach(q - other.low, one.high - p)
     high = q - p + reach(other.high - q, p - one.low)
-    return Difference(q - p, max(-1.0, low), min(1.0, high), n)
+    return Estimate(q - p, max(-1.0, low), min(1.0, high), n)
 
 
 DRAWS = 1000

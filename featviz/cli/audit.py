@@ -93,7 +93,7 @@ def audit(
     ] = None,
     seed: options.Seed = 0,
     model: options.ModelOptions,
-    output: options.CheckedOutput,
+    output: options.StrictOutput,
 ) -> None:
     """Measure robust accuracy against the size of the attack, with checks of the measurement.
 
@@ -102,8 +102,8 @@ def audit(
 
     Example: featviz audit --eps 1/255,2/255,4/255 --norm linf --count 24
     """
-    norms = _words(norm)
-    grids = _grids(norms, {"linf": eps, "l2": eps_l2, "l1": eps_l1, "l0": eps_l0})
+    norms = words_of(norm)
+    grids = grids_of(norms, {"linf": eps, "l2": eps_l2, "l1": eps_l1, "l0": eps_l0})
 
     from featviz.checkpoints import partial_folder
     from featviz.cli.run import open_data
@@ -115,6 +115,7 @@ def audit(
     pictures = open_data(data)
     folder = output.folder(f"audit-{pictures.name}")
     net = model.load()
+    output.check_labels(pictures.label_report(net))
     others = {}
     for word in against or []:
         name, _, file = word.partition(":")
@@ -131,7 +132,7 @@ def audit(
             check=check.lower(),
             check_steps=check_steps,
             queries=queries,
-            parts=_words(parts),
+            parts=words_of(parts),
             stimuli=stimuli,
             categories=categories,
             time=None if time is None else options.parse_duration(time),
@@ -143,13 +144,13 @@ def audit(
     output.finish(result, folder)
 
 
-def _words(text: str) -> list[str]:
+def words_of(text: str) -> list[str]:
     """The words of a list with commas, in lower case; "none" is an empty list."""
     words = [word.strip().lower() for word in text.split(",") if word.strip()]
     return [] if words == ["none"] else words
 
 
-def _grids(norms: list[str], texts: dict[str, str | None]) -> dict[str, list[float]]:
+def grids_of(norms: list[str], texts: dict[str, str | None]) -> dict[str, list[float]]:
     """The grids that were given; --eps belongs to L-infinity, or to the only norm."""
     from featviz.errors import UserError
 

@@ -39,7 +39,7 @@ def corrupt(
     ] = True,
     seed: options.Seed = 0,
     model: options.ModelOptions,
-    output: options.CheckedOutput,
+    output: options.StrictOutput,
 ) -> None:
     """Measure accuracy under noise, blur, weather and compression (ImageNet-C's corruptions).
 
@@ -47,14 +47,9 @@ def corrupt(
 
     Example: featviz corrupt --names fog,pixelate --severities 1,3,5
     """
-    from featviz.errors import UserError
-
     wanted = [word.strip().lower().replace("-", "_") for word in (names or "").split(",")]
     wanted = [word for word in wanted if word]
-    try:
-        levels = [int(word) for word in severities.split(",") if word.strip()]
-    except ValueError:
-        raise UserError(f"--severities {severities!r}: write numbers of 1 to 5, as 1,3,5") from None
+    levels = options.parse_severities(severities)
 
     from featviz.checkpoints import partial_folder
     from featviz.cli.run import open_data
@@ -67,6 +62,7 @@ def corrupt(
     pictures = open_data(data)
     folder = output.folder(f"corruptions-{pictures.name}")
     net = model.load()
+    output.check_labels(pictures.label_report(net))
     with output.progress() as progress:
         result = corruption_table(
             net,

@@ -28,7 +28,7 @@ def eval(
         typer.Option("--precision", help="auto: bfloat16 where the processor computes in it."),
     ] = "float32",
     model: options.ModelOptions,
-    output: options.CheckedOutput,
+    output: options.StrictOutput,
 ) -> None:
     """Count how often a model is right, over all and by class, and how sure it is.
 
@@ -45,10 +45,12 @@ def eval(
 
     folder = output.folder(file_stem(f"eval-{model.name}"))
     net = model.load()
+    pictures = open_data(data)
+    output.check_labels(pictures.label_report(net))
     with output.progress() as progress:
         result = evaluate(
             net,
-            open_data(data),
+            pictures,
             top=top,
             ten_crop=ten_crop,
             batch_size=batch_size,

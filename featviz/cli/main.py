@@ -23,6 +23,7 @@ from featviz.cli import (
     attack,
     attribute,
     audit,
+    compare,
     corrupt,
     demo,
     embed,
@@ -59,7 +60,7 @@ COMMANDS: dict[str, tuple[ModuleType, ...]] = {
     ),
     "Space (activations of a data set)": (embed, neighbors, atlas),
     "Break (attacks and corruptions)": (attack, audit, corrupt, universal),
-    "Train": (train, eval),
+    "Train": (train, eval, compare),
     "Show": (demo, gallery),
 }
 """the groups of `featviz --help`; a module is named like its command"""

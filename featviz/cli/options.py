@@ -32,11 +32,12 @@ from typer.models import ArgumentInfo
 
 from featviz import types
 from featviz.arguments import bare, bounds
-from featviz.cli.run import leave_if_failed, progress_bar, report
+from featviz.cli.run import leave_if_failed, print_checks, progress_bar, report
 from featviz.errors import check_value
 from featviz.types import Progress
 
 if TYPE_CHECKING:
+    from featviz.labels import LabelReport
     from featviz.models.model import Model
     from featviz.requirements import Check
     from featviz.results import Result
@@ -219,7 +220,6 @@ class CheckedOutput(OutputOptions):
     """An output whose numbers can be required to hold."""
 
     require: Require = None
-    strict: Strict = False
 
     def folder(self, default: str) -> Path:
         """As `OutputOptions.folder`; requirements that cannot be read are refused here."""
@@ -245,6 +245,33 @@ class CheckedOutput(OutputOptions):
             raise UserError(f"{error} (the result is in {folder})") from None
         super().finish(result, folder, whole=whole, checks=checks)
         leave_if_failed(checks)
+
+
+@dataclass(frozen=True)
+class StrictOutput(CheckedOutput):
+    """An output of labeled pictures, which can be required to fit the model's classes."""
+
+    strict: Strict = False
+
+    def check_labels(self, *reports: LabelReport) -> None:
+        """With --strict, leave with 3 before the work where folders and classes do not fit."""
+        from featviz.requirements import strict_checks
+
+        checks = [check for report in reports for check in strict_checks(report)]
+        if self.strict and not all(check.met for check in checks):
+            print_checks([vars(check) for check in checks if not check.met], as_json=self.as_json)
+            leave_if_failed(checks)
+
+    def finish(
+        self, result: Result, folder: Path, *, whole: bool = True, checks: Sequence[Check] = ()
+    ) -> None:
+        """As `CheckedOutput.finish`; with --strict files that could not be read fail, too."""
+        from featviz.requirements import strict_checks
+
+        report = getattr(result, "label_report", None)
+        if self.strict and report is not None:
+            checks = (*checks, *strict_checks(report))
+        super().finish(result, folder, whole=whole, checks=checks)
 
 
 @dataclass(frozen=True)
@@ -362,3 +389,13 @@ def parse_duration(text: str) -> float:
     if not 0 < seconds < float("inf"):
         raise UserError(f"time {text!r} is no duration; write 90s, 10m or 2h")
     return seconds
+
+
+def parse_severities(text: str) -> list[int]:
+    """Severities from "1,3,5". Raises UserError."""
+    from featviz.errors import UserError
+
+    try:
+        return [int(word) for word in text.split(",") if word.strip()]
+    except ValueError:
+        raise UserError(f"--severities {text!r}: write numbers of 1 to 5, as 1,3,5") from None

@@ -105,10 +105,13 @@ def report(result: Result, folder: Path, *, as_json: bool, quiet: bool = False) 
             print(f"featviz: note: {warning}", file=sys.stderr)
 
 
-def print_checks(records: Sequence[Mapping[str, Any]]) -> None:
+def print_checks(records: Sequence[Mapping[str, Any]], *, as_json: bool = False) -> None:
     """Requirements as a table, those that do not hold first."""
     from featviz.requirements import Check
 
+    if as_json:
+        print(json.dumps({"requirements": list(records)}, ensure_ascii=False, indent=1))
+        return
     checks = sorted((Check(**record) for record in records), key=lambda check: check.met)
     rows = [("holds" if c.met else "FAILS", *c.shown) for c in checks]
     widths = [max((len(row[i]) for row in rows), default=0) for i in range(3)]
@@ -124,7 +127,9 @@ def leave_if_failed(checks: Sequence[Check]) -> None:
 
     failed = [check for check in checks if not check.met]
     if failed:
-        names = ", ".join(check.requirement for check in failed)
+        names = ", ".join(
+            check.name if check.requirement == "--strict" else check.requirement for check in failed
+        )
         print(
             f"featviz: {len(failed)} of {len(checks)} requirements fail: {names}", file=sys.stderr
         )

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -214,6 +215,17 @@ class Corruptions(results.Result):
             "wrong. The random part of a corruption is the same at all severities.",
             alt="A picture in rows of growing corruption, framed by whether the model is right",
         )
+        folder.arrays(
+            "cells.npz",
+            {
+                "picture": np.array(self.names),
+                "corruption": np.array(list(self.predictions)),
+                "severity": np.array(self.severities),
+                "right": self.right.numpy(),
+            },
+            caption="Which pictures are classified right in each cell: right[corruption, "
+            "severity, picture].",
+        )
         if "frost" in self.predictions:
             folder.warn(
                 "frost uses procedural ice, not the benchmark's photographs of it: its numbers are "
@@ -246,19 +258,20 @@ class Corruptions(results.Result):
         counts = right.sum(0)
         yield results.Table(
             "pictures.csv",
-            ("picture", "label", "clean", "right_cells", "cells"),
+            ("picture", "label", "clean", "right", "right_cells", "cells"),
             (
                 (
                     self.names[i],
                     self.classes[int(self.labels[i])],
                     self.classes[int(self.clean[i])],
+                    int(self.clean[i] == self.labels[i]),
                     int(counts[i]),
                     len(right),
                 )
                 for i in counts.argsort(stable=True).tolist()
             ),
-            caption="Every picture, the least robust first: in how many cells of the table (a "
-            "corruption at a severity) it is classified right.",
+            caption="Every picture, the least robust first: whether it is right when clean, and "
+            "in how many cells of the table (a corruption at a severity).",
         )
 
 

@@ -91,7 +91,7 @@ class Calibration:
     def numbers(self) -> dict[str, Number]:
         low, high = self.interval
         mean, largest = self.expected_if_calibrated
-        confidence = float(self.confidences.double().mean())
+        confidence, n = float(self.confidences.double().mean()), len(self.right)
         accuracy = float(self.right.double().mean())
         surer = "surer than right" if confidence > accuracy else "less sure than right"
         return {
@@ -103,10 +103,10 @@ class Calibration:
                 f"{100 * largest:.1f}% in 95 of 100 draws",
                 low,
                 high,
-                len(self.right),
+                n,
             ),
-            "mean confidence": Number(
-                confidence, "fraction", f"of the predictions: {surer} ({100 * accuracy:.1f}%)"
+            "mean confidence": share(float(self.confidences.double().sum()), n).estimate(
+                f"of the predictions: {surer} ({100 * accuracy:.1f}%)"
             ),
         }
 

@@ -49,6 +49,8 @@ class EvalResult(results.Result):
     """(N, k): the most likely classes, best first; k is 5 unless another `top` was asked for"""
     confidences: Tensor
     """(N,) probability of the most likely class"""
+    names: tuple[str, ...]
+    """of the pictures that count"""
     label_report: LabelReport | None = None
     """how the data's folders fit the classes"""
 
@@ -132,10 +134,32 @@ class EvalResult(results.Result):
         yield results.Table(
             "classes.csv",
             ("class", "pictures", "top1", "low", "high", f"top{self.top}", "mistaken_for", "times"),
-            [self._row(label) for label in self.per_class],
-            caption="Each class: top-1 with its 95% interval, top-k, and the wrong class most "
-            "often predicted.",
+            [self._row(label) for label in self.weakest_first],
+            caption="Each class, the weakest first: top-1 with its 95% interval, top-k, and the "
+            "wrong class most often predicted.",
         )
+        yield results.Table(
+            "pictures.csv",
+            ("picture", "label", "predicted", "confidence", "right", f"right_top{self.top}"),
+            (
+                (
+                    self.names[i],
+                    self.classes[int(self.labels[i])],
+                    self.classes[int(self.predictions[i, 0])],
+                    round(float(self.confidences[i]), 5),
+                    *map(int, self.hits[i].tolist()),
+                )
+                for i in range(len(self.names))
+            ),
+            caption="Every picture that counts: its class, the most likely class with its "
+            "probability, and whether the class is that one or among the k most likely.",
+        )
+
+    @property
+    def weakest_first(self) -> list[int]:
+        """The classes that occur by top-1; of equal ones that with more pictures is first."""
+        table = self.per_class
+        return sorted(table, key=lambda label: (table[label][0].value or 0, -table[label][0].n))
 
     def _row(self, label: int) -> tuple[Any, ...]:
         first, within = self.per_class[label]
@@ -208,6 +232,7 @@ def evaluate(
     with in_precision(model, model.blank(), chosen) as forward:
         run = partial(_mean_of_crops, forward, model.input_size) if ten_crop else forward
         found = predict(run, labeled(), top=top)
+    unread = {one.row for one in skipped}
     report = pictures.label_report(model, skipped)
     return EvalResult(
         origin=results.origin(
@@ -228,6 +253,7 @@ def evaluate(
         labels=found.labels,
         predictions=found.classes,
         confidences=found.confidences,
+        names=tuple(path for row, path in enumerate(counted.paths) if row not in unread),
     )
 
 

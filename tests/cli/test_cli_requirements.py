@@ -96,3 +96,15 @@ def test_every_share_has_its_interval_and_its_count(
             if value is not None:
                 rounding = 1e-9
                 assert number["low"] - rounding <= value <= number["high"] + rounding, name
+
+
+@pytest.mark.parametrize("command", ["eval", "audit", "corrupt"])
+def test_strict_fails_before_the_work_where_classes_have_no_pictures(
+    command: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    out = tmp_path / "a"
+    code, said, err = run(capsys, command, "--strict", "--out", out)
+    assert code == 3
+    assert "classes without a picture" in err
+    assert "186: " in said
+    assert not out.exists()

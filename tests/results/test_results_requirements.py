@@ -7,8 +7,10 @@ import operator
 import pytest
 
 from featviz.errors import UserError
+from featviz.labels import report_labels
+from featviz.listing import NOTHING
 from featviz.numbers import Number
-from featviz.requirements import check_requirements
+from featviz.requirements import check_requirements, strict_checks
 
 NUMBERS = {
     "top-1": Number(0.55, "fraction", "", 0.48, 0.62, 224),
@@ -108,3 +110,25 @@ def test_a_name_that_fits_two_numbers_is_refused_and_an_exact_one_is_not() -> No
         check_requirements(["top1>=0"], numbers)
     (check,) = check_requirements(["top 1==2"], numbers)
     assert check.met
+
+
+@pytest.mark.parametrize(
+    ("folders", "failing"),
+    [
+        (["cat", "dog"], []),
+        (["cat", "cat"], ["classes without a picture"]),
+        (["cat", "dog", "kot"], ["folders that are no class"]),
+        (["", ""], ["pictures without any class"]),
+    ],
+)
+def test_strict_asks_that_folders_and_classes_are_the_same(
+    folders: list[str], failing: list[str]
+) -> None:
+    report = report_labels(
+        folders, {}, NOTHING, model="m", synsets=["", ""], classes=["cat", "dog"]
+    )
+    checks = strict_checks(report)
+    assert [check.name for check in checks if not check.met] == failing
+    unread = strict_checks(report.with_unreadable(["cat/1.png"], "empty"))
+    assert not unread[-1].met
+    assert "cat/1.png" in unread[-1].shown[2]

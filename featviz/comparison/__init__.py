@@ -1,0 +1,1 @@
+"""Two models on the same pictures: what changed, where, and whether chance explains it."""
