@@ -29,6 +29,7 @@ _LAZY_EXPORTS = {
     "align_maps": "featviz.atlas.aligned",
     "apgd": "featviz.attacks.apgd",
     "apgd_targeted": "featviz.attacks.apgd",
+    "as_pictures": "featviz.python_data",
     "attack": "featviz.attacks.attack",
     "attribute": "featviz.attribution.attribute",
     "audit": "featviz.robustness.audit",
@@ -73,6 +74,7 @@ _LAZY_EXPORTS = {
     "patch": "featviz.attacks.patch",
     "patch_times_kernel": "featviz.maps.patch_times_kernel",
     "pgd": "featviz.attacks.pgd",
+    "read_batch": "featviz.labeled",
     "read_image": "featviz.images",
     "read_picture": "featviz.images",
     "sample_pictures": "featviz.samples",
@@ -138,6 +140,7 @@ if TYPE_CHECKING:
     from featviz.images import read_picture as read_picture
     from featviz.kernels.growth import kernel_growth as kernel_growth
     from featviz.kernels.sheet import kernel_sheet as kernel_sheet
+    from featviz.labeled import read_batch as read_batch
     from featviz.maps.activation_maps import activation_maps as activation_maps
     from featviz.maps.patch_times_kernel import patch_times_kernel as patch_times_kernel
     from featviz.maps.top_patches import top_patches as top_patches
@@ -156,6 +159,7 @@ if TYPE_CHECKING:
     from featviz.neighbors.exact import build_index as build_index
     from featviz.neighbors.find import find_neighbors as find_neighbors
     from featviz.preprocessing import Preprocessing as Preprocessing
+    from featviz.python_data import as_pictures as as_pictures
     from featviz.robustness.audit import audit as audit
     from featviz.robustness.shape_bias import shape_bias as shape_bias
     from featviz.robustness.transfer import transfer_matrix as transfer_matrix

@@ -25,7 +25,6 @@ from torch import Tensor
 from featviz import archives, decoding, images
 from featviz.decoding import Prepared
 from featviz.errors import BadPicture, UserError, public
-from featviz.indices import all_items
 from featviz.labels import LabelReport, report_labels
 from featviz.listing import NOTHING, LeftOut, list_pictures
 from featviz.preprocessing import Preprocessing
@@ -230,52 +229,6 @@ def open_pictures(path: str | Path) -> Pictures:
     return Pictures(listed.root, listed.paths, listed.folders, left_out=listed.left_out)
 
 
-def in_memory(pictures: Tensor, labels: Sequence[str] | None = None) -> Pictures:
-    """A tensor of pictures (N, C, H, W) in [0, 1], with a class each, as a data set."""
-    pictures = images.check_pictures(pictures, channels=None)
-    labels = tuple(labels or [""] * len(pictures))
-    if len(labels) != len(pictures):
-        raise UserError(f"{len(labels)} labels for {len(pictures)} pictures; give one each")
-    names = tuple(str(i) for i in range(len(pictures)))
-    return _Tensors(Path("tensor"), names, labels, pictures)
-
-
-@dataclass(frozen=True, repr=False)
-class _Tensors(Pictures):
-    """Pictures that are in memory; a path is the number of a picture."""
-
-    tensor: Tensor
-
-    @property
-    def state(self) -> str:
-        return hashlib.sha256(self.tensor.detach().cpu().contiguous().numpy().tobytes()).hexdigest()
-
-    def open(self, row: int) -> Image.Image:
-        return images.to_pillow(self.tensor[int(self.paths[row])])
-
-    def prepare(
-        self, row: int, preprocessing: Preprocessing, *, decoder: str = "exact"
-    ) -> Prepared:
-        tensor = self.tensor[int(self.paths[row])].detach().cpu()
-        count, height, width = tensor.shape
-        if count != preprocessing.channels:
-            raise UserError(
-                f"pictures of {count} channels for a model of {preprocessing.channels}; "
-                "give pictures of the model's channels"
-            )
-        if (height, width) == preprocessing.size:
-            return Prepared(tensor.float(), (width, height))
-        if count in images.MODES:
-            return super().prepare(row, preprocessing)
-        one = replace(preprocessing, channels=1, mean=(0.0,), std=(1.0,))
-        parts = [decoding.prepared(images.to_pillow(c[None]), one).pixels for c in tensor]
-        return Prepared(torch.cat(parts), (width, height))
-
-    def shown(self, row: int, side: int) -> Tensor:
-        plain = Preprocessing.of(side, channels=self.tensor.shape[1])
-        return images.visible(self.read(row, plain))
-
-
 class Batch(NamedTuple):
     """Some pictures of a data set, in its order."""
 
@@ -390,91 +343,3 @@ def read_all(
         rows += batch.rows
         parts.append(batch.images)
     return pictures.select(rows), torch.cat(parts), skipped
-
-
-@dataclass(frozen=True)
-class LabeledPictures:
-    """Pictures with names and labels, read and checked, for analyses that use each many times."""
-
-    names: tuple[str, ...]
-    pictures: Tensor
-    """(N, C, H, W) in [0, 1], on the CPU"""
-    labels: Tensor | None
-    """(N,) class indices; None without labels"""
-    data: Pictures | None
-    """where they were read from"""
-    label_report: LabelReport | None
-    """how the folders of the data set fit the model's classes"""
-
-    @property
-    def warnings(self) -> tuple[str, ...]:
-        """What does not fit, a sentence each."""
-        return self.label_report.warnings if self.label_report is not None else ()
-
-    @property
-    def data_name(self) -> str:
-        return self.data.name if self.data is not None else "a tensor"
-
-    def spread(self, count: int) -> LabeledPictures:
-        """At most `count` of the pictures, evenly spread."""
-        if count >= len(self.names):
-            return self
-        rows = evenly(len(self.names), count)
-        return replace(
-            self,
-            names=tuple(self.names[i] for i in rows),
-            pictures=self.pictures[rows],
-            labels=None if self.labels is None else self.labels[rows],
-            data=None if self.data is None else self.data.select(rows),
-        )
-
-    @property
-    def sha256(self) -> str:
-        """Hash of the pictures' values."""
-        return hashlib.sha256(self.pictures.contiguous().numpy().tobytes()).hexdigest()
-
-
-def read_labeled(
-    model: Model,
-    pictures: Pictures | Tensor,
-    labels: Sequence[int | str] | Tensor | None = None,
-    *,
-    count: int | None = None,
-) -> LabeledPictures:
-    """Pictures in memory at the model's size, with their classes.
-
-    Args:
-        model: Its size and classes.
-        pictures: A data set, labeled by its class folders; where some folders are classes of the
-            model, pictures of the others are left out, with a warning. Or a tensor (N, C, H, W) in
-            [0, 1].
-        labels: Of a tensor: class indices or names.
-        count: Take at most so many, evenly spread.
-
-    Raises:
-        UserError: Pictures or labels that do not fit, or none is left.
-    """
-    if isinstance(pictures, Tensor):
-        batch = model.check(pictures).cpu()
-        known = None if labels is None else class_indices(model, labels, len(batch))
-        if count and count < len(batch):
-            rows = evenly(len(batch), count)
-            batch, known = batch[rows], None if known is None else known[rows]
-        names = tuple(f"picture {i + 1}" for i in range(len(batch)))
-        return LabeledPictures(names, batch, known, None, None)
-    report = pictures.label_report(model)
-    labeled = [i for i, label in enumerate(report.labels) if label is not None]
-    data = pictures.select(labeled) if labeled else pictures
-    data = data.spread(count) if count else data
-    data, batch, skipped = read_all(data, model.preprocessing)
-    found = torch.tensor(data.labels(model)) if labeled else None
-    report = pictures.label_report(model, skipped)
-    return LabeledPictures(data.paths, batch, found, data, report)
-
-
-def class_indices(model: Model, labels: Sequence[int | str] | Tensor, count: int) -> Tensor:
-    """(N,) class indices from indices or names. Raises UserError."""
-    values = all_items(labels, "label")
-    if len(values) != count:
-        raise UserError(f"{len(values)} labels for {count} pictures; give one a picture")
-    return torch.tensor([model.class_index(label) for label in values])

@@ -90,7 +90,7 @@ def prepared(image: Image.Image, preprocessing: Preprocessing) -> Prepared:
     """A pillow image of the model's channels at the model's size."""
     pixels = np.asarray(images.fit(image, preprocessing))
     pixels = pixels.reshape(*pixels.shape[:2], -1)[..., : preprocessing.channels]
-    return Prepared(torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1))), image.size)
+    return Prepared(torch.from_numpy(np.array(pixels.transpose(2, 0, 1), order="C")), image.size)
 
 
 def as_batch(pixels: Sequence[Tensor]) -> Tensor:

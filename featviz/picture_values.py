@@ -7,6 +7,7 @@ one; `fitted` makes of either what a model takes. Values that are not 8 bits are
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -89,6 +90,8 @@ def read_value(value: Any, name: str, undo: Denormalize | None) -> Tensor | Imag
 
 
 def _outside(low: float, high: float) -> str:
+    if math.isnan(low):
+        return "has NaN among its values; mend them, or leave the picture out"
     reach = f"has values from {low:.3g} to {high:.3g}, pictures lie in [0, 1]"
     if low >= 0 and 1 < high <= 255:
         return f"{reach}; divide by 255, or give uint8"
@@ -106,7 +109,7 @@ def _channels_first(value: Tensor | NDArray[Any], name: str) -> Tensor:
     else:
         if value.dtype == np.uint16:
             value = value.astype(np.float64) / 65535
-        found = torch.from_numpy(np.ascontiguousarray(value))
+        found = torch.from_numpy(np.array(value, order="C"))
         if found.dim() == 3 and (shape[-1] in CHANNELS or shape[0] not in CHANNELS):
             found = found.permute(2, 0, 1)
     if found.dim() == 2:

@@ -20,9 +20,10 @@ import numpy as np
 from torch import Tensor
 
 from featviz import decoding, images
-from featviz.datasets import Pictures, evenly, open_pictures
+from featviz.datasets import Pictures, Skipped, evenly, open_pictures
 from featviz.decoding import Prepared
 from featviz.errors import BadPicture, UserError, public
+from featviz.labels import LabelReport
 from featviz.picture_values import (
     CHANNELS,
     Denormalize,
@@ -40,12 +41,14 @@ if TYPE_CHECKING:
 
     from featviz.models.model import Model
 
-Data: TypeAlias = (
-    "Pictures | Tensor | NDArray[Any] | Image.Image | str | Path | Dataset[Any] | Iterable[Any]"
-)
-"""what `as_pictures` takes"""
-Labels: TypeAlias = "Sequence[int | str | None] | Tensor | NDArray[Any]"
-"""a class for each picture: its number or its name"""
+    Data: TypeAlias = (
+        Pictures | Tensor | NDArray[Any] | Image.Image | str | Path | Dataset[Any] | Iterable[Any]
+    )
+    """what `as_pictures` takes"""
+    Labels: TypeAlias = Sequence[int | str | None] | Tensor | NDArray[Any]
+    """a class for each picture: its number or its name"""
+else:
+    Data = Labels = object  # `as_pictures` itself says what it does not take
 
 MEMORY = 4 * 10**9
 """bytes of pictures that are kept of what can be iterated only once"""
@@ -111,7 +114,7 @@ def as_pictures(
     count = len(source.items)
     if not count:
         raise UserError(f"{source.name} has no pictures; give at least one")
-    given = source.labels if labels is None else _given(labels, count)
+    given = source.labels if labels is None else label_values(labels, count)
     names = source.names if labels is None else ()
     folders, numbers = _classes(given or [None] * count, names, model)
     made = Collection(
@@ -186,15 +189,12 @@ class Collection(Pictures):
         assert isinstance(chosen, Collection)
         return replace(chosen, rows=tuple(self.rows[row] for row in rows))
 
-    def labels(self, model: Model) -> tuple[int | None, ...]:
-        """The model's class for each picture: by name, or by number where none is found by name."""
-        if self.numbers is None:
-            return super().labels(model)
+    def label_report(self, model: Model, skipped: Sequence[Skipped] = ()) -> LabelReport:
+        """By the names of the classes; by their numbers where these have no names of the model."""
+        report = super().label_report(model, skipped)
         count = len(model.classes)
-        if self.named:
-            known = super().labels(model)
-            if self.named != count or any(label is not None for label in known):
-                return known
+        if self.numbers is None or (self.named and (report.labeled or self.named != count)):
+            return report
         found = tuple(self.numbers[row] for row in self.rows)
         largest = max((number for number in found if number is not None), default=0)
         if largest >= count:
@@ -202,7 +202,10 @@ class Collection(Pictures):
                 f"label {largest} of {self.name} is out of range: {model.name} has {count} "
                 "classes, from 0"
             )
-        return found
+        texts = tuple("" if number is None else str(number) for number in found)
+        numbered = replace(self, folders=texts, numbers=None)
+        report = Pictures.label_report(numbered, model, skipped)
+        return replace(report, labels=found, indices=False)
 
     def probe(self) -> None:
         """Read some pictures twice. Raises UserError for what no analysis could use."""
@@ -425,7 +428,7 @@ def _class(value: Any) -> int | str | None:
     return value if isinstance(value, str) else None
 
 
-def _given(labels: Labels, count: int) -> list[int | str | None]:
+def label_values(labels: Labels, count: int) -> list[int | str | None]:
     """Labels that the caller gives. Raises UserError."""
     values = [labels] if isinstance(labels, int | str) else list(labels)
     if len(values) != count:
@@ -459,7 +462,7 @@ def _classes(
 
 def _relabeled(data: Pictures, labels: Labels, model: Model | None) -> Pictures:
     """A data set of files with other classes."""
-    given = _given(labels, len(data))
+    given = label_values(labels, len(data))
     folders, numbers = _classes(given, (), model)
     if isinstance(data, Collection):
         placed = None if numbers is None else dict(zip(data.rows, numbers, strict=True))

@@ -27,10 +27,10 @@ from featviz.atlas.thumbnails import read_thumbnails
 from featviz.datasets import evenly
 from featviz.errors import BadPicture, UserError, public
 from featviz.neighbors.exact import build_index
+from featviz.python_data import Data, as_pictures
 from featviz.types import Most, Progress, Seed, Seeds
 
 if TYPE_CHECKING:
-    from featviz.datasets import Pictures
     from featviz.embedding.store import Store
     from featviz.models.model import Model
     from featviz.neighbors.exact import Index
@@ -54,7 +54,7 @@ ROOM = 2.8
 def build_atlas(
     model: Model | None,
     store: Store,
-    pictures: Pictures | None = None,
+    pictures: Data | None = None,
     *,
     icons: Icons = "sample",
     sides: Sequence[int] | None = None,
@@ -176,7 +176,7 @@ def _check(icons: str, sides: Sequence[int], seeds: int, most: int) -> None:
 
 
 def _checked_store(
-    model: Model | None, store: Store, pictures: Pictures | None, *, needs_model: bool
+    model: Model | None, store: Store, pictures: Data | None, *, needs_model: bool
 ) -> Store:
     """The store with the pictures that are given."""
     if model is not None:
@@ -185,6 +185,7 @@ def _checked_store(
         raise UserError("synthetic icons are made by the model; name it with --model and --weights")
     if pictures is None:
         return store
+    pictures = as_pictures(pictures)
     if len(pictures) != len(store):
         raise UserError(f"{len(pictures)} pictures for a store of {len(store)} rows; give its own")
     return replace(store, pictures=pictures)

@@ -8,7 +8,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import torch
-from torch import Tensor
 
 import featviz
 from featviz import images, results
@@ -18,9 +17,10 @@ from featviz.attacks.methods import METHODS, Method, find_method
 from featviz.attacks.options import AttackOptions, check_norm
 from featviz.attacks.projections import eps_text
 from featviz.attacks.result import AttackResult
-from featviz.datasets import class_indices
 from featviz.errors import UserError, public
+from featviz.labeled import read_batch
 from featviz.models.frozen import frozen
+from featviz.python_data import Data, Labels
 from featviz.types import AutoPrecision, BatchSize, Progress, Restarts, Seed, Steps
 
 if TYPE_CHECKING:
@@ -34,8 +34,8 @@ _MARGIN = 0.01
 @public
 def attack(
     model: Model,
-    pictures: Tensor,
-    labels: Sequence[int | str] | Tensor | None = None,
+    pictures: Data,
+    labels: Labels | None = None,
     *,
     method: str = "pgd",
     norm: str | None = None,
@@ -57,9 +57,10 @@ def attack(
     at least 0.01 ahead: saved as PNG and loaded again, the result is adversarial still.
 
     Args:
-        pictures: (N, 3, H, W) or (3, H, W) in [0, 1]; they are rounded to 8 bits, as a file has
-            them.
-        labels: The classes to leave (indices or names); default: the model's own predictions.
+        pictures: What `as_pictures` takes; float tensors (N, C, H, W) or (C, H, W) keep their size.
+            All are rounded to 8 bits, as a file has them.
+        labels: The classes to leave (indices or names); default: those of the data, or else the
+            model's own predictions.
         method: A name of `featviz.attacks.methods.METHODS`: "pgd", "fgsm", "apgd", "ensemble",
             "square", "minimal" ...
         norm: "linf", "l2", "l1" or "l0", if the method supports it; default: the method's first.
@@ -90,11 +91,12 @@ def attack(
     _check_method(method, chosen, eps, target, step_size, restarts)
     if chosen.ball and eps is None:
         eps = DEFAULT_EPS[norm]
-    batch = images.quantize(model.check(pictures, single=True))
+    given = read_batch(model, pictures, labels)
+    batch = images.quantize(given.pictures)
     count = len(batch)
     with frozen(model):
         before = classify(model, batch, batch_size=max(1, batch_size))
-    own = before.argmax(1).cpu() if labels is None else class_indices(model, labels, count)
+    own = before.argmax(1).cpu() if given.labels is None else given.labels
     goal = None if target is None else model.class_index(target)
     options = AttackOptions(
         targeted=goal is not None,
@@ -120,7 +122,7 @@ def attack(
     aims = own if goal is None else torch.full((count,), goal)
     function = chosen.function or method.lower().replace("-", "_")
     found: AttackResult = getattr(featviz, function)(model, batch, aims, **keywords)
-    given = {
+    parameters = {
         "pictures": list(names or ()),
         "labels": own.tolist(),
         "method": method,
@@ -135,9 +137,9 @@ def attack(
     }
     return replace(
         found.cpu(),
-        names=tuple(names or (f"picture {i + 1}" for i in range(count))),
+        names=tuple(names or given.names),
         warnings=tuple(_doubts(found, chosen, eps)),
-        origin=results.origin(model, parameters=given, started=started, seed=seed),
+        origin=results.origin(model, parameters=parameters, started=started, seed=seed),
     )
 
 

@@ -8,7 +8,7 @@ arXiv:1811.11304).
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,9 +21,10 @@ from featviz.attacks.evaluation import classify, with_graph
 from featviz.attacks.losses import cross_entropy
 from featviz.attacks.options import Classifier, check_batch_size
 from featviz.checkpoints import Checkpoint
-from featviz.datasets import LabeledPictures, Pictures, read_labeled
 from featviz.errors import UserError
+from featviz.labeled import LabeledPictures, read_labeled
 from featviz.models.model import Model
+from featviz.python_data import Data, Labels
 
 _KEPT_EVERY = 10
 """steps between two states on disk"""
@@ -92,8 +93,8 @@ class HeldOut:
 
 def hold_out(
     model: Model,
-    pictures: Pictures | Tensor,
-    labels: Sequence[int | str] | Tensor | None,
+    pictures: Data,
+    labels: Labels | None,
     *,
     target: int | str | None,
     share: float,

@@ -32,9 +32,9 @@ from featviz.attacks.held_out import (
 )
 from featviz.attacks.patch_result import AdversarialPatch, outline
 from featviz.checkpoints import Checkpoint, open_checkpoint
-from featviz.datasets import Pictures
 from featviz.errors import UserError, public
 from featviz.models.frozen import frozen
+from featviz.python_data import Data
 from featviz.types import BatchSize, Count, Progress, Rate, Seed, Steps
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ class Places(NamedTuple):
 @public
 def patch(
     model: Model,
-    pictures: Pictures | Tensor,
+    pictures: Data,
     *,
     target: int | str | None = None,
     shape: str = "circle",
@@ -81,7 +81,8 @@ def patch(
     It is judged at five sizes.
 
     Args:
-        pictures: A data set, or a tensor (N, 3, S, S) in [0, 1]; a part is held out to judge on.
+        pictures: What `as_pictures` takes; a float tensor (N, C, H, W) keeps its
+            size. A part is held out to judge on.
             Labels are not needed: the model's own clean predictions are what is to be left.
         target: The class to be predicted; None is any other than before.
         shape: "circle" or "square".

@@ -43,10 +43,10 @@ from featviz.attacks.held_out_result import fooling_rate
 from featviz.attacks.options import Classifier, check_eps, check_norm, choose_precision
 from featviz.attacks.universal_result import UniversalPerturbation
 from featviz.checkpoints import Checkpoint, open_checkpoint
-from featviz.datasets import Pictures
 from featviz.errors import public
 from featviz.models.frozen import frozen
 from featviz.models.precision import in_bfloat16
+from featviz.python_data import Data, Labels
 from featviz.types import AutoPrecision, BatchSize, Count, Progress, Seed, Steps
 
 if TYPE_CHECKING:
@@ -60,8 +60,8 @@ _LARGEST_STEP, _SMALLEST_STEP = 0.25, 0.01  # of eps; a half cosine between them
 @public
 def universal(
     model: Model,
-    pictures: Pictures | Tensor,
-    labels: Sequence[int | str] | Tensor | None = None,
+    pictures: Data,
+    labels: Labels | None = None,
     *,
     eps: Annotated[float, Bounds(0, 1e6, above=True)] = 10 / 255,
     norm: str = "linf",
@@ -81,7 +81,8 @@ def universal(
     """One perturbation that changes the model's prediction on as many pictures as possible.
 
     Args:
-        pictures: A data set, or a tensor (N, 3, S, S) in [0, 1]; a part of them, drawn with `seed`,
+        pictures: What `as_pictures` takes; a float tensor (N, C, H, W) keeps its
+            size. A part of them, drawn with `seed`,
             is held out to judge the result.
         labels: For accuracy only; the perturbation is made from the model's own clean predictions.
         eps: Radius of the ball that the perturbation lies in; the field's sizes are 10/255 in

@@ -26,7 +26,9 @@ from featviz.attribution.methods import METHODS
 from featviz.attribution.result import Attributed
 from featviz.errors import UserError, nearest, public
 from featviz.indices import all_items
+from featviz.labeled import read_batch
 from featviz.models.frozen import frozen
+from featviz.python_data import Data
 from featviz.types import BatchSize, Progress, Seed, Steps
 
 if TYPE_CHECKING:
@@ -40,7 +42,7 @@ LARGE_ERROR = 0.05
 @public
 def attribute(
     model: Model,
-    pictures: Tensor,
+    pictures: Data,
     *,
     target: int | str | Sequence[int | str] | None = None,
     methods: Sequence[str] = tuple(METHODS),
@@ -60,7 +62,7 @@ def attribute(
 
     Args:
         model: A classifier.
-        pictures: (N, C, H, W) or (C, H, W) in [0, 1].
+        pictures: What `as_pictures` takes; float tensors (N, C, H, W) or (C, H, W) keep their size.
         target: A class (index or name) for all pictures, or one for each; default: the model's
             prediction.
         methods: Any of "saliency", "integrated_gradients", "grad_cam", "occlusion".
@@ -90,9 +92,10 @@ def attribute(
         featviz.attribute(model, picture, target="tabby").save("run/cat")
     """
     started = time.perf_counter()
-    batch = model.check(pictures, single=True)
+    given = read_batch(model, pictures)
+    batch = given.pictures
     methods = check_methods(methods)
-    names = tuple(names or (f"picture {i + 1}" for i in range(len(batch))))
+    names = tuple(names or given.names)
     layer = grad_cam_layer(model, layer) if "grad_cam" in methods else None
     cover = baseline_color(model, baseline).expand_as(batch[:1])
     side = max(1, round(window * batch.shape[-1]))

@@ -30,11 +30,12 @@ from featviz.comparison.result import Comparison, Shown, comparison_warnings
 from featviz.comparison.units import match_units
 from featviz.corruptions.constants import CORRUPTIONS, SEVERITIES, settings
 from featviz.corruptions.table import corruption_table
-from featviz.datasets import Pictures, batches, in_memory
+from featviz.datasets import Pictures, batches
 from featviz.errors import UserError, nearest, public
 from featviz.images import visible
 from featviz.labels import no_labels
 from featviz.models.layers import tap
+from featviz.python_data import Data, Labels, as_pictures
 from featviz.robustness.audit import audit, check_grids
 from featviz.types import BatchSize, Count, Progress, SearchSteps, Seed
 
@@ -49,8 +50,8 @@ _SHOWN = 24  # pictures fixed, and as many broken
 def compare(
     first: Model,
     second: Model,
-    pictures: Pictures | Tensor,
-    labels: Sequence[int | str] | Tensor | None = None,
+    pictures: Data,
+    labels: Labels | None = None,
     *,
     parts: Sequence[str] = PARTS,
     norms: Sequence[str] = ("linf",),
@@ -247,15 +248,11 @@ def _last_convolution(model: Model) -> str:
 def _shared_pictures(
     first: Model,
     second: Model,
-    pictures: Pictures | Tensor,
-    labels: Sequence[int | str] | Tensor | None,
+    pictures: Data,
+    labels: Labels | None,
 ) -> tuple[Pictures, tuple[list[int], list[int]], list[str]]:
     """The pictures that have a class of both models, those classes, and what is left out."""
-    if isinstance(pictures, Tensor):
-        if labels is None:
-            raise UserError("pictures without labels: give labels, one a picture")
-        given = labels.tolist() if isinstance(labels, Tensor) else labels
-        pictures = in_memory(pictures, [str(label) for label in given])
+    pictures = as_pictures(pictures, labels)
     reports = [pictures.label_report(model) for model in (first, second)]
     rows = [
         row

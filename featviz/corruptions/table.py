@@ -23,10 +23,11 @@ from featviz.checkpoints import Arrays, Checkpoint, open_checkpoint
 from featviz.corruptions.apply import corrupt
 from featviz.corruptions.constants import CORRUPTIONS, SEVERITIES, settings
 from featviz.corruptions.result import Corruptions, corruption_warnings
-from featviz.datasets import Pictures, read_labeled
 from featviz.engine import Piece, map_pieces
 from featviz.errors import UserError, public
+from featviz.labeled import read_labeled
 from featviz.models.frozen import frozen
+from featviz.python_data import Data, Labels
 from featviz.types import BatchSize, Count, Progress, Seed
 
 if TYPE_CHECKING:
@@ -39,8 +40,8 @@ _UNIT = "corrupted pictures"
 @public
 def corruption_table(
     model: Model,
-    pictures: Pictures | Tensor,
-    labels: Sequence[int | str] | Tensor | None = None,
+    pictures: Data,
+    labels: Labels | None = None,
     *,
     names: Sequence[str] = CORRUPTIONS,
     severities: Sequence[int] = SEVERITIES,
@@ -55,7 +56,7 @@ def corruption_table(
 
     Args:
         model: The classifier.
-        pictures: A data set, or a tensor (N, 3, S, S) in [0, 1].
+        pictures: What `as_pictures` takes; a float tensor (N, C, H, W) keeps its size.
         labels: Of a tensor's pictures, indices or names; a data set is labelled by its class
             folders. Without any the model's predictions on the clean pictures are used, with a
             warning.

@@ -31,7 +31,7 @@ from featviz.checkpoints import (
     partial_folder,
     remove_checkpoint,
 )
-from featviz.datasets import Pictures, in_memory, open_pictures
+from featviz.datasets import Pictures
 from featviz.embedding.files import SHARD_BYTES, ShardWriter
 from featviz.embedding.pieces import Rows, as_stored, pool
 from featviz.embedding.positions import draw_positions
@@ -41,6 +41,7 @@ from featviz.errors import UserError, public
 from featviz.models.layers import activations
 from featviz.models.model import Layer, Model
 from featviz.models.precision import choose_precision, gains_by_bfloat16, in_precision
+from featviz.python_data import Data, Labels, as_pictures
 from featviz.types import AutoPrecision, BatchSize, Precision, Progress, Seed, WorkerCount
 
 if TYPE_CHECKING:
@@ -89,7 +90,7 @@ class _Options:
 @public
 def embed(
     model: Model,
-    pictures: Pictures | Tensor | str | Path,
+    pictures: Data,
     layer: str | None = None,
     *,
     out: str | Path | None = None,
@@ -98,7 +99,7 @@ def embed(
     precision: AutoPrecision = "auto",
     decoder: Decoder = "exact",
     engine: Engine = "here",
-    labels: Sequence[str] | None = None,
+    labels: Labels | None = None,
     class_names: Mapping[str, str] | None = None,
     batch_size: BatchSize = 64,
     shard_bytes: Annotated[int, Bounds(1, 2**40)] = SHARD_BYTES,
@@ -128,7 +129,7 @@ def embed(
         decoder: "exact" (pillow's pixels), or "fast", which changes them a little where JPEGs are
             larger than the model needs; how far that moves the rows is measured and kept.
         engine: "here", or "ray": the pieces are made by a Ray cluster.
-        labels: A class for each picture of a tensor.
+        labels: A class for each picture; default: those of the data.
         class_names: Readable names of the class folders. Default: the model's, where it has them.
         batch_size: Pictures a forward pass; the last bits of the result may depend on it.
         shard_bytes: The largest file of rows, in bytes.
@@ -163,14 +164,14 @@ def embed(
     if out is not None:
         folders.check_target(out, overwrite=overwrite)
     name = model.layer(layer or default_layer(model)).name
-    (store,) = _embed(model, _as_pictures(pictures, labels), {name: Path()}, options)
+    (store,) = _embed(model, _opened(model, pictures, labels), {name: Path()}, options)
     return store
 
 
 @public
 def embed_layers(
     model: Model,
-    pictures: Pictures | Tensor | str | Path,
+    pictures: Data,
     layers: Sequence[str],
     *,
     out: str | Path | None = None,
@@ -179,7 +180,7 @@ def embed_layers(
     precision: AutoPrecision = "auto",
     decoder: Decoder = "exact",
     engine: Engine = "here",
-    labels: Sequence[str] | None = None,
+    labels: Labels | None = None,
     class_names: Mapping[str, str] | None = None,
     batch_size: BatchSize = 64,
     shard_bytes: Annotated[int, Bounds(1, 2**40)] = SHARD_BYTES,
@@ -224,7 +225,7 @@ def embed_layers(
             raise UserError(f"layer {name} is given twice; name each once")
     if not names:
         raise UserError("no layer was named; name one or more")
-    data = _as_pictures(pictures, labels)
+    data = _opened(model, pictures, labels)
     stores = _embed(model, data, {name: Path(results.file_stem(name)) for name in names}, options)
     return {store.layer: store for store in stores}
 
@@ -281,14 +282,8 @@ def _check_folder_of_stores(out: Path, overwrite: bool) -> None:
         raise UserError(f"{out} exists; add --overwrite or choose another --out")
 
 
-def _as_pictures(
-    pictures: Pictures | Tensor | str | Path, labels: Sequence[str] | None
-) -> Pictures:
-    if isinstance(pictures, Tensor):
-        return in_memory(pictures, labels)
-    if labels is not None:
-        raise UserError("labels belong to a tensor of pictures; a data set has its class folders")
-    data = open_pictures(pictures) if isinstance(pictures, str | Path) else pictures
+def _opened(model: Model, pictures: Data, labels: Labels | None) -> Pictures:
+    data = as_pictures(pictures, labels, model=model)
     # Absolute, because the workers of a cluster run in other folders.
     return replace(data, root=data.root.absolute()) if data.files else data
 

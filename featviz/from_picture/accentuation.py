@@ -30,11 +30,13 @@ from featviz.from_picture.driver import (
 )
 from featviz.from_picture.result import Accentuated
 from featviz.from_picture.settings import STEPS
+from featviz.labeled import read_batch
 from featviz.maximization import objectives
 from featviz.maximization.objectives import Activations, Objective, Targets
 from featviz.models.frozen import frozen
 from featviz.models.layers import activations, read_layer
 from featviz.models.units import Unit, parse_unit, unit_name
+from featviz.python_data import Data
 from featviz.types import AutoPrecision, BatchSize, Frames, Progress, Rate, Seed, Steps, Weight
 
 if TYPE_CHECKING:
@@ -51,7 +53,7 @@ _PROBE = 0.02
 @public
 def accentuate(
     model: Model,
-    pictures: Tensor,
+    pictures: Data,
     units: str | Sequence[str] | None = None,
     *,
     anchor: str | None = None,
@@ -72,7 +74,7 @@ def accentuate(
 
     Args:
         model: The model.
-        pictures: (P, 3, H, W) or (3, H, W) in [0, 1].
+        pictures: What `as_pictures` takes; float tensors (P, C, H, W) or (C, H, W) keep their size.
         units: As "conv5:12", "logits:tabby", a sequence of these or "conv5:12,logits:tabby" (K);
             default: the predicted classes of the pictures, at least three.
         anchor: The layer whose activations are to stay; default: the last convolution before the
@@ -106,7 +108,7 @@ def accentuate(
     """
     run = Redrawing(
         model=model,
-        pictures=pictures,
+        pictures=read_batch(model, pictures).pictures,
         method="accentuate",
         steps=steps,
         chosen=settings,

@@ -27,8 +27,10 @@ from featviz.from_picture.driver import (
 )
 from featviz.from_picture.result import Caricatured
 from featviz.from_picture.settings import STEPS
+from featviz.labeled import read_batch
 from featviz.maximization import objectives
 from featviz.models.layers import read_layer
+from featviz.python_data import Data
 from featviz.types import AutoPrecision, BatchSize, Frames, Power, Progress, Restarts, Seed, Steps
 
 if TYPE_CHECKING:
@@ -41,7 +43,7 @@ if TYPE_CHECKING:
 @public
 def caricature(
     model: Model,
-    pictures: Tensor,
+    pictures: Data,
     layers: str | Sequence[str] | None = None,
     *,
     power: Power = 2.0,
@@ -61,7 +63,7 @@ def caricature(
 
     Args:
         model: The model.
-        pictures: (P, 3, H, W) or (3, H, W) in [0, 1].
+        pictures: What `as_pictures` takes; float tensors (P, C, H, W) or (C, H, W) keep their size.
         layers: One or several (K); default: every convolution and fully connected layer.
         power: Of the cosine; 0 lets the largest activation grow alone, more keeps the mixture.
         restarts: Pictures of each (T), from different noise.
@@ -88,7 +90,7 @@ def caricature(
     """
     run = Redrawing(
         model=model,
-        pictures=pictures,
+        pictures=read_batch(model, pictures).pictures,
         method="caricature",
         steps=steps,
         chosen=settings,

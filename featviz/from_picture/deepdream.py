@@ -28,10 +28,12 @@ from featviz.from_picture.driver import (
 )
 from featviz.from_picture.result import Dreamed
 from featviz.from_picture.settings import STEPS
+from featviz.labeled import read_batch
 from featviz.maximization import objectives
 from featviz.maximization.parametrizations import Fourier
 from featviz.models.layers import read_layer
 from featviz.models.units import parse_units
+from featviz.python_data import Data
 from featviz.types import AutoPrecision, BatchSize, Frames, Octaves, Progress, Rate, Seed, Steps
 
 if TYPE_CHECKING:
@@ -46,7 +48,7 @@ _SMALLEST = 48  # pixels a side of the smallest octave
 @public
 def deepdream(
     model: Model,
-    pictures: Tensor,
+    pictures: Data,
     layers: str | Sequence[str] | None = None,
     *,
     units: str | Sequence[int | str] | None = None,
@@ -68,7 +70,8 @@ def deepdream(
 
     Args:
         model: The model.
-        pictures: (P, 3, H, W) or (3, H, W) in [0, 1]; layers of maps take any size.
+        pictures: What `as_pictures` takes; float tensors (P, C, H, W) or (C, H, W) keep
+            their size; layers of maps take any.
         layers: One or several (K); default: the last three convolutions.
         units: Of the only layer, whose squares count; default: all of them.
         octaves: Number of sizes in which the picture is optimized.
@@ -98,7 +101,7 @@ def deepdream(
     """
     run = Redrawing(
         model=model,
-        pictures=pictures,
+        pictures=read_batch(model, pictures).pictures,
         method="deepdream",
         steps=steps,
         chosen=settings,

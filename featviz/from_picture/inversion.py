@@ -31,13 +31,14 @@ from featviz.from_picture.driver import (
 )
 from featviz.from_picture.result import Inverted
 from featviz.from_picture.settings import STEPS
+from featviz.labeled import opened, read_batch
 from featviz.maximization import objectives
 from featviz.models.layers import read_layer
+from featviz.python_data import Data
 from featviz.samples import sample_pictures
 from featviz.types import AutoPrecision, BatchSize, Frames, Progress, Restarts, Seed, Steps
 
 if TYPE_CHECKING:
-    from featviz.datasets import Pictures
     from featviz.maximization.optimized import Optimized
     from featviz.maximization.settings import Settings
     from featviz.models.model import Model
@@ -48,13 +49,13 @@ _OTHERS = 32  # unrelated pictures
 @public
 def invert(
     model: Model,
-    pictures: Tensor,
+    pictures: Data,
     layers: str | Sequence[str] | None = None,
     *,
     restarts: Restarts = 1,
     steps: Steps = STEPS["invert"],
     settings: Settings | None = None,
-    others: Pictures | Tensor | None = None,
+    others: Data | None = None,
     seed: Seed = 0,
     names: Sequence[str] | None = None,
     frames: Frames = 0,
@@ -68,7 +69,8 @@ def invert(
 
     Args:
         model: The model.
-        pictures: (P, 3, H, W) or (3, H, W) in [0, 1], of the model's input size.
+        pictures: What `as_pictures` takes; float tensors are (P, C, H, W) or (C, H, W) of
+            the model's input size.
         layers: One or several (K); default: every convolution and fully connected layer.
         restarts: Reconstructions of each picture (T), from different noise.
         steps: 100 for a sketch, 500 where every detail counts.
@@ -96,7 +98,7 @@ def invert(
     """
     run = Redrawing(
         model=model,
-        pictures=pictures,
+        pictures=read_batch(model, pictures).pictures,
         method="invert",
         steps=steps,
         chosen=settings,
@@ -111,9 +113,10 @@ def invert(
         restarts=restarts,
     )
     places = chosen_layers(model, layers)
-    data = None if isinstance(others, Tensor) else (others or sample_pictures()).spread(_OTHERS)
-    if isinstance(others, Tensor):
-        unrelated = model.check(others[:_OTHERS])
+    given = sample_pictures() if others is None else opened(others)
+    data = None if isinstance(given, Tensor) else given.spread(_OTHERS)
+    if isinstance(given, Tensor):
+        unrelated = model.check(given[:_OTHERS])
     else:
         assert data is not None
         unrelated = read_all(data, model.preprocessing)[1]

@@ -9,17 +9,16 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
-from torch import Tensor
 
 from featviz import results
 from featviz.errors import public
 from featviz.maps import activation_maps_figures as figures
 from featviz.maps.unit_maps import UnitMaps, measure_maps, open_picture, picture_source
 from featviz.models.model import Model
+from featviz.python_data import Data
 from featviz.types import Count
 
 if TYPE_CHECKING:
@@ -124,7 +123,7 @@ class ActivationMaps(UnitMaps, results.Result):
 @public
 def activation_maps(
     model: Model,
-    picture: Tensor | str | Path,
+    picture: Data,
     layer: str,
     *,
     units: str | Sequence[int | str] | None = None,
@@ -134,7 +133,8 @@ def activation_maps(
 
     Args:
         model: the model.
-        picture: (3, H, W) in [0, 1], or a file that is resized and cropped for the model.
+        picture: A float tensor (C, H, W) in [0, 1], which keeps its size, or one picture of any
+            kind that `as_pictures` takes.
         layer: one with maps, as "conv1".
         units: "0-7", "3,12" or a sequence; default: the units with the largest activations.
         count: how many these are.

@@ -9,10 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
-
-from torch import Tensor
 
 from featviz import results
 from featviz.errors import public
@@ -20,6 +17,7 @@ from featviz.maps import patch_times_kernel_figures as figures
 from featviz.maps.patch_products import PatchProducts, measure_patch
 from featviz.maps.unit_maps import open_picture, picture_source
 from featviz.models.model import Model
+from featviz.python_data import Data
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -104,7 +102,7 @@ class PatchTimesKernel(PatchProducts, results.Result):
 @public
 def patch_times_kernel(
     model: Model,
-    picture: Tensor | str | Path,
+    picture: Data,
     unit: str,
     *,
     position: tuple[int, int] | None = None,
@@ -117,7 +115,8 @@ def patch_times_kernel(
 
     Args:
         model: the model.
-        picture: (3, H, W) in [0, 1], or a file that is resized and cropped for the model.
+        picture: A float tensor (C, H, W) in [0, 1], which keeps its size, or one picture of any
+            kind that `as_pictures` takes.
         unit: "conv1:12", with its position "conv1:12@20,30", or a layer alone ("conv1"), which
             takes the unit with the largest activation.
         position: (row, column) in the unit's map; default: the largest activation.

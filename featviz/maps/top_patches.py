@@ -21,6 +21,7 @@ from featviz.maps.top_patches_result import Place, TopPatches
 from featviz.models.layers import activations
 from featviz.models.model import Layer
 from featviz.models.units import parse_unit, parse_units, unit_name
+from featviz.python_data import Data, as_pictures
 from featviz.top_scores import ImageCache, TopScores, scan
 from featviz.types import BatchSize, Progress, Top
 
@@ -35,7 +36,7 @@ PATCH_PIXELS = 112
 @public
 def top_patches(
     model: Model,
-    pictures: Pictures,
+    pictures: Data,
     layer: str,
     *,
     units: str | Sequence[int | str] | None = None,
@@ -50,7 +51,7 @@ def top_patches(
 
     Args:
         model: The model.
-        pictures: The data set.
+        pictures: What `as_pictures` takes.
         layer: A layer of maps gives patches as large as its receptive field; a layer without
             positions (fc7, logits) gives whole pictures.
         units: "0-7", "3,12", "all", class names of logits, or a sequence; default: the first 16.
@@ -79,6 +80,7 @@ def top_patches(
         values = activations(model, batch.to(model.device), [place.name])[place.name][:, which]
         return values if values.dim() == 4 else values[:, :, None, None]
 
+    pictures = as_pictures(pictures)
     cache = ImageCache(model, pictures)
     top = scan(
         cache,

@@ -14,11 +14,13 @@ from torch import Tensor
 
 from featviz import images
 from featviz.errors import UserError
+from featviz.labeled import read_batch
 from featviz.models.first_layer import carried_kernels
 from featviz.models.layers import activations
 from featviz.models.model import Model
 from featviz.models.receptive_field import ReceptiveField
 from featviz.models.units import parse_units
+from featviz.python_data import Data
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -118,24 +120,26 @@ def measure_maps(
     )
 
 
-def open_picture(model: Model, picture: Tensor | str | Path) -> Tensor:
-    """One picture (3, H, W) on the CPU: a tensor as it is, a file as the model's input size asks.
+def open_picture(model: Model, picture: Data) -> Tensor:
+    """One picture (C, H, W) on the CPU: a float tensor as it is, all else as the model takes it.
 
     Raises:
-        UserError: for a tensor that is not one picture.
+        UserError: for what is not one picture.
         BadPicture: for a file that cannot be read.
     """
-    if not isinstance(picture, Tensor):
+    if isinstance(picture, str | Path):
         return images.read_picture(picture, model.preprocessing)
-    batch = model.check(picture, single=True)
+    batch = read_batch(model, picture).pictures
     if len(batch) != 1:
-        raise UserError(f"one picture (3, H, W) is needed, got {len(batch)}")
+        raise UserError(f"one picture is needed, got {len(batch)}")
     return batch[0].cpu().float()
 
 
-def picture_source(picture: Tensor | str | Path) -> str:
+def picture_source(picture: Data) -> str:
     """Where a picture is from, for result.json."""
-    return f"tensor {tuple(picture.shape)}" if isinstance(picture, Tensor) else str(picture)
+    if isinstance(picture, Tensor):
+        return f"tensor {tuple(picture.shape)}"
+    return str(picture) if isinstance(picture, str | Path) else type(picture).__name__
 
 
 def _at_pixels(values: Tensor, field: ReceptiveField | None, height: int, width: int) -> Tensor:

@@ -42,6 +42,7 @@ from featviz.models.frozen import frozen
 from featviz.models.layers import read_layer
 from featviz.models.model import Model
 from featviz.models.units import parse_units, unit_name
+from featviz.python_data import Data, as_pictures
 from featviz.types import (
     AutoPrecision,
     BatchSize,
@@ -56,7 +57,7 @@ from featviz.types import (
 )
 
 if TYPE_CHECKING:
-    from featviz.datasets import Pictures
+    pass
 
 
 @public
@@ -66,7 +67,7 @@ def draw_facets(
     *,
     units: str | Sequence[int | str],
     count: FacetCount = 4,
-    pictures: Pictures | None = None,
+    pictures: Data | None = None,
     diversity: Weight = 1.0,
     examples: Examples = 96,
     objective: str = "auto",
@@ -112,6 +113,7 @@ def draw_facets(
     place = model.layer(layer)
     found = parse_units(model, layer, units)
     films.check_kind(film_kind)
+    pictures = None if pictures is None else as_pictures(pictures)
     _check(len(pictures) if pictures is not None else None, count, diversity, examples)
     if any(unit.position for unit in found):
         raise UserError("facets are of units; leave the positions out (conv5:12)")

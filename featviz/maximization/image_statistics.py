@@ -21,10 +21,12 @@ import torch
 from torch import Tensor
 
 from featviz.errors import UserError, public
+from featviz.labeled import opened
 from featviz.maximization.colors import LUCID, Colors, from_root
 from featviz.maximization.parametrizations import frequencies
 from featviz.models.weights_file import write_tensors
 from featviz.preprocessing import Preprocessing
+from featviz.python_data import Data
 from featviz.types import Progress, Side
 
 if TYPE_CHECKING:
@@ -158,7 +160,7 @@ def bundled() -> Statistics:
 
 @public
 def measure_statistics(
-    pictures: Pictures | Tensor,
+    pictures: Data,
     *,
     size: Side = 64,
     colors: Colors | None = None,
@@ -168,7 +170,7 @@ def measure_statistics(
     """Colors and spectrum of pictures, which are read twice, a batch at a time.
 
     Args:
-        pictures: A data set, or (N, 3, H, W) in [0, 1] at its own size.
+        pictures: What `as_pictures` takes; a float tensor (N, 3, H, W) keeps its size.
         size: Side to which pictures of a data set are resized, in pixels.
         colors: Measure only the spectrum, on these axes.
         name: For results and captions; default: the data's name and the number of pictures.
@@ -179,6 +181,7 @@ def measure_statistics(
     Raises:
         UserError: There are too few pictures, or too few colors in them.
     """
+    pictures = opened(pictures)
     colors = colors or measure_colors(pictures, size=size, progress=progress)
     spectrum = measure_spectrum(pictures, size=size, colors=colors, progress=progress)
     if name is not None:

@@ -26,6 +26,7 @@ from featviz.arguments import Bounds
 from featviz.checkpoints import Checkpoint
 from featviz.engine import check_engine
 from featviz.errors import UserError, public
+from featviz.labeled import opened
 from featviz.maximization import objectives
 from featviz.maximization.batches import Finished, Stopped, Task, optimize_tasks
 from featviz.maximization.evaluation.flags import summarize
@@ -39,6 +40,7 @@ from featviz.maximization.settings import DEFAULT_PRESET, Settings, is_kernel, s
 from featviz.models.frozen import frozen
 from featviz.models.model import Layer, Model
 from featviz.models.units import Unit, parse_units, unit_name
+from featviz.python_data import Data
 from featviz.types import (
     AutoPrecision,
     BatchSize,
@@ -79,7 +81,7 @@ def maximize(
     settings: Settings | None = None,
     restarts: Restarts = 1,
     seed: Seed = 0,
-    pictures: Pictures | Tensor | None = None,
+    pictures: Data | None = None,
     other: Model | None = None,
     frames: Frames = 0,
     batch_size: BatchSize | None = None,
@@ -132,8 +134,9 @@ def maximize(
     Example:
         >>> featviz.maximize(model, "conv5", units=[3, 12]).save("run/conv5")
     """
+    shown = None if pictures is None else opened(pictures)
     work = _Work(
-        model, seed, restarts, frames, batch_size, engine, checkpoint, progress, pictures, other
+        model, seed, restarts, frames, batch_size, engine, checkpoint, progress, shown, other
     )
     ((place, found),) = _grouped(model, [layer], units)
     chosen = settings or settings_for(
@@ -166,7 +169,7 @@ def maximize_layers(
     settings: Mapping[str, Settings] | None = None,
     restarts: Restarts = 1,
     seed: Seed = 0,
-    pictures: Pictures | Tensor | None = None,
+    pictures: Data | None = None,
     other: Model | None = None,
     frames: Frames = 0,
     batch_size: BatchSize | None = None,
@@ -191,8 +194,9 @@ def maximize_layers(
     Example:
         >>> featviz.maximize_layers(model, ["conv3:5", "logits:tabby"]).parts["conv3"].scores
     """
+    shown = None if pictures is None else opened(pictures)
     work = _Work(
-        model, seed, restarts, frames, batch_size, engine, checkpoint, progress, pictures, other
+        model, seed, restarts, frames, batch_size, engine, checkpoint, progress, shown, other
     )
     own_settings = {model.layer(name).name: one for name, one in (settings or {}).items()}
     requests = []

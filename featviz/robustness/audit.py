@@ -32,9 +32,11 @@ import torch
 from featviz import results
 from featviz.attacks.options import check_batch_size, check_eps, check_norm, choose_precision
 from featviz.checkpoints import Checkpoint, open_checkpoint
-from featviz.datasets import LabeledPictures, Pictures, read_labeled
+from featviz.datasets import Pictures
 from featviz.errors import UserError, nearest, public
+from featviz.labeled import LabeledPictures, read_labeled
 from featviz.models.frozen import frozen
+from featviz.python_data import Data, Labels
 from featviz.robustness.clean_pass import CleanPass, Work, clean_pass
 from featviz.robustness.examples import NormState
 from featviz.robustness.masking import (
@@ -63,8 +65,6 @@ from featviz.types import (
 )
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from featviz.models.model import Model
 
 NORMS = ("linf", "l2", "l1", "l0")
@@ -80,8 +80,8 @@ _BATCH_SIZE = 16  # on a CPU
 @public
 def audit(
     model: Model,
-    pictures: Pictures | Tensor,
-    labels: Sequence[int | str] | Tensor | None = None,
+    pictures: Data,
+    labels: Labels | None = None,
     *,
     norms: Sequence[str] = ("linf", "l2"),
     eps: Sequence[float] | Mapping[str, Sequence[float]] | None = None,
@@ -105,7 +105,7 @@ def audit(
 
     Args:
         model: The classifier.
-        pictures: A data set, or a tensor (N, 3, H, W) in [0, 1].
+        pictures: What `as_pictures` takes; a float tensor (N, C, H, W) keeps its size.
         labels: Of a tensor's pictures, indices or names. A data set is labelled by its class
             folders; pictures in folders that are no class of the model are left out. Without any
             labels the model's predictions on the clean pictures are used, with a warning.
@@ -215,7 +215,7 @@ def audit(
             clean=clean,
             labeled=labeled,
             fooled=fooled,
-            data=pictures if isinstance(pictures, Pictures) else None,
+            data=labeled.source,
             against=against or {},
         )
         made, missing = make_parts(parts, source)

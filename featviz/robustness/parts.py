@@ -18,8 +18,9 @@ from featviz import datasets, images, results
 from featviz.attacks.pgd import pgd
 from featviz.attacks.universal import universal
 from featviz.corruptions.table import corruption_table
-from featviz.datasets import LabeledPictures, Pictures
+from featviz.datasets import Pictures
 from featviz.errors import UserError
+from featviz.labeled import LabeledPictures
 from featviz.robustness.clean_pass import CleanPass, spread
 from featviz.robustness.diagnosis import Reference
 from featviz.robustness.diagnosis_result import Diagnosis, diagnose

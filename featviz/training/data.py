@@ -9,17 +9,17 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Annotated
 
 import torch
 from torch import Tensor
 
 from featviz.arguments import Bounds
-from featviz.datasets import Pictures, Skipped, in_order, open_pictures
+from featviz.datasets import Pictures, Skipped, in_order
 from featviz.decoding import prepared
 from featviz.errors import UserError, check_fields
 from featviz.preprocessing import Preprocessing
+from featviz.python_data import Data, as_pictures
 from featviz.types import Progress, Share
 
 MEMORY_LIMIT = 4 << 30
@@ -82,7 +82,7 @@ class Examples:
 
 
 def read_examples(
-    data: str | Path | Pictures,
+    data: Data,
     size: int,
     *,
     resize: int | None = None,
@@ -93,7 +93,7 @@ def read_examples(
     """Pictures of class folders, shorter side to `resize`, then a center crop of `size`.
 
     Args:
-        data: A folder of class folders, or an opened data set.
+        data: What `as_pictures` takes, with classes: class folders, a Dataset ...
         size: Side of the squares, in pixels.
         resize: Of the shorter side before the crop. Default: `size`.
         classes: The folders in label order. Default: those that occur, sorted.
@@ -106,7 +106,7 @@ def read_examples(
     Raises:
         UserError: There are no class folders, or a folder is none of `classes`.
     """
-    pictures = data if isinstance(data, Pictures) else open_pictures(data)
+    pictures = as_pictures(data)
     names = tuple(classes) if classes is not None else pictures.classes
     unknown = [c for c in dict.fromkeys(pictures.folders) if c not in set(names)]
     if unknown or not names:

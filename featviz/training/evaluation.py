@@ -12,19 +12,19 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 
 from featviz import results
-from featviz.datasets import Pictures, Skipped, batches, open_pictures
+from featviz.datasets import Skipped, batches
 from featviz.errors import UserError, public
 from featviz.labels import LabelReport, no_labels
 from featviz.models.model import Model
 from featviz.models.precision import choose_precision, has_bfloat16, in_precision
 from featviz.preprocessing import Preprocessing, shown
+from featviz.python_data import Data, Labels, as_pictures
 from featviz.statistics import Share, share
 from featviz.training.calibration import Calibration
 from featviz.training.figures import draw_classes
@@ -176,7 +176,8 @@ class EvalResult(results.Result):
 @public
 def evaluate(
     model: Model,
-    data: str | Path | Pictures,
+    data: Data,
+    labels: Labels | None = None,
     *,
     top: Top = 5,
     ten_crop: bool = False,
@@ -191,7 +192,9 @@ def evaluate(
 
     Args:
         model: The classifier.
-        data: Folders named by synset or class name; pictures are resized and cropped for the model.
+        data: What `as_pictures` takes: class folders, a Dataset, a DataLoader ...; pictures are
+            resized and cropped for the model.
+        labels: The class of each picture; default: those of the data.
         top: k of top-k; at most one less than there are classes.
         ten_crop: Average the probabilities of ten crops: the four corners and the center of the
             resized picture, and their mirror images (Krizhevsky et al. 2012). Takes ten passes a
@@ -204,7 +207,7 @@ def evaluate(
         UserError: No picture is left, `top` is below 1, or there is no room for ten crops.
     """
     started = time.perf_counter()
-    pictures = data if isinstance(data, Pictures) else open_pictures(data)
+    pictures = as_pictures(data, labels, model=model)
     report = pictures.label_report(model)
     rows = [row for row, label in enumerate(report.labels) if label is not None]
     if not rows:

@@ -117,7 +117,7 @@ def test_saved_results_compare_as_the_models_do(
     with torch.no_grad():
         net.head.bias[0] += 0.15
     pair = model(Colors(), "a"), model(net, "b")
-    data = featviz.datasets.in_memory(pictures, labels)
+    data = featviz.as_pictures(pictures, labels)
     live = featviz.compare(*pair, data, norms=["linf"], eps=[0.01, 0.1], layers=[], **OPTIONS)
     folders = []
     for one in pair:
@@ -156,7 +156,7 @@ def test_results_of_other_pictures_are_refused(
     pictures: Tensor, labels: list[str], tmp_path: Path
 ) -> None:
     one = model(Colors(), "a")
-    halves = [featviz.datasets.in_memory(pictures[:k], labels[:k]) for k in (20, 30)]
+    halves = [featviz.as_pictures(pictures[:k], labels[:k]) for k in (20, 30)]
     folders = [featviz.evaluate(one, half).save(tmp_path / str(k)) for k, half in enumerate(halves)]
     with pytest.raises(UserError, match="20 of 30 are in both"):
         featviz.compare_results(*folders)

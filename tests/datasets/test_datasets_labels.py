@@ -10,8 +10,9 @@ from torch import nn
 
 import featviz
 from featviz import images
-from featviz.datasets import Pictures, open_pictures, read_labeled
+from featviz.datasets import Pictures, open_pictures
 from featviz.errors import UserError
+from featviz.labeled import read_labeled
 from featviz.models.model import Model
 from featviz.preprocessing import Preprocessing
 

@@ -15,14 +15,14 @@ from featviz.datasets import (
     Pictures,
     Skipped,
     batches,
-    in_memory,
     open_pictures,
     read_all,
-    read_labeled,
 )
 from featviz.errors import UserError
+from featviz.labeled import read_labeled
 from featviz.models.model import Model
 from featviz.preprocessing import Preprocessing
+from featviz.python_data import as_pictures
 
 
 def gray(value: int, side: int = 8) -> Tensor:
@@ -205,14 +205,14 @@ def test_a_data_set_is_one_line_in_a_notebook(folder: Path) -> None:
 
 def test_a_tensor_is_a_data_set(generator: torch.Generator) -> None:
     tensor = torch.rand(3, 3, 4, 4, generator=generator)
-    pictures = in_memory(tensor, ["a", "b", "a"])
+    pictures = as_pictures(tensor, ["a", "b", "a"])
     assert pictures.classes == ("a", "b")
     assert torch.equal(pictures.select([2, 0]).shown(0, 4), tensor[2])
     assert pictures.shown(1, 2).shape == (3, 2, 2)
     with pytest.raises(UserError, match="2 labels for 3 pictures"):
-        in_memory(tensor, ["a", "b"])
-    with pytest.raises(UserError, match=r"must lie in \[0, 1\]"):
-        in_memory(2 * tensor)
+        as_pictures(tensor, ["a", "b"])
+    with pytest.raises(UserError, match=r"pictures lie in \[0, 1\]"):
+        as_pictures(2 * tensor)
 
 
 def test_pictures_are_read_with_the_labels_of_the_model(folder: Path) -> None:

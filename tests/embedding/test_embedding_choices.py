@@ -14,13 +14,14 @@ import pytest
 import torch
 from torch import nn
 
-from featviz.datasets import in_memory, open_pictures
+from featviz.datasets import open_pictures
 from featviz.embedding.extract import embed, embed_batch
 from featviz.embedding.store import open_store
 from featviz.errors import UserError
 from featviz.models.model import Model
 from featviz.models.precision import has_bfloat16
 from featviz.neighbors.exact import build_index
+from featviz.python_data import as_pictures
 from featviz.samples import sample_pictures
 from featviz.types import Precision
 
@@ -198,8 +199,8 @@ def test_a_trunk_without_a_head_is_read_before_its_end(tmp_path: Path) -> None:
 
 def test_tensors_are_told_apart_when_a_run_goes_on() -> None:
     one, other = torch.zeros(3, 3, 8, 8), torch.ones(3, 3, 8, 8)
-    assert in_memory(one).sha256 == in_memory(other).sha256  # names only
-    assert in_memory(one).state != in_memory(other).state
+    assert as_pictures(one).sha256 == as_pictures(other).sha256  # names only
+    assert as_pictures(one).state != as_pictures(other).state
 
 
 def test_large_stores_are_opened_without_reading_them(
