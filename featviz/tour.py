@@ -293,7 +293,7 @@ def tour_steps(subject: Subject) -> Iterator[Step]:
 
 def _model_steps(s: Subject) -> Iterator[Step]:
     yield "layers", partial(summarize, s.model)
-    if bundled(s.model.name).with_suffix(".kernels.safetensors").is_file():
+    if bundled(s.model.architecture).with_suffix(".kernels.safetensors").is_file():
         yield "growth-conv1", kernel_growth
     if s.labeled is not None and not s.model.headless:
         yield "eval", partial(evaluate, s.model, s.labeled, progress=s.progress)

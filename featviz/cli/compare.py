@@ -10,6 +10,7 @@ import typer
 
 from featviz.cli import options
 from featviz.cli.audit import grids_of, words_of
+from featviz.errors import UserError
 from featviz.types import Count, SearchSteps
 
 if TYPE_CHECKING:
@@ -90,6 +91,8 @@ def compare(
     from featviz.comparison.compare import compare_results
 
     called = _two_names(names)
+    if model.label is not None:
+        raise UserError(f"--name {model.label!r}: there are two models; give --names before,after")
     folder = output.folder("compare")
     places = Path(first), Path(second)
     if any((place / "result.json").is_file() for place in places):
@@ -128,8 +131,6 @@ def compare(
 
 def _two_names(text: str | None) -> tuple[str, str] | None:
     """The names of --names. Raises UserError unless there are two."""
-    from featviz.errors import UserError
-
     if text is None:
         return None
     one, _, other = (word.strip() for word in text.partition(","))
@@ -145,8 +146,6 @@ def _load(model: options.ModelOptions, text: str) -> Model:
         return replace(model, weights=text).load()
     if weights or "/" not in name or name.startswith("timm/"):
         return replace(model, name=name, weights=weights or None).load()
-    from featviz.errors import UserError
-
     raise UserError(f"{text}: no such file or result folder; give weights, a model or a folder")
 
 

@@ -43,7 +43,7 @@ def eval(
     from featviz.results import file_stem
     from featviz.training.evaluation import evaluate
 
-    folder = output.folder(file_stem(f"eval-{model.name}"))
+    folder = output.folder(file_stem(f"eval-{model.label or model.name}"))
     net = model.load()
     pictures = open_data(data)
     output.check_labels(pictures.label_report(net))

@@ -63,6 +63,15 @@ Weights = Annotated[
         help="Safetensors or torch file; DEFAULT for torchvision's own download.",
     ),
 ]
+Label = Annotated[
+    str | None,
+    typer.Option(
+        "--name",
+        rich_help_panel=_MODEL,
+        metavar="TEXT",
+        help="Of the model in titles and results, as scratch-v2; default: that of --model.",
+    ),
+]
 Classes = Annotated[
     Path | None,
     typer.Option(
@@ -138,6 +147,7 @@ class ModelOptions:
     weights: Weights = None
     classes: Classes = None
     device: Device = "auto"
+    label: Label = None
 
     def load(self, *, seed: int = 0) -> Model:
         """The model. `seed` draws its weights where there are none."""
@@ -149,6 +159,7 @@ class ModelOptions:
             classes=self.classes,
             device=self.device,
             seed=seed,
+            name=self.label,
         )
 
 

@@ -31,18 +31,19 @@ BUILTIN: dict[str, type[AlexNetMini | AlexNet | AlexNet2012]] = {
 
 @public
 def load(
-    name: str = "alexnet-mini",
+    architecture: str = "alexnet-mini",
     *,
     weights: str | Path | None = None,
     classes: str | Path | None = None,
     device: str = "auto",
     seed: Seed = 0,
+    name: str | None = None,
 ) -> Model:
     """A classifier by name, with its weights.
 
     Args:
-        name: "alexnet-mini" (bundled weights, 64 pixels), "alexnet" (torchvision's: Krizhevsky
-            2014), "alexnet-2012" (Krizhevsky et al. 2012: two groups, local response
+        architecture: "alexnet-mini" (bundled weights, 64 pixels), "alexnet" (torchvision's:
+            Krizhevsky 2014), "alexnet-2012" (Krizhevsky et al. 2012: two groups, local response
             normalization, Caffe's blue-first input), any torchvision classifier, or "timm/NAME".
         weights: a safetensors or torch file; "FILE#ema" where it holds several sets of weights and
             the one in its entry "ema" is meant. "DEFAULT", or torchvision's name of a set
@@ -52,6 +53,7 @@ def load(
             that come with the weights.
         device: "auto" (CUDA where there is one), "cpu", "cuda", "cuda:1".
         seed: of random weights.
+        name: in titles and results, as "scratch-v2"; default: the architecture's.
 
     Returns:
         The model, in eval mode and with `requires_grad` off; `notes` say how the weights were
@@ -61,6 +63,25 @@ def load(
     Raises:
         UserError: for an unknown name, weights that do not fit or are no numbers, an absent device.
     """
+    label, name = name, architecture
+    if label is not None and label != name and _is_architecture(label, name, weights):
+        raise UserError(
+            f"name {label!r} is another model's; write load({label!r}) for that one, or choose "
+            "another name"
+        )
+    loaded = _load(name, weights, classes, device, seed)
+    return loaded if label is None else loaded.called(label)
+
+
+def _is_architecture(label: str, name: str, weights: str | Path | None) -> bool:
+    """Whether a label is a model's name, as in load(name="resnet18")."""
+    plain = name == "alexnet-mini" and weights is None  # torchvision is slow to import
+    return label in BUILTIN or (plain and label in zoo.torchvision_names())
+
+
+def _load(
+    name: str, weights: str | Path | None, classes: str | Path | None, device: str, seed: int
+) -> Model:
     place = resolve_device(device)
     if name not in BUILTIN and not name.startswith("timm/"):
         names = [*BUILTIN, *zoo.torchvision_names()]

@@ -65,7 +65,7 @@ class Model(nn.Module):
     call what they were before.
 
     Attributes:
-        name: for titles and result folders.
+        name: for titles and result folders; `architecture`: the name that it was loaded by.
         net: the bare network, which takes normalized pictures.
         classes: the name of each class; `synsets`: its WordNet id, or "".
         preprocessing: size, channels and normalization of the pictures.
@@ -100,7 +100,7 @@ class Model(nn.Module):
         super().__init__()
         self.training = False
         self.net = net
-        self.name = name
+        self.name = self.architecture = name
         if not isinstance(preprocessing, Preprocessing):
             preprocessing = Preprocessing.of(preprocessing)
         self.preprocessing = preprocessing
@@ -225,6 +225,13 @@ class Model(nn.Module):
             hint = "; modules of TorchScript cannot be read, wrap the Python module instead"
         raise UserError(f"{self.name} has no layer {name!r}{hint} (featviz layers lists them)")
 
+    def called(self, name: str) -> Model:
+        """The model itself, with another name in titles and results. Raises UserError."""
+        if not name.strip() or not name.isprintable():
+            raise UserError(f"name {name!r} cannot be shown; write a short text, as scratch-v2")
+        self.name = name.strip()
+        return self
+
     def class_name(self, index: int) -> str:
         """The short name of a class: "goldfish" of "goldfish, Carassius auratus"."""
         return self.classes[index].partition(",")[0]
@@ -281,6 +288,7 @@ class Model(nn.Module):
         """The model's entry in result.json."""
         return {
             "name": self.name,
+            **({"architecture": self.architecture} if self.architecture != self.name else {}),
             "sha256": self.sha256,
             "input_size": list(self.input_size),
             "classes": len(self.classes),

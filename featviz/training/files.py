@@ -27,7 +27,7 @@ def save_weights(
     """
     pairs = list(zip(model.synsets, model.classes, strict=True))
     metadata = {
-        "architecture": model.name,
+        "architecture": model.architecture,
         "classes": json.dumps(pairs, ensure_ascii=False),
         "mean": json.dumps([round(v, 6) for v in model.mean.flatten().tolist()]),
         "std": json.dumps([round(v, 6) for v in model.std.flatten().tolist()]),

@@ -8,6 +8,9 @@ from pathlib import Path
 import pytest
 from command_line import run
 
+import featviz
+from featviz.errors import UserError
+
 
 def test_a_requirement_that_fails_gives_3_and_keeps_the_result(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
@@ -97,3 +100,23 @@ def test_strict_fails_before_the_work_where_classes_have_no_pictures(
     assert "classes without a picture" in err
     assert "186: " in said
     assert not out.exists()
+
+
+def test_a_name_tells_two_versions_apart_and_keeps_the_architecture(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    words = ("eval", "--quiet", "--json", "--name", "scratch-v2", "--out", tmp_path / "a")
+    code, out, err = run(capsys, *words)
+    assert code == 0, err
+    document = json.loads(out)
+    assert document["title"] == "Accuracy of scratch-v2"
+    model = document["model"]
+    assert (model["name"], model["architecture"]) == ("scratch-v2", "alexnet-mini")
+
+
+def test_a_name_of_another_model_is_refused() -> None:
+    with pytest.raises(UserError, match=r"write load\('alexnet'\)"):
+        featviz.load(name="alexnet")
+    with pytest.raises(UserError, match="cannot be shown"):
+        featviz.load(name=" ")
+    assert featviz.load("alexnet-mini", name="a b").name == "a b"
