@@ -10,7 +10,10 @@ imports for type checkers only is compared by its name.
 from __future__ import annotations
 
 import builtins
+import errno
 import functools
+import os
+import stat
 import sys
 import types
 from collections.abc import Callable, Mapping, Sequence
@@ -43,7 +46,7 @@ class Bounds:
 
 
 class Refused(ValueError):
-    """A value is not what its parameter accepts."""
+    """A value is not what its parameter accepts; the text, if any, says why."""
 
 
 @dataclass(frozen=True)
@@ -93,8 +96,9 @@ def accept(name: str, value: Any, kind: Any) -> Any:
     """The value, converted where needed. Raises Refused, with a line that names the parameter."""
     try:
         return _accepted(value, kind)
-    except Refused:
-        raise Refused(f"{name} is {_shown(value)}; it must be {_words(kind)}") from None
+    except Refused as refused:
+        why = f": {refused}" if str(refused) else f"; it must be {_words(kind)}"
+        raise Refused(f"{name} is {_shown(value)}{why}") from None
 
 
 def _accepted(value: Any, kind: Any) -> Any:
@@ -120,6 +124,8 @@ def _accepted(value: Any, kind: Any) -> Any:
         _require(hasattr(value, "read"))
     elif isinstance(kind, type) and not getattr(kind, "_is_protocol", False):
         _require(isinstance(value, kind))
+        if kind is Path:
+            _check_path(value)
     return value
 
 
@@ -135,7 +141,8 @@ def _annotated(value: Any, kind: Any, notes: tuple[Any, ...]) -> Any:
 
 def _member(value: Any, kinds: tuple[Any, ...]) -> Any:
     """The value as one of several types: as it is if possible, else converted."""
-    _require(not (Path in kinds and isinstance(value, str | Path) and "\0" in str(value)))
+    if Path in kinds and isinstance(value, str | Path):
+        _check_path(value)
     taken = []
     for kind in sorted(kinds, key=lambda kind: not isinstance(kind, type)):  # plain classes first
         try:
@@ -178,6 +185,20 @@ def _items(value: Any, kinds: tuple[Any, ...]) -> Any:
     return value if same else type(value)(taken) if isinstance(value, list | tuple) else taken
 
 
+def _check_path(path: str | Path) -> None:
+    """Raise Refused for a path that cannot be, or that names neither a file nor a folder."""
+    if "\0" in str(path) or not str(path).strip():
+        raise Refused("it is no path")
+    try:
+        mode = os.stat(path).st_mode
+    except OSError as error:
+        if error.errno in {errno.ENOENT, errno.ENOTDIR}:  # said by what reads or writes there
+            return
+        raise Refused(str(error.strerror).lower()) from None
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise Refused("it is neither a file nor a folder")
+
+
 def _require(fits: bool) -> None:
     if not fits:
         raise Refused
@@ -186,6 +207,7 @@ def _require(fits: bool) -> None:
 def _shown(value: Any) -> str:
     """The value in one short line."""
     shape = getattr(value, "shape", ())
+    value = str(value) if isinstance(value, Path) else value
     if shape and not isinstance(value, type):
         return f"{type(value).__name__} of shape {tuple(shape)}"
     text = " ".join(repr(value).split())

@@ -82,11 +82,18 @@ def public(function: Callable[_P, _R]) -> Callable[_P, _R]:
         try:
             return function(*given.args, **given.kwargs)
         except (MemoryError, RuntimeError, ValueError, OSError) as error:
-            if not lacks_memory(error):
-                raise
-            raise UserError(shortage(error, known)) from error
+            if lacks_memory(error):
+                raise UserError(shortage(error, known)) from error
+            if isinstance(error, OSError) and error.filename is not None:
+                raise UserError(system_text(error)) from error
+            raise
 
     return checked
+
+
+def system_text(error: OSError) -> str:
+    """What the system says about a file, in one line."""
+    return f"{os.fsdecode(error.filename)}: {str(error.strerror).lower()}"
 
 
 def check_value(name: str, value: Any, kind: Any) -> Any:

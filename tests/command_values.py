@@ -15,9 +15,6 @@ from featviz.arguments import Bounds, bare, bounds
 from featviz.cli.main import COMMANDS
 from featviz.cli.options import describe
 
-NO_NUMBERS = ("abc", "1e3x", "nan", "0x10", "1,000", "½", "--", "1 2")
-"""no whole numbers and no finite numbers"""
-
 # A cheap run of each command; the option that is tried comes after these and so replaces them.
 CHEAP: dict[str, list[str]] = {
     "layers": [],
@@ -75,6 +72,7 @@ KINDS = {
     ),
     "numbers": ("severities", "sides", "icon_side"),
     "query": ("query",),
+    "requirement": ("require",),
     "free": ("title",),
 }
 
@@ -91,6 +89,7 @@ WORDS: dict[str, tuple[str, ...]] = {
     "class": ("goldfsh", "999999", "-1", "1.5", " ", "é", "nan"),
     "eps": ("-1", "nan", "inf", "1/0", "abc", "8/255/2", "1e400", "/", "300", ","),
     "query": ("999999999", "-1", "class:nope", "missing.jpg", "1 +", "+", "class:", "1 - 1", ","),
+    "requirement": ("nonsense", "top1.low>=x", ">=", "top1.low"),
     "free": (),
 }  # fmt: skip
 
@@ -154,9 +153,21 @@ def wrong_numbers(option: Option) -> list[str]:
     """Texts that are no number of the option's type, and numbers outside of its bounds."""
     limits = option.limits
     assert limits is not None
-    tried = ["-1", "0", "0.5", "1e308", "-1e308", "1e400", str(2**31), str(2**63), str(10**400)]
-    tried += [str(limits.low - 1), str(limits.high + 1)]
-    return [*NO_NUMBERS, "inf", "-inf", *(text for text in tried if not _fits(option, text))]
+    return [
+        text
+        for text in (*_TRIED, f"{limits.low - 1:.17g}", f"{limits.high * 2:.17g}")
+        if not _fits(option, text)
+    ]
+
+
+def few_wrong_numbers(option: Option) -> list[str]:
+    """Three of them, of each kind one."""
+    assert option.limits is not None
+    return ["1e3x", "nan", f"{option.limits.low - 1:.17g}"]
+
+
+_TRIED = ("abc", "nan", "inf", "-inf", "0x10", "1,000", "½", "²", "--", "1 2", "", "-1", "0", "0.5",
+          "1e308", "1e400", str(2**31), str(2**63), str(10**400))  # fmt: skip
 
 
 def _fits(option: Option, text: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import resource
 import signal
@@ -22,17 +23,19 @@ def run_forked(
 ) -> tuple[int | None, str, str]:
     """(exit code, standard output, standard error) of a command run in `folder`.
 
-    The code is None if it took longer than `seconds` and was killed.
+    The code is None if it computed for longer than `seconds`, or waited for six times as long, and
+    was killed.
     """
     out, err = folder.with_suffix(".stdout"), folder.with_suffix(".stderr")
     child = os.fork()
     if child == 0:
-        _run(words, folder, out, err)
-    ends, code = time.monotonic() + seconds, None
+        _run(words, folder, out, err, math.ceil(seconds))
+    ends, code = time.monotonic() + 6 * seconds, None
     while True:
         done, status = os.waitpid(child, os.WNOHANG)
         if done:
             code = os.waitstatus_to_exitcode(status)
+            code = None if code in {-signal.SIGXCPU, -signal.SIGKILL} else code
             break
         if time.monotonic() > ends:
             os.kill(child, signal.SIGKILL)
@@ -45,7 +48,7 @@ def run_forked(
     return code, texts[0], texts[1]
 
 
-def _run(words: Sequence[str], folder: Path, out: Path, err: Path) -> NoReturn:
+def _run(words: Sequence[str], folder: Path, out: Path, err: Path, seconds: int) -> NoReturn:
     code = 70
     try:
         for path, number in ((out, 1), (err, 2)):
@@ -55,6 +58,8 @@ def _run(words: Sequence[str], folder: Path, out: Path, err: Path) -> NoReturn:
         sys.stderr = os.fdopen(2, "w", errors="backslashreplace")
         os.chdir(folder)
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+        used = math.ceil(time.process_time())
+        resource.setrlimit(resource.RLIMIT_CPU, (used + seconds, used + seconds))
         torch.set_num_threads(1)
         from featviz.cli.main import main
 

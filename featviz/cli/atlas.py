@@ -143,6 +143,7 @@ def atlas(
 
     if view.beside is not None and view.class_name is not None:
         raise UserError("--beside and --class are two kinds of atlas; give one of them")
+    _refuse_unused(cells, view, seeds)
     sides = None if cells.sides is None else numbers(cells.sides, "--sides")
     icon_sides = numbers(cells.icon_side, "--icon-side")
     icons = cells.icons or ("sample" if view.class_name is None else "both")
@@ -205,6 +206,21 @@ def atlas(
                 progress=progress,
             )
     output.finish(result, folder)
+
+
+def _refuse_unused(cells: IconOptions, view: ViewOptions, seeds: int) -> None:
+    """Raise UserError for options that the kind of atlas does not have."""
+    if view.beside is not None:
+        made = {
+            name: (getattr(cells, name), default) for name, default in vars(IconOptions()).items()
+        }
+        options.refuse_unused("with --beside", seeds=(seeds, 1), **made)
+    else:
+        options.refuse_unused("without --beside", align=(view.align, "start"))
+    if view.class_name is None:
+        options.refuse_unused("without --class", among=(view.among, "attribution"))
+    else:
+        options.refuse_unused("with --class", seeds=(seeds, 1), icon_side=(cells.icon_side, "10"))
 
 
 def numbers(text: str, option: str) -> list[int]:

@@ -76,6 +76,8 @@ def attack(
 
     Example: featviz attack --eps 8/255 --norm linf
     """
+    if not diagnosis:
+        options.refuse_unused("without --diagnosis", data=(data, None))
     radius = None if eps is None else options.parse_eps(eps)
 
     from featviz.attacks.attack import attack as run
@@ -85,6 +87,7 @@ def attack(
     stem = pictures[0].stem if pictures else "sample"
     folder = output.folder(f"attack-{stem}")
     net = model.load()
+    reference = open_data(data) if diagnosis else None
     names, batch = read_pictures(pictures, net)
     with output.progress() as progress:
         result = run(
@@ -100,11 +103,11 @@ def attack(
             names=names,
             progress=progress,
         )
-        if diagnosis:
+        if reference is not None:
             from dataclasses import replace
 
             from featviz.robustness.parts import diagnose_attack
 
-            found = diagnose_attack(net, result, open_data(data), seed=seed, progress=progress)
+            found = diagnose_attack(net, result, reference, seed=seed, progress=progress)
             result = replace(result, diagnosis=found)
     output.finish(result, folder)

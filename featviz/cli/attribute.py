@@ -43,6 +43,10 @@ def attribute(
     from featviz.cli.pictures import read_pictures
 
     wanted = check_methods(methods.split(","))
+    if "grad_cam" not in wanted:
+        options.refuse_unused("without the method grad_cam", layer=(layer, None))
+    if "integrated_gradients" not in wanted:
+        options.refuse_unused("without the method integrated_gradients", steps=(steps, 64))
     stem = pictures[0].stem if pictures else "sample"
     folder = output.folder(f"attribute-{stem}")
     net = model.load()

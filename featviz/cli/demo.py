@@ -36,9 +36,12 @@ def demo(
     """
     from featviz.cli.embed import read_class_names
     from featviz.cli.run import open_data
+    from featviz.errors import UserError
     from featviz.tour import QUICK, run_tour
 
     folder = output.claim(output.out or Path("run"), replaced=False)
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"--out {folder} is a file; name a folder for the results")
     net = model.load(seed=seed)
     pictures, names = open_data(data), read_class_names(class_names)
     announce = None if output.quiet or output.as_json else _announce

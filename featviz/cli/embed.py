@@ -67,6 +67,12 @@ class SpaceOptions:
         from featviz.embedding.store import open_store
 
         if self.store is not None:
+            options.refuse_unused(
+                "with --store",
+                layer=(self.layer, None),
+                class_names=(self.class_names, None),
+                batch_size=(self.batch_size, 64),
+            )
             store = open_store(self.store, data=self.data)
             return store.layer, lambda progress: store
         assert net is not None

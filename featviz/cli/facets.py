@@ -49,11 +49,13 @@ def facets(
     Example: featviz facets --layer conv5 --units 3,12 --count 4
     """
     from featviz.checkpoints import partial_folder
-    from featviz.datasets import open_pictures
+    from featviz.cli.run import open_data
     from featviz.maximization.facets import draw_facets
 
+    if data is None:
+        options.refuse_unused("without --data", examples=(examples, 96))
     folder = output.folder(f"facets-{layer}")
-    photographs = None if data is None else open_pictures(data)
+    photographs = None if data is None else open_data(data)
     with output.progress() as progress:
         result = draw_facets(
             model.load(),

@@ -48,6 +48,12 @@ def kernels(
     from featviz.kernels.sheet import find_convolution, kernel_sheet
 
     if growth is not None:
+        options.refuse_unused(
+            "with --growth",
+            layer=(layer, None),
+            units=(units, None),
+            shared_scale=(shared_scale, False),
+        )
         folder = output.folder("growth")
         grown = kernel_growth(None if str(growth) == "bundled" else growth)
         output.finish(grown, folder)

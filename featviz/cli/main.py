@@ -41,7 +41,7 @@ from featviz.cli import (
     universal,
 )
 from featviz.cli.options import describe, expanded
-from featviz.errors import UserError
+from featviz.errors import UserError, system_text
 from featviz.memory import lacks_memory, shortage
 
 INTERRUPTED = 130
@@ -181,6 +181,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise
         if lacks_memory(error):
             print(f"featviz: {shortage(error, options_of(words))}", file=sys.stderr)
+            sys.exit(2)
+        if isinstance(error, OSError) and error.filename is not None:
+            print(f"featviz: {system_text(error)}", file=sys.stderr)
             sys.exit(2)
         kind = type(error).__name__
         first = (str(error).splitlines() or [""])[0]

@@ -149,16 +149,24 @@ def maximize(
     Example: featviz maximize --layer logits --units goldfish,tabby,teapot
     """
     from featviz.checkpoints import partial_folder
-    from featviz.datasets import open_pictures
+    from featviz.cli.run import open_data
     from featviz.maximization.batches import Stopped
     from featviz.maximization.maximize import maximize, maximize_layers, maximize_objective
 
     items, texts = _items(layer, units), _texts(objective)
+    if texts:
+        options.refuse_unused(
+            "with an --objective in words",
+            layer=(layer, "conv5"),
+            units=(units, "0-15"),
+            data=(data, None),
+            other=(other.other, None),
+        )
     named = ["objective"] if texts else [item.partition(":")[0] for item in items]
     default = f"maximize-{'-'.join(dict.fromkeys(named))}"
     output = _resumed(output, default)
     folder = output.folder(default)
-    photographs = None if data is None else open_pictures(data)
+    photographs = None if data is None else open_data(data)
     net, second = model.load(), other.load(model.device)
     try:
         with output.progress() as progress:

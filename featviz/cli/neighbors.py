@@ -66,10 +66,10 @@ def neighbors(
 def needs_network(text: str) -> bool:
     """Whether a query names a picture file, which the model has to see."""
     terms = re.split(r"\s+[+-]\s+", text.strip())
-    return any(not term.isdigit() and not term.startswith("class:") for term in terms)
+    return any(not term.isdecimal() and not term.startswith("class:") for term in terms)
 
 
 def split_rows(text: str) -> list[str]:
     """ "3,40" is two rows; anything else is one query."""
     parts = [part.strip() for part in text.split(",")]
-    return parts if all(part.isdigit() for part in parts) else [text]
+    return parts if all(part.isdecimal() for part in parts) else [text]

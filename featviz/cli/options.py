@@ -373,6 +373,18 @@ def _parameters(called: Callable[..., Any]) -> dict[str, inspect.Parameter]:
     }
 
 
+def refuse_unused(why: str, **given: tuple[object, object]) -> None:
+    """Raise UserError for options that would be ignored: (value, default) each."""
+    from featviz.errors import UserError
+
+    names = [name for name, (value, default) in given.items() if value != default]
+    if names:
+        options = ", ".join(f"--{name.replace('_', '-')}" for name in names)
+        raise UserError(
+            f"{options} would have no effect {why}; leave {'it' if len(names) == 1 else 'them'} out"
+        )
+
+
 def parse_eps(text: str) -> float:
     """An eps in [0, 1] units from ".03" or "8/255". Raises UserError."""
     from featviz.errors import UserError

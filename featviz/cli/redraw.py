@@ -108,7 +108,7 @@ def redraw(
     """
     from featviz.checkpoints import partial_folder
     from featviz.cli.pictures import read_pictures
-    from featviz.datasets import open_pictures
+    from featviz.cli.run import open_data
     from featviz.films import check_kind
 
     chosen: dict[str, Any] = {
@@ -128,7 +128,7 @@ def redraw(
     folder = output.folder(f"{method}-{stem}")
     net = model.load()
     if "data" in own:
-        own["others"] = open_pictures(own.pop("data"))
+        own["others"] = open_data(own.pop("data"))
     if "layer" in own:
         own["layers"] = own.pop("layer")
     if steps is not None:

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 REQUIREMENT_FAILS = 3
 """exit code where a --require or --strict does not hold"""
+_LOOKED_AT = 32  # pictures, of which one has to be readable, before the work begins
+
 LINE_SECONDS = 30.0
 """time between two lines of progress where standard error is no terminal"""
 
@@ -77,11 +79,22 @@ def _lines() -> Progress:
 
 
 def open_data(data: Path | None) -> Pictures:
-    """The pictures of --data, or the bundled ones."""
-    from featviz.datasets import open_pictures
+    """The pictures of --data, or the bundled ones. Raises UserError where none can be read."""
+    from featviz.datasets import evenly, open_pictures
+    from featviz.errors import BadPicture, UserError
     from featviz.samples import sample_pictures
 
-    return sample_pictures() if data is None else open_pictures(data)
+    if data is None:
+        return sample_pictures()
+    pictures, reason = open_pictures(data), "it names none"
+    for row in evenly(len(pictures), _LOOKED_AT):
+        try:
+            pictures.open(row)
+        except BadPicture as error:
+            reason = str(error)
+            continue
+        return pictures
+    raise UserError(f"{data}: none of the pictures can be read ({reason})")
 
 
 def report(result: Result, folder: Path, *, as_json: bool, quiet: bool = False) -> None:

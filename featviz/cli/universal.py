@@ -47,6 +47,8 @@ def universal(
     """
     from featviz.results import Result
 
+    if as_patch:
+        options.refuse_unused("with --patch", eps=(eps, "10/255"), norm=(norm, "linf"))
     radius = options.parse_eps(eps)
 
     from featviz.attacks.patch import patch as make_patch

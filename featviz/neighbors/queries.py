@@ -106,6 +106,8 @@ def _read_sum(text: str, space: Space) -> tuple[Query, Tensor]:
         if space.index.metric == "cosine":
             vector = vector / vector.norm().clamp(min=1e-12)
         total = total + vector if sign == "+" else total - vector
+    if space.index.metric == "cosine" and not float(total.norm()) > 1e-6:
+        raise UserError(f"the terms of {text.strip()!r} cancel out: nothing is near to zero")
     parts = tuple((sign, query) for sign, (query, _) in zip(signs, terms, strict=True))
     return Query(text.strip(), parts=parts), total
 
@@ -113,7 +115,7 @@ def _read_sum(text: str, space: Space) -> tuple[Query, Tensor]:
 def _read(item: str | Path, space: Space) -> tuple[Query, Tensor]:
     index, labels, store = space.index, space.labels, space.store
     text = str(item)
-    if text.isdigit():
+    if text.isdecimal():
         row = int(text)
         if row >= len(index):
             raise UserError(f"row {row} is out of range: there are rows 0 to {len(index) - 1}")
