@@ -10,6 +10,7 @@ import featviz
 from featviz.cli.options import parse_duration
 from featviz.errors import UserError
 from featviz.models.model import Model
+from featviz.robustness import plan
 from featviz.robustness.audit import audit
 from featviz.robustness.parts import PARTS
 from featviz.robustness.plan import FEWEST, Options, Pace, duration, estimate, fit
@@ -64,7 +65,7 @@ def test_durations() -> None:
 
 
 def test_an_audit_says_what_it_leaves_out_and_keeps_to_its_plan(
-    mini: Model, tmp_path: Path
+    mini: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     said: list[str] = []
 
@@ -72,7 +73,8 @@ def test_an_audit_says_what_it_leaves_out_and_keeps_to_its_plan(
         if total == 0:
             said.append(text)
 
-    def run(time: float) -> Audit:
+    def run(pace: Pace) -> Audit:
+        monkeypatch.setattr(plan, "measure_pace", lambda *_, **__: pace)
         return audit(
             mini,
             featviz.sample_pictures(),
@@ -82,14 +84,16 @@ def test_an_audit_says_what_it_leaves_out_and_keeps_to_its_plan(
             steps=10,
             check_steps=0,
             queries=0,
-            time=time,
+            parts=("transfer",),
+            time=1.5,
             checkpoint=tmp_path / "work",
             progress=progress,
         )
 
-    first = run(6.0)
-    assert any(text.startswith("left out to fit into the time: ") for text in first.warnings)
-    assert said[0].startswith("about ")
-    assert len(first.names) <= 24
-    again = run(6.0)
-    assert again.names == first.names
+    first = run(PACE)
+    assert 8 <= len(first.names) < 24
+    left = 24 - len(first.names)
+    assert f"left out to fit into the time: {left} of 24 pictures, transfer" in first.warnings
+    assert said[0].endswith(f"s for {len(first.names)} pictures")
+    faster = Pace(PACE.forward / 10, PACE.backward / 10, 0.0)
+    assert run(faster).names == first.names
