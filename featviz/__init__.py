@@ -42,6 +42,7 @@ _LAZY_EXPORTS = {
     "caricature": "featviz.from_picture.caricature",
     "compare": "featviz.comparison.compare",
     "compare_results": "featviz.comparison.compare",
+    "check_attributions": "featviz.attribution.sanity",
     "corrupt": "featviz.corruptions",
     "corruption_table": "featviz.corruptions",
     "ddn": "featviz.attacks.fmn",
@@ -122,6 +123,7 @@ if TYPE_CHECKING:
     from featviz.attacks.square import square as square
     from featviz.attacks.universal import universal as universal
     from featviz.attribution.attribute import attribute as attribute
+    from featviz.attribution.sanity import check_attributions as check_attributions
     from featviz.comparison.compare import compare as compare
     from featviz.comparison.compare import compare_results as compare_results
     from featviz.corruptions import corrupt as corrupt

@@ -59,7 +59,11 @@ def audit(
         Tries, typer.Option("--queries", help="Of the attack without gradients; 0: none.")
     ] = 100,
     parts: Annotated[
-        str, typer.Option("--parts", help="Further results, with commas; none: the curves alone.")
+        str,
+        typer.Option(
+            "--parts",
+            help="Further results, with commas (attribution is one more); none: the curves alone.",
+        ),
     ] = PARTS,
     stimuli: Annotated[
         Path | None,

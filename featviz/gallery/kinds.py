@@ -164,6 +164,14 @@ KINDS = {
         "network, not the world: it shows what the network used, for good or bad reasons.",
         "Attributions for the unit.",
     ),
+    "attribution-check": Kind(
+        "Attributions, checked",
+        "A map that explains a prediction must depend on what the network learned. Here the "
+        "weights are shuffled layer by layer, and the maps made again: a map that stays the same "
+        "shows the picture and explains nothing. Then the picture is covered, or uncovered, in "
+        "the order of the map, and the probability of the class must fall, or rise, fast.",
+        "The unit in the check of attributions.",
+    ),
     "inversion": Kind(
         "Inversion",
         "A layer turns a picture into activations. Can the picture be reconstructed from these "

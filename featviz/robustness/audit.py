@@ -46,7 +46,7 @@ from featviz.robustness.masking import (
     model_checks,
     range_checks,
 )
-from featviz.robustness.parts import PARTS, Source, fool_by_margin, make_parts
+from featviz.robustness.parts import FURTHER_PARTS, PARTS, Source, fool_by_margin, make_parts
 from featviz.robustness.plan import Options, Plan, duration, make_plan
 from featviz.robustness.result import Audit, audit_warnings
 from featviz.robustness.second_attack import CHECKS, second_attacks
@@ -120,7 +120,8 @@ def audit(
         check_steps: Of the second attack; 0 for none.
         queries: Forward passes per picture of the attack without gradients; 0 for none.
         parts: Further results: "corruptions", "universal" (one perturbation for all pictures),
-            "transfer" (other models, small shifts) and "diagnosis" (what changes in the network).
+            "transfer" (other models, small shifts), "diagnosis" (what changes in the network) and,
+            if named, "attribution" (sanity checks of attribution maps).
         stimuli: Pictures whose shape and texture disagree, for the part "shape-bias"; see
             `shape_bias`.
         categories: Of the stimuli; see `shape_bias`.
@@ -282,10 +283,11 @@ def _check_options(
 ) -> None:
     if check not in CHECKS:
         raise UserError(f"unknown check {check!r}{nearest(check, CHECKS)}; take apgd or ensemble")
+    known = (*PARTS, *FURTHER_PARTS)
     for part in parts:
-        if part not in PARTS:
+        if part not in known:
             raise UserError(
-                f"unknown part {part!r}{nearest(part, PARTS)} (there are {', '.join(PARTS)})"
+                f"unknown part {part!r}{nearest(part, known)} (there are {', '.join(known)})"
             )
 
 

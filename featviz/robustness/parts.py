@@ -17,6 +17,7 @@ from torch import Tensor
 from featviz import datasets, images, results
 from featviz.attacks.pgd import pgd
 from featviz.attacks.universal import universal
+from featviz.attribution.sanity import check_attributions
 from featviz.corruptions.table import corruption_table
 from featviz.datasets import Pictures
 from featviz.errors import UserError
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
     from featviz.types import Progress
 
 PARTS = ("corruptions", "universal", "transfer", "diagnosis")
+"""what an audit makes unless it is told otherwise"""
+FURTHER_PARTS = ("attribution",)
 FOOLED_EPS = 8 / 255
 """of the pictures that are diagnosed and judged by other models, in L-infinity"""
 FOOLED_WORDS = (
@@ -43,6 +46,7 @@ _FOOLED, _FOOLED_STEPS = 48, 20
 _CORRUPTED = 100  # pictures of the corruption table
 _UNIVERSAL_STEPS = 60
 _DIAGNOSED = 24
+_EXPLAINED = 8
 _PER_CLASS, _REFERENCES = 12, 480  # reference pictures of a class, and in all
 
 
@@ -75,10 +79,10 @@ class Source:
 
 def make_parts(names: Sequence[str], source: Source) -> tuple[dict[str, results.Result], list[str]]:
     """The parts that were asked for, by name, and what could not be made, in words."""
-    makers = (_corruptions, _universal, _transfer, _diagnosis)
+    makers = (_corruptions, _universal, _transfer, _diagnosis, _attribution)
     made: dict[str, results.Result] = {}
     missing: list[str] = []
-    for name, make in zip(PARTS, makers, strict=True):
+    for name, make in zip((*PARTS, *FURTHER_PARTS), makers, strict=True):
         if name in names:
             try:
                 made[name] = make(source)
@@ -202,6 +206,22 @@ def _diagnosis(source: Source) -> Diagnosis:
         names=names,
         size=FOOLED_WORDS,
         reference=reference,
+        seed=clean.seed,
+        progress=clean.work.progress,
+    )
+
+
+def _attribution(source: Source) -> results.Result:
+    clean = source.clean
+    rows = spread(clean.correct, _EXPLAINED)
+    if not len(rows):
+        raise UserError("no picture is classified right")
+    return check_attributions(
+        clean.model,
+        clean.pictures[rows],
+        target=clean.labels[rows].tolist(),
+        names=[source.labeled.names[i] for i in rows.tolist()],
+        batch_size=clean.batch_size,
         seed=clean.seed,
         progress=clean.work.progress,
     )

@@ -37,6 +37,7 @@ _FEW = 16  # pictures of the convergence check and of the attack without gradien
 _SECOND = 1.8  # of the pictures are met by the second attack, over its three eps
 _UNIVERSAL = 60  # steps, each over 64 pictures or fewer
 _CORRUPTED, _DIAGNOSED = 100, 24  # pictures
+_EXPLAINED = 8
 _DIAGNOSIS = 200.0  # passes of a diagnosed picture
 _ENOUGH = 48  # pictures that are kept before a part is left out
 FEWEST = 8
@@ -142,6 +143,7 @@ def estimate(
         "universal": _UNIVERSAL * min(64, count) * pace.backward + 4 * count * pace.forward,
         "transfer": some * (20 * pace.backward + 8 * pace.forward),
         "diagnosis": min(_DIAGNOSED, n) * _DIAGNOSIS * pace.backward,
+        "attribution": min(_EXPLAINED, n) * (150 * pace.backward + 1200 * pace.forward),
     }
     curves = only_forward * pace.forward + (backward + second) * pace.backward
     return Estimate(curves, {part: costs[part] for part in parts if part in costs})
