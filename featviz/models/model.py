@@ -23,6 +23,7 @@ from featviz.labels import class_finder
 from featviz.models.frozen import evaluating
 from featviz.models.outputs import Choice, Output
 from featviz.models.receptive_field import ModuleRecord, record_modules
+from featviz.models.torchvision_schemas import supply_schemas
 from featviz.preprocessing import Preprocessing, Size
 
 _finder = lru_cache(maxsize=8)(class_finder)
@@ -97,6 +98,7 @@ class Model(nn.Module):
 
         A size in place of the preprocessing is that of RGB pictures that are not normalized.
         """
+        supply_schemas()  # for the caller's own `import torchvision`
         super().__init__()
         self.training = False
         self.net = net

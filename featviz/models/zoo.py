@@ -1,9 +1,4 @@
-"""The only module of featviz that imports torchvision and timm.
-
-On Linux some indexes have torchvision only as a CUDA build. Beside a CPU torch its compiled part
-does not load, and `import torchvision` fails for want of two operator schemas. They are supplied
-here, after which its models work (its compiled operators and decoders do not; we use neither).
-"""
+"""The only module of featviz that imports torchvision and timm."""
 
 from __future__ import annotations
 
@@ -14,43 +9,21 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from featviz.errors import UserError, nearest
 from featviz.models.matching import Shape
+from featviz.models.torchvision_schemas import supply_schemas
 from featviz.models.weights_file import WeightsFile, from_content, plain
 from featviz.preprocessing import Preprocessing
 
-_SCHEMAS = (
-    "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
-    "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
-)
-_libraries: list[Any] = []  # a torch.library.Library lives as long as it is referenced
 
-
-@cache
 def _torchvision() -> Any:
-    spec = importlib.util.find_spec("torchvision")
-    if spec is None or spec.origin is None:
+    if not supply_schemas():
         raise UserError("torchvision is not installed; pip install -c constraints.txt torchvision")
-    compiled = next(iter(Path(spec.origin).parent.glob("_C*")), None)
-    loaded = False
-    if compiled is not None:
-        try:
-            torch.ops.load_library(str(compiled))
-            loaded = True
-        except OSError:
-            pass
-    if not loaded and not hasattr(torch.ops.torchvision, "nms"):
-        library = torch.library.Library("torchvision", "DEF")
-        for schema in _SCHEMAS:
-            library.define(schema)
-        _libraries.append(library)
     import torchvision
 
     return torchvision
