@@ -184,6 +184,17 @@ class Preprocessing:
         assumed = tuple(name for name in self.assumed if name not in sure)
         return replace(new, **given, assumed=assumed)
 
+    @property
+    def assumption(self) -> str:
+        """What was assumed, in words; "" where nothing was."""
+        texts = []
+        for field in self.assumed:
+            value = getattr(self, field)
+            values = value if isinstance(value, tuple) else (value,)
+            shortest = values[:1] if len(set(values)) == 1 else values
+            texts.append(f"{field} {', '.join(f'{v:.4g}' for v in shortest)}")
+        return "; ".join(texts)
+
     def record(self) -> dict[str, Any]:
         """All fields, as result.json has them."""
         return {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(self).items()}

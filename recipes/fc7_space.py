@@ -1,7 +1,7 @@
 """What an AlexNet's fc7 space holds: neighbors by class and group, beside conv5 and raw pixels.
 
     python recipes/fc7_space.py --data FOLDER --out FOLDER [--model alexnet --weights FILE]
-        [--classes FILE] [--class-names FILE] [--pixels 32] [--atlas] [--icon-side 10]
+        [--classes FILE] [--folder-names FILE] [--pixels 32] [--atlas] [--icon-side 10]
 
 Reads the pictures of class folders once, at fc7 (after its ReLU) and at conv5 (after its ReLU, the
 mean over positions), and takes the raw pixels of `--pixels` squares beside them. In each space it
@@ -50,14 +50,14 @@ def main() -> None:
     parser.add_argument("--model", default="alexnet-mini")
     parser.add_argument("--weights")
     parser.add_argument("--classes")
-    parser.add_argument("--class-names", type=Path, help="folder TAB name, a line each")
+    parser.add_argument("--folder-names", type=Path, help="folder TAB name, a line each")
     parser.add_argument("--pixels", type=int, default=32, help="side of the squares of raw pixels")
     parser.add_argument("--atlas", action="store_true", help="make the map as well")
     parser.add_argument("--icon-side", type=int, default=10, help="squares a side with icons")
     options = parser.parse_args()
     model = featviz.load(options.model, weights=options.weights, classes=options.classes)
     pictures = featviz.open_pictures(options.data)
-    names = read_class_names(options.class_names)
+    names = read_class_names(options.folder_names)
     stores = featviz.embed_layers(model, pictures, ("relu7", "relu5"), class_names=names)
     groups = read_groups(stores["relu7"].labels)
     options.out.mkdir(parents=True, exist_ok=True)

@@ -29,7 +29,7 @@ LayerName = Annotated[
 ClassNames = Annotated[
     Path | None,
     typer.Option(
-        "--class-names",
+        "--folder-names",
         metavar="FILE",
         help="Names of the data's class folders, lines of folder TAB name; "
         "default: the classes of the model.",

@@ -50,7 +50,8 @@ ModelName = Annotated[
         "--model",
         "-m",
         rich_help_panel=_MODEL,
-        help="alexnet-mini (bundled), alexnet, alexnet-2012, a torchvision name, or timm/NAME.",
+        help="alexnet-mini (bundled), alexnet, alexnet-2012, a torchvision name, timm/NAME, "
+        "hf/FOLDER, or FILE.py:FUNCTION, which returns your own module.",
     ),
 ]
 Weights = Annotated[
@@ -75,10 +76,55 @@ Label = Annotated[
 Classes = Annotated[
     Path | None,
     typer.Option(
+        "--class-names",
         "--classes",
         rich_help_panel=_MODEL,
         metavar="FILE",
         help="Class names, one a line (name, or synset TAB name).",
+    ),
+]
+InputSize = Annotated[
+    str | None,
+    typer.Option(
+        "--input-size",
+        rich_help_panel=_MODEL,
+        metavar="SIZE",
+        help="Pixels of the pictures, 224 or 32x48 (height x width), in place of the model's own.",
+    ),
+]
+Resize = Annotated[
+    str | None,
+    typer.Option(
+        "--resize",
+        rich_help_panel=_MODEL,
+        metavar="SIZE",
+        help="Of the shorter side before the center crop, or 32x48: exactly that.",
+    ),
+]
+Mean = Annotated[
+    str | None,
+    typer.Option(
+        "--mean",
+        rich_help_panel=_MODEL,
+        metavar="NUMBERS",
+        help="Subtracted from pictures in [0, 1]: one number a channel, or one for all.",
+    ),
+]
+Std = Annotated[
+    str | None,
+    typer.Option(
+        "--std",
+        rich_help_panel=_MODEL,
+        metavar="NUMBERS",
+        help="By which pictures are then divided.",
+    ),
+]
+Channels = Annotated[
+    int | None,
+    typer.Option(
+        "--channels",
+        rich_help_panel=_MODEL,
+        help="Of the pictures: 1 gray, 3 RGB, 4 RGBA; default: found out.",
     ),
 ]
 Device = Annotated[
@@ -146,6 +192,11 @@ class ModelOptions:
     name: ModelName = "alexnet-mini"
     weights: Weights = None
     classes: Classes = None
+    input_size: InputSize = None
+    resize: Resize = None
+    mean: Mean = None
+    std: Std = None
+    channels: Channels = None
     device: Device = "auto"
     label: Label = None
 
@@ -157,6 +208,11 @@ class ModelOptions:
             self.name,
             weights=self.weights,
             classes=self.classes,
+            input_size=parse_size("--input-size", self.input_size),
+            resize=parse_size("--resize", self.resize),
+            mean=parse_numbers("--mean", self.mean),
+            std=parse_numbers("--std", self.std),
+            channels=self.channels,
             device=self.device,
             seed=seed,
             name=self.label,
@@ -383,6 +439,28 @@ def refuse_unused(why: str, **given: tuple[object, object]) -> None:
         raise UserError(
             f"{options} would have no effect {why}; leave {'it' if len(names) == 1 else 'them'} out"
         )
+
+
+def parse_size(option: str, text: str | None) -> int | tuple[int, int] | None:
+    """A side from "224", height and width from "32x48". Raises UserError."""
+    from featviz.errors import UserError
+
+    if text is None:
+        return None
+    sides = [part.strip() for part in text.lower().split("x")]
+    if len(sides) > 2 or not all(side.isdigit() and int(side) for side in sides):
+        raise UserError(f"{option} {text!r}: write 224, or 32x48 for height x width")
+    return int(sides[0]) if len(sides) == 1 else (int(sides[0]), int(sides[1]))
+
+
+def parse_numbers(option: str, text: str | None) -> tuple[float, ...] | None:
+    """Numbers from "0.485,0.456,0.406". Raises UserError."""
+    from featviz.errors import UserError
+
+    try:
+        return None if text is None else tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise UserError(f"{option} {text!r}: write numbers, as in 0.485,0.456,0.406") from None
 
 
 def parse_eps(text: str) -> float:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import importlib.resources
+import json
 import os
 import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,14 +15,15 @@ import torch
 from torch import Tensor, nn
 
 from featviz.errors import UserError, nearest, public
-from featviz.models import zoo
+from featviz.models import huggingface, own, zoo
 from featviz.models.alexnet import AlexNet, AlexNet2012, AlexNetMini
 from featviz.models.matching import Match, Shape, match
 from featviz.models.model import Model
 from featviz.models.receptive_field import record_modules
 from featviz.models.weights import fill, listed, read_classes
 from featviz.models.weights_file import WeightsFile, plain, read_weights
-from featviz.preprocessing import Preprocessing
+from featviz.models.wrap import as_model
+from featviz.preprocessing import Preprocessing, Size, Stated
 from featviz.types import Seed
 
 BUILTIN: dict[str, type[AlexNetMini | AlexNet | AlexNet2012]] = {
@@ -31,10 +35,15 @@ BUILTIN: dict[str, type[AlexNetMini | AlexNet | AlexNet2012]] = {
 
 @public
 def load(
-    architecture: str = "alexnet-mini",
+    architecture: str | nn.Module = "alexnet-mini",
     *,
     weights: str | Path | None = None,
     classes: str | Path | None = None,
+    input_size: Size | None = None,
+    resize: Size | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    channels: int | None = None,
     device: str = "auto",
     seed: Seed = 0,
     name: str | None = None,
@@ -44,13 +53,21 @@ def load(
     Args:
         architecture: "alexnet-mini" (bundled weights, 64 pixels), "alexnet" (torchvision's:
             Krizhevsky 2014), "alexnet-2012" (Krizhevsky et al. 2012: two groups, local response
-            normalization, Caffe's blue-first input), any torchvision classifier, or "timm/NAME".
+            normalization, Caffe's blue-first input), any torchvision classifier, "timm/NAME",
+            "hf/FOLDER" (a HuggingFace image classifier that `save_pretrained` wrote), or
+            "FILE.py:FUNCTION": what a function of yours returns, a module or a `Model`. Of a
+            module itself `featviz.wrap` makes a model.
         weights: a safetensors or torch file; "FILE#ema" where it holds several sets of weights and
             the one in its entry "ema" is meant. "DEFAULT", or torchvision's name of a set
             ("IMAGENET1K_V1"), is torchvision's own download. None is the bundled file for
             alexnet-mini and random weights (from `seed`) for all others.
         classes: a text file, one class a line (`name` or `synset<TAB>name`); default: the names
             that come with the weights.
+        input_size: side of the pictures, or (height, width), in place of the model's own.
+        resize: length of the shorter side before the center crop, or (height, width).
+        mean: of each channel of pictures in [0, 1], or one for all, subtracted.
+        std: of each channel, or one for all, by which pictures are then divided.
+        channels: of the pictures; for your own module, where it is not found out.
         device: "auto" (CUDA where there is one), "cpu", "cuda", "cuda:1".
         seed: of random weights.
         name: in titles and results, as "scratch-v2"; default: the architecture's.
@@ -63,13 +80,25 @@ def load(
     Raises:
         UserError: for an unknown name, weights that do not fit or are no numbers, an absent device.
     """
+    if isinstance(architecture, nn.Module):
+        raise UserError(
+            "load takes a name, not a module; make a model of it with featviz.wrap (it is a "
+            f"{type(architecture).__name__})"
+        )
     label, name = name, architecture
     if label is not None and label != name and _is_architecture(label, name, weights):
         raise UserError(
             f"name {label!r} is another model's; write load({label!r}) for that one, or choose "
             "another name"
         )
-    loaded = _load(name, weights, classes, device, seed)
+    stated = Stated(
+        size=input_size,
+        resize=resize,
+        mean=None if mean is None else tuple(mean),
+        std=None if std is None else tuple(std),
+        channels=channels,
+    )
+    loaded = _load(name, weights, classes, stated, device, seed)
     return loaded if label is None else loaded.called(label)
 
 
@@ -80,21 +109,72 @@ def _is_architecture(label: str, name: str, weights: str | Path | None) -> bool:
 
 
 def _load(
-    name: str, weights: str | Path | None, classes: str | Path | None, device: str, seed: int
+    name: str,
+    weights: str | Path | None,
+    classes: str | Path | None,
+    stated: Stated,
+    device: str,
+    seed: int,
 ) -> Model:
     place = resolve_device(device)
+    if own.is_own(name) or name.startswith("hf/"):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return _users(name, weights, classes, stated).to(place)
     if name not in BUILTIN and not name.startswith("timm/"):
         names = [*BUILTIN, *zoo.torchvision_names()]
         if name not in names:
-            raise UserError(f"unknown model {name!r}{nearest(name, names)} (or timm/NAME)")
+            raise UserError(
+                f"unknown model {name!r}{nearest(name, names)} (or timm/NAME, hf/FOLDER, "
+                "FILE.py:FUNCTION)"
+            )
     source = _open_weights(name, weights)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         if source is None:
             net = _construct(name)
             class_names = read_classes(classes, None, {})
-            return _frozen(net, _preprocessing(name, net), name=name, classes=class_names).to(place)
-        return _filled(name, source, classes).to(place)
+            model = _frozen(net, _preprocessing(name, net), name=name, classes=class_names)
+        else:
+            model = _filled(name, source, classes)
+        return _restated(model, stated).to(place)
+
+
+def _restated(
+    model: Model, stated: Stated, classes: Sequence[tuple[str, str]] | None = None
+) -> Model:
+    try:
+        return model.restated(stated, classes)
+    except (RuntimeError, ValueError, AssertionError) as error:
+        reason = " ".join(str(error).split())[:120]
+        raise UserError(f"{model.name} does not take such pictures: {reason}") from error
+
+
+def _users(
+    name: str, weights: str | Path | None, classes: str | Path | None, stated: Stated
+) -> Model:
+    """A model of the user's own: made by a function, or in a folder of HuggingFace's."""
+    if own.is_own(name):
+        made, name = own.make(name)
+    else:
+        folder = name.removeprefix("hf/")
+        made, name = huggingface.load_folder(folder), Path(folder).name
+    net = made.net if isinstance(made, Model) else made
+    notes: list[str] = []
+    path, metadata = None, {}
+    if weights is not None:
+        source = _open_weights(name, weights)
+        assert source is not None
+        shapes = {key: tuple(tensor.shape) for key, tensor in net.state_dict().items()}
+        found = match(source.file, shapes)
+        absent = fill(net, found, source.name, name)
+        if absent:
+            raise UserError(f"{source.name} has no weights of {listed(absent)} of {name}")
+        notes, path, metadata = _notes(source, found, absent), source.path, source.file.metadata
+    pairs = read_classes(classes, path, metadata)
+    if isinstance(made, Model):
+        return _restated(made, stated, pairs)
+    return as_model(made, stated, name=name, classes=pairs, notes=notes)
 
 
 class _Source(NamedTuple):
@@ -157,7 +237,7 @@ def _filled(name: str, source: _Source, classes: str | Path | None) -> Model:
         class_names = [("", text) for text in zoo.imagenet_names()]
     model = _frozen(
         net,
-        _preprocessing(name, net, source),
+        _of_weights(_preprocessing(name, net, source), source.file.metadata, count, name),
         name=name,
         classes=class_names,
         absent=absent,
@@ -203,6 +283,20 @@ def _preprocessing(name: str, net: nn.Module, source: _Source | None = None) -> 
         std=form.std,
         blue_first=form is AlexNet2012,
     )
+
+
+def _of_weights(
+    usual: Preprocessing, metadata: Mapping[str, str], count: int | None, name: str
+) -> Preprocessing:
+    """As the file of weights states it; of a head of other classes than usual it is assumed."""
+    try:
+        mean, std = (tuple(map(float, json.loads(metadata[f]))) for f in ("mean", "std"))
+        return usual.changed(Stated(mean=mean, std=std))
+    except (KeyError, ValueError, TypeError):
+        pass
+    if count in {None, 200 if name == "alexnet-mini" else 1000}:
+        return usual
+    return replace(usual, assumed=("size", "resize", "mean", "std"))
 
 
 def _frozen(net: nn.Module, preprocessing: Preprocessing, *, name: str, **options: Any) -> Model:

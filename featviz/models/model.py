@@ -24,7 +24,7 @@ from featviz.models.frozen import evaluating
 from featviz.models.outputs import Choice, Output
 from featviz.models.receptive_field import ModuleRecord, record_modules
 from featviz.models.torchvision_schemas import supply_schemas
-from featviz.preprocessing import Preprocessing, Size
+from featviz.preprocessing import Preprocessing, Size, Stated
 
 _finder = lru_cache(maxsize=8)(class_finder)
 
@@ -111,6 +111,11 @@ class Model(nn.Module):
         self.absent = tuple(absent)
         self.headless = headless or bool(absent)
         self.notes = tuple(notes)
+        if preprocessing.assumption:
+            self.notes += (
+                f"it is assumed how {name} takes pictures: {preprocessing.assumption} (state "
+                "input_size, resize, mean, std)",
+            )
         self.aliases = dict(aliases or {})
         if not self.headless:
             self.aliases.setdefault("logits", "")
@@ -128,6 +133,7 @@ class Model(nn.Module):
         count = 0 if self.headless else self.layers["logits"].shape[0]
         if count == 1:
             self.pick, count = replace(self.pick, one=True), 2
+            self.notes += ("its one output is read by a sigmoid, as the logits of two classes",)
             self.aliases["logits"] = ""
             del self.__dict__["layers"]
             if classes is not None and len(classes) == 1:
@@ -298,15 +304,28 @@ class Model(nn.Module):
             **({"notes": list(self.notes)} if self.notes else {}),
         }
 
+    def restated(self, stated: Stated, classes: Sequence[tuple[str, str]] | None = None) -> Model:
+        """The same model with another preprocessing or other names of classes, where given."""
+        preprocessing = self.preprocessing.changed(stated)
+        if preprocessing == self.preprocessing and classes is None:
+            return self
+        return Model(
+            self.net,
+            name=self.name,
+            preprocessing=preprocessing,
+            aliases=self.aliases,
+            classes=classes or list(zip(self.synsets, self.classes, strict=True)) or None,
+            headless=self.headless,
+            absent=self.absent,
+            preprocess=self.preprocess,
+            output=self.pick.choice,
+            notes=[note for note in self.notes if not note.startswith("it is assumed")],
+        )
+
     def need_classes(self) -> None:
         """Raise UserError unless the model tells classes apart."""
         if self.headless:
             raise self._no_logits()
-        if len(self.classes) < 2:
-            raise UserError(
-                f"{self.name} has one output and so no classes to tell apart; kernels, maps, "
-                "maximize, embed and attribute work with it"
-            )
 
     def need_gradients(self) -> None:
         """Raise UserError if no gradient reaches the pictures."""

@@ -97,7 +97,6 @@ def wrap(
         std=None if std is None else tuple(std),
         channels=channels,
     )
-    net, notes = _plain_module(module)
     function = None
     if preprocess is not None:
         read = stated_by_transforms(preprocess)
@@ -110,12 +109,37 @@ def wrap(
         if function is not None and (mean is not None or std is not None):
             raise UserError("give mean and std, or a preprocess that normalizes, not both")
         stated = stated if read is None else stated.over(read)
+    return as_model(
+        module,
+        stated,
+        name=name,
+        function=function,
+        output=output,
+        aliases=aliases,
+        classes=None if classes is None else [("", text) for text in classes],
+    )
+
+
+def as_model(
+    module: nn.Module,
+    stated: Stated,
+    *,
+    name: str | None = None,
+    function: Callable[[Tensor], Tensor] | None = None,
+    aliases: Mapping[str, str] | None = None,
+    classes: Sequence[tuple[str, str]] | None = None,
+    notes: Sequence[str] = (),
+    **options: Any,
+) -> Model:
+    """A module as a `Model`, with what is stated of its preprocessing; see `wrap`."""
+    net, wrappers = _plain_module(module)
     paths = dict(net.named_modules())
     for alias, path in (aliases or {}).items():
         if path not in paths:
             raise UserError(f"alias {alias}: no module {path!r}{nearest(path, paths)}")
     if classes is None:
-        classes = huggingface.class_names(net)
+        named = huggingface.class_names(net)
+        classes = None if named is None else [("", text) for text in named]
     name = name or getattr(module, "original_name", None) or type(net).__name__
     preprocessing, found = find_preprocessing(net, name, stated, function)
     try:
@@ -124,10 +148,10 @@ def wrap(
             name=name,
             preprocessing=preprocessing,
             preprocess=function,
-            output=output,
             aliases=aliases,
-            classes=None if classes is None else [("", text) for text in classes],
-            notes=(*notes, *found),
+            classes=classes,
+            notes=(*notes, *wrappers, *found),
+            **options,
         )
     except _FAILURES as error:
         shape = (1, preprocessing.channels, *preprocessing.size)
