@@ -12,9 +12,10 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, get_args
 
 from featviz.errors import UserError, nearest
+from featviz.types import Pixels
 
 Interpolation = Literal["bilinear", "bicubic", "nearest", "lanczos"]
-Size = int | tuple[int, int]
+Size = Pixels | tuple[Pixels, Pixels]
 """pixels: the side of a square, or (height, width)"""
 
 

@@ -28,6 +28,9 @@ BatchSize = Annotated[int, Bounds(1, 65_536)]
 Restarts = Annotated[int, Bounds(1, 10_000)]
 """attempts from different starts"""
 
+Pixels = Annotated[int, Bounds(1, 32_768)]
+"""of a side of any picture"""
+
 Side = Annotated[int, Bounds(8, 4096)]
 """of a picture, pixels"""
 

@@ -36,19 +36,20 @@ CHEAP: dict[str, list[str]] = {
     "eval": [],
     "demo": ["--quick"],
     "gallery": ["."],
+    "compare": ["alexnet-mini", "alexnet-mini"],
 }
 
 # What the options that take text or a path hold. A new option has to be put here.
 KINDS = {
     "picture": ("pictures", "picture"),
-    "pictures": ("data", "validation"),
+    "pictures": ("data", "validation", "stimuli"),
     "weights": ("weights", "other_weights"),
-    "names": ("classes", "class_names", "other_classes"),
+    "names": ("classes", "class_names", "other_classes", "categories"),
     "store": ("store", "beside"),
     "file": ("statistics", "growth"),
     "out": ("out",),
     "run": ("run",),
-    "model": ("model", "name", "other", "against"),
+    "model": ("model", "name", "other", "against", "first", "second"),
     "device": ("device",),
     "layer": ("layer", "anchor"),
     "units": ("units",),
@@ -68,12 +69,14 @@ KINDS = {
         "film",
         "precision",
         "objective",
+        "corruptions",
         "baseline",
     ),
     "numbers": ("severities", "sides", "icon_side"),
     "query": ("query",),
     "requirement": ("require",),
-    "free": ("title",),
+    "time": ("time",),
+    "free": ("title", "label"),
 }
 
 WORDS: dict[str, tuple[str, ...]] = {
@@ -90,6 +93,7 @@ WORDS: dict[str, tuple[str, ...]] = {
     "eps": ("-1", "nan", "inf", "1/0", "abc", "8/255/2", "1e400", "/", "300", ","),
     "query": ("999999999", "-1", "class:nope", "missing.jpg", "1 +", "+", "class:", "1 - 1", ","),
     "requirement": ("nonsense", "top1.low>=x", ">=", "top1.low"),
+    "time": ("1x", "-1m", "0", "nan", "inf", "nans", "1e400s", "m"),
     "free": (),
 }  # fmt: skip
 
@@ -133,7 +137,12 @@ class Option:
         """The command line with this value."""
         if self.spelling.startswith("--"):
             return [self.command, *CHEAP[self.command], f"{self.spelling}={value}"]
-        return [self.command, *(CHEAP[self.command] if self.command != "gallery" else ()), value]
+        given = CHEAP[self.command]
+        return [
+            self.command,
+            *(given[1:] if self.command in {"gallery", "compare"} else given),
+            value,
+        ]
 
 
 def all_options() -> list[Option]:

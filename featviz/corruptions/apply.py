@@ -46,7 +46,7 @@ _BY_NAME: Mapping[str, Callable[..., Tensor]] = {
 def corrupt(
     pictures: Tensor,
     name: str,
-    severity: Annotated[int, Bounds(1, 5)],
+    severity: Annotated[int, Bounds(0, 5)],
     *,
     seed: Seed = 0,
     keys: Sequence[int] | None = None,

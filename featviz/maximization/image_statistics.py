@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from featviz.errors import UserError, public
+from featviz.images import check_pictures
 from featviz.labeled import opened
 from featviz.maximization.colors import LUCID, Colors, from_root
 from featviz.maximization.parametrizations import frequencies
@@ -273,7 +274,7 @@ def _stream(
     pictures: Pictures | Tensor, size: int, progress: Progress | None, text: str
 ) -> Iterator[Tensor]:
     if isinstance(pictures, Tensor):
-        yield from pictures.split(64)
+        yield from check_pictures(pictures).split(64)
         return
     from featviz.datasets import batches
 

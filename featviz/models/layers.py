@@ -135,9 +135,11 @@ def activations(
         Layer name to activation: (N, C, H, W), (N, C) or (N, tokens, C).
 
     Raises:
-        UserError: for an unknown layer, for pictures of another shape, and for values that are not
-            finite.
+        UserError: for an unknown layer, for what is no pictures in [0, 1], and for values that are
+            not finite.
     """
+    if forward is None:
+        model.check(pictures, empty=True)
     with tap(model, layers, stop=True, entering=entering) as taken, suppress(StopForward):
         (forward or model)(pictures)
     if check:

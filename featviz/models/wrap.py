@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from featviz.arguments import Bounds
 from featviz.errors import UserError, nearest, public
 from featviz.models import huggingface
 from featviz.models.frozen import evaluating
@@ -39,7 +40,7 @@ def wrap(
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     preprocess: Any = None,
-    channels: int | None = None,
+    channels: Annotated[int, Bounds(1, 1024)] | None = None,
     output: Choice | None = None,
     classes: Sequence[str] | None = None,
     aliases: Mapping[str, str] | None = None,

@@ -172,7 +172,7 @@ def test_as_the_benchmark_saves_them_pictures_are_8_bit_and_close(pictures: Tens
     ("call", "words"),
     [
         (lambda x: corrupt(x, "gausian_noise", 1), "did you mean gaussian_noise"),
-        (lambda x: corrupt(x, "fog", 6), "severity is 6; it must be a whole number, 1 to 5"),
+        (lambda x: corrupt(x, "fog", 6), "severity is 6; it must be a whole number, 0 to 5"),
         (lambda x: corrupt(x[0], "fog", 1), r"\(N, 3, H, W\)"),
         (lambda x: corrupt(x[:, :, :20], "fog", 1), "square"),
         (lambda x: corrupt(x[:, :, :4, :4], "fog", 1), "8 pixels or more"),
