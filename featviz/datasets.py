@@ -24,7 +24,7 @@ from torch import Tensor
 
 from featviz import archives, decoding, images
 from featviz.decoding import Prepared
-from featviz.errors import BadPicture, UserError, public
+from featviz.errors import BadPicture, UserError, public, visible
 from featviz.labels import LabelReport, report_labels
 from featviz.listing import NOTHING, LeftOut, list_pictures
 from featviz.preprocessing import Preprocessing
@@ -68,13 +68,14 @@ class Pictures:
 
     @property
     def name(self) -> str:
-        return self.root.name
+        """Of the folder, archive or list, for titles."""
+        return visible(self.root.name)
 
     @cached_property
     def sha256(self) -> str:
         """Hash of the list (paths and classes, in order), not of the pixels."""
         lines = (f"{p}\t{c}\n" for p, c in zip(self.paths, self.folders, strict=True))
-        return hashlib.sha256("".join(lines).encode()).hexdigest()
+        return hashlib.sha256("".join(lines).encode(errors="surrogateescape")).hexdigest()
 
     @cached_property
     def classes(self) -> tuple[str, ...]:

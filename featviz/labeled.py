@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from featviz.datasets import Pictures, evenly, read_all
-from featviz.errors import BadPicture, UserError, public
+from featviz.errors import BadPicture, UserError, public, visible
 from featviz.labels import LabelReport
 from featviz.python_data import Data, Labels, as_pictures, label_values
 
@@ -93,7 +93,7 @@ def read_labeled(
     data, batch, skipped = read_all(data, model.preprocessing)
     classes = torch.tensor(data.labels(model)) if labeled else None
     report = pictures.label_report(model, skipped)
-    return LabeledPictures(data.paths, batch, classes, data, pictures, report)
+    return LabeledPictures(tuple(map(visible, data.paths)), batch, classes, data, pictures, report)
 
 
 @public
@@ -128,7 +128,7 @@ def read_batch(model: Model, pictures: Data, labels: Labels | None = None) -> La
     else:
         found = [label for label in data.labels(model) if label is not None]
         known = torch.tensor(found) if len(found) == len(batch) else None
-    return LabeledPictures(data.paths, model.check(batch), known, data, data, None)
+    return LabeledPictures(tuple(map(visible, data.paths)), model.check(batch), known, data, data, None)
 
 
 def opened(data: Data) -> Pictures | Tensor:

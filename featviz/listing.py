@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from featviz import archives, lists
-from featviz.errors import UserError
+from featviz.errors import UserError, visible
 from featviz.images import SUFFIXES
 
 _HIDDEN = {"__macosx", "@eadir", "thumbnails", "lost+found", "#recycle", "$recycle.bin"}
@@ -81,7 +81,7 @@ def some(names: Iterable[str]) -> str:
     """The first few of some names, with the number of the others."""
     names = list(names)
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(names[:_SHOWN]) + more
+    return visible(", ".join(names[:_SHOWN])) + more
 
 
 def list_pictures(path: str | Path) -> Listing:
@@ -366,7 +366,7 @@ def _list_of(root: Path, rows: Sequence[lists.Row]) -> Listing:
     remarks = []
     paths = [row.path for row in rows]
     beside = (root.parent / path for path in tried)
-    if tried and not any(map(_exists, beside)) and any(map(_exists, map(Path, tried))):
+    if not any(map(os.path.isfile, beside)) and any(map(os.path.isfile, tried)):
         start = os.path.realpath(root.parent)
         paths = [os.path.relpath(os.path.realpath(path), start) for path in paths]
         remarks.append("paths of the list are relative to the working directory")
@@ -377,10 +377,3 @@ def _list_of(root: Path, rows: Sequence[lists.Row]) -> Listing:
         remarks.append(f"{doubled} lines of the list name a picture that an earlier one names")
     found = _Found(pictures=paths)
     return _listing(root, found, [row.label for row in rows], *remarks)
-
-
-def _exists(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except (OSError, ValueError):  # a name too long, or with NUL
-        return False

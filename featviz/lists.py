@@ -168,10 +168,12 @@ def _parquet(file: Path) -> list[Row]:
     except ModuleNotFoundError:
         raise UserError(f"{file} needs pyarrow: pip install 'featviz[data]'") from None
     try:
-        names = pyarrow.parquet.read_schema(file).names
-        path, label = _columns(file, names)
-        wanted = [names[path]] if label is None else [names[path], names[label]]
-        table = pyarrow.parquet.read_table(file, columns=wanted)
+        with file.open("rb") as opened:  # pyarrow takes no path that is not UTF-8
+            stored = pyarrow.parquet.ParquetFile(opened)
+            names = stored.schema_arrow.names
+            path, label = _columns(file, names)
+            wanted = [names[path]] if label is None else [names[path], names[label]]
+            table = stored.read(wanted)
         paths = table.column(0).to_pylist()
         labels = table.column(1).to_pylist() if label is not None else [None] * len(paths)
     except (pa.ArrowException, OSError, ValueError) as error:

@@ -19,6 +19,7 @@ import os
 import platform
 import re
 import time
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from featviz.models.model import Model
 
 SCHEMA = 1
+_LONGEST = 100  # characters of a file's stem that is made from a name
 JPEG_DPI = 108  # of sheets of pictures; plots have 144
 
 
@@ -134,7 +136,7 @@ class Table:
 
     def write_csv(self, path: Path) -> None:
         """The rows with a heading line."""
-        with path.open("w", newline="", encoding="utf-8") as out:
+        with path.open("w", newline="", encoding="utf-8", errors="backslashreplace") as out:
             writer = csv.writer(out, lineterminator="\n")
             writer.writerow(self.columns)
             writer.writerows(self.rows)
@@ -145,7 +147,7 @@ class Table:
         shown = {
             name: _with_missing([row[i] for row in rows]) for i, name in enumerate(self.columns)
         }
-        return shown | {name: list(values) for name, values in self.more.items()}
+        return shown | {name: _utf8(list(values)) for name, values in self.more.items()}
 
     def to_pandas(self) -> pandas.DataFrame:
         """A DataFrame. Raises UserError where pandas is not installed."""
@@ -156,7 +158,8 @@ class Table:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        pq.write_table(pa.table(self.by_column()), path)
+        with path.open("wb") as out:  # pyarrow takes no path that is not UTF-8
+            pq.write_table(pa.table(self.by_column()), out)
 
 
 def _with_missing(values: list[Any]) -> list[Any]:
@@ -164,7 +167,14 @@ def _with_missing(values: list[Any]) -> list[Any]:
     known = [value.item() if hasattr(value, "item") else value for value in values]
     if all(isinstance(value, int | float | None) for value in known if value != ""):
         known = [None if value == "" else value for value in known]
-    return known
+    return list(_utf8(known))
+
+
+def _utf8(value: Any) -> Any:
+    """Texts as a CSV file holds them: bytes of a name that are not UTF-8 are escapes."""
+    if isinstance(value, str):
+        return value.encode(errors="backslashreplace").decode()
+    return [_utf8(part) for part in value] if isinstance(value, list | tuple) else value
 
 
 def _pandas() -> Any:
@@ -297,8 +307,13 @@ def figure_bytes(figure: Figure, kind: str, *, dpi: float | None = None) -> byte
     buffer = io.BytesIO()
     metadata = {"png": {"Software": None}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}
     import matplotlib
+    from matplotlib.text import Text
 
-    with matplotlib.rc_context({"svg.hashsalt": "featviz", "svg.fonttype": "none"}):
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)  # names of files and classes may hold "$"
+    settings: Any = {"svg.hashsalt": "featviz", "svg.fonttype": "none", "text.parse_math": False}
+    with matplotlib.rc_context(settings), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from")
         figure.savefig(buffer, format=kind, metadata=metadata[kind], dpi=dpi or figure.dpi)
     return buffer.getvalue()
 
@@ -483,9 +498,10 @@ def _portable(value: Any) -> Any:
 def file_stem(name: str) -> str:
     """The name of a layer, unit or part as a file name: "features.3:12@6,6" -> "features.3-12-6-6".
 
-    Letters, digits, ".", "_" and "-" stay; each run of other characters becomes one "-".
+    Letters, digits, ".", "_" and "-" stay; each run of other characters becomes one "-". A long
+    name is cut.
     """
-    return re.sub(r"[^\w.]+", "-", name, flags=re.ASCII).strip("-.") or "unnamed"
+    return re.sub(r"[^\w.]+", "-", name, flags=re.ASCII)[:_LONGEST].strip("-.") or "unnamed"
 
 
 def versions() -> dict[str, str]:
@@ -504,7 +520,8 @@ def versions() -> dict[str, str]:
 def write_json(path: Path, document: Any) -> None:
     """Save a document as JSON that any reader takes: no NaN (null instead), paths as text."""
     text = json.dumps(plain(document), indent=1, ensure_ascii=False, allow_nan=False)
-    path.write_text(text + "\n", encoding="utf-8")
+    # Bytes of a file name that are not UTF-8 become escapes, which JSON readers turn back.
+    path.write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
 
 
 def plain(value: Any) -> Any:

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import torch
 
-from featviz import plotting, results
+from featviz import archives, plotting, results
 from featviz.atlas.figures import cells_picture, lattice_picture, print_page
 from featviz.atlas.levels import Level, SyntheticIcons, weighted_text
 from featviz.atlas.viewer.data import PageData
 from featviz.atlas.viewer.page import render_page
+from featviz.errors import visible
 from featviz.results import Number
 
 if TYPE_CHECKING:
@@ -86,12 +87,12 @@ class Atlas(results.Result):
     @property
     def paths(self) -> list[str]:
         """File of each row."""
-        return [self.store.pictures.paths[row] for row in self.rows]
+        return [visible(self.store.pictures.paths[row]) for row in self.rows]
 
     def name(self, row: int) -> str:
         """The class of a picture, else its file."""
         whole = self.rows[row]
-        return self.store.class_name(whole) or Path(self.store.pictures.paths[whole]).name
+        return self.store.class_name(whole) or visible(Path(self.store.pictures.paths[whole]).name)
 
     def numbers(self) -> dict[str, Number]:
         found, k, layout = self.quality, self.quality.k, self.layout
@@ -187,12 +188,14 @@ class Atlas(results.Result):
     def _base(self) -> str | None:
         """The address of the pictures' folder, where they are files."""
         root = self.store.pictures.root
-        if not root.exists() or root.suffix == ".tar":
+        if not root.exists() or archives.is_archive(root):
             return None
         return (root if root.is_dir() else root.parent).resolve().as_uri() + "/"
 
     def write(self, folder: results.Folder) -> None:
-        (folder.path / "atlas.html").write_text(render_page(self.page()), encoding="utf-8")
+        (folder.path / "atlas.html").write_text(
+            render_page(self.page()), encoding="utf-8", errors="backslashreplace"
+        )
         folder.figure(
             "atlas.jpg",
             self.map_picture(),

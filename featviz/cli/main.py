@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 import shlex
 import signal
@@ -155,6 +156,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     words = [word for word in given if word != "--debug"]
     debug = len(words) < len(given)
     earlier = signal.signal(signal.SIGTERM, _interrupt)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # names of files need not be UTF-8
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         check_words(words)
         code = app(words, prog_name="featviz", standalone_mode=False, obj=recorded(words))

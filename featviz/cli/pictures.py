@@ -22,6 +22,7 @@ def read_pictures(
     """
     import torch
 
+    from featviz.errors import visible
     from featviz.images import read_picture
     from featviz.samples import sample_pictures
 
@@ -30,7 +31,7 @@ def read_pictures(
         how = how.resized((size, size))
     if paths:
         pictures = [read_picture(path, how) for path in paths]
-        return [path.name for path in paths], torch.stack(pictures)
+        return [visible(path.name) for path in paths], torch.stack(pictures)
     samples = sample_pictures()
     known = [kind for kind in samples.classes if model.find_class(kind) is not None]
     kind = "goldfish" if "goldfish" in known else (*known, "flower")[0]

@@ -99,13 +99,14 @@ def open_data(data: Path | None) -> Pictures:
 
 def report(result: Result, folder: Path, *, as_json: bool, quiet: bool = False) -> None:
     """Print a result that is saved in `folder`."""
+    from featviz.errors import visible
     from featviz.results import read_result, show_interval, show_number
 
     document = read_result(folder)
     if as_json:
         print(json.dumps({"folder": str(folder)} | document, ensure_ascii=False, indent=1))
         return
-    print(result.title)
+    print(visible(result.title))
     numbers = result.numbers()
     width = max((len(name) for name in numbers), default=0)
     for name, number in numbers.items():
@@ -115,7 +116,7 @@ def report(result: Result, folder: Path, *, as_json: bool, quiet: bool = False) 
     print(folder)
     if not quiet:
         for warning in document["warnings"]:
-            print(f"featviz: note: {warning}", file=sys.stderr)
+            print(f"featviz: note: {visible(warning)}", file=sys.stderr)
 
 
 def print_checks(records: Sequence[Mapping[str, Any]], *, as_json: bool = False) -> None:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import os
+import re
 import sys
 from array import array
 from collections.abc import Mapping, Sequence
@@ -38,6 +39,7 @@ IDS, SKIPPED, LOCATION = "ids.csv", "skipped.csv", "location.txt"
 
 _ID_COLUMNS = ("row", "path", "class", "width", "height")
 _POSITION_COLUMNS = ("y", "x")
+_ESCAPED = re.compile(r"\\u(dc[89a-f][0-9a-f])")
 
 
 def _is_reading(value: object) -> bool:
@@ -201,17 +203,22 @@ def read_ids(
         if tuple(found) != columns:
             raise ValueError(f"{path.name} has columns {','.join(found)}")
         for _, name, label, *rest in lines:
-            names.append(name)
-            labels.append(sys.intern(label))
+            names.append(_raw(name))
+            labels.append(sys.intern(_raw(label)))
             numbers.extend(map(int, rest))
     table = np.array(numbers, dtype=np.int32).reshape(len(names), len(columns) - 3)
     return tuple(names), tuple(labels), table
 
 
+def _raw(name: str) -> str:
+    """A name with the bytes that are not UTF-8, which a table holds as "\\udce9"."""
+    return _ESCAPED.sub(lambda found: chr(int(found[1], 16)), name) if "\\" in name else name
+
+
 def read_manifest(place: Path) -> dict[str, Any]:
     """The manifest of a store, checked. Raises UserError for a folder that is none."""
     path = place / "manifest.json"
-    if not path.exists():
+    if not os.path.exists(path):  # false for a name too long, too
         raise UserError(f"{place} is no store: no manifest.json (featviz embed makes one)")
     document = schema.read_json(path, _EMBED_AGAIN)
     found = document.get("schema") if isinstance(document, dict) else None
@@ -239,6 +246,7 @@ def find_root(place: Path, root: str | None, name: str) -> Path:
         beside = Path(os.path.normpath(place / root))
         return beside if beside.exists() else Path(root)
     try:
-        return Path((place / LOCATION).read_text(encoding="utf-8").strip() or name)
+        location = (place / LOCATION).read_text(encoding="utf-8", errors="surrogateescape")
+        return Path(location.removesuffix("\n") or name)
     except (OSError, ValueError):
         return Path(name)

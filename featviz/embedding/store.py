@@ -40,7 +40,7 @@ from featviz.embedding.files import (
     read_manifest,
     relative_root,
 )
-from featviz.errors import UserError, public
+from featviz.errors import UserError, public, visible
 from featviz.models.receptive_field import ReceptiveField
 from featviz.preprocessing import Preprocessing, from_reading
 from featviz.samples import SamplePictures, sample_pictures
@@ -153,7 +153,7 @@ class Store(results.Result):
     def class_name(self, row: int) -> str:
         """The readable name of a row's class, "" where there is none."""
         label = self.labels[row]
-        return self.class_names.get(label, label)
+        return visible(self.class_names.get(label, label))
 
     @cached_property
     def _starts(self) -> NDArray[np.int64]:
@@ -280,7 +280,7 @@ class Store(results.Result):
         )
         if self._root(folder.final) is None:
             text = f"{os.path.abspath(self.pictures.root)}\n"
-            (folder.path / LOCATION).write_text(text, encoding="utf-8")
+            (folder.path / LOCATION).write_text(text, encoding="utf-8", errors="surrogateescape")
         manifest = schema.sealed(results.plain(self._manifest(folder, shards)))
         results.write_json(folder.path / "manifest.json", manifest)
 

@@ -149,7 +149,7 @@ def _write_pages(site: Site, target: Path, with_arrays: bool) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         root = "../" * page.count("/")
         text = environment.get_template(template).render(shared | values | {"root": root})
-        path.write_text(text, encoding="utf-8")
+        path.write_text(text, encoding="utf-8", errors="backslashreplace")
 
     write("overview.html", "index.html")
     for result, before, after in _with_neighbors(site.results):

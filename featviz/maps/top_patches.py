@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from featviz import images, results
-from featviz.errors import UserError, public
+from featviz.errors import UserError, public, visible
 from featviz.maps.top_patches_result import Place, TopPatches
 from featviz.models.layers import activations
 from featviz.models.model import Layer
@@ -141,7 +141,7 @@ def _cut(
         row, (y, x) = int(top.rows[unit, rank]), top.positions[unit, rank].tolist()
         return Place(
             row=row,
-            path=pictures.paths[row],
+            path=visible(pictures.paths[row]),
             position=(y, x) if layer.spatial else None,
             box=field.box(y, x) if field else (0, 0, *size),
             value=float(top.values[unit, rank]),

@@ -17,6 +17,7 @@ from __future__ import annotations
 import ast
 import csv
 import json
+import os
 import re
 import warnings
 from collections import Counter
@@ -48,11 +49,7 @@ def read_class_file(path: str | Path, *, ordered: bool = True) -> Classes:
         UserError: It cannot be read, names a class twice, or can be read in two ways.
     """
     path = Path(path)
-    try:
-        there = path.is_file()
-    except (OSError, ValueError):
-        there = False
-    if not there:
+    if not os.path.isfile(path):  # false for a name too long or with NUL, too
         raise UserError(f"{path}: no such file; --classes takes a text file, one class a line")
     try:
         text = read_text(path)

@@ -14,7 +14,7 @@ from torch import Tensor
 from featviz import images
 from featviz.datasets import evenly
 from featviz.embedding.store import Store
-from featviz.errors import UserError, nearest
+from featviz.errors import UserError, nearest, visible
 from featviz.neighbors.exact import Index
 
 if TYPE_CHECKING:
@@ -119,7 +119,7 @@ def _read(item: str | Path, space: Space) -> tuple[Query, Tensor]:
         row = int(text)
         if row >= len(index):
             raise UserError(f"row {row} is out of range: there are rows 0 to {len(index) - 1}")
-        name = store.pictures.paths[row] if store is not None else f"row {row}"
+        name = visible(store.pictures.paths[row]) if store is not None else f"row {row}"
         return Query(name, labels[row], row=row), index.take([row])
     if text.startswith("class:"):
         label = find_class(text.removeprefix("class:"), labels, store)

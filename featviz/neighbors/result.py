@@ -12,7 +12,7 @@ from torch import Tensor
 
 from featviz import images, results
 from featviz.embedding.store import Store
-from featviz.errors import BadPicture
+from featviz.errors import BadPicture, visible
 from featviz.neighbors.exact import Metric
 from featviz.neighbors.figures import Cell, draw_distances, draw_precision, draw_sheet
 from featviz.neighbors.quality import DUPLICATE, Oddities, Quality
@@ -154,7 +154,7 @@ class Neighbors(results.Result):
             )
 
     def _path(self, row: int) -> str:
-        return self.store.pictures.paths[row] if self.store is not None else ""
+        return visible(self.store.pictures.paths[row]) if self.store is not None else ""
 
     def _lines(self) -> list[tuple[Any, ...]]:
         lines = []
@@ -232,7 +232,7 @@ class Neighbors(results.Result):
         return filled
 
     def _name(self, label: str) -> str:
-        return label if self.store is None else self.store.class_names.get(label, label)
+        return visible(label if self.store is None else self.store.class_names.get(label, label))
 
 
 def _quality_numbers(found: Quality) -> dict[str, results.Number]:

@@ -107,7 +107,7 @@ def encode_page(page: PageData) -> tuple[dict[str, Any], dict[str, Block]]:
         "distances": (distances / unit).round().numpy().astype("<u2"),
         "keeps": (page.kept.long() * 2 ** torch.arange(k)).sum(1).numpy().astype("<u2"),
         "tint": page.thumbnails.images.flatten(2).float().mean(2).round().byte().numpy(),
-        "paths": "\0".join(page.paths).encode(),
+        "paths": "\0".join(page.paths).encode(errors="backslashreplace"),
         **_files("thumbs", thumbs),
     }
     views = {}
