@@ -128,7 +128,9 @@ def read_batch(model: Model, pictures: Data, labels: Labels | None = None) -> La
     else:
         found = [label for label in data.labels(model) if label is not None]
         known = torch.tensor(found) if len(found) == len(batch) else None
-    return LabeledPictures(tuple(map(visible, data.paths)), model.check(batch), known, data, data, None)
+    return LabeledPictures(
+        tuple(map(visible, data.paths)), model.check(batch), known, data, data, None
+    )
 
 
 def opened(data: Data) -> Pictures | Tensor:
