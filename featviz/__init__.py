@@ -38,6 +38,7 @@ _LAZY_EXPORTS = {
     "build_atlas": "featviz.atlas.build",
     "build_class_atlas": "featviz.atlas.classes",
     "build_gallery": "featviz.gallery.build",
+    "build_report": "featviz.gallery.report",
     "build_index": "featviz.neighbors.exact",
     "caricature": "featviz.from_picture.caricature",
     "compare": "featviz.comparison.compare",
@@ -138,6 +139,7 @@ if TYPE_CHECKING:
     from featviz.from_picture.deepdream import deepdream as deepdream
     from featviz.from_picture.inversion import invert as invert
     from featviz.gallery.build import build_gallery as build_gallery
+    from featviz.gallery.report import build_report as build_report
     from featviz.images import read_image as read_image
     from featviz.images import read_picture as read_picture
     from featviz.kernels.growth import kernel_growth as kernel_growth

@@ -20,7 +20,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from featviz.errors import UserError, nearest
-from featviz.listing import some
 from featviz.numbers import Number, show_number
 
 if TYPE_CHECKING:
@@ -182,6 +181,8 @@ def _bound(wanted: Requirement, name: str, number: Number, field: str) -> float 
 
 def strict_checks(report: LabelReport) -> tuple[Check, ...]:
     """That every class has pictures, every folder is one class, and every file can be read."""
+    from featviz.listing import some  # needs torch
+
     misfits = {
         "pictures without any class": () if report.labeled else ("all",),
         "classes without a picture": report.missing,

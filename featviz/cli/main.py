@@ -38,6 +38,7 @@ from featviz.cli import (
     maximize,
     neighbors,
     redraw,
+    report,
     train,
     universal,
 )
@@ -62,7 +63,7 @@ COMMANDS: dict[str, tuple[ModuleType, ...]] = {
     "Space (activations of a data set)": (embed, neighbors, atlas),
     "Break (attacks and corruptions)": (attack, audit, corrupt, universal),
     "Train": (train, eval, compare),
-    "Show": (demo, gallery),
+    "Show": (demo, gallery, report),
 }
 """the groups of `featviz --help`; a module is named like its command"""
 

@@ -26,12 +26,15 @@ from featviz.gallery.reader import (
     short_cell,
 )
 from featviz.gallery.site import ResultPage, Site, UnitPage, layer_key, plan_site
+from featviz.gallery.summary import key_numbers, summarize_entry
 
 if TYPE_CHECKING:
     from jinja2 import Environment
 
 TABLE_ROWS = 12
-"""rows of a table on a page; the whole table is one link away"""
+"""rows of a table that a page shows at first"""
+ROWS_ON_PAGE = 400
+"""rows that can be opened on the page; the whole table is one link away"""
 
 _MONTHS = [
     "January",
@@ -135,20 +138,21 @@ def _copy_files(result: ResultPage, target: Path, with_arrays: bool) -> None:
 
 
 def _write_pages(site: Site, target: Path, with_arrays: bool) -> None:
-    environment = _environment()
+    pages = environment()
     shared = {
         "site": site,
         "version": __version__,
         "with_arrays": with_arrays,
         "pages": {unit.name: unit.page for unit in site.units},
         "table_rows": TABLE_ROWS,
+        "rows_on_page": ROWS_ON_PAGE,
     }
 
     def write(template: str, page: str, **values: Any) -> None:
         path = target / page
         path.parent.mkdir(parents=True, exist_ok=True)
         root = "../" * page.count("/")
-        text = environment.get_template(template).render(shared | values | {"root": root})
+        text = pages.get_template(template).render(shared | values | {"root": root})
         path.write_text(text, encoding="utf-8", errors="backslashreplace")
 
     write("overview.html", "index.html")
@@ -158,6 +162,7 @@ def _write_pages(site: Site, target: Path, with_arrays: bool) -> None:
             result.page,
             result=result,
             entry=result.entry,
+            summary=summarize_entry(result.entry),
             before=before,
             after=after,
         )
@@ -199,10 +204,11 @@ def _near(site: Site, unit: UnitPage, reach: int = 4) -> list[UnitPage]:
     return layer[start : start + 2 * reach + 1]
 
 
-def _environment() -> Environment:
+def environment() -> Environment:
+    """Templates of pages, with the filters that they share."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-    environment = Environment(
+    made = Environment(
         loader=FileSystemLoader(_HERE / "templates"),
         autoescape=True,
         undefined=StrictUndefined,
@@ -210,7 +216,7 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {
+    made.filters |= {
         "number": results.show_number,
         "interval": results.show_interval,
         "line": one_line,
@@ -219,8 +225,12 @@ def _environment() -> Environment:
         "time": show_seconds,
         "moment": show_time,
     }
-    environment.globals |= {"display_width": display_width, "made_by": made_by}
-    return environment
+    made.globals |= {
+        "display_width": display_width,
+        "made_by": made_by,
+        "key_numbers": key_numbers,
+    }
+    return made
 
 
 def show_size(size: int) -> str:

@@ -33,7 +33,7 @@ GROUPS = (
     Group(
         "The model",
         "Its layers, its training, and how often its predictions are right.",
-        ("layers", "growth", "train", "eval"),
+        ("layers", "growth", "train", "eval", "compare"),
     ),
     Group(
         "What its units respond to",
@@ -93,6 +93,16 @@ KINDS = {
         "is among the five most likely. The interval says how far chance alone could have moved "
         "the number, given this many pictures.",
         "The unit in the measurement of accuracy.",
+    ),
+    "compare": Kind(
+        "Comparison",
+        "Two models saw the same pictures, so each picture is a pair: right in both, wrong in "
+        "both, fixed or broken. Were nothing different, fixed and broken pictures would be "
+        "equally likely; the exact McNemar test says how likely a difference as large as this "
+        "one would then be. With many classes some differ by chance alone, so their tests are "
+        "corrected for their number. Units of the two models are paired by the correlation of "
+        "their activations.",
+        "The unit in the comparison.",
     ),
     "kernels": Kind(
         "Kernels",

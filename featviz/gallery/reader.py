@@ -21,6 +21,7 @@ from typing import Any
 
 from featviz import results
 from featviz.errors import UserError
+from featviz.requirements import Check
 from featviz.results import Number
 from featviz.schema import conform
 
@@ -175,6 +176,8 @@ class Entry:
     created: str
     seconds: float | None
     numbers: dict[str, Number]
+    requirements: tuple[Check, ...]
+    """what was required of the numbers, and whether it holds"""
     figures: tuple[Figure, ...]
     tables: tuple[Table, ...]
     pages: tuple[Download, ...]
@@ -228,6 +231,7 @@ def read_entry(folder: Path, name: str) -> Entry:
         "data": _source(data, _counted(data, "count", "pictures")),
         "versions": {key: one_line(value) for key, value in fields["versions"].items()},
         "numbers": _numbers(fields["numbers"], problems),
+        "requirements": tuple(map(_check, fields["requirements"])),
         "figures": tuple(figures),
         "tables": tuple(tables),
         "pages": tuple(pages),
@@ -250,6 +254,19 @@ RESULT = {
     "created": str,
     "seconds": float,
     "numbers": dict,
+    "requirements": [
+        {
+            "requirement": str,
+            "name": str,
+            "field": str,
+            "operator": str,
+            "bound": object,
+            "found": object,
+            "met": bool,
+            "unit": str,
+            "note": str,
+        }
+    ],
     "figures": [
         {
             "file": str,
@@ -439,6 +456,18 @@ def _numbers(listed: dict[str, Any], problems: list[str]) -> dict[str, Number]:
             fields["value"] = one_line(fields["value"])
         found[name] = Number(**fields)
     return found
+
+
+def _check(record: dict[str, Any]) -> Check:
+    """A requirement; values that are no numbers become texts."""
+    values = {
+        key: value if isinstance(value, int | float) and not isinstance(value, bool) else text
+        for key, value, text in (
+            (key, record[key], "" if record[key] is None else one_line(record[key]))
+            for key in ("bound", "found")
+        )
+    }
+    return Check(**(record | values))
 
 
 def one_line(value: Any) -> str:

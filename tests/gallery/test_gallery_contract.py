@@ -41,7 +41,8 @@ class Note(results.Result):
 def test_the_contract_names_the_fields_that_are_written(tmp_path: Path) -> None:
     with results.recording("featviz note"):
         note = Note(origin=results.origin(None, parameters={}, started=0.0))
-    document = results.read_result(note.save(tmp_path / "note"))
+    checks = note.require("share>=0.1")
+    document = results.read_result(note.save(tmp_path / "note", checks=checks))
     told = re.findall(r"^\| `(\w+)` \|", DOCS.read_text(), re.MULTILINE)
     assert told == list(document)
     figure = re.search(r"A figure is `{(.*?)}`", DOCS.read_text())
