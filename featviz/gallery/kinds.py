@@ -44,7 +44,16 @@ GROUPS = (
     Group(
         "One picture through the network",
         "The activations of one picture, and the pixels that a prediction depends on.",
-        ("maps", "patch", "attribute", "inversion", "accentuation", "caricature", "deepdream"),
+        (
+            "maps",
+            "patch",
+            "attribute",
+            "inversion",
+            "accentuation",
+            "caricature",
+            "deepdream",
+            "attribution-check",
+        ),
     ),
     Group(
         "The feature space",
@@ -54,7 +63,7 @@ GROUPS = (
     Group(
         "Robustness",
         "Small or common changes of a picture that change the prediction.",
-        ("attack", "audit", "universal", "adversarial-patch", "corruptions"),
+        ("attack", "audit", "universal", "adversarial-patch", "corruptions", "shape-bias"),
     ),
 )
 OTHER = Group("Further results", "Kinds of results that have no section of their own.", ())
