@@ -105,7 +105,7 @@ def build_report(
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         if target.suffix.lower() == ".html":
-            target.write_text(page, encoding="utf-8")
+            target.write_text(page, encoding="utf-8", errors="backslashreplace")
         elif not _print(page, target):
             notes.append("there is no chromium to print the page: a plain PDF was written instead")
             _plain_pdf(parts, clean(title or "") or _title(entries), target)
@@ -187,7 +187,7 @@ def _print(page: str, target: Path) -> bool:
         return False
     with tempfile.TemporaryDirectory() as folder:
         source, made = Path(folder) / "report.html", Path(folder) / "report.pdf"
-        source.write_text(page, encoding="utf-8")
+        source.write_text(page, encoding="utf-8", errors="backslashreplace")
         # Chromium refuses its sandbox to root; the page is our own and holds no script.
         root = ["--no-sandbox"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []
         command = [
