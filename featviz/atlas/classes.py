@@ -28,6 +28,7 @@ from featviz.atlas.class_result import ClassAtlas
 from featviz.atlas.effects import attribution, logit_effects
 from featviz.atlas.icons import IconSettings
 from featviz.atlas.layout import LayoutSettings
+from featviz.embedding.pieces import as_stored
 from featviz.errors import BadPicture, UserError, public
 from featviz.models.frozen import frozen
 from featviz.models.layers import activations
@@ -120,9 +121,11 @@ def build_class_atlas(
         )
     best = best.sort().values
     chosen = [rows[i] for i in best.tolist()]
+    memory, exponents = as_stored(vectors[best], store.layer)
     some = replace(
         store,
-        memory=vectors[best].half().numpy(),
+        memory=memory,
+        exponents=exponents,
         shards=(),
         folder=None,
         pictures=store.pictures.select(chosen),

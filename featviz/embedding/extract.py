@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
@@ -33,7 +33,7 @@ from featviz.checkpoints import (
 )
 from featviz.datasets import Pictures
 from featviz.embedding.files import SHARD_BYTES, ShardWriter
-from featviz.embedding.pieces import Rows, as_stored, pool
+from featviz.embedding.pieces import Rows, as_stored, exponents_of, pool, restored
 from featviz.embedding.positions import draw_positions
 from featviz.embedding.store import Drift, Left, Store
 from featviz.engine import Piece, check_engine, map_pieces
@@ -109,7 +109,8 @@ def embed(
 ) -> Store:
     """The activations of every picture at one layer.
 
-    Pictures that cannot be read are skipped, counted and listed. Values are rounded to float16.
+    Pictures that cannot be read are skipped, counted and listed. Values are rounded to float16
+    (with an exponent for rows that it does not hold as they are).
 
     Args:
         model: The network.
@@ -141,7 +142,7 @@ def embed(
         A `Store`; `store.matrix()` is its (rows, dim) float32 tensor.
 
     Raises:
-        UserError: Unknown layer, no readable picture, values beyond float16, an existing `out`
+        UserError: Unknown layer, no readable picture, values that are not finite, an existing `out`
             without `overwrite`, or an `<out>.partial` that belongs to other arguments or pictures.
 
     Example:
@@ -245,12 +246,13 @@ def embed_batch(
         (N, units) float32 on the CPU.
 
     Raises:
-        UserError: Values beyond float16.
+        UserError: Values that are not finite.
     """
     pictures = pictures.to(model.device)
     with torch.inference_mode(), in_precision(model, pictures[:1], precision) as forward:
         taken = activations(model, pictures, [layer], forward=forward)[layer]
-        return as_stored(pool(taken, model.layer(layer)), layer).float()
+        rows = restored(*as_stored(pool(taken, model.layer(layer)), layer))
+        return torch.from_numpy(rows).float()
 
 
 def default_layer(model: Model) -> str:
@@ -429,7 +431,13 @@ def _join(
     layers = range(len(rows.places))
     if kept.folder is None:
         every = list(_read_all(kept, pieces))
-        return [{"memory": np.concatenate([arrays[str(n)] for arrays in every])} for n in layers]
+        return [
+            {
+                "memory": np.concatenate([arrays[str(n)] for arrays in every]),
+                "exponents": _exponents(every, n),
+            }
+            for n in layers
+        ]
     folder = kept.folder / _JOINED
     shutil.rmtree(folder, ignore_errors=True)
     try:
@@ -442,7 +450,20 @@ def _join(
                 writer.add(arrays[str(n)])
     except OSError as error:
         raise folders.cannot_write(folder, error) from None
-    return [{"folder": writer.folder, "shards": tuple(writer.shards)} for writer in writers]
+    return [
+        {
+            "folder": writer.folder,
+            "shards": tuple(writer.shards),
+            "exponents": _exponents(_read_all(kept, pieces), n),
+        }
+        for n, writer in enumerate(writers)
+    ]
+
+
+def _exponents(every: Iterable[Arrays], number: int) -> NDArray[np.int16] | None:
+    """The exponents of a layer's rows, (N,); None where all are 0."""
+    found = np.concatenate([arrays[exponents_of(number)] for arrays in every])
+    return found if found.any() else None
 
 
 def _store(rows: Rows, place: Layer, found: _Found, options: _Options, started: float) -> Store:
@@ -513,8 +534,10 @@ def _drifts(rows: Rows) -> dict[str, Drift]:
     _, ours, theirs = np.intersect1d(fast["rows"], exact["rows"], return_indices=True)
     drifts = {}
     for number, place in enumerate(rows.places):
-        a = torch.from_numpy(fast[str(number)][ours]).double()
-        b = torch.from_numpy(exact[str(number)][theirs]).double()
+        a, b = (
+            torch.from_numpy(restored(made[str(number)], made[exponents_of(number)])[rows]).double()
+            for made, rows in ((fast, ours), (exact, theirs))
+        )
         away = 1 - F.cosine_similarity(a, b)
         drifts[place.name] = Drift(len(ours), float(away.mean()), float(away.max()))
     return drifts

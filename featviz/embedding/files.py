@@ -2,6 +2,7 @@
 
     manifest.json    schema, model and its sha256, layer, dim, dtype, rows, shards with sha256
     shard-00000.npy  float16, rows x dim, at most 64 MB each
+    exponents.npy    int16, rows: where some are not 0, the values of a row are its numbers * 2^e
     ids.csv          row, path, class, width, height; y, x where one position was read
     skipped.csv      path, reason
     location.txt     where the pictures are, if they share no folder with the store
@@ -36,6 +37,7 @@ SHARD_BYTES = 64 * 10**6
 """the largest shard"""
 
 IDS, SKIPPED, LOCATION = "ids.csv", "skipped.csv", "location.txt"
+EXPONENTS = "exponents.npy"
 
 _ID_COLUMNS = ("row", "path", "class", "width", "height")
 _POSITION_COLUMNS = ("y", "x")
@@ -78,6 +80,7 @@ _MANIFEST = {
         "count": schema.COUNT,
         "sha256": str,
     },
+    "exponents": schema.Maybe(schema.HASH),
     "shards": [{"file": schema.FILE, "rows": schema.COUNT, "sha256": schema.HASH}],
     "tables": {IDS: schema.HASH, SKIPPED: schema.HASH},
 }
@@ -173,6 +176,20 @@ def _holds_rows(path: Path, rows: int, dim: int) -> bool:
     return bool(
         isinstance(mapped, np.ndarray) and mapped.shape == (rows, dim) and mapped.dtype == "<f2"
     )
+
+
+def read_exponents(place: Path, digest: str | None, rows: int) -> NDArray[np.int16] | None:
+    """The exponents of a store's rows, where it has some. Raises UserError if they are damaged."""
+    if digest is None:
+        return None
+    check_tables(place, {EXPONENTS: digest})
+    try:
+        found: NDArray[np.int16] = np.load(place / EXPONENTS)
+    except _UNREADABLE as error:
+        raise UserError(f"{place / EXPONENTS} cannot be read ({error}); {_EMBED_AGAIN}") from None
+    if found.shape != (rows,) or found.dtype != "<i2":
+        raise UserError(f"{place / EXPONENTS} is not of {rows} rows; {_EMBED_AGAIN}")
+    return found
 
 
 def check_tables(place: Path, tables: Mapping[str, str]) -> None:

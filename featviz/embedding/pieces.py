@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -30,8 +30,9 @@ if TYPE_CHECKING:
 
     from featviz.checkpoints import Arrays
 
-LARGEST = 65504.0
-"""the largest number that float16 holds"""
+LARGEST_ERROR = 1e-3
+"""of a stored row, as a share of its length"""
+_TOP = 15  # scaled rows have their largest value below 2^15: float16 holds numbers to 65504
 
 
 @dataclass(frozen=True)
@@ -56,16 +57,16 @@ class Rows:
         Returns:
             "rows" (n,): which rows of the data set could be read; "sizes" (n, 2): width and height
             of each; "skipped" (s, 2): path and reason of the others; "0", "1", ... (n, units): the
-            activations at each layer, float16.
+            activations at each layer, float16, and "exponents 0", ... (n,), as `as_stored` has
+            them.
         """
         if self.data.files and not self.data.root.exists():  # every picture would be skipped
             raise UserError(
                 f"{self.data.root} is not on this machine; every machine of a cluster needs the "
                 "pictures under the same path"
             )
-        values: list[list[NDArray[np.float16]]] = [
-            [np.empty((0, place.units), np.float16)] for place in self.places
-        ]
+        values = [[np.empty((0, place.units), np.float16)] for place in self.places]
+        exponents = [[np.empty(0, np.int16)] for _ in self.places]
         rows: list[int] = []
         sizes: list[tuple[int, int]] = []
         skipped: list[tuple[str, str]] = []
@@ -85,8 +86,10 @@ class Rows:
                 if good:
                     taken = network(as_batch([found.pixels for _, found in good]))
                     here = [row for row, _ in good]
-                    for place, store in zip(self.places, values, strict=True):
-                        store.append(self.read(taken[place.name], place, here))
+                    for number, place in enumerate(self.places):
+                        found = self.read(taken[place.name], place, here)
+                        for kept, one in zip((values, exponents), found, strict=True):
+                            kept[number].append(one)
                     rows += here
                     sizes += [found.size for _, found in good]
                 report(batch[-1][0] + 1 - span.start)
@@ -94,7 +97,8 @@ class Rows:
             "rows": np.array(rows, np.int64),
             "sizes": np.array(sizes, np.int32).reshape(-1, 2),
             "skipped": np.array(skipped, str).reshape(-1, 2),
-            **{str(number): np.concatenate(store) for number, store in enumerate(values)},
+            **{str(number): np.concatenate(kept) for number, kept in enumerate(values)},
+            **{exponents_of(number): np.concatenate(kept) for number, kept in enumerate(exponents)},
         }
 
     @contextmanager
@@ -109,15 +113,17 @@ class Rows:
                 self.model, pictures.to(self.model.device), names, forward=forward
             )
 
-    def read(self, taken: Tensor, place: Layer, rows: list[int]) -> NDArray[np.float16]:
-        """Activations of pictures at a layer as a store holds them, (N, units)."""
+    def read(
+        self, taken: Tensor, place: Layer, rows: list[int]
+    ) -> tuple[NDArray[np.float16], NDArray[np.int16]]:
+        """Activations of pictures at a layer as a store holds them, (N, units) and (N,)."""
         if self.position == "random" and place.spatial:
             _, height, width = place.shape
             at = torch.from_numpy(draw_positions(self.seed, rows, height, width)).long()
             at = at.to(taken.device)
             which = torch.arange(len(taken), device=taken.device)
             taken = taken[which, :, at[:, 0], at[:, 1]]
-        return as_stored(pool(taken, place), place.name).numpy()
+        return as_stored(pool(taken, place), place.name)
 
 
 def pool(values: Tensor, place: Layer) -> Tensor:
@@ -130,12 +136,44 @@ def pool(values: Tensor, place: Layer) -> Tensor:
     return values
 
 
-def as_stored(values: Tensor, layer: str) -> Tensor:
-    """Values as float16 on the CPU. Raises UserError for those that it cannot hold."""
-    values = values.float().cpu()
-    if not torch.isfinite(values).all() or values.abs().max() > LARGEST:
+def as_stored(values: Tensor, layer: str) -> tuple[NDArray[np.float16], NDArray[np.int16]]:
+    """Rows (N, dim) as float16 numbers m and an exponent e for each row, (N,): they are m * 2^e.
+
+    e is 0 wherever float16 holds a row as it is, to `LARGEST_ERROR` of its length.
+
+    Raises:
+        UserError: Values that are not finite, or beyond float32.
+    """
+    exact = values.detach().cpu().double()
+    if not bool((exact.abs() <= torch.finfo(torch.float32).max).all()):  # NaN fails, too
         raise UserError(
-            f"{layer} has values up to {values.abs().max():.3g}, more than float16 holds "
-            f"({LARGEST:.0f}); the weights may be broken, or choose another layer"
+            f"{layer} has values that are not finite, or beyond float32; the weights may be "
+            "broken, or choose another layer"
         )
-    return values.half()
+    lengths = exact.norm(dim=1)
+    kept = exact.half()
+    exponents = torch.zeros(len(exact), dtype=torch.int16)
+    poor = ~((kept.double() - exact).norm(dim=1) <= LARGEST_ERROR * lengths)
+    if bool(poor.any()):
+        scale = torch.frexp(exact[poor].abs().amax(1)).exponent - _TOP
+        kept[poor] = torch.ldexp(exact[poor], -scale[:, None]).half()
+        exponents[poor] = scale.short()
+    rows = kept.numpy(), exponents.numpy()
+    errors = np.linalg.norm(restored(*rows) - exact.numpy(), axis=1)
+    if bool((errors > LARGEST_ERROR * lengths.numpy()).any()):
+        raise UserError(f"{layer} has rows that float16 does not hold; choose another layer")
+    return rows
+
+
+def restored(
+    rows: NDArray[np.float16], exponents: NDArray[np.int16] | None
+) -> NDArray[np.floating[Any]]:
+    """The values of stored rows (N, dim): as they are without exponents, else float32."""
+    if exponents is None or not exponents.any():
+        return rows
+    return np.ldexp(rows.astype(np.float32), exponents[:, None])
+
+
+def exponents_of(number: int) -> str:
+    """The name of a layer's exponents among the arrays of a piece."""
+    return f"exponents {number}"

@@ -24,6 +24,7 @@ from featviz import images, results, schema
 from featviz.datasets import Pictures
 from featviz.embedding.figures import draw_activity
 from featviz.embedding.files import (
+    EXPONENTS,
     IDS,
     LOCATION,
     SCHEMA,
@@ -36,10 +37,12 @@ from featviz.embedding.files import (
     hash_file,
     id_columns,
     map_shard,
+    read_exponents,
     read_ids,
     read_manifest,
     relative_root,
 )
+from featviz.embedding.pieces import restored
 from featviz.errors import UserError, public, visible
 from featviz.models.receptive_field import ReceptiveField
 from featviz.preprocessing import Preprocessing, from_reading
@@ -86,7 +89,7 @@ class Statistics(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class Store(results.Result):
-    """Activations of N pictures at one layer, as float16 rows."""
+    """Activations of N pictures at one layer, as float16 rows, some with an exponent."""
 
     kind: ClassVar[str] = "embed"
 
@@ -119,6 +122,8 @@ class Store(results.Result):
     folder: Path | None = None
     """where the shards are; None for a store in memory"""
     memory: NDArray[np.float16] | None = None
+    exponents: NDArray[np.int16] | None = None
+    """(N,): the values of a row are its stored numbers * 2^e; None where all are 0"""
     pace: float | None = None
     """rows a second of the run that made it"""
 
@@ -176,8 +181,17 @@ class Store(results.Result):
             raise UserError(f"row {bad} is out of range: the store has rows 0 to {len(self) - 1}")
         return torch.from_numpy(self.gather(wanted).astype(np.float32))
 
-    def gather(self, rows: NDArray[np.int64]) -> NDArray[np.float16]:
-        """Some rows as they are stored, (len(rows), dim), in the order given."""
+    def gather(self, rows: NDArray[np.int64]) -> NDArray[np.floating[Any]]:
+        """Some rows (len(rows), dim), in the order given: float16, or float32 with exponents."""
+        exponents = None if self.exponents is None else self.exponents[rows]
+        return restored(self._gathered(rows), exponents)
+
+    def span(self, start: int, stop: int) -> NDArray[np.floating[Any]]:
+        """Rows start to stop, as `gather`; nothing of them stays in memory."""
+        exponents = None if self.exponents is None else self.exponents[start:stop]
+        return restored(self._spanned(start, stop), exponents)
+
+    def _gathered(self, rows: NDArray[np.int64]) -> NDArray[np.float16]:
         if self.memory is not None:
             return self.memory[rows]
         taken = np.empty((rows.size, self.dim), dtype=np.float16)
@@ -192,8 +206,7 @@ class Store(results.Result):
         assert self.folder is not None
         return map_shard(self.folder / self.shards[number].file)
 
-    def span(self, start: int, stop: int) -> NDArray[np.float16]:
-        """Rows start to stop as they are stored; nothing of them stays in memory."""
+    def _spanned(self, start: int, stop: int) -> NDArray[np.float16]:
         if self.memory is not None:
             return self.memory[start:stop]
         parts = [
@@ -278,6 +291,8 @@ class Store(results.Result):
             "unit is above zero, units sorted by it.",
             alt="Histogram of row norms and sorted curve of how often units are active",
         )
+        if self.exponents is not None:
+            np.save(folder.path / EXPONENTS, self.exponents.astype("<i2"))
         if self._root(folder.final) is None:
             text = f"{os.path.abspath(self.pictures.root)}\n"
             (folder.path / LOCATION).write_text(text, encoding="utf-8", errors="surrogateescape")
@@ -317,6 +332,7 @@ class Store(results.Result):
             "drift": self.drift._asdict() if self.drift else None,
             "dtype": "float16",
             "rows": len(self),
+            "exponents": None if self.exponents is None else hash_file(folder.path / EXPONENTS),
             "skipped": len(self.skipped),
             "data": {**self.source, "root": self._root(folder.final)},
             "shards": [shard._asdict() for shard in shards],
@@ -384,6 +400,7 @@ def open_store(
         skipped=skipped,
         source=source,
         shards=shards,
+        exponents=read_exponents(place, manifest["exponents"], len(names)),
         folder=place,
     )
 

@@ -255,7 +255,7 @@ class _OnDisk:
     def __len__(self) -> int:
         return len(self.store)
 
-    def __getitem__(self, rows: slice | NDArray[np.int64]) -> NDArray[np.float16]:
+    def __getitem__(self, rows: slice | NDArray[np.int64]) -> NDArray[np.floating[Any]]:
         if isinstance(rows, slice):
             return self.store.span(*rows.indices(len(self))[:2])
         return self.store.gather(rows)

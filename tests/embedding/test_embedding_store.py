@@ -348,13 +348,20 @@ def test_bad_arguments_are_refused_before_the_work(
         embed(model, data, shard_bytes=FOUR_ROWS)
 
 
-def test_values_beyond_float16_are_an_error_not_infinity(model: Model) -> None:
+def test_values_beyond_float16_have_an_exponent_and_beyond_float32_are_an_error(
+    model: Model,
+) -> None:
     net = Small()
     net.load_state_dict(model.net.state_dict())
     net.fc.weight.data *= 1e7
     loud = Model(net, name="loud", preprocessing=SIDE, aliases={"relu7": "act"})
-    with pytest.raises(UserError, match="more than float16 holds"):
-        embed(loud, torch.ones(1, 3, SIDE, SIDE))
+    pictures = torch.ones(1, 3, SIDE, SIDE)
+    loudly, quietly = embed(loud, pictures).matrix(), embed(model, pictures).matrix()
+    assert float(loudly.max()) > 65504
+    torch.testing.assert_close(loudly / 1e7, quietly, rtol=0.1, atol=0.01)
+    net.fc.weight.data *= 1e33
+    with pytest.raises(UserError, match="not finite"):
+        embed(loud, pictures)
 
 
 def test_tensors_are_embedded_as_they_are(model: Model, generator: torch.Generator) -> None:
