@@ -87,9 +87,9 @@ class Rows:
                     taken = network(as_batch([found.pixels for _, found in good]))
                     here = [row for row, _ in good]
                     for number, place in enumerate(self.places):
-                        found = self.read(taken[place.name], place, here)
-                        for kept, one in zip((values, exponents), found, strict=True):
-                            kept[number].append(one)
+                        stored, scale = self.read(taken[place.name], place, here)
+                        values[number].append(stored)
+                        exponents[number].append(scale)
                     rows += here
                     sizes += [found.size for _, found in good]
                 report(batch[-1][0] + 1 - span.start)
