@@ -31,8 +31,9 @@ from featviz.maximization import objectives
 from featviz.maximization.batches import Finished, Stopped, Task, optimize_tasks
 from featviz.maximization.evaluation.flags import summarize
 from featviz.maximization.evaluation.measure import measure_panel
+from featviz.maximization.functions import from_function
 from featviz.maximization.image_statistics import Statistics
-from featviz.maximization.objectives import Activations, Objective, Targets
+from featviz.maximization.objectives import Activations, Objective
 from featviz.maximization.optimized import Optimized
 from featviz.maximization.parametrizations import Parametrization
 from featviz.maximization.result import LayerResults, Maximized
@@ -68,10 +69,10 @@ _SURROUNDINGS = 0.5
 @public
 def maximize(
     model: Model,
-    layer: str,
+    layer: str | None = None,
     *,
     units: str | Sequence[int | str] = "all",
-    objective: str = "auto",
+    objective: str | Objective | Callable[[Activations], Tensor] = "auto",
     preset: str = DEFAULT_PRESET,
     steps: Steps | None = None,
     size: Canvas | None = None,
@@ -101,7 +102,8 @@ def maximize(
         objective: "center" is the mean over the positions in the middle of the map and draws one
             thing; "channel" is the mean over all positions and draws a texture; "auto" takes
             "center" for layers that see much of the picture and "channel" for those that see
-            little.
+            little. Without a layer: anything that `maximize_objective` takes, such as a function
+            from activations by layer, (N, ...) each, to scores (N,).
         preset: One of `settings.PRESETS`; the default is our own.
         steps: Default: the preset's, 256. 128 is enough for a first look, 512 for print.
         size: Side of the pictures in pixels, or (height, width); default: what the layer's
@@ -133,7 +135,35 @@ def maximize(
 
     Example:
         >>> featviz.maximize(model, "conv5", units=[3, 12]).save("run/conv5")
+        >>> both = lambda acts: acts["conv5"][:, 3].mean((1, 2)) - acts["fc6"][:, 8]
+        >>> featviz.maximize(model, objective=both)
     """
+    if layer is None or not isinstance(objective, str):
+        if layer is not None or units != "all" or pictures is not None or other is not None:
+            raise UserError(
+                "an objective of your own names its layers and units itself; leave layer, units, "
+                "pictures and other out"
+            )
+        if isinstance(objective, str) and objective in OBJECTIVES:
+            raise UserError("no layer was named; give maximize a layer, or an objective")
+        return maximize_objective(
+            model,
+            objective,
+            preset=preset,
+            steps=steps,
+            size=size,
+            parametrization=parametrization,
+            statistics=statistics,
+            precision=precision,
+            settings=settings,
+            restarts=restarts,
+            seed=seed,
+            frames=frames,
+            batch_size=batch_size,
+            engine=engine,
+            checkpoint=checkpoint,
+            progress=progress,
+        )
     shown = None if pictures is None else opened(pictures)
     work = _Work(
         model, seed, restarts, frames, batch_size, engine, checkpoint, progress, shown, other
@@ -289,7 +319,6 @@ def maximize_objective(
     model: Model,
     objective: Objective | Callable[[Activations], Tensor] | str | Sequence[str],
     *,
-    layers: Sequence[str] = (),
     count: Count = 1,
     names: Sequence[str] | None = None,
     preset: str = DEFAULT_PRESET,
@@ -317,28 +346,28 @@ def maximize_objective(
         model: A classifier.
         objective: An objective with as many targets as pictures are wanted (`objectives`); texts
             such as "conv5:12 - 0.5*conv4:7", one picture each; or a function from activations by
-            layer, (N, ...) each, to scores (N,), one row a picture.
-        layers: The layers that a function reads.
+            layer, (N, ...) each, to scores (N,), one a picture (`functions`).
         count: Pictures of a function, from different starts.
         names: For captions; default: the texts, or the targets' numbers.
 
     All else is as in `maximize`.
 
     Raises:
-        UserError: A text is no objective; an objective has no targets of its own, or compares
-            pictures (`objectives.diversity`; `draw_facets` takes such).
+        UserError: A text is no objective; a function gives no score for each picture alone; an
+            objective has no targets of its own, or compares pictures (`objectives.diversity`;
+            `draw_facets` takes such).
         Stopped: After Ctrl-C, with what is finished.
 
     Example:
         >>> both = lambda values: values["conv5"][:, 3].mean((1, 2)) + values["fc6"][:, 8]
-        >>> featviz.maximize_objective(model, both, layers=["conv5", "fc6"])
+        >>> featviz.maximize_objective(model, both, count=4)
     """
     work = _Work(model, seed, restarts, frames, batch_size, engine, checkpoint, progress)
     texts: tuple[str, ...] = ()
     if isinstance(objective, Objective):
         wanted = objective
     elif callable(objective):
-        wanted = _from_function(objective, [model.layer(name).name for name in layers], count)
+        wanted = from_function(model, objective, count)
     else:
         texts = (objective,) if isinstance(objective, str) else tuple(objective)
         wanted = objectives.parse_objectives(model, texts)
@@ -368,26 +397,6 @@ def maximize_objective(
         parameters["words"] = "; ".join(texts)
     task = Task(place, wanted, settings, keys, after_relu=True)
     return work.one(_Request(task, labels, parameters))
-
-
-def _from_function(
-    function: Callable[[Activations], Tensor], layers: Sequence[str], count: int
-) -> Objective:
-    name = getattr(function, "__name__", type(function).__name__)
-    if not layers:
-        raise UserError(f"{name} is a function: name the layers that it reads, layers=['conv5']")
-
-    def score(activations: Activations, targets: Targets) -> Tensor:
-        scores = function(activations)
-        if not isinstance(scores, Tensor) or scores.shape != (len(targets),):
-            shape = tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
-            raise UserError(
-                f"{name} returns {shape} for {len(targets)} pictures; return one score for each, "
-                f"({len(targets)},)"
-            )
-        return scores
-
-    return Objective(tuple(dict.fromkeys(layers)), count, name, score)
 
 
 def _checked(labels: tuple[str, ...], count: int) -> tuple[str, ...]:
