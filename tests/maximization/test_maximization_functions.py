@@ -45,7 +45,7 @@ def test_a_function_of_one_unit_gives_what_the_unit_does(mini: Model) -> None:
     assert words.objective == "conv3:5 - conv2:1"
 
 
-WRONG: dict[str, tuple[Callable[[Acts], Any], str]] = {
+WRONG: dict[str, tuple[Callable[..., Any], str]] = {
     "shape": (lambda acts: acts["conv3"][:, 5], r"returns \(3, .*; return one score for each"),
     "number": (lambda acts: 1.0, "returns float for 3 pictures"),
     "mean": (lambda acts: acts["conv3"][:, 5].mean(), r"returns \(\) for 3 pictures"),
