@@ -113,9 +113,10 @@ def read(archive: Path, name: str) -> bytes:
     Raises:
         KeyError: There is no such file in it.
         OSError: It cannot be read.
+        UserError: It is no such archive any more.
         BadPicture: It is encrypted, damaged or compressed in an unknown way.
     """
-    member = _contents(archive, archive.stat().st_mtime_ns).files[name]
+    member = contents(archive).files[name]
     with archive.open("rb") as file:
         file.seek(member.start)
         if member.method is None:
