@@ -31,6 +31,9 @@ MAX_PIXELS = 178_000_000
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 """pillow's modes by the number of channels"""
 
+_LARGEST_RESIZED = 64
+"""times the pixels of the crop: a picture larger than that is not resized as a whole"""
+
 SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif"})
 SUFFIXES |= {".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm"}
 """endings of pictures, in lower case"""
@@ -287,22 +290,23 @@ def file_channels(preprocessing: Preprocessing) -> int:
 
 
 def fit(image: Image.Image, preprocessing: Preprocessing) -> Image.Image:
-    """A pillow image resized and center-cropped, in a single resampling.
+    """A pillow image resized and center-cropped, to the pixels of torchvision's transforms.
 
-    Equal to resizing the whole picture and cropping it afterwards, but without the whole enlarged
-    picture in memory, which for 1 x 20,000 pixels would be large.
+    A long and narrow picture, which would be very large before the crop, is resampled within the
+    crop only: equal up to rounding, and to how the sharper filters overshoot.
     """
     from PIL import Image
 
     height, width = preprocessing.size
     tall, wide = preprocessing.before_crop(image.height, image.width)
-    box = []
-    for side, length, crop in ((image.width, wide, width), (image.height, tall, height)):
-        start = round((length - crop) / 2)
-        box += [start * side / length, (start + crop) * side / length]
-    left, right, top, bottom = box
+    left, top = round((wide - width) / 2), round((tall - height) / 2)
     how = Image.Resampling[preprocessing.interpolation.upper()]
-    return image.resize((width, height), how, box=(left, top, right, bottom))
+    if tall * wide <= _LARGEST_RESIZED * height * width:
+        whole = image if image.size == (wide, tall) else image.resize((wide, tall), how)
+        return whole.crop((left, top, left + width, top + height))
+    x, y = image.width / wide, image.height / tall
+    box = (left * x, top * y, (left + width) * x, (top + height) * y)
+    return image.resize((width, height), how, box=box)
 
 
 def from_pillow(image: Image.Image) -> Tensor:
