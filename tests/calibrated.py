@@ -45,13 +45,13 @@ def pictures(seed: int = 0) -> list[Image.Image]:
 
 
 def distance(ours: Tensor, theirs: Tensor) -> float:
-    """The largest difference of logits (N, classes) in units of what the picture changes in them."""
+    """The largest difference of logits (N, classes), by how far they differ between pictures."""
     spread = (theirs - theirs.mean(0)).square().mean().sqrt()
     assert float(spread) > 0
     return float((ours - theirs).abs().max() / spread)
 
 
-def torchvision_state(name: str, models: Any) -> dict[str, Tensor]:
+def torchvision_state(name: str, models: Any) -> Any:
     """Calibrated weights of a torchvision net, as its own files of weights have them."""
     default = models.get_model_weights(name).DEFAULT
     side = default.transforms().crop_size[0]
@@ -64,4 +64,4 @@ def torchvision_state(name: str, models: Any) -> dict[str, Tensor]:
         torch.manual_seed(0)
         net = models.get_model(name, weights=None, **options)
     calibrate(net, (side, side))
-    return dict(net.state_dict()) if False else net.state_dict()
+    return net.state_dict()

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from featviz.models import zoo
 from featviz.models.alexnet import AlexNet2012, AlexNetMini
 from featviz.models.matching import CAFFE_LAYERS, Shape, match
 from featviz.models.weights_file import WeightsFile
@@ -155,6 +158,16 @@ def test_caffe_names_are_mapped(before: str) -> None:
     names = ("conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7", "fc8")
     assert set(in_caffe) == {f"{before}{n}.{kind}" for n in names for kind in ("weight", "bias")}
     found = match(WeightsFile(in_caffe), {n: tuple(t.shape) for n, t in state.items()})
+    assert all(found.tensors[name] is state[name] for name in state)
+
+
+def test_old_names_of_densenet_are_repaired() -> None:
+    with torch.device("meta"):
+        state = dict(zoo.construct("densenet121").state_dict())
+    old = {re.sub(r"(denselayer\d+\.(?:norm|conv))", r"\1.", n): t for n, t in state.items()}
+    assert "features.denseblock1.denselayer1.norm.1.weight" in old
+    found = match(WeightsFile(old), {n: tuple(t.shape) for n, t in state.items()})
+    assert not found.unknown
     assert all(found.tensors[name] is state[name] for name in state)
 
 
