@@ -61,7 +61,8 @@ Weights = Annotated[
         "-w",
         rich_help_panel=_MODEL,
         metavar="FILE",
-        help="Safetensors or torch file; DEFAULT for torchvision's own download.",
+        help="Safetensors, torch or npz file (FILE#NAME: one of its sets of weights); DEFAULT for "
+        "torchvision's own download.",
     ),
 ]
 Label = Annotated[

@@ -74,7 +74,8 @@ def deepdream(
             their size; layers of maps take any.
         layers: One or several (K); default: the last three convolutions.
         units: Of the only layer, whose squares count; default: all of them.
-        octaves: Number of sizes in which the picture is optimized.
+        octaves: Number of sizes in which the picture is optimized; those that the model does not
+            take are left out, which of many transformers are all but one.
         zoom: From one size to the next, above 1 to 4.
         steps: At each octave.
         lr: Of the first step; larger values change the picture more.
@@ -127,6 +128,7 @@ def deepdream(
     chosen = () if units is None else tuple(parse_units(model, places[0], units))
     height, width = run.pictures.shape[-2:]
     sizes = octave_sizes(height, width, octaves, zoom)
+    sizes = [size for size in sizes if all(model.takes(size, layer) for layer in places)]
 
     def column(layer: str) -> Column:
         how = run.settings(layer)

@@ -29,7 +29,7 @@ from featviz.maximization.loop import optimize
 from featviz.maximization.optimized import Optimized
 from featviz.maximization.settings import Settings
 from featviz.models.frozen import frozen
-from featviz.models.layers import activations, read_layer
+from featviz.models.layers import read_layer
 
 if TYPE_CHECKING:
     from featviz.datasets import Pictures
@@ -300,16 +300,7 @@ def chosen_layers(model: Model, layers: str | Sequence[str] | None) -> list[str]
 def _as_batch(model: Model, pictures: Tensor) -> Tensor:
     """Pictures as (P, 3, H, W) on the model's device. Raises UserError if they are none."""
     batch = model.check(pictures, single=True).to(model.std)
-    height, width = batch.shape[-2:]
-    if (height, width) != model.input_size:
-        last = [layer.name for layer in model.layers.values() if layer.path][-1:]
-        try:
-            activations(model, torch.zeros_like(batch[:1]), last)
-        except RuntimeError:
-            raise UserError(
-                f"{model.name} cannot read pictures of {height} x {width} pixels; "
-                f"give {' x '.join(map(str, model.input_size))}"
-            ) from None
+    model.check_size((batch.shape[-2], batch.shape[-1]))
     return batch
 
 

@@ -123,6 +123,10 @@ def optimize_tasks(
     """
     if batch_size is None:
         batch_size = BATCH if model.device.type == "cpu" else BATCH_ON_CUDA
+    for task in tasks:
+        form, seen = task.settings.parametrization, task.settings.transforms.size
+        for layer in task.objective.layers:
+            model.check_size(seen or (form.height, form.width), layer)
     pieces: list[Piece] = []
     for number, task in enumerate(tasks):
         size = max(task.group, batch_size // restarts // task.group * task.group)

@@ -212,11 +212,14 @@ def settings_for(
             f"unknown preset {preset!r}{nearest(preset, PRESETS)} (there are {', '.join(PRESETS)})"
         )
     steps = advice.steps if steps is None else steps
+    stated = size is not None
     if size is None and preset == DEFAULT_PRESET:
         size = canvas(model, place)
     elif size is None:
         size = model.input_size if advice.size is None or place.whole else advice.size
     height, width = (size, size) if isinstance(size, int) else size
+    if not stated and not model.takes((height, width), place.name):
+        height, width = model.input_size
     precision = choose_precision(precision, lambda: gains_by_bfloat16(model.net, model.blank()))
     if isinstance(statistics, str | Path):
         statistics = load_statistics(statistics)

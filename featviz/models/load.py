@@ -235,15 +235,19 @@ def _filled(name: str, source: _Source, classes: str | Path | None) -> Model:
     class_names = read_classes(classes, source.path, source.file.metadata)
     if class_names is None and count == 1000 and name not in BUILTIN:
         class_names = [("", text) for text in zoo.imagenet_names()]
+    preprocessing = _of_weights(
+        _preprocessing(name, net, source), source.file.metadata, count, name
+    )
+    if absent:
+        _check_order(net.eval(), absent, preprocessing, f"{source.name} does not fit {name}")
     model = _frozen(
         net,
-        _of_weights(_preprocessing(name, net, source), source.file.metadata, count, name),
+        preprocessing,
         name=name,
         classes=class_names,
         absent=absent,
         notes=_notes(source, found, absent),
     )
-    _check_order(model, absent, source.name)
     _check_finite(model, source.name)
     return model
 
@@ -322,20 +326,23 @@ def _notes(source: _Source, found: Match, absent: list[str]) -> list[str]:
     return notes
 
 
-def _check_order(model: Model, absent: list[str], source: str) -> None:
+def _check_order(
+    net: nn.Module, absent: list[str], preprocessing: Preprocessing, unfit: str
+) -> None:
     """Only the last layers may be absent: what is computed behind one of them has no meaning."""
-    if not absent:
-        return
-    modules = dict(model.net.named_modules())
+    modules = dict(net.named_modules())
+    behind = []
     try:
-        order = list(record_modules(model.net, model.normalize(model.blank())))
+        picture = torch.zeros(1, preprocessing.channels, *preprocessing.size)
+        order = list(record_modules(net, picture))
     except (RuntimeError, ValueError, TypeError):
         order = []
-    first = min((order.index(path) for path in absent if path in order), default=0)
-    behind = [path for path in order[first:] if _computes(modules[path])]
-    if behind or not any(map(_computes, modules.values())) or not order:
+    else:
+        first = min(order.index(path) for path in absent if path in order)
+        behind = [path for path in order[first:] if path in modules and _computes(modules[path])]
+    if behind or not order or not any(map(_computes, modules.values())):
         raise UserError(
-            f"{source} does not fit {model.name}: it has no weights of {listed(absent)}"
+            f"{unfit}: it has no weights of {listed(absent)}"
             + (f", but of {behind[0]} behind it" if behind else "")
             + "; give complete weights, or those of all layers before the absent ones"
         )

@@ -24,7 +24,8 @@ from featviz.models.frozen import evaluating
 from featviz.models.outputs import Choice, Output
 from featviz.models.receptive_field import ModuleRecord, record_modules
 from featviz.models.torchvision_schemas import supply_schemas
-from featviz.preprocessing import Preprocessing, Size, Stated
+from featviz.models.weights_file import plain
+from featviz.preprocessing import Preprocessing, Size, Stated, shown
 
 _finder = lru_cache(maxsize=8)(class_finder)
 
@@ -116,6 +117,7 @@ class Model(nn.Module):
                 f"it is assumed how {name} takes pictures: {preprocessing.assumption} (state "
                 "input_size, resize, mean, std)",
             )
+        self._taken: set[tuple[tuple[int, int], str | None]] = set()
         self.aliases = dict(aliases or {})
         if not self.headless:
             self.aliases.setdefault("logits", "")
@@ -155,8 +157,16 @@ class Model(nn.Module):
                 f"{self.name} takes float pictures of shape (N, {channels}, H, W), "
                 f"got {shape} of {pictures.dtype}"
             )
-        with evaluating(self.net):
-            logits = self.pick(self.net(self.normalize(pictures)))
+        try:
+            with evaluating(self.net):
+                logits = self.pick(self.net(self.normalize(pictures)))
+        except (AssertionError, RuntimeError, ValueError, IndexError) as error:
+            if shape[2:] == self.input_size or "memory" in str(error):
+                raise
+            raise UserError(
+                f"{self.name} does not take pictures of {shown(shape[2:])} pixels "
+                f"({plain(error) or 'it checks their size'}); give {shown(self.input_size)}"
+            ) from None
         if self.headless:
             raise self._no_logits()
         check_finite(logits, f"logits of {self.name}")
@@ -196,6 +206,28 @@ class Model(nn.Module):
         channels = self.preprocessing.channels
         batch = check_pictures(pictures, channels=channels, single=single, empty=empty)
         return batch.to(self.device)
+
+    def check_size(self, size: tuple[int, int], layer: str | None = None) -> None:
+        """Raise UserError for a height and width that the net does not take, by a trial pass.
+
+        With a layer only as far as that layer.
+        """
+        from featviz.models.layers import activations
+
+        if size != self.input_size and (size, layer) not in self._taken:
+            last = [one.name for one in self.layers.values() if one.path][-1]
+            picture = self.mean.new_zeros(1, self.preprocessing.channels, *size)
+            with torch.no_grad():
+                activations(self, picture, [layer or last])
+            self._taken.add((size, layer))
+
+    def takes(self, size: tuple[int, int], layer: str | None = None) -> bool:
+        """Whether pictures of this height and width pass `check_size`."""
+        try:
+            self.check_size(size, layer)
+        except UserError:
+            return False
+        return True
 
     @property
     def device(self) -> torch.device:

@@ -243,7 +243,7 @@ def _needed_code(path: Path) -> list[str]:
     try:
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:
-                name = next(n for n in archive.namelist() if n.endswith("data.pkl"))
+                name = next((n for n in archive.namelist() if n.endswith("data.pkl")), "")
                 content = archive.read(name)
         else:
             with path.open("rb") as file:

@@ -7,6 +7,7 @@ import os
 import pickle
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from torch import Tensor
 
 import featviz
 from featviz.errors import UserError
+from featviz.models import zoo
 from featviz.models.alexnet import AlexNetMini
 from featviz.models.units import parse_unit
 
@@ -282,3 +284,143 @@ def test_loading_imports_neither_torchs_compiler_nor_torchvision() -> None:
         "print([m for m in ('torch._dynamo', 'torchvision', 'matplotlib') if m in sys.modules])\n"
     )
     assert found == "[]"
+
+
+WRONG = {
+    "one number": (torch.tensor(1.0), r"features\.3\.bias is a number, not 128"),
+    "meta": (torch.zeros(128, device="meta"), r"no weights: features\.3\.bias has no values"),
+    "sparse": (torch.zeros(128).to_sparse(), r"features\.3\.bias is sparse \(float32\)"),
+    "float8": (torch.zeros(128).to(torch.float8_e5m2), r"is float8_e5m2, not a floating point"),
+    "complex": (torch.zeros(128, dtype=torch.complex64), r"is complex64, not a floating point"),
+    "integer": (torch.zeros(128, dtype=torch.int64), r"is int64, not a floating point number"),
+    "bool": (torch.zeros(128, dtype=torch.bool), r"is bool, not a floating point number"),
+    "too large": (torch.full((128,), 1e300, dtype=torch.float64), "NaN or infinite weights"),
+}
+
+
+@pytest.mark.parametrize("kind", WRONG)
+@pytest.mark.filterwarnings("ignore:.*sparse:UserWarning")
+def test_tensors_that_are_no_weights_are_refused(
+    kind: str, mini_state: dict[str, Tensor], tmp_path: Path
+) -> None:
+    tensor, line = WRONG[kind]
+    torch.save(mini_state | {"features.3.bias": tensor}, tmp_path / "w.pth")
+    with pytest.raises(UserError, match=line) as caught:
+        featviz.load("alexnet-mini", weights=tmp_path / "w.pth")
+    assert str(caught.value).isprintable()
+
+
+def test_finite_weights_without_finite_logits_are_refused(
+    mini_state: dict[str, Tensor], tmp_path: Path
+) -> None:
+    save_file({n: t * 1e30 for n, t in mini_state.items()}, tmp_path / "w.safetensors")
+    with pytest.raises(UserError, match=r"gives NaN or infinite logits .* too large for float32"):
+        featviz.load("alexnet-mini", weights=tmp_path / "w.safetensors")
+
+
+def test_quantized_weights_are_refused(mini_state: dict[str, Tensor], tmp_path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        rounded = torch.quantize_per_tensor(torch.zeros(128), 0.1, 0, torch.qint8)
+    torch.save(mini_state | {"features.3.bias": rounded}, tmp_path / "w.pth")
+    with pytest.raises(UserError, match=r"features\.3\.bias is quantized \(qint8\)|is refused"):
+        featviz.load("alexnet-mini", weights=tmp_path / "w.pth")
+
+
+def test_counters_are_whole_numbers_of_any_type(tmp_path: Path) -> None:
+    net = zoo.construct("resnet18", num_classes=4)
+    state = net.state_dict()
+    torch.save(state | {"bn1.num_batches_tracked": torch.tensor(7.0)}, tmp_path / "w.pth")
+    model = featviz.load("resnet18", weights=tmp_path / "w.pth", device="cpu")
+    assert int(model.net.state_dict()["bn1.num_batches_tracked"]) == 7
+    for odd, line in ((torch.tensor(7.5), "no whole number"), (torch.tensor(True), "is bool")):
+        torch.save(state | {"bn1.num_batches_tracked": odd}, tmp_path / "w.pth")
+        with pytest.raises(UserError, match=line):
+            featviz.load("resnet18", weights=tmp_path / "w.pth")
+
+
+@pytest.mark.parametrize(
+    ("metadata", "line"),
+    [
+        ("{}", 'metadata "classes" is .*, no JSON list of names'),
+        ("[1, 2, 3, 4, 5]", "no JSON list of names"),
+        ('[["a"]]', "no JSON list of names"),
+        ("not json", "no JSON list of names"),
+        ("[" * 50_000, "no JSON list of names"),
+        ('["a", "b"]', "2 class names for a model of 5 classes"),
+    ],
+)
+def test_odd_class_names_in_metadata_are_one_line(
+    metadata: str, line: str, mini_state: dict[str, Tensor], tmp_path: Path
+) -> None:
+    save_file(mini_state, tmp_path / "w.safetensors", {"classes": metadata})
+    with pytest.raises(UserError, match=line) as caught:
+        featviz.load("alexnet-mini", weights=tmp_path / "w.safetensors")
+    assert len(str(caught.value)) < 500
+
+
+CUT = {
+    "alexnet": ("classifier.6", "fc7", "relu7"),
+    "alexnet-2012": ("classifier.6", "fc7", "relu7"),
+    "alexnet-mini": ("classifier.6", "fc7", "relu7"),
+    "resnet18": ("fc", "avgpool", "avgpool"),
+    "squeezenet1_1": ("classifier.1", "features", "classifier.0"),
+}
+
+
+@pytest.mark.parametrize("name", CUT)
+def test_only_the_layers_whose_weights_are_absent_are_absent(name: str, tmp_path: Path) -> None:
+    last, kept, end = CUT[name]
+    whole = featviz.load(name, device="cpu", seed=1)
+    state = {f"model.{n}": t for n, t in whole.net.state_dict().items()}
+    save_file(
+        {n: t for n, t in state.items() if not n.startswith(f"model.{last}.")},
+        tmp_path / "w.safetensors",
+    )
+    trunk = featviz.load(name, weights=tmp_path / "w.safetensors", device="cpu")
+    assert trunk.headless
+    assert list(trunk.layers)[-1] == end
+    assert "logits" not in trunk.aliases
+    x = torch.rand(1, 3, *whole.input_size)
+    for layer in (kept, end):
+        ours, theirs = (featviz.activations(m, x, [layer])[layer] for m in (trunk, whole))
+        assert torch.equal(ours, theirs)
+    assert trunk.notes == (
+        "the names in w.safetensors are read without model",
+        f"w.safetensors has no weights of {last}: there are no logits",
+    )
+
+
+def test_weights_missing_in_the_middle_are_named(
+    mini_state: dict[str, Tensor], tmp_path: Path
+) -> None:
+    some = {n: t for n, t in mini_state.items() if not n.startswith("classifier.1.")}
+    save_file(some, tmp_path / "w.safetensors")
+    with pytest.raises(UserError, match=r"it has no weights of classifier\.1; give"):
+        featviz.load("alexnet-mini", weights=tmp_path / "w.safetensors")
+    some = {n: t for n, t in mini_state.items() if not n.startswith("classifier.4.")}
+    save_file(some, tmp_path / "w.safetensors")
+    with pytest.raises(UserError, match=r"of classifier\.4, but of classifier\.6 behind it"):
+        featviz.load("alexnet-mini", weights=tmp_path / "w.safetensors")
+    some = {n: t for n, t in mini_state.items() if n != "classifier.6.bias"}
+    save_file(some, tmp_path / "w.safetensors")
+    with pytest.raises(UserError, match=r"classifier\.6\.bias is missing"):
+        featviz.load("alexnet-mini", weights=tmp_path / "w.safetensors")
+
+
+def test_one_of_several_sets_is_named_and_another_can_be_taken(
+    mini_state: dict[str, Tensor], tmp_path: Path
+) -> None:
+    mean = {n: t / 2 for n, t in mini_state.items()}
+    torch.save({"state_dict": mini_state, "state_dict_ema": mean}, tmp_path / "w.pth")
+    model = featviz.load("alexnet-mini", weights=tmp_path / "w.pth")
+    assert torch.equal(model.net.state_dict()["features.3.bias"], mini_state["features.3.bias"])
+    assert model.notes[0] == (
+        "w.pth holds several sets of weights; that of 'state_dict' is taken "
+        "(--weights w.pth#state_dict_ema takes another)"
+    )
+    other = featviz.load("alexnet-mini", weights=f"{tmp_path}/w.pth#state_dict_ema")
+    assert torch.equal(other.net.state_dict()["features.3.bias"], mean["features.3.bias"])
+    assert other.notes == ()
+    with pytest.raises(UserError, match=r"no weights under 'ema'; it has state_dict, state_dict_e"):
+        featviz.load("alexnet-mini", weights=f"{tmp_path}/w.pth#ema")
