@@ -296,7 +296,7 @@ def _of_weights(
     try:
         mean, std = (tuple(map(float, json.loads(metadata[f]))) for f in ("mean", "std"))
         return usual.changed(Stated(mean=mean, std=std))
-    except (KeyError, ValueError, TypeError):
+    except (KeyError, ValueError, TypeError, OverflowError, RecursionError):
         pass
     if count in {None, 200 if name == "alexnet-mini" else 1000}:
         return usual
