@@ -31,6 +31,9 @@ Restarts = Annotated[int, Bounds(1, 10_000)]
 Pixels = Annotated[int, Bounds(1, 32_768)]
 """of a side of any picture"""
 
+Channels = Annotated[int, Bounds(1, 1024)]
+"""of pictures"""
+
 Side = Annotated[int, Bounds(8, 4096)]
 """of a picture, pixels"""
 

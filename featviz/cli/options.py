@@ -121,7 +121,7 @@ Std = Annotated[
     ),
 ]
 Channels = Annotated[
-    int | None,
+    types.Channels | None,
     typer.Option(
         "--channels",
         rich_help_panel=_MODEL,

@@ -9,13 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Annotated, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from featviz.arguments import Bounds
 from featviz.errors import UserError, nearest, public
 from featviz.models import huggingface
 from featviz.models.frozen import evaluating
@@ -24,6 +23,7 @@ from featviz.models.outputs import Choice
 from featviz.models.receptive_field import CONVOLUTIONS
 from featviz.models.transforms import stated_by_transforms
 from featviz.preprocessing import Preprocessing, Size, Stated, shown
+from featviz.types import Channels
 
 USUAL = (224, 32, 28, 64, 96, 128, 192, 227, 240, 256, 288, 299, 320, 384, 448, 512)
 """sides that are tried, in this order"""
@@ -40,7 +40,7 @@ def wrap(
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     preprocess: Any = None,
-    channels: Annotated[int, Bounds(1, 1024)] | None = None,
+    channels: Channels | None = None,
     output: Choice | None = None,
     classes: Sequence[str] | None = None,
     aliases: Mapping[str, str] | None = None,
