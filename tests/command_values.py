@@ -49,7 +49,7 @@ KINDS = {
     "file": ("statistics", "growth"),
     "out": ("out",),
     "run": ("run",),
-    "model": ("model", "name", "other", "against", "first", "second"),
+    "model": ("model", "other", "against", "first", "second"),
     "device": ("device",),
     "layer": ("layer", "anchor"),
     "units": ("units",),
@@ -76,7 +76,9 @@ KINDS = {
     "query": ("query",),
     "requirement": ("require",),
     "time": ("time",),
-    "free": ("title", "label"),
+    "pixels": ("input_size", "resize"),
+    "color": ("mean", "std"),
+    "free": ("title", "label", "name"),
 }
 
 WORDS: dict[str, tuple[str, ...]] = {
@@ -94,6 +96,8 @@ WORDS: dict[str, tuple[str, ...]] = {
     "query": ("999999999", "-1", "class:nope", "missing.jpg", "1 +", "+", "class:", "1 - 1", ","),
     "requirement": ("nonsense", "top1.low>=x", ">=", "top1.low"),
     "time": ("1x", "-1m", "0", "nan", "inf", "nans", "1e400s", "m"),
+    "pixels": ("0", "-1", "abc", "224x", "x", "0x0", "99999999", "1e3", "nan", "2x3x4"),
+    "color": ("abc", "nan", "inf", "1,2", "1,,2", "1e999", ","),
     "free": (),
 }  # fmt: skip
 
