@@ -36,7 +36,8 @@ class ImageCache:
     """A data set as a model reads it, in order or by row; the last 512 pictures stay decoded."""
 
     def __init__(self, model: Model, pictures: Pictures | Tensor):
-        self._model, self._pictures = model, pictures
+        checked = model.check(pictures).cpu() if isinstance(pictures, Tensor) else pictures
+        self._model, self._pictures = model, checked
         self._decoded: OrderedDict[int, Tensor] = OrderedDict()
         self.skipped: list[Skipped] = []
         """pictures that `stream` could not read"""

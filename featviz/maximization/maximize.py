@@ -516,6 +516,8 @@ class _Work:
 
     def __post_init__(self) -> None:
         check_engine(self.engine)
+        if isinstance(self.pictures, Tensor):
+            self.model.check(self.pictures)
 
     def one(self, request: _Request) -> Maximized:
         """The result of a request. Raises Stopped, with what is finished."""

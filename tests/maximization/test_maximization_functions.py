@@ -89,3 +89,18 @@ def test_a_layer_and_a_function_are_one_too_many(mini: Model) -> None:
         featviz.maximize(mini, "conv3", objective=both)
     with pytest.raises(UserError, match="no layer was named"):
         featviz.maximize(mini)
+
+
+@pytest.mark.parametrize("factor", [255.0, -1.0, float("nan")])
+def test_pictures_to_compare_with_lie_between_0_and_1(mini: Model, factor: float) -> None:
+    done: list[Any] = []
+    with pytest.raises(UserError, match=r"must lie in \[0, 1\]"):
+        featviz.maximize(
+            mini,
+            "conv1",
+            units=[0],
+            pictures=factor * torch.rand(2, 3, 64, 64),
+            progress=lambda *x: done.append(x),
+            **FEW,
+        )
+    assert not done
