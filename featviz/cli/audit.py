@@ -122,8 +122,8 @@ def audit(
     output.check_labels(pictures.label_report(net))
     others = {}
     for word in against or []:
-        name, _, file = word.partition(":")
-        others[name] = load(name, weights=file or None, device=model.device)
+        name, file = options.name_and_weights(word)
+        others[name] = load(name, weights=file, device=model.device)
 
     with output.progress() as progress:
         result = run(

@@ -95,9 +95,30 @@ def compare(
         raise UserError(f"--name {model.label!r}: there are two models; give --names before,after")
     folder = output.folder("compare")
     places = Path(first), Path(second)
+    wanted = words_of(parts)
+    robustness = {"norm": (norm, "linf"), "eps": (eps, None), "steps": (steps, 40)}
+    table = {"corruptions": (corruptions, None), "severities": (severities, "1,2,3,4,5")}
+    options.refuse_unused("beside FIRST and SECOND", weights=(model.weights, None))
     if any((place / "result.json").is_file() for place in places):
+        options.refuse_unused(
+            "on result folders",
+            data=(data, None),
+            parts=(parts, PARTS),
+            count=(count, 100),
+            layer=(layer, None),
+            seed=(seed, 0),
+            strict=(output.strict, False),
+            **robustness,
+            **table,
+        )
         output.finish(compare_results(*places, names=called), folder)
         return
+    if "robustness" not in wanted:
+        options.refuse_unused("without the part robustness", **robustness)
+    if "corruptions" not in wanted:
+        options.refuse_unused("without the part corruptions", **table)
+    if "units" not in wanted:
+        options.refuse_unused("without the part units", layer=(layer, None))
     levels = options.parse_severities(severities)
     norms = words_of(norm)
     grids = grids_of(norms, {norms[0]: eps} if norms else {})
@@ -113,7 +134,7 @@ def compare(
             one,
             other,
             pictures,
-            parts=words_of(parts),
+            parts=wanted,
             norms=norms,
             eps=grids,
             steps=steps,
@@ -141,15 +162,15 @@ def _two_names(text: str | None) -> tuple[str, str] | None:
 
 def _load(model: options.ModelOptions, text: str) -> Model:
     """A model from a file of weights for --model, NAME or NAME:WEIGHTS."""
-    name, _, weights = text.partition(":")
-    if Path(text).is_file():
+    if Path(text).is_file() and not text.endswith(".py"):
         return replace(model, weights=text).load()
-    if weights or "/" not in name or name.startswith("timm/"):
-        return replace(model, name=name, weights=weights or None).load()
-    raise UserError(f"{text}: no such file or result folder; give weights, a model or a folder")
+    name, weights = options.name_and_weights(text)
+    if Path(name).suffix in {".safetensors", ".pt", ".pth", ".ckpt", ".bin"}:
+        raise UserError(f"{text}: no such file; give weights, a model or a result folder")
+    return replace(model, name=name, weights=weights).load()
 
 
 def _short(text: str) -> str:
     """A name for tables: the stem of a file, else the model's own."""
     path = Path(text)
-    return path.stem if path.is_file() else text.partition(":")[0]
+    return path.stem if path.is_file() else options.name_and_weights(text)[0]

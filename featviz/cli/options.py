@@ -442,6 +442,12 @@ def refuse_unused(why: str, **given: tuple[object, object]) -> None:
         )
 
 
+def name_and_weights(text: str) -> tuple[str, str | None]:
+    """Both of "NAME" or "NAME:WEIGHTS"; a name may be FILE.py:FUNCTION."""
+    head, colon, tail = text.rpartition(":")
+    return (head, tail) if colon and not head.endswith(".py") else (text, None)
+
+
 def parse_size(option: str, text: str | None) -> int | tuple[int, int] | None:
     """A side from "224", height and width from "32x48". Raises UserError."""
     from featviz.errors import UserError
