@@ -141,7 +141,8 @@ Data = Annotated[
         "--data",
         "-d",
         metavar="PATH",
-        help="Folder of pictures (flat or class folders), a .tar or a .txt list; "
+        help="Folder of pictures (flat or class folders), .tar or .zip, or a list (.txt, .csv, "
+        ".jsonl, .parquet) of paths and labels; "
         "default: the bundled sample pictures.",
     ),
 ]

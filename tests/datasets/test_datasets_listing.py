@@ -220,7 +220,7 @@ def test_compressed_tars_and_pipes_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="neither a file nor a folder"):
         open_pictures(tmp_path / "pipe.png")
     for name in ("x" * 300, "a\0b"):
-        with pytest.raises(UserError, match="cannot be read"):
+        with pytest.raises(UserError, match=r"too long|no path"):
             open_pictures(tmp_path / name)
 
 
