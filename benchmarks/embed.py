@@ -37,6 +37,7 @@ from featviz.datasets import Pictures, in_order, open_pictures
 from featviz.decoding import Prepared, as_batch
 from featviz.embedding.extract import default_layer
 from featviz.embedding.pieces import Rows
+from featviz.embedding.reduction import Reduction
 from featviz.errors import BadPicture
 from featviz.models.model import Model
 from featviz.neighbors.exact import build_index
@@ -71,7 +72,7 @@ def rates(given: argparse.Namespace) -> None:
 
     works = {"decoding": decoding}
     for precision in PRECISIONS:
-        rows = Rows(model, data, places, BATCH, "mean", 0, precision, given.decoder, workers)
+        rows = Rows(model, data, places, BATCH, Reduction(), precision, given.decoder, workers)
 
         def network(rows: Rows = rows) -> None:
             batch = as_batch(some)

@@ -25,7 +25,7 @@ _LAZY_EXPORTS = {
     "UserError": "featviz.errors",
     "accentuate": "featviz.from_picture.accentuation",
     "activation_maps": "featviz.maps.activation_maps",
-    "activations": "featviz.models.layers",
+    "activations": "featviz.embedding.activations",
     "align_maps": "featviz.atlas.aligned",
     "apgd": "featviz.attacks.apgd",
     "apgd_targeted": "featviz.attacks.apgd",
@@ -130,6 +130,7 @@ if TYPE_CHECKING:
     from featviz.corruptions import corrupt as corrupt
     from featviz.corruptions import corruption_table as corruption_table
     from featviz.datasets import open_pictures as open_pictures
+    from featviz.embedding.activations import activations as activations
     from featviz.embedding.extract import embed as embed
     from featviz.embedding.extract import embed_layers as embed_layers
     from featviz.embedding.store import open_store as open_store
@@ -155,7 +156,6 @@ if TYPE_CHECKING:
     from featviz.maximization.maximize import maximize_directions as maximize_directions
     from featviz.maximization.maximize import maximize_layers as maximize_layers
     from featviz.maximization.maximize import maximize_objective as maximize_objective
-    from featviz.models.layers import activations as activations
     from featviz.models.load import load as load
     from featviz.models.model import Model as Model
     from featviz.models.summary import summarize as summarize

@@ -198,6 +198,11 @@ def check_model(model: Model, store: Store) -> None:
             f"{model.name} here has other weights than the {store.model_name} that made the store; "
             "its icons would show another space; give the same --model and --weights"
         )
+    if store.reduced in {"max", "map"}:
+        raise UserError(
+            f"{store.title} holds a {store.reduced} of each picture, and icons are made for means "
+            "and single positions; embed with --position mean or random"
+        )
 
 
 def _level(index: Index, grid: Grid, classes: Sequence[str]) -> Level:

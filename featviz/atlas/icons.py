@@ -31,7 +31,7 @@ from torch import Tensor
 
 from featviz.atlas.cells import RIDGE, mean_row, unit_rows, whiten
 from featviz.atlas.levels import CellMatch, SyntheticIcons
-from featviz.embedding.pieces import pool
+from featviz.embedding.reduction import pool
 from featviz.errors import UserError, check_fields
 from featviz.maximization.batches import Stopped, Task, optimize_tasks
 from featviz.maximization.objectives import Objective

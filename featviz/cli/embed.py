@@ -89,7 +89,8 @@ class SpaceOptions:
 
 class _Shared(TypedDict):
     out: Path
-    position: Literal["mean", "random"]
+    position: Literal["mean", "max", "random"]
+    positions: int | Literal["all"] | None
     seed: int
     precision: AutoPrecision
     decoder: Literal["exact", "fast"]
@@ -113,11 +114,19 @@ def embed(
         ),
     ] = None,
     position: Annotated[
-        Literal["mean", "random"],
+        Literal["mean", "max", "random"],
         typer.Option(
-            help="Of convolutional layers: mean over positions, or random, one for each picture."
+            help="Of convolutional layers: mean or max over positions, or random, one for each "
+            "picture."
         ),
     ] = "mean",
+    positions: Annotated[
+        str | None,
+        typer.Option(
+            metavar="K|all",
+            help="Several rows a picture: K different random positions of its map, or all.",
+        ),
+    ] = None,
     class_names: ClassNames = None,
     batch_size: BatchSize = 64,
     precision: Annotated[
@@ -161,6 +170,7 @@ def embed(
         shared = _Shared(
             out=folder,
             position=position,
+            positions=parse_positions(positions),
             seed=seed,
             precision=precision,
             decoder=decoder,
@@ -181,6 +191,17 @@ def embed(
         return
     for place, store in stores.items():
         output.report(store, place)
+
+
+def parse_positions(text: str | None) -> int | Literal["all"] | None:
+    """The value of --positions. Raises UserError."""
+    from featviz.errors import UserError
+
+    if text is None or text == "all":
+        return "all" if text else None
+    if not (text.isascii() and text.isdecimal()):
+        raise UserError(f"--positions {text!r}: give a number, or all")
+    return int(text)
 
 
 def read_class_names(path: Path | None) -> Mapping[str, str]:

@@ -33,8 +33,8 @@ from featviz.checkpoints import (
 )
 from featviz.datasets import Pictures
 from featviz.embedding.files import SHARD_BYTES, ShardWriter
-from featviz.embedding.pieces import Rows, as_stored, exponents_of, pool, restored
-from featviz.embedding.positions import draw_positions
+from featviz.embedding.pieces import Rows, as_stored, exponents_of, restored
+from featviz.embedding.reduction import Reduction, pool
 from featviz.embedding.store import Drift, Left, Store
 from featviz.engine import Piece, check_engine, map_pieces
 from featviz.errors import UserError, public
@@ -47,7 +47,9 @@ from featviz.types import AutoPrecision, BatchSize, Precision, Progress, Seed, W
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-Position = Literal["mean", "random"]
+Position = Literal["mean", "max", "random"]
+Positions = Annotated[int, Bounds(1, 10_000)] | Literal["all"]
+"""how many random positions of a map, or all"""
 Decoder = Literal["exact", "fast"]
 Engine = Literal["here", "ray"]
 
@@ -71,8 +73,7 @@ class _Options:
     """The options that `embed` and `embed_layers` share, checked."""
 
     out: str | Path | None
-    position: Position
-    seed: int
+    reduction: Reduction
     precision: AutoPrecision
     decoder: Decoder
     engine: Engine
@@ -95,6 +96,7 @@ def embed(
     *,
     out: str | Path | None = None,
     position: Position = "mean",
+    positions: Positions | None = None,
     seed: Seed = 0,
     precision: AutoPrecision = "auto",
     decoder: Decoder = "exact",
@@ -120,9 +122,11 @@ def embed(
             read at their last layer before the classes. Tokens are averaged over positions.
         out: The store's folder. Finished pieces are kept in `<out>.partial`, and a second call with
             the same arguments goes on from there. None keeps everything in memory.
-        position: Of a map (C, H, W): "mean" over all positions, or "random": one for each picture,
+        position: Of a map (C, H, W): "mean" or "max" over all positions, or "random": one of them,
             as activation atlases take it, never at the border of a map wider than 2;
             `Store.positions` says which.
+        positions: Several rows a picture: so many different random positions of its map, or "all".
+            `Store.of_picture` says which picture a row belongs to.
         seed: Of the random positions.
         precision: "float32"; "bfloat16", about twice as fast on CPUs that compute in it, with
             neighbors that agree to 99% (docs/embedding.md); or "auto": bfloat16 on such a CPU for
@@ -150,8 +154,7 @@ def embed(
     """
     options = _Options(
         out,
-        position,
-        seed,
+        _reduction(position, positions, seed),
         precision,
         decoder,
         engine,
@@ -177,6 +180,7 @@ def embed_layers(
     *,
     out: str | Path | None = None,
     position: Position = "mean",
+    positions: Positions | None = None,
     seed: Seed = 0,
     precision: AutoPrecision = "auto",
     decoder: Decoder = "exact",
@@ -204,10 +208,47 @@ def embed_layers(
     Raises:
         UserError: As in `embed`, and for a layer given twice.
     """
+    return embed_reduced(
+        model,
+        pictures,
+        layers,
+        _reduction(position, positions, seed),
+        out=out,
+        precision=precision,
+        decoder=decoder,
+        engine=engine,
+        labels=labels,
+        class_names=class_names,
+        batch_size=batch_size,
+        shard_bytes=shard_bytes,
+        workers=workers,
+        overwrite=overwrite,
+        progress=progress,
+    )
+
+
+def embed_reduced(
+    model: Model,
+    pictures: Data,
+    layers: Sequence[str],
+    reduction: Reduction,
+    *,
+    out: str | Path | None,
+    precision: AutoPrecision = "float32",
+    decoder: Decoder = "exact",
+    engine: Engine = "here",
+    labels: Labels | None = None,
+    class_names: Mapping[str, str] | None = None,
+    batch_size: int = 64,
+    shard_bytes: int = SHARD_BYTES,
+    workers: int | None = None,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> dict[str, Store]:
+    """`embed_layers` for any reduction."""
     options = _Options(
         out,
-        position,
-        seed,
+        reduction,
         precision,
         decoder,
         engine,
@@ -290,19 +331,12 @@ def _opened(model: Model, pictures: Data, labels: Labels | None) -> Pictures:
     return replace(data, root=data.root.absolute()) if data.files else data
 
 
-def _check_positions(places: Sequence[Layer]) -> None:
-    if not any(place.spatial for place in places):
-        names = ", ".join(place.name for place in places)
-        raise UserError(
-            f"{names} has no map to take a random position from; name a convolutional layer, "
-            "or leave --position out"
-        )
-    for place in places:
-        if len(place.shape) == 2:
-            raise UserError(
-                f"{place.name} has tokens, not rows and columns, so no random position; "
-                "leave --position out to average them"
-            )
+def _reduction(position: Position, positions: Positions | None, seed: int) -> Reduction:
+    if positions is None:
+        return Reduction(position, seed=seed)
+    if position == "max":
+        raise UserError("position max is one row a picture; leave it out, or positions")
+    return Reduction("all") if positions == "all" else Reduction("random", positions, seed)
 
 
 def _embed(
@@ -311,8 +345,12 @@ def _embed(
     """The stores of the layers, by name, each at its place below `options.out`."""
     started = time.perf_counter()
     places = tuple(model.layer(name) for name in inside)
-    if options.position == "random":
-        _check_positions(places)
+    options.reduction.check(places)
+    if len({options.reduction.rows(place) for place in places}) > 1:
+        raise UserError(
+            f"{', '.join(inside)} have different numbers of positions, so no rows in common; take "
+            "each layer alone"
+        )
 
     def worthwhile() -> bool:
         return len(data) >= _FEW and gains_by_bfloat16(model, model.blank())
@@ -322,8 +360,7 @@ def _embed(
         data,
         places,
         options.batch_size,
-        options.position,
-        options.seed,
+        options.reduction,
         choose_precision(options.precision, worthwhile),
         decoding.resolve(options.decoder),
         options.workers or _cores(),
@@ -374,7 +411,7 @@ def _piece_rows(rows: Rows, shard_bytes: int) -> int:
     most = min(
         _PIECE_ROWS.get(rows.model.device.type, 256),
         int(_PIECE_MACS / max(1, macs)),
-        shard_bytes // (2 * max(place.units for place in rows.places)),
+        shard_bytes // (2 * max(map(rows.reduction.dim, rows.places)) * rows.per_picture),
     )
     return max(1, most // rows.batch_size) * rows.batch_size
 
@@ -389,8 +426,9 @@ def _job(rows: Rows, step: int) -> dict[str, Any]:
         **rows.model.preprocessing.reading(),
         "batch_size": rows.batch_size,
         "rows of a piece": step,
-        "position": rows.position,
-        "seed": rows.seed if rows.position == "random" else None,
+        "position": rows.reduction.how,
+        "positions": rows.reduction.count,
+        "seed": rows.reduction.seed if rows.reduction.how == "random" else None,
         "precision": rows.precision,
         "decoder": rows.decoder,
         "device": rows.model.device.type,
@@ -442,7 +480,7 @@ def _join(
     shutil.rmtree(folder, ignore_errors=True)
     try:
         writers = [
-            ShardWriter(folder / str(n), count, place.units, limit=shard_bytes)
+            ShardWriter(folder / str(n), count, rows.reduction.dim(place), limit=shard_bytes)
             for n, place in enumerate(rows.places)
         ]
         for arrays in _read_all(kept, pieces):
@@ -469,14 +507,19 @@ def _exponents(every: Iterable[Arrays], number: int) -> NDArray[np.int16] | None
 def _store(rows: Rows, place: Layer, found: _Found, options: _Options, started: float) -> Store:
     """The store of a layer without its rows."""
     model, data = rows.model, rows.data
-    chosen = rows.position == "random" and place.spatial
-    kept = data if len(found.rows) == len(data) else data.select(found.rows.tolist())
+    reduction, several = rows.reduction, rows.per_picture > 1
+    at = reduction.positions(place, found.rows[:: rows.per_picture])
+    whole = len(found.rows) == len(data) and not several
+    kept = data if whole else data.select(found.rows.tolist())
     classes = {name: model.find_class(name) for name in data.classes}
     names = {name: model.class_name(c) for name, c in classes.items() if c is not None}
     names |= options.class_names or {}
-    recorded = ("position", "seed", "precision", "decoder", "engine", "batch_size", "shard_bytes")
+    recorded = ("precision", "decoder", "engine", "batch_size", "shard_bytes")
     parameters = {
         "layer": place.name,
+        "position": reduction.how,
+        "positions": reduction.count if reduction.how == "random" else None,
+        "seed": reduction.seed,
         **{name: getattr(options, name) for name in recorded},
     }
     return Store(
@@ -485,17 +528,19 @@ def _store(rows: Rows, place: Layer, found: _Found, options: _Options, started: 
             parameters=parameters,
             started=started,
             data=data,
-            seed=options.seed if chosen else None,
+            seed=reduction.seed if at is not None else None,
         ),
         warnings=(
             *data.label_report(model).ambiguities,
             *_warnings(model, place, len(found.skipped)),
         ),
         layer=place.name,
-        dim=place.units,
+        dim=reduction.dim(place),
         shape=place.shape,
-        receptive_field=place.receptive_field if chosen else None,
-        positions=draw_positions(rows.seed, found.rows, *place.shape[1:]) if chosen else None,
+        reduced=reduction.how if len(place.shape) > 1 else None,
+        receptive_field=place.receptive_field if at is not None else None,
+        positions=at,
+        of_picture=found.rows if several else None,
         precision=rows.precision,
         decoder=rows.decoder,
         pictures=kept,
@@ -529,8 +574,8 @@ def _drifts(rows: Rows) -> dict[str, Drift]:
     """How far a fast decoder moves the rows of a sample from those of exact pixels."""
     sample = rows.data.spread(_PROBED)
     span = range(len(sample))
-    fast = replace(rows, data=sample, position="mean")(span)
-    exact = replace(rows, data=sample, position="mean", decoder="exact")(span)
+    fast = replace(rows, data=sample, reduction=Reduction())(span)
+    exact = replace(rows, data=sample, reduction=Reduction(), decoder="exact")(span)
     _, ours, theirs = np.intersect1d(fast["rows"], exact["rows"], return_indices=True)
     drifts = {}
     for number, place in enumerate(rows.places):

@@ -3,7 +3,8 @@
     manifest.json    schema, model and its sha256, layer, dim, dtype, rows, shards with sha256
     shard-00000.npy  float16, rows x dim, at most 64 MB each
     exponents.npy    int16, rows: where some are not 0, the values of a row are its numbers * 2^e
-    ids.csv          row, path, class, width, height; y, x where one position was read
+    ids.csv          row, path, class, width, height; y, x where a row is one position;
+                     picture where a picture has several rows
     skipped.csv      path, reason
     location.txt     where the pictures are, if they share no folder with the store
 
@@ -25,6 +26,7 @@ from typing import IO, TYPE_CHECKING, Any, NamedTuple, get_args
 import numpy as np
 
 from featviz import schema
+from featviz.embedding.reduction import How
 from featviz.errors import UserError
 from featviz.preprocessing import from_reading
 from featviz.types import Precision
@@ -67,7 +69,8 @@ _MANIFEST = {
     "preparation": schema.Kind("the reading of pictures", _is_reading),
     "class_names": {str: str},
     "shape": [schema.COUNT],
-    "position": schema.Maybe(schema.one_of("random", "mean")),
+    "position": schema.Maybe(schema.one_of(*get_args(How))),
+    "several": bool,
     "seed": schema.Maybe(int),
     "receptive_field": schema.Maybe({"size": _PAIR, "stride": _PAIR, "offset": _PAIR}),
     "drift": schema.Maybe({"pictures": schema.COUNT, "mean": float, "largest": float}),
@@ -201,16 +204,16 @@ def check_tables(place: Path, tables: Mapping[str, str]) -> None:
             raise UserError(f"{place / name} was changed since it was written; {_EMBED_AGAIN}")
 
 
-def id_columns(positions: bool) -> tuple[str, ...]:
-    """The columns of ids.csv, with or without positions."""
-    return _ID_COLUMNS + _POSITION_COLUMNS * positions
+def id_columns(positions: bool, several: bool) -> tuple[str, ...]:
+    """The columns of ids.csv: with positions, with several rows a picture."""
+    return _ID_COLUMNS + _POSITION_COLUMNS * positions + ("picture",) * several
 
 
 def read_ids(
-    path: Path, positions: bool
+    path: Path, positions: bool, several: bool
 ) -> tuple[tuple[str, ...], tuple[str, ...], NDArray[np.int32]]:
-    """Paths, classes and the numbers behind them, (N, 2 or 4), line by line."""
-    columns = id_columns(positions)
+    """Paths, classes and the numbers behind them, (N, 2 to 5), line by line."""
+    columns = id_columns(positions, several)
     names: list[str] = []
     labels: list[str] = []
     numbers = array("i")

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from featviz.datasets import Pictures, in_order
 from featviz.decoding import Prepared, as_batch
-from featviz.embedding.positions import draw_positions
+from featviz.embedding.reduction import Reduction
 from featviz.errors import BadPicture, UserError
 from featviz.models.layers import activations
 from featviz.models.model import Layer, Model
@@ -43,9 +43,7 @@ class Rows:
     data: Pictures
     places: tuple[Layer, ...]
     batch_size: int
-    position: str
-    """"mean" over a map's positions, or "random": one of them"""
-    seed: int
+    reduction: Reduction
     precision: Precision
     decoder: str
     """as `decoding.resolve` names it"""
@@ -55,17 +53,17 @@ class Rows:
         """The arrays of a span of the data set.
 
         Returns:
-            "rows" (n,): which rows of the data set could be read; "sizes" (n, 2): width and height
-            of each; "skipped" (s, 2): path and reason of the others; "0", "1", ... (n, units): the
-            activations at each layer, float16, and "exponents 0", ... (n,), as `as_stored` has
-            them.
+            "rows" (n,): the picture of each row, by its number in the data set; "sizes" (n, 2): its
+            width and height; "skipped" (s, 2): path and reason of those that could not be read;
+            "0", "1", ... (n, dim): the activations at each layer, float16, and
+            "exponents 0", ... (n,), as `as_stored` has them.
         """
         if self.data.files and not self.data.root.exists():  # every picture would be skipped
             raise UserError(
                 f"{self.data.root} is not on this machine; every machine of a cluster needs the "
                 "pictures under the same path"
             )
-        values = [[np.empty((0, place.units), np.float16)] for place in self.places]
+        values = [[np.empty((0, self.reduction.dim(p)), np.float16)] for p in self.places]
         exponents = [[np.empty(0, np.int16)] for _ in self.places]
         rows: list[int] = []
         sizes: list[tuple[int, int]] = []
@@ -94,8 +92,8 @@ class Rows:
                     sizes += [found.size for _, found in good]
                 report(batch[-1][0] + 1 - span.start)
         return {
-            "rows": np.array(rows, np.int64),
-            "sizes": np.array(sizes, np.int32).reshape(-1, 2),
+            "rows": np.array(rows, np.int64).repeat(self.per_picture),
+            "sizes": np.array(sizes, np.int32).reshape(-1, 2).repeat(self.per_picture, 0),
             "skipped": np.array(skipped, str).reshape(-1, 2),
             **{str(number): np.concatenate(kept) for number, kept in enumerate(values)},
             **{exponents_of(number): np.concatenate(kept) for number, kept in enumerate(exponents)},
@@ -116,24 +114,13 @@ class Rows:
     def read(
         self, taken: Tensor, place: Layer, rows: list[int]
     ) -> tuple[NDArray[np.float16], NDArray[np.int16]]:
-        """Activations of pictures at a layer as a store holds them, (N, units) and (N,)."""
-        if self.position == "random" and place.spatial:
-            _, height, width = place.shape
-            at = torch.from_numpy(draw_positions(self.seed, rows, height, width)).long()
-            at = at.to(taken.device)
-            which = torch.arange(len(taken), device=taken.device)
-            taken = taken[which, :, at[:, 0], at[:, 1]]
-        return as_stored(pool(taken, place), place.name)
+        """Activations of pictures at a layer as a store holds them, (rows, dim) and (rows,)."""
+        return as_stored(self.reduction(taken, place, rows), place.name)
 
-
-def pool(values: Tensor, place: Layer) -> Tensor:
-    """Activations (N, C), (N, C, H, W) or (N, tokens, C) as (N, C): means over positions."""
-    values = values.to(torch.promote_types(values.dtype, torch.float32))
-    if values.dim() == 4:
-        return values.mean((2, 3))
-    if values.dim() == 3:
-        return values.mean(1 if values.shape[2] == place.units else 2)
-    return values
+    @property
+    def per_picture(self) -> int:
+        """Rows of a picture, the same at all layers."""
+        return self.reduction.rows(self.places[0])
 
 
 def as_stored(values: Tensor, layer: str) -> tuple[NDArray[np.float16], NDArray[np.int16]]:

@@ -1,4 +1,4 @@
-"""One random position of a map for each picture, as activation atlases take them.
+"""Random positions of a map for each picture, as activation atlases take them.
 
 The position follows from the seed and the picture's row in its data set and from nothing else, so
 it is the same whichever machine reads the picture, in whatever batch, first or after a restart. The
@@ -47,3 +47,28 @@ def draw_positions(
     size = np.array([height, width])
     edge = (size > 2).astype(np.int64)
     return (edge + np.floor(share * (size - 2 * edge))).astype(np.int32)
+
+
+def inner_positions(height: int, width: int) -> int:
+    """How many positions of a map are drawn from."""
+    rows, columns = (side - 2 * (side > 2) for side in (height, width))
+    return rows * columns
+
+
+def draw_several(
+    seed: int, rows: Sequence[int] | NDArray[np.int64], height: int, width: int, count: int
+) -> NDArray[np.int32]:
+    """`count` different positions of a map for each picture, (N, count, 2).
+
+    Each position gets a number from seed and picture, and those of the smallest are taken; so the
+    first k of them are the same for any `count`.
+    """
+    inner = inner_positions(height, width)
+    start = int(splitmix64(seed, np.ones(1, np.uint64))[0])
+    picture = np.asarray(rows, dtype=np.int64)[:, None]
+    numbers = splitmix64(start, (picture * inner + np.arange(inner)).astype(np.uint64))
+    taken = np.argsort(numbers, axis=1, kind="stable")[:, :count]
+    edge = np.array([int(height > 2), int(width > 2)])
+    at = np.stack(np.divmod(taken, width - 2 * edge[1]), axis=-1) + edge
+    found: NDArray[np.int32] = at.astype(np.int32)
+    return found

@@ -43,6 +43,7 @@ from featviz.embedding.files import (
     relative_root,
 )
 from featviz.embedding.pieces import restored
+from featviz.embedding.reduction import How
 from featviz.errors import UserError, public, visible
 from featviz.models.receptive_field import ReceptiveField
 from featviz.preprocessing import Preprocessing, from_reading
@@ -97,8 +98,13 @@ class Store(results.Result):
     dim: int
     shape: tuple[int, ...]
     """of the layer: (C, H, W), (C,) or (tokens, C)"""
+    reduced: How | None = "mean"
+    """what of a map a row is: its mean, maximum, a random position, one of all, or the map itself;
+    None for layers without positions"""
     positions: NDArray[np.int32] | None = None
-    """(N, 2): the row and column of the map that was read of each picture; None for means"""
+    """(N, 2): the row and column of the map that each row was read at; None where it is of more"""
+    of_picture: NDArray[np.int64] | None = None
+    """(N,): which picture of the data set a row is of, where a picture has several rows"""
     receptive_field: ReceptiveField | None = None
     """what one position sees, where `positions` says which was read"""
     precision: Precision = "float32"
@@ -142,13 +148,7 @@ class Store(results.Result):
     @property
     def pooled(self) -> bool:
         """Whether values are means over the layer's positions."""
-        return len(self.shape) > 1 and self.positions is None
-
-    @property
-    def _position(self) -> str | None:
-        if self.positions is not None:
-            return "random"
-        return "mean" if self.pooled else None
+        return self.reduced == "mean" and len(self.shape) > 1
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -253,7 +253,7 @@ class Store(results.Result):
         found = self.statistics
         inactive = int((found.active == 0).sum())
         shown = {
-            "rows": results.Number(len(self), "", "pictures in the store"),
+            "rows": results.Number(len(self), "", self._rows_in_words()),
             "dim": results.Number(self.dim, "", f"units of {self.layer}"),
             "zeros": results.Number(found.zeros, "fraction", "of all values are exactly zero"),
             "mean norm": results.Number(float(found.norms.mean()), "", "Euclidean length of a row"),
@@ -273,6 +273,11 @@ class Store(results.Result):
             meaning = "decoding included"
             shown["pace"] = results.Number(round(self.pace, 1), "rows/s", meaning)
         return shown
+
+    def _rows_in_words(self) -> str:
+        if self.of_picture is None:
+            return "pictures in the store"
+        return f"positions of {len(np.unique(self.of_picture)):,} pictures"
 
     def write(self, folder: results.Folder) -> None:
         shards: Sequence[Shard] = self.shards
@@ -300,7 +305,7 @@ class Store(results.Result):
         results.write_json(folder.path / "manifest.json", manifest)
 
     def tables(self) -> Iterator[results.Table]:
-        columns = id_columns(self.positions is not None)
+        columns = id_columns(self.positions is not None, self.of_picture is not None)
         yield results.Table(
             IDS, columns, self._id_rows(), caption="The picture of each row.", parquet=True
         )
@@ -309,7 +314,8 @@ class Store(results.Result):
         )
 
     def _id_rows(self) -> Iterator[tuple[Any, ...]]:
-        numbers = self.sizes if self.positions is None else np.hstack([self.sizes, self.positions])
+        more = [self.positions, None if self.of_picture is None else self.of_picture[:, None]]
+        numbers = np.hstack([self.sizes, *(values for values in more if values is not None)])
         names = zip(self.pictures.paths, self.labels, numbers, strict=True)
         return ((row, path, label, *found) for row, (path, label, found) in enumerate(names))
 
@@ -326,7 +332,8 @@ class Store(results.Result):
             "model": self.origin.model,
             **{name: getattr(self, name) for name in _SAME},
             "shape": self.shape,
-            "position": self._position,
+            "position": self.reduced if len(self.shape) > 1 else None,
+            "several": self.of_picture is not None,
             "seed": self.origin.seed if self.positions is not None else None,
             "receptive_field": asdict(self.receptive_field) if self.receptive_field else None,
             "drift": self.drift._asdict() if self.drift else None,
@@ -374,9 +381,9 @@ def open_store(
         verify = 2 * manifest["dim"] * manifest["rows"] <= _HASHED
     check_shards(place, shards, manifest["dim"], verify=verify)
     check_tables(place, manifest["tables"])
-    chosen = manifest["position"] == "random"
+    chosen, several = manifest["position"] in {"random", "all"}, manifest["several"]
     try:
-        names, labels, numbers = read_ids(place / IDS, chosen)
+        names, labels, numbers = read_ids(place / IDS, chosen, several)
         with (place / SKIPPED).open(newline="", encoding="utf-8") as file:
             skipped = tuple(Left(*line) for line in list(csv.reader(file))[1:])
     except (OSError, TypeError, ValueError, OverflowError, csv.Error) as error:
@@ -392,7 +399,9 @@ def open_store(
         origin=_read_origin(place, manifest),
         **{name: manifest[name] for name in _SAME},
         shape=tuple(manifest["shape"]),
-        positions=numbers[:, 2:] if chosen else None,
+        reduced=manifest["position"],
+        positions=numbers[:, 2:4] if chosen else None,
+        of_picture=numbers[:, -1].astype(np.int64) if several else None,
         receptive_field=_read_field(manifest["receptive_field"]),
         drift=Drift(**manifest["drift"]) if manifest["drift"] else None,
         pictures=_pictures(root, names, labels),
