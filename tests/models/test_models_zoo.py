@@ -105,6 +105,7 @@ def test_a_net_of_torchvision_answers_as_its_own_builder(
 
 @pytest.mark.parametrize("name", cases(TIMM))
 def test_a_net_of_timm_answers_as_its_own_builder(name: str, tmp_path: Path) -> None:
+    models()
     timm = pytest.importorskip("timm")
     from timm.data.config import resolve_model_data_config
     from timm.data.transforms_factory import create_transform
@@ -156,14 +157,15 @@ def test_weights_for_another_size_of_pictures_build_such_a_net(tmp_path: Path) -
     torch.save(net.state_dict(), tmp_path / "w.pth")
     model = featviz.load("vit_b_32", weights=tmp_path / "w.pth", device="cpu")
     assert (model.input_size, len(model.classes)) == ((96, 96), 7)
-    assert model.preprocessing.assumed == ("resize",)
+    assert "resize" in model.preprocessing.assumed
     with torch.no_grad():
         x = torch.rand(2, 3, 96, 96)
         assert torch.allclose(model(x), net(model.normalize(x)), atol=1e-5)
 
 
 def test_unknown_tags_and_sets_of_weights_name_the_known_ones() -> None:
-    pytest.importorskip("timm")
+    if not zoo.is_installed("timm"):
+        pytest.skip("timm is not installed")
     with pytest.raises(UserError, match=r"has no tag 'a9'; did you mean resnet10t\.c3_in1k"):
         featviz.load("timm/resnet10t.a9")
     with pytest.raises(UserError, match=r"timm has no model 'resnet10'; did you mean"):
