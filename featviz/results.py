@@ -554,7 +554,7 @@ def read_result(folder: str | Path) -> dict[str, Any]:
         raise UserError(f"{folder} is no result folder: it has no result.json")
     document = schema.read_json(path, "make the result again")
     found = document.get("schema") if isinstance(document, dict) else None
-    if found != SCHEMA:
+    if type(found) is not int or found != SCHEMA:
         shown = found if isinstance(found, int | None) else "of another type"
         raise UserError(f"{path} has schema {shown}, this featviz reads {SCHEMA}")
     assert isinstance(document, dict)
