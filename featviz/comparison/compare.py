@@ -30,10 +30,10 @@ from featviz.comparison.result import Comparison, Shown, comparison_warnings
 from featviz.comparison.units import match_units
 from featviz.corruptions.constants import CORRUPTIONS, SEVERITIES, settings
 from featviz.corruptions.table import corruption_table
-from featviz.datasets import Pictures, batches
+from featviz.datasets import Pictures, Skipped, batches
 from featviz.errors import UserError, nearest, public
 from featviz.images import visible
-from featviz.labels import no_labels
+from featviz.labels import LabelReport, no_labels
 from featviz.models.layers import tap
 from featviz.python_data import Data, Labels, as_pictures
 from featviz.robustness.audit import audit, check_grids
@@ -108,7 +108,7 @@ def compare(
             settings(name, severity, 224)
     pairs = _layer_pairs(first, second, layers) if "units" in parts else []
     called = names or _two_names(first.name, second.name)
-    data, classes, notes = _shared_pictures(first, second, pictures, labels)
+    data, classes, reports = _shared_pictures(first, second, pictures, labels)
     size = check_batch_size(batch_size, first.device)
     parameters = {
         "models": list(called),
@@ -127,10 +127,18 @@ def compare(
     job |= {"pictures": data.sha256, "state": data.state}
     some = data.spread(count)
     measured, pooled = [], []
+    skipped: tuple[list[Skipped], list[Skipped]] = ([], [])
     with open_checkpoint(checkpoint, job) as kept:
         for k, model in enumerate((first, second)):
             clean, units = _clean_pass(
-                model, called[k], data, classes[k], [pair[k] for pair in pairs], size, progress
+                model,
+                called[k],
+                data,
+                classes[k],
+                [pair[k] for pair in pairs],
+                size,
+                skipped[k],
+                progress,
             )
             inner = kept.part(f"model-{k + 1}")
             if "robustness" in parts:
@@ -174,7 +182,15 @@ def compare(
         ),
         shown=_shown(first, data, one, other),
     )
-    return replace(result, warnings=(*notes, *comparison_warnings(result)))
+    if skipped[0]:
+        paths = [one.path for one in skipped[0]]
+        reports = [report.with_unreadable(paths, skipped[0][0].reason) for report in reports]
+    notes = dict.fromkeys(note for report in reports for note in report.warnings)
+    return replace(
+        result,
+        warnings=(*notes, *comparison_warnings(result)),
+        label_report=reports[0],
+    )
 
 
 @public
@@ -250,8 +266,8 @@ def _shared_pictures(
     second: Model,
     pictures: Data,
     labels: Labels | None,
-) -> tuple[Pictures, tuple[list[int], list[int]], list[str]]:
-    """The pictures that have a class of both models, those classes, and what is left out."""
+) -> tuple[Pictures, tuple[list[int], list[int]], list[LabelReport]]:
+    """The pictures that have a class of both models, those classes, and how labels fit each."""
     pictures = as_pictures(pictures, labels)
     reports = [pictures.label_report(model) for model in (first, second)]
     rows = [
@@ -265,8 +281,7 @@ def _shared_pictures(
                 raise no_labels(report, pictures.root, model.name)
         raise UserError(f"no picture of {pictures.root} has a class of both models")
     classes = tuple([int(report.labels[row] or 0) for row in rows] for report in reports)
-    notes = [*dict.fromkeys(note for report in reports for note in report.warnings)]
-    return pictures.select(rows), (classes[0], classes[1]), notes
+    return pictures.select(rows), (classes[0], classes[1]), reports
 
 
 def _clean_pass(
@@ -276,6 +291,7 @@ def _clean_pass(
     labels: Sequence[int],
     layers: Sequence[str],
     batch_size: int,
+    skipped: list[Skipped],
     progress: Progress | None,
 ) -> tuple[Measured, dict[str, Tensor]]:
     """One pass over all pictures: predictions, and the mean of each unit of the layers (N, C)."""
@@ -283,7 +299,7 @@ def _clean_pass(
     predicted, confidence = [], []
     pooled: dict[str, list[Tensor]] = {layer: [] for layer in layers}
     with torch.inference_mode(), tap(model, layers) as taken:
-        for batch in batches(data, model.preprocessing, batch_size=batch_size):
+        for batch in batches(data, model.preprocessing, batch_size=batch_size, skipped=skipped):
             probability = model(batch.images.to(model.device)).float().softmax(1)
             highest, best = probability.cpu().max(1)
             rows += batch.rows

@@ -15,6 +15,7 @@ from featviz.comparison import figures
 from featviz.comparison.measured import SEARCH, Measured
 from featviz.comparison.paired import LEVEL, ClassFlips, Flips, class_flips, flips
 from featviz.comparison.units import UnitMatch
+from featviz.labels import LabelReport
 from featviz.statistics import (
     Estimate,
     paired_difference,
@@ -79,6 +80,8 @@ class Comparison(results.Result):
     units: tuple[UnitMatch, ...] = ()
     shown: Mapping[str, tuple[Shown, ...]] = field(default_factory=dict)
     """some of the pictures that were "fixed" and "broken" """
+    label_report: LabelReport | None = None
+    """how the data's folders fit the classes; None for saved results"""
 
     @property
     def title(self) -> str:

@@ -172,3 +172,18 @@ def test_what_cannot_be_compared_is_one_line(pictures: Tensor, labels: list[str]
         featviz.compare(one, one, pictures, labels, parts=["unit"])
     with pytest.raises(UserError, match="did you mean conv"):
         featviz.compare(one, one, pictures, labels, layers=["con"])
+
+
+def test_a_file_that_cannot_be_read_is_said_and_left_out(pictures: Tensor, tmp_path: Path) -> None:
+    for i in range(8):
+        name = "red" if i % 2 else "blue"
+        (tmp_path / name).mkdir(exist_ok=True)
+        featviz.images.write_png(pictures[i], tmp_path / name / f"{i}.png")
+    (tmp_path / "red" / "1.png").write_bytes(b"no picture")
+    one = model(Colors(), "a")
+    result = featviz.compare(one, one, featviz.open_pictures(tmp_path), parts=())
+    assert result.flips.n == 7
+    assert result.label_report is not None
+    assert result.label_report.unreadable == ("red/1.png",)
+    assert result.warnings[0].startswith("2 of 4 classes of a have no picture")
+    assert any("could not be read" in text for text in result.warnings)
