@@ -533,6 +533,7 @@ def _store(rows: Rows, place: Layer, found: _Found, options: _Options, started: 
         warnings=(
             *data.label_report(model).ambiguities,
             *_warnings(model, place, len(found.skipped)),
+            *data.left_out.notes,
         ),
         layer=place.name,
         dim=reduction.dim(place),
