@@ -21,6 +21,8 @@ from forked import run_forked
 OPTIONS = all_options()
 NUMBERS = [option for option in OPTIONS if option.number]
 TEXTS = [option for option in OPTIONS if not option.number]
+EACH_TEXT = {option.name: option for option in reversed(TEXTS) if not option.choices}
+"""one command for each option that several have"""
 
 
 def _name(option: Option) -> str:
@@ -100,7 +102,7 @@ def _contents(folder: Path) -> list[bytes]:
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("option", [option for option in TEXTS if not option.choices], ids=_name)
+@pytest.mark.parametrize("option", EACH_TEXT.values(), ids=_name)
 def test_texts_and_paths_that_are_wrong_are_refused(option: Option, tmp_path: Path) -> None:
     folder = tmp_path / "work"
     folder.mkdir()
