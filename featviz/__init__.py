@@ -87,6 +87,7 @@ _LAZY_EXPORTS = {
     "summarize": "featviz.models.summary",
     "superdeepfool": "featviz.attacks.deepfool",
     "top_patches": "featviz.maps.top_patches",
+    "trace_circuit": "featviz.circuits.trace",
     "train": "featviz.training.loop",
     "transfer_matrix": "featviz.robustness.transfer",
     "universal": "featviz.attacks.universal",
@@ -125,6 +126,7 @@ if TYPE_CHECKING:
     from featviz.attacks.universal import universal as universal
     from featviz.attribution.attribute import attribute as attribute
     from featviz.attribution.sanity import check_attributions as check_attributions
+    from featviz.circuits.trace import trace_circuit as trace_circuit
     from featviz.comparison.compare import compare as compare
     from featviz.comparison.compare import compare_results as compare_results
     from featviz.corruptions import corrupt as corrupt

@@ -39,7 +39,7 @@ GROUPS = (
         "What its units respond to",
         "Patterns that activate single units, from edges in the first layer to objects in the "
         "last.",
-        ("kernels", "maximize", "facets", "interpolation", "examples"),
+        ("kernels", "maximize", "facets", "interpolation", "examples", "circuit"),
     ),
     Group(
         "One picture through the network",
@@ -157,6 +157,14 @@ KINDS = {
         "in common is what the unit responds to. The maximized picture of the same unit should "
         "exaggerate it.",
         "The patches of real pictures that activate the unit most.",
+    ),
+    "circuit": Kind(
+        "Circuits",
+        "A unit of a deeper layer is a weighted sum of the units of the layer before. The figure "
+        "shows the inputs that raise it most and lower it most, with their weights. It also says "
+        "how much of the unit those few inputs explain, on pictures that were not used to choose "
+        "them: a drawing of eight inputs is a summary, and seldom the whole unit.",
+        "The units of the layer before that build it.",
     ),
     "maps": Kind(
         "Activation maps",

@@ -241,8 +241,11 @@ class Model(nn.Module):
         Those before the first absent one. A module that runs several times is a layer with each
         run: "relu#1", "relu#2" ..., and the last by its plain name.
         """
-        with evaluating(self.net):
-            records = record_modules(self.net, self.normalize(self.blank()), self.pick)
+        try:
+            with evaluating(self.net):
+                records = record_modules(self.net, self.normalize(self.blank()), self.pick)
+        except AttributeError as error:  # of the net's own code: `nn.Module` would hide its text
+            raise RuntimeError(str(error)) from error
         names = {path: alias for alias, path in self.aliases.items()}
         present = takewhile(lambda key: records[key].path not in self.absent, records)
         layers = [_named(records[key], names) for key in present]

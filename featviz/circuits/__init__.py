@@ -1,0 +1,1 @@
+"""How a unit is built from the units of the layer before it."""

@@ -1,0 +1,46 @@
+"""`featviz circuit`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from featviz.cli import options
+
+
+def circuit(
+    unit: Annotated[str, typer.Argument(metavar="UNIT", help="conv4:12, or logits:tabby.")],
+    *,
+    data: options.Data = None,
+    count: Annotated[
+        int, typer.Option("--count", min=1, help="At most so many pictures, evenly spread.")
+    ] = 150,
+    positions: Annotated[
+        int, typer.Option("--positions", min=1, help="Of each map at most so many, at random.")
+    ] = 64,
+    seed: options.Seed = 0,
+    model: options.ModelOptions,
+    output: options.OutputOptions,
+) -> None:
+    """Show which units of the layer before build a unit, and how much of it a few of them explain.
+
+    Example: featviz circuit conv4:12
+    """
+    from featviz.circuits.trace import trace_circuit
+    from featviz.cli.run import open_data
+    from featviz.results import file_stem
+
+    folder = output.folder(file_stem(f"circuit-{unit}"))
+    net = model.load()
+    with output.progress() as progress:
+        result = trace_circuit(
+            net,
+            unit,
+            open_data(data),
+            count=count,
+            positions=positions,
+            seed=seed,
+            progress=progress,
+        )
+    output.finish(result, folder)
