@@ -131,8 +131,8 @@ class Circuit(results.Result):
             self.plot(),
             caption=f"Left: the inputs that add most to {self.unit} where it is strongest (its top "
             "1% of positions), and below those that take most away on average, with their weights "
-            "(red raises, blue lowers; one scale). Right: how well the sum of k inputs follows the unit on other "
-            "pictures; a figure of eight inputs shows as much of the unit as the curve at 8 says.",
+            "(red raises, blue lowers; one scale). Right: how well the sum of k inputs follows the "
+            "unit on other pictures; eight inputs show as much of it as the curve at 8 says.",
             alt=f"Weights of the strongest inputs of {self.unit} and the curve of correlation",
             units=[self.unit],
         )
@@ -168,7 +168,7 @@ class Circuit(results.Result):
     def plot(self) -> Figure:
         raising, lowering = self.strongest
         shown = [*raising.tolist(), *lowering.tolist()]
-        figure = plotting.new_figure(10.0, 4.4)
+        figure = plotting.new_figure(10.0, 3.4)
         parts: Any = figure.subfigures(1, 2, width_ratios=(1.5, 1))
         left, right = parts
         if shown:
@@ -201,7 +201,7 @@ class Circuit(results.Result):
         ):
             ax.plot(ks, values, "o-", color=color, markersize=3, linewidth=1.4, label=label)
         ax.set_xscale("log", base=2)
-        ax.set_xticks(ks, [str(k) for k in ks])
+        ax.set_xticks(ks, [str(k) if k in KEPT[::2] else "" for k in ks])
         ax.set_ylim(-0.05, 1.02)
         ax.legend(fontsize=8, frameon=False)
         plotting.lines(ax, xlabel="inputs kept", ylabel="correlation with the unit")
