@@ -55,7 +55,7 @@ class Kinds(nn.Module):
 def kinds() -> Model:
     torch.manual_seed(0)
     net = Kinds()
-    net.bn.running_mean.uniform_(-1, 1)  # type: ignore[union-attr, operator]
+    net.bn.running_mean.uniform_(-1, 1)  # type: ignore[union-attr]
     return wrap(net, input_size=20, channels=3)
 
 
