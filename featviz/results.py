@@ -490,6 +490,8 @@ def _portable(value: Any) -> Any:
     """Parameters with absolute paths by their last component, as in the command line."""
     if isinstance(value, Path):
         return value.name if value.is_absolute() else value.as_posix()
+    if isinstance(value, str) and value[:1] == "/" and "/" in value[1:]:
+        return Path(value).name
     if isinstance(value, Mapping):
         return {name: _portable(item) for name, item in value.items()}
     return [_portable(item) for item in value] if isinstance(value, list | tuple) else value

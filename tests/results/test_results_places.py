@@ -15,6 +15,7 @@ from featviz import folders
 from featviz.checkpoints import announce_result, open_checkpoint, partial_folder, remove_finished
 from featviz.errors import UserError
 from featviz.results import Origin
+from featviz.samples import sample_pictures
 
 KILLED = """
 import os, sys
@@ -178,3 +179,25 @@ def test_unfinished_work_that_nobody_can_go_on_with_is_cleared(tmp_path: Path) -
     (place / "thesis.tex").write_text("mine")
     remove_finished(out, overwrite=True)
     assert (place / "thesis.tex").exists()
+
+
+@pytest.mark.slow
+def test_no_file_of_a_result_names_a_folder_of_the_machine(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    some, data, out = sample_pictures(2), tmp_path / "data", tmp_path / "run"
+    for row in range(8):
+        (data / some.folders[row]).mkdir(parents=True, exist_ok=True)
+        some.open(row).resize((64, 64)).save(data / some.folders[row] / f"{row}.png")
+    for words in (
+        ("embed", "--data", data, "--out", out / "embed"),
+        ("neighbors", "--store", out / "embed", "--out", out / "neighbors"),
+        ("atlas", "--store", out / "embed", "--out", out / "atlas", "--perplexity", "2"),
+        ("maps", data / some.folders[0] / "0.png", "--layer", "conv1", "--out", out / "maps"),
+        ("gallery", out),
+    ):
+        code, _, said = run(capsys, *words, "--quiet")
+        assert code == 0, said
+    found = [path for path in out.rglob("*") if path.is_file()]
+    assert len(found) > 20
+    assert [path for path in found if str(tmp_path).encode() in path.read_bytes()] == []
