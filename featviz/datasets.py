@@ -6,13 +6,16 @@ Comes in: a path. Goes out: `Pictures`, the ordered list of what is there, and f
 
 from __future__ import annotations
 
+import base64
 import hashlib
+import html
 import io
 import math
 import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import islice
@@ -37,6 +40,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+_SHOWN, _SHOWN_SIDE = 24, 72
+"""pictures in a notebook, and pixels of their side"""
 _CHUNK = 8
 """pictures that a thread reads before it hands them over"""
 
@@ -65,6 +70,21 @@ class Pictures:
     def __repr__(self) -> str:
         classes = f" of {len(self.classes)} classes" if self.classes else ""
         return f"<Pictures: {len(self):,} in {self.name}{classes}>"
+
+    def _repr_html_(self) -> str:
+        """A contact sheet of up to 24 of the pictures."""
+        some = []
+        for row in evenly(len(self), _SHOWN):
+            with suppress(BadPicture):
+                some.append(self.shown(row, _SHOWN_SIDE))
+        text = html.escape(repr(self))
+        if not some:
+            return text
+        buffer = io.BytesIO()
+        sheet = images.contact_sheet(torch.stack(some), columns=min(len(some), 12))
+        images.to_pillow(sheet).save(buffer, format="PNG")
+        content = base64.b64encode(buffer.getvalue()).decode()
+        return f'{text}<br><img alt="{text}" src="data:image/png;base64,{content}">'
 
     @property
     def name(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -43,6 +44,10 @@ _CELL_COLUMNS = (
     "icon_nearest_row",
     "icon_nearest_column",
 )
+
+
+_LIVE = 20_000_000
+"""characters of a page that a notebook shows live"""
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -310,6 +315,16 @@ class Atlas(results.Result):
                     "" if made is None else round(float(made.cosines[number]), 3),
                     *(("", "") if near is None else (near.row, near.column)),
                 )
+
+    def _repr_html_(self) -> str:
+        """The page itself, where it is small enough for a notebook."""
+        page = render_page(self.page())
+        if len(page) > _LIVE:
+            return super()._repr_html_()
+        return (
+            f'<iframe style="width:100%;height:640px;border:0" srcdoc="{html.escape(page)}">'
+            "</iframe>"
+        )
 
     def map_picture(self, width: int = 2000) -> Tensor:
         """Every picture at its place in the lattice, on white, (3, H, W)."""

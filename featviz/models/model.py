@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import hashlib
+import html
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -55,6 +56,25 @@ class Layer(ModuleRecord):
     def spatial(self) -> bool:
         """Whether it is a map (C, H, W) with more than one position."""
         return len(self.shape) == 3 and self.shape[1] * self.shape[2] > 1
+
+
+class Layers(dict[str, Layer]):
+    """The layers of a model by name, in the order of use; a table in a notebook."""
+
+    def __repr__(self) -> str:
+        return f"<Layers: {', '.join(self)}>"
+
+    def _repr_html_(self) -> str:
+        head = ("layer", "module", "kind", "shape", "parameters")
+        rows = [
+            (one.name, one.path, one.kind, " x ".join(map(str, one.shape)), f"{one.parameters:,}")
+            for one in self.values()
+        ]
+        lines = (
+            f"<tr>{''.join(f'<td>{html.escape(str(cell))}</td>' for cell in cells)}</tr>"
+            for cells in (head, *rows)
+        )
+        return f"<table>{''.join(lines)}</table>"
 
 
 class Model(nn.Module):
@@ -149,6 +169,10 @@ class Model(nn.Module):
         self.synsets: tuple[str, ...] = tuple(synset for synset, _ in pairs)
         self.classes: tuple[str, ...] = tuple(class_name for _, class_name in pairs)
 
+    def __repr__(self) -> str:
+        size = " x ".join(map(str, self.input_size))
+        return f"<Model {self.name}: {len(self.classes)} classes, pictures of {size}>"
+
     def forward(self, pictures: Tensor) -> Tensor:
         """Logits (N, classes) of pictures (N, C, H, W) in [0, 1]."""
         shape, channels = tuple(pictures.shape), self.preprocessing.channels
@@ -235,7 +259,7 @@ class Model(nn.Module):
         return self.mean.device
 
     @cached_property
-    def layers(self) -> dict[str, Layer]:
+    def layers(self) -> Layers:
         """Every module that a forward pass runs, by alias or else by path, in the order of use.
 
         Those before the first absent one. A module that runs several times is a layer with each
@@ -249,7 +273,7 @@ class Model(nn.Module):
         names = {path: alias for alias, path in self.aliases.items()}
         present = takewhile(lambda key: records[key].path not in self.absent, records)
         layers = [_named(records[key], names) for key in present]
-        return {layer.name: layer for layer in layers}
+        return Layers({layer.name: layer for layer in layers})
 
     def layer(self, name: str) -> Layer:
         """The layer of an alias or a module path. Raises UserError with the nearest names."""
