@@ -23,7 +23,7 @@ from torch import Tensor
 from featviz.checkpoints import Arrays, Checkpoint, open_checkpoint
 from featviz.engine import Piece, map_pieces
 from featviz.maximization.loop import BATCH, BATCH_ON_CUDA, optimize
-from featviz.maximization.objectives import Objective
+from featviz.maximization.objectives import PICTURE, Objective
 from featviz.maximization.optimized import Optimized, joined
 from featviz.maximization.settings import Settings
 from featviz.models.frozen import frozen
@@ -125,7 +125,7 @@ def optimize_tasks(
         batch_size = BATCH if model.device.type == "cpu" else BATCH_ON_CUDA
     for task in tasks:
         form, seen = task.settings.parametrization, task.settings.transforms.size
-        for layer in task.objective.layers:
+        for layer in set(task.objective.layers) - {PICTURE}:
             model.check_size(seen or (form.height, form.width), layer)
     pieces: list[Piece] = []
     for number, task in enumerate(tasks):

@@ -117,7 +117,8 @@ def test_indices_are_whole_numbers_of_any_kind(model: Model, pictures: Tensor, n
     call = takes(model, pictures)[name]
     for good in GOOD:
         assert call(good) == [1], repr(good)
-    for bad in BAD:
+    # Labels come from tables too, where whole numbers may be floats.
+    for bad in BAD[:2] if name == "labels" else BAD:
         with pytest.raises(UserError) as error:
             call(bad)
         assert "\n" not in str(error.value)
