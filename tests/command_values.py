@@ -37,6 +37,7 @@ CHEAP: dict[str, list[str]] = {
     "demo": ["--quick"],
     "gallery": ["."],
     "compare": ["alexnet-mini", "alexnet-mini"],
+    "report": ["."],
 }
 
 # What the options that take text or a path hold. A new option has to be put here.
@@ -48,7 +49,7 @@ KINDS = {
     "store": ("store", "beside"),
     "file": ("statistics", "growth"),
     "out": ("out",),
-    "run": ("run",),
+    "run": ("run", "folders"),
     "model": ("model", "other", "against", "first", "second"),
     "device": ("device",),
     "layer": ("layer", "anchor"),
@@ -144,7 +145,7 @@ class Option:
         given = CHEAP[self.command]
         return [
             self.command,
-            *(given[1:] if self.command in {"gallery", "compare"} else given),
+            *(given[1:] if self.command in {"gallery", "compare", "report"} else given),
             value,
         ]
 
