@@ -21,7 +21,7 @@ from featviz.corruptions import CORRUPTIONS, corrupt
 from featviz.errors import UserError
 from featviz.models.frozen import frozen
 from featviz.models.precision import in_precision
-from featviz.robustness.clean_pass import spread
+from featviz.robustness.clean_pass import attached, spread
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -81,7 +81,8 @@ def measure_pace(
         corruptions: Time them too.
     """
     x = pictures[torch.arange(batch_size) % len(pictures)].to(model.device)
-    with frozen(model), in_precision(model, x, precision) as run:
+    with frozen(model), in_precision(model, x, precision) as made:
+        run = attached(made)
 
         def forth() -> None:
             with torch.no_grad():
