@@ -333,16 +333,22 @@ def visible(pictures: Tensor) -> Tensor:
     One channel is shown gray, four are RGBA on white. Of other counts the first three are red,
     green and blue; of two channels blue is 0.
     """
-    count = pictures.shape[-3]
+    if pictures.shape[-3] != 4:
+        return three_channels(pictures)
+    alpha = pictures[..., 3:, :, :]
+    return pictures[..., :3, :, :] * alpha + (1 - alpha)
+
+
+def three_channels(values: Tensor) -> Tensor:
+    """Values (..., C, H, W) as (..., 3, H, W): one channel three times, or the first three, with 0
+    for the third of two."""
+    count = values.shape[-3]
     if count == 3:
-        return pictures
+        return values
     if count == 1:
-        return pictures.expand(*pictures.shape[:-3], 3, *pictures.shape[-2:])
-    if count == 4:
-        alpha = pictures[..., 3:, :, :]
-        return pictures[..., :3, :, :] * alpha + (1 - alpha)
-    blue = pictures.new_zeros(*pictures.shape[:-3], max(0, 3 - count), *pictures.shape[-2:])
-    return torch.cat([pictures[..., :3, :, :], blue], -3)
+        return values.expand(*values.shape[:-3], 3, *values.shape[-2:])
+    third = values.new_zeros(*values.shape[:-3], max(0, 3 - count), *values.shape[-2:])
+    return torch.cat([values[..., :3, :, :], third], -3)
 
 
 def to_uint8(images: Tensor) -> Tensor:
@@ -418,6 +424,7 @@ def contact_sheet(
     Returns:
         (3, rows * (H + gap) + gap, columns * (W + gap) + gap).
     """
+    images = visible(images)
     count, channels, height, width = images.shape
     columns = columns or math.ceil(math.sqrt(count))
     rows = math.ceil(count / columns)
@@ -445,6 +452,11 @@ def around_gray(values: Tensor, limit: Tensor | float | None = None) -> Tensor:
         limit = values.abs().amax(dim=(-3, -2, -1), keepdim=True)
     scale = torch.as_tensor(limit, dtype=values.dtype, device=values.device)
     return (0.5 + 0.5 * values / scale.clamp(min=torch.finfo(values.dtype).tiny)).clamp(0, 1)
+
+
+def signed(values: Tensor, limit: Tensor | float | None = None) -> Tensor:
+    """Signed values (..., C, H, W) of any channels as RGB in [0, 1], see `around_gray`."""
+    return around_gray(three_channels(values), limit)
 
 
 OUTSIDE = 0.82

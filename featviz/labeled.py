@@ -81,6 +81,7 @@ def read_labeled(
     Raises:
         UserError: Pictures or labels that do not fit, or none is left.
     """
+    model.need_classes()
     if is_batch(pictures):
         found = read_batch(model, pictures, labels)
         found = found.spread(count or len(found.names))

@@ -39,9 +39,9 @@ def new_figure(width: float, height: float) -> Figure:
 
 
 def show_image(ax: Axes, image: Tensor, title: str = "", *, pixelated: bool = False) -> None:
-    """A (3, H, W) picture in [0, 1] without ticks."""
+    """A (C, H, W) picture in [0, 1] without ticks."""
     ax.imshow(
-        image.detach().cpu().clamp(0, 1).permute(1, 2, 0).numpy(),
+        images.visible(image).detach().cpu().clamp(0, 1).permute(1, 2, 0).numpy(),
         interpolation="nearest" if pixelated else "antialiased",
     )
     bare(ax, title)

@@ -26,6 +26,7 @@ from featviz.atlas.result import Atlas
 from featviz.atlas.thumbnails import read_thumbnails
 from featviz.datasets import evenly
 from featviz.errors import BadPicture, UserError, public
+from featviz.models.layers import need_gradients
 from featviz.neighbors.exact import build_index
 from featviz.python_data import Data, as_pictures
 from featviz.types import Most, Progress, Seed, Seeds
@@ -97,6 +98,8 @@ def build_atlas(
     started = time.perf_counter()
     icon_sides = [icon_side] if isinstance(icon_side, int) else sorted(set(icon_side))
     _check(icons, [*(sides or ()), *icon_sides], seeds, most)
+    if model is not None and not model.headless:
+        need_gradients(model, ["logits"], cut=True)
     placed = _checked_store(model, store, pictures, needs_model=icons != "sample")
     count = min(most, len(store))
     rows = evenly(len(store), most)

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from featviz.models.frozen import frozen
 from featviz.models.layers import activations
+from featviz.models.receptive_field import tensors_of
 
 if TYPE_CHECKING:
     from featviz.models.model import Layer, Model
@@ -125,7 +126,8 @@ def _replaced(model: Model, place: Layer, values: Tensor) -> Iterator[None]:
         if calls != place.call:
             return None
         # A copy: an in-place ReLU must not change the caller's values.
-        return (values.permute(0, 2, 3, 1) if place.channels_last else values).clone()
+        given = tensors_of(output)[0].dtype
+        return (values.permute(0, 2, 3, 1) if place.channels_last else values).to(given).clone()
 
     handle = model.net.get_submodule(place.path).register_forward_hook(hook)
     try:

@@ -20,6 +20,7 @@ from featviz.attacks.result import AttackResult
 from featviz.errors import UserError, public
 from featviz.labeled import read_batch
 from featviz.models.frozen import frozen
+from featviz.models.layers import need_gradients
 from featviz.python_data import Data, Labels
 from featviz.types import AutoPrecision, BatchSize, Progress, Restarts, Seed, Steps
 
@@ -94,6 +95,9 @@ def attack(
     given = read_batch(model, pictures, labels)
     batch = images.quantize(given.pictures)
     count = len(batch)
+    model.need_classes()
+    if method not in {"square", "noise"}:
+        need_gradients(model, ["logits"], cut=True)
     with frozen(model):
         before = classify(model, batch, batch_size=max(1, batch_size))
     own = before.argmax(1).cpu() if given.labels is None else given.labels

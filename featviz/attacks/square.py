@@ -137,7 +137,8 @@ class _RandomSearch(BallAttack):
         streams = batch.streams()
         self.x = self.best = self.first(batch, streams)
         self.value = torch.full_like(batch.eps, -torch.inf)
-        shape = (self.passes, 8)
+        # Beside five for windows, one for each channel: three of the eight where there are three.
+        shape = (self.passes, max(8, 5 + batch.pictures.shape[1]))
         drawn = [torch.rand(shape, generator=s, dtype=torch.float64) for s in streams]
         self.numbers = torch.stack(drawn).to(self.x.device)
 
@@ -181,7 +182,7 @@ class SquareLinf(_RandomSearch):
         return torch.where(stripes.to(self.low.device) < 0.5, self.low, self.high)
 
     def change(self, numbers: Tensor, batch: Batch, side: int) -> Tensor:
-        up = numbers[:, 2:5, None, None] >= 0.5
+        up = numbers[:, 2 : 2 + self.x.shape[1], None, None] >= 0.5
         bound = torch.where(up, self.high, self.low)
         return torch.where(self.window(numbers[:, :2], side), bound, self.best)
 
@@ -218,7 +219,7 @@ class SquareL2(_RandomSearch):
         window, other = window_at(top, left, side, self.x), self.window(numbers[:, 2:4], side)
         shape = bump(side).to(self.x.device)
         turned = torch.where((numbers[:, 4] < 0.5)[:, None, None], shape.T, shape)
-        signs = torch.where(numbers[:, 5:] < 0.5, -1.0, 1.0)[:, :, None, None]
+        signs = torch.where(numbers[:, 5 : 5 + self.x.shape[1]] < 0.5, -1.0, 1.0)[:, :, None, None]
         added = torch.zeros_like(self.best, dtype=torch.float64)
         channels = added.shape[1]
         added[window.expand_as(added)] = (signs * turned[:, None]).flatten()

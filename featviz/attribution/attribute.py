@@ -28,6 +28,7 @@ from featviz.errors import UserError, nearest, public
 from featviz.indices import all_items
 from featviz.labeled import read_batch
 from featviz.models.frozen import frozen
+from featviz.models.layers import need_gradients
 from featviz.python_data import Data
 from featviz.types import BatchSize, Progress, Seed, Steps
 
@@ -95,6 +96,9 @@ def attribute(
     given = read_batch(model, pictures)
     batch = given.pictures
     methods = check_methods(methods)
+    model.need_classes()
+    if set(methods) != {"occlusion"}:
+        need_gradients(model, ["logits"])
     names = tuple(names or given.names)
     layer = grad_cam_layer(model, layer) if "grad_cam" in methods else None
     cover = baseline_color(model, baseline).expand_as(batch[:1])

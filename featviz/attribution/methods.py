@@ -115,8 +115,8 @@ def occlusion(
     with torch.no_grad():
         effects = Occlusion(model).attribute(
             x,
-            sliding_window_shapes=(3, window, window),
-            strides=(3, stride, stride),
+            sliding_window_shapes=(x.shape[1], window, window),
+            strides=(x.shape[1], stride, stride),
             baselines=cover.contiguous(),
             target=target,
             perturbations_per_eval=batch_size,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Annotated
 
 import typer
@@ -32,3 +33,5 @@ def layers(
         print(result.to_json())
     else:
         print(result.to_text())
+        for note in net.notes if not output.quiet else ():
+            print(f"featviz: note: {note}", file=sys.stderr)

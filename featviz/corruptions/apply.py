@@ -42,6 +42,15 @@ _BY_NAME: Mapping[str, Callable[..., Tensor]] = {
 }
 
 
+def check_shape(shape: tuple[int, ...]) -> None:
+    """Raise UserError unless pictures (C, H, W) are such as the corruptions are defined for."""
+    if len(shape) == 3 and (shape[0] != 3 or shape[1] != shape[2] or shape[2] < _SMALLEST):
+        raise UserError(
+            f"corruptions take square RGB pictures of {_SMALLEST} pixels or more, not of "
+            f"{shape[0]} channels and {shape[1]} x {shape[2]} pixels"
+        )
+
+
 @public
 def corrupt(
     pictures: Tensor,
@@ -69,13 +78,9 @@ def corrupt(
     Raises:
         UserError: The name, the severity or the shape is not valid.
     """
+    check_shape(tuple(pictures.shape[1:]))
     plain = pictures = images.check_pictures(pictures, empty=True)
     side = pictures.shape[-1]
-    if pictures.shape[-2] != side or side < _SMALLEST:
-        raise UserError(
-            f"corruptions take square pictures of {_SMALLEST} pixels or more, got "
-            f"{pictures.shape[-2]} x {side}; cut them first (featviz.read_square)"
-        )
     if keys is not None and len(keys) != len(pictures):
         raise UserError(f"{len(keys)} keys for {len(pictures)} pictures; give one a picture")
     constants = settings(name, severity or 1, side)

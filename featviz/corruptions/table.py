@@ -20,7 +20,7 @@ from featviz import results
 from featviz.attacks.evaluation import classify
 from featviz.attacks.options import check_batch_size
 from featviz.checkpoints import Arrays, Checkpoint, open_checkpoint
-from featviz.corruptions.apply import corrupt
+from featviz.corruptions.apply import check_shape, corrupt
 from featviz.corruptions.constants import CORRUPTIONS, SEVERITIES, settings
 from featviz.corruptions.result import Corruptions, corruption_warnings
 from featviz.engine import Piece, map_pieces
@@ -79,6 +79,7 @@ def corruption_table(
     if not names or not severities:
         raise UserError("no corruption or no severity was named")
     cells = [(name, severity) for name in names for severity in severities]
+    check_shape((model.preprocessing.channels, *model.input_size))
     for cell in cells:
         settings(*cell, max(model.input_size))
     size = check_batch_size(batch_size, model.device)

@@ -30,7 +30,7 @@ from featviz.from_picture.result import Dreamed
 from featviz.from_picture.settings import STEPS
 from featviz.labeled import read_batch
 from featviz.maximization import objectives
-from featviz.maximization.parametrizations import Fourier
+from featviz.maximization.parametrizations import Fourier, for_channels
 from featviz.models.layers import read_layer
 from featviz.models.units import parse_units
 from featviz.python_data import Data
@@ -199,7 +199,7 @@ def _through_octaves(
         copy = _resized(batch.originals, size)
         made = run.optimize(
             objective,
-            replace(settings, parametrization=Fourier(*size)),
+            replace(settings, parametrization=for_channels(Fourier(*size), copy.shape[1])),
             batch,
             f"{layer}/{octave}",
             start=(copy + _resized(change, size)).clamp(0, 1),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from featviz.maximization.parametrizations import Fourier
+from featviz.maximization.parametrizations import Fourier, for_channels
 from featviz.maximization.settings import Settings, settings_for
 from featviz.maximization.transforms import Transforms
 from featviz.models.first_layer import first_stride
@@ -80,4 +80,5 @@ def method_settings(
             "local_normalization": 0.0,
         },
     }
-    return replace(base, parametrization=Fourier(height, width), **changes[method])
+    form = for_channels(Fourier(height, width), model.preprocessing.channels)
+    return replace(base, parametrization=form, **changes[method])

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from featviz.errors import UserError
+from featviz.images import three_channels
 from featviz.models.first_layer import carried_kernels
 from featviz.models.layers import activations
 from featviz.models.model import Layer, Model
@@ -138,6 +139,7 @@ def kernel_mosaics(model: Model, place: Layer, units: Sequence[int]) -> Tensor |
     first = carried_kernels(model, place.name, into=True)
     if first is None:
         return None
+    first = three_channels(first)
     assert isinstance(convolution, nn.Conv2d)
     w = convolution.weight.detach().cpu().float()[list(units)]  # (N, C / groups, k, k)
     per_group = convolution.out_channels // convolution.groups

@@ -60,7 +60,7 @@ class Kernels(results.Result):
     def pictures(self) -> Tensor:
         """(N, 3, k, k) in [0, 1]; gray is 0."""
         limit = float(self.weights.abs().max()) if self.shared_scale else None
-        return images.around_gray(self.weights, limit)
+        return images.signed(self.weights, limit)
 
     @property
     def order(self) -> Tensor:

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from featviz.images import three_channels
+
 NOISE_SPREAD = 0.75
 """`spread` of white noise in three colors: E[P]^2 / E[P^2] of a sum of three exponentials."""
 NOISY = 0.65  # of that; the kernels of a trained AlexNet reach .44, white noise begins at .85
@@ -56,7 +58,9 @@ class KernelNumbers:
 
 
 def measure_kernels(kernels: Tensor) -> KernelNumbers:
-    """Norm, color, orientation, frequency and roughness of kernels (N, 3, k, k), RGB.
+    """Norm, color, orientation, frequency and roughness of kernels (N, C, k, k).
+
+    Of other channels than red, green and blue the color is 0.
 
     Orientation is half the angle of the sum of P exp(2i theta) over the power spectrum P, which
     kernels cut off by their border disturb less than second moments; coherence is that sum's
@@ -67,7 +71,7 @@ def measure_kernels(kernels: Tensor) -> KernelNumbers:
     height, width = w.shape[-2:]
     energy = w.square().sum((1, 2, 3))
     safe = energy.clamp(min=1e-300)
-    chroma = w - w.mean(1, keepdim=True)
+    chroma = w - w.mean(1, keepdim=True) if w.shape[1] == 3 else torch.zeros_like(w[:, :1])
     power = torch.fft.fft2(w).abs().square().sum(1)  # (N, k, k)
     total = power.sum((1, 2))
     spread = total.square() / power.square().sum((1, 2)).clamp(min=1e-300) / (height * width)
@@ -95,7 +99,7 @@ def measure_kernels(kernels: Tensor) -> KernelNumbers:
 
 def _hue(chroma: Tensor) -> Tensor:
     """Degrees of the color of the strongest colored pixel of each kernel (N, 3, k, k)."""
-    flat = chroma.flatten(2)  # (N, 3, k*k)
+    flat = three_channels(chroma).flatten(2)  # (N, 3, k*k)
     strongest = flat.square().sum(1).argmax(1)
     r, g, b = flat[torch.arange(len(flat)), :, strongest].unbind(1)
     return torch.atan2(math.sqrt(3) * (g - b), 2 * r - g - b).rad2deg() % 360

@@ -64,14 +64,14 @@ def _legend(maps: UnitMaps) -> str:
 def unit_picture(maps: UnitMaps, row: int) -> Tensor:
     """(3, S, W): shaded picture with box, map and strongest patch of one unit, side by side."""
     factor = max(1, round(320 / maps.picture.shape[-1]))
-    shown = images.enlarge(maps.overlay(row), factor)
+    shown = images.enlarge(images.visible(maps.overlay(row)), factor)
     side = shown.shape[-2]
     box = maps.box(row)
     panels = [shown, _fit(plotting.map_colors(maps.maps[row], *maps.limits), side)]
     if box is not None:
         top, left, bottom, right = (v * factor for v in box)
         panels[0] = _framed(shown, (top, left, bottom, right))
-        panels.append(_fit(images.crop_box(maps.picture, box), side))
+        panels.append(_fit(images.crop_box(images.visible(maps.picture), box), side))
     gap = shown.new_ones(3, side, max(4, side // 40))
     parts = [part for panel in panels for part in (panel, gap)][:-1]
     return torch.cat(parts, dim=2)

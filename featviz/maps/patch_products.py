@@ -132,7 +132,7 @@ def measure_patch(
     elif not reads_picture:
         kernels = carried_kernels(model, place.name, into=True)
         if kernels is not None:
-            below = images.around_gray(kernels[start : start + len(kernel)])
+            below = images.signed(kernels[start : start + len(kernel)])
     field = place.receptive_field
     return PatchProducts(
         model_name=model.name,

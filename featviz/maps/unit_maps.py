@@ -116,7 +116,7 @@ def measure_maps(
         maps=maps[rows].clone(),
         field=place.receptive_field,
         chosen=units is not None,
-        kernels=None if kernels is None else images.around_gray(kernels[rows]),
+        kernels=None if kernels is None else images.signed(kernels[rows]),
     )
 
 

@@ -27,6 +27,7 @@ from featviz.maximization.objectives import PICTURE, Objective
 from featviz.maximization.optimized import Optimized, joined
 from featviz.maximization.settings import Settings
 from featviz.models.frozen import frozen
+from featviz.models.layers import need_gradients
 from featviz.models.model import Layer, Model
 from featviz.types import Progress
 
@@ -121,6 +122,8 @@ def optimize_tasks(
     Raises:
         UserError: The checkpoint holds another job, or a count is below its least.
     """
+    for task in tasks:
+        need_gradients(model, [name for name in task.objective.layers if name != PICTURE])
     if batch_size is None:
         batch_size = BATCH if model.device.type == "cpu" else BATCH_ON_CUDA
     for task in tasks:

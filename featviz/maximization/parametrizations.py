@@ -234,9 +234,62 @@ def _scale(height: int, width: int, decay: float) -> Tensor:
         return (f**-decay / 4).float()
 
 
-def check_size(pictures: Tensor, height: int, width: int) -> None:
-    """Raises ValueError unless pictures are (N, 3, height, width)."""
-    if tuple(pictures.shape[1:]) != (3, height, width):
+@dataclass(frozen=True)
+class OtherChannels:
+    """Pictures of another number of channels than three: (N, k, ...) parameters of k RGB pictures.
+
+    A gray picture is the mean of one RGB picture's channels; of others the channels are those of as
+    many RGB pictures as are needed.
+    """
+
+    form: Parametrization
+    channels: int
+
+    @property
+    def height(self) -> int:
+        return self.form.height
+
+    @property
+    def width(self) -> int:
+        return self.form.width
+
+    @property
+    def _count(self) -> int:
+        return -(-self.channels // 3)
+
+    def start(self, generators: Sequence[Generator]) -> Tensor:
+        return torch.stack([self.form.start(generators) for _ in range(self._count)], 1)
+
+    def picture(self, parameters: Tensor) -> Tensor:
+        rgb = self.form.picture(parameters.flatten(0, 1))
+        if self.channels == 1:
+            return rgb.mean(1, keepdim=True)
+        whole: Tensor = rgb.unflatten(0, (-1, self._count)).flatten(1, 2)
+        return whole[:, : self.channels]
+
+    def fit(self, pictures: Tensor) -> Tensor:
+        check_size(pictures, self.height, self.width, self.channels)
+        if self.channels == 1:
+            return self.form.fit(pictures.expand(-1, 3, -1, -1))[:, None]
+        rest = 3 * self._count - self.channels
+        gray = pictures.new_full((len(pictures), rest, *pictures.shape[2:]), 0.5)
+        whole = torch.cat([pictures, gray], 1).unflatten(1, (self._count, 3))
+        fitted: Tensor = self.form.fit(whole.flatten(0, 1)).unflatten(0, (-1, self._count))
+        return fitted
+
+    def detail(self, share: float) -> Tensor:
+        return self.form.detail(share)
+
+
+def for_channels(form: Parametrization, channels: int) -> Parametrization:
+    """A parametrization of RGB pictures as one of pictures with so many channels."""
+    fits = channels == 3 or isinstance(form, OtherChannels)
+    return form if fits else OtherChannels(form, channels)
+
+
+def check_size(pictures: Tensor, height: int, width: int, channels: int = 3) -> None:
+    """Raises ValueError unless pictures are (N, channels, height, width)."""
+    if tuple(pictures.shape[1:]) != (channels, height, width):
         raise ValueError(
-            f"pictures of shape {tuple(pictures.shape)}, not (N, 3, {height}, {width})"
+            f"pictures of shape {tuple(pictures.shape)}, not (N, {channels}, {height}, {width})"
         )

@@ -39,6 +39,7 @@ from featviz.maximization.parametrizations import (
     Parametrization,
     Pixels,
     RawPixels,
+    for_channels,
 )
 from featviz.maximization.transforms import Crop, Transforms
 from featviz.models.first_layer import first_stride
@@ -229,7 +230,13 @@ def settings_for(
         made = replace(made, parametrization=form, lr=_RATES[parametrization])
     elif parametrization is not None:
         made = replace(made, parametrization=parametrization)
-    return replace(made, precision=precision)
+    channels = model.preprocessing.channels
+    if channels != 3 and preset in _YOSINSKI:
+        raise UserError(
+            f"preset {preset} is for RGB pictures, {model.name} takes {channels} channels"
+        )
+    form = for_channels(made.parametrization, channels)
+    return replace(made, parametrization=form, precision=precision)
 
 
 def _preset_settings(

@@ -52,13 +52,13 @@ def first_stride(model: Model) -> int:
 
 
 def first_kernels(model: Model) -> Tensor | None:
-    """Its weights (N, 3, k, k) in red, green and blue; None if it has not three input channels."""
+    """Its weights (N, C, k, k) for the picture's channels; None if it reads something else."""
     name = first_convolution(model)
     if name is None:
         return None
     convolution = model.net.get_submodule(model.layer(name).path)
     assert isinstance(convolution, nn.Conv2d)
-    if convolution.weight.shape[1] != 3:
+    if convolution.weight.shape[1] != model.preprocessing.channels:
         return None
     weights = convolution.weight.detach().cpu().float()
     return (weights.flip(1) if model.preprocessing.blue_first else weights).clone()

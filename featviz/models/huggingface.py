@@ -13,6 +13,7 @@ from typing import Any
 from torch import nn
 
 from featviz.errors import UserError
+from featviz.models.torchvision_schemas import supply_schemas
 from featviz.models.transforms import stated_by_processor
 from featviz.preprocessing import Stated
 
@@ -30,12 +31,15 @@ def load_folder(folder: str | Path) -> nn.Module:
         )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of transformers, about itself
+        supply_schemas()  # it imports torchvision
         try:
             from transformers import AutoModelForImageClassification
+            from transformers.utils import logging
         except ImportError:
             raise UserError(
                 f"hf/{folder} needs transformers; pip install -c constraints.txt transformers"
             ) from None
+        logging.disable_progress_bar()
         try:
             net: nn.Module = AutoModelForImageClassification.from_pretrained(
                 folder, local_files_only=True

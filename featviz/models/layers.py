@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import fields, is_dataclass, replace
@@ -65,12 +66,13 @@ def tap(
                 f"{name} gives {rows} rows for {count} pictures; take a layer that gives one each"
             )
         last = places[name].channels_last
-        taken[name] = kept = value.clone().permute(0, 3, 1, 2) if last else value.clone()
+        taken[name] = kept = _single(value.clone().permute(0, 3, 1, 2) if last else value.clone())
         if stop and all(left <= 0 for left in pending.values()):
             raise StopForward
         if not kept.requires_grad:
             return None
-        return _with(values, value, (kept.permute(0, 2, 3, 1) if last else kept).clone())
+        own = (kept.permute(0, 2, 3, 1) if last else kept).to(value.dtype, copy=True)
+        return _with(values, value, own)
 
     def before(name: str, module: nn.Module, inputs: Any) -> Any:
         return take(name, inputs)
@@ -91,6 +93,11 @@ def tap(
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _single(values: Tensor) -> Tensor:
+    """Values of half precision as float32."""
+    return values.float() if values.dtype in {torch.float16, torch.bfloat16} else values
 
 
 def _with(values: Any, old: Tensor, new: Tensor) -> Any:
@@ -146,6 +153,26 @@ def activations(
         for name, values in taken.items():
             check_finite(values, f"values of {model.name} at {name}")
     return dict(taken)
+
+
+def need_gradients(model: Model, layers: Sequence[str], *, cut: bool = False) -> None:
+    """Raise UserError unless gradients flow from layers to the pictures.
+
+    cut: whether a network that cuts the graph will do, but not one that fails on the way back
+    """
+    picture = model.blank().requires_grad_(True)
+    quiet = warnings.catch_warnings(action="ignore")  # of torch, about quantized layers
+    with torch.inference_mode(False), torch.enable_grad(), quiet:
+        for name, values in activations(model, picture, layers).items():
+            if cut and not values.requires_grad:
+                continue
+            try:
+                torch.autograd.grad(values.sum(), picture, retain_graph=True)
+            except (RuntimeError, NotImplementedError):
+                raise UserError(
+                    f"no gradient of {name} reaches the picture in {model.name} (quantized layers "
+                    "have none); take an earlier layer, or the model before it was quantized"
+                ) from None
 
 
 def read_layer(model: Model, pictures: Tensor, layer: str, *, batch_size: int = 16) -> Tensor:

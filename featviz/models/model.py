@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import html
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
@@ -385,26 +384,6 @@ class Model(nn.Module):
         """Raise UserError unless the model tells classes apart."""
         if self.headless:
             raise self._no_logits()
-
-    def need_gradients(self) -> None:
-        """Raise UserError if no gradient reaches the pictures."""
-        if not self._differentiable:
-            raise UserError(
-                f"no gradient of {self.name} reaches the picture (quantized layers have none); "
-                "take the model before it was quantized or cut off"
-            )
-
-    @cached_property
-    def _differentiable(self) -> bool:
-        picture = self.blank().requires_grad_(True)
-        quiet = warnings.catch_warnings(action="ignore")  # of torch, about quantized layers
-        with torch.inference_mode(False), torch.enable_grad(), evaluating(self.net), quiet:
-            try:
-                output = self.pick(self.net(self.normalize(picture)))
-                torch.autograd.grad(output.float().sum(), picture)
-            except (RuntimeError, NotImplementedError):
-                return False
-        return True
 
     def _become_headless(self) -> None:
         """What gives maps or tokens has no logits; the whole is its layer "output"."""

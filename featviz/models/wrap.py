@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +25,9 @@ from featviz.models.transforms import stated_by_transforms
 from featviz.preprocessing import Preprocessing, Size, Stated, shown
 from featviz.types import Channels
 
+if TYPE_CHECKING:
+    from torch.export import ExportedProgram
+
 USUAL = (224, 32, 28, 64, 96, 128, 192, 227, 240, 256, 288, 299, 320, 384, 448, 512)
 """sides that are tried, in this order"""
 _SUSPECT = (160, 288, 96)
@@ -33,13 +36,13 @@ _SUSPECT = (160, 288, 96)
 
 @public
 def wrap(
-    module: nn.Module,
+    module: nn.Module | ExportedProgram,
     *,
     input_size: Size | None = None,
     resize: Size | None = None,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
-    preprocess: Any = None,
+    preprocess: object = None,
     channels: Channels | None = None,
     output: Choice | None = None,
     classes: Sequence[str] | None = None,
@@ -106,7 +109,7 @@ def wrap(
                 f"preprocess is a {type(preprocess).__name__}; give torchvision's transforms, an "
                 "image processor, or a function of pictures"
             )
-        function = preprocess if read is None else None
+        function = preprocess if read is None and callable(preprocess) else None
         if function is not None and (mean is not None or std is not None):
             raise UserError("give mean and std, or a preprocess that normalizes, not both")
         stated = stated if read is None else stated.over(read)
@@ -122,7 +125,7 @@ def wrap(
 
 
 def as_model(
-    module: nn.Module,
+    module: nn.Module | ExportedProgram,
     stated: Stated,
     *,
     name: str | None = None,
@@ -161,7 +164,7 @@ def as_model(
         ) from error
 
 
-def _plain_module(module: nn.Module) -> tuple[nn.Module, tuple[str, ...]]:
+def _plain_module(module: Any) -> tuple[nn.Module, tuple[str, ...]]:
     """The module itself, out of what others have put around it, and what that was."""
     notes: list[str] = []
     if not isinstance(module, nn.Module) and hasattr(module, "graph_signature"):
@@ -171,7 +174,7 @@ def _plain_module(module: nn.Module) -> tuple[nn.Module, tuple[str, ...]]:
         raise UserError(f"wrap takes a torch.nn.Module, not a {type(module).__name__}")
     while True:
         if isinstance(getattr(module, "_orig_mod", None), nn.Module):
-            module = module._orig_mod  # type: ignore[assignment]
+            module = module._orig_mod
             notes.append("the module within torch.compile")
         elif isinstance(module, nn.DataParallel | nn.parallel.DistributedDataParallel):
             notes.append(f"the module within {type(module).__name__}")

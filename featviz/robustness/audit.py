@@ -36,6 +36,7 @@ from featviz.datasets import Pictures
 from featviz.errors import UserError, nearest, public
 from featviz.labeled import LabeledPictures, read_labeled
 from featviz.models.frozen import frozen
+from featviz.models.layers import need_gradients
 from featviz.python_data import Data, Labels
 from featviz.robustness.clean_pass import CleanPass, Work, clean_pass
 from featviz.robustness.examples import NormState
@@ -153,6 +154,7 @@ def audit(
         _BATCH_SIZE if batch_size is None and on_cpu else batch_size, model.device
     )
     labeled = read_labeled(model, pictures, labels, count=count)
+    need_gradients(model, ["logits"], cut=True)
     chosen = choose_precision(model, labeled.pictures[:1].to(model.device), precision)
     parameters = {
         "norms": list(grids),

@@ -206,6 +206,7 @@ def evaluate(
     Raises:
         UserError: No picture is left, `top` is below 1, or there is no room for ten crops.
     """
+    model.need_classes()
     started = time.perf_counter()
     pictures = as_pictures(data, labels, model=model)
     report = pictures.label_report(model)
