@@ -111,9 +111,14 @@ def linear_layer(model: Model, layer: str) -> Linear:
     """The convolution or linear layer of that name, or the one right before a ReLU of that name.
 
     Raises:
-        UserError: for a layer of another kind.
+        UserError: for a layer of another kind, of tokens, or behind attention.
     """
     place = model.layer(layer)
+    if len(place.shape) == 2:
+        raise UserError(
+            f"{layer} is a layer of tokens: contributions are followed through convolutions and "
+            "linear layers without attention"
+        )
     modules = hookable(model.net)
     module = modules[place.path]
     if isinstance(module, nn.ReLU | nn.Identity | nn.Dropout):
@@ -178,7 +183,7 @@ def _sources(model: Model, place: Layer) -> list[Source]:
         ):
             model(pictures)
         entered = taken[place.name]
-        return _walk(model, entered.grad_fn, nodes, 0)
+        return list(dict.fromkeys(_walk(model, entered.grad_fn, nodes, 0)))
 
 
 def _walk(model: Model, node: Any, nodes: dict[Any, str], first: int) -> list[Source]:
@@ -188,6 +193,12 @@ def _walk(model: Model, node: Any, nodes: dict[Any, str], first: int) -> list[So
             name = nodes[node]
             return [Source(name, first, model.layer(name).units)]
         kind = node.name()
+        if "Attention" in kind or kind.startswith(("BmmBackward", "SoftmaxBackward")):
+            raise UserError(
+                "attention lies before this layer, which mixes positions by the picture itself: "
+                "contributions are followed through convolutions and linear layers; take a layer "
+                "before the first attention"
+            )
         before = [following for following, _ in node.next_functions if following is not None]
         if kind.startswith("CatBackward"):
             found: list[Source] = []

@@ -3,7 +3,8 @@
 For each input unit: its weights, and what it contributes at positions of many pictures (mean,
 spread, share of the variance). Then how far a picture of a few inputs goes: the correlation of the
 unit with the sum of the k strongest inputs alone, chosen on one half of the pictures and measured
-on the other, beside k chosen by the norm of their weights and k at random.
+on the other, beside k chosen by the norm of their weights and k at random. The strongest inputs
+are traced in their turn, level by level, down to the model's first layer.
 
     Olah et al., "Zoom In: An Introduction to Circuits", Distill 2020, for the figures of weights
 """
@@ -11,17 +12,20 @@ on the other, beside k chosen by the norm of their weights and k at random.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated
 
 import torch
 from torch import Tensor
 
-from featviz import plotting, results
+from featviz import results
+from featviz.arguments import Bounds
 from featviz.circuits.contributions import Linear, linear_layer
+from featviz.circuits.icons import IN_WORDS, Icons, first_named, input_colors, unit_pictures
+from featviz.circuits.result import WIDEST, Circuit, Followed
 from featviz.datasets import Pictures, batches
 from featviz.errors import UserError, public
 from featviz.models.frozen import frozen
@@ -32,180 +36,12 @@ from featviz.statistics import percentiles
 from featviz.types import BatchSize, Count, Progress, Seed
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
     from featviz.models.model import Model
 
-_SHOWN = 8  # inputs of each sign in the figure
 KEPT = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 """numbers of inputs whose sum is compared with the unit"""
 _DRAWS = 20  # random choices of inputs
 _RESAMPLES = 200
-
-
-@dataclass(frozen=True)
-class Followed:
-    """How well the sum of k inputs follows the unit, on pictures that chose none of them."""
-
-    k: int
-    correlation: float
-    low: float
-    high: float
-    """95% interval over resampled pictures"""
-    explained: float
-    """share of the unit's variance, 1 - residual / variance"""
-    by_weight: float
-    """correlation where the k inputs with the largest weights are kept"""
-    random: float
-    """mean correlation of k random inputs"""
-
-
-@dataclass(frozen=True, kw_only=True, repr=False)
-class Circuit(results.Result):
-    """A unit and the units of the layer before that build it."""
-
-    kind: ClassVar[str] = "circuit"
-
-    model_name: str
-    unit: str
-    inputs: tuple[str, ...]
-    """the input units by name, (C,)"""
-    weights: Tensor
-    """(C, kh, kw)"""
-    bias: float
-    mean: Tensor
-    """(C,) contribution, over the sampled positions"""
-    spread: Tensor
-    """(C,) its standard deviation"""
-    share: Tensor
-    """(C,) covariance with the unit over the unit's variance; they sum to 1"""
-    top_mean: Tensor
-    """(C,) contribution where the unit is strongest: the top 1% of the positions"""
-    samples: int
-    followed: tuple[Followed, ...]
-
-    @property
-    def title(self) -> str:
-        return f"What builds {self.unit} in {self.model_name}"
-
-    @property
-    def strongest(self) -> tuple[Tensor, Tensor]:
-        """Inputs that raise the unit most where it is strongest, and that lower it most overall."""
-        raising = self.top_mean.argsort(descending=True, stable=True)[:_SHOWN]
-        lowering = self.mean.argsort(stable=True)[:_SHOWN]
-        return raising[self.top_mean[raising] > 0], lowering[self.mean[lowering] < 0]
-
-    def numbers(self) -> dict[str, results.Number]:
-        found = {}
-        for one in self.followed:
-            if one.k in {8, 32, 128}:
-                found[f"followed by {one.k} inputs"] = results.Number(
-                    one.correlation,
-                    "",
-                    f"correlation of the unit with its {one.k} strongest inputs alone, of "
-                    f"{len(self.inputs)}; by weight norm {one.by_weight:.2f}, at random "
-                    f"{one.random:.2f}",
-                    one.low,
-                    one.high,
-                )
-        raising, _ = self.strongest
-        if len(raising):
-            best = int(raising[0])
-            found["strongest input"] = results.Number(
-                self.inputs[best],
-                "",
-                f"adds {float(self.top_mean[best]):+.3g} on average where the unit is strongest",
-            )
-        return found | {
-            "connected": results.Number(
-                int((self.weights.flatten(1).abs().amax(1) > 0).sum()),
-                f"of {len(self.inputs)}",
-                "inputs with a weight that is not 0",
-            ),
-            "positions": results.Number(self.samples, "", "on which contributions were measured"),
-        }
-
-    def write(self, folder: results.Folder) -> None:
-        folder.figure(
-            "circuit.svg",
-            self.plot(),
-            caption=f"Left: the inputs that add most to {self.unit} where it is strongest (its top "
-            "1% of positions), and below those that take most away on average, with their weights "
-            "(red raises, blue lowers; one scale). Right: how well the sum of k inputs follows the "
-            "unit on other pictures; eight inputs show as much of it as the curve at 8 says.",
-            alt=f"Weights of the strongest inputs of {self.unit} and the curve of correlation",
-            units=[self.unit],
-        )
-
-    def tables(self) -> Iterator[results.Table]:
-        yield results.Table(
-            "inputs.csv",
-            ("input", "weight_norm", "mean", "spread", "share", "where_strongest"),
-            [
-                (name, *(float(v) for v in row))
-                for name, *row in zip(
-                    self.inputs,
-                    self.weights.flatten(1).norm(dim=1),
-                    self.mean,
-                    self.spread,
-                    self.share,
-                    self.top_mean,
-                    strict=True,
-                )
-            ],
-            caption="Every input: norm of its weights, mean and standard deviation of its "
-            "contribution, its share of the unit's variance, and its mean contribution where the "
-            "unit is strongest.",
-        )
-        yield results.Table(
-            "followed.csv",
-            ("k", "correlation", "low", "high", "explained", "by_weight", "random"),
-            [tuple(vars(one).values()) for one in self.followed],
-            caption="Correlation of the unit with the sum of k inputs, on pictures that chose none "
-            "of them.",
-        )
-
-    def plot(self) -> Figure:
-        raising, lowering = self.strongest
-        shown = [*raising.tolist(), *lowering.tolist()]
-        figure = plotting.new_figure(10.0, 3.4)
-        parts: Any = figure.subfigures(1, 2, width_ratios=(1.5, 1))
-        left, right = parts
-        if shown:
-            grid = left.subplots(2, _SHOWN, squeeze=False)
-            end = float(self.weights[shown].abs().max()) or 1.0
-            signs = ((raising, self.top_mean), (lowering, self.mean))
-            for row, (rows, added) in zip(grid, signs, strict=True):
-                for column, ax in enumerate(row):
-                    if column >= len(rows):
-                        ax.set_axis_off()
-                        continue
-                    index = int(rows[column])
-                    plotting.show_map(ax, self.weights[index], -end, end)
-                    words = f"{self.inputs[index]}\n{float(added[index]):+.2g}"
-                    ax.set_title(words, fontsize=6.5, color=plotting.INK, pad=2)
-        ax = right.subplots()
-        ks = [one.k for one in self.followed]
-        ax.fill_between(
-            ks,
-            [one.low for one in self.followed],
-            [one.high for one in self.followed],
-            color=plotting.SKY,
-            alpha=0.35,
-            linewidth=0,
-        )
-        for label, color, values in (
-            ("by contribution", plotting.BLUE, [one.correlation for one in self.followed]),
-            ("by weight norm", plotting.ORANGE, [one.by_weight for one in self.followed]),
-            ("at random", plotting.INK, [one.random for one in self.followed]),
-        ):
-            ax.plot(ks, values, "o-", color=color, markersize=3, linewidth=1.4, label=label)
-        ax.set_xscale("log", base=2)
-        ax.set_xticks(ks, [str(k) if k in KEPT[::2] else "" for k in ks])
-        ax.set_ylim(-0.05, 1.02)
-        ax.legend(fontsize=8, frameon=False)
-        plotting.lines(ax, xlabel="inputs kept", ylabel="correlation with the unit")
-        return figure
 
 
 @public
@@ -214,6 +50,8 @@ def trace_circuit(
     unit: str,
     pictures: Pictures | Tensor | str | Path,
     *,
+    depth: Annotated[int, Bounds(1, 20)] = 1,
+    icons: Icons = "patches",
     count: Count = 150,
     positions: Count = 64,
     batch_size: BatchSize = 16,
@@ -227,81 +65,191 @@ def trace_circuit(
         unit: "conv4:12", "logits:tabby", of a convolution or a linear layer, or of the ReLU behind
             one (its value before the ReLU is followed).
         pictures: On which contributions are measured; at least 4.
+        depth: Layers that are followed: with 2 or more the strongest inputs are traced in their
+            turn (three that raise each unit and one that lowers it, at most eight a level), and
+            the result has a graph.
+        icons: What stands beside each input: the patch of `pictures` that activates it most, its
+            maximized picture (seconds a layer), or nothing. Units of the first layer are shown by
+            their kernels.
         count: At most so many pictures, evenly spread.
         positions: Of a map at most so many, drawn at random for each picture.
         batch_size: Pictures that the model computes at once.
-        seed: Of the positions, the halves and the random inputs.
+        seed: Of the positions, the halves, the random inputs and the maximized pictures.
         progress: Called with (pictures done, all pictures, text).
 
     Raises:
         UserError: The layer is no linear operation, or there are too few pictures.
 
     Example:
-        featviz.trace_circuit(model, "conv4:12", "photographs").save("run/circuit")
+        featviz.trace_circuit(model, "conv4:12", "photographs", depth=3).save("run/circuit")
     """
     started = time.perf_counter()
     place = parse_unit(model, unit)
-    layer = linear_layer(model, place.layer)
     data = as_pictures(pictures, model=model).spread(count)
-    values, owner = _sample(model, layer, place.index, data, positions, batch_size, seed, progress)
-    if int(owner.max()) < 3:
-        raise UserError(
-            f"{len(data)} pictures are too few to choose and to measure; give 4 or more"
+    top = f"{linear_layer(model, place.layer).layer}:{place.index}"
+    levels, traced = [[top]], dict[str, Circuit]()
+    while len(levels) <= depth and levels[-1]:
+        new = _trace(
+            model,
+            [name for name in levels[-1] if name not in traced],
+            data,
+            parameters={"count": count, "positions": positions},
+            batch_size=batch_size,
+            seed=seed,
+            progress=progress,
         )
-    weights = layer.weights(place.index).cpu()
-    whole = values.sum(1)
-    centered = whole - whole.mean()
-    variance = centered.square().mean().clamp(min=torch.finfo(torch.double).tiny)
-    strong = whole >= whole.quantile(0.99)
-    return Circuit(
+        traced |= new
+        levels.append(_strongest_inputs(list(new.values())))
+    drawn = [level for level in levels if level] if depth > 1 else []
+    raising, lowering = traced[top].strongest
+    named = [traced[top].inputs[i] for i in (*raising.tolist(), *lowering.tolist())]
+    named += [name for level in drawn for name in level]
+    found = unit_pictures(
+        model, list(dict.fromkeys(named)), data, icons, seed=seed, progress=progress
+    )
+    traced = {
+        name: replace(
+            one, pictures=found, shown_as=IN_WORDS[icons] if found else "", levels=(), before={}
+        )
+        for name, one in traced.items()
+    }
+    parameters = {"unit": unit, "depth": depth, "icons": icons}
+    return replace(
+        traced.pop(top),
         origin=results.origin(
             model,
-            parameters={"unit": unit, "count": count, "positions": positions},
+            parameters=parameters | {"count": count, "positions": positions},
             started=started,
             data=data,
             seed=seed,
         ),
+        levels=tuple(map(tuple, drawn)),
+        before=traced,
+    )
+
+
+def _strongest_inputs(circuits: Sequence[Circuit]) -> list[str]:
+    """The inputs that the graph shows below some units, at most `WIDEST`, without a repetition."""
+    found: dict[str, float] = {}
+    for circuit in circuits:
+        for edge in circuit.edges():
+            found[edge.input] = max(found.get(edge.input, 0.0), abs(edge.share))
+    kept = sorted(found, key=lambda name: -found[name])[:WIDEST]
+    return [name for name in found if name in kept]
+
+
+def _trace(
+    model: Model,
+    names: Sequence[str],
+    data: Pictures,
+    *,
+    parameters: dict[str, int],
+    batch_size: int,
+    seed: int,
+    progress: Progress | None,
+) -> dict[str, Circuit]:
+    """The circuits of some units by name, with one pass a layer; input channels have none."""
+    by_layer: dict[str, dict[int, str]] = {}
+    for name in names:
+        layer, _, index = first_named(name).rpartition(":")
+        if layer != "input":
+            by_layer.setdefault(layer, {})[int(index)] = name
+    found = {}
+    for layer, named in by_layer.items():
+        started = time.perf_counter()
+        linear = linear_layer(model, layer)
+        values, owner = _sample(
+            model,
+            linear,
+            list(named),
+            data,
+            parameters["positions"],
+            batch_size,
+            seed,
+            progress,
+        )
+        if int(owner.max()) < 3:
+            raise UserError(
+                f"{len(data)} pictures are too few to choose and to measure; give 4 or more"
+            )
+        for unit, name in named.items():
+            origin = results.origin(
+                model,
+                parameters={"unit": name, **parameters},
+                started=started,
+                data=data,
+                seed=seed,
+            )
+            found[name] = _circuit(model, linear, unit, values.pop(0), owner, origin)
+    return found
+
+
+def _circuit(
+    model: Model, linear: Linear, unit: int, values: Tensor, owner: Tensor, origin: results.Origin
+) -> Circuit:
+    """From the contributions (S, C) of one unit."""
+    weights = linear.weights(unit).cpu()
+    whole = values.sum(1)
+    centered = whole - whole.mean()
+    variance = centered.square().mean().clamp(min=torch.finfo(torch.double).tiny)
+    strong = whole >= whole.quantile(0.99)
+    assert origin.seed is not None
+    return Circuit(
+        origin=origin,
         model_name=model.name,
-        unit=f"{layer.layer}:{place.index}",
-        inputs=tuple(layer.name(c) for c in range(layer.channels)),
+        unit=f"{linear.layer}:{unit}",
+        inputs=tuple(linear.name(c) for c in range(linear.channels)),
         weights=weights,
-        bias=layer.bias(place.index),
+        bias=linear.bias(unit),
         mean=values.mean(0),
         spread=values.std(0),
         share=(values - values.mean(0)).mul(centered[:, None]).mean(0) / variance,
         top_mean=values[strong].mean(0),
         samples=len(values),
-        followed=tuple(_follow(values, owner, weights.flatten(1).norm(dim=1), seed)),
+        followed=tuple(_follow(values, owner, weights.flatten(1).norm(dim=1), origin.seed)),
+        colors=input_colors(model),
     )
 
 
 def _sample(
     model: Model,
     layer: Linear,
-    unit: int,
+    units: Sequence[int],
     data: Pictures,
     positions: int,
     batch_size: int,
     seed: int,
     progress: Progress | None,
-) -> tuple[Tensor, Tensor]:
-    """Contributions (S, C) in float64 at random positions, and the picture of each (S,)."""
+) -> tuple[list[Tensor], Tensor]:
+    """Contributions (S, C) of each unit in float64 at random positions, and their pictures (S,)."""
     generator = torch.Generator().manual_seed(seed)
-    parts, owners, done = [], [], 0
+    parts: list[list[Tensor]] = [[] for _ in units]
+    owners: list[Tensor] = []
+    done = 0
     with frozen(model), torch.no_grad():
         for batch in batches(data, model.preprocessing, batch_size=batch_size):
             name = [layer.layer]
             with tap(model, name, entering=name, stop=True) as taken, suppress(StopForward):
                 model(batch.images.to(model.device))
-            found = layer.contributions(taken[layer.layer], unit).flatten(2)
-            for one in found:
-                chosen = torch.randperm(one.shape[1], generator=generator)[:positions]
-                parts.append(one[:, chosen.to(one.device)].T.double().cpu())
-                owners.append(torch.full((parts[-1].shape[0],), done))
+            x = taken[layer.layer]
+            chosen: list[Tensor] = []
+            for unit, kept in zip(units, parts, strict=True):
+                found = layer.contributions(x, unit).flatten(2)
+                if not chosen:
+                    chosen = [
+                        torch.randperm(found.shape[2], generator=generator)[:positions]
+                        for _ in range(len(found))
+                    ]
+                kept += [
+                    one[:, which.to(one.device)].T.double().cpu()
+                    for one, which in zip(found, chosen, strict=True)
+                ]
+            for which in chosen:
+                owners.append(torch.full((len(which),), done))
                 done += 1
             if progress:
-                progress(done, len(data), "contributions")
-    return torch.cat(parts), torch.cat(owners)
+                progress(done, len(data), f"contributions to {layer.layer}")
+    return [torch.cat(kept) for kept in parts], torch.cat(owners)
 
 
 def _follow(values: Tensor, owner: Tensor, norms: Tensor, seed: int) -> Iterator[Followed]:

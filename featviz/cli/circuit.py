@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -13,6 +13,16 @@ def circuit(
     unit: Annotated[str, typer.Argument(metavar="UNIT", help="conv4:12, or logits:tabby.")],
     *,
     data: options.Data = None,
+    depth: Annotated[
+        int,
+        typer.Option(
+            "--depth", min=1, max=20, help="Layers: 2 or more trace the strongest inputs in turn."
+        ),
+    ] = 1,
+    icons: Annotated[
+        Literal["none", "patches", "maximize"],
+        typer.Option("--icons", help="Pictures of the inputs: top patches, or maximized."),
+    ] = "patches",
     count: Annotated[
         int, typer.Option("--count", min=1, help="At most so many pictures, evenly spread.")
     ] = 150,
@@ -25,7 +35,7 @@ def circuit(
 ) -> None:
     """Show which units of the layer before build a unit, and how much of it a few of them explain.
 
-    Example: featviz circuit conv4:12
+    Example: featviz circuit conv4:12 --depth 3
     """
     from featviz.circuits.trace import trace_circuit
     from featviz.cli.run import open_data
@@ -38,6 +48,8 @@ def circuit(
             net,
             unit,
             open_data(data),
+            depth=depth,
+            icons=icons,
             count=count,
             positions=positions,
             seed=seed,
