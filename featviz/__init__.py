@@ -54,6 +54,7 @@ _LAZY_EXPORTS = {
     "embed_layers": "featviz.embedding.extract",
     "ensemble": "featviz.attacks.ensemble",
     "evaluate": "featviz.training.evaluation",
+    "expanded_weights": "featviz.circuits.expanded",
     "external_attack": "featviz.attacks.external",
     "fgsm": "featviz.attacks.pgd",
     "find_neighbors": "featviz.neighbors.find",
@@ -126,6 +127,7 @@ if TYPE_CHECKING:
     from featviz.attacks.universal import universal as universal
     from featviz.attribution.attribute import attribute as attribute
     from featviz.attribution.sanity import check_attributions as check_attributions
+    from featviz.circuits.expanded import expanded_weights as expanded_weights
     from featviz.circuits.trace import trace_circuit as trace_circuit
     from featviz.comparison.compare import compare as compare
     from featviz.comparison.compare import compare_results as compare_results

@@ -61,7 +61,7 @@ def unit_pictures(
     found: dict[str, Tensor] = {}
     for layer, named in by_layer.items():
         indices = sorted(named)
-        kernels = _kernels(model, layer, indices)
+        kernels = kernel_pictures(model, layer, indices)
         if kernels is not None:
             made = kernels
         elif icons == "patches":
@@ -75,7 +75,7 @@ def unit_pictures(
     return found
 
 
-def _kernels(model: Model, layer: str, units: Sequence[int]) -> Tensor | None:
+def kernel_pictures(model: Model, layer: str, units: Sequence[int]) -> Tensor | None:
     """The kernels (U, 3, k, k) of a convolution over the model's picture; None of other layers."""
     linear = linear_layer(model, layer)
     if linear.sources or not isinstance(linear.module, nn.Conv2d) or linear.channels != 3:

@@ -14,6 +14,8 @@ from featviz import results
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from featviz.circuits.expanded import ExpandedWeights
+
 SHOWN = 8
 """inputs of each sign in the figure"""
 RAISING, LOWERING = 3, 1
@@ -83,8 +85,10 @@ class Circuit(results.Result):
     """names of the model's input channels"""
     levels: tuple[tuple[str, ...], ...] = ()
     """the units of the graph: this one, its strongest inputs, theirs ...; empty at depth 1"""
-    before: Mapping[str, Circuit] = field(default_factory=dict)
+    before: dict[str, Circuit] = field(default_factory=dict)
     """the circuits of the inputs that were traced, by unit"""
+    expanded: ExpandedWeights | None = None
+    """weights on the units two layers back, where the graph reaches them"""
 
     @property
     def title(self) -> str:
@@ -92,7 +96,8 @@ class Circuit(results.Result):
 
     @property
     def parts(self) -> Mapping[str, results.Result]:
-        return self.before
+        expanded = {"expanded": self.expanded} if self.expanded else {}
+        return {**self.before, **expanded}
 
     @property
     def strongest(self) -> tuple[Tensor, Tensor]:

@@ -24,6 +24,7 @@ from torch import Tensor
 from featviz import results
 from featviz.arguments import Bounds
 from featviz.circuits.contributions import Linear, linear_layer
+from featviz.circuits.expanded import ExpandedWeights, expanded_weights
 from featviz.circuits.icons import IN_WORDS, Icons, first_named, input_colors, unit_pictures
 from featviz.circuits.result import WIDEST, Circuit, Followed
 from featviz.datasets import Pictures, batches
@@ -125,7 +126,16 @@ def trace_circuit(
         ),
         levels=tuple(map(tuple, drawn)),
         before=traced,
+        expanded=_expanded(model, top) if len(drawn) > 2 else None,
     )
+
+
+def _expanded(model: Model, unit: str) -> ExpandedWeights | None:
+    """Weights two layers back; None where nothing but pictures could make the net linear."""
+    try:
+        return expanded_weights(model, unit)
+    except UserError:
+        return None
 
 
 def _strongest_inputs(circuits: Sequence[Circuit]) -> list[str]:

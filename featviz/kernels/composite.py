@@ -9,26 +9,17 @@ kernels.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from featviz.errors import UserError
 from featviz.images import three_channels
 from featviz.models.first_layer import carried_kernels
 from featviz.models.layers import activations
+from featviz.models.linear_net import LinearNet
 from featviz.models.model import Layer, Model
 from featviz.types import Progress
-
-IDENTITIES = frozenset(
-    {
-        *("relu", "relu_", "relu6", "leaky_relu", "leaky_relu_", "elu", "elu_", "gelu", "silu"),
-        *("hardswish", "hardtanh", "hardtanh_", "local_response_norm"),
-    }
-)
-"""functions that pass everything in the linear net"""
 
 
 def composite_kernels(
@@ -63,7 +54,7 @@ def composite_kernels(
     per_batch = max(1, min(32, 6_000_000 // (height * width)))
     channels = model.preprocessing.channels
     parts = []
-    with _Linear() as linear:
+    with LinearNet() as linear:
         for start in range(0, len(units), per_batch):
             some = list(units[start : start + per_batch])
             if progress:
@@ -84,49 +75,6 @@ def composite_kernels(
     if len(rows):
         kernels = kernels[..., rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
     return kernels.contiguous(), (*linear.ignored, "biases")
-
-
-class _Linear(TorchFunctionMode):
-    """Within it ReLUs and response normalization pass everything, a max pool takes its center."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.ignored: dict[str, None] = {}
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
-        kwargs = kwargs or {}
-        name = getattr(func, "__name__", "")
-        if name in IDENTITIES:
-            normalizes = name == "local_response_norm"
-            self.ignored["local response normalization" if normalizes else "ReLUs"] = None
-            return args[0]
-        if name in {"max_pool2d", "max_pool2d_with_indices"}:
-            self.ignored["the choice of max pools (their center is taken)"] = None
-            return _pool_centers(*args, **kwargs)
-        return func(*args, **kwargs)
-
-
-def _pool_centers(
-    x: Tensor,
-    kernel_size: Any,
-    stride: Any = None,
-    padding: Any = 0,
-    dilation: Any = 1,
-    ceil_mode: bool = False,
-    return_indices: bool = False,
-) -> Tensor:
-    """The value in the middle of each window of a max pool."""
-    windows = (kernel_size, stride or kernel_size, padding, dilation)
-    with torch.no_grad():
-        shape = torch.max_pool2d(x.detach(), *windows, ceil_mode).shape
-    axes = []
-    for axis in (0, 1):
-        kernel, step, pad, wide = (v if isinstance(v, int) else v[axis] for v in windows)
-        centers = torch.arange(shape[2 + axis]) * step + wide * (kernel // 2) - pad
-        axes.append(centers.clamp(0, x.shape[2 + axis] - 1).to(x.device))
-    return x[..., axes[0][:, None], axes[1]]
 
 
 def kernel_mosaics(model: Model, place: Layer, units: Sequence[int]) -> Tensor | None:
