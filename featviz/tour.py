@@ -22,6 +22,7 @@ from featviz.atlas.build import build_atlas
 from featviz.atlas.icons import IconSettings
 from featviz.attacks.attack import attack
 from featviz.attribution.attribute import attribute
+from featviz.circuits.trace import trace_circuit
 from featviz.datasets import Pictures, batches
 from featviz.embedding.extract import embed
 from featviz.embedding.store import Store
@@ -329,6 +330,20 @@ def _unit_steps(s: Subject) -> Iterator[Step]:
         yield (
             f"examples-{results.file_stem(layer)}",
             partial(top_patches, model, searched, layer, units=units, progress=progress),
+        )
+    for layer, units in deeper[-1:]:
+        yield (
+            "circuit",
+            partial(
+                trace_circuit,
+                model,
+                f"{layer}:{units[0]}",
+                s.compared.spread(32),
+                depth=2,
+                positions=16,
+                seed=s.seed,
+                progress=progress,
+            ),
         )
 
 

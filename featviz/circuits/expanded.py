@@ -20,10 +20,10 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 from torch import Tensor
 
-from featviz import plotting, results
+from featviz import results
 from featviz.circuits.contributions import linear_layer
+from featviz.circuits.figures import draw_expanded
 from featviz.circuits.icons import kernel_pictures
-from featviz.circuits.result import SHOWN
 from featviz.datasets import Pictures, batches
 from featviz.errors import UserError, public
 from featviz.models.frozen import frozen
@@ -80,7 +80,7 @@ class ExpandedWeights(results.Result):
     def strongest(self) -> Tensor:
         """The inputs of largest norm, first the largest; at most 16."""
         norms = self.weights.flatten(1).norm(dim=1)
-        order: Tensor = norms.argsort(descending=True, stable=True)[: 2 * SHOWN]
+        order: Tensor = norms.argsort(descending=True, stable=True)[:16]
         return order[norms[order] > 0]
 
     def numbers(self) -> dict[str, results.Number]:
@@ -124,24 +124,7 @@ class ExpandedWeights(results.Result):
         )
 
     def plot(self) -> Figure:
-        shown = self.strongest.tolist()
-        kinds = 2 if self.pictures else 1
-        figure = plotting.new_figure(8.0, 2.6 * kinds)
-        grid = figure.subplots(2 * kinds, SHOWN, squeeze=False)
-        for ax in grid.flat:
-            ax.set_axis_off()
-        end = float(self.weights.abs().max()) or 1.0
-        for place, index in enumerate(shown):
-            row, column = divmod(place, SHOWN)
-            *above, below = (grid[kinds * row + kind, column] for kind in range(kinds))
-            name = f"{self.layer}:{index}"
-            for ax in above:
-                ax.set_axis_on()
-                plotting.show_image(ax, self.pictures[name], pixelated=True)
-            below.set_axis_on()
-            plotting.show_map(below, self.weights[index], -end, end)
-            (above or [below])[0].set_title(name, fontsize=6.5, color=plotting.INK, pad=2)
-        return figure
+        return draw_expanded(self)
 
 
 @public
@@ -226,7 +209,7 @@ def _linearised(model: Model, layer: str, unit: int, source: str) -> tuple[Tenso
     blank = model.blank().new_zeros(1, model.preprocessing.channels, height, width)
     generator = torch.Generator().manual_seed(0)
     noise = torch.rand(blank.shape, generator=generator).to(blank)
-    with LinearNet() as linear:
+    with LinearNet(mean_pools=True) as linear:
         # What comes before the earlier layer is not left out of these weights.
         ended = hookable(model.net)[model.layer(source).path].register_forward_hook(
             lambda *_: linear.ignored.clear()

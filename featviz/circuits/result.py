@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, ClassVar, NamedTuple
 from torch import Tensor
 
 from featviz import results
+from featviz.circuits.figures import draw_circuit, draw_graph
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -159,8 +160,6 @@ class Circuit(results.Result):
         }
 
     def write(self, folder: results.Folder) -> None:
-        from featviz.circuits.figures import draw_graph
-
         beside = f" Above the weights: {self.shown_as}." if self.shown_as else ""
         folder.figure(
             "circuit.svg",
@@ -225,6 +224,4 @@ class Circuit(results.Result):
             )
 
     def plot(self) -> Figure:
-        from featviz.circuits.figures import draw_circuit
-
         return draw_circuit(self)

@@ -168,7 +168,7 @@ def _trace(
     for layer, named in by_layer.items():
         started = time.perf_counter()
         linear = linear_layer(model, layer)
-        values, owner = _sample(
+        values, owner = sample_contributions(
             model,
             linear,
             list(named),
@@ -221,7 +221,7 @@ def _circuit(
     )
 
 
-def _sample(
+def sample_contributions(
     model: Model,
     layer: Linear,
     units: Sequence[int],

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 IDENTITIES = frozenset(
@@ -21,10 +22,14 @@ IDENTITIES = frozenset(
 
 
 class LinearNet(TorchFunctionMode):
-    """Within it ReLUs and response normalization pass everything, a max pool takes its center."""
+    """Within it ReLUs and response normalization pass everything.
 
-    def __init__(self) -> None:
+    A max pool takes the center of its window, or with `mean_pools` the mean.
+    """
+
+    def __init__(self, *, mean_pools: bool = False) -> None:
         super().__init__()
+        self.mean_pools = mean_pools
         self.ignored: dict[str, None] = {}
         """what was passed over, in words"""
 
@@ -38,8 +43,10 @@ class LinearNet(TorchFunctionMode):
             self.ignored["local response normalization" if normalizes else "ReLUs"] = None
             return args[0]
         if name in {"max_pool2d", "max_pool2d_with_indices"}:
-            self.ignored["the choice of max pools (their center is taken)"] = None
-            return _pool_centers(*args, **kwargs)
+            taken = "mean" if self.mean_pools else "center"
+            self.ignored[f"the choice of max pools (their {taken} is taken)"] = None
+            pool = _pool_means if self.mean_pools else _pool_centers
+            return pool(*args, **kwargs)
         return func(*args, **kwargs)
 
 
@@ -62,3 +69,20 @@ def _pool_centers(
         centers = torch.arange(shape[2 + axis]) * step + wide * (kernel // 2) - pad
         axes.append(centers.clamp(0, x.shape[2 + axis] - 1).to(x.device))
     return x[..., axes[0][:, None], axes[1]]
+
+
+def _pool_means(
+    x: Tensor,
+    kernel_size: Any,
+    stride: Any = None,
+    padding: Any = 0,
+    dilation: Any = 1,
+    ceil_mode: bool = False,
+    return_indices: bool = False,
+) -> Tensor:
+    """The mean of each window of a max pool, of the values inside the map."""
+    if dilation not in (1, (1, 1), [1, 1]):
+        return _pool_centers(x, kernel_size, stride, padding, dilation, ceil_mode)
+    return F.avg_pool2d(
+        x, kernel_size, stride or kernel_size, padding, ceil_mode, count_include_pad=False
+    )

@@ -19,6 +19,7 @@ KINDS = {
     "kernels",
     "maximize",
     "examples",
+    "circuit",
     "maps",
     "patch",
     "embed",
