@@ -15,13 +15,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from featviz.errors import UserError, nearest
 from featviz.images import check_pictures
 from featviz.indices import index_below, one_item
 from featviz.labels import class_finder
 from featviz.models.frozen import evaluating
-from featviz.models.outputs import Choice, Output
+from featviz.models.outputs import PROBABILITIES, Choice, Output
 from featviz.models.receptive_field import ModuleRecord, record_modules
 from featviz.models.torchvision_schemas import supply_schemas
 from featviz.models.weights_file import plain
@@ -149,9 +150,19 @@ class Model(nn.Module):
         if self.headless:
             kept = {layer.path for layer in self.layers.values()}
             self.aliases = {a: path for a, path in self.aliases.items() if path in kept}
+        elif "logits" not in self.layers:
+            raise UserError(
+                f"{name} does not give one row for one picture; keep the axis of the pictures in "
+                "it (no view(-1, ...) over it, no squeeze() without an axis)"
+            )
         elif len(self.layers["logits"].shape) != 1:
             self._become_headless()
+        self.notes += self._doubts()
         count = 0 if self.headless else self.layers["logits"].shape[0]
+        last = next((one.operation for one in self.layers.values() if not one.path), "")
+        if count and last in PROBABILITIES:
+            self.pick = replace(self.pick, operation=last)
+            self.notes += (PROBABILITIES[last],)
         if count == 1:
             self.pick, count = replace(self.pick, one=True), 2
             self.notes += ("its one output is read by a sigmoid, as the logits of two classes",)
@@ -165,6 +176,7 @@ class Model(nn.Module):
                 "give --classes a file with one line for each"
             )
         pairs = classes or [("", f"class {i}") for i in range(count)]
+        self.notes = tuple(dict.fromkeys(self.notes))  # those of the same net before
         self.synsets: tuple[str, ...] = tuple(synset for synset, _ in pairs)
         self.classes: tuple[str, ...] = tuple(class_name for _, class_name in pairs)
 
@@ -192,6 +204,11 @@ class Model(nn.Module):
             ) from None
         if self.headless:
             raise self._no_logits()
+        if len(logits) != shape[0]:
+            raise UserError(
+                f"{self.name} gives {len(logits)} rows for {shape[0]} pictures of "
+                f"{shown(shape[2:])} pixels; give {shown(self.input_size)}"
+            )
         check_finite(logits, f"logits of {self.name}")
         return logits.float() if self.low_precision else logits
 
@@ -390,6 +407,22 @@ class Model(nn.Module):
         self.headless = True
         self.aliases["output"] = self.aliases.pop("logits")
         del self.layers
+
+    def _doubts(self) -> tuple[str, ...]:
+        """Why numbers of the model may differ from call to call, a sentence each."""
+        doubts = []
+        if any(layer.random for layer in self.layers.values()):
+            doubts.append(
+                "it draws random numbers in every pass (dropout without training=self.training?), "
+                "so that no number is repeatable"
+            )
+        norms = [one for one in self.net.modules() if isinstance(one, _BatchNorm)]
+        if any(norm.running_mean is None for norm in norms):
+            doubts.append(
+                "it normalizes by the mean of each batch (track_running_stats=False), so that "
+                "every number depends on the other pictures and on batch_size"
+            )
+        return tuple(doubts)
 
     def _no_logits(self) -> UserError:
         if "output" in self.aliases:

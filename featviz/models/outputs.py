@@ -14,6 +14,12 @@ from featviz.errors import UserError, nearest
 Choice = str | int | Callable[[Any], Tensor]
 """a name, an index, or a function of what the network gives"""
 
+PROBABILITIES = {
+    "_softmax": "it gives probabilities (a softmax); their logarithms are its logits",
+    "sigmoid": "it gives probabilities (a sigmoid); their log odds are its logits",
+}
+"""torch's last operation of a network that gives probabilities, and what is said of it"""
+
 
 @dataclass(frozen=True)
 class Output:
@@ -28,6 +34,8 @@ class Output:
     """how many there are, which may decide between several parts"""
     one: bool = False
     """a single logit z is read by a sigmoid: as the logits (-z/2, z/2) of two classes"""
+    operation: str = ""
+    """"_softmax" or "sigmoid": what the network gives are probabilities, whose logits are taken"""
 
     def __call__(self, values: Any) -> Tensor:
         """The tensor; (N,) becomes (N, 1). Raises UserError if there is none, or no single one."""
@@ -43,6 +51,10 @@ class Output:
                 f"gives {_listed(_parts(values))}"
             )
         found = found[:, None] if found.dim() == 1 else found
+        if self.operation in PROBABILITIES and found.is_floating_point():
+            limits = torch.finfo(found.dtype)
+            softmax = self.operation == "_softmax"
+            found = found.clamp(min=limits.tiny).log() if softmax else found.logit(limits.eps)
         return torch.cat([-found / 2, found / 2], 1) if self.one else found
 
     def _likeliest(self, parts: Mapping[str, Any]) -> Any:

@@ -65,6 +65,10 @@ class ModuleRecord:
     """None where the geometry is not a grid of windows (`whole` tells which)"""
     whole: bool
     """the receptive field of each unit is the whole picture (fully connected, globally pooled)"""
+    operation: str
+    """torch's name of what computed its values: "convolution", "addmm", "_softmax" ..."""
+    random: bool
+    """random numbers were drawn in the pass until here"""
 
     @property
     def key(self) -> str:
@@ -83,6 +87,14 @@ _POINTWISE = frozenset(
         *("sub", "unbind", "_to_copy", "dropout", "native_dropout", "elu", "gelu", "hardsigmoid"),
         *("hardswish", "hardtanh", "leaky_relu", "relu", "sigmoid", "silu", "softplus", "tanh"),
         *("cudnn_batch_norm", "native_batch_norm", "_native_batch_norm_legit_no_training"),
+    }
+)
+# Those give the values that they take, but for their order and type.
+_COPIES = frozenset({"alias", "clone", "detach", "expand", "select", "slice", "t", "_to_copy"})
+_RANDOM = frozenset(
+    {
+        *("bernoulli", "multinomial", "native_dropout", "normal", "rand", "rand_like", "randint"),
+        *("randn", "randn_like", "randperm", "uniform"),
     }
 )
 CONVOLUTIONS = {"convolution", "_convolution", "cudnn_convolution", "mkldnn_convolution"}
@@ -104,6 +116,8 @@ class _Trace(TorchDispatchMode):
         super().__init__()
         self.fields: dict[int, tuple[Tensor, _Field]] = {}
         self.channels: dict[int, int | None] = {}  # the axis; None where it is not known
+        self.operations: dict[int, str] = {}
+        self.random = False
         self.macs = 0
         self.mark(picture, ReceptiveField((1, 1), (1, 1), (0, 0)), 1)
 
@@ -126,6 +140,7 @@ class _Trace(TorchDispatchMode):
     ) -> Any:
         out = func(*args, **(kwargs or {}))
         name = func.overloadpacket.__name__
+        self.random |= name.removesuffix("_") in _RANDOM
         inputs = [t for t in tensors_of(args) if id(t) in self.fields]
         outputs = [t for t in tensors_of(out) if t.dim() > 0]
         if outputs:
@@ -135,8 +150,11 @@ class _Trace(TorchDispatchMode):
             fields = [self.field_of(t) for t in inputs]
             field = _follow(name, args, inputs, fields, axis, outputs[0])
             axis = _channels(name, args, inputs[0], axis, outputs[0])
+            copies = name in _RESHAPES or name in _COPIES
+            operation = self.operations.get(id(inputs[0]), "") if copies else name
             for tensor in outputs:
                 self.mark(tensor, field, axis)
+                self.operations[id(tensor)] = operation.removesuffix("_")
         return out
 
 
@@ -302,7 +320,8 @@ def record_modules(
         give one row a picture.
     """
     trace = _Trace(picture)
-    finished: list[tuple[str, int, Tensor, int]] = []  # path, call, activation, multiply-adds
+    # path, call, activation, multiply-adds, operation, random
+    finished: list[tuple[str, int, Tensor, int, str, bool]] = []
     calls: Counter[str] = Counter()
     macs: Counter[str] = Counter()
     began: dict[str, int] = {}
@@ -318,7 +337,8 @@ def record_modules(
         macs[path] += own
         # Windows of attention, tables of positions: not a row for the picture.
         if tensors and tensors[0].shape[:1] == picture.shape[:1]:
-            finished.append((path, calls[path], tensors[0], own))
+            operation = trace.operations.get(id(tensors[0]), "")
+            finished.append((path, calls[path], tensors[0], own, operation, trace.random))
 
     modules = hookable(net)
     for path, module in modules.items():
@@ -332,7 +352,7 @@ def record_modules(
             handle.remove()
 
     records: dict[str, ModuleRecord] = {}
-    for path, call, tensor, own in finished:
+    for path, call, tensor, own, operation, random in finished:
         field = trace.field_of(tensor)
         module = modules[path]
         shape, last = tuple(tensor.shape[1:]), trace.channels.get(id(tensor)) == 3
@@ -348,6 +368,8 @@ def record_modules(
             macs=macs[path] if call == calls[path] else own,
             receptive_field=field if isinstance(field, ReceptiveField) else None,
             whole=field == "whole",
+            operation=operation,
+            random=random,
         )
         records[record.key] = record
     return records

@@ -374,7 +374,7 @@ def _normalization(
         return None
     if flipped:
         mean, std = mean.flip(0), std.flip(0)
-    rounded = [tuple(float(f"{v:.5g}") for v in values.tolist()) for values in (mean, std)]
+    rounded = [tuple(float(f"{v:.5g}") + 0.0 for v in values.tolist()) for values in (mean, std)]
     return {"mean": rounded[0], "std": rounded[1], "blue_first": flipped}
 
 
