@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from featviz.errors import UserError
 from featviz.models.frozen import evaluating
 from featviz.models.layers import StopForward, tap
+from featviz.models.linear_operations import computing
 from featviz.models.receptive_field import hookable
 
 if TYPE_CHECKING:
@@ -134,7 +135,7 @@ def linear_layer(model: Model, layer: str) -> Linear:
         channels = module.in_channels
     else:
         channels = _channels_before(model, place, module.in_features)
-    return Linear(place.name, module, tuple(_sources(model, place)), channels)
+    return Linear(place.name, computing(model, place), tuple(_sources(model, place)), channels)
 
 
 def _channels_before(model: Model, place: Layer, features: int) -> int:

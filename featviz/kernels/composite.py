@@ -18,6 +18,7 @@ from featviz.images import three_channels
 from featviz.models.first_layer import carried_kernels
 from featviz.models.layers import activations
 from featviz.models.linear_net import LinearNet
+from featviz.models.linear_operations import computing
 from featviz.models.model import Layer, Model
 from featviz.types import Progress
 
@@ -83,11 +84,11 @@ def kernel_mosaics(model: Model, place: Layer, units: Sequence[int]) -> Tensor |
     None unless only ReLUs, pools and normalization are between the picture's own convolution and
     this one, so that channels keep their meaning.
     """
-    convolution = model.net.get_submodule(place.path)
     first = carried_kernels(model, place.name, into=True)
     if first is None:
         return None
     first = three_channels(first)
+    convolution = computing(model, place)
     assert isinstance(convolution, nn.Conv2d)
     w = convolution.weight.detach().cpu().float()[list(units)]  # (N, C / groups, k, k)
     per_group = convolution.out_channels // convolution.groups

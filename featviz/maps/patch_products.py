@@ -19,7 +19,9 @@ from featviz import images
 from featviz.errors import UserError, nearest
 from featviz.models.first_layer import carried_kernels, leaves
 from featviz.models.layers import activations
+from featviz.models.linear_operations import computing
 from featviz.models.model import Layer, Model
+from featviz.models.receptive_field import tensors_of
 from featviz.models.units import Unit, parse_unit
 
 COLORS = ("red", "green", "blue")
@@ -114,6 +116,8 @@ def measure_patch(
         raise UserError(f"{place.name} is a {place.kind}, not a convolution{hint}")
     batch = picture[None].to(model.device)
     inputs, source, maps = _input_of(model, convolution, place, batch)
+    convolution = computing(model, place)
+    assert isinstance(convolution, nn.Conv2d)
     index, position = _locate(model, unit, position, maps)
     own_map = maps[index].cpu()
 
@@ -182,15 +186,15 @@ def _input_of(
     inputs: list[Tensor] = []
     made: dict[int, tuple[Tensor, str]] = {}  # tensors are kept, so that an id names one alone
 
-    def take(module: nn.Module, arguments: Any) -> None:
-        inputs.append(arguments[0])
+    def take(module: nn.Module, arguments: Any, named: Any) -> None:
+        inputs.append(tensors_of((arguments, named))[0])
 
     def note(name: str, module: nn.Module, arguments: Any, output: Any) -> None:
         if isinstance(output, Tensor):
             made[id(output)] = (output, name)
 
     modules = dict(model.net.named_modules())
-    handles = [convolution.register_forward_pre_hook(take)]
+    handles = [convolution.register_forward_pre_hook(take, with_kwargs=True)]
     handles += [
         modules[la.path].register_forward_hook(partial(note, la.name))
         for la in model.layers.values()

@@ -7,7 +7,9 @@ of a channel: unit 12 of pool1 belongs to kernel 12.
 from __future__ import annotations
 
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
 
+from featviz.models.linear_operations import computing
 from featviz.models.model import Layer, Model
 
 KEEPERS = (
@@ -25,7 +27,7 @@ KEEPERS = (
 def leaves(model: Model) -> list[tuple[str, nn.Module]]:
     """The modules without children, by layer name, in the order of the forward pass."""
     pairs = [(la.name, model.net.get_submodule(la.path)) for la in model.layers.values()]
-    return [(name, m) for name, m in pairs if not any(True for _ in m.children())]
+    return [(name, m) for name, m in pairs if is_parametrized(m) or not list(m.children())]
 
 
 def first_convolution(model: Model) -> str | None:
@@ -56,8 +58,7 @@ def first_kernels(model: Model) -> Tensor | None:
     name = first_convolution(model)
     if name is None:
         return None
-    convolution = model.net.get_submodule(model.layer(name).path)
-    assert isinstance(convolution, nn.Conv2d)
+    convolution = computing(model, model.layer(name))
     if convolution.weight.shape[1] != model.preprocessing.channels:
         return None
     weights = convolution.weight.detach().cpu().float()

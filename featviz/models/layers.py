@@ -74,8 +74,8 @@ def tap(
         own = (kept.permute(0, 2, 3, 1) if last else kept).to(value.dtype, copy=True)
         return _with(values, value, own)
 
-    def before(name: str, module: nn.Module, inputs: Any) -> Any:
-        return take(name, inputs)
+    def before(name: str, module: nn.Module, inputs: Any, named: Any) -> Any:
+        return take(name, (inputs, named))
 
     def after(name: str, module: nn.Module, inputs: Any, output: Any) -> Any:
         return take(name, output)
@@ -85,7 +85,8 @@ def tap(
     for name, place in places.items():
         module = modules[place.path]
         if name in entering:
-            handles.append(module.register_forward_pre_hook(partial(before, name)))
+            hook = partial(before, name)
+            handles.append(module.register_forward_pre_hook(hook, with_kwargs=True))
         else:
             handles.append(module.register_forward_hook(partial(after, name)))
     try:

@@ -150,19 +150,12 @@ class Model(nn.Module):
         if self.headless:
             kept = {layer.path for layer in self.layers.values()}
             self.aliases = {a: path for a, path in self.aliases.items() if path in kept}
-        elif "logits" not in self.layers:
-            raise UserError(
-                f"{name} does not give one row for one picture; keep the axis of the pictures in "
-                "it (no view(-1, ...) over it, no squeeze() without an axis)"
-            )
-        elif len(self.layers["logits"].shape) != 1:
+        elif len(self._output_shape) != 1:
             self._become_headless()
         self.notes += self._doubts()
         count = 0 if self.headless else self.layers["logits"].shape[0]
-        last = next((one.operation for one in self.layers.values() if not one.path), "")
-        if count and last in PROBABILITIES:
-            self.pick = replace(self.pick, operation=last)
-            self.notes += (PROBABILITIES[last],)
+        if count:
+            self._take_logits_of_probabilities()
         if count == 1:
             self.pick, count = replace(self.pick, one=True), 2
             self.notes += ("its one output is read by a sigmoid, as the logits of two classes",)
@@ -401,6 +394,21 @@ class Model(nn.Module):
         """Raise UserError unless the model tells classes apart."""
         if self.headless:
             raise self._no_logits()
+
+    @property
+    def _output_shape(self) -> tuple[int, ...]:
+        if "logits" not in self.layers:
+            raise UserError(
+                f"{self.name} does not give one row for one picture; keep the axis of the pictures "
+                "in it (no view(-1, ...) over it, no squeeze() without an axis)"
+            )
+        return self.layers["logits"].shape
+
+    def _take_logits_of_probabilities(self) -> None:
+        last = next((one.operation for one in self.layers.values() if not one.path), "")
+        if last in PROBABILITIES:
+            self.pick = replace(self.pick, operation=last)
+            self.notes += (PROBABILITIES[last],)
 
     def _become_headless(self) -> None:
         """What gives maps or tokens has no logits; the whole is its layer "output"."""

@@ -49,7 +49,7 @@ class ModuleRecord:
     path: str
     """of the module; "" is the whole net"""
     kind: str
-    """the module's class: "Conv2d", "ReLU" ..."""
+    """the module's class: "Conv2d", "ReLU" ...; of these also where it is derived from them"""
     shape: tuple[int, ...]
     """of the activation of one picture: (C, H, W), (C,) or (tokens, C)"""
     channels_last: bool
@@ -299,6 +299,13 @@ def _union(fields: list[ReceptiveField]) -> ReceptiveField | None:
     return ReceptiveField((end[0] - start[0], end[1] - start[1]), stride, (start[0], start[1]))
 
 
+def _kind(module: nn.Module) -> str:
+    """Its class, or the one of torch's that it is derived from, as parametrizations derive."""
+    own = type(module)
+    known = (nn.Conv2d, nn.Linear, nn.BatchNorm2d, nn.ReLU, nn.ReLU6)
+    return next((one for one in known if issubclass(own, one)), own).__name__
+
+
 def hookable(net: nn.Module) -> dict[str, nn.Module]:
     """The modules by path, without those of TorchScript, which take no hooks."""
     found = net.named_modules()
@@ -359,7 +366,7 @@ def record_modules(
         channels_last = tensor.dim() == 4 and last
         record = ModuleRecord(
             path=path,
-            kind=type(module).__name__,
+            kind=_kind(module),
             shape=(shape[2], *shape[:2]) if channels_last else shape,
             channels_last=channels_last,
             calls=calls[path],

@@ -191,7 +191,7 @@ def test_hooks_are_gone_also_after_an_error(generator: torch.Generator) -> None:
     model = deep(2)
     picture = torch.rand(3, 16, 16, generator=generator)
     patch_times_kernel(model, picture, "conv2:1")
-    with pytest.raises(RuntimeError):
+    with pytest.raises(UserError, match="2 pixels"):
         patch_times_kernel(model, picture[:, :2, :2], "conv2:1")  # smaller than the pool's window
     assert all(not m._forward_hooks and not m._forward_pre_hooks for m in model.modules())
     assert not model.training

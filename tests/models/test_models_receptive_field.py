@@ -105,7 +105,7 @@ def test_one_pixel_outside_the_box_changes_nothing_and_inside_it_does() -> None:
     assert field is not None
     assert field.box(*at) == (top, left, bottom, right)
     with torch.no_grad():
-        still = featviz.activations(model, picture, ["conv5"])["conv5"][0, :, 6, 6]
+        still = activations(model, picture, ["conv5"], forward=model)["conv5"][0, :, 6, 6]
         for y, x, inside in (
             (top, 100, True),
             (top - 1, 100, False),
@@ -118,7 +118,7 @@ def test_one_pixel_outside_the_box_changes_nothing_and_inside_it_does() -> None:
         ):
             changed = picture.clone()
             changed[..., y, x] += 100  # far outside [0, 1], so that it wins max pools
-            after = featviz.activations(model, changed, ["conv5"])["conv5"][0, :, 6, 6]
+            after = activations(model, changed, ["conv5"], forward=model)["conv5"][0, :, 6, 6]
             assert bool((after != still).any()) == inside, (y, x)
 
 
