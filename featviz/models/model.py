@@ -81,6 +81,8 @@ class Model(nn.Module):
     """A classifier: pictures (N, C, H, W) in [0, 1] to logits (N, classes).
 
     A net with one logit z is read by a sigmoid, as two classes with logits -z/2 and z/2.
+    A net that ends in a softmax or a sigmoid gives probabilities; its logits are their logarithms
+    or log odds.
 
     Normalization is the first step of each call. The net computes in eval mode and without
     gradients to its parameters, whatever its own mode and `requires_grad` are; both are after a

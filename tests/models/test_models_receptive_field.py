@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import featviz
+from featviz.models.layers import activations
 from featviz.models.model import Layer, Model
 from featviz.models.receptive_field import record_modules
 
