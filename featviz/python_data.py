@@ -434,9 +434,15 @@ def label_values(labels: Labels, count: int) -> list[int | str | None]:
     if len(values) != count:
         raise UserError(f"{len(values)} labels for {count} pictures; give one a picture")
     for row, value in enumerate(values):
-        if value is not None and _class(value) is None:
+        if value is not None and (_class(value) is None or _is_no_index(value)):
             raise UserError(f"label {row} is {value!r}; give the number or the name of a class")
     return [_class(value) for value in values]
+
+
+def _is_no_index(value: Any) -> bool:
+    """Whether it is a truth value or a float, which data sets may hold but nobody gives."""
+    kind = value.dtype if hasattr(value, "dtype") else type(value)
+    return "bool" in str(kind) or "float" in str(kind)
 
 
 def _classes(

@@ -34,6 +34,7 @@ OPERATORS: Mapping[str, Callable[[Any, Any], bool]] = {
     ">": operator.gt,
     "<": operator.lt,
 }
+_OF_TEXTS = {"==", "!="}
 _FORM = re.compile(r"\s*(.+?)\s*(>=|<=|==|!=|=|>|<)\s*(.*?)\s*")
 
 
@@ -82,6 +83,8 @@ def parse_requirement(text: str) -> Requirement:
     name, sign, bound = match.groups()
     if sign == "=":
         raise UserError(f'requirement {text!r} has a single "="; write == or >=')
+    if sign not in _OF_TEXTS:
+        _number(text, bound)
     return Requirement(text, name, sign, bound)
 
 
@@ -154,7 +157,7 @@ def _bound(wanted: Requirement, name: str, number: Number, field: str) -> float 
     text = wanted.bound
     unit = "" if field == "n" else number.unit
     if isinstance(getattr(number, field), str):
-        if wanted.operator not in {"==", "!="}:
+        if wanted.operator not in _OF_TEXTS:
             raise UserError(
                 f"requirement {wanted.text!r}: {name} is the text {number.value!r}; compare it "
                 "with == or !="
@@ -162,21 +165,26 @@ def _bound(wanted: Requirement, name: str, number: Number, field: str) -> float 
         return text.strip("\"'")
     if text.endswith("%") and unit != "fraction":
         raise UserError(f"requirement {wanted.text!r}: {name} is no fraction, so no % fits")
-    top, slash, bottom = text.removesuffix("%").partition("/")
+    value = _number(wanted.text, text, unit)
+    if unit == "fraction" and abs(value) > _LARGEST and not text.endswith("%"):
+        raise UserError(f"requirement {wanted.text!r}: {name} is a fraction; write 0.5 or 50%")
+    return value
+
+
+def _number(requirement: str, bound: str, unit: str = "") -> float:
+    """The bound as a number; "2/255" is 2 where the unit is "/255"."""
+    top, slash, bottom = bound.removesuffix("%").partition("/")
     try:
         value = float(top)
         if slash and f"/{bottom.strip()}" != unit:
             value /= float(bottom)
     except (ValueError, ZeroDivisionError):
         raise UserError(
-            f"requirement {wanted.text!r}: {text!r} is no number; write 0.5, 50% or 2/255"
+            f"requirement {requirement!r}: {bound!r} is no number; write 0.5, 50% or 2/255"
         ) from None
-    value = value / 100 if text.endswith("%") else value
     if math.isnan(value):
-        raise UserError(f"requirement {wanted.text!r}: nan compares with nothing; give a number")
-    if unit == "fraction" and abs(value) > _LARGEST and not text.endswith("%"):
-        raise UserError(f"requirement {wanted.text!r}: {name} is a fraction; write 0.5 or 50%")
-    return value
+        raise UserError(f"requirement {requirement!r}: nan compares with nothing; give a number")
+    return value / 100 if bound.endswith("%") else value
 
 
 def strict_checks(report: LabelReport) -> tuple[Check, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from typing import Annotated, Literal
 
@@ -111,3 +112,10 @@ WorkerCount = Annotated[int, Bounds(1, 1024)]
 
 Seconds = Annotated[float, Bounds(0, 1e7, above=True)]
 """that work may take"""
+
+
+def seed_32(seed: int) -> int:
+    """A seed for libraries that take 32 bits of it: a small one as it is, others by their hash."""
+    if seed < 2**32:
+        return seed
+    return int.from_bytes(hashlib.sha256(str(seed).encode()).digest()[:4], "big")

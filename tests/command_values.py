@@ -37,6 +37,7 @@ CHEAP: dict[str, list[str]] = {
     "demo": ["--quick"],
     "gallery": ["."],
     "compare": ["alexnet-mini", "alexnet-mini"],
+    "circuit": ["conv2:1", "--count", "4"],
     "report": ["."],
 }
 
@@ -73,6 +74,7 @@ KINDS = {
         "corruptions",
         "baseline",
     ),
+    "count": ("positions",),
     "numbers": ("severities", "sides", "icon_side"),
     "query": ("query",),
     "requirement": ("require",),
@@ -84,6 +86,7 @@ KINDS = {
 
 WORDS: dict[str, tuple[str, ...]] = {
     "choice": ("nonsense", ",", "lin f", "-1", "é"),
+    "count": ("0", "-1", "a", "1.5", "nan", "²", "9" * 400, ""),
     "numbers": ("0", "-1", "a", "1,,2x", "99999999999", "1.5", "nan"),
     "model": ("alexnet-min", "timm/", "torch.nn.Linear", "../x", "é", ":"),
     "device": ("cuda:99", "gpu", "cpu:", "cuda:-1", "mps", "meta"),
@@ -91,7 +94,7 @@ WORDS: dict[str, tuple[str, ...]] = {
     "unit": ("conv1", "conv1:", "conv1:999999", "conv1:-1", "nope:1", "conv1:1@", "conv1:1@99,99",
              "conv1:1-0", "conv1:1@1", "conv1:x", ":", "conv1:1:2", "conv1:1@-1,0"),
     "units": ("", "conv1:", "999999", "-1", "nope:1", "1@", "0@99,99", "1-0", "x", ",", "0@1",
-              "conv1:1-0", "0-999999999999", "1.5", "0@0,0,0", "--"),
+              "conv1:1-0", "0-999999999999", "1.5", "--"),
     "class": ("goldfsh", "999999", "-1", "1.5", " ", "é", "nan"),
     "eps": ("-1", "nan", "inf", "1/0", "abc", "8/255/2", "1e400", "/", "300", ","),
     "query": ("999999999", "-1", "class:nope", "missing.jpg", "1 +", "+", "class:", "1 - 1", ","),

@@ -25,7 +25,7 @@ from featviz.datasets import evenly
 from featviz.errors import UserError, check_fields, nearest
 from featviz.models.load import resolve_device
 from featviz.neighbors.exact import Index, build_index
-from featviz.types import Perplexity, Progress, Steps, Tries
+from featviz.types import Perplexity, Progress, Steps, Tries, seed_32
 
 if TYPE_CHECKING:
     from featviz.embedding.store import Store
@@ -208,7 +208,9 @@ def principal_components(space: Index | Tensor, *, seed: int = 0) -> Tensor:
     sample = (vectors[evenly(len(vectors), _LEARNED)] - middle).double()
     if not bool(sample.any()):
         return coordinates
-    _, _, axes = randomized_svd(sample.numpy(), 2, n_iter=7, random_state=seed, flip_sign=False)
+    _, _, axes = randomized_svd(
+        sample.numpy(), 2, n_iter=7, random_state=seed_32(seed), flip_sign=False
+    )
     found = [(rows - middle).double() @ torch.from_numpy(axes.T) for rows in vectors.split(8192)]
     coordinates[:, : len(axes)] = torch.cat(found)
     largest = coordinates.abs().argmax(0)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from featviz.atlas.tsne import EARLY_EXAGGERATION
+from featviz.types import seed_32
 
 if TYPE_CHECKING:
     from featviz.atlas.affinities import Affinities
@@ -63,7 +64,7 @@ def optimize(
         shared: dict[str, Any] = {
             "perplexity": perplexity,
             "early_exaggeration": EARLY_EXAGGERATION,
-            "random_state": seed,
+            "random_state": seed_32(seed),
         }
         if method == "scikit-learn":
             from sklearn.manifold import TSNE
@@ -114,7 +115,7 @@ def _open_tsne(
         PrecomputedAffinities(p, normalize=False),
         negative_gradient_method="fft" if many else "bh",
         n_jobs=torch.get_num_threads() if many else 1,
-        random_state=seed,
+        random_state=seed_32(seed),
     )
     done = 0
 

@@ -106,7 +106,9 @@ def audit(
 
     Example: featviz audit --eps 1/255,2/255,4/255 --norm linf --count 24
     """
-    norms = words_of(norm)
+    if stimuli is None:
+        options.refuse_unused("without --stimuli", categories=(categories, None))
+    norms = options.parse_words("--norm", norm)
     grids = grids_of(norms, {"linf": eps, "l2": eps_l2, "l1": eps_l1, "l0": eps_l0})
 
     from featviz.checkpoints import partial_folder
@@ -136,7 +138,7 @@ def audit(
             check=check.lower(),
             check_steps=check_steps,
             queries=queries,
-            parts=words_of(parts),
+            parts=options.parse_words("--parts", parts),
             stimuli=stimuli,
             categories=categories,
             time=None if time is None else options.parse_duration(time),
@@ -146,12 +148,6 @@ def audit(
             progress=progress,
         )
     output.finish(result, folder)
-
-
-def words_of(text: str) -> list[str]:
-    """The words of a list with commas, in lower case; "none" is an empty list."""
-    words = [word.strip().lower() for word in text.split(",") if word.strip()]
-    return [] if words == ["none"] else words
 
 
 def grids_of(norms: list[str], texts: dict[str, str | None]) -> dict[str, list[float]]:

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 import typer
 
 from featviz.cli import options
+from featviz.types import Count
 
 
 def circuit(
@@ -24,10 +25,10 @@ def circuit(
         typer.Option("--icons", help="Pictures of the inputs: top patches, or maximized."),
     ] = "patches",
     count: Annotated[
-        int, typer.Option("--count", min=1, help="At most so many pictures, evenly spread.")
+        Count, typer.Option("--count", help="At most so many pictures, evenly spread.")
     ] = 150,
     positions: Annotated[
-        int, typer.Option("--positions", min=1, help="Of each map at most so many, at random.")
+        Count, typer.Option("--positions", help="Of each map at most so many, at random.")
     ] = 64,
     seed: options.Seed = 0,
     model: options.ModelOptions,

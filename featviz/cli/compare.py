@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from featviz.cli import options
-from featviz.cli.audit import grids_of, words_of
+from featviz.cli.audit import grids_of
 from featviz.errors import UserError
 from featviz.types import Count, SearchSteps
 
@@ -95,7 +95,7 @@ def compare(
         raise UserError(f"--name {model.label!r}: there are two models; give --names before,after")
     folder = output.folder("compare")
     places = Path(first), Path(second)
-    wanted = words_of(parts)
+    wanted = options.parse_words("--parts", parts)
     robustness = {"norm": (norm, "linf"), "eps": (eps, None), "steps": (steps, 40)}
     table = {"corruptions": (corruptions, None), "severities": (severities, "1,2,3,4,5")}
     options.refuse_unused("beside FIRST and SECOND", weights=(model.weights, None))
@@ -119,8 +119,11 @@ def compare(
         options.refuse_unused("without the part corruptions", **table)
     if "units" not in wanted:
         options.refuse_unused("without the part units", layer=(layer, None))
+    chosen = None
+    if corruptions is not None:
+        chosen = options.parse_words("--corruptions", corruptions.replace("-", "_"))
     levels = options.parse_severities(severities)
-    norms = words_of(norm)
+    norms = options.parse_words("--norm", norm)
     grids = grids_of(norms, {norms[0]: eps} if norms else {})
 
     from featviz.checkpoints import partial_folder
@@ -138,7 +141,7 @@ def compare(
             norms=norms,
             eps=grids,
             steps=steps,
-            corruptions=words_of((corruptions or ",".join(CORRUPTIONS)).replace("-", "_")),
+            corruptions=CORRUPTIONS if chosen is None else chosen,
             severities=levels,
             count=count,
             layers=layer,

@@ -47,15 +47,14 @@ def corrupt(
 
     Example: featviz corrupt --names fog,pixelate --severities 1,3,5
     """
-    wanted = [word.strip().lower().replace("-", "_") for word in (names or "").split(",")]
-    wanted = [word for word in wanted if word]
+    words = None if names is None else options.parse_words("--names", names.replace("-", "_"))
     levels = options.parse_severities(severities)
 
     from featviz.checkpoints import partial_folder
     from featviz.cli.run import open_data
     from featviz.corruptions import CORRUPTIONS, EXTRA, corruption_table, settings
 
-    wanted = [*(wanted or CORRUPTIONS), *(EXTRA if extra else ())]
+    wanted = [*(CORRUPTIONS if words is None else words), *(EXTRA if extra else ())]
     for name in wanted:
         for severity in levels:
             settings(name, severity, 224)

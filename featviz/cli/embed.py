@@ -199,7 +199,7 @@ def parse_positions(text: str | None) -> int | Literal["all"] | None:
 
     if text is None or text == "all":
         return "all" if text else None
-    if not (text.isascii() and text.isdecimal()):
+    if not (text.isascii() and text.isdecimal() and len(text) < 10):
         raise UserError(f"--positions {text!r}: give a number, or all")
     return int(text)
 

@@ -471,6 +471,16 @@ def parse_numbers(option: str, text: str | None) -> tuple[float, ...] | None:
         raise UserError(f"{option} {text!r}: write numbers, as in 0.485,0.456,0.406") from None
 
 
+def parse_words(option: str, text: str) -> list[str]:
+    """The words of a list with commas, in lower case; "none" is an empty list. Raises UserError."""
+    from featviz.errors import UserError
+
+    words = [word.strip().lower() for word in text.split(",") if word.strip()]
+    if not words:
+        raise UserError(f"{option} {text!r} names nothing; write words with commas, or none")
+    return [] if words == ["none"] else words
+
+
 def parse_eps(text: str) -> float:
     """An eps in [0, 1] units from ".03" or "8/255". Raises UserError."""
     from featviz.errors import UserError
@@ -505,6 +515,6 @@ def parse_severities(text: str) -> list[int]:
     from featviz.errors import UserError
 
     try:
-        return [int(word) for word in text.split(",") if word.strip()]
+        return [int(word) for word in text.split(",")]
     except ValueError:
         raise UserError(f"--severities {text!r}: write numbers of 1 to 5, as 1,3,5") from None

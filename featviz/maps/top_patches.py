@@ -98,7 +98,7 @@ def top_patches(
             data=pictures,
             parameters={"layer": place.name, "units": which, "k": k, "batch_size": batch_size},
         ),
-        warnings=_warnings(place, which, top),
+        warnings=(*_warnings(place, which, top), *pictures.left_out.notes),
         model_name=model.name,
         layer=place.name,
         units=tuple(which),

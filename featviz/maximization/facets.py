@@ -176,7 +176,10 @@ def draw_facets(
         origin=results.origin(
             model, seed=seed, started=started, data=pictures, parameters=parameters
         ),
-        warnings=_warnings(titles, facets, count),
+        warnings=(
+            *_warnings(titles, facets, count),
+            *(pictures.left_out.notes if pictures is not None else ()),
+        ),
         model_name=model.name,
         layer=place.name,
         objective=wanted.text,

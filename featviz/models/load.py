@@ -24,7 +24,7 @@ from featviz.models.weights import fill, listed, read_classes
 from featviz.models.weights_file import WeightsFile, plain, read_weights
 from featviz.models.wrap import as_model
 from featviz.preprocessing import Preprocessing, Size, Stated
-from featviz.types import Seed
+from featviz.types import Channels, Seed
 
 BUILTIN: dict[str, type[AlexNetMini | AlexNet | AlexNet2012]] = {
     "alexnet-mini": AlexNetMini,
@@ -43,7 +43,7 @@ def load(
     resize: Size | None = None,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
-    channels: int | None = None,
+    channels: Channels | None = None,
     device: str = "auto",
     seed: Seed = 0,
     name: str | None = None,

@@ -40,7 +40,7 @@ from featviz.neighbors.exact import (
     for_search,
     spread,
 )
-from featviz.types import Progress
+from featviz.types import Progress, seed_32
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -232,7 +232,9 @@ def _find_axes(sample: NDArray[np.float32], seed: int) -> _Axes:
     from sklearn.decomposition import PCA
 
     dims = min(_DIMENSIONS, *sample.shape)
-    fitted = PCA(dims, svd_solver="randomized", iterated_power=3, random_state=seed).fit(sample)
+    fitted = PCA(dims, svd_solver="randomized", iterated_power=3, random_state=seed_32(seed)).fit(
+        sample
+    )
     axes = np.ascontiguousarray(fitted.components_.T, dtype=np.float32)
     return _Axes(fitted.mean_.astype(np.float32), axes)
 
@@ -248,12 +250,12 @@ def _made(kind: str, dims: int, rows: int, seed: int) -> Any:
     if kind == "pq":
         pieces = next(m for m in (64, 32, 16, 8, 4, 2, 1) if dims % m == 0)
         index = faiss.IndexPQ(dims, pieces, 8)
-        index.pq.cp.seed = seed
+        index.pq.cp.seed = seed_32(seed) % 2**31
         index.pq.cp.min_points_per_centroid = 1
         return index
     cells = max(1, min(round(4 * math.sqrt(rows)), rows // 32))
     index = faiss.IndexIVFFlat(faiss.IndexFlatL2(dims), dims, cells)
-    index.cp.seed = seed
+    index.cp.seed = seed_32(seed) % 2**31
     index.cp.min_points_per_centroid = 1
     return index
 

@@ -52,7 +52,7 @@ from featviz.robustness.plan import Options, Plan, duration, make_plan
 from featviz.robustness.result import Audit, audit_warnings
 from featviz.robustness.second_attack import CHECKS, second_attacks
 from featviz.robustness.self_test import SelfTest, self_test
-from featviz.robustness.shape_bias import shape_bias
+from featviz.robustness.shape_bias import open_stimuli, shape_bias
 from featviz.robustness.smallest_changes import smallest_changes
 from featviz.types import (
     AutoPrecision,
@@ -153,6 +153,8 @@ def audit(
     batch_size = check_batch_size(
         _BATCH_SIZE if batch_size is None and on_cpu else batch_size, model.device
     )
+    if stimuli is not None:
+        stimuli, *_ = open_stimuli(model, stimuli, categories)
     labeled = read_labeled(model, pictures, labels, count=count)
     need_gradients(model, ["logits"], cut=True)
     chosen = choose_precision(model, labeled.pictures[:1].to(model.device), precision)

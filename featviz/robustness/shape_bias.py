@@ -179,21 +179,10 @@ def shape_bias(
         featviz.shape_bias(model, "cue_conflict").bias.value
     """
     started = time.perf_counter()
-    pictures = stimuli if isinstance(stimuli, Pictures) else open_pictures(stimuli)
-    classes, without = _classes(model, categories, pictures.root)
+    pictures, classes, without, rows = open_stimuli(model, stimuli, categories)
     words = tuple(classes)
     pairs = [_cues(path) for path in pictures.paths]
     foreign = [path for path, pair in zip(pictures.paths, pairs, strict=True) if pair is None]
-    rows = [
-        row
-        for row, pair in enumerate(pairs)
-        if pair is not None and pair[0] != pair[1] and set(pair) <= set(words)
-    ]
-    if not rows:
-        raise UserError(
-            f"{pictures.root} holds no stimulus of two different categories of "
-            f"{', '.join(words[:4])} ...; files are named as cat4-truck2.png (shape, texture)"
-        )
     counted = pictures.select(rows)
     skipped: list[Skipped] = []
     members = torch.zeros(len(model.classes), len(words), device=model.device)
@@ -232,6 +221,31 @@ def shape_bias(
 
 
 _NAME = re.compile(r"(?P<shape>\D+?)\d*-(?P<texture>\D+?)\d*")
+
+
+def open_stimuli(
+    model: Model,
+    stimuli: str | Path | Pictures,
+    categories: str | Path | Mapping[str, Sequence[str]] | None,
+) -> tuple[Pictures, dict[str, list[int]], list[str], list[int]]:
+    """(pictures, classes of each category, categories without any, rows that count).
+
+    Raises UserError where no row counts.
+    """
+    pictures = stimuli if isinstance(stimuli, Pictures) else open_pictures(stimuli)
+    classes, without = _classes(model, categories, pictures.root)
+    pairs = [_cues(path) for path in pictures.paths]
+    rows = [
+        row
+        for row, pair in enumerate(pairs)
+        if pair is not None and pair[0] != pair[1] and set(pair) <= set(classes)
+    ]
+    if not rows:
+        raise UserError(
+            f"{pictures.root} holds no stimulus of two different categories of "
+            f"{', '.join([*classes][:4])} ...; files are named as cat4-truck2.png (shape, texture)"
+        )
+    return pictures, classes, without, rows
 
 
 def _cues(path: str) -> tuple[str, str] | None:

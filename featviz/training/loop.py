@@ -217,7 +217,7 @@ def train(
             data=examples.pictures,
             seed=seed,
         ),
-        warnings=_warnings(examples, tested),
+        warnings=(*_warnings(examples, tested), *examples.pictures.left_out.notes),
         model=model,
         epochs=tuple(run.state.history),
         validation_pictures=0 if tested is None else len(tested),
@@ -303,7 +303,7 @@ class _Run:
         """One pass over the pictures, and its line of the history."""
         began = time.perf_counter()
         # What is random in an epoch follows from (seed, epoch): a resumed run draws the same.
-        drawn = self.seed * 1_000_003 + epoch
+        drawn = (self.seed * 1_000_003 + epoch) % 2**64
         generator = torch.Generator().manual_seed(drawn)
         torch.manual_seed(drawn)
         order = torch.randperm(len(self.examples), generator=generator)
