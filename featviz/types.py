@@ -56,6 +56,9 @@ Weight = Annotated[float, Bounds(0, 1e6)]
 Share = Annotated[float, Bounds(0, 1)]
 """of a whole"""
 
+Depth = Annotated[int, Bounds(1, 20)]
+"""layers that are followed back"""
+
 Octaves = Annotated[int, Bounds(1, 20)]
 """sizes of a picture, from small to large"""
 

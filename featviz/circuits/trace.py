@@ -16,13 +16,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from featviz import results
-from featviz.arguments import Bounds
 from featviz.circuits.contributions import Linear, linear_layer
 from featviz.circuits.expanded import ExpandedWeights, expanded_weights
 from featviz.circuits.icons import IN_WORDS, Icons, first_named, input_colors, unit_pictures
@@ -34,7 +33,7 @@ from featviz.models.layers import StopForward, tap
 from featviz.models.units import parse_unit
 from featviz.python_data import as_pictures
 from featviz.statistics import percentiles
-from featviz.types import BatchSize, Count, Progress, Seed
+from featviz.types import BatchSize, Count, Depth, Progress, Seed
 
 if TYPE_CHECKING:
     from featviz.models.model import Model
@@ -51,7 +50,7 @@ def trace_circuit(
     unit: str,
     pictures: Pictures | Tensor | str | Path,
     *,
-    depth: Annotated[int, Bounds(1, 20)] = 1,
+    depth: Depth = 1,
     icons: Icons = "patches",
     count: Count = 150,
     positions: Count = 64,

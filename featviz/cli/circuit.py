@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import typer
 
 from featviz.cli import options
-from featviz.types import Count
+from featviz.types import Count, Depth
 
 
 def circuit(
@@ -15,10 +15,8 @@ def circuit(
     *,
     data: options.Data = None,
     depth: Annotated[
-        int,
-        typer.Option(
-            "--depth", min=1, max=20, help="Layers: 2 or more trace the strongest inputs in turn."
-        ),
+        Depth,
+        typer.Option("--depth", help="Layers: 2 or more trace the strongest inputs in turn."),
     ] = 1,
     icons: Annotated[
         Literal["none", "patches", "maximize"],

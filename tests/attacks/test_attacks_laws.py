@@ -489,7 +489,7 @@ def test_input_that_is_no_pictures_or_labels_is_refused_in_words(
         pgd(model, 4 * pictures - 2, labels, eps=0.1)
     with pytest.raises(UserError, match=r"must lie in \[0, 1\]"):
         pgd(model, torch.full_like(pictures, torch.nan), labels, eps=0.1)
-    with pytest.raises(UserError, match=r"shape \(N, 3, H, W\), got \(11, 3, 16\)"):
+    with pytest.raises(UserError, match=r"shape \(N, C, H, W\), got \(11, 3, 16\)"):
         pgd(model, pictures[..., 0], labels, eps=0.1)
     with pytest.raises(UserError, match="labels must be 11 whole numbers"):
         pgd(model, pictures, labels[:4], eps=0.1)

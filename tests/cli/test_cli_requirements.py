@@ -120,3 +120,12 @@ def test_a_name_of_another_model_is_refused() -> None:
     with pytest.raises(UserError, match="cannot be shown"):
         featviz.load(name=" ")
     assert featviz.load("alexnet-mini", name="a b").name == "a b"
+
+
+def test_a_bound_that_is_no_number_is_refused_before_the_work(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    for text in ("top1.low>=x", "top1<1/0", "top1>nan", "top1<=50 percent"):
+        code, out, err = run(capsys, "eval", "--out", tmp_path / "e", "--require", text)
+        assert (code, out, err.count("\n")) == (2, "", 1), err
+        assert not list(tmp_path.iterdir())
