@@ -165,6 +165,11 @@ def draw_graph(circuit: Circuit) -> Figure:
                 words = plotting.signed_text(edge.contribution, "+.2g")
                 box = {"facecolor": "white", "edgecolor": "none", "pad": 1.0, "alpha": 0.85}
                 sheet.text(x + 0.04, y - 0.21, words, ha="left", va="center", bbox=box)
+    if circuit.served:
+        ((x, y),) = centers[0].values()
+        lines = [f"{plotting.signed_text(v, '+.2g')} {name[:30]}" for name, v in circuit.served]
+        words = "\n".join(["adds to the logits, on average:", *lines])
+        sheet.text(x + _NODE / 2 + 0.12, y - _NODE / 2, words, ha="left")
     for row in centers:
         for name, (x, y) in row.items():
             if name in circuit.pictures:

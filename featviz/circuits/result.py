@@ -84,6 +84,9 @@ class Circuit(results.Result):
     """what the pictures are, in words"""
     colors: tuple[str, ...] = ()
     """names of the model's input channels"""
+    classes: tuple[str, ...] = ()
+    effect: tuple[float, ...] = ()
+    """on each logit: its mean over the pictures less the same with the unit's value at 0"""
     levels: tuple[tuple[str, ...], ...] = ()
     """the units of the graph: this one, its strongest inputs, theirs ...; empty at depth 1"""
     before: dict[str, Circuit] = field(default_factory=dict)
@@ -124,6 +127,12 @@ class Circuit(results.Result):
                     if edge.input in lower:
                         yield edge._replace(unit=name)
 
+    @property
+    def served(self) -> list[tuple[str, float]]:
+        """The classes whose logits the unit changes most, with its effect; at most four."""
+        order = sorted(range(len(self.effect)), key=lambda i: -abs(self.effect[i]))[:4]
+        return [(self.classes[i], self.effect[i]) for i in order if self.effect[i]]
+
     def label(self, unit: str) -> str:
         """A unit's name for a figure; a channel of the model's input by its color."""
         layer, _, index = unit.rpartition(":")
@@ -149,6 +158,14 @@ class Circuit(results.Result):
                 self.label(self.inputs[best]),
                 "",
                 f"adds {float(self.top_mean[best]):+.3g} on average where the unit is strongest",
+            )
+        if self.served:
+            name, added = self.served[0]
+            found["class"] = results.Number(
+                name,
+                "",
+                f"whose logit the unit changes most, by {added:+.3g} on average: the difference "
+                "when its value is set to 0",
             )
         return found | {
             "connected": results.Number(
@@ -221,6 +238,14 @@ class Circuit(results.Result):
                 ],
                 caption="The edges of the graph. Contribution: mean where the unit is strongest of "
                 "an input that raises it, over all positions of one that lowers it.",
+            )
+
+        if self.effect:
+            yield results.Table(
+                "classes.csv",
+                ("class", "effect"),
+                list(zip(self.classes, self.effect, strict=True)),
+                caption="Mean of each logit less its mean with the unit's value set to 0.",
             )
 
     def plot(self) -> Figure:

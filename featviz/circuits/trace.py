@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from featviz import results
 from featviz.circuits.contributions import Linear, linear_layer
@@ -30,6 +30,7 @@ from featviz.datasets import Pictures, batches
 from featviz.errors import UserError, public
 from featviz.models.frozen import frozen
 from featviz.models.layers import StopForward, tap
+from featviz.models.receptive_field import hookable
 from featviz.models.units import parse_unit
 from featviz.python_data import as_pictures
 from featviz.statistics import percentiles
@@ -67,7 +68,7 @@ def trace_circuit(
         pictures: On which contributions are measured; at least 4.
         depth: Layers that are followed: with 2 or more the strongest inputs are traced in their
             turn (three that raise each unit and one that lowers it, at most eight a level), and
-            the result has a graph.
+            the result has a graph, and what the unit adds to each logit.
         icons: What stands beside each input: the patch of `pictures` that activates it most, its
             maximized picture (seconds a layer), or nothing. Units of the first layer are shown by
             their kernels.
@@ -126,7 +127,33 @@ def trace_circuit(
         levels=tuple(map(tuple, drawn)),
         before=traced,
         expanded=_expanded(model, top) if len(drawn) > 2 else None,
+        effect=_effect(model, top, data, batch_size) if depth > 1 else (),
     )
+
+
+def _effect(model: Model, unit: str, data: Pictures, batch_size: int) -> tuple[float, ...]:
+    """What the unit adds to each logit: their mean less their mean with the unit's value at 0."""
+    place = parse_unit(model, unit)
+    if model.headless or place.layer == model.layer("logits").name:
+        return ()
+
+    def silence(module: nn.Module, inputs: object, output: Tensor) -> Tensor:
+        output = output.clone()
+        output[:, place.index] = 0
+        return output
+
+    module = hookable(model.net)[model.layer(place.layer).path]
+    differences = []
+    with frozen(model), torch.no_grad():
+        for batch in batches(data, model.preprocessing, batch_size=batch_size):
+            images = batch.images.to(model.device)
+            whole = model(images)
+            handle = module.register_forward_hook(silence)
+            try:
+                differences.append((whole - model(images)).double().cpu())
+            finally:
+                handle.remove()
+    return tuple(torch.cat(differences).mean(0).tolist())
 
 
 def _expanded(model: Model, unit: str) -> ExpandedWeights | None:
@@ -217,6 +244,7 @@ def _circuit(
         samples=len(values),
         followed=tuple(_follow(values, owner, weights.flatten(1).norm(dim=1), origin.seed)),
         colors=input_colors(model),
+        classes=tuple(model.classes),
     )
 
 

@@ -130,3 +130,17 @@ def test_sums_of_layers_are_followed_and_attention_is_refused() -> None:
     assert set(found.before) == set(found.levels[1])
     with pytest.raises(UserError, match="attention lies before this layer"):
         trace_circuit(model, "head:1", torch.rand(6, 3, 8, 8))
+
+
+def test_the_effect_on_the_logits_is_the_weights_times_the_unit(
+    planted: Model, generator: torch.Generator
+) -> None:
+    pictures = torch.rand(6, 3, 16, 16, generator=generator)
+    found = trace_circuit(planted, "2:2", pictures, depth=2, icons="none")
+    with torch.no_grad():
+        value = featviz.activations(planted, pictures, ["2"])["2"][:, 2].mean()
+    assert isinstance(planted.net, nn.Sequential)
+    weight = planted.net[5].weight
+    assert isinstance(weight, torch.Tensor)
+    assert found.effect == pytest.approx((weight[:, 2] * value).tolist(), abs=1e-5)
+    assert trace_circuit(planted, "2:2", pictures, icons="none").effect == ()
