@@ -53,28 +53,32 @@ def bilinear(pictures: Tensor, y: Tensor, x: Tensor, *, border: str = "zeros") -
     return found.to(pictures.dtype)
 
 
-def pixel_grid(side: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """(y, x) of every pixel of a square picture, (side, side) each, in float64."""
-    line = torch.arange(side, dtype=torch.float64, device=device)
-    return line[:, None].expand(side, side), line[None, :].expand(side, side)
+def pixel_grid(height: int, width: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """(y, x) of every pixel of a picture, (height, width) each, in float64."""
+    y, x = (torch.arange(n, dtype=torch.float64, device=device) for n in (height, width))
+    return y[:, None].expand(height, width), x[None, :].expand(height, width)
 
 
 def magnified(pictures: Tensor, factor: float) -> Tensor:
-    """The middle of square pictures, `factor` (1 or more) times as large, in the same frame.
+    """The middle of pictures, `factor` (1 or more) times as large, in the same frame.
 
     The corners of the piece that is enlarged stay corners (as scipy's `zoom` places its samples);
     factor 1 gives the same bits.
     """
-    side = pictures.shape[-1]
+    rows, columns = (_enlarged_line(side, factor, pictures) for side in pictures.shape[-2:])
+    low, high, share = rows
+    found = pictures[:, :, low] * (1 - share[:, None]) + pictures[:, :, high] * share[:, None]
+    low, high, share = columns
+    return found[..., low] * (1 - share) + found[..., high] * share
+
+
+def _enlarged_line(side: int, factor: float, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """For each pixel of a line, enlarged: the two it lies between, and the share of the second."""
     piece = math.ceil(side / factor)
     first = (side - piece) // 2
     enlarged = round(piece * factor)
     step = (piece - 1) / (enlarged - 1) if enlarged > 1 else 0.0
     trim = (enlarged - side) // 2
-    line = first + step * torch.arange(
-        trim, trim + side, dtype=torch.float64, device=pictures.device
-    )
+    line = first + step * torch.arange(trim, trim + side, dtype=torch.float64, device=like.device)
     low = line.floor().long()
-    high, share = (low + 1).clamp(max=side - 1), (line - low).to(pictures.dtype)
-    rows = pictures[:, :, low] * (1 - share[:, None]) + pictures[:, :, high] * share[:, None]
-    return rows[..., low] * (1 - share) + rows[..., high] * share
+    return low, (low + 1).clamp(max=side - 1), (line - low).to(like.dtype)

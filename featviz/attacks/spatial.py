@@ -170,7 +170,7 @@ def moved(pictures: Tensor, motions: Tensor) -> Tensor:
     motions: (N, 3) degrees (anticlockwise), pixels to the right, pixels down.
     """
     side = pictures.shape[-1]
-    y, x = pixel_grid(side, pictures.device)
+    y, x = pixel_grid(side, side, pictures.device)
     middle = (side - 1) / 2
     turn, right, down = motions.to(pictures.device).T[:, :, None, None]
     turn = turn.deg2rad()

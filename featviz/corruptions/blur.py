@@ -1,6 +1,6 @@
 """Blur: out of focus, through frosted glass, by motion, by zooming while the shutter is open.
 
-Pictures (N, 3, S, S) in [0, 1] come in; the same shape goes out.
+Pictures (N, C, H, W) in [0, 1] come in; the same shape goes out.
 """
 
 from __future__ import annotations
@@ -41,10 +41,12 @@ def gaussian_matrix(side: int, sigma: float, reach: int, border: str) -> Tensor:
 def smooth(
     pictures: Tensor, sigma: float, *, truncate: float = 4.0, border: str = "edge"
 ) -> Tensor:
-    """A Gaussian blur of (N, C, S, S), cut at `truncate` sigmas."""
-    matrix = gaussian_matrix(pictures.shape[-1], sigma, int(truncate * sigma + 0.5), border)
-    matrix = matrix.to(pictures)
-    return matrix @ pictures @ matrix.T
+    """A Gaussian blur of (N, C, H, W), cut at `truncate` sigmas."""
+    reach = int(truncate * sigma + 0.5)
+    down, across = (
+        gaussian_matrix(side, sigma, reach, border).to(pictures) for side in pictures.shape[-2:]
+    )
+    return down @ pictures @ across.T
 
 
 def gaussian(pictures: Tensor, streams: Streams, sigma: float) -> Tensor:
@@ -68,9 +70,11 @@ def defocus(pictures: Tensor, streams: Streams, radius: float, edge: float) -> T
     """Every point becomes a disk, as behind a lens that is out of focus."""
     kernel = disk(radius, edge).to(pictures)
     reach = len(kernel) // 2
-    side = pictures.shape[-1]
-    line = fold(torch.arange(-reach, side + reach, device=pictures.device), side, "reflect101")
-    padded = pictures[:, :, line][:, :, :, line]
+    rows, columns = (
+        fold(torch.arange(-reach, side + reach, device=pictures.device), side, "reflect101")
+        for side in pictures.shape[-2:]
+    )
+    padded = pictures[:, :, rows][:, :, :, columns]
     # TF32 would be off by a third of a level.
     with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
         blurred = nn.functional.conv2d(padded.flatten(0, 1)[:, None], kernel[None, None])
@@ -88,10 +92,10 @@ def glass(
     once: each follows the chain of values taken earlier to its end (in as many steps as the
     logarithm of the chain's length).
     """
-    jump, side = int(farthest), pictures.shape[-1]
+    jump = int(farthest)
     x = torch.floor(smooth(pictures, sigma).clamp(0, 1) * 255) / 255
     for _ in range(int(rounds)):
-        moves = draws.integers(streams, (2, side, side), -jump, jump)
+        moves = draws.integers(streams, (2, *pictures.shape[-2:]), -jump, jump)
         source = displaced(moves, jump).to(x.device)
         x = x.flatten(2).gather(2, source.flatten(1)[:, None].expand(-1, x.shape[1], -1))
         x = x.view_as(pictures)
@@ -99,15 +103,15 @@ def glass(
 
 
 def displaced(moves: Tensor, jump: int) -> Tensor:
-    """Where each pixel's value comes from, (N, S, S) flat indices.
+    """Where each pixel's value comes from, (N, H, W) flat indices.
 
-    moves: (N, 2, S, S), down and right, from -jump to jump - 1.
+    moves: (N, 2, H, W), down and right, from -jump to jump - 1.
     """
-    side = moves.shape[-1]
-    own = torch.arange(side * side).view(side, side)
-    row, column = own // side, own % side
-    walked = (row > jump) & (row <= side - jump) & (column > jump) & (column <= side - jump)
-    taken = torch.where(walked, own + moves[:, 0] * side + moves[:, 1], own)
+    height, width = moves.shape[-2:]
+    own = torch.arange(height * width).view(height, width)
+    row, column = own // width, own % width
+    walked = (row > jump) & (row <= height - jump) & (column > jump) & (column <= width - jump)
+    taken = torch.where(walked, own + moves[:, 0] * width + moves[:, 1], own)
     # A pixel taken from has been overwritten before if the walk met it earlier.
     earlier = walked.flatten()[taken] & (taken > own)
     end = torch.where(earlier, taken, own)  # one step up the chain
@@ -133,9 +137,12 @@ def streaked(pictures: Tensor, radius: float, sigma: float, degrees: Tensor) -> 
     """
     length = 2 * math.ceil(radius) + 1
     weights = gaussian_weights(torch.arange(length), sigma)
-    side = pictures.shape[-1]
-    line = torch.arange(-length, side + length, device=pictures.device).clamp(0, side - 1)
-    padded = pictures[:, :, line][:, :, :, line]
+    height, width = pictures.shape[-2:]
+    rows, columns = (
+        torch.arange(-length, side + length, device=pictures.device).clamp(0, side - 1)
+        for side in (height, width)
+    )
+    padded = pictures[:, :, rows][:, :, :, columns]
     parts = []
     for picture, angle in zip(padded, degrees.tolist(), strict=True):
         right, down = math.cos(math.radians(angle)), math.sin(math.radians(angle))
@@ -143,7 +150,7 @@ def streaked(pictures: Tensor, radius: float, sigma: float, degrees: Tensor) -> 
         for i, weight in enumerate(weights.tolist()):
             left = length + math.ceil(i * right - 0.5)
             top = length + math.ceil(i * down - 0.5)
-            total += weight * picture[:, top : top + side, left : left + side]
+            total += weight * picture[:, top : top + height, left : left + width]
         parts.append(total)
     return (torch.stack(parts).clamp(0, 1) * 255).round() / 255
 

@@ -1,6 +1,6 @@
 """What devices and files do to pictures: little contrast, distortion, large pixels, compression.
 
-Pictures (N, 3, S, S) in [0, 1] come in; the same shape goes out, in [0, 1].
+Pictures (N, C, H, W) in [0, 1] come in; the same shape goes out, in [0, 1].
 """
 
 from __future__ import annotations
@@ -30,23 +30,20 @@ def elastic(
     Amplitude, sigma and shift are in pixels. First an affine map that takes the corners of a
     triangle to places up to `shift` away, then a smooth random displacement.
     """
-    side = pictures.shape[-1]
+    height, width = pictures.shape[-2:]
     moves = draws.uniform(streams, (3, 2), -shift, shift)
-    middle, arm = float(side // 2), float(side // 3)
-    triangle = torch.tensor(
-        [[middle + arm, middle + arm], [middle + arm, middle - arm], [middle - arm, middle - arm]],
-        dtype=torch.float64,
-    )
+    middle, arm = torch.tensor([width // 2, height // 2]), float(min(height, width) // 3)
+    triangle = middle + arm * torch.tensor([[1, 1], [1, -1], [-1, -1]], dtype=torch.float64)
     # dst = A src + b through three points; looked up the other way round.
     corners = torch.cat([triangle, torch.ones(3, 1, dtype=torch.float64)], 1)
     back = torch.linalg.solve(
         torch.cat([triangle + moves, torch.ones(len(moves), 3, 1, dtype=torch.float64)], 2),
         corners.expand(len(moves), 3, 3),
     )[:, :, :2].to(pictures.device)  # (N, 3, 2): rows x, y, 1; columns x, y
-    y, x = pixel_grid(side, pictures.device)
-    at = torch.stack([x, y, torch.ones_like(x)], -1) @ back[:, None]  # (N, S, S, 2)
+    y, x = pixel_grid(height, width, pictures.device)
+    at = torch.stack([x, y, torch.ones_like(x)], -1) @ back[:, None]  # (N, H, W, 2)
     turned = bilinear(pictures, at[..., 1], at[..., 0], border="reflect101")
-    field = draws.uniform(streams, (2, side, side), -1, 1)
+    field = draws.uniform(streams, (2, height, width), -1, 1)
     if amplitude:
         field = amplitude * smooth(field, sigma, truncate=3.0, border="reflect")
     else:
@@ -56,14 +53,14 @@ def elastic(
 
 
 def pixelate(pictures: Tensor, streams: Streams, share: float) -> Tensor:
-    """Shrunk to a share of its side and enlarged again, by pillow's box filter."""
-    side, box = pictures.shape[-1], Image.Resampling.BOX
-    small = max(1, int(side * share))
+    """Shrunk to a share of its sides and enlarged again, by pillow's box filter."""
+    height, width = pictures.shape[-2:]
+    small, box = (max(1, int(width * share)), max(1, int(height * share))), Image.Resampling.BOX
     blocks = []
-    for picture in pictures:
-        image = images.to_pillow(picture).resize((small, small), box).resize((side, side), box)
+    for plane in pictures.flatten(0, 1):
+        image = images.to_pillow(plane[None]).resize(small, box).resize((width, height), box)
         blocks.append(images.from_pillow(image))
-    return (torch.stack(blocks).double().mul(255).round() / 255).to(pictures)
+    return (torch.stack(blocks).double().mul(255).round() / 255).to(pictures).view_as(pictures)
 
 
 def jpeg(pictures: Tensor, streams: Streams, quality: float) -> Tensor:

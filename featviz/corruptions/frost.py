@@ -19,22 +19,24 @@ from featviz.corruptions.draws import Streams
 
 PLATES = 5
 SIDE = 400
-"""pixels of a plate; a picture gets a piece of 224, resized to its own side"""
+"""pixels of a plate; a picture gets a piece of 224, resized to its longer side and cut"""
 _PIECE = 224
 _FILE = Path(__file__).parents[1] / "assets" / "frost.png"
 _TINT = (0.86, 0.95, 1.0)  # of thin ice; thick ice is white
 
 
-def ice(streams: Streams, side: int) -> Tensor:
-    """(N, 3, side, side) float32 in [0, 1]: for each stream a random piece of one of the plates."""
+def ice(streams: Streams, height: int, width: int) -> Tensor:
+    """(N, 3, height, width) float32 in [0, 1]: for each stream a random piece of a plate."""
     sheet, spare = _sheet(), SIDE - _PIECE + 1
     pieces = []
     for plate, top, left in draws.integers(streams, (3,), 0, 2**31 - 1).tolist():
         x, y = plate % PLATES * SIDE + left % spare, top % spare
         pieces.append(sheet[:, y : y + _PIECE, x : x + _PIECE])
-    return nn.functional.interpolate(
+    side = max(height, width)
+    resized = nn.functional.interpolate(
         torch.stack(pieces), (side, side), mode="bilinear", align_corners=False, antialias=True
-    ).clamp(0, 1)
+    )
+    return resized[..., :height, :width].clamp(0, 1)
 
 
 @lru_cache(maxsize=1)

@@ -1,6 +1,6 @@
 """Noise: of the sensor, of single photons, of dead pixels, of coherent light.
 
-Pictures (N, 3, S, S) in [0, 1] come in, and one random stream a picture; the same shape goes out,
+Pictures (N, C, H, W) in [0, 1] come in, and one random stream a picture; the same shape goes out,
 clipped to [0, 1].
 """
 

@@ -57,10 +57,10 @@ class Corruptions(results.Result):
     predictions: Mapping[str, Tensor]
     """corruption -> (severities, N) classes"""
     side: int
-    """of the pictures, in pixels"""
+    """the shorter one of the pictures, in pixels"""
     jpeg: bool
     example: Mapping[str, Tensor]
-    """corruption -> (severities, 3, S, S) one picture under it"""
+    """corruption -> (severities, C, H, W) one picture under it"""
     example_row: int
     example_clean: Tensor
     seconds: float
@@ -71,6 +71,11 @@ class Corruptions(results.Result):
     def title(self) -> str:
         n = len(self.names)
         return f"Corruptions: {self.model_name} on {n} pictures of {self.data_name}"
+
+    @property
+    def published(self) -> bool:
+        """Whether the pictures are such as AlexNet's published errors were measured on."""
+        return tuple(self.example_clean.shape) == (3, VALID_SIDE, VALID_SIDE)
 
     @property
     def clean_share(self) -> Share:
@@ -105,7 +110,7 @@ class Corruptions(results.Result):
         errors = {n: e for n, e in errors.items() if n in CORRUPTIONS and n not in without}
         if not errors or self.severities != SEVERITIES:
             return None
-        valid = self.side == VALID_SIDE and len(self.classes) == 1000 and self.jpeg
+        valid = self.published and len(self.classes) == 1000 and self.jpeg
         return mean_corruption_error(errors, clean=clean, side=self.side if valid else None)
 
     @cached_property
@@ -183,9 +188,7 @@ class Corruptions(results.Result):
 
     def plot(self) -> Figure:
         accuracies = {name: [self.clean_share, *self.shares(name)] for name in self.predictions}
-        return figures.plot_curves(
-            accuracies, (0, *self.severities), published=self.side == VALID_SIDE
-        )
+        return figures.plot_curves(accuracies, (0, *self.severities), published=self.published)
 
     def plot_sheet(self) -> Figure:
         """One picture under every corruption, framed by whether the prediction is right."""
@@ -198,7 +201,7 @@ class Corruptions(results.Result):
         return figures.plot_sheet(rows, (0, *self.severities))
 
     def write(self, folder: results.Folder) -> None:
-        published = self.side == VALID_SIDE
+        published = self.published
         dotted = " Dotted: the published error rates of AlexNet, 1,000 classes." * published
         folder.figure(
             "curves.svg",
@@ -237,7 +240,7 @@ class Corruptions(results.Result):
         header += ["right", "n", "accuracy", "low", "high"]
         caption = "Accuracy of every corruption and severity with its 95% Wilson interval; "
         caption += "severity 0 is clean."
-        published = self.side == VALID_SIDE
+        published = self.published
         if published:
             header.append("alexnet_published")
             caption += " The last column: AlexNet on 50,000 pictures of 1,000 classes."
@@ -286,7 +289,7 @@ def corruption_warnings(result: Corruptions) -> list[str]:
         )
     if n < _FEW:
         found.append(f"only {n} pictures: the intervals are wide")
-    if result.side == VALID_SIDE and len(result.classes) != 1000:
+    if result.published and len(result.classes) != 1000:
         found.append(
             f"AlexNet's published errors are for 1,000 classes, this model has "
             f"{len(result.classes)}: they are drawn for orientation, and there is no mCE"

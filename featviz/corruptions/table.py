@@ -79,9 +79,9 @@ def corruption_table(
     if not names or not severities:
         raise UserError("no corruption or no severity was named")
     cells = [(name, severity) for name in names for severity in severities]
-    check_shape((model.preprocessing.channels, *model.input_size))
+    check_shape((model.preprocessing.channels, *model.input_size), names, jpeg=jpeg)
     for cell in cells:
-        settings(*cell, max(model.input_size))
+        settings(*cell, min(model.input_size))
     size = check_batch_size(batch_size, model.device)
     given = read_labeled(model, pictures, labels, count=count)
     n = len(given.pictures)
@@ -123,7 +123,7 @@ def corruption_table(
         clean=clean,
         severities=severities,
         predictions=dict(zip(names, predictions, strict=True)),
-        side=example.shape[-1],
+        side=min(example.shape[-2:]),
         jpeg=jpeg,
         example={
             name: torch.cat([corrupted(example[None], name, s).cpu() for s in severities])
@@ -146,7 +146,7 @@ def _measure(
     kept: Checkpoint,
     progress: Progress | None,
 ) -> Tensor:
-    """(cells, N) classes of the pictures (N, 3, S, S) under each corruption and severity."""
+    """(cells, N) classes of the pictures (N, C, H, W) under each corruption and severity."""
     n, step = len(pictures), size * max(1, _PIECE // size)
 
     def make(work: tuple[str, int, int], report: Callable[[int], None]) -> Arrays:

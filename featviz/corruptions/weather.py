@@ -1,6 +1,6 @@
 """Weather: snow, ice on the lens, fog, too much light; and drops and mud on the lens.
 
-Pictures (N, 3, S, S) in [0, 1] come in, and one random stream a picture; the same shape goes out,
+Pictures (N, 3, H, W) in [0, 1] come in, and one random stream a picture; the same shape goes out,
 clipped to [0, 1].
 """
 
@@ -23,7 +23,8 @@ from featviz.resampling import magnified
 Plane = NDArray[np.float64]
 """(H, W)"""
 
-_GRAY = (0.299, 0.587, 0.114)
+GRAY = (0.299, 0.587, 0.114)
+"""shares of red, green and blue in the gray of a color"""
 _WATER = (175 / 255, 238 / 255, 238 / 255)  # pale turquoise
 _MUD = (63 / 255, 42 / 255, 20 / 255)
 _BOX = np.ones((3, 3))
@@ -58,13 +59,12 @@ def snow(
     The flakes are noise above a threshold, zoomed to their size and streaked downwards; they are
     laid over the picture as they are and once more upside down.
     """
-    side = pictures.shape[-1]
-    flakes = mean + deviation * draws.normal(streams, (1, side, side), pictures)
+    flakes = mean + deviation * draws.normal(streams, (1, *pictures.shape[-2:]), pictures)
     flakes = magnified(flakes, size)
     flakes = torch.where(flakes < threshold, 0, flakes).clamp(0, 1)
     angles = draws.uniform(streams, (), -135, -45)
     flakes = streaked(torch.floor(flakes * 255) / 255, radius, sigma, angles)
-    weights = pictures.new_tensor(_GRAY).view(1, 3, 1, 1)
+    weights = pictures.new_tensor(GRAY).view(1, 3, 1, 1)
     gray = (weights * pictures).sum(1, keepdim=True)
     pale = torch.maximum(pictures, 1.5 * gray + 0.5)
     ground = share * pictures + (1 - share) * pale
@@ -73,15 +73,15 @@ def snow(
 
 def frost(pictures: Tensor, streams: Streams, picture_share: float, ice_share: float) -> Tensor:
     """The picture, dimmed, under a piece of ice cut at random from one of five plates."""
-    layer = ice(streams, pictures.shape[-1]).to(pictures)
+    layer = ice(streams, *pictures.shape[-2:]).to(pictures)
     return (picture_share * pictures + ice_share * layer).clamp(0, 1)
 
 
 def fog(pictures: Tensor, streams: Streams, amount: float, decay: float) -> Tensor:
     """Clouds laid over the picture, dimmed so that its brightest value stays in range."""
-    side = pictures.shape[-1]
+    height, width = pictures.shape[-2:]
     brightest = pictures.amax((1, 2, 3), keepdim=True)
-    clouds = plasma(streams, side, decay).to(pictures)[:, None]
+    clouds = plasma(streams, max(height, width), decay)[:, None, :height, :width].to(pictures)
     return ((pictures + amount * clouds) * brightest / (brightest + amount)).clamp(0, 1)
 
 
@@ -135,8 +135,7 @@ def spatter(
     mud: float,
 ) -> Tensor:
     """Drops of water, or of mud, on the lens."""
-    side = pictures.shape[-1]
-    liquid = mean + deviation * draws.normal(streams, (1, side, side), pictures)
+    liquid = mean + deviation * draws.normal(streams, (1, *pictures.shape[-2:]), pictures)
     liquid = smooth(liquid, sigma)
     liquid = torch.where(liquid < threshold, 0, liquid)
     if mud:
@@ -150,7 +149,7 @@ def spatter(
 
 
 def _drops(liquid: Plane) -> Plane:
-    """How much water shines at each place, (S, S) in [0, 1].
+    """How much water shines at each place, (H, W) in [0, 1].
 
     Drops are lit from one side: the distance from their rims, equalized, is embossed.
     """

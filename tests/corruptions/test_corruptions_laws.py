@@ -78,6 +78,39 @@ def test_a_corruption_stays_in_range_and_changes_the_picture_not_its_argument(
     assert torch.equal(corrupt(pictures, name, 0), pictures)
 
 
+@pytest.mark.parametrize("name", ALL)
+def test_a_gray_picture_is_corrupted_as_gray(pictures: Tensor, name: str) -> None:
+    gray = pictures[:1, :1]
+    seen = corrupt(gray, name, 3, keys=[1])
+    colored = corrupt(gray.expand(-1, 3, -1, -1), name, 3, keys=[1])
+    assert seen.shape == gray.shape
+    if name.endswith("noise"):  # of each channel its own
+        assert 0.5 < float((seen - gray).abs().mean() / (colored - gray).abs().mean()) < 2
+        return
+    shares = torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)
+    torch.testing.assert_close(seen, (shares * colored).sum(1, keepdim=True), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_sides_need_not_be_equal(pictures: Tensor, name: str) -> None:
+    wide = pictures[:1, :, :40]
+    for given in (wide, wide.mT.contiguous(), wide[:, :1]):
+        seen = corrupt(given, name, 5)
+        assert seen.shape == given.shape
+        assert bool(((seen >= 0) & (seen <= 1)).all())
+        unchanged = name == "saturate" and given.shape[1] == 1
+        assert unchanged or 0.001 < float((seen - given).abs().mean()) < 0.5
+
+
+def test_what_nothing_is_drawn_for_is_the_same_of_the_picture_on_its_side(
+    pictures: Tensor,
+) -> None:
+    wide = pictures[:1, :, :40]
+    for name in set(ALL) - set(DRAWN) - {"jpeg_compression"}:
+        turned = corrupt(wide.mT.contiguous(), name, 4).mT
+        torch.testing.assert_close(turned, corrupt(wide, name, 4), rtol=0, atol=1.01 / 255)
+
+
 @pytest.mark.numeric
 @pytest.mark.parametrize("name", ALL)
 def test_pictures_do_not_mix(pictures: Tensor, name: str) -> None:
@@ -173,8 +206,9 @@ def test_as_the_benchmark_saves_them_pictures_are_8_bit_and_close(pictures: Tens
     [
         (lambda x: corrupt(x, "gausian_noise", 1), "did you mean gaussian_noise"),
         (lambda x: corrupt(x, "fog", 6), "severity is 6; it must be a whole number, 0 to 5"),
-        (lambda x: corrupt(x[0], "fog", 1), r"\(N, 3, H, W\)"),
-        (lambda x: corrupt(x[:, :, :20], "fog", 1), "square"),
+        (lambda x: corrupt(x[0], "fog", 1), r"\(N, C, H, W\)"),
+        (lambda x: corrupt(x[:, :2], "snow", 1), "snow takes gray or RGB pictures, not of 2"),
+        (lambda x: corrupt(x[:, :2], "fog", 1, jpeg=True), "a JPEG has 1 or 3 channels, not 2"),
         (lambda x: corrupt(x[:, :, :4, :4], "fog", 1), "8 pixels or more"),
         (lambda x: corrupt(2 * x, "fog", 1), r"must lie in \[0, 1\]"),
         (lambda x: corrupt(x * math.nan, "fog", 1), r"must lie in \[0, 1\]"),

@@ -187,12 +187,12 @@ def test_a_dry_lens_changes_nothing() -> None:
 
 def test_frost_mixes_the_picture_with_a_plate_of_ice() -> None:
     x = picture(64)
-    layer = ice(streams(), 64)
+    layer = ice(streams(), 64, 64)
     assert 0.1 < float(layer.mean()) < 0.6
     assert float(layer.std()) > 0.1
     ours = weather.frost(x, streams(), 0.7, 0.7)
     agree(ours, (0.7 * plain(x) + 0.7 * plain(layer.double())).clip(0, 1))
-    other = ice([projections.generator(12, 5)], 64)
+    other = ice([projections.generator(12, 5)], 64, 64)
     assert float((layer - other).abs().mean()) > 0.05
 
 

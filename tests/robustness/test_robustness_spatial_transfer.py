@@ -37,7 +37,7 @@ def motions(*rows: Sequence[float]) -> Tensor:
 
 def test_the_still_motion_gives_back_the_same_bits(pictures: Tensor) -> None:
     assert torch.equal(moved(pictures, motions(STILL).expand(10, 3)), pictures)
-    y, x = pixel_grid(16, pictures.device)
+    y, x = pixel_grid(16, 16, pictures.device)
     for border in ("zeros", "edge", "reflect", "reflect101"):
         assert torch.equal(bilinear(pictures, y, x, border=border), pictures)
     assert torch.equal(magnified(pictures, 1.0), pictures)
