@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
+import inspect
 import os
 import sys
 import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -23,52 +25,93 @@ def is_own(name: str) -> bool:
 
 
 def make(name: str) -> tuple[nn.Module, str]:
-    """What the function of "FILE.py:FUNCTION" returns, and a short name for it.
+    """What "FILE.py:FUNCTION" names: what the function or class returns, or a module; a short name.
+
+    What the file prints goes to standard error.
 
     Raises:
-        UserError: if there is no such file or function, it fails (with the line of the file), or it
-            returns no module.
+        UserError: if there is no such file or function, it needs arguments or fails (with the line
+            of the file), or it returns no module.
     """
     file, _, called = name.rpartition(":") if not name.endswith(".py") else (name, "", "")
     path = Path(file)
     if not path.is_file():
         raise UserError(f"{file}: no such file; --model takes FILE.py:FUNCTION")
-    module = _imported(path)
-    own = [
-        known
-        for known, value in vars(module).items()
-        if callable(value) and getattr(value, "__module__", None) == module.__name__
-    ]
-    if not called:
-        raise UserError(f"{name} names no function; write {name}:{own[0] if own else 'FUNCTION'}")
-    function = getattr(module, called, None)
-    if not callable(function):
-        hint = nearest(called, own) or f"; it has {', '.join(own[:6]) or 'none'}"
-        raise UserError(f"{file} has no function {called!r}{hint}")
-    with _reported(path, f"{called}()"):
-        made = function()
+    with _import_path(path), redirect_stdout(sys.stderr):
+        module = _imported(path)
+        own = [
+            known
+            for known, value in vars(module).items()
+            if callable(value) and getattr(value, "__module__", None) == module.__name__
+        ]
+        has = f"it has {', '.join(own[:6]) or 'none'}"
+        if not called:
+            raise UserError(f"{file} names no function; write {file}:FUNCTION ({has})")
+        function = getattr(module, called, None)
+        if not callable(function):
+            hint = nearest(called, own) or f"; {has}"
+            raise UserError(f"{file} has no function {called!r}{hint}")
+        made = function if isinstance(function, nn.Module) else _called(path, called, function)
     if not isinstance(made, nn.Module) and not hasattr(made, "graph_signature"):
         raise UserError(
-            f"{name} returned a {type(made).__name__}; it must return a torch.nn.Module or a "
-            "featviz.Model, without arguments"
+            f"{name} returned a {type(made).__name__}; it must return a torch.nn.Module, or "
+            "what featviz.wrap(module, mean=..., std=...) makes of one"
         )
     return made, f"{path.stem}:{called}"
 
 
-def _imported(path: Path) -> ModuleType:
-    """The file as a module, with its folder on the path of imports, as Python has it for a script.
+def _called(path: Path, called: str, function: Callable[[], Any]) -> Any:
+    try:
+        needed = [
+            one.name
+            for one in inspect.signature(function).parameters.values()
+            if one.default is one.empty and one.kind not in {one.VAR_POSITIONAL, one.VAR_KEYWORD}
+        ]
+    except (TypeError, ValueError):  # of compiled code
+        needed = []
+    if needed:
+        raise UserError(
+            f"{path}: {called}() needs arguments ({', '.join(needed)}); name a function without "
+            "any, which calls it"
+        )
+    with _reported(path, f"{called}()"):
+        return function()
 
-    A file is run once; it is known by its full path, so that two files of one name do not meet.
+
+@contextmanager
+def _import_path(path: Path) -> Iterator[None]:
+    """The file's folder on the path of imports, as Python has it for a script."""
+    folder = str(path.resolve().parent)
+    sys.path.insert(0, folder)
+    try:
+        yield
+    finally:
+        sys.path.remove(folder)
+
+
+def _imported(path: Path) -> ModuleType:
+    """The file as a module of the package that its folder belongs to, so that it can import others.
+
+    A file is run once; its package is known by its full path, so that neither two files of one
+    name meet nor a file and an installed module.
     """
     full = path.resolve()
-    key = f"{full.stem}@{full}"
+    top = full.parent
+    while (top / "__init__.py").is_file() and top != top.parent:
+        top = top.parent
+    root = f"featviz_own_{hashlib.sha256(os.fsencode(top)).hexdigest()[:16]}"
+    if root not in sys.modules:
+        sys.modules[root] = ModuleType(root, "Modules of the user's own.")
+        sys.modules[root].__path__ = [str(top)]
+    key = ".".join([root, *full.parent.relative_to(top).parts, full.stem.replace(".", ":")])
     if key in sys.modules:
         return sys.modules[key]
+    with _reported(path, "import"):
+        importlib.import_module(key.rpartition(".")[0])
     spec = importlib.util.spec_from_file_location(key, full)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.path.insert(0, str(full.parent))
     sys.modules[key] = module
     try:
         with _reported(path, "import"):
@@ -76,8 +119,6 @@ def _imported(path: Path) -> ModuleType:
     except UserError:
         del sys.modules[key]
         raise
-    finally:
-        sys.path.remove(str(full.parent))
     return module
 
 

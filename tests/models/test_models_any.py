@@ -175,6 +175,12 @@ def fails():
 
 def text():
     return "a net"
+
+def wide(width, *rest, depth=2):
+    return make()
+
+def pair():
+    return make(), {"mean": 0.5}
 """
 
 
@@ -200,8 +206,11 @@ def test_a_file_of_ones_own_in_a_command(tmp_path: Path) -> None:
     [
         ("my.py:fails", "my.py, line 8: NameError: name 'undefined' is not defined"),
         ("my.py:text", "returned a str; it must return a torch.nn.Module"),
+        ("my.py:wide", "wide() needs arguments (width); name a function without any"),
+        ("my.py:pair", "returned a tuple; it must return a torch.nn.Module, or what featviz.wrap("),
         ("my.py:mak", "has no function 'mak'; did you mean make?"),
-        ("my.py", "names no function; write"),
+        ("my.py", "my.py:FUNCTION (it has make, fails, text, wide, pair)"),
+        ("my.py:", "my.py:FUNCTION (it has make, fails, text, wide, pair)"),
         ("yours.py:make", "no such file; --model takes FILE.py:FUNCTION"),
     ],
 )
@@ -211,6 +220,49 @@ def test_mistakes_in_ones_own_file_are_one_line(tmp_path: Path, name: str, messa
         featviz.load(str(tmp_path / name))
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+SPOKEN = """
+from torch import nn
+from .sides import width
+
+print("a file that prints")
+
+class Net(nn.Sequential):
+    def __init__(self, classes=3):
+        print("a class that prints")
+        from wider import classes
+        super().__init__(nn.Conv2d(1, width, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        self.append(nn.Linear(width, classes))
+
+ready = Net()
+"""
+
+
+# Names that installed modules have, too; a folder that is a package, and one that is not.
+@pytest.mark.parametrize("name", ["my.py", "numpy.py", "my.second.py"])
+@pytest.mark.parametrize("package", [False, True])
+def test_a_file_imports_what_lies_beside_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, package: bool
+) -> None:
+    folder = tmp_path / "nets"
+    folder.mkdir()
+    (folder / name).write_text(SPOKEN.replace(".sides", "..sides") if package else SPOKEN)
+    ((tmp_path if package else folder) / "sides.py").write_text("width = 5")
+    (folder / "wider.py").write_text("classes = 4")
+    if package:
+        (folder / "__init__.py").touch()
+        (tmp_path / "__init__.py").touch()
+    path, known = list(sys.path), sys.modules.get("numpy")
+    for called in ("Net", "ready"):
+        model = featviz.load(f"{folder / name}:{called}", input_size=12)
+        assert [layer.units for layer in model.layers.values()] == [5, 5, 5, 4, 4]
+    assert sys.path == path
+    assert sys.modules.get("numpy") is known
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert "a file that prints" in printed.err
+    sys.modules.pop("wider")
 
 
 def test_load_of_a_module_names_wrap() -> None:
