@@ -16,6 +16,7 @@ this process, so they need no file system in common.
 from __future__ import annotations
 
 import os
+import pickle
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -115,7 +116,7 @@ def _on_ray(make: Make, pieces: Sequence[Piece], gpus: int) -> Iterator[tuple[Pi
                 "start one (ray start --head), or unset RAY_ADDRESS to have one here"
             ) from None
     task = ray.remote(max_retries=_LOSSES, num_gpus=gpus)(_made)
-    parcel = ray.put(make)  # sent once to each node, not once with each shard
+    parcel = _parcel(ray, make)  # sent once to each node, not once with each shard
     threads = torch.get_num_threads()  # kernels may round by their number
     pending = {task.remote(parcel, piece.work, threads): piece for piece in pieces}
     try:
@@ -126,6 +127,11 @@ def _on_ray(make: Make, pieces: Sequence[Piece], gpus: int) -> Iterator[tuple[Pi
                 try:
                     arrays = ray.get(reference)
                 except ray.exceptions.RayTaskError as error:
+                    if isinstance(error.cause, ray.exceptions.RaySystemError):
+                        reason = str(error.cause).strip().splitlines()[-1]
+                        raise UserError(
+                            f"a worker of Ray cannot read the model: {reason}"
+                        ) from None
                     raise error.as_instanceof_cause() from None
                 yield piece, arrays
     finally:
@@ -133,6 +139,21 @@ def _on_ray(make: Make, pieces: Sequence[Piece], gpus: int) -> Iterator[tuple[Pi
             ray.cancel(reference, force=True)
         if started:
             ray.shutdown()
+
+
+def _parcel(ray: Any, make: Make) -> Any:
+    """What is done, for the workers, with the modules of the user's own, which they do not have."""
+    from featviz.models import own
+
+    for module in own.modules():
+        ray.cloudpickle.register_pickle_by_value(module)
+    try:
+        return ray.put(make)
+    except (TypeError, ValueError, AttributeError, pickle.PicklingError) as error:
+        reason = " ".join(str(error.__cause__ or error).split())[:200]
+        raise UserError(
+            f"the model cannot be sent to the workers of Ray ({reason}); leave --engine out"
+        ) from None
 
 
 def _made(make: Make, work: Any, threads: int) -> Arrays:

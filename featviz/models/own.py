@@ -18,6 +18,26 @@ from torch import nn
 
 from featviz.errors import UserError, nearest
 
+_ROOT = "featviz_own_"
+
+
+def modules() -> list[ModuleType]:
+    """The modules of users' files, and those that lie beside them."""
+    tops = [path for name in sys.modules if _is_root(name) for path in sys.modules[name].__path__]
+    found = []
+    for name, module in list(sys.modules.items()):
+        file = Path(getattr(module, "__file__", None) or "/")
+        beside = any(file.is_relative_to(top) for top in tops) and "site-packages" not in file.parts
+        if name.startswith(_ROOT) or (
+            beside and name.partition(".")[0] not in {"featviz", "__main__"}
+        ):
+            found.append(module)
+    return found
+
+
+def _is_root(name: str) -> bool:
+    return name.startswith(_ROOT) and "." not in name
+
 
 def is_own(name: str) -> bool:
     """Whether a model's name is that of a function in a file."""
@@ -99,7 +119,7 @@ def _imported(path: Path) -> ModuleType:
     top = full.parent
     while (top / "__init__.py").is_file() and top != top.parent:
         top = top.parent
-    root = f"featviz_own_{hashlib.sha256(os.fsencode(top)).hexdigest()[:16]}"
+    root = f"{_ROOT}{hashlib.sha256(os.fsencode(top)).hexdigest()[:16]}"
     if root not in sys.modules:
         sys.modules[root] = ModuleType(root, "Modules of the user's own.")
         sys.modules[root].__path__ = [str(top)]
