@@ -119,7 +119,7 @@ def test_a_model_of_a_file_is_sent_with_its_modules(tmp_path: Path) -> None:
         cloudpickle = ray.cloudpickle
         put = staticmethod(ray.cloudpickle.dumps)
 
-    (tmp_path / "parcel").write_bytes(_parcel(Sent, model))  # type: ignore[arg-type]
+    (tmp_path / "parcel").write_bytes(_parcel(Sent, model))
     (tmp_path / "blocks_of_mine.py").unlink()
     code = "import pickle, sys; print(pickle.load(open(sys.argv[1], 'rb')).classes)"
     command = [sys.executable, "-c", code, str(tmp_path / "parcel")]
@@ -127,5 +127,5 @@ def test_a_model_of_a_file_is_sent_with_its_modules(tmp_path: Path) -> None:
     assert done.stdout.strip() == str(model.classes), done.stderr
     model.net.lock = threading.Lock()  # type: ignore[assignment]
     with pytest.raises(UserError, match=r"cannot be sent .*_thread.lock.*leave --engine out"):
-        _parcel(Sent, model)  # type: ignore[arg-type]
+        _parcel(Sent, model)
     sys.modules.pop("blocks_of_mine")
