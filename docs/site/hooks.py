@@ -1,8 +1,9 @@
 """Pages that MkDocs makes at build time: commands from `--help`, functions from their docstrings.
 
 Nothing here is written by hand twice: the command reference comes from the command line itself, the
-API reference from `featviz.__all__`, and ARCHITECTURE, CONTRIBUTING and CHANGELOG are the files of
-the repository. Links from a page to a file outside docs/ become that file's path as text.
+API reference from `featviz.__all__`, the notebooks are executed, and ARCHITECTURE, CONTRIBUTING and
+CHANGELOG are the files of the repository. Links from a page to a file outside docs/ become that
+file's path as text.
 """
 
 from __future__ import annotations
@@ -13,11 +14,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import notebooks
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).parents[2]
+NOTEBOOKS = {f"notebooks/{p.stem}.md": p for p in sorted((ROOT / "docs/notebooks").glob("*.ipynb"))}
 sys.path.insert(0, str(ROOT))  # the checkout's featviz, installed or not
 
 COPIED = {
@@ -27,15 +30,19 @@ COPIED = {
 }
 
 API_GROUPS = {
-    "Models and pictures": ("layers", "models datasets images samples errors results films types"),
-    "Layers, kernels and maps": ("maps", "kernels maps attribution"),
+    "Models and pictures": (
+        "layers",
+        "models preprocessing datasets images samples labeled python_data errors",
+    ),
+    "Layers, kernels and maps": ("maps", "kernels maps"),
+    "Attribution and circuits": ("attribute", "attribution circuits"),
     "Maximization": ("maximize", "maximization"),
     "From a picture": ("redraw", "from_picture"),
     "Feature space": ("atlas", "embedding neighbors atlas"),
     "Attacks": ("attack", "attacks"),
     "Robustness": ("audit", "robustness corruptions"),
-    "Training": ("train", "training"),
-    "Gallery": ("gallery", "gallery"),
+    "Training and comparison": ("train", "training comparison"),
+    "Gallery and report": ("gallery", "gallery"),
 }
 """pages of the API reference: a command whose picture is shown, and the modules"""
 
@@ -46,6 +53,7 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
     """Add the generated pages to the navigation."""
     config.nav = [
         *(config.nav or []),
+        {"Notebooks": [*NOTEBOOKS]},
         {"Commands": [name for name, _ in command_pages()]},
         {"API": [name for name, _ in api_pages()]},
         {"Project": [*COPIED.values()]},
@@ -58,6 +66,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     pages = {target: (ROOT / source).read_text() for source, target in COPIED.items()}
     pages |= dict(command_pages())
     pages |= dict(api_pages())
+    pages |= {target: notebooks.markdown(path) for target, path in NOTEBOOKS.items()}
     pages["site/mark.svg"] = (ROOT / "featviz/gallery/static/mark.svg").read_text()
     for name, text in pages.items():
         files.append(File.generated(config, name, content=text))
@@ -77,12 +86,19 @@ def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: 
         inside = posixpath.normpath(posixpath.join(here, path))
         in_repository = posixpath.normpath(path if from_root else posixpath.join("docs", inside))
         known = COPIED.get(in_repository, in_repository.removeprefix("docs/"))
+        known = re.sub(r"\.ipynb$", ".md", known)
         if files.get_file_from_path(known) is not None:
             mark = f"#{fragment}" if fragment else ""
             return f"[{text}]({posixpath.relpath(known, here or '.')}{mark})"
         return text if in_repository in text else f"{text} (`{in_repository}`)"
 
     return re.sub(r"(?<!!)\[([^\]]+)\]\(([^)\s]+)\)", link, markdown)
+
+
+def on_page_content(html: str, *, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """The outputs of a notebook."""
+    notebook = NOTEBOOKS.get(page.file.src_uri)
+    return html if notebook is None else notebooks.with_outputs(html, notebook)
 
 
 def command_pages() -> list[tuple[str, str]]:
