@@ -12,6 +12,7 @@ import functools
 import inspect
 import os
 from collections.abc import Callable, Iterable
+from contextvars import ContextVar
 from typing import Any, ParamSpec, TypeVar
 
 from featviz.arguments import Refused, accept, parameter_types
@@ -57,6 +58,9 @@ def nearest(name: str, names: Iterable[str], most: int = 3) -> str:
     return f"; did you mean {', '.join(by_folded[c] for c in close)}?" if close else ""
 
 
+_WITHIN: ContextVar[bool] = ContextVar("within a public function", default=False)
+
+
 def public(function: Callable[_P, _R]) -> Callable[_P, _R]:
     """Decorate a public function: its arguments are compared with their types and bounds.
 
@@ -79,14 +83,19 @@ def public(function: Callable[_P, _R]) -> Callable[_P, _R]:
         kinds = parameter_types(function)
         for name, value in given.arguments.items():
             given.arguments[name] = check_value(name, value, kinds[name])
+        outermost = not _WITHIN.get()
+        token = _WITHIN.set(True)
         try:
             return function(*given.args, **given.kwargs)
         except (MemoryError, RuntimeError, ValueError, OSError) as error:
-            if lacks_memory(error):
+            # An analysis within another leaves it to that one to go on with a smaller batch.
+            if lacks_memory(error) and outermost:
                 raise UserError(shortage(error, known)) from error
             if isinstance(error, OSError) and error.filename is not None:
                 raise UserError(system_text(error)) from error
             raise
+        finally:
+            _WITHIN.reset(token)
 
     return checked
 

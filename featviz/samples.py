@@ -18,7 +18,7 @@ import numpy as np
 
 from featviz.arguments import Bounds
 from featviz.datasets import Pictures
-from featviz.errors import UserError, public
+from featviz.errors import public
 from featviz.images import open_image
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ class SamplePictures(Pictures):
 
 
 @public
-def sample_pictures(per_kind: Annotated[int, Bounds(1, 1000)] = PER_KIND) -> SamplePictures:
+def sample_pictures(per_kind: Annotated[int, Bounds(1, PER_KIND)] = PER_KIND) -> SamplePictures:
     """The bundled data set, in class folders.
 
     Args:
@@ -70,8 +70,6 @@ def sample_pictures(per_kind: Annotated[int, Bounds(1, 1000)] = PER_KIND) -> Sam
     Raises:
         UserError: for more than there are, or none.
     """
-    if not 1 <= per_kind <= PER_KIND:
-        raise UserError(f"per_kind {per_kind}: there are 1 to {PER_KIND} sample pictures of a kind")
     pairs = [(f"{k}/{i:02d}", k) for k in (*DRAWN, *PHOTOGRAPHS) for i in range(per_kind)]
     paths, folders = zip(*pairs, strict=True)
     return SamplePictures(root=Path("featviz-samples"), paths=paths, folders=folders)

@@ -63,7 +63,7 @@ def universal(
     pictures: Data,
     labels: Labels | None = None,
     *,
-    eps: Annotated[float, Bounds(0, 1e6, above=True)] = 10 / 255,
+    eps: Annotated[float, Bounds(0, 1e6)] = 10 / 255,
     norm: str = "linf",
     target: int | str | None = None,
     steps: Steps = 200,

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from featviz.errors import UserError, public
+from featviz.errors import UserError
 from featviz.models.model import Model, check_finite
 from featviz.models.receptive_field import tensors_of
 
@@ -116,7 +116,6 @@ def _with(values: Any, old: Tensor, new: Tensor) -> Any:
     return values
 
 
-@public
 def activations(
     model: Model,
     pictures: Tensor,

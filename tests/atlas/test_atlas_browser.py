@@ -558,9 +558,7 @@ def test_an_address_leads_back(browser: Chrome, made: Made) -> None:
     assert state(browser)["pinned"] is None
 
 
-def test_a_picture_is_linked_where_its_folder_is_known(
-    browser: Chrome, mini: Model, tmp_path: Path
-) -> None:
+def test_a_picture_is_linked_if_asked_for(browser: Chrome, mini: Model, tmp_path: Path) -> None:
     from featviz.datasets import open_pictures
 
     folder = tmp_path / "my pictures" / "a#b"
@@ -570,7 +568,7 @@ def test_a_picture_is_linked_where_its_folder_is_known(
         Image.new("RGB", (32, 32), color).save(folder / f"{number} ä.png")
     store = embed(mini, open_pictures(tmp_path / "my pictures"))
     page = tmp_path / "atlas.html"
-    page.write_text(render_page(build_atlas(None, store).page()), encoding="utf-8")
+    page.write_text(render_page(build_atlas(None, store, links=True).page()), encoding="utf-8")
     visit(browser, page.as_uri(), address="row=2")
     link = browser.execute_script("return document.querySelector('#found .path a').href")
     browser.get(link)

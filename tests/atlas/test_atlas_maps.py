@@ -130,7 +130,7 @@ def test_progress_reports_steps(generator: torch.Generator) -> None:
     ("call", "message"),
     [
         (lambda: lay_out(torch.ones(1, 3)), "at least 2 pictures"),
-        (lambda: lay_out(torch.ones(9, 3), LayoutSettings(perplexity=0)), "perplexity 0"),
+        (lambda: lay_out(torch.ones(9, 3), LayoutSettings(perplexity=0)), "perplexity is 0"),
         (
             lambda: lay_out(torch.ones(9, 3), LayoutSettings(method="umap")),
             "unknown layout method 'umap'",
