@@ -6,6 +6,7 @@ A folder without a class, or a class without pictures, changes accuracies silent
 
 from __future__ import annotations
 
+import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -169,15 +170,28 @@ def _full(synset: str, name: str) -> str:
     return f"{synset} {name}".strip()
 
 
+def _composed(name: str) -> str:
+    return unicodedata.normalize("NFC", name)
+
+
+def _caseless(name: str) -> str:
+    return _composed(name).casefold()
+
+
 def class_finder(
     synsets: Sequence[str], classes: Sequence[str]
 ) -> Callable[[str], tuple[int, ...]]:
     """A function from a name to the classes that it names.
 
     A synset, a whole name or its first part ("tabby" of "tabby, tabby cat") goes before further
-    synonyms, and the exact spelling before one in another case. "_" is a blank.
+    synonyms, and the exact spelling before one in another case. "_" is a blank, and an accent is
+    the same within its letter and behind it, as file systems differ in that.
     """
-    spellings: tuple[Callable[[str], str], ...] = (str, str.casefold)
+    spellings: tuple[Callable[[str], str], ...] = (
+        str,
+        _composed,
+        _caseless,
+    )
     first: dict[tuple[Callable[[str], str], str], set[int]] = defaultdict(set)
     others: dict[tuple[Callable[[str], str], str], set[int]] = defaultdict(set)
     for index, (synset, full) in enumerate(zip(synsets, classes, strict=True)):

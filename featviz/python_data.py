@@ -418,19 +418,22 @@ def _paths(data: Any) -> tuple[str, ...] | None:
 
 
 def _class(value: Any) -> int | str | None:
-    """A label as a number or a name; None for what is neither."""
+    """A label as a number or a name; None for what is neither, as truth values and fractions."""
     if isinstance(value, Tensor | np.ndarray | np.generic) and np.prod(value.shape) == 1:
         value = value.item()
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     if isinstance(value, int):
-        return int(value) if value >= 0 else None
+        return int(value) if value >= 0 and not isinstance(value, bool) else None
     return value if isinstance(value, str) else None
 
 
 def label_values(labels: Labels, count: int) -> list[int | str | None]:
     """Labels that the caller gives. Raises UserError."""
-    values = [labels] if isinstance(labels, int | str) else list(labels)
+    try:
+        values = [labels] if isinstance(labels, str) else list(labels)
+    except TypeError:  # a single one
+        values = [labels]
     if len(values) != count:
         raise UserError(f"{len(values)} labels for {count} pictures; give one a picture")
     for row, value in enumerate(values):

@@ -79,8 +79,8 @@ def choose_precision(
 
 def check_labels(labels: Tensor, count: int) -> Tensor:
     """The labels, (count,) whole numbers of 0 or more. Raises UserError."""
-    whole = not labels.is_floating_point() and labels.dtype != torch.bool
-    if labels.shape != (count,) or not whole:
+    other = labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool
+    if labels.shape != (count,) or other:
         raise UserError(
             f"labels must be {count} whole numbers, one a picture; "
             f"got shape {tuple(labels.shape)} of {labels.dtype}"

@@ -19,7 +19,7 @@ from featviz.errors import UserError, public
 from featviz.labeled import is_batch
 from featviz.models import layers as taps
 from featviz.models.model import Layer, Model
-from featviz.python_data import MEMORY, Data, Labels, as_pictures
+from featviz.python_data import MEMORY, Data, Labels, as_pictures, label_values
 from featviz.types import BatchSize, Count, Progress, Seed
 
 if TYPE_CHECKING:
@@ -150,6 +150,8 @@ def activations(
     reduction.check(places)
     named = dict(zip(layers, places, strict=True))
     if is_batch(pictures):
+        if labels is not None:
+            label_values(labels, len(pictures))
         taken = taps.activations(model, pictures, layers)
         return _reduced(taken, range(len(pictures)), named, reduction)
     return _streamed(

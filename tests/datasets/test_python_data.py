@@ -291,3 +291,37 @@ def test_attacks_on_tensors_are_given_a_batch_of_any_data() -> None:
     batch = featviz.read_batch(four_classes(), list(zip(PILLOW, NUMBERS, strict=True)))
     assert batch.labels is not None
     assert len(featviz.pgd(four_classes(), batch.pictures, batch.labels, eps=0.1, steps=1)) == N
+
+
+SINGLE = (1.0, np.float32(1), np.int64(2), torch.tensor(1.0), 1 + 0j)
+TRUTH = (True, np.True_, [True] * 4, np.array([True, False] * 2), torch.tensor([True] * 4))
+
+
+@pytest.mark.parametrize("labels", [*SINGLE, *TRUTH, np.full(4, 0.5), torch.eye(4)], ids=repr)
+def test_labels_that_are_no_classes_are_refused_in_one_line(labels: Any) -> None:
+    model, x = four_classes(), torch.rand(4, 3, 24, 24)
+    for call in (
+        lambda: featviz.read_batch(model, x, labels),
+        lambda: featviz.as_pictures(x, labels, model=model),
+        lambda: featviz.activations(model, x, ["logits"], labels=labels),
+    ):
+        with pytest.raises(UserError, match="label") as found:
+            call()
+        assert "\n" not in str(found.value)
+
+
+def test_truth_values_of_a_data_set_are_no_classes() -> None:
+    data = [(x, True) for x in PILLOW]
+    assert set(featviz.as_pictures(data).labels(four_classes())) == {None}
+
+
+def test_labels_of_attacks_are_whole_numbers() -> None:
+    labels = torch.ones(4, dtype=torch.complex64)
+    with pytest.raises(UserError, match="must be 4 whole numbers"):
+        featviz.pgd(four_classes(), torch.rand(4, 3, 24, 24), labels, eps=0.1)
+
+
+def test_accents_of_class_names_are_one_letter_or_two() -> None:
+    net = four_classes().net
+    model = featviz.wrap(net, input_size=24, classes=["caf\u0065\u0301", "\u00e4", "A\u0308", "b"])
+    assert [model.class_index(name) for name in ("caf\u00e9", "a\u0308", "\u00c4")] == [0, 1, 2]
