@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from featviz.models.frozen import frozen
+from featviz.models.frozen import evaluating, frozen
 from featviz.models.layers import activations
 from featviz.models.receptive_field import tensors_of
 
@@ -76,8 +76,9 @@ def logit_effects(
 
 def logits_from(model: Model, place: Layer, values: Tensor) -> Tensor:
     """The logits (N, classes) where a layer's activations are replaced by `values` (N, ...)."""
-    with _replaced(model, place, values):
-        logits: Tensor = model(model.blank())
+    # Not through the model's own call, which refuses another number of rows than of pictures.
+    with _replaced(model, place, values), evaluating(model.net):
+        logits: Tensor = model.pick(model.net(model.normalize(model.blank())))
     # Where the rest of the network reads nothing else, the batch is that of the values.
     return logits.expand(len(values), -1) if len(logits) != len(values) else logits
 
