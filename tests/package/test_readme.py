@@ -29,6 +29,19 @@ def test_the_example_makes_what_it_says(tmp_path: Path, monkeypatch: pytest.Monk
     assert names["result"].images.shape[:2] == (2, 3)
 
 
+@pytest.mark.long
+@pytest.mark.parametrize("page", ["activations.md", "from-python.md"])
+def test_the_blocks_of_a_guide_run(
+    page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("pandas")
+    monkeypatch.chdir(tmp_path)
+    text = (ROOT / "docs" / page).read_text(encoding="utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    assert len(blocks) >= 3
+    exec(compile("\n".join(blocks), page, "exec"), {})  # the test is that this text runs
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_every_link_leads_to_a_file(page: str) -> None:
     text = (ROOT / page).read_text(encoding="utf-8")
