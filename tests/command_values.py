@@ -27,7 +27,7 @@ CHEAP: dict[str, list[str]] = {
     "attribute": ["--methods", "saliency"],
     "embed": ["--layer", "conv1"],
     "neighbors": ["--layer", "conv1"],
-    "atlas": ["--layer", "conv1", "--method", "preview", "--most", "20"],
+    "atlas": ["--layer", "conv1", "--method", "preview", "--most", "100"],
     "attack": ["--steps", "1"],
     "audit": ["--count", "2", "--norm", "linf", "--eps", "8/255", "--parts", "none"],
     "corrupt": ["--names", "brightness", "--severities", "1", "--count", "2"],
