@@ -35,7 +35,7 @@ from featviz.attacks.autoattack import check_installed
 from featviz.attacks.options import AttackOptions
 from featviz.attacks.pgd import pgd
 from featviz.attacks.result import AttackResult
-from featviz.datasets import open_pictures
+from featviz.data.datasets import open_pictures
 from featviz.errors import UserError
 from featviz.models.model import Model
 from featviz.models.precision import gains_by_bfloat16

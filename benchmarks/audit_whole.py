@@ -19,7 +19,7 @@ import torch
 
 import featviz
 from featviz.attacks.ensemble import ensemble
-from featviz.datasets import read_all
+from featviz.data.datasets import read_all
 
 
 def main() -> None:

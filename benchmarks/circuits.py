@@ -17,7 +17,7 @@ import torch
 import featviz
 from featviz.circuits.contributions import linear_layer
 from featviz.circuits.trace import sample_contributions
-from featviz.datasets import batches
+from featviz.data.datasets import batches
 from featviz.models.units import parse_unit
 
 COUNT, BATCH, POSITIONS = 75, 16, 64

@@ -33,16 +33,16 @@ import torch
 from torch import nn
 
 import featviz
-from featviz.datasets import Pictures, in_order, open_pictures
-from featviz.decoding import Prepared, as_batch
+from featviz.data.datasets import Pictures, in_order, open_pictures
+from featviz.data.samples import sample_pictures
 from featviz.embedding.extract import default_layer
 from featviz.embedding.pieces import Rows
 from featviz.embedding.reduction import Reduction
 from featviz.errors import BadPicture
 from featviz.models.model import Model
 from featviz.neighbors.exact import build_index
-from featviz.preprocessing import Preprocessing
-from featviz.samples import sample_pictures
+from featviz.pictures.decoding import Prepared, as_batch
+from featviz.pictures.preprocessing import Preprocessing
 from featviz.types import Precision
 
 BATCH = 64

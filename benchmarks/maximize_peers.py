@@ -38,11 +38,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import featviz
-from featviz import images
 from featviz.maximization.settings import canvas, settings_for
 from featviz.maximization.transforms import Transforms
 from featviz.models import zoo
 from featviz.models.model import Model
+from featviz.pictures import images
 
 LUCENT_SIDE, LUCENT_SEEN, LUCENT_STEPS = 128, 224, 512
 HORAMA_SIDE, HORAMA_EQUAL = 1280, 512

@@ -31,9 +31,9 @@ sys.path.append(str(Path(__file__).parents[1] / "tests"))
 from browser_driver import open_browser
 from made_up_page import made_up_page
 
-from featviz import images
 from featviz.atlas.viewer.page import render_page
-from featviz.samples import sample_pictures
+from featviz.data.samples import sample_pictures
+from featviz.pictures import images
 
 SIZES = {2_500: (2_500, 80), 20_000: (20_000, 32), 200_000: (20_000, 32)}
 """points: (pictures, pixels a side)"""

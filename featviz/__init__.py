@@ -20,7 +20,7 @@ _LAZY_EXPORTS = {
     "IconSettings": "featviz.atlas.icons",
     "LayoutSettings": "featviz.atlas.layout",
     "Model": "featviz.models.model",
-    "Preprocessing": "featviz.preprocessing",
+    "Preprocessing": "featviz.pictures.preprocessing",
     "TrainSettings": "featviz.training.loop",
     "UserError": "featviz.errors",
     "accentuate": "featviz.from_picture.accentuation",
@@ -29,7 +29,7 @@ _LAZY_EXPORTS = {
     "align_maps": "featviz.atlas.aligned",
     "apgd": "featviz.attacks.apgd",
     "apgd_targeted": "featviz.attacks.apgd",
-    "as_pictures": "featviz.python_data",
+    "as_pictures": "featviz.data.from_python",
     "attack": "featviz.attacks.attack",
     "attribute": "featviz.attribution.attribute",
     "audit": "featviz.robustness.audit",
@@ -72,15 +72,15 @@ _LAZY_EXPORTS = {
     "mi_fgsm": "featviz.attacks.pgd",
     "minimal": "featviz.attacks.minimal",
     "noise": "featviz.attacks.square",
-    "open_pictures": "featviz.datasets",
+    "open_pictures": "featviz.data.datasets",
     "open_store": "featviz.embedding.store",
     "patch": "featviz.attacks.patch",
     "patch_times_kernel": "featviz.maps.patch_times_kernel",
     "pgd": "featviz.attacks.pgd",
-    "read_batch": "featviz.labeled",
-    "read_image": "featviz.images",
-    "read_picture": "featviz.images",
-    "sample_pictures": "featviz.samples",
+    "read_batch": "featviz.data.labeled",
+    "read_image": "featviz.pictures.images",
+    "read_picture": "featviz.pictures.images",
+    "sample_pictures": "featviz.data.samples",
     "shape_bias": "featviz.robustness.shape_bias",
     "sigma_zero": "featviz.attacks.sigma_zero",
     "spatial": "featviz.attacks.spatial",
@@ -133,7 +133,10 @@ if TYPE_CHECKING:
     from featviz.comparison.compare import compare_results as compare_results
     from featviz.corruptions import corrupt as corrupt
     from featviz.corruptions import corruption_table as corruption_table
-    from featviz.datasets import open_pictures as open_pictures
+    from featviz.data.datasets import open_pictures as open_pictures
+    from featviz.data.from_python import as_pictures as as_pictures
+    from featviz.data.labeled import read_batch as read_batch
+    from featviz.data.samples import sample_pictures as sample_pictures
     from featviz.embedding.activations import activations as activations
     from featviz.embedding.extract import embed as embed
     from featviz.embedding.extract import embed_layers as embed_layers
@@ -145,11 +148,8 @@ if TYPE_CHECKING:
     from featviz.from_picture.inversion import invert as invert
     from featviz.gallery.build import build_gallery as build_gallery
     from featviz.gallery.report import build_report as build_report
-    from featviz.images import read_image as read_image
-    from featviz.images import read_picture as read_picture
     from featviz.kernels.growth import kernel_growth as kernel_growth
     from featviz.kernels.sheet import kernel_sheet as kernel_sheet
-    from featviz.labeled import read_batch as read_batch
     from featviz.maps.activation_maps import activation_maps as activation_maps
     from featviz.maps.patch_times_kernel import patch_times_kernel as patch_times_kernel
     from featviz.maps.top_patches import top_patches as top_patches
@@ -166,12 +166,12 @@ if TYPE_CHECKING:
     from featviz.models.wrap import wrap as wrap
     from featviz.neighbors.exact import build_index as build_index
     from featviz.neighbors.find import find_neighbors as find_neighbors
-    from featviz.preprocessing import Preprocessing as Preprocessing
-    from featviz.python_data import as_pictures as as_pictures
+    from featviz.pictures.images import read_image as read_image
+    from featviz.pictures.images import read_picture as read_picture
+    from featviz.pictures.preprocessing import Preprocessing as Preprocessing
     from featviz.robustness.audit import audit as audit
     from featviz.robustness.shape_bias import shape_bias as shape_bias
     from featviz.robustness.transfer import transfer_matrix as transfer_matrix
-    from featviz.samples import sample_pictures as sample_pictures
     from featviz.training.evaluation import evaluate as evaluate
     from featviz.training.loop import TrainSettings as TrainSettings
     from featviz.training.loop import train as train

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from featviz import images
+from featviz.pictures import images
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -23,7 +23,7 @@ from featviz.errors import UserError, nearest
 from featviz.numbers import Number, show_number
 
 if TYPE_CHECKING:
-    from featviz.labels import LabelReport
+    from featviz.data.labels import LabelReport
 
 FIELDS = ("value", "low", "high", "n")
 OPERATORS: Mapping[str, Callable[[Any, Any], bool]] = {
@@ -189,7 +189,7 @@ def _number(requirement: str, bound: str, unit: str = "") -> float:
 
 def strict_checks(report: LabelReport) -> tuple[Check, ...]:
     """That every class has pictures, every folder is one class, and every file can be read."""
-    from featviz.listing import some  # needs torch
+    from featviz.data.listing import some  # needs torch
 
     misfits = {
         "pictures without any class": () if report.labeled else ("all",),

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import Tensor
 
-    from featviz.datasets import Pictures
+    from featviz.data.datasets import Pictures
     from featviz.models.model import Model
 
 SCHEMA = 1
@@ -323,7 +323,7 @@ def _jpeg(picture: Tensor | Image | Figure | bytes | None) -> bytes:
     from matplotlib.figure import Figure
     from PIL import Image
 
-    from featviz import images
+    from featviz.pictures import images
 
     buffer = io.BytesIO()
     if isinstance(picture, Figure):
@@ -378,7 +378,7 @@ class Folder:
         from matplotlib.figure import Figure as MatplotlibFigure
         from PIL.Image import Image
 
-        from featviz import images
+        from featviz.pictures import images
 
         path = self.path / file
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from featviz.datasets import Batch, Pictures, Skipped, batches
-from featviz.images import to_uint8
+from featviz.data.datasets import Batch, Pictures, Skipped, batches
+from featviz.pictures.images import to_uint8
 
 if TYPE_CHECKING:
     from featviz.models.model import Model

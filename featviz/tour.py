@@ -23,7 +23,7 @@ from featviz.atlas.icons import IconSettings
 from featviz.attacks.attack import attack
 from featviz.attribution.attribute import attribute
 from featviz.circuits.trace import trace_circuit
-from featviz.datasets import Pictures, batches
+from featviz.data.datasets import Pictures, batches
 from featviz.embedding.extract import embed
 from featviz.embedding.store import Store
 from featviz.errors import UserError

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter, ImageOps
 
-from featviz.samples import COLUMNS, PER_KIND, SIDE
+from featviz.data.samples import COLUMNS, PER_KIND, SIDE
 
 _FINE = 2  # drawn this much larger and shrunk, for smooth edges
 QUALITY = 90  # of the JPEG files, without subsampling of color

@@ -13,8 +13,9 @@ from pathlib import Path
 
 import torch
 
-from featviz import images, results
-from featviz.preprocessing import Preprocessing
+from featviz import results
+from featviz.pictures import images
+from featviz.pictures.preprocessing import Preprocessing
 
 ROWS = (
     "kernels-conv1",

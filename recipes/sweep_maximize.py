@@ -36,8 +36,7 @@ import torch
 from torch import Tensor
 
 import featviz
-from featviz import images
-from featviz.datasets import Pictures
+from featviz.data.datasets import Pictures
 from featviz.maximization import objectives
 from featviz.maximization.evaluation import clean_scores, spectrum
 from featviz.maximization.parametrizations import Fourier, LaplacianPyramid, Pixels
@@ -51,6 +50,7 @@ from featviz.maximization.settings import (
 )
 from featviz.models.first_layer import input_strides
 from featviz.models.model import Model
+from featviz.pictures import images
 
 STEPS = 128
 # What `maximize` chooses for AlexNet's middle layers is what these are changes of.

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from featviz.attacks.result import AttackResult
 from featviz.models.model import Model
-from featviz.preprocessing import Preprocessing
+from featviz.pictures.preprocessing import Preprocessing
 
 TENSORS = [f.name for f in fields(AttackResult) if f.type in {"Tensor", "Tensor | None"}]
 

@@ -32,7 +32,7 @@ COPIED = {
 API_GROUPS = {
     "Models and pictures": (
         "layers",
-        "models preprocessing datasets images samples labeled python_data errors",
+        "models data pictures errors",
     ),
     "Layers, kernels and maps": ("maps", "kernels maps"),
     "Attribution and circuits": ("attribute", "attribution circuits"),

@@ -19,7 +19,7 @@ from featviz.atlas.aligned_result import AlignedMaps, How, Side
 from featviz.atlas.graph import build_graph, neighbors_wanted
 from featviz.atlas.layout import LayoutSettings, lay_out, to_unit_square
 from featviz.atlas.metrics import NEIGHBORS, is_among, map_neighbors, map_quality, procrustes
-from featviz.datasets import evenly
+from featviz.data.datasets import evenly
 from featviz.errors import UserError, public
 from featviz.neighbors.exact import build_index
 from featviz.types import Most, Progress, Seed

@@ -24,11 +24,11 @@ from featviz.atlas.levels import Level
 from featviz.atlas.metrics import NEIGHBORS, compare_maps, map_neighbors, map_quality, overlap
 from featviz.atlas.result import Atlas
 from featviz.atlas.thumbnails import read_thumbnails
-from featviz.datasets import evenly
+from featviz.data.datasets import evenly
+from featviz.data.from_python import Data, as_pictures
 from featviz.errors import BadPicture, UserError, public
 from featviz.models.layers import need_gradients
 from featviz.neighbors.exact import build_index
-from featviz.python_data import Data, as_pictures
 from featviz.types import Most, Progress, Seed, Seeds
 
 if TYPE_CHECKING:

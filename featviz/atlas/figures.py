@@ -14,8 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from featviz import images, plotting
+from featviz import plotting
 from featviz.atlas.colors import Floats, position_colors
+from featviz.pictures import images
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

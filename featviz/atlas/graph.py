@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from featviz.datasets import evenly
+from featviz.data.datasets import evenly
 from featviz.errors import UserError
 from featviz.models.load import resolve_device
 

@@ -21,7 +21,7 @@ from featviz.arguments import Bounds
 from featviz.atlas import peers, tsne
 from featviz.atlas.affinities import affinities
 from featviz.atlas.graph import Graph, build_graph, neighbors_wanted
-from featviz.datasets import evenly
+from featviz.data.datasets import evenly
 from featviz.errors import UserError, check_fields, nearest
 from featviz.models.load import resolve_device
 from featviz.neighbors.exact import Index, build_index

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from featviz.atlas.cells import unit_rows
 from featviz.atlas.graph import Graph, build_graph
-from featviz.datasets import evenly
+from featviz.data.datasets import evenly
 from featviz.errors import UserError
 from featviz.neighbors.exact import Index
 from featviz.statistics import rank_correlation

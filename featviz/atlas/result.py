@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import torch
 
-from featviz import archives, plotting, results
+from featviz import plotting, results
 from featviz.atlas.figures import cells_picture, lattice_picture, print_page
 from featviz.atlas.levels import Level, SyntheticIcons, weighted_text
 from featviz.atlas.viewer.data import PageData
 from featviz.atlas.viewer.page import render_page
+from featviz.data import archives
 from featviz.errors import visible
 from featviz.results import Number
 

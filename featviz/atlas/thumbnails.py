@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from featviz import images
-from featviz.datasets import in_order
+from featviz.data.datasets import in_order
 from featviz.errors import BadPicture, UserError
+from featviz.pictures import images
 
 if TYPE_CHECKING:
     from featviz.embedding.store import Store

@@ -40,8 +40,8 @@ from featviz.attacks.options import (
 from featviz.attacks.pgd import BallAttack, first_pictures
 from featviz.attacks.result import AttackResult
 from featviz.errors import UserError, nearest, public
-from featviz.images import check_pictures
 from featviz.models.frozen import frozen
+from featviz.pictures.images import check_pictures
 from featviz.types import Steps
 
 LOSSES = ("ce", "dlr", "margin")

@@ -10,18 +10,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 import torch
 
 import featviz
-from featviz import images, results
+from featviz import results
 from featviz.arguments import Bounds
 from featviz.attacks.evaluation import classify
 from featviz.attacks.methods import METHODS, Method, find_method
 from featviz.attacks.options import AttackOptions, check_norm
 from featviz.attacks.projections import eps_text
 from featviz.attacks.result import AttackResult
+from featviz.data.from_python import Data, Labels
+from featviz.data.labeled import read_batch
 from featviz.errors import UserError, public
-from featviz.labeled import read_batch
 from featviz.models.frozen import frozen
 from featviz.models.layers import need_gradients
-from featviz.python_data import Data, Labels
+from featviz.pictures import images
 from featviz.types import AutoPrecision, BatchSize, Progress, Restarts, Seed, Steps
 
 if TYPE_CHECKING:

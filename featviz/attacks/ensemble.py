@@ -35,8 +35,8 @@ from featviz.attacks.pgd import fgsm
 from featviz.attacks.result import AttackResult, together
 from featviz.attacks.square import SQUARE_NORMS, square
 from featviz.errors import public
-from featviz.images import check_pictures
 from featviz.models.frozen import frozen
+from featviz.pictures.images import check_pictures
 from featviz.types import AutoPrecision, Steps, Tries
 
 STAGES = (

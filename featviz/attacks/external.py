@@ -27,8 +27,8 @@ from featviz.attacks.options import (
 from featviz.attacks.result import AttackResult
 from featviz.attacks.tracker import Tracker
 from featviz.errors import UserError, public
-from featviz.images import check_pictures
 from featviz.models.frozen import frozen
+from featviz.pictures.images import check_pictures
 
 ExternalAttack = Callable[[Classifier, Tensor, Tensor, Tensor], Tensor]
 """(model, pictures (N, 3, H, W), labels (N,), eps (N,)) to pictures (N, 3, H, W)"""

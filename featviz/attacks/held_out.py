@@ -21,10 +21,10 @@ from featviz.attacks.evaluation import classify, with_graph
 from featviz.attacks.losses import cross_entropy
 from featviz.attacks.options import Classifier, check_batch_size
 from featviz.checkpoints import Checkpoint
+from featviz.data.from_python import Data, Labels
+from featviz.data.labeled import LabeledPictures, read_labeled
 from featviz.errors import UserError
-from featviz.labeled import LabeledPictures, read_labeled
 from featviz.models.model import Model
-from featviz.python_data import Data, Labels
 
 _KEPT_EVERY = 10
 """steps between two states on disk"""

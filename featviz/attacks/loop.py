@@ -19,7 +19,6 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from featviz import images
 from featviz.attacks import projections
 from featviz.attacks.evaluation import Attack, Batch, evaluate
 from featviz.attacks.options import (
@@ -33,9 +32,10 @@ from featviz.attacks.options import (
 from featviz.attacks.result import AttackResult
 from featviz.attacks.tracker import Tracker
 from featviz.errors import UserError
-from featviz.images import check_pictures
 from featviz.models.frozen import frozen
 from featviz.models.precision import in_bfloat16
+from featviz.pictures import images
+from featviz.pictures.images import check_pictures
 
 _BATCHES = 4
 """batches of the model that are attacked side by side: the rows of those that leave close up"""

@@ -23,7 +23,7 @@ from featviz.attacks.loop import run_attack
 from featviz.attacks.options import AttackOptions, Classifier, check_norm, choose_precision
 from featviz.attacks.result import AttackResult
 from featviz.errors import UserError, public
-from featviz.images import check_pictures
+from featviz.pictures.images import check_pictures
 from featviz.types import SearchSteps
 
 NORMS = ("l0", "l1", "l2", "linf")

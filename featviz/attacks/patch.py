@@ -32,9 +32,9 @@ from featviz.attacks.held_out import (
 )
 from featviz.attacks.patch_result import AdversarialPatch, outline
 from featviz.checkpoints import Checkpoint, open_checkpoint
+from featviz.data.from_python import Data
 from featviz.errors import UserError, public
 from featviz.models.frozen import frozen
-from featviz.python_data import Data
 from featviz.types import BatchSize, Count, Progress, Rate, Seed, Steps
 
 if TYPE_CHECKING:

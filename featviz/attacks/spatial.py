@@ -27,9 +27,9 @@ from featviz.attacks.evaluation import classify
 from featviz.attacks.options import check_batch_size, check_labels
 from featviz.attacks.spatial_result import Motion, SpatialRobustness
 from featviz.errors import UserError, public
-from featviz.images import check_pictures
 from featviz.models.frozen import frozen
-from featviz.resampling import bilinear, pixel_grid
+from featviz.pictures.images import check_pictures
+from featviz.pictures.resampling import bilinear, pixel_grid
 from featviz.types import BatchSize, Progress, Seed
 
 if TYPE_CHECKING:

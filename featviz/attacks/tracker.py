@@ -7,11 +7,11 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from featviz import images
 from featviz.attacks import projections
 from featviz.attacks.evaluation import Attack, Batch, Evaluation, classify, won
 from featviz.attacks.options import AttackOptions, Classifier
 from featviz.attacks.result import AttackResult, close_up, described
+from featviz.pictures import images
 
 
 class Tracker:

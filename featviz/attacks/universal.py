@@ -29,7 +29,6 @@ from typing import TYPE_CHECKING, Annotated
 import torch
 from torch import Tensor
 
-from featviz import images
 from featviz.arguments import Bounds
 from featviz.attacks import projections
 from featviz.attacks.held_out import (
@@ -43,10 +42,11 @@ from featviz.attacks.held_out_result import fooling_rate
 from featviz.attacks.options import Classifier, check_eps, check_norm, choose_precision
 from featviz.attacks.universal_result import UniversalPerturbation
 from featviz.checkpoints import Checkpoint, open_checkpoint
+from featviz.data.from_python import Data, Labels
 from featviz.errors import public
 from featviz.models.frozen import frozen
 from featviz.models.precision import in_bfloat16
-from featviz.python_data import Data, Labels
+from featviz.pictures import images
 from featviz.types import AutoPrecision, BatchSize, Count, Progress, Seed, Steps
 
 if TYPE_CHECKING:

@@ -24,12 +24,12 @@ from featviz.attribution import methods as captum_methods
 from featviz.attribution.grad_cam import grad_cam, grad_cam_layer
 from featviz.attribution.methods import METHODS
 from featviz.attribution.result import Attributed
+from featviz.data.from_python import Data
+from featviz.data.labeled import read_batch
 from featviz.errors import UserError, nearest, public
 from featviz.indices import all_items
-from featviz.labeled import read_batch
 from featviz.models.frozen import frozen
 from featviz.models.layers import need_gradients
-from featviz.python_data import Data
 from featviz.types import BatchSize, Progress, Seed, Steps
 
 if TYPE_CHECKING:

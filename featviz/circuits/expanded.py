@@ -24,14 +24,14 @@ from featviz import results
 from featviz.circuits.contributions import linear_layer
 from featviz.circuits.figures import draw_expanded
 from featviz.circuits.icons import kernel_pictures
-from featviz.datasets import Pictures, batches
+from featviz.data.datasets import Pictures, batches
+from featviz.data.from_python import as_pictures
 from featviz.errors import UserError, public
 from featviz.models.frozen import frozen
 from featviz.models.layers import StopForward, tap
 from featviz.models.linear_net import LinearNet
 from featviz.models.receptive_field import hookable
 from featviz.models.units import parse_unit
-from featviz.python_data import as_pictures
 from featviz.types import BatchSize, Count
 
 if TYPE_CHECKING:

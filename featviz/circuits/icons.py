@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor, nn
 
-from featviz import images
 from featviz.circuits.contributions import linear_layer
 from featviz.maps.top_patches import top_patches
 from featviz.maximization.maximize import maximize
+from featviz.pictures import images
 
 if TYPE_CHECKING:
-    from featviz.datasets import Pictures
+    from featviz.data.datasets import Pictures
     from featviz.models.model import Model
     from featviz.types import Progress
 

@@ -26,13 +26,13 @@ from featviz.circuits.contributions import Linear, linear_layer
 from featviz.circuits.expanded import ExpandedWeights, expanded_weights
 from featviz.circuits.icons import IN_WORDS, Icons, first_named, input_colors, unit_pictures
 from featviz.circuits.result import WIDEST, Circuit, Followed
-from featviz.datasets import Pictures, batches
+from featviz.data.datasets import Pictures, batches
+from featviz.data.from_python import as_pictures
 from featviz.errors import UserError, public
 from featviz.models.frozen import frozen
 from featviz.models.layers import StopForward, tap
 from featviz.models.receptive_field import hookable
 from featviz.models.units import parse_unit
-from featviz.python_data import as_pictures
 from featviz.statistics import percentiles
 from featviz.types import BatchSize, Count, Depth, Progress, Seed
 

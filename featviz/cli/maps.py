@@ -73,9 +73,9 @@ def maps(
         with output.progress() as progress:
             result = top_patches(net, pictures, place, units=units, k=top or 9, progress=progress)
     else:
+        from featviz.data.samples import photograph_path
         from featviz.maps.activation_maps import activation_maps
         from featviz.maps.patch_times_kernel import patch_times_kernel
-        from featviz.samples import photograph_path
 
         shown = picture or photograph_path("china")
         if unit is not None:

@@ -37,7 +37,7 @@ from featviz.errors import check_value
 from featviz.types import Progress
 
 if TYPE_CHECKING:
-    from featviz.labels import LabelReport
+    from featviz.data.labels import LabelReport
     from featviz.models.model import Model
     from featviz.requirements import Check
     from featviz.results import Result

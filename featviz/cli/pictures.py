@@ -22,9 +22,9 @@ def read_pictures(
     """
     import torch
 
+    from featviz.data.samples import sample_pictures
     from featviz.errors import visible
-    from featviz.images import read_picture
-    from featviz.samples import sample_pictures
+    from featviz.pictures.images import read_picture
 
     how = model.preprocessing
     if size is not None:

@@ -109,7 +109,7 @@ def redraw(
     from featviz.checkpoints import partial_folder
     from featviz.cli.pictures import read_pictures
     from featviz.cli.run import open_data
-    from featviz.films import check_kind
+    from featviz.pictures.films import check_kind
 
     chosen: dict[str, Any] = {
         "layer": layer,

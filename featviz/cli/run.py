@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from featviz.types import Progress
 
 if TYPE_CHECKING:
-    from featviz.datasets import Pictures
+    from featviz.data.datasets import Pictures
     from featviz.requirements import Check
     from featviz.results import Result
 
@@ -80,9 +80,9 @@ def _lines() -> Progress:
 
 def open_data(data: Path | None) -> Pictures:
     """The pictures of --data, or the bundled ones. Raises UserError where none can be read."""
-    from featviz.datasets import evenly, open_pictures
+    from featviz.data.datasets import evenly, open_pictures
+    from featviz.data.samples import sample_pictures
     from featviz.errors import BadPicture, UserError
-    from featviz.samples import sample_pictures
 
     if data is None:
         return sample_pictures()

@@ -30,12 +30,12 @@ from featviz.comparison.result import Comparison, Shown, comparison_warnings
 from featviz.comparison.units import match_units
 from featviz.corruptions.constants import CORRUPTIONS, SEVERITIES, settings
 from featviz.corruptions.table import corruption_table
-from featviz.datasets import Pictures, Skipped, batches
+from featviz.data.datasets import Pictures, Skipped, batches
+from featviz.data.from_python import Data, Labels, as_pictures
+from featviz.data.labels import LabelReport, no_labels
 from featviz.errors import UserError, nearest, public
-from featviz.images import visible
-from featviz.labels import LabelReport, no_labels
 from featviz.models.layers import tap
-from featviz.python_data import Data, Labels, as_pictures
+from featviz.pictures.images import visible
 from featviz.robustness.audit import audit, check_grids
 from featviz.types import BatchSize, Count, Progress, SearchSteps, Seed
 

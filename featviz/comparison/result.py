@@ -15,7 +15,7 @@ from featviz.comparison import figures
 from featviz.comparison.measured import SEARCH, Measured
 from featviz.comparison.paired import LEVEL, ClassFlips, Flips, class_flips, flips
 from featviz.comparison.units import UnitMatch
-from featviz.labels import LabelReport
+from featviz.data.labels import LabelReport
 from featviz.statistics import (
     Estimate,
     paired_difference,

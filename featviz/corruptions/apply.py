@@ -8,12 +8,12 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
-from featviz import images
 from featviz.arguments import Bounds
 from featviz.attacks import projections
 from featviz.corruptions import blur, digital, draws, noise, weather
 from featviz.corruptions.constants import settings
 from featviz.errors import UserError, public
+from featviz.pictures import images
 from featviz.types import Seed
 
 _SMALLEST = 8  # pixels; below, kernels and flakes are larger than the picture

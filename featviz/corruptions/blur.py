@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from featviz.corruptions import draws
 from featviz.corruptions.constants import zoom_factors
 from featviz.corruptions.draws import Streams
-from featviz.resampling import fold, magnified
+from featviz.pictures.resampling import fold, magnified
 
 
 def gaussian_weights(taps: Tensor, sigma: float) -> Tensor:

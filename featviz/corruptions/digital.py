@@ -9,11 +9,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from featviz import images
 from featviz.corruptions import draws
 from featviz.corruptions.blur import smooth
 from featviz.corruptions.draws import Streams
-from featviz.resampling import bilinear, pixel_grid
+from featviz.pictures import images
+from featviz.pictures.resampling import bilinear, pixel_grid
 
 
 def contrast(pictures: Tensor, streams: Streams, factor: float) -> Tensor:

@@ -13,9 +13,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from featviz import images
 from featviz.corruptions import draws
 from featviz.corruptions.draws import Streams
+from featviz.pictures import images
 
 PLATES = 5
 SIDE = 400

@@ -27,7 +27,7 @@ from featviz.corruptions.mce import (
     MeanCorruptionError,
     mean_corruption_error,
 )
-from featviz.labels import LabelReport
+from featviz.data.labels import LabelReport
 from featviz.statistics import Share, percentiles, resampled_means, share
 
 if TYPE_CHECKING:

@@ -23,11 +23,11 @@ from featviz.checkpoints import Arrays, Checkpoint, open_checkpoint
 from featviz.corruptions.apply import check_shape, corrupt
 from featviz.corruptions.constants import CORRUPTIONS, SEVERITIES, settings
 from featviz.corruptions.result import Corruptions, corruption_warnings
+from featviz.data.from_python import Data, Labels
+from featviz.data.labeled import read_labeled
 from featviz.engine import Piece, map_pieces
 from featviz.errors import UserError, public
-from featviz.labeled import read_labeled
 from featviz.models.frozen import frozen
-from featviz.python_data import Data, Labels
 from featviz.types import BatchSize, Count, Progress, Seed
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from featviz.corruptions import draws
 from featviz.corruptions.blur import smooth, streaked
 from featviz.corruptions.draws import Streams
 from featviz.corruptions.frost import ice
-from featviz.resampling import magnified
+from featviz.pictures.resampling import magnified
 
 Plane = NDArray[np.float64]
 """(H, W)"""

@@ -12,20 +12,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from featviz.datasets import Skipped, batches
+from featviz.data.datasets import Skipped, batches
+from featviz.data.from_python import MEMORY, Data, Labels, as_pictures, label_values
+from featviz.data.labeled import is_batch
 from featviz.embedding.extract import embed_reduced
 from featviz.embedding.reduction import How, Reduction
 from featviz.errors import UserError, public
-from featviz.labeled import is_batch
 from featviz.models import layers as taps
 from featviz.models.model import Layer, Model
-from featviz.python_data import MEMORY, Data, Labels, as_pictures, label_values
 from featviz.types import BatchSize, Count, Progress, Seed
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from featviz.datasets import Pictures
+    from featviz.data.datasets import Pictures
     from featviz.embedding.store import Store
 
 Reduce = Literal["map", "mean", "max", "positions"]

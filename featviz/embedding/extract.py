@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from featviz import decoding, folders, results
+from featviz import folders, results
 from featviz.arguments import Bounds
 from featviz.checkpoints import (
     Arrays,
@@ -31,7 +31,8 @@ from featviz.checkpoints import (
     partial_folder,
     remove_checkpoint,
 )
-from featviz.datasets import Pictures
+from featviz.data.datasets import Pictures
+from featviz.data.from_python import Data, Labels, as_pictures
 from featviz.embedding.files import SHARD_BYTES, ShardWriter
 from featviz.embedding.pieces import Rows, as_stored, exponents_of, restored
 from featviz.embedding.reduction import Reduction, pool
@@ -41,7 +42,7 @@ from featviz.errors import UserError, public
 from featviz.models.layers import activations
 from featviz.models.model import Layer, Model
 from featviz.models.precision import choose_precision, gains_by_bfloat16, in_precision
-from featviz.python_data import Data, Labels, as_pictures
+from featviz.pictures import decoding
 from featviz.types import AutoPrecision, BatchSize, Precision, Progress, Seed, WorkerCount
 
 if TYPE_CHECKING:

@@ -28,7 +28,7 @@ import numpy as np
 from featviz import schema
 from featviz.embedding.reduction import How
 from featviz.errors import UserError
-from featviz.preprocessing import from_reading
+from featviz.pictures.preprocessing import from_reading
 from featviz.types import Precision
 
 if TYPE_CHECKING:

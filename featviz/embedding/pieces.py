@@ -16,13 +16,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from featviz.datasets import Pictures, in_order
-from featviz.decoding import Prepared, as_batch
+from featviz.data.datasets import Pictures, in_order
 from featviz.embedding.reduction import Reduction
 from featviz.errors import BadPicture, UserError
 from featviz.models.layers import activations
 from featviz.models.model import Layer, Model
 from featviz.models.precision import in_precision
+from featviz.pictures.decoding import Prepared, as_batch
 from featviz.types import Precision
 
 if TYPE_CHECKING:

@@ -20,8 +20,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from featviz import images, results, schema
-from featviz.datasets import Pictures
+from featviz import results, schema
+from featviz.data.datasets import Pictures
+from featviz.data.samples import SamplePictures, sample_pictures
 from featviz.embedding.figures import draw_activity
 from featviz.embedding.files import (
     EXPONENTS,
@@ -46,8 +47,8 @@ from featviz.embedding.pieces import restored
 from featviz.embedding.reduction import How
 from featviz.errors import UserError, public, visible
 from featviz.models.receptive_field import ReceptiveField
-from featviz.preprocessing import Preprocessing, from_reading
-from featviz.samples import SamplePictures, sample_pictures
+from featviz.pictures import images
+from featviz.pictures.preprocessing import Preprocessing, from_reading
 from featviz.types import Precision
 
 if TYPE_CHECKING:

@@ -22,6 +22,8 @@ import torch
 from torch import Tensor
 
 from featviz.checkpoints import Checkpoint
+from featviz.data.from_python import Data
+from featviz.data.labeled import read_batch
 from featviz.errors import UserError, public
 from featviz.from_picture.driver import (
     Batch,
@@ -30,13 +32,11 @@ from featviz.from_picture.driver import (
 )
 from featviz.from_picture.result import Accentuated
 from featviz.from_picture.settings import STEPS
-from featviz.labeled import read_batch
 from featviz.maximization import objectives
 from featviz.maximization.objectives import Activations, Objective, Targets
 from featviz.models.frozen import frozen
 from featviz.models.layers import activations, read_layer
 from featviz.models.units import Unit, parse_unit, unit_name
-from featviz.python_data import Data
 from featviz.types import AutoPrecision, BatchSize, Frames, Progress, Rate, Seed, Steps, Weight
 
 if TYPE_CHECKING:

@@ -18,6 +18,8 @@ import torch
 from torch import Tensor
 
 from featviz.checkpoints import Checkpoint
+from featviz.data.from_python import Data
+from featviz.data.labeled import read_batch
 from featviz.errors import public
 from featviz.from_picture.driver import (
     Batch,
@@ -27,10 +29,8 @@ from featviz.from_picture.driver import (
 )
 from featviz.from_picture.result import Caricatured
 from featviz.from_picture.settings import STEPS
-from featviz.labeled import read_batch
 from featviz.maximization import objectives
 from featviz.models.layers import read_layer
-from featviz.python_data import Data
 from featviz.types import AutoPrecision, BatchSize, Frames, Power, Progress, Restarts, Seed, Steps
 
 if TYPE_CHECKING:

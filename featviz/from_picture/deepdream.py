@@ -16,9 +16,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from featviz import images
 from featviz.arguments import Bounds
 from featviz.checkpoints import Checkpoint
+from featviz.data.from_python import Data
+from featviz.data.labeled import read_batch
 from featviz.errors import UserError, public
 from featviz.from_picture.driver import (
     Batch,
@@ -28,12 +29,11 @@ from featviz.from_picture.driver import (
 )
 from featviz.from_picture.result import Dreamed
 from featviz.from_picture.settings import STEPS
-from featviz.labeled import read_batch
 from featviz.maximization import objectives
 from featviz.maximization.parametrizations import Fourier, for_channels
 from featviz.models.layers import read_layer
 from featviz.models.units import parse_units
-from featviz.python_data import Data
+from featviz.pictures import images
 from featviz.types import AutoPrecision, BatchSize, Frames, Octaves, Progress, Rate, Seed, Steps
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from featviz import films, results
+from featviz import results
 from featviz.checkpoints import Arrays, Checkpoint, open_checkpoint
 from featviz.errors import UserError
 from featviz.from_picture.result import Redrawn
@@ -30,9 +30,10 @@ from featviz.maximization.optimized import Optimized
 from featviz.maximization.settings import Settings
 from featviz.models.frozen import frozen
 from featviz.models.layers import read_layer
+from featviz.pictures import films
 
 if TYPE_CHECKING:
-    from featviz.datasets import Pictures
+    from featviz.data.datasets import Pictures
     from featviz.maximization.objectives import Objective
     from featviz.models.model import Model
     from featviz.types import AutoPrecision, Progress

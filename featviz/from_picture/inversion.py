@@ -21,7 +21,10 @@ import torch
 from torch import Tensor
 
 from featviz.checkpoints import Checkpoint
-from featviz.datasets import read_all
+from featviz.data.datasets import read_all
+from featviz.data.from_python import Data
+from featviz.data.labeled import opened, read_batch
+from featviz.data.samples import sample_pictures
 from featviz.errors import public
 from featviz.from_picture.driver import (
     Batch,
@@ -31,11 +34,8 @@ from featviz.from_picture.driver import (
 )
 from featviz.from_picture.result import Inverted
 from featviz.from_picture.settings import STEPS
-from featviz.labeled import opened, read_batch
 from featviz.maximization import objectives
 from featviz.models.layers import read_layer
-from featviz.python_data import Data
-from featviz.samples import sample_pictures
 from featviz.types import AutoPrecision, BatchSize, Frames, Progress, Restarts, Seed, Steps
 
 if TYPE_CHECKING:

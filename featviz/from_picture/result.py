@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, ClassVar
 
 from torch import Tensor
 
-from featviz import films, images, results
+from featviz import results
 from featviz.from_picture.figures import draw_rows
+from featviz.pictures import films, images
 from featviz.results import file_stem
 from featviz.statistics import middle
 

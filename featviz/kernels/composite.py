@@ -14,12 +14,12 @@ import torch
 from torch import Tensor, nn
 
 from featviz.errors import UserError
-from featviz.images import three_channels
 from featviz.models.first_layer import carried_kernels
 from featviz.models.layers import activations
 from featviz.models.linear_net import LinearNet
 from featviz.models.linear_operations import computing
 from featviz.models.model import Layer, Model
+from featviz.pictures.images import three_channels
 from featviz.types import Progress
 
 

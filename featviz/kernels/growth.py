@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import torch
 
-from featviz import films, images, results
+from featviz import results
 from featviz.arguments import Bounds
 from featviz.errors import UserError, public
 from featviz.kernels import growth_figures as figures
 from featviz.kernels.snapshots import Snapshots, read_snapshots, spread_units
 from featviz.kernels.tuning import GROUPS, NOISY, measure_kernels
 from featviz.models.load import bundled
+from featviz.pictures import films, images
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from featviz import images, plotting
+from featviz import plotting
 from featviz.kernels.snapshots import Snapshots
+from featviz.pictures import images
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

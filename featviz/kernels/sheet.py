@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 from torch import Tensor, nn
 
-from featviz import images, results
+from featviz import results
 from featviz.errors import UserError, nearest, public
 from featviz.kernels import sheet_figures as figures
 from featviz.kernels.composite import composite_kernels, kernel_mosaics
@@ -22,6 +22,7 @@ from featviz.kernels.tuning import FAINT, GROUPS, NOISY, ORIENTED, KernelNumbers
 from featviz.models.first_layer import first_convolution, first_kernels, leaves
 from featviz.models.model import Layer, Model
 from featviz.models.units import parse_units
+from featviz.pictures import images
 from featviz.types import Progress
 
 if TYPE_CHECKING:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from featviz import images, plotting
+from featviz import plotting
+from featviz.pictures import images
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -13,11 +13,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from featviz import images
 from featviz.checkpoints import read_piece
 from featviz.errors import UserError
 from featviz.kernels.tuning import measure_kernels
 from featviz.models.weights_file import read_weights
+from featviz.pictures import images
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)

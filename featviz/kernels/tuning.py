@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from featviz.images import three_channels
+from featviz.pictures.images import three_channels
 
 NOISE_SPREAD = 0.75
 """`spread` of white noise in three colors: E[P]^2 / E[P^2] of a sum of three exponentials."""

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 
 from featviz import results
+from featviz.data.from_python import Data
 from featviz.errors import public
 from featviz.maps import activation_maps_figures as figures
 from featviz.maps.unit_maps import UnitMaps, measure_maps, open_picture, picture_source
 from featviz.models.model import Model
-from featviz.python_data import Data
 from featviz.types import Count
 
 if TYPE_CHECKING:

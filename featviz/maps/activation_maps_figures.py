@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from featviz import images, plotting
+from featviz import plotting
 from featviz.maps.unit_maps import UnitMaps
+from featviz.pictures import images
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

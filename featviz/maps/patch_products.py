@@ -15,7 +15,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from featviz import images
 from featviz.errors import UserError, nearest
 from featviz.models.first_layer import carried_kernels, leaves
 from featviz.models.layers import activations
@@ -23,6 +22,7 @@ from featviz.models.linear_operations import computing
 from featviz.models.model import Layer, Model
 from featviz.models.receptive_field import tensors_of
 from featviz.models.units import Unit, parse_unit
+from featviz.pictures import images
 
 COLORS = ("red", "green", "blue")
 

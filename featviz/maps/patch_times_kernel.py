@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from featviz import results
+from featviz.data.from_python import Data
 from featviz.errors import public
 from featviz.maps import patch_times_kernel_figures as figures
 from featviz.maps.patch_products import PatchProducts, measure_patch
 from featviz.maps.unit_maps import open_picture, picture_source
 from featviz.models.model import Model
-from featviz.python_data import Data
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

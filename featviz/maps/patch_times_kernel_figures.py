@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from featviz import images, plotting
+from featviz import plotting
 from featviz.maps.patch_products import PatchProducts
+from featviz.pictures import images
 from featviz.plotting import FAINT, Page, signed_text
 
 if TYPE_CHECKING:

@@ -15,18 +15,19 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from featviz import images, results
+from featviz import results
+from featviz.data.from_python import Data, as_pictures
 from featviz.errors import UserError, public, visible
 from featviz.maps.top_patches_result import Place, TopPatches
 from featviz.models.layers import activations
 from featviz.models.model import Layer
 from featviz.models.units import parse_unit, parse_units, unit_name
-from featviz.python_data import Data, as_pictures
+from featviz.pictures import images
 from featviz.top_scores import ImageCache, TopScores, scan
 from featviz.types import BatchSize, Progress, Top
 
 if TYPE_CHECKING:
-    from featviz.datasets import Pictures
+    from featviz.data.datasets import Pictures
     from featviz.models.model import Model
 
 PATCH_PIXELS = 112

@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING, ClassVar
 
 from torch import Tensor
 
-from featviz import images, results
+from featviz import results
 from featviz.maps.top_patches_figure import draw_patches
+from featviz.pictures import images
 from featviz.results import significant
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from featviz.datasets import Skipped
+    from featviz.data.datasets import Skipped
 
 _WHERE = ("y", "x", "top", "left", "bottom", "right")
 

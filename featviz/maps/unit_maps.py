@@ -12,15 +12,15 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from featviz import images
+from featviz.data.from_python import Data
+from featviz.data.labeled import read_batch
 from featviz.errors import UserError
-from featviz.labeled import read_batch
 from featviz.models.first_layer import carried_kernels
 from featviz.models.layers import activations
 from featviz.models.model import Model
 from featviz.models.receptive_field import ReceptiveField
 from featviz.models.units import parse_units
-from featviz.python_data import Data
+from featviz.pictures import images
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)

@@ -15,17 +15,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from featviz import images
 from featviz.maximization.batches import seed_of
 from featviz.maximization.diversity import codes, texture_layer
 from featviz.models.layers import activations, read_layer
 from featviz.models.model import Layer, Model
 from featviz.models.units import Unit
+from featviz.pictures import images
 from featviz.top_scores import ImageCache, scan
 from featviz.types import Progress
 
 if TYPE_CHECKING:
-    from featviz.datasets import Pictures
+    from featviz.data.datasets import Pictures
 
 # An example activates the unit at least this share of what the strongest does.
 _STRONG = 1 / 3

@@ -25,8 +25,9 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor
 
-from featviz import films, results
+from featviz import results
 from featviz.checkpoints import Checkpoint
+from featviz.data.from_python import Data, as_pictures
 from featviz.errors import UserError, public
 from featviz.maximization import objectives
 from featviz.maximization.batches import Stopped, Task, optimize_tasks
@@ -42,7 +43,7 @@ from featviz.models.frozen import frozen
 from featviz.models.layers import read_layer
 from featviz.models.model import Model
 from featviz.models.units import parse_units, unit_name
-from featviz.python_data import Data, as_pictures
+from featviz.pictures import films
 from featviz.types import (
     AutoPrecision,
     BatchSize,

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor
 
-from featviz import films, images, results
+from featviz import results
 from featviz.maximization.facet_examples import Cluster
 from featviz.maximization.facets_figures import draw_beside_baseline, draw_clusters, draw_units
 from featviz.models.units import Unit
+from featviz.pictures import films, images
 from featviz.results import file_stem
 from featviz.statistics import middle
 

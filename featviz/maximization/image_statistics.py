@@ -20,18 +20,18 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from featviz.data.from_python import Data
+from featviz.data.labeled import opened
 from featviz.errors import UserError, public
-from featviz.images import check_pictures
-from featviz.labeled import opened
 from featviz.maximization.colors import LUCID, Colors, from_root
 from featviz.maximization.parametrizations import frequencies
 from featviz.models.weights_file import write_tensors
-from featviz.preprocessing import Preprocessing
-from featviz.python_data import Data
+from featviz.pictures.images import check_pictures
+from featviz.pictures.preprocessing import Preprocessing
 from featviz.types import Progress, Side
 
 if TYPE_CHECKING:
-    from featviz.datasets import Pictures
+    from featviz.data.datasets import Pictures
 
 BUNDLED = Path(__file__).parents[1] / "assets" / "photographs.safetensors"
 
@@ -276,7 +276,7 @@ def _stream(
     if isinstance(pictures, Tensor):
         yield from check_pictures(pictures).split(64)
         return
-    from featviz.datasets import batches
+    from featviz.data.datasets import batches
 
     done = 0
     for batch in batches(pictures, Preprocessing.of(size)):

@@ -19,7 +19,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from featviz import films, results
+from featviz import results
 from featviz.checkpoints import Checkpoint
 from featviz.errors import UserError, public
 from featviz.maximization.batches import Stopped, Task, optimize_tasks
@@ -32,6 +32,7 @@ from featviz.maximization.settings import Settings, settings_for
 from featviz.models.frozen import frozen
 from featviz.models.model import Layer, Model
 from featviz.models.units import parse_units, unit_name
+from featviz.pictures import films
 from featviz.types import AutoPrecision, Canvas, Progress, Seed, Steps, WayCount, Weight
 
 

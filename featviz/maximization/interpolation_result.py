@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 from torch import Tensor
 
-from featviz import films, images, results
+from featviz import results
 from featviz.maximization.interpolation_figures import draw_strip
 from featviz.models.units import Unit
+from featviz.pictures import films, images
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -15,7 +15,6 @@ from contextlib import nullcontext
 import torch
 from torch import Tensor
 
-from featviz import images
 from featviz.errors import fitting_batch, halved_batch
 from featviz.maximization.objectives import PICTURE, Objective
 from featviz.maximization.optimized import Optimized, Record, eight_bits, joined
@@ -26,6 +25,7 @@ from featviz.maximization.relu_gradients import RedirectedReLUs
 from featviz.maximization.settings import Settings
 from featviz.models.frozen import frozen
 from featviz.models.model import Model
+from featviz.pictures import images
 from featviz.types import Progress
 
 # Pictures in a batch by default: CPUs gain nothing from more, GPUs do.

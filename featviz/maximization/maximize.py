@@ -24,9 +24,10 @@ from torch import Tensor
 from featviz import results
 from featviz.arguments import Bounds
 from featviz.checkpoints import Checkpoint
+from featviz.data.from_python import Data
+from featviz.data.labeled import opened
 from featviz.engine import check_engine
 from featviz.errors import UserError, public
-from featviz.labeled import opened
 from featviz.maximization import objectives
 from featviz.maximization.batches import Finished, Stopped, Task, optimize_tasks
 from featviz.maximization.evaluation.flags import summarize
@@ -41,7 +42,6 @@ from featviz.maximization.settings import DEFAULT_PRESET, Settings, is_kernel, s
 from featviz.models.frozen import frozen
 from featviz.models.model import Layer, Model
 from featviz.models.units import Unit, parse_units, unit_name
-from featviz.python_data import Data
 from featviz.types import (
     AutoPrecision,
     BatchSize,
@@ -56,7 +56,7 @@ from featviz.types import (
 )
 
 if TYPE_CHECKING:
-    from featviz.datasets import Pictures
+    from featviz.data.datasets import Pictures
 
 OBJECTIVES = ("auto", "center", "channel")
 """how `maximize` reads a unit from its map"""

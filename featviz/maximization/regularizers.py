@@ -19,8 +19,8 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from featviz.images import mean_3x3
 from featviz.maximization.settings import Settings
+from featviz.pictures.images import mean_3x3
 
 
 def shaped_gradient(gradient: Tensor, pictures: Tensor, settings: Settings) -> Tensor:

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, ClassVar
 
 from torch import Tensor
 
-from featviz import films, images, results
+from featviz import results
 from featviz.maximization.evaluation.figures import frame_flagged, path_figure, top_picture_strip
 from featviz.maximization.evaluation.metrics import describe, unit_and_meaning
 from featviz.maximization.evaluation.panel import Panel
 from featviz.maximization.figures import draw_layers, draw_pictures, draw_scores
 from featviz.maximization.maco import faded
 from featviz.models.units import Unit
+from featviz.pictures import films, images
 from featviz.results import file_stem
 from featviz.statistics import middle
 

@@ -25,8 +25,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from featviz.data.lists import read_text
 from featviz.errors import UserError
-from featviz.lists import read_text
 
 Classes = list[tuple[str, str]]
 """(synset or "", name) of each class"""

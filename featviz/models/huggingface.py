@@ -15,7 +15,7 @@ from torch import nn
 from featviz.errors import UserError
 from featviz.models.torchvision_schemas import supply_schemas
 from featviz.models.transforms import stated_by_processor
-from featviz.preprocessing import Stated
+from featviz.pictures.preprocessing import Stated
 
 
 def load_folder(folder: str | Path) -> nn.Module:

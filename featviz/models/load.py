@@ -23,7 +23,7 @@ from featviz.models.receptive_field import record_modules
 from featviz.models.weights import fill, listed, read_classes
 from featviz.models.weights_file import WeightsFile, plain, read_weights
 from featviz.models.wrap import as_model
-from featviz.preprocessing import Preprocessing, Size, Stated
+from featviz.pictures.preprocessing import Preprocessing, Size, Stated
 from featviz.types import Channels, Seed
 
 BUILTIN: dict[str, type[AlexNetMini | AlexNet | AlexNet2012]] = {

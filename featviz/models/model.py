@@ -17,16 +17,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from featviz.data.labels import class_finder
 from featviz.errors import UserError, nearest
-from featviz.images import check_pictures
 from featviz.indices import index_below, one_item
-from featviz.labels import class_finder
 from featviz.models.frozen import evaluating
 from featviz.models.outputs import PROBABILITIES, Choice, Output
 from featviz.models.receptive_field import ModuleRecord, record_modules
 from featviz.models.torchvision_schemas import supply_schemas
 from featviz.models.weights_file import plain
-from featviz.preprocessing import Preprocessing, Size, Stated, shown
+from featviz.pictures.images import check_pictures
+from featviz.pictures.preprocessing import Preprocessing, Size, Stated, shown
 
 _finder = lru_cache(maxsize=8)(class_finder)
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from featviz.errors import UserError
-from featviz.preprocessing import Interpolation, Size, Stated
+from featviz.pictures.preprocessing import Interpolation, Size, Stated
 
 # Steps that give pictures in [0, 1] and change nothing else.
 _PLAIN = {

@@ -22,7 +22,7 @@ from featviz.models.model import Model
 from featviz.models.outputs import Choice
 from featviz.models.receptive_field import CONVOLUTIONS
 from featviz.models.transforms import stated_by_transforms
-from featviz.preprocessing import Preprocessing, Size, Stated, shown
+from featviz.pictures.preprocessing import Preprocessing, Size, Stated, shown
 from featviz.types import Channels
 
 if TYPE_CHECKING:

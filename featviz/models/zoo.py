@@ -18,7 +18,7 @@ from featviz.errors import UserError, nearest
 from featviz.models.matching import Shape
 from featviz.models.torchvision_schemas import supply_schemas
 from featviz.models.weights_file import WeightsFile, from_content, plain
-from featviz.preprocessing import Preprocessing
+from featviz.pictures.preprocessing import Preprocessing
 
 
 def _torchvision() -> Any:

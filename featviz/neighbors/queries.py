@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from featviz import images
-from featviz.datasets import evenly
+from featviz.data.datasets import evenly
 from featviz.embedding.store import Store
 from featviz.errors import UserError, nearest, visible
 from featviz.neighbors.exact import Index
+from featviz.pictures import images
 
 if TYPE_CHECKING:
     from featviz.models.model import Model

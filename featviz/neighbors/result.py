@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor
 
-from featviz import images, results
+from featviz import results
 from featviz.embedding.store import Store
 from featviz.errors import BadPicture, visible
 from featviz.neighbors.exact import Metric
 from featviz.neighbors.figures import Cell, draw_distances, draw_precision, draw_sheet
 from featviz.neighbors.quality import DUPLICATE, Oddities, Quality
 from featviz.neighbors.queries import Query
-from featviz.preprocessing import Preprocessing
+from featviz.pictures import images
+from featviz.pictures.preprocessing import Preprocessing
 from featviz.statistics import share
 
 if TYPE_CHECKING:

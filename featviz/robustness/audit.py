@@ -32,12 +32,12 @@ import torch
 from featviz import results
 from featviz.attacks.options import check_batch_size, check_eps, check_norm, choose_precision
 from featviz.checkpoints import Checkpoint, open_checkpoint
-from featviz.datasets import Pictures
+from featviz.data.datasets import Pictures
+from featviz.data.from_python import Data, Labels
+from featviz.data.labeled import LabeledPictures, read_labeled
 from featviz.errors import UserError, nearest, public
-from featviz.labeled import LabeledPictures, read_labeled
 from featviz.models.frozen import frozen
 from featviz.models.layers import need_gradients
-from featviz.python_data import Data, Labels
 from featviz.robustness.clean_pass import CleanPass, Work, clean_pass
 from featviz.robustness.examples import NormState
 from featviz.robustness.masking import (

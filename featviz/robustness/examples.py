@@ -18,10 +18,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from featviz import images
 from featviz.attacks import losses, projections
 from featviz.attacks.evaluation import classify
 from featviz.attacks.options import AttackOptions
+from featviz.pictures import images
 from featviz.robustness.clean_pass import CleanPass
 from featviz.robustness.masking import late_gain, silent_success
 from featviz.robustness.norm_audit import (

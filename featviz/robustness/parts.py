@@ -14,14 +14,16 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from featviz import datasets, images, results
+from featviz import results
 from featviz.attacks.pgd import pgd
 from featviz.attacks.universal import universal
 from featviz.attribution.sanity import check_attributions
 from featviz.corruptions.table import corruption_table
-from featviz.datasets import Pictures
+from featviz.data import datasets
+from featviz.data.datasets import Pictures
+from featviz.data.labeled import LabeledPictures
 from featviz.errors import UserError
-from featviz.labeled import LabeledPictures
+from featviz.pictures import images
 from featviz.robustness.clean_pass import CleanPass, spread
 from featviz.robustness.diagnosis import Reference
 from featviz.robustness.diagnosis_result import Diagnosis, diagnose

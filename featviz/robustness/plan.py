@@ -26,7 +26,7 @@ from featviz.robustness.clean_pass import attached, spread
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from featviz.labeled import LabeledPictures
+    from featviz.data.labeled import LabeledPictures
     from featviz.models.model import Model
     from featviz.types import Precision
 

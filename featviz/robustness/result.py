@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, ClassVar
 from torch import Tensor
 
 from featviz import results
-from featviz.labels import LabelReport
+from featviz.data.labels import LabelReport
 from featviz.robustness import figures
 from featviz.robustness.masking import Check
 from featviz.robustness.norm_audit import (

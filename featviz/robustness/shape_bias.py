@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from featviz import plotting, results
-from featviz.datasets import Pictures, Skipped, batches, open_pictures
+from featviz.data.datasets import Pictures, Skipped, batches, open_pictures
 from featviz.errors import UserError, public
 from featviz.models.frozen import frozen
 from featviz.statistics import Share, share

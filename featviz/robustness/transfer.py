@@ -21,12 +21,13 @@ from typing import TYPE_CHECKING, ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from featviz import images, results
+from featviz import results
 from featviz.attacks import projections
 from featviz.attacks.evaluation import classify
 from featviz.attacks.options import check_batch_size
 from featviz.errors import UserError, public
 from featviz.models.frozen import frozen
+from featviz.pictures import images
 from featviz.robustness.figures import plot_transfer
 from featviz.statistics import Share, share
 from featviz.types import BatchSize, Seed

@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 
 from featviz.arguments import Bounds
-from featviz.datasets import Pictures, Skipped, in_order
-from featviz.decoding import prepared
+from featviz.data.datasets import Pictures, Skipped, in_order
+from featviz.data.from_python import Data, as_pictures
 from featviz.errors import UserError, check_fields
-from featviz.preprocessing import Preprocessing
-from featviz.python_data import Data, as_pictures
+from featviz.pictures.decoding import prepared
+from featviz.pictures.preprocessing import Preprocessing
 from featviz.types import Progress, Share
 
 MEMORY_LIMIT = 4 << 30

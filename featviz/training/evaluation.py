@@ -18,13 +18,13 @@ import torch
 from torch import Tensor
 
 from featviz import results
-from featviz.datasets import Skipped, batches
+from featviz.data.datasets import Skipped, batches
+from featviz.data.from_python import Data, Labels, as_pictures
+from featviz.data.labels import LabelReport, no_labels
 from featviz.errors import UserError, public
-from featviz.labels import LabelReport, no_labels
 from featviz.models.model import Model
 from featviz.models.precision import choose_precision, has_bfloat16, in_precision
-from featviz.preprocessing import Preprocessing, shown
-from featviz.python_data import Data, Labels, as_pictures
+from featviz.pictures.preprocessing import Preprocessing, shown
 from featviz.statistics import Share, share
 from featviz.training.calibration import Calibration
 from featviz.training.figures import draw_classes

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 from torch import Tensor, nn
 
-from featviz import films, images, results
+from featviz import results
 from featviz.models.alexnet import fold_batch_norm
 from featviz.models.load import BUILTIN
 from featviz.models.model import Model
-from featviz.preprocessing import Preprocessing
+from featviz.pictures import films, images
+from featviz.pictures.preprocessing import Preprocessing
 from featviz.statistics import share
 from featviz.training.figures import draw_history
 from featviz.training.files import save_growth, save_weights

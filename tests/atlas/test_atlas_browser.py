@@ -22,9 +22,9 @@ from featviz.atlas.layout import LayoutSettings
 from featviz.atlas.result import Atlas
 from featviz.atlas.viewer.data import PageData
 from featviz.atlas.viewer.page import render_page
+from featviz.data.samples import sample_pictures
 from featviz.embedding.extract import embed
 from featviz.models.model import Model
-from featviz.samples import sample_pictures
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -559,7 +559,7 @@ def test_an_address_leads_back(browser: Chrome, made: Made) -> None:
 
 
 def test_a_picture_is_linked_if_asked_for(browser: Chrome, mini: Model, tmp_path: Path) -> None:
-    from featviz.datasets import open_pictures
+    from featviz.data.datasets import open_pictures
 
     folder = tmp_path / "my pictures" / "a#b"
     folder.mkdir(parents=True)

@@ -24,7 +24,7 @@ from featviz.atlas.viewer.page import render_page
 from featviz.embedding.extract import embed
 from featviz.errors import UserError
 from featviz.models.model import Model
-from featviz.preprocessing import Preprocessing
+from featviz.pictures.preprocessing import Preprocessing
 from featviz.results import read_result
 
 QUICK = LayoutSettings(perplexity=8, steps=(30, 40))
@@ -176,7 +176,7 @@ def test_large_stores_are_sampled_and_say_so(model: Model, pictures: torch.Tenso
 def test_pictures_that_are_gone_are_gray_or_an_error(
     mini: Model, tmp_path: Path, generator: torch.Generator
 ) -> None:
-    from featviz import images
+    from featviz.pictures import images
 
     folder = tmp_path / "data"
     folder.mkdir()

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from featviz import images
 from featviz.cli import main as command_line
 from featviz.models.model import Model
+from featviz.pictures import images
 
 
 def run(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:

@@ -26,7 +26,7 @@ from featviz.maximization.settings import settings_for
 from featviz.models.layers import activations
 from featviz.models.model import Model
 from featviz.neighbors.exact import build_index
-from featviz.preprocessing import Preprocessing
+from featviz.pictures.preprocessing import Preprocessing
 from featviz.types import Progress
 
 SHORT = IconSettings(steps=8, batch_size=2)

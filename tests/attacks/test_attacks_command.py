@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from featviz import images
 from featviz.attacks.methods import METHODS
 from featviz.cli import main as command_line
 from featviz.models.model import Model
+from featviz.pictures import images
 
 EPS = {"linf": "16/255", "l2": "2", "l1": "60"}
 QUICK = {"apgd": 10, "apgd-t": 5, "ensemble": 10, "square": 100, "sigma-zero": 60}

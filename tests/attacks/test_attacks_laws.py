@@ -13,7 +13,6 @@ from attack_models import TENSORS, assert_alike, photographs, tiny_model, tiny_n
 from flat_attacks import apgd, apgd_targeted, bim, ensemble, fgsm, mi_fgsm, noise, pgd, square
 from torch import Tensor, nn
 
-from featviz import images
 from featviz.attacks import projections
 from featviz.attacks.attack import attack
 from featviz.attacks.external import external_attack
@@ -21,7 +20,8 @@ from featviz.attacks.options import Classifier
 from featviz.attacks.result import AttackResult
 from featviz.errors import UserError
 from featviz.models.model import Model
-from featviz.preprocessing import Preprocessing
+from featviz.pictures import images
+from featviz.pictures.preprocessing import Preprocessing
 
 EPS = {"linf": 8 / 255, "l2": 0.6, "l1": 8.0}
 KINDS: dict[str, Callable[..., AttackResult]] = {
@@ -161,7 +161,7 @@ def test_nor_in_the_first_steps_of_float32(
 
 @pytest.mark.slow
 def test_the_same_holds_on_a_real_alexnet(real_alexnet: Model, shared_data: Path) -> None:
-    from featviz.datasets import open_pictures, read_all
+    from featviz.data.datasets import open_pictures, read_all
 
     some = open_pictures(shared_data / "imagenet_val").spread(5)
     _, pictures, _ = read_all(some, Preprocessing.of(224, resize=256))

@@ -14,13 +14,13 @@ from oracles.minimal_distances import linear
 from oracles.minimal_eps import minimal_eps
 from torch import Tensor, nn
 
-from featviz import images
 from featviz.attacks.minimal import NORMS, plan
 from featviz.attacks.projections import vector_norm
 from featviz.attacks.result import AttackResult
 from featviz.attacks.sigma_zero import changed_pixels
 from featviz.errors import UserError
 from featviz.models.model import Model
+from featviz.pictures import images
 
 SHORT = {
     **{f"minimal-{n}": partial(minimal, norm=n, steps=24) for n in NORMS},

@@ -10,7 +10,7 @@ from oracles.planted import plant
 
 import featviz
 from featviz.models.model import Model
-from featviz.preprocessing import Preprocessing
+from featviz.pictures.preprocessing import Preprocessing
 
 STEPS = 60
 

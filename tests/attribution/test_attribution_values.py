@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from featviz.attribution.attribute import attribute
 from featviz.models.model import Model
-from featviz.preprocessing import Preprocessing
+from featviz.pictures.preprocessing import Preprocessing
 
 SIDE = 8
 

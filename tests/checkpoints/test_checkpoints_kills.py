@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from featviz.samples import sample_pictures
+from featviz.data.samples import sample_pictures
 
 KILLS = int(os.environ.get("FEATVIZ_KILLS", "5"))
 PROGRAM = Path(__file__).parents[1] / "killed_commands.py"

@@ -12,10 +12,10 @@ import torch
 from command_line import run
 
 import featviz
-from featviz import images
-from featviz.datasets import open_pictures
+from featviz.data.datasets import open_pictures
 from featviz.errors import UserError
 from featviz.models.model import Model
+from featviz.pictures import images
 
 NAMES = (
     b"caf\xe9.png",

@@ -178,7 +178,7 @@ def test_a_file_that_cannot_be_read_is_said_and_left_out(pictures: Tensor, tmp_p
     for i in range(8):
         name = "red" if i % 2 else "blue"
         (tmp_path / name).mkdir(exist_ok=True)
-        featviz.images.write_png(pictures[i], tmp_path / name / f"{i}.png")
+        featviz.pictures.images.write_png(pictures[i], tmp_path / name / f"{i}.png")
     (tmp_path / "red" / "1.png").write_bytes(b"no picture")
     one = model(Colors(), "a")
     result = featviz.compare(one, one, featviz.open_pictures(tmp_path), parts=())

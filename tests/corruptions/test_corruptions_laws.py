@@ -28,8 +28,8 @@ from featviz.corruptions import (
     settings,
 )
 from featviz.errors import UserError
-from featviz.images import quantize
 from featviz.models.model import Model
+from featviz.pictures.images import quantize
 
 ALL = (*CORRUPTIONS, *EXTRA)
 DRAWN = (

@@ -126,7 +126,7 @@ def test_a_picture_that_cannot_be_read_keeps_the_numbers_of_the_others(
     net: Model, tmp_path: Path
 ) -> None:
     for row in range(3):
-        featviz.images.write_png(torch.full((3, 8, 8), row / 4), tmp_path / f"{row}.png")
+        featviz.pictures.images.write_png(torch.full((3, 8, 8), row / 4), tmp_path / f"{row}.png")
     (tmp_path / "1.png").write_bytes(b"no picture")
     store = featviz.embed(net, tmp_path, "conv", positions=2)
     assert store.of_picture is not None
@@ -187,5 +187,5 @@ def test_the_command_takes_positions(tmp_path: Path, capsys: pytest.CaptureFixtu
 
 
 def _one_picture(folder: Path) -> Path:
-    featviz.images.write_png(torch.rand(3, 64, 64), folder / "x.png")
+    featviz.pictures.images.write_png(torch.rand(3, 64, 64), folder / "x.png")
     return folder / "x.png"

@@ -14,15 +14,15 @@ import pytest
 import torch
 from torch import nn
 
-from featviz.datasets import open_pictures
+from featviz.data.datasets import open_pictures
+from featviz.data.from_python import as_pictures
+from featviz.data.samples import sample_pictures
 from featviz.embedding.extract import embed, embed_batch
 from featviz.embedding.store import open_store
 from featviz.errors import UserError
 from featviz.models.model import Model
 from featviz.models.precision import has_bfloat16
 from featviz.neighbors.exact import build_index
-from featviz.python_data import as_pictures
-from featviz.samples import sample_pictures
 from featviz.types import Precision
 
 PRECISIONS: tuple[Precision, ...] = ("float32", "bfloat16")

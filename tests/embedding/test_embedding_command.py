@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from featviz.cli.main import main
+from featviz.data.samples import sample_pictures
 from featviz.embedding.store import open_store
-from featviz.samples import sample_pictures
 
 
 def run(*words: object) -> int:

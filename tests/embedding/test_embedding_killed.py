@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 import torch
 
-from featviz.datasets import Pictures
+from featviz.data.datasets import Pictures
+from featviz.data.samples import sample_pictures
 from featviz.embedding.extract import embed, embed_layers
 from featviz.embedding.store import open_store
 from featviz.errors import UserError
 from featviz.models.model import Model
 from featviz.results import list_results
-from featviz.samples import sample_pictures
 
 LAYERS = ("relu3", "relu7")
 OPTIONS: dict[str, Any] = {

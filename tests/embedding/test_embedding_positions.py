@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 import torch
 
+from featviz.data.samples import sample_pictures
 from featviz.embedding.extract import embed, embed_layers
 from featviz.embedding.positions import draw_positions, splitmix64
 from featviz.embedding.store import open_store
 from featviz.errors import UserError
 from featviz.models.layers import activations
 from featviz.models.model import Model
-from featviz.samples import sample_pictures
 
 
 def splitmix_plainly(seed: int, count: int) -> list[int]:

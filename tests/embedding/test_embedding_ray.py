@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 
+from featviz.data.samples import sample_pictures
 from featviz.embedding.extract import embed, embed_layers
 from featviz.engine import _parcel
 from featviz.errors import UserError
 from featviz.models.load import load
 from featviz.models.model import Model
-from featviz.samples import sample_pictures
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Ray's own deprecations and late sockets
 

@@ -17,13 +17,13 @@ import torch
 from torch import nn
 
 import featviz
-from featviz import images
-from featviz.datasets import open_pictures
+from featviz.data.datasets import open_pictures
 from featviz.embedding.extract import default_layer, embed, embed_batch
 from featviz.embedding.store import Store, open_store
 from featviz.errors import UserError
 from featviz.models.layers import activations
 from featviz.models.model import Model
+from featviz.pictures import images
 
 SIDE = 16
 
@@ -376,7 +376,7 @@ def test_tensors_are_embedded_as_they_are(model: Model, generator: torch.Generat
 
 
 def test_samples_are_found_again(mini: Model, tmp_path: Path) -> None:
-    from featviz.samples import sample_pictures
+    from featviz.data.samples import sample_pictures
 
     some = sample_pictures(2)
     embed(mini, some, out=tmp_path / "s")

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from featviz.models.model import Model
-from featviz.preprocessing import Preprocessing
+from featviz.pictures.preprocessing import Preprocessing
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from featviz.from_picture.caricature import caricature
 from featviz.from_picture.settings import method_settings
 from featviz.maximization.transforms import Transforms
 from featviz.models.model import Model
-from featviz.preprocessing import Preprocessing
+from featviz.pictures.preprocessing import Preprocessing
 
 
 def test_the_caricature_of_a_linear_layer_is_its_kernels_weighted_by_their_activations() -> None:

@@ -18,7 +18,7 @@ from featviz.from_picture.settings import method_settings
 from featviz.maximization.parametrizations import Pixels
 from featviz.maximization.settings import Settings
 from featviz.models.model import Model
-from featviz.preprocessing import Preprocessing
+from featviz.pictures.preprocessing import Preprocessing
 
 
 def free(model: Model, steps: int, form: Pixels) -> Settings:

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from featviz import images
 from featviz.cli.main import main
 from featviz.gallery.reader import read_entry
+from featviz.pictures import images
 
 
 def run(*words: str) -> int:

@@ -18,7 +18,7 @@ from featviz.kernels.composite import composite_kernels
 from featviz.kernels.growth import kernel_growth
 from featviz.kernels.sheet import kernel_sheet
 from featviz.models.model import Model
-from featviz.preprocessing import Preprocessing
+from featviz.pictures.preprocessing import Preprocessing
 
 
 def small(*, blue_first: bool = False, relu: bool = True, groups: int = 2) -> Model:

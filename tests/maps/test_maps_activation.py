@@ -10,11 +10,12 @@ import torch
 from torch import nn
 
 import featviz
-from featviz import images, results
+from featviz import results
 from featviz.errors import UserError
 from featviz.maps.activation_maps import activation_maps
 from featviz.models.model import Model
-from featviz.preprocessing import Preprocessing
+from featviz.pictures import images
+from featviz.pictures.preprocessing import Preprocessing
 
 
 def net() -> Model:

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from featviz import images
 from featviz.cli.main import main
+from featviz.pictures import images
 
 
 def run(capsys: pytest.CaptureFixture[str], *words: str | Path) -> dict[str, Any]:

@@ -11,12 +11,13 @@ import torch
 from torch import nn
 
 import featviz
-from featviz import images, results
-from featviz.datasets import open_pictures, read_all
+from featviz import results
+from featviz.data.datasets import open_pictures, read_all
 from featviz.errors import UserError
 from featviz.maps.top_patches import top_patches
 from featviz.models.model import Model
-from featviz.preprocessing import Preprocessing
+from featviz.pictures import images
+from featviz.pictures.preprocessing import Preprocessing
 
 COUNT = 23
 

@@ -15,7 +15,7 @@ from featviz import results
 from featviz.errors import UserError
 from featviz.maps.patch_times_kernel import patch_times_kernel
 from featviz.models.model import Model
-from featviz.preprocessing import Preprocessing
+from featviz.pictures.preprocessing import Preprocessing
 
 CONVOLUTIONS: dict[str, dict[str, Any]] = {
     "plain": {},

@@ -20,7 +20,7 @@ from featviz.cli.main import main
 from featviz.maximization import maximize
 from featviz.maximization.result import LayerResults
 from featviz.models.model import Model
-from featviz.preprocessing import Preprocessing
+from featviz.pictures.preprocessing import Preprocessing
 
 QUICK: dict[str, Any] = {"steps": 4, "precision": "float32", "size": 16}
 

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 import featviz
-from featviz.datasets import Pictures
+from featviz.data.datasets import Pictures
 from featviz.maximization import diversity, objectives
 from featviz.maximization.facet_examples import crop_example
 from featviz.maximization.facets import draw_facets
@@ -23,7 +23,7 @@ from featviz.maximization.settings import Settings
 from featviz.maximization.transforms import Transforms
 from featviz.models.layers import activations
 from featviz.models.model import Model
-from featviz.preprocessing import Preprocessing
+from featviz.pictures.preprocessing import Preprocessing
 
 SIDE = 16
 

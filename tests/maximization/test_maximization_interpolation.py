@@ -18,7 +18,7 @@ from featviz.maximization.settings import settings_for
 from featviz.maximization.transforms import Transforms
 from featviz.models.layers import activations
 from featviz.models.model import Model
-from featviz.preprocessing import Preprocessing
+from featviz.pictures.preprocessing import Preprocessing
 
 
 def test_the_ends_of_the_way_are_the_units_own_goals() -> None:

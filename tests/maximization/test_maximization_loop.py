@@ -25,7 +25,7 @@ from featviz.maximization.regularizers import local_mean, shaped_gradient
 from featviz.maximization.settings import Settings
 from featviz.maximization.transforms import Transforms
 from featviz.models.model import Model
-from featviz.preprocessing import Preprocessing
+from featviz.pictures.preprocessing import Preprocessing
 
 SIDE = 20
 MOVED = Transforms(shift=2.0, rotate=10.0, scale=0.1, noise=0.02)

@@ -18,7 +18,7 @@ from featviz.maximization.settings import settings_for
 from featviz.maximization.transforms import Transforms
 from featviz.models.layers import activations
 from featviz.models.model import Model
-from featviz.preprocessing import Preprocessing
+from featviz.pictures.preprocessing import Preprocessing
 
 QUICK: dict[str, Any] = {"steps": 6, "precision": "float32"}
 

@@ -14,13 +14,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from featviz.datasets import read_all
+from featviz.data.datasets import read_all
+from featviz.data.samples import sample_pictures
 from featviz.maximization.evaluation.measure import measure_panel
 from featviz.maximization.maximize import maximize
 from featviz.maximization.result import Maximized
 from featviz.models.layers import activations
 from featviz.models.model import Model
-from featviz.samples import sample_pictures
 
 HEALTHY, OTHERS = 3, (3, 8)
 CLIMB: dict[str, Any] = {"steps": 48, "seed": 0, "precision": "float32"}

@@ -16,7 +16,7 @@ from featviz.maximization.loop import optimize
 from featviz.maximization.relu_gradients import RedirectedReLUs
 from featviz.maximization.settings import settings_for
 from featviz.models.model import Model
-from featviz.preprocessing import Preprocessing
+from featviz.pictures.preprocessing import Preprocessing
 
 FORMS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "module": nn.ReLU(),

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 import featviz
-from featviz import images
 from featviz.maximization import image_statistics as stats
 from featviz.maximization.colors import LUCID
 from featviz.maximization.parametrizations import frequencies
+from featviz.pictures import images
 
 
 def colored(root: torch.Tensor, count: int = 64) -> torch.Tensor:

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 import featviz
 from featviz.embedding.store import Store
 from featviz.errors import UserError
-from featviz.images import write_png
 from featviz.models.model import Model
+from featviz.pictures.images import write_png
 
 
 def quantized() -> nn.Module:

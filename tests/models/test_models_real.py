@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import load_file
 
 import featviz
-from featviz import images
-from featviz.datasets import batches, open_pictures
+from featviz.data.datasets import batches, open_pictures
+from featviz.pictures import images
 
 
 def lpips(model: featviz.Model, folder: Path, other: str) -> float:

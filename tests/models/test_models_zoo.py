@@ -21,7 +21,7 @@ import featviz
 from featviz.errors import UserError
 from featviz.models import zoo
 from featviz.models.model import Model
-from featviz.preprocessing import Preprocessing
+from featviz.pictures.preprocessing import Preprocessing
 
 FAMILIES = {
     "googlenet": False,
@@ -124,7 +124,7 @@ def test_a_net_of_timm_answers_as_its_own_builder(name: str, tmp_path: Path) -> 
 
 
 def test_every_set_of_torchvisions_weights_has_its_own_pixels() -> None:
-    from featviz.images import fit, from_pillow
+    from featviz.pictures.images import fit, from_pillow
 
     for name in zoo.torchvision_names():
         for weights in models().get_model_weights(name):

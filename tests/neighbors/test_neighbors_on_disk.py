@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 
+from featviz.data.samples import sample_pictures
 from featviz.embedding.extract import embed
 from featviz.embedding.store import Store, open_store
 from featviz.errors import UserError
 from featviz.models.model import Model
 from featviz.neighbors import exact
 from featviz.neighbors.exact import Metric, build_index
-from featviz.samples import sample_pictures
 
 
 @pytest.fixture(scope="module")

@@ -55,7 +55,7 @@ def test_names_with_a_hyphen_are_names(tmp_path: Path) -> None:
     model = featviz.load("alexnet-mini", device="cpu")
     store = featviz.embed(model, featviz.sample_pictures(), "fc7")
     picture = featviz.sample_pictures().shown(0, 64)
-    from featviz.images import write_png
+    from featviz.pictures.images import write_png
 
     path = tmp_path / "a - b.png"
     write_png(picture, path)

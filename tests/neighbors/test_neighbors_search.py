@@ -276,8 +276,8 @@ def test_mistakes_are_said_in_one_line(call: Callable[[Tensor], object], message
 
 
 def test_results_are_saved_with_pictures_and_tables(mini: Model, tmp_path: Path) -> None:
+    from featviz.data.samples import sample_pictures
     from featviz.results import read_result
-    from featviz.samples import sample_pictures
 
     store = embed(mini, sample_pictures(2))
     name = store.class_name(0)
@@ -304,7 +304,7 @@ def test_results_are_saved_with_pictures_and_tables(mini: Model, tmp_path: Path)
 def test_a_picture_file_finds_itself(
     mini: Model, tmp_path: Path, generator: torch.Generator
 ) -> None:
-    from featviz import images
+    from featviz.pictures import images
 
     for number in range(5):
         images.write_png(torch.rand(3, 70, 64, generator=generator), tmp_path / f"{number}.png")

@@ -14,8 +14,9 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 
-from featviz import images, plotting, results
+from featviz import plotting, results
 from featviz.errors import BadPicture, UserError
+from featviz.pictures import images
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)

@@ -13,9 +13,9 @@ from command_line import run
 
 from featviz import folders
 from featviz.checkpoints import announce_result, open_checkpoint, partial_folder, remove_finished
+from featviz.data.samples import sample_pictures
 from featviz.errors import UserError
 from featviz.results import Origin
-from featviz.samples import sample_pictures
 
 KILLED = """
 import os, sys

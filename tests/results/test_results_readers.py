@@ -236,7 +236,7 @@ def test_a_manifest_names_files_of_its_own_folder_only(store: Format, shard: str
 
 
 def test_a_store_moved_with_its_pictures_finds_them(mini: Model, tmp_path: Path) -> None:
-    from featviz.samples import sample_pictures
+    from featviz.data.samples import sample_pictures
 
     data = tmp_path / "a" / "data" / "class"
     data.mkdir(parents=True)

@@ -6,9 +6,9 @@ import operator
 
 import pytest
 
+from featviz.data.labels import report_labels
+from featviz.data.listing import NOTHING
 from featviz.errors import UserError
-from featviz.labels import report_labels
-from featviz.listing import NOTHING
 from featviz.numbers import Number
 from featviz.requirements import check_requirements, strict_checks
 

@@ -21,11 +21,12 @@ import torch
 from attack_models import broken_model, photographs, tiny_model, two_classes
 from torch import Tensor
 
-from featviz import images, results
+from featviz import results
 from featviz.checkpoints import Interrupted
-from featviz.datasets import open_pictures
+from featviz.data.datasets import open_pictures
 from featviz.errors import UserError
 from featviz.models.model import Model
+from featviz.pictures import images
 from featviz.robustness.audit import audit, check_grids
 from featviz.robustness.diagnosis_result import diagnose
 from featviz.robustness.masking import Check

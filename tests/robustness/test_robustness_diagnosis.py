@@ -14,13 +14,14 @@ from attack_models import photographs, tiny_model
 from flat_attacks import pgd
 from torch import Tensor, nn
 
-from featviz import images, results
+from featviz import results
 from featviz.attacks.attack import attack
 from featviz.attacks.projections import l2_distance
-from featviz.datasets import open_pictures
+from featviz.data.datasets import open_pictures
 from featviz.errors import UserError
 from featviz.models.layers import activations
 from featviz.models.model import Model
+from featviz.pictures import images
 from featviz.robustness.diagnosis import (
     Reference,
     activation_change,

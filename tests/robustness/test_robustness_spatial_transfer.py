@@ -17,7 +17,7 @@ from featviz.attacks.result import AttackResult
 from featviz.attacks.spatial import STILL, motion_grid, moved, spatial
 from featviz.errors import UserError
 from featviz.models.model import Model
-from featviz.resampling import bilinear, magnified, pixel_grid
+from featviz.pictures.resampling import bilinear, magnified, pixel_grid
 from featviz.robustness.transfer import SELF_CHECKS, shared_labels, shift, transfer_matrix
 
 

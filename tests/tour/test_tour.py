@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from featviz import results
+from featviz.data.samples import sample_pictures
 from featviz.models.model import Model
-from featviz.samples import sample_pictures
 from featviz.tour import QUICK, Tour, run_tour
 
 KINDS = {

@@ -12,7 +12,7 @@ from torch import nn
 from featviz.errors import UserError
 from featviz.models.load import load
 from featviz.models.model import Model
-from featviz.preprocessing import Preprocessing
+from featviz.pictures.preprocessing import Preprocessing
 from featviz.results import read_result
 from featviz.statistics import share
 from featviz.training.evaluation import evaluate, ten_crops

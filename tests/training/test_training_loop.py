@@ -16,11 +16,11 @@ import torch
 from PIL import Image
 from torch import nn
 
-from featviz.datasets import Pictures
+from featviz.data.datasets import Pictures
 from featviz.errors import UserError
 from featviz.kernels.growth import kernel_growth
 from featviz.models.alexnet import folded_weight, with_batch_norm
-from featviz.preprocessing import Preprocessing
+from featviz.pictures.preprocessing import Preprocessing
 from featviz.statistics import share
 from featviz.training.data import Augmentation, Examples, read_examples
 from featviz.training.loop import (

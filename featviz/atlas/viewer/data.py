@@ -38,9 +38,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from featviz import images, results
+from featviz import results
 from featviz.atlas.colors import COLORS, class_colors
 from featviz.atlas.viewer.sheets import Sheets, pack_sheets
+from featviz.pictures import images
 
 if TYPE_CHECKING:
     from featviz.atlas.levels import Level

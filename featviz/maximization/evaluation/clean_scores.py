@@ -18,9 +18,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from featviz.images import mean_3x3, resize
 from featviz.maximization.objectives import PICTURE
 from featviz.models.layers import activations
+from featviz.pictures.images import mean_3x3, resize
 
 if TYPE_CHECKING:
     from featviz.maximization.objectives import Objective

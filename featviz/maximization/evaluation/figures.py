@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from featviz import images, plotting
-from featviz.images import Box
+from featviz import plotting
 from featviz.maximization.evaluation.metrics import describe
 from featviz.maximization.evaluation.natural_path import NaturalPath
 from featviz.maximization.evaluation.panel import Panel, TopPictures
+from featviz.pictures import images
+from featviz.pictures.images import Box
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -18,8 +18,6 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from featviz import images
-from featviz.images import Box
 from featviz.maximization.evaluation import clean_scores as scoring
 from featviz.maximization.evaluation import natural_path, spectrum
 from featviz.maximization.evaluation.flags import NATURAL_SLOPE, Setting, find_flags
@@ -37,10 +35,12 @@ from featviz.models.first_layer import first_convolution, first_kernels, input_s
 from featviz.models.layers import read_layer
 from featviz.models.model import Layer
 from featviz.models.units import Unit
+from featviz.pictures import images
+from featviz.pictures.images import Box
 from featviz.top_scores import ImageCache, TopScores
 
 if TYPE_CHECKING:
-    from featviz.datasets import Pictures
+    from featviz.data.datasets import Pictures
     from featviz.models.model import Model
     from featviz.types import Precision, Progress
 

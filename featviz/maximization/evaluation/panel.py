@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from featviz.images import Box
 from featviz.maximization.evaluation.flags import NATURAL_SLOPE, Flag
 from featviz.maximization.evaluation.natural_path import NaturalPath
+from featviz.pictures.images import Box
 
 
 @dataclass(frozen=True)

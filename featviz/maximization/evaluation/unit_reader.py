@@ -16,11 +16,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from featviz.images import Box
 from featviz.maximization.objectives import Objective
 from featviz.maximization.reading import reading
 from featviz.models.model import Layer, Model
 from featviz.models.units import Unit
+from featviz.pictures.images import Box
 from featviz.top_scores import ImageCache, TopScores, scan
 from featviz.types import Precision, Progress
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 from scipy import ndimage
 
-from featviz.images import mean_3x3
 from featviz.maximization.evaluation import clean_scores
+from featviz.pictures.images import mean_3x3
 
 
 @pytest.mark.parametrize(("down", "right"), [(0, 0), (3, -2), (-4, 5), (30, 0)])

@@ -22,7 +22,7 @@ from featviz.models.frozen import frozen
 from featviz.models.layers import activations
 from featviz.models.model import Model
 from featviz.models.units import Unit
-from featviz.preprocessing import Preprocessing
+from featviz.pictures.preprocessing import Preprocessing
 
 
 def small(classes: list[tuple[str, str]] | None = None, seed: int = 1) -> Model:
@@ -255,7 +255,7 @@ def test_every_number_of_a_panel_has_a_meaning_without_gaps() -> None:
 
 
 def test_a_frame_lies_in_the_gap_and_touches_no_picture() -> None:
-    from featviz.images import contact_sheet
+    from featviz.pictures.images import contact_sheet
 
     pictures = some_pictures(5)[..., :8, :8]
     sheet = contact_sheet(pictures, 3, gap=4)

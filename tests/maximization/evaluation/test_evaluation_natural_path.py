@@ -13,7 +13,7 @@ from torch import nn
 from featviz.maximization.evaluation import natural_path
 from featviz.models.layers import activations
 from featviz.models.model import Model
-from featviz.preprocessing import Preprocessing
+from featviz.pictures.preprocessing import Preprocessing
 
 
 def rows(count: int, channels: int, seed: int = 0) -> torch.Tensor:

@@ -21,7 +21,7 @@ from featviz.maximization.evaluation.unit_reader import (
 from featviz.models.layers import activations
 from featviz.models.model import Model
 from featviz.models.units import Unit
-from featviz.preprocessing import Preprocessing
+from featviz.pictures.preprocessing import Preprocessing
 from featviz.top_scores import ImageCache
 
 

@@ -10,19 +10,19 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from featviz import images
-from featviz.datasets import (
+from featviz.data.datasets import (
     Pictures,
     Skipped,
     batches,
     open_pictures,
     read_all,
 )
+from featviz.data.from_python import as_pictures
+from featviz.data.labeled import read_labeled
 from featviz.errors import UserError
-from featviz.labeled import read_labeled
 from featviz.models.model import Model
-from featviz.preprocessing import Preprocessing
-from featviz.python_data import as_pictures
+from featviz.pictures import images
+from featviz.pictures.preprocessing import Preprocessing
 
 
 def gray(value: int, side: int = 8) -> Tensor:

@@ -12,10 +12,10 @@ import pytest
 import torch
 from PIL import Image
 
-from featviz import images
-from featviz.decoding import decode
 from featviz.errors import BadPicture, UserError
-from featviz.preprocessing import Preprocessing
+from featviz.pictures import images
+from featviz.pictures.decoding import decode
+from featviz.pictures.preprocessing import Preprocessing
 
 
 def photograph(width: int = 60, height: int = 40, seed: int = 0) -> Image.Image:

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, TypeGuard
 import torch
 from torch import Tensor
 
-from featviz.datasets import Pictures, evenly, read_all
+from featviz.data.datasets import Pictures, evenly, read_all
+from featviz.data.from_python import Data, Labels, as_pictures, label_values
+from featviz.data.labels import LabelReport
 from featviz.errors import BadPicture, UserError, public, visible
-from featviz.labels import LabelReport
-from featviz.python_data import Data, Labels, as_pictures, label_values
 
 if TYPE_CHECKING:
     from featviz.models.model import Model

@@ -16,10 +16,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from featviz import decoding, images
-from featviz.decoding import Prepared
 from featviz.errors import UserError
-from featviz.preprocessing import Preprocessing
+from featviz.pictures import decoding, images
+from featviz.pictures.decoding import Prepared
+from featviz.pictures.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -18,10 +18,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from featviz import images
-from featviz.datasets import Pictures, open_pictures
+from featviz.data.datasets import Pictures, open_pictures
 from featviz.errors import BadPicture, UserError
-from featviz.preprocessing import Preprocessing
+from featviz.pictures import images
+from featviz.pictures.preprocessing import Preprocessing
 
 
 def png(value: int = 128) -> bytes:

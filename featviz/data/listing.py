@@ -16,9 +16,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from featviz import archives, lists
+from featviz.data import archives, lists
 from featviz.errors import UserError, visible
-from featviz.images import SUFFIXES
+from featviz.pictures.images import SUFFIXES
 
 _HIDDEN = {"__macosx", "@eadir", "thumbnails", "lost+found", "#recycle", "$recycle.bin"}
 """folders of other programs, in lower case; those that begin with a dot are hidden too"""

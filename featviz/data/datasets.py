@@ -25,12 +25,13 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
-from featviz import archives, decoding, images
-from featviz.decoding import Prepared
+from featviz.data import archives
+from featviz.data.labels import LabelReport, report_labels
+from featviz.data.listing import NOTHING, LeftOut, list_pictures
 from featviz.errors import BadPicture, UserError, public, visible
-from featviz.labels import LabelReport, report_labels
-from featviz.listing import NOTHING, LeftOut, list_pictures
-from featviz.preprocessing import Preprocessing
+from featviz.pictures import decoding, images
+from featviz.pictures.decoding import Prepared
+from featviz.pictures.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -19,12 +19,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 import numpy as np
 from torch import Tensor
 
-from featviz import decoding, images
-from featviz.datasets import Pictures, Skipped, evenly, open_pictures
-from featviz.decoding import Prepared
+from featviz.data.datasets import Pictures, Skipped, evenly, open_pictures
+from featviz.data.labels import LabelReport
 from featviz.errors import BadPicture, UserError, public
-from featviz.labels import LabelReport
-from featviz.picture_values import (
+from featviz.pictures import decoding, images
+from featviz.pictures.decoding import Prepared
+from featviz.pictures.preprocessing import Preprocessing
+from featviz.pictures.values import (
     CHANNELS,
     Denormalize,
     eight_bits,
@@ -32,7 +33,6 @@ from featviz.picture_values import (
     read_value,
     value_bytes,
 )
-from featviz.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Annotated
 import numpy as np
 
 from featviz.arguments import Bounds
-from featviz.datasets import Pictures
+from featviz.data.datasets import Pictures
 from featviz.errors import public
-from featviz.images import open_image
+from featviz.pictures.images import open_image
 
 if TYPE_CHECKING:
     from PIL import Image

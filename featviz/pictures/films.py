@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING
 import torch.nn.functional as F
 from torch import Tensor
 
-from featviz import images
 from featviz.errors import UserError, nearest
+from featviz.pictures import images
 
 if TYPE_CHECKING:
     from featviz.results import Folder

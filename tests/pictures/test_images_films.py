@@ -13,7 +13,8 @@ from PIL import Image
 from PIL.GifImagePlugin import GifImageFile
 
 import featviz
-from featviz import films, results
+from featviz import results
+from featviz.pictures import films
 
 # Stands for ffmpeg: notes its arguments and the pictures it is sent.
 _STAND_IN = """#!{python}

@@ -17,8 +17,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from featviz import images
 from featviz.errors import UserError
+from featviz.pictures import images
 
 SUFFIXES = (".txt", ".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
 PATHS = ("path", "file", "filename", "file_name", "filepath", "image", "image_path", "img")

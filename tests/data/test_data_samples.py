@@ -12,9 +12,9 @@ import pytest
 from numpy.typing import NDArray
 
 import featviz
-from featviz import images
+from featviz.data.samples import DRAWN, PER_KIND, PHOTOGRAPHS, photograph_path, sample_pictures
 from featviz.errors import UserError
-from featviz.samples import DRAWN, PER_KIND, PHOTOGRAPHS, photograph_path, sample_pictures
+from featviz.pictures import images
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "draw_samples.py"
 

@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, TensorDataset
 
 import featviz
-from featviz import python_data
-from featviz.datasets import Pictures
+from featviz.data import from_python as python_data
+from featviz.data.datasets import Pictures
 from featviz.errors import UserError
 from featviz.models.model import Model
-from featviz.preprocessing import Preprocessing
+from featviz.pictures.preprocessing import Preprocessing
 
 N, CLASSES = 10, ("ant", "bee", "cat", "dog")
 HOW = Preprocessing.of(24, resize=28)
@@ -171,7 +171,7 @@ def test_values_that_are_not_8_bits_are_not_rounded(generator: torch.Generator) 
 @pytest.mark.parametrize("wanted", [1, 3, 4])
 def test_channels_are_converted_as_those_of_files(made: int, wanted: int, tmp_path: Path) -> None:
     x = torch.randint(0, 256, (made, 24, 24), generator=_GENERATOR, dtype=torch.uint8)
-    image = featviz.images.to_pillow(x.float() / 255)
+    image = featviz.pictures.images.to_pillow(x.float() / 255)
     image.save(tmp_path / "x.png")
     how = Preprocessing.of(24, channels=wanted)
     expected = featviz.read_picture(tmp_path / "x.png", how)
@@ -269,7 +269,7 @@ ANALYSES: dict[str, Callable[[Model, Any], Any]] = {
 def test_every_analysis_takes_data_sets_and_loaders(analysis: str) -> None:
     model, run = four_classes(), ANALYSES[analysis]
     small = [(x.resize((24, 24)), i) for x, i in zip(PILLOW, NUMBERS, strict=True)]
-    pixels = torch.stack([featviz.images.from_pillow(x) for x, _ in small])
+    pixels = torch.stack([featviz.pictures.images.from_pillow(x) for x, _ in small])
     want = run(model, featviz.as_pictures(pixels, NUMBERS))
     for data in (small, TensorDataset(pixels, torch.tensor(NUMBERS)), {"x": pixels, "y": NUMBERS}):
         assert torch.equal(run(model, data), want)
@@ -277,7 +277,7 @@ def test_every_analysis_takes_data_sets_and_loaders(analysis: str) -> None:
 
 def test_one_picture_of_any_kind_is_taken_by_views_of_one() -> None:
     model, image = four_classes(), PILLOW[0].resize((24, 24))
-    tensor = featviz.images.from_pillow(image)
+    tensor = featviz.pictures.images.from_pillow(image)
     for kind in (image, np.asarray(image), [image]):
         maps = featviz.activation_maps(model, kind, "0").maps
         assert torch.equal(maps, featviz.activation_maps(model, tensor, "0").maps)

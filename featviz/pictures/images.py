@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from featviz.errors import BadPicture, UserError, public
-from featviz.preprocessing import Preprocessing, Size
+from featviz.pictures.preprocessing import Preprocessing, Size
 
 if TYPE_CHECKING:
     from PIL import Image

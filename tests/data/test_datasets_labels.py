@@ -9,12 +9,12 @@ import torch
 from torch import nn
 
 import featviz
-from featviz import images
-from featviz.datasets import Pictures, open_pictures
+from featviz.data.datasets import Pictures, open_pictures
+from featviz.data.labeled import read_labeled
 from featviz.errors import UserError
-from featviz.labeled import read_labeled
 from featviz.models.model import Model
-from featviz.preprocessing import Preprocessing
+from featviz.pictures import images
+from featviz.pictures.preprocessing import Preprocessing
 
 
 def save(path: Path, value: float = 0.5) -> None:

@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 from PIL.GifImagePlugin import GifImageFile
 
-from featviz import films, images
 from featviz.errors import UserError
+from featviz.pictures import films, images
 
 
 def test_png_keeps_eight_bits_exactly(tmp_path: Path, generator: torch.Generator) -> None:

@@ -12,8 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+from featviz.data.listing import NOTHING, LeftOut, some
 from featviz.errors import UserError
-from featviz.listing import NOTHING, LeftOut, some
 
 
 @dataclass(frozen=True, kw_only=True)

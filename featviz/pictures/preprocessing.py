@@ -1,7 +1,7 @@
 """`Preprocessing`: how a picture's file becomes what a network takes, as one value.
 
-Files are resized and cropped by `featviz.images`; the `Model` normalizes. Pictures outside of a
-model are always in [0, 1].
+Files are resized and cropped by `images`; the `Model` normalizes. Pictures outside of a model are
+always in [0, 1].
 """
 
 from __future__ import annotations

@@ -19,9 +19,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from featviz import images
 from featviz.errors import UserError
-from featviz.preprocessing import Preprocessing
+from featviz.pictures import images
+from featviz.pictures.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -11,10 +11,10 @@ import pytest
 import torch
 from PIL import Image
 
-from featviz import decoding, images
-from featviz.decoding import as_batch, decode, resolve
 from featviz.errors import BadPicture, UserError
-from featviz.preprocessing import Preprocessing
+from featviz.pictures import decoding, images
+from featviz.pictures.decoding import as_batch, decode, resolve
+from featviz.pictures.preprocessing import Preprocessing
 
 needs_simplejpeg = pytest.mark.skipif(
     not decoding.has_simplejpeg(), reason="simplejpeg is not installed"

@@ -1,0 +1,1 @@
+"""Pictures: files to tensors and back, sizes, films."""
