@@ -53,7 +53,8 @@ def fill(net: nn.Module, found: Match, source: str, name: str) -> list[str]:
     if odd:
         _check_names(wanted, tensors, unfit)
         raise UserError(f"{source} holds what are no weights: {listed(odd)}; save them as float32")
-    cast = {n: t.to(wanted[n].dtype) if n in wanted else t for n, t in tensors.items()}
+    # Copies: a kernel may round in another way where a file's tensors are not aligned in memory.
+    cast = {n: t.to(wanted[n].dtype, copy=True) if n in wanted else t for n, t in tensors.items()}
     infinite = [
         n for n in found.tensors if cast[n].is_floating_point() and not cast[n].isfinite().all()
     ]
