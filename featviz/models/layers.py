@@ -163,7 +163,7 @@ def need_gradients(model: Model, layers: Sequence[str], *, cut: bool = False) ->
     picture = model.blank().requires_grad_(True)
     quiet = warnings.catch_warnings(action="ignore")  # of torch, about quantized layers
     with torch.inference_mode(False), torch.enable_grad(), quiet:
-        for name, values in activations(model, picture, layers).items():
+        for name, values in activations(model, picture, layers, check=False).items():
             if cut and not values.requires_grad:
                 continue
             try:

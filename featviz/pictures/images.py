@@ -38,6 +38,9 @@ SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp",
 SUFFIXES |= {".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm"}
 """endings of pictures, in lower case"""
 
+_ROUNDING = 1e-6
+"""by which pictures that were computed may miss [0, 1]; they are brought back"""
+
 ORIENTATION = 0x0112
 """the EXIF tag that says how a picture is turned"""
 
@@ -70,12 +73,13 @@ def check_pictures(
         raise UserError("there are no pictures; give at least one")
     with torch.inference_mode(False):
         plain = batch.detach().clone(memory_format=torch.contiguous_format)
-    if not bool(((plain >= 0) & (plain <= 1)).all()):  # NaN fails both
+    outside = ~((plain >= -_ROUNDING) & (plain <= 1 + _ROUNDING))  # of NaN, too
+    if bool(outside.any()):
         raise UserError(
             f"pictures must lie in [0, 1], these reach from {float(plain.min()):.3g} to "
             f"{float(plain.max()):.3g}; give them as read (the model normalizes them itself)"
         )
-    return plain
+    return plain.clamp_(0, 1)
 
 
 def open_image(

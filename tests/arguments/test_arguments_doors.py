@@ -227,6 +227,8 @@ def test_what_is_no_picture_is_refused_at_every_door(
     for title, pictures in BAD_PICTURES.items():
         if title == "none" and called in {featviz.corrupt, featviz.activations}:
             continue  # of none they make none
+        if title == "5 channels" and called is featviz.corrupt:
+            continue  # noise and blur have no colors
         with pytest.raises(UserError) as refused:
             called(**given, **{name: pictures})
         assert "\n" not in str(refused.value), title

@@ -142,7 +142,7 @@ def test_the_farthest_come_first() -> None:
 
 
 def test_mistakes_are_errors_of_one_line(first: Store) -> None:
-    with pytest.raises(UserError, match="unknown alignment 'lines'"):
+    with pytest.raises(UserError, match="how is 'lines'; it must be one of"):
         align_maps(first, first, how="lines")  # type: ignore[arg-type]
     assert first.memory is not None
     strange = replace(

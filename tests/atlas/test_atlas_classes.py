@@ -148,7 +148,7 @@ def test_the_folder_shows_cells_and_rows(
 def test_mistakes_are_errors_of_one_line(mini: Model, store: Store) -> None:
     with pytest.raises(UserError, match="no class 'golden retreiver'"):
         build_class_atlas(mini, store, "golden retreiver")
-    with pytest.raises(UserError, match="unknown pictures"):
+    with pytest.raises(UserError, match="among is 'some'; it must be one of"):
         build_class_atlas(mini, store, 0, among="some")  # type: ignore[arg-type]
     with pytest.raises(UserError, match=r"0 pictures of .* are too few"):
         build_class_atlas(mini, store, "tarantula", among="class")

@@ -269,7 +269,7 @@ def test_pictures_must_be_pictures(invertible: Model) -> None:
         invert(invertible, 255 * picture(0), "conv1")
     with pytest.raises(featviz.UserError, match="shape"):
         invert(invertible, picture(0)[:1], "conv1")
-    with pytest.raises(featviz.UserError, match="cannot read pictures of 3 x 3"):
+    with pytest.raises(featviz.UserError, match="does not take pictures of 3 pixels"):
         invert(invertible, picture(0)[:, :3, :3], "conv1")
 
 

@@ -13,6 +13,7 @@ import featviz
 from featviz import results
 from featviz.errors import UserError
 from featviz.maps.activation_maps import activation_maps
+from featviz.models.layers import tap
 from featviz.models.model import Model
 from featviz.pictures import images
 from featviz.pictures.preprocessing import Preprocessing
@@ -91,8 +92,11 @@ def test_the_box_holds_every_pixel_that_moves_the_strongest_position(
             changed = picture.repeat(35 * 35, 1, 1, 1)
             index = torch.arange(35 * 35)
             changed[index, :, index // 35, index % 35] += change
-            values = featviz.activations(model, changed, [layer])[layer][:, 1, y, x]
-            still = featviz.activations(model, picture, [layer])[layer][0, 1, y, x]
+            with tap(model, [layer]) as taken:  # which takes pictures outside [0, 1], too
+                model(changed)
+                values = taken[layer][:, 1, y, x]
+                model(picture)
+                still = taken[layer][0, 1, y, x]
         moved |= (values != still).view(35, 35)
     top, left, bottom, right = box
     within = torch.zeros(35, 35, dtype=torch.bool)

@@ -109,6 +109,11 @@ def test_checked_pictures_are_a_batch_of_their_own(generator: torch.Generator) -
     assert images.check_pictures(pictures[:0], empty=True).shape == (0, 3, 4, 5)
 
 
+def test_the_rounding_of_computed_pictures_is_brought_back() -> None:
+    found = images.check_pictures(torch.tensor([-3e-8, 1 + 1e-7, 0.5]).expand(1, 3, 1, 3))
+    assert found[0, 0, 0].tolist() == [0.0, 1.0, 0.5]
+
+
 @pytest.mark.parametrize(
     ("pictures", "message"),
     [
@@ -119,7 +124,7 @@ def test_checked_pictures_are_a_batch_of_their_own(generator: torch.Generator) -
         (torch.zeros(0, 3, 4, 4), "there are no pictures"),
         (torch.full((1, 3, 4, 4), 255.0), r"must lie in \[0, 1\], these reach from 255 to 255"),
         (torch.full((1, 3, 4, 4), torch.nan), r"must lie in \[0, 1\]"),
-        (torch.full((1, 3, 4, 4), -1e-6), r"must lie in \[0, 1\]"),
+        (torch.full((1, 3, 4, 4), -1e-5), r"must lie in \[0, 1\]"),
     ],
 )
 def test_what_is_no_pictures_is_refused_in_one_line(pictures: torch.Tensor, message: str) -> None:

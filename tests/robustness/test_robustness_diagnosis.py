@@ -237,7 +237,7 @@ def test_everything_is_drawn_and_the_tables_agree_with_the_result(
     assert torch.equal(torch.random.get_rng_state(), state)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     folder = results.Folder(tmp_path)
-    found.write(folder)
+    folder.fill(found)
     assert {f["file"] for f in folder.figures} == {
         "layers.svg",
         "classes.svg",

@@ -169,5 +169,5 @@ def test_top_k_counts_k_classes(model: Model, data: Path) -> None:
     # Of the two darkest gray's twelve, bright's two and white's four wrong ones lie beyond 3.
     assert three.top_k.hits == 6
     assert evaluate(model, data, top=50).top == 5  # all classes would be right every time
-    with pytest.raises(UserError, match="1 or more"):
+    with pytest.raises(UserError, match="top is 0"):
         evaluate(model, data, top=0)
