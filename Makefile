@@ -36,7 +36,7 @@ pytest-narrow: $(VENV)/.installed-dev
 
 # What takes minutes: random kills of every long command, many models.
 pytest-long: $(VENV)/.installed-dev
-	$(BIN)/pytest -n 2 --dist loadfile -m long
+	$(BIN)/pytest -n 2 --dist worksteal -m long
 
 format: $(VENV)/.installed-dev
 	$(BIN)/ruff check --fix .
