@@ -38,7 +38,7 @@ FEW = settings(
     derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
-MANY = settings(FEW, max_examples=200)
+MANY = settings(FEW, max_examples=60)
 
 HOSTILE: list[Any] = [
     *(None, True, -1, 0, 2**63, 2**200, 1e308, -1e-300, "", "x", "../x.npy", "/etc/passwd", "a\0b"),
@@ -409,7 +409,7 @@ def test_the_gallery_is_built_whatever_a_result_holds(tmp_path: Path, data: st.D
 
 
 @pytest.mark.long
-@settings(MANY, max_examples=60)
+@settings(MANY, max_examples=20)
 @given(data=st.data())
 def test_the_gallery_is_built_whatever_many_results_hold(
     tmp_path: Path, data: st.DataObject
