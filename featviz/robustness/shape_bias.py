@@ -282,7 +282,8 @@ def _classes(
 
 
 def _category_file(given: str | Path | None, root: Path) -> Path:
-    beside = [root.with_name(f"{root.name}_categories.tsv"), root / "categories.tsv"]
+    root = root.resolve()
+    beside = [root.parent / f"{root.name}_categories.tsv", root / "categories.tsv"]
     for path in [Path(given)] if given is not None else beside:
         if path.is_file():
             return path
