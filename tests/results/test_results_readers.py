@@ -172,7 +172,9 @@ def test_what_is_whole_is_read(store: Format, index: Format, pieces: Format) -> 
 def try_bytes(one: Format, data: st.DataObject) -> None:
     path = data.draw(st.sampled_from(sorted(p for p in one.files if p.stat().st_size)))
     content = changed_bytes(data, one.files[path])
-    assume(content != one.files[path])
+    # White space within JSON changes nothing.
+    plain = path.suffix == ".json"
+    assume(content.split() != one.files[path].split() if plain else content != one.files[path])
     try:
         path.write_bytes(content)
         assert refused(one.read), path.name
