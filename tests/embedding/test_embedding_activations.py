@@ -91,8 +91,9 @@ def test_stores_hold_the_same_in_float16(
     made = featviz.activations(net, pictures, layers, reduce=reduce, k=4, to=tmp_path / "raw")
     store = featviz.open_store(tmp_path / "raw" / "conv")
     rows = memory.reshape(-1, store.dim).half().float()
-    assert torch.equal(made["conv"].matrix(), rows)
-    assert torch.equal(store.matrix(), rows)
+    # Other batches may round the last bit of float32 in another way: one step of float16.
+    torch.testing.assert_close(made["conv"].matrix(), rows, rtol=2**-10, atol=1e-7)
+    assert torch.equal(store.matrix(), made["conv"].matrix())
     assert (store.reduced, store.shape) == (
         "random" if reduce == "positions" else reduce,
         (C, SIDE, SIDE),
