@@ -57,6 +57,7 @@ _LAZY_EXPORTS = {
     "expanded_weights": "featviz.circuits.expanded",
     "external_attack": "featviz.attacks.external",
     "fgsm": "featviz.attacks.pgd",
+    "find_concepts": "featviz.concepts.find",
     "find_neighbors": "featviz.neighbors.find",
     "fmn": "featviz.attacks.fmn",
     "interpolate": "featviz.maximization.interpolation",
@@ -72,6 +73,7 @@ _LAZY_EXPORTS = {
     "mi_fgsm": "featviz.attacks.pgd",
     "minimal": "featviz.attacks.minimal",
     "noise": "featviz.attacks.square",
+    "open_concepts": "featviz.concepts.result",
     "open_pictures": "featviz.data.datasets",
     "open_store": "featviz.embedding.store",
     "patch": "featviz.attacks.patch",
@@ -131,6 +133,8 @@ if TYPE_CHECKING:
     from featviz.circuits.trace import trace_circuit as trace_circuit
     from featviz.comparison.compare import compare as compare
     from featviz.comparison.compare import compare_results as compare_results
+    from featviz.concepts.find import find_concepts as find_concepts
+    from featviz.concepts.result import open_concepts as open_concepts
     from featviz.corruptions import corrupt as corrupt
     from featviz.corruptions import corruption_table as corruption_table
     from featviz.data.datasets import open_pictures as open_pictures

@@ -58,7 +58,7 @@ GROUPS = (
     Group(
         "The feature space",
         "A late layer maps each picture to a vector; similar pictures get similar vectors.",
-        ("embed", "neighbors", "atlas"),
+        ("embed", "neighbors", "atlas", "concepts"),
     ),
     Group(
         "Robustness",
@@ -165,6 +165,15 @@ KINDS = {
         "how much of the unit those few inputs explain, on pictures that were not used to choose "
         "them: a drawing of eight inputs is a summary, and seldom the whole unit.",
         "The units of the layer before that build it.",
+    ),
+    "concepts": Kind(
+        "Concepts",
+        "A layer uses more directions than it has units: what a picture shows there is often "
+        "spread over many units. Here directions were sought in which the activations of many "
+        "positions can be written as sums of a few parts. Each direction, a concept, was found "
+        "without labels; how much of the activations they explain was measured on pictures that "
+        "were not used to find them.",
+        "The concept: a direction over all units of its layer.",
     ),
     "maps": Kind(
         "Activation maps",

@@ -1,0 +1,1 @@
+"""Directions that a layer uses: dictionaries over a store of activations, and what they show."""
