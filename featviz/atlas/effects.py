@@ -8,16 +8,14 @@ their maps with it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from featviz.models.frozen import evaluating, frozen
+from featviz.models.frozen import frozen
 from featviz.models.layers import activations
-from featviz.models.receptive_field import tensors_of
+from featviz.models.rest import logits_from
 
 if TYPE_CHECKING:
     from featviz.models.model import Layer, Model
@@ -74,15 +72,6 @@ def logit_effects(
     return torch.cat(found)
 
 
-def logits_from(model: Model, place: Layer, values: Tensor) -> Tensor:
-    """The logits (N, classes) where a layer's activations are replaced by `values` (N, ...)."""
-    # Not through the model's own call, which refuses another number of rows than of pictures.
-    with _replaced(model, place, values), evaluating(model.net):
-        logits: Tensor = model.pick(model.net(model.normalize(model.blank())))
-    # Where the rest of the network reads nothing else, the batch is that of the values.
-    return logits.expand(len(values), -1) if len(logits) != len(values) else logits
-
-
 def top_effects(
     model: Model, effects: Tensor, most: int = 5
 ) -> tuple[tuple[tuple[str, float], ...], ...]:
@@ -114,24 +103,3 @@ def _at_positions(values: Tensor, like: Tensor, place: Layer, positions: Tensor 
     y, x = positions.to(like.device).T
     spread[torch.arange(len(values), device=like.device), :, y, x] = values
     return spread
-
-
-@contextmanager
-def _replaced(model: Model, place: Layer, values: Tensor) -> Iterator[None]:
-    """Within the block the layer's output is `values`, whatever its input."""
-    calls = 0
-
-    def hook(module: torch.nn.Module, inputs: Any, output: Any) -> Any:
-        nonlocal calls
-        calls += 1
-        if calls != place.call:
-            return None
-        # A copy: an in-place ReLU must not change the caller's values.
-        given = tensors_of(output)[0].dtype
-        return (values.permute(0, 2, 3, 1) if place.channels_last else values).to(given).clone()
-
-    handle = model.net.get_submodule(place.path).register_forward_hook(hook)
-    try:
-        yield
-    finally:
-        handle.remove()

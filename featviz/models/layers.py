@@ -72,7 +72,7 @@ def tap(
         if not kept.requires_grad:
             return None
         own = (kept.permute(0, 2, 3, 1) if last else kept).to(value.dtype, copy=True)
-        return _with(values, value, own)
+        return with_tensor(values, value, own)
 
     def before(name: str, module: nn.Module, inputs: Any, named: Any) -> Any:
         return take(name, (inputs, named))
@@ -101,17 +101,19 @@ def _single(values: Tensor) -> Tensor:
     return values.float() if values.dtype in {torch.float16, torch.bfloat16} else values
 
 
-def _with(values: Any, old: Tensor, new: Tensor) -> Any:
+def with_tensor(values: Any, old: Tensor, new: Tensor) -> Any:
     """What a module gives or takes, with one tensor replaced, wherever it stands."""
     if values is old:
         return new
     if is_dataclass(values) and not isinstance(values, type):
         parts = {field.name: getattr(values, field.name) for field in fields(values)}
-        return replace(values, **{name: _with(part, old, new) for name, part in parts.items()})
+        return replace(
+            values, **{name: with_tensor(part, old, new) for name, part in parts.items()}
+        )
     if isinstance(values, dict):
-        return type(values)((key, _with(value, old, new)) for key, value in values.items())
+        return type(values)((key, with_tensor(value, old, new)) for key, value in values.items())
     if isinstance(values, list | tuple):
-        items = [_with(value, old, new) for value in values]
+        items = [with_tensor(value, old, new) for value in values]
         return type(values)(*items) if hasattr(values, "_fields") else type(values)(items)
     return values
 

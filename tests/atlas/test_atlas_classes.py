@@ -83,7 +83,7 @@ def test_the_strongest_position_is_found(mini: Model, pictures: torch.Tensor, ta
         y, x = places[row].tolist()
         torch.testing.assert_close(vectors[row], maps[row, :, y, x])
         # its effect by finite differences: that position a little stronger
-        from featviz.atlas.effects import logits_from
+        from featviz.models.rest import logits_from
 
         def margin(values: torch.Tensor) -> float:
             logits = logits_from(mini, mini.layer("relu5"), values)[0].double()

@@ -8,11 +8,12 @@ import pytest
 import torch
 from torch import nn
 
-from featviz.atlas.effects import attribution, logit_effects, logits_from, top_effects
+from featviz.atlas.effects import attribution, logit_effects, top_effects
 from featviz.atlas.levels import weighted_text
 from featviz.errors import UserError
 from featviz.models.layers import activations
 from featviz.models.model import Model
+from featviz.models.rest import logits_from
 
 POSITIONS = torch.tensor([[0, 0], [3, 2], [6, 6], [1, 5]])
 
