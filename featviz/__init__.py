@@ -41,6 +41,7 @@ _LAZY_EXPORTS = {
     "build_report": "featviz.gallery.report",
     "build_index": "featviz.neighbors.exact",
     "caricature": "featviz.from_picture.caricature",
+    "classify": "featviz.classification.classify",
     "compare": "featviz.comparison.compare",
     "compare_results": "featviz.comparison.compare",
     "check_attributions": "featviz.attribution.sanity",
@@ -131,6 +132,7 @@ if TYPE_CHECKING:
     from featviz.attribution.sanity import check_attributions as check_attributions
     from featviz.circuits.expanded import expanded_weights as expanded_weights
     from featviz.circuits.trace import trace_circuit as trace_circuit
+    from featviz.classification.classify import classify as classify
     from featviz.comparison.compare import compare as compare
     from featviz.comparison.compare import compare_results as compare_results
     from featviz.concepts.find import find_concepts as find_concepts

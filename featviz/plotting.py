@@ -29,6 +29,8 @@ DIVERGING = "RdBu_r"
 """only around a true zero (weights, products, signed attributions)"""
 FAINT = "#555555"
 """of notes beside the title and the numbers"""
+GRID = "#dddddd"
+"""of lines and bars that lie behind the data"""
 
 
 def new_figure(width: float, height: float) -> Figure:
@@ -81,7 +83,7 @@ def lines(ax: Axes, *, xlabel: str, ylabel: str, points: float = 9) -> None:
     ax.set_xlabel(xlabel, fontsize=points)
     ax.set_ylabel(ylabel, fontsize=points)
     ax.tick_params(labelsize=points - 1)
-    ax.grid(True, color="#dddddd", linewidth=0.6)
+    ax.grid(True, color=GRID, linewidth=0.6)
     ax.set_axisbelow(True)
     for side in ("top", "right"):
         ax.spines[side].set_visible(False)

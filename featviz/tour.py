@@ -23,6 +23,7 @@ from featviz.atlas.icons import IconSettings
 from featviz.attacks.attack import attack
 from featviz.attribution.attribute import attribute
 from featviz.circuits.trace import trace_circuit
+from featviz.classification.classify import classify
 from featviz.data.datasets import Pictures, batches
 from featviz.embedding.extract import embed
 from featviz.embedding.store import Store
@@ -56,6 +57,8 @@ class Budget:
     """convolutions whose units are shown: the first and the last of them"""
     pictures: int = 2
     """that are looked at closely by inversion and attribution; attacks take twice as many"""
+    classified: int = 12
+    """pictures whose most likely classes are shown"""
     maximize_steps: int = 192
     compared: int = 200
     """pictures whose scores are compared with those of maximized pictures"""
@@ -76,6 +79,7 @@ QUICK = Budget(
     units=4,
     layers=2,
     pictures=1,
+    classified=4,
     maximize_steps=32,
     compared=32,
     searched=64,
@@ -294,6 +298,9 @@ def tour_steps(subject: Subject) -> Iterator[Step]:
 
 def _model_steps(s: Subject) -> Iterator[Step]:
     yield "layers", partial(summarize, s.model)
+    if not s.model.headless:
+        some = s.pictures.spread(s.budget.classified)
+        yield "classify", partial(classify, s.model, some, progress=s.progress)
     if bundled(s.model.architecture).with_suffix(".kernels.safetensors").is_file():
         yield "growth-conv1", kernel_growth
     if s.labeled is not None and not s.model.headless:

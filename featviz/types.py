@@ -17,6 +17,9 @@ Precision = Literal["float32", "bfloat16"]
 AutoPrecision = Literal["auto", "float32", "bfloat16"]
 """"auto": bfloat16 where the processor computes in it and the model's operations exist in it"""
 
+Probability = Literal["auto", "softmax", "sigmoid"]
+"""how logits become probabilities of classes"""
+
 Seed = Annotated[int, Bounds(0, 2**63 - 1)]
 """start of all random numbers"""
 

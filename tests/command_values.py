@@ -17,6 +17,7 @@ from featviz.cli.options import describe
 
 # A cheap run of each command; the option that is tried comes after these and so replaces them.
 CHEAP: dict[str, list[str]] = {
+    "classify": [],
     "layers": [],
     "kernels": ["--units", "0"],
     "maps": ["--layer", "conv1", "--units", "0"],
@@ -56,7 +57,7 @@ KINDS = {
     "layer": ("layer", "anchor"),
     "units": ("units",),
     "unit": ("unit",),
-    "class": ("target", "class_name"),
+    "class": ("target", "class_name", "right_class"),
     "eps": ("eps", "eps_l2", "eps_l1", "eps_l0"),
     "choice": (
         "norm",

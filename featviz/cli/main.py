@@ -25,6 +25,7 @@ from featviz.cli import (
     attribute,
     audit,
     circuit,
+    classify,
     compare,
     corrupt,
     demo,
@@ -52,6 +53,7 @@ INTERRUPTED = 130
 
 COMMANDS: dict[str, tuple[ModuleType, ...]] = {
     "Look (layers, units, pictures)": (
+        classify,
         layers,
         kernels,
         maps,

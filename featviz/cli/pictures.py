@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from featviz.data.datasets import Pictures
     from featviz.models.model import Model
 
 
@@ -17,12 +18,10 @@ def read_pictures(
 ) -> tuple[list[str], Tensor]:
     """(names, pictures (N, C, H, W)) as the model takes them. Raises BadPicture.
 
-    Without paths: a bundled picture of a class that the model has, else the bundled flower.
-    `size` is another side than the model's own.
+    Without paths: `bundled_picture`. `size` is another side than the model's own.
     """
     import torch
 
-    from featviz.data.samples import sample_pictures
     from featviz.errors import visible
     from featviz.pictures.images import read_picture
 
@@ -32,8 +31,15 @@ def read_pictures(
     if paths:
         pictures = [read_picture(path, how) for path in paths]
         return [visible(path.name) for path in paths], torch.stack(pictures)
+    sample = bundled_picture(model)
+    return [sample.paths[0]], sample.read(0, how)[None]
+
+
+def bundled_picture(model: Model) -> Pictures:
+    """A bundled picture of a class that the model has, else the bundled flower."""
+    from featviz.data.samples import sample_pictures
+
     samples = sample_pictures()
     known = [kind for kind in samples.classes if model.find_class(kind) is not None]
     kind = "goldfish" if "goldfish" in known else (*known, "flower")[0]
-    row = samples.paths.index(f"{kind}/00")
-    return [samples.paths[row]], samples.read(row, how)[None]
+    return samples.select([samples.paths.index(f"{kind}/00")])

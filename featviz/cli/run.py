@@ -78,7 +78,7 @@ def _lines() -> Progress:
     return show
 
 
-def open_data(data: Path | None) -> Pictures:
+def open_data(data: Path | Sequence[Path] | None) -> Pictures:
     """The pictures of --data, or the bundled ones. Raises UserError where none can be read."""
     from featviz.data.datasets import evenly, open_pictures
     from featviz.data.samples import sample_pictures
@@ -94,7 +94,8 @@ def open_data(data: Path | None) -> Pictures:
             reason = str(error)
             continue
         return pictures
-    raise UserError(f"{data}: none of the pictures can be read ({reason})")
+    given = data if isinstance(data, Path) else ", ".join(map(str, data))
+    raise UserError(f"{given}: none of the pictures can be read ({reason})")
 
 
 def report(result: Result, folder: Path, *, as_json: bool, quiet: bool = False) -> None:

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from featviz.data import archives
 from featviz.data.labels import LabelReport, report_labels
-from featviz.data.listing import NOTHING, LeftOut, list_pictures
+from featviz.data.listing import NOTHING, LeftOut, list_pictures, list_several
 from featviz.errors import BadPicture, UserError, public, visible
 from featviz.pictures import decoding, images
 from featviz.pictures.decoding import Prepared
@@ -140,10 +140,11 @@ class Pictures:
         path = self.paths[row]
         if archives.is_archive(self.root) and not self.root.is_dir():
             return self.root, path
-        shard, _, member = path.partition("/")
-        archive = self._base / shard
-        if archives.is_archive(archive) and archive.is_file():
-            return archive, member
+        *folders, _ = parts = path.split("/")
+        for depth, name in enumerate(folders, 1):
+            archive = self._base.joinpath(*parts[:depth])
+            if archives.is_archive(Path(name)) and archive.is_file():
+                return archive, "/".join(parts[depth:])
         return self._base / path, ""
 
     @property
@@ -231,15 +232,16 @@ def evenly(count: int, most: int) -> list[int]:
 
 
 @public
-def open_pictures(path: str | Path) -> Pictures:
-    """List the pictures of a folder, an archive, a list, or one file.
+def open_pictures(path: str | Path | Sequence[str | Path]) -> Pictures:
+    """List the pictures of a folder, an archive, a list, one file, or of several of these.
 
     Args:
         path: A folder, whose folders of the first level are the classes, or a flat one. A .tar or
             .zip, or several: a folder of them, or "part-{000..003}.tar"; classes are folders, or
             stand in .cls and .json files beside the pictures (WebDataset). A list (.txt, .csv,
             .tsv, .jsonl, .parquet) of paths and labels, relative to its own folder or, where
-            nothing is found there, to the working directory.
+            nothing is found there, to the working directory. "-": a list from standard input. A
+            sequence: the pictures of all, each once.
 
     Returns:
         The data set; sorted by path for folders, in the stored order for archives and lists.
@@ -247,7 +249,7 @@ def open_pictures(path: str | Path) -> Pictures:
     Raises:
         UserError: There is nothing that can be read.
     """
-    listed = list_pictures(path)
+    listed = list_pictures(path) if isinstance(path, str | Path) else list_several(path)
     return Pictures(listed.root, listed.paths, listed.folders, left_out=listed.left_out)
 
 

@@ -87,10 +87,15 @@ def some(names: Iterable[str]) -> str:
 def list_pictures(path: str | Path) -> Listing:
     """The pictures of a folder, a tar or zip, tars "part-{000..003}.tar", a list, or one file.
 
+    "-" is standard input: one path a line, as in a .txt list, or a NUL behind each, as
+    `find -print0` writes them.
+
     Raises:
         UserError: There is nothing that can be read.
     """
     root = Path(path)
+    if root == Path("-"):
+        return _list_of(Path("standard input"), lists.read_lines(_standard_input()))
     shards = _braces(root)
     if shards is not None:
         return _list_shards(root.parent, shards)
@@ -109,6 +114,58 @@ def list_pictures(path: str | Path) -> Listing:
     if root.suffix.lower() in lists.SUFFIXES:
         return _list_of(root, lists.read_list(root))
     return Listing(root.parent, (root.name,), ("",), NOTHING)
+
+
+def _standard_input() -> list[str]:
+    """Its lines; bytes that are not UTF-8 are kept, as in names of files."""
+    text = sys.stdin.buffer.read().decode(errors="surrogateescape")
+    return text.split("\0") if "\0" in text else text.splitlines()
+
+
+def list_several(paths: Sequence[str | Path]) -> Listing:
+    """The pictures of several paths in their order, each once, by their common folder.
+
+    Raises:
+        UserError: One of the paths holds nothing that can be read.
+    """
+    if not paths:
+        raise UserError("no paths are given; name a picture or a folder")
+    listings = [list_pictures(path) for path in paths]
+    if len(listings) == 1:
+        return listings[0]
+    places: dict[str, str] = {}
+    for listing in listings:
+        base = _base(listing.root)
+        for path, folder in zip(listing.paths, listing.folders, strict=True):
+            places.setdefault(os.path.abspath(base / path), folder)
+    root = os.path.commonpath([os.path.dirname(place) for place in places])
+    return Listing(
+        Path(root),
+        tuple(os.path.relpath(place, root) for place in places),
+        tuple(places.values()),
+        _together([listing.left_out for listing in listings]),
+    )
+
+
+def _base(root: Path) -> Path:
+    """What the paths of a listing are relative to."""
+    if archives.is_archive(root) and not root.is_dir():
+        return root
+    return root if root.is_dir() else root.parent
+
+
+def _together(every: Sequence[LeftOut]) -> LeftOut:
+    endings = Counter[str]()
+    for one in every:
+        endings.update(dict(one.endings))
+    return LeftOut(
+        empty=tuple(name for one in every for name in one.empty),
+        unlabeled=tuple(name for one in every for name in one.unlabeled),
+        hidden=tuple(name for one in every for name in one.hidden),
+        dangling=tuple(name for one in every for name in one.dangling),
+        endings=tuple(endings.most_common()),
+        remarks=tuple(dict.fromkeys(text for one in every for text in one.remarks)),
+    )
 
 
 def _kind(root: Path) -> int:
@@ -358,10 +415,10 @@ def _list_shards(folder: Path, shards: Sequence[Path]) -> Listing:
 
 def _list_of(root: Path, rows: Sequence[lists.Row]) -> Listing:
     """The pictures of a list; relative paths are looked for beside it, then from here."""
-    if not rows:
-        raise UserError(f"{root} is an empty list; give one that names pictures")
     nameless = sum(not row.path for row in rows)
     rows = [row for row in rows if row.path]
+    if not rows:
+        raise UserError(f"{root} is an empty list; give one that names pictures")
     tried = [row.path for row in rows[:_TRIED] if not os.path.isabs(row.path)]
     remarks = []
     paths = [row.path for row in rows]

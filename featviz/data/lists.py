@@ -48,7 +48,7 @@ def read_list(file: Path) -> list[Row]:
         return _parquet(file)
     text = read_text(file, errors="surrogateescape")
     if kind == ".txt":
-        return [_line(line) for line in text.splitlines() if line.strip()]
+        return read_lines(text.splitlines())
     if kind in {".jsonl", ".ndjson"}:
         return list(_json_lines(file, text))
     return _table(file, text, "\t" if kind == ".tsv" else ",")
@@ -86,6 +86,11 @@ _MARKS = (
     (b"\xff\xfe", "utf-16-le"),
     (b"\xfe\xff", "utf-16-be"),
 )
+
+
+def read_lines(lines: Iterable[str]) -> list[Row]:
+    """The pictures of a text, one a line."""
+    return [_line(line) for line in lines if line.strip()]
 
 
 def _line(line: str) -> Row:

@@ -45,6 +45,7 @@ GROUPS = (
         "One picture through the network",
         "The activations of one picture, and the pixels that a prediction depends on.",
         (
+            "classify",
             "maps",
             "patch",
             "attribute",
@@ -78,6 +79,15 @@ KINDS = {
         "edges and colors; the last depend on nearly the whole picture, so they can detect "
         "objects.",
         "The unit's layer.",
+    ),
+    "classify": Kind(
+        "Classification",
+        "What is in the picture? The network gives a number to each of its classes, and these "
+        "numbers are turned into probabilities. Under each picture are the most likely classes, "
+        "as in figure 4 of the AlexNet paper; where the right one is known, it stands above the "
+        "picture, and its bar has another color. A high probability is no proof: a network is "
+        "often sure and wrong, above all of pictures unlike those it was trained on.",
+        "Pictures for which this class is the most likely one.",
     ),
     "train": Kind(
         "Training",

@@ -14,6 +14,7 @@ from featviz.tour import QUICK, Tour, run_tour
 
 KINDS = {
     "layers",
+    "classify",
     "growth",
     "eval",
     "kernels",

@@ -1,0 +1,1 @@
+"""The most likely classes of pictures."""
