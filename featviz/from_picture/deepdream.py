@@ -31,7 +31,7 @@ from featviz.from_picture.result import Dreamed
 from featviz.from_picture.settings import STEPS
 from featviz.maximization import objectives
 from featviz.maximization.parametrizations import Fourier, for_channels
-from featviz.models.layers import read_layer
+from featviz.models.layers import read_layer, takes
 from featviz.models.units import parse_units
 from featviz.pictures import images
 from featviz.types import AutoPrecision, BatchSize, Frames, Octaves, Progress, Rate, Seed, Steps
@@ -128,7 +128,7 @@ def deepdream(
     chosen = () if units is None else tuple(parse_units(model, places[0], units))
     height, width = run.pictures.shape[-2:]
     sizes = octave_sizes(height, width, octaves, zoom)
-    sizes = [size for size in sizes if all(model.takes(size, layer) for layer in places)]
+    sizes = [size for size in sizes if all(takes(model, size, layer) for layer in places)]
 
     def column(layer: str) -> Column:
         how = run.settings(layer)

@@ -29,7 +29,7 @@ from featviz.maximization.loop import optimize
 from featviz.maximization.optimized import Optimized
 from featviz.maximization.settings import Settings
 from featviz.models.frozen import frozen
-from featviz.models.layers import read_layer
+from featviz.models.layers import check_size, read_layer
 from featviz.pictures import films
 
 if TYPE_CHECKING:
@@ -301,7 +301,7 @@ def chosen_layers(model: Model, layers: str | Sequence[str] | None) -> list[str]
 def _as_batch(model: Model, pictures: Tensor) -> Tensor:
     """Pictures as (P, 3, H, W) on the model's device. Raises UserError if they are none."""
     batch = model.check(pictures, single=True).to(model.std)
-    model.check_size((batch.shape[-2], batch.shape[-1]))
+    check_size(model, (batch.shape[-2], batch.shape[-1]))
     return batch
 
 

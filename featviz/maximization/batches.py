@@ -27,7 +27,7 @@ from featviz.maximization.objectives import PICTURE, Objective
 from featviz.maximization.optimized import Optimized, joined
 from featviz.maximization.settings import Settings
 from featviz.models.frozen import frozen
-from featviz.models.layers import need_gradients
+from featviz.models.layers import check_size, need_gradients
 from featviz.models.model import Layer, Model
 from featviz.types import Progress
 
@@ -129,7 +129,7 @@ def optimize_tasks(
     for task in tasks:
         form, seen = task.settings.parametrization, task.settings.transforms.size
         for layer in set(task.objective.layers) - {PICTURE}:
-            model.check_size(seen or (form.height, form.width), layer)
+            check_size(model, seen or (form.height, form.width), layer)
     pieces: list[Piece] = []
     for number, task in enumerate(tasks):
         size = max(task.group, batch_size // restarts // task.group * task.group)

@@ -43,6 +43,7 @@ from featviz.maximization.parametrizations import (
 )
 from featviz.maximization.transforms import Crop, Transforms
 from featviz.models.first_layer import first_stride
+from featviz.models.layers import takes
 from featviz.models.model import Layer, Model
 from featviz.models.precision import choose_precision, gains_by_bfloat16
 from featviz.types import AutoPrecision, Canvas, Precision, Rate, Share, Steps, Weight
@@ -219,7 +220,7 @@ def settings_for(
     elif size is None:
         size = model.input_size if advice.size is None or place.whole else advice.size
     height, width = (size, size) if isinstance(size, int) else size
-    if not stated and not model.takes((height, width), place.name):
+    if not stated and not takes(model, (height, width), place.name):
         height, width = model.input_size
     precision = choose_precision(precision, lambda: gains_by_bfloat16(model.net, model.blank()))
     if isinstance(statistics, str | Path):

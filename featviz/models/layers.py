@@ -182,3 +182,25 @@ def read_layer(model: Model, pictures: Tensor, layer: str, *, batch_size: int = 
     with torch.no_grad():
         parts = [activations(model, part, [layer])[layer] for part in pictures.split(batch_size)]
     return torch.cat(parts)
+
+
+def check_size(model: Model, size: tuple[int, int], layer: str | None = None) -> None:
+    """Raise UserError for a height and width that the net does not take, by a trial pass.
+
+    With a layer only as far as that layer.
+    """
+    if size != model.input_size and (size, layer) not in model.taken:
+        last = [one.name for one in model.layers.values() if one.path][-1]
+        picture = model.mean.new_zeros(1, model.preprocessing.channels, *size)
+        with torch.no_grad():
+            activations(model, picture, [layer or last])
+        model.taken.add((size, layer))
+
+
+def takes(model: Model, size: tuple[int, int], layer: str | None = None) -> bool:
+    """Whether pictures of this height and width pass `check_size`."""
+    try:
+        check_size(model, size, layer)
+    except UserError:
+        return False
+    return True

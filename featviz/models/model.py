@@ -139,7 +139,8 @@ class Model(nn.Module):
                 f"it is assumed how {name} takes pictures: {preprocessing.assumption} (state "
                 "input_size, resize, mean, std)",
             )
-        self._taken: set[tuple[tuple[int, int], str | None]] = set()
+        # sizes that passed a trial, see `layers.check_size`
+        self.taken: set[tuple[tuple[int, int], str | None]] = set()
         self.aliases = dict(aliases or {})
         if not self.headless:
             self.aliases.setdefault("logits", "")
@@ -241,28 +242,6 @@ class Model(nn.Module):
         channels = self.preprocessing.channels
         batch = check_pictures(pictures, channels=channels, single=single, empty=empty)
         return batch.to(self.device)
-
-    def check_size(self, size: tuple[int, int], layer: str | None = None) -> None:
-        """Raise UserError for a height and width that the net does not take, by a trial pass.
-
-        With a layer only as far as that layer.
-        """
-        from featviz.models.layers import activations
-
-        if size != self.input_size and (size, layer) not in self._taken:
-            last = [one.name for one in self.layers.values() if one.path][-1]
-            picture = self.mean.new_zeros(1, self.preprocessing.channels, *size)
-            with torch.no_grad():
-                activations(self, picture, [layer or last])
-            self._taken.add((size, layer))
-
-    def takes(self, size: tuple[int, int], layer: str | None = None) -> bool:
-        """Whether pictures of this height and width pass `check_size`."""
-        try:
-            self.check_size(size, layer)
-        except UserError:
-            return False
-        return True
 
     @property
     def device(self) -> torch.device:

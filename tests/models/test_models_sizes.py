@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 import featviz
 from featviz.errors import UserError
+from featviz.models.layers import check_size, takes
 from featviz.models.model import Model
 
 
@@ -40,11 +41,11 @@ LINE = r"^fixed does not take pictures of 64 pixels \(expected 32, got 64\); giv
 
 def test_every_door_refuses_another_size_in_one_line(model: Model, tmp_path: Path) -> None:
     large = torch.rand(1, 3, 64, 64)
-    assert model.takes((32, 32))
-    assert not model.takes((64, 64))
+    assert takes(model, (32, 32))
+    assert not takes(model, (64, 64))
     doors = (
         lambda: model(large),
-        lambda: model.check_size((64, 64)),
+        lambda: check_size(model, (64, 64)),
         lambda: featviz.activations(model, large, ["patches"]),
         lambda: featviz.attribute(model, large, target=0),
         lambda: featviz.deepdream(model, large, "patches", steps=1),
@@ -65,6 +66,6 @@ def test_sizes_that_were_not_asked_for_are_the_models_own(model: Model) -> None:
 
 
 def test_a_size_is_taken_as_far_as_a_layer(mini: Model) -> None:
-    assert mini.takes((96, 80))
-    assert mini.takes((16, 16), "conv1")
-    assert not mini.takes((16, 16))
+    assert takes(mini, (96, 80))
+    assert takes(mini, (16, 16), "conv1")
+    assert not takes(mini, (16, 16))
