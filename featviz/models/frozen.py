@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+
+T = TypeVar("T")
 
 
 @contextmanager
@@ -28,18 +32,56 @@ def evaluating(net: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
+def plain_float32() -> Iterator[None]:
+    """Within the block: float32 arithmetic without TF32 and by fixed algorithms, on CUDA too.
+
+    What a picture gives does not change from run to run then. All flags are put back at the end,
+    whether they were set by torch's older or newer names. Both are set, since torch refuses to
+    compute where they contradict each other.
+    """
+    cudnn: Any = torch.backends.cudnn
+    matmul = torch.backends.cuda.matmul
+    wanted: list[tuple[Any, str, object]] = [
+        (cudnn, "enabled", True),
+        (cudnn, "benchmark", False),
+        (cudnn, "deterministic", True),
+        (cudnn, "allow_tf32", False),
+        (cudnn.conv, "fp32_precision", "ieee"),
+        (cudnn.rnn, "fp32_precision", "ieee"),
+        (matmul, "fp32_precision", "ieee"),
+    ]
+    before = [(place, name, _readable(partial(getattr, place, name))) for place, name, _ in wanted]
+    products = _readable(torch.get_float32_matmul_precision)
+    try:
+        torch.set_float32_matmul_precision("highest")
+        for place, name, value in wanted:
+            setattr(place, name, value)
+        yield
+    finally:
+        if products is not None:
+            torch.set_float32_matmul_precision(products)
+        for place, name, value in before:
+            if value is not None:
+                setattr(place, name, value)
+
+
+def _readable(flag: Callable[[], T]) -> T | None:
+    """A flag, or None where the older name cannot tell what the newer one was set to."""
+    try:
+        return flag()
+    except RuntimeError:
+        return None
+
+
+@contextmanager
 def frozen(model: Callable[[Tensor], Tensor]) -> Iterator[None]:
     """Within the block: eval mode, no gradients to parameters, plain float32 arithmetic.
 
     Every module's mode, every parameter's `requires_grad`, the backends' flags and torch's global
     random state (CPU and the current CUDA device) are put back at the end, also after an error.
     """
-    # A fixed algorithm, and no TF32: what a picture gives does not change from run to run.
-    flags = torch.backends.cudnn.flags(
-        enabled=True, benchmark=False, deterministic=True, allow_tf32=False
-    )
     devices = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
     net = model if isinstance(model, nn.Module) else nn.Identity()
     fork = torch.random.fork_rng(devices=devices)
-    with fork, flags, torch.inference_mode(False), evaluating(net):
+    with fork, plain_float32(), torch.inference_mode(False), evaluating(net):
         yield

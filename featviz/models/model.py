@@ -20,7 +20,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from featviz.data.labels import class_finder
 from featviz.errors import UserError, nearest
 from featviz.indices import index_below, one_item
-from featviz.models.frozen import evaluating
+from featviz.models.frozen import evaluating, plain_float32
 from featviz.models.outputs import PROBABILITIES, Choice, Output
 from featviz.models.receptive_field import ModuleRecord, record_modules
 from featviz.models.torchvision_schemas import supply_schemas
@@ -189,7 +189,7 @@ class Model(nn.Module):
                 f"got {shape} of {pictures.dtype}"
             )
         try:
-            with evaluating(self.net):
+            with evaluating(self.net), plain_float32():
                 logits = self.pick(self.net(self.normalize(pictures)))
         except (AssertionError, RuntimeError, ValueError, IndexError) as error:
             if shape[2:] == self.input_size or "memory" in str(error):
@@ -256,7 +256,7 @@ class Model(nn.Module):
         run: "relu#1", "relu#2" ..., and the last by its plain name.
         """
         try:
-            with evaluating(self.net):
+            with evaluating(self.net), plain_float32():
                 records = record_modules(self.net, self.normalize(self.blank()), self.pick)
         except AttributeError as error:  # of the net's own code: `nn.Module` would hide its text
             raise RuntimeError(str(error)) from error
