@@ -23,6 +23,7 @@ _LAZY_EXPORTS = {
     "Preprocessing": "featviz.pictures.preprocessing",
     "TrainSettings": "featviz.training.loop",
     "UserError": "featviz.errors",
+    "ablate": "featviz.ablation.ablate",
     "accentuate": "featviz.from_picture.accentuation",
     "activation_maps": "featviz.maps.activation_maps",
     "activations": "featviz.embedding.activations",
@@ -101,6 +102,7 @@ _LAZY_EXPORTS = {
 __all__ = sorted([*_LAZY_EXPORTS, "__version__"])  # noqa: PLE0605 - a list of strings, sorted
 
 if TYPE_CHECKING:
+    from featviz.ablation.ablate import ablate as ablate
     from featviz.atlas.aligned import align_maps as align_maps
     from featviz.atlas.build import build_atlas as build_atlas
     from featviz.atlas.classes import build_class_atlas as build_class_atlas

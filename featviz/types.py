@@ -20,6 +20,9 @@ AutoPrecision = Literal["auto", "float32", "bfloat16"]
 Probability = Literal["auto", "softmax", "sigmoid"]
 """how logits become probabilities of classes"""
 
+Engine = Literal["here", "ray"]
+"""where pieces of work are made: in this process, or on a Ray cluster"""
+
 Seed = Annotated[int, Bounds(0, 2**63 - 1)]
 """start of all random numbers"""
 

@@ -43,7 +43,7 @@ from featviz.models.layers import activations
 from featviz.models.model import Layer, Model
 from featviz.models.precision import choose_precision, gains_by_bfloat16, in_precision
 from featviz.pictures import decoding
-from featviz.types import AutoPrecision, BatchSize, Precision, Progress, Seed, WorkerCount
+from featviz.types import AutoPrecision, BatchSize, Engine, Precision, Progress, Seed, WorkerCount
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -52,7 +52,6 @@ Position = Literal["mean", "max", "random"]
 Positions = Annotated[int, Bounds(1, 10_000)] | Literal["all"]
 """how many random positions of a map, or all"""
 Decoder = Literal["exact", "fast"]
-Engine = Literal["here", "ray"]
 
 _FEW = 10_000
 """pictures below which `precision="auto"` is float32: there is little time to gain"""

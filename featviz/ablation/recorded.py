@@ -1,0 +1,306 @@
+"""A pass of which the part after a layer can be run again by itself: `recorded_pass`.
+
+One forward pass records the operations that depend on the layer's output, below autograd, where a
+skip connection is an operation like any other. `Recorded.run` repeats these alone with other values of
+the layer; what does not depend on it is taken from the recording. Where they cannot be repeated
+(Python code reads a value that depends on the layer), each run is a whole pass in which a hook
+replaces the layer's output.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_flatten, tree_unflatten
+from torch.utils.weak import WeakIdKeyDictionary
+
+from featviz.errors import UserError
+from featviz.models.frozen import evaluating
+from featviz.models.layers import StopForward, with_tensor
+from featviz.models.model import Layer, Model
+from featviz.models.receptive_field import hookable, tensors_of
+
+
+@dataclass(frozen=True)
+class _Slot:
+    """A place in the recording for a value that depends on the layer."""
+
+    number: int
+
+
+@dataclass
+class _Step:
+    """One recorded operation."""
+
+    call: Callable[..., Any]
+    inputs: list[Any]
+    """flat; a `_Slot` where a value depends on the layer"""
+    form: Any
+    outputs: list[int | None]
+    """the slot of each flat output"""
+    freed: tuple[int, ...] = ()
+    """slots that no later step reads"""
+
+
+class _Recorder(TorchDispatchMode):
+    """Keep the operations on what depends on one tensor."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.steps: list[_Step] = []
+        self.refusal = ""
+        self.in_place = False
+        self._slots = WeakIdKeyDictionary()
+        self._storages: dict[int, StorageWeakRef] = {}
+        self._count = 0
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # otherwise torch imports its compiler at the first operation
+
+    def add(self, tensor: Tensor) -> int:
+        """The slot of a tensor that depends on the layer."""
+        slot = self.slot(tensor)
+        if slot is None:
+            slot = self._slots[tensor] = self._count
+            self._count += 1
+            storage = StorageWeakRef(tensor.untyped_storage())
+            self._storages[storage.cdata] = storage
+        return slot
+
+    def slot(self, tensor: Tensor) -> int | None:
+        found: int | None = self._slots.get(tensor)
+        return found
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        flat, form = tree_flatten((args, kwargs))
+        tensors = [one for one in flat if isinstance(one, Tensor)]
+        depends = [one for one in tensors if self.slot(one) is not None]
+        if any(self._shares(one) for one in tensors if self.slot(one) is None):
+            self.refusal = "a tensor that depends on the layer is changed through another view"
+        if not depends:
+            return func(*args, **kwargs)
+        for one in _written(func, args, kwargs):
+            self.in_place = True
+            if self.slot(one) is None:
+                kept = one.clone()
+                self.steps.append(
+                    _Step(torch.clone, [kept], tree_flatten(((kept,), {}))[1], [self.add(one)])
+                )
+        inputs = [
+            one if not isinstance(one, Tensor) or (at := self.slot(one)) is None else _Slot(at)
+            for one in flat
+        ]
+        out = func(*args, **kwargs)
+        found = tree_flatten(out)[0]
+        if not any(isinstance(one, Tensor) for one in found) and found != [None]:
+            self.refusal = "a value that depends on the layer decides what is computed"
+        outputs = [self.add(one) if isinstance(one, Tensor) else None for one in found]
+        self.steps.append(_Step(func, inputs, form, outputs))
+        return out
+
+    def _shares(self, tensor: Tensor) -> bool:
+        """Whether its memory is that of a value that depends on the layer."""
+        if tensor.layout != torch.strided or not self._storages:
+            return False
+        known = self._storages.get(tensor.untyped_storage()._cdata)
+        return known is not None and not known.expired()
+
+
+def _written(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[Tensor]:
+    """The tensors that an operation changes in place."""
+    for i, argument in enumerate(func._schema.arguments):
+        if argument.alias_info is not None and argument.alias_info.is_write:
+            value = args[i] if i < len(args) else kwargs.get(argument.name)
+            yield from tensors_of(value)
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """Pictures that have passed a net as far as a layer.
+
+    Attributes:
+        values: Activations at the layer, (N, C, H, W), (N, C) or (N, tokens, C).
+        output: What the net gives without any change: logits (N, classes), or activations at the
+            layer that was asked for.
+        refusal: Why each run is a whole pass; "" where only what depends on the layer is computed.
+    """
+
+    values: Tensor
+    output: Tensor
+    refusal: str
+    _run: Callable[[Tensor], Tensor]
+
+    def run(self, values: Tensor) -> Tensor:
+        """The output with other values at the layer; gradients flow back to them."""
+        return self._run(values)
+
+
+def recorded_pass(model: Model, layer: str, pictures: Tensor, *, to: str | None = None) -> Recorded:
+    """Pass pictures through a model, ready to go on from a layer with other values.
+
+    Args:
+        model: The model; call within `frozen(model)`.
+        layer: Alias or module path, of a module that runs several times also "relu#1".
+        pictures: (N, 3, H, W) in [0, 1] on the model's device.
+        to: A later layer at which the pass ends; default: the logits.
+
+    Raises:
+        UserError: The layer does not give one row a picture, or `to` is not behind it.
+    """
+    place = model.layer(layer)
+    target = None if to in {None, "logits"} else model.layer(to)
+    if to is None:
+        model.need_classes()
+    recorder = _Recorder()
+    begun: list[Tensor] = []
+    with ExitStack() as recording, torch.no_grad():
+
+        def begin(value: Tensor) -> Tensor:
+            begun.append(value.clone())
+            own = value.clone()  # which the net may change in place
+            recorder.add(own)
+            recording.enter_context(recorder)
+            return own
+
+        found = _pass(model, pictures, place, target, begin)
+    if not begun:
+        raise UserError(f"{to} is not behind {layer} in {model.name}; take a later layer")
+    values, dtype = _single(_first_channels(begun[0], place)), begun[0].dtype
+
+    def last(output: Tensor) -> Tensor:
+        return _single(output if target is None else _first_channels(output, target))
+
+    end = recorder.slot(found)
+    if recorder.refusal:
+
+        def run(new: Tensor) -> Tensor:
+            own = _own_channels(new, place).to(dtype)
+            return last(_pass(model, pictures, place, target, lambda _: own))
+
+    else:
+        steps = _with_frees(recorder.steps, end)
+
+        def run(new: Tensor) -> Tensor:
+            if end is None:
+                return last(found)
+            own = _own_channels(new, place).to(dtype)
+            return last(_repeat(steps, own.clone() if recorder.in_place else own, end))
+
+    return Recorded(values, last(found), recorder.refusal, run)
+
+
+def _repeat(steps: list[_Step], start: Tensor, end: int) -> Tensor:
+    """The value in slot `end` when all steps are made again from another start."""
+    slots = {0: start}
+    for step in steps:
+        flat = [slots[one.number] if isinstance(one, _Slot) else one for one in step.inputs]
+        args, kwargs = tree_unflatten(flat, step.form)
+        found = tree_flatten(step.call(*args, **kwargs))[0]
+        for slot, value in zip(step.outputs, found, strict=True):
+            if slot is not None:
+                slots[slot] = value
+        for slot in step.freed:
+            del slots[slot]
+    return slots[end]
+
+
+def _with_frees(steps: list[_Step], end: int | None) -> list[_Step]:
+    """The steps, each with the slots that are not needed after it."""
+    needed = {end}
+    for step in reversed(steps):
+        read = {one.number for one in step.inputs if isinstance(one, _Slot)}
+        made = {slot for slot in step.outputs if slot is not None}
+        step.freed = tuple((read | made) - needed)
+        needed |= read | made
+    return steps
+
+
+def _pass(
+    model: Model,
+    pictures: Tensor,
+    place: Layer,
+    target: Layer | None,
+    change: Callable[[Tensor], Tensor],
+) -> Tensor:
+    """The logits, or what the target gives, of a pass in which `change` replaces a layer's value.
+
+    Values are as the modules themselves give them.
+    """
+    modules = hookable(model.net)
+    calls = {"place": place.call, "target": target.call if target else 0}
+    reached: list[Tensor] = []
+
+    def replace(module: nn.Module, inputs: Any, output: Any) -> Any:
+        calls["place"] -= 1
+        if calls["place"] != 0:
+            return None
+        value = tensors_of(output)[0]
+        if value.dim() == 0 or len(value) != len(pictures):
+            rows = len(value) if value.dim() else 0
+            raise UserError(
+                f"{place.name} gives {rows} rows for {len(pictures)} pictures; take a layer that "
+                "gives one each"
+            )
+        return with_tensor(output, value, change(value))
+
+    def stop(module: nn.Module, inputs: Any, output: Any) -> None:
+        calls["target"] -= 1
+        if calls["target"] == 0:
+            reached.append(tensors_of(output)[0])
+            raise StopForward
+
+    with evaluating(model.net), _slow_attention():
+        if place.path == "":
+            return change(model.pick(model.net(model.normalize(pictures))))
+        handles = [modules[place.path].register_forward_hook(replace)]
+        if target is not None:
+            handles.append(modules[target.path].register_forward_hook(stop))
+        try:
+            return model.pick(model.net(model.normalize(pictures)))
+        except StopForward:
+            if not reached:
+                raise
+            return reached[0]
+        finally:
+            for handle in handles:
+                handle.remove()
+
+
+@contextmanager
+def _slow_attention() -> Iterator[None]:
+    """Without torch's fused attention, which has no gradient and skips the hooks of its parts."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
+
+
+def _first_channels(values: Tensor, place: Layer) -> Tensor:
+    """(N, C, H, W) also of a module that gives (N, H, W, C)."""
+    return values.permute(0, 3, 1, 2) if place.channels_last else values
+
+
+def _own_channels(values: Tensor, place: Layer) -> Tensor:
+    return values.permute(0, 2, 3, 1) if place.channels_last else values
+
+
+def _single(values: Tensor) -> Tensor:
+    return values.float() if values.dtype in {torch.float16, torch.bfloat16} else values
+
+
+def channel_axis(values: Tensor) -> int:
+    """Where the units of activations are: behind the tokens of (N, tokens, C)."""
+    return 2 if values.dim() == 3 else 1
