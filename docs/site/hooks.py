@@ -35,7 +35,7 @@ API_GROUPS = {
         "models data pictures errors",
     ),
     "Layers, kernels and maps": ("maps", "kernels maps"),
-    "Attribution and circuits": ("attribute", "attribution circuits"),
+    "Attribution, circuits, ablation": ("attribute", "attribution circuits ablation"),
     "Maximization": ("maximize", "maximization"),
     "From a picture": ("redraw", "from_picture"),
     "Feature space": ("atlas", "embedding neighbors atlas"),

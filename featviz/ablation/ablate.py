@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -49,7 +49,7 @@ def ablate(
     labels: Labels | None = None,
     *,
     units: str | Sequence[int | str] | None = None,
-    directions: Any = None,
+    directions: object = None,
     together: bool = False,
     how: How = "zero",
     controls: Tries = 20,
@@ -350,7 +350,8 @@ class _Work:
         self, rows: range, skipped: list[Skipped]
     ) -> Iterator[tuple[tuple[int, ...], Tensor]]:
         """Rows of the data set with their pictures."""
-        part, missing = self.data.select(rows), []
+        part = self.data.select(rows)
+        missing: list[Skipped] = []
         try:
             for batch in batches(
                 part, self.model.preprocessing, batch_size=self.batch_size, skipped=missing
@@ -384,7 +385,7 @@ class _Work:
 
 
 def _logits(work: _Work, picture: Data, runs: int) -> PictureLogits:
-    """The logits of one picture, whole and in each run; resampled values are those of a fixed picture."""
+    """The logits of one picture, whole and in each run; "resample" takes a fixed picture."""
     given = read_batch(work.model, picture)
     if len(given.pictures) != 1:
         raise UserError(f"picture names {len(given.pictures)} pictures; give one")

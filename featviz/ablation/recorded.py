@@ -1,8 +1,8 @@
 """A pass of which the part after a layer can be run again by itself: `recorded_pass`.
 
 One forward pass records the operations that depend on the layer's output, below autograd, where a
-skip connection is an operation like any other. `Recorded.run` repeats these alone with other values of
-the layer; what does not depend on it is taken from the recording. Where they cannot be repeated
+skip connection is an operation like any other. `Recorded.run` repeats these alone with other values
+of the layer; what does not depend on it is taken from the recording. Where they cannot be repeated
 (Python code reads a value that depends on the layer), each run is a whole pass in which a hook
 replaces the layer's output.
 """

@@ -89,17 +89,20 @@ class Ablation(results.Result):
     @property
     def title(self) -> str:
         what = self.names[0] if len(self.names) == 1 else f"{len(self.names)} of {self.layer}"
-        return f"{what} {'silenced' if self.how == 'zero' else IN_WORDS[self.how]} in {self.model_name}"
+        how = "silenced" if self.how == "zero" else IN_WORDS[self.how]
+        return f"{what} {how} in {self.model_name}"
 
     @cached_property
     def right(self) -> Tensor:
         """(N,) bool: predictions of the whole net."""
-        return self.before == self.labels
+        right: Tensor = self.before == self.labels
+        return right
 
     @cached_property
     def right_after(self) -> Tensor:
         """(A, N) bool."""
-        return self.after == self.labels
+        right: Tensor = self.after == self.labels
+        return right
 
     @property
     def accuracy(self) -> Share:
@@ -120,7 +123,8 @@ class Ablation(results.Result):
     @cached_property
     def shown_classes(self) -> Tensor:
         """(K',) classes that occur."""
-        return self.labels.unique()
+        occurring: Tensor = self.labels.unique()
+        return occurring
 
     @cached_property
     def _members(self) -> Tensor:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -62,7 +62,7 @@ def all_silenced(
     model: Model,
     layer: Layer,
     units: str | Sequence[int | str] | None,
-    directions: Any,
+    directions: object,
     *,
     together: bool,
 ) -> list[Silenced]:
@@ -93,7 +93,7 @@ def all_silenced(
     return [Silenced(name, basis=_basis(row[None])) for name, row in zip(names, rows, strict=True)]
 
 
-def as_directions(directions: Any, layer: Layer) -> Tensor:
+def as_directions(directions: object, layer: Layer) -> Tensor:
     """(k, C) float64 of a tensor, an array, or what has `directions`. Raises UserError."""
     rows = torch.as_tensor(getattr(directions, "directions", directions)).detach().cpu().double()
     rows = rows[None] if rows.dim() == 1 else rows
@@ -112,7 +112,8 @@ def as_directions(directions: Any, layer: Layer) -> Tensor:
 def _basis(rows: Tensor) -> Tensor:
     """(r, C) orthonormal rows that span what the given rows span."""
     _, sizes, right = torch.linalg.svd(rows / rows.norm(dim=1, keepdim=True), full_matrices=False)
-    return right[sizes > 1e-10 * sizes[0]]
+    basis: Tensor = right[sizes > 1e-10 * sizes[0]]
+    return basis
 
 
 def _joined(layer: str, units: Sequence[Unit]) -> str:

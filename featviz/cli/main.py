@@ -20,6 +20,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from featviz import __version__
 from featviz.cli import (
+    ablate,
     atlas,
     attack,
     attribute,
@@ -65,7 +66,7 @@ COMMANDS: dict[str, tuple[ModuleType, ...]] = {
         circuit,
     ),
     "Space (activations of a data set)": (embed, neighbors, atlas),
-    "Break (attacks and corruptions)": (attack, audit, corrupt, universal),
+    "Break (units, attacks, corruptions)": (ablate, attack, audit, corrupt, universal),
     "Train": (train, eval, compare),
     "Show": (demo, gallery, report),
 }

@@ -39,7 +39,7 @@ GROUPS = (
         "What its units respond to",
         "Patterns that activate single units, from edges in the first layer to objects in the "
         "last.",
-        ("kernels", "maximize", "facets", "interpolation", "examples", "circuit"),
+        ("kernels", "maximize", "facets", "interpolation", "examples", "circuit", "ablation"),
     ),
     Group(
         "One picture through the network",
@@ -184,6 +184,16 @@ KINDS = {
         "without labels; how much of the activations they explain was measured on pictures that "
         "were not used to find them.",
         "The concept: a direction over all units of its layer.",
+    ),
+    "ablation": Kind(
+        "Silenced units",
+        "What does the network lose without a unit? Its activation is set to 0 on every picture, "
+        "and everything behind it is computed again. Most units of a layer can be spared: the "
+        "overall accuracy hardly changes. But single classes may lose much, because a few units "
+        "carry what sets them apart. Of many units and classes some change by chance alone, so "
+        "the tests are corrected for their number, and the class that loses most is chosen on "
+        "half of the pictures and measured on the other half.",
+        "Effect when silenced: what the accuracy and single classes lose without the unit.",
     ),
     "maps": Kind(
         "Activation maps",
