@@ -26,7 +26,8 @@ from featviz.comparison.measured import (
     robustness_of,
     same_pictures,
 )
-from featviz.comparison.result import Comparison, Shown, comparison_warnings
+from featviz.comparison.paired import Shown
+from featviz.comparison.result import Comparison, comparison_warnings
 from featviz.comparison.units import match_units
 from featviz.corruptions.constants import CORRUPTIONS, SEVERITIES, settings
 from featviz.corruptions.table import corruption_table

@@ -16,8 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from featviz.comparison.paired import ClassFlips
-    from featviz.comparison.result import CorruptionChange, CurvePoint, Shown
+    from featviz.comparison.paired import ClassFlips, CorruptionChange, CurvePoint, Shown
     from featviz.comparison.units import UnitMatch
 
 COLORS = (plotting.BLUE, plotting.ORANGE)

@@ -99,3 +99,34 @@ def class_flips(names: Sequence[str], first: Tensor, second: Tensor) -> list[Cla
         for name, count, pair, p in zip(rows, counts, pairs, corrected, strict=True)
     ]
     return sorted(found, key=lambda one: (one.change.value or 0.0, one.flips.p, one.name))
+
+
+class Shown(NamedTuple):
+    """A picture whose prediction was fixed or broken."""
+
+    row: int
+    picture: Tensor
+    """(3, H, W)"""
+
+
+class CurvePoint(NamedTuple):
+    """Both models under one attack at one eps."""
+
+    norm: str
+    attack: str
+    eps: float
+    n: int
+    first: int
+    second: int
+    change: Estimate
+
+
+class CorruptionChange(NamedTuple):
+    """Both models under one corruption, or under all."""
+
+    name: str
+    severity: str
+    """"1" to "5", or "all" """
+    first: float
+    second: float
+    change: Estimate

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, ClassVar
 
 from torch import Tensor
 
@@ -13,7 +13,16 @@ from featviz import results
 from featviz.attacks.projections import NORM_NAMES, eps_text
 from featviz.comparison import figures
 from featviz.comparison.measured import SEARCH, Measured
-from featviz.comparison.paired import LEVEL, ClassFlips, Flips, class_flips, flips
+from featviz.comparison.paired import (
+    LEVEL,
+    ClassFlips,
+    CorruptionChange,
+    CurvePoint,
+    Flips,
+    Shown,
+    class_flips,
+    flips,
+)
 from featviz.comparison.units import UnitMatch
 from featviz.data.labels import LabelReport
 from featviz.statistics import (
@@ -35,37 +44,6 @@ PICTURE_COLUMNS = (
     *("confidence_first", "confidence_second", "change"),
 )
 CURVE_COLUMNS = ("norm", "eps", "eps_text", "attack", "n", *_CHANGE)
-
-
-class Shown(NamedTuple):
-    """A picture whose prediction was fixed or broken."""
-
-    row: int
-    picture: Tensor
-    """(3, H, W)"""
-
-
-class CurvePoint(NamedTuple):
-    """Both models under one attack at one eps."""
-
-    norm: str
-    attack: str
-    eps: float
-    n: int
-    first: int
-    second: int
-    change: Estimate
-
-
-class CorruptionChange(NamedTuple):
-    """Both models under one corruption, or under all."""
-
-    name: str
-    severity: str
-    """"1" to "5", or "all" """
-    first: float
-    second: float
-    change: Estimate
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
