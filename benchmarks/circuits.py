@@ -4,19 +4,24 @@
         [--unit conv4:12]
 
 All read the same files. "contributions" are those of every input at every position, sampled as
-`trace_circuit` does; "trace_circuit" adds its statistics and random choices.
+`trace_circuit` does; "trace_circuit" adds its statistics and random choices. "page" is the whole
+command: the graph from the kernels to the classes over 150 pictures, with its page and figures.
 """
 
 from __future__ import annotations
 
 import statistics
+import subprocess
+import sys
+import tempfile
 
 import _rounds
 import torch
 
 import featviz
 from featviz.circuits.contributions import linear_layer
-from featviz.circuits.trace import sample_contributions
+from featviz.circuits.measure import sample_contributions
+from featviz.circuits.reading import LayerInputs
 from featviz.data.datasets import batches
 from featviz.models.units import parse_unit
 
@@ -39,16 +44,27 @@ def main() -> None:
 
     def contributions() -> None:
         layer = linear_layer(model, unit.layer)
-        sample_contributions(model, layer, [unit.index], data, POSITIONS, BATCH, 0, None)
+        inputs = LayerInputs(model, data, BATCH).read([layer.layer])
+        taken = (values[layer.layer] for values in inputs)
+        sample_contributions(layer, [unit.index], taken, POSITIONS, 0)
 
     def whole() -> None:
-        featviz.trace_circuit(model, given.unit, data, count=COUNT, icons="none")
+        featviz.trace_circuit(model, given.unit, data, depth=1, height=0, count=COUNT, icons="none")
+
+    def page() -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            command = [sys.executable, "-m", "featviz", "circuit", given.unit, "--quiet"]
+            command += ["--model", given.model, "--out", f"{folder}/circuit"]
+            command += ["--weights", given.weights] if given.weights else []
+            command += ["--data", given.data] if given.data else []
+            subprocess.run(command, check=True, capture_output=True)
 
     seconds = _rounds.measure(
         {
             "forward and backward": passes,
             "contributions": contributions,
             "trace_circuit": whole,
+            "page": page,
         },
         rounds=3 if given.quick else 5,
     )

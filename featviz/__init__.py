@@ -93,6 +93,7 @@ _LAZY_EXPORTS = {
     "superdeepfool": "featviz.attacks.deepfool",
     "top_patches": "featviz.maps.top_patches",
     "trace_circuit": "featviz.circuits.trace",
+    "trace_circuits": "featviz.circuits.trace",
     "train": "featviz.training.loop",
     "transfer_matrix": "featviz.robustness.transfer",
     "universal": "featviz.attacks.universal",
@@ -134,6 +135,7 @@ if TYPE_CHECKING:
     from featviz.attribution.sanity import check_attributions as check_attributions
     from featviz.circuits.expanded import expanded_weights as expanded_weights
     from featviz.circuits.trace import trace_circuit as trace_circuit
+    from featviz.circuits.trace import trace_circuits as trace_circuits
     from featviz.classification.classify import classify as classify
     from featviz.comparison.compare import compare as compare
     from featviz.comparison.compare import compare_results as compare_results

@@ -346,7 +346,6 @@ def _unit_steps(s: Subject) -> Iterator[Step]:
                 model,
                 f"{layer}:{units[0]}",
                 s.compared.spread(32),
-                depth=2,
                 positions=16,
                 seed=s.seed,
                 progress=progress,

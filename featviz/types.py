@@ -65,6 +65,9 @@ Share = Annotated[float, Bounds(0, 1)]
 Depth = Annotated[int, Bounds(1, 20)]
 """layers that are followed back"""
 
+Height = Annotated[int, Bounds(0, 20)]
+"""layers that are followed to the logits"""
+
 Octaves = Annotated[int, Bounds(1, 20)]
 """sizes of a picture, from small to large"""
 

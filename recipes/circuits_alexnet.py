@@ -3,7 +3,7 @@
     python recipes/circuits_alexnet.py --weights FILE [--data FOLDER] [--model alexnet]
         [--layer conv4] [--units 24] [--count 150] [--out FILE]
 
-Traces `--units` random units of the layer (`featviz.trace_circuit`): half of the photographs rank
+Traces `--units` random units of the layer (`featviz.trace_circuits`): half of the photographs rank
 the inputs, the other half measure the correlation of the unit with the sum of the first 8, 32, 64
 and 128 alone. Prints the median over units and the range, as a table in Markdown.
 
@@ -15,14 +15,13 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
 
 import featviz
-from featviz.circuits.result import Followed
+from featviz.circuits.connections import Followed
 
 KEPT = (8, 32, 64, 128)
 RANKINGS: dict[str, Callable[[Followed], float]] = {
@@ -50,14 +49,15 @@ def main() -> None:
     pictures = featviz.open_pictures(options.data).spread(options.count)
     generator = torch.Generator().manual_seed(0)
     units = torch.randperm(model.layer(options.layer).units, generator=generator)
-    found = []
-    for unit in units[: options.units].tolist():
-        circuit = featviz.trace_circuit(
-            model, f"{options.layer}:{unit}", pictures, count=options.count
-        )
-        found.append({one.k: one for one in circuit.followed})
-        print(f"{circuit.unit}: {found[-1][8].correlation:.2f} by 8 inputs", file=sys.stderr)
-    text = table(found, len(circuit.inputs))
+    circuits = featviz.trace_circuits(
+        model,
+        [f"{options.layer}:{unit}" for unit in units[: options.units].tolist()],
+        pictures,
+        height=0,
+        count=options.count,
+    ).circuits
+    found = [{one.k: one for one in circuit.followed} for circuit in circuits]
+    text = table(found, len(circuits[0].inputs.names))
     print(text)
     if options.out:
         options.out.write_text(text + "\n", encoding="utf-8")

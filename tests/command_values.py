@@ -38,7 +38,7 @@ CHEAP: dict[str, list[str]] = {
     "demo": ["--quick"],
     "gallery": ["."],
     "compare": ["alexnet-mini", "alexnet-mini"],
-    "circuit": ["conv2:1", "--count", "4"],
+    "circuit": ["conv2:1", "--count", "4", "--depth", "1", "--height", "0"],
     "report": ["."],
 }
 

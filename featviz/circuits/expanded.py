@@ -52,7 +52,7 @@ class ExpandedWeights(results.Result):
     weights: Tensor
     """(C, kh, kw), of the unit in the middle of its map"""
     left_out: tuple[str, ...]
-    """what was passed over; empty where the weights are exact"""
+    """what is not linear between the layers; empty where the weights are exact"""
     averaged: int
     """pictures over which derivatives were averaged; 0: none"""
     pictures: Mapping[str, Tensor]
@@ -71,7 +71,8 @@ class ExpandedWeights(results.Result):
     def how(self) -> str:
         """How they were made, in words."""
         if self.averaged:
-            return f"derivative, averaged over {self.averaged} pictures"
+            through = ", ".join(self.left_out) or "what is not linear"
+            return f"linearised: mean derivative over {self.averaged} pictures, through {through}"
         if self.left_out:
             return f"linearised: {', '.join(self.left_out)} left out"
         return "exact: all between is linear"
@@ -124,7 +125,10 @@ class ExpandedWeights(results.Result):
         )
 
     def plot(self) -> Figure:
-        return draw_expanded(self)
+        shown = self.strongest.tolist()
+        names = [f"{self.layer}:{i}" for i in shown]
+        end = float(self.weights.abs().max()) or 1.0
+        return draw_expanded(names, [self.weights[i] for i in shown], self.pictures, end)
 
 
 @public
@@ -145,7 +149,8 @@ def expanded_weights(
         layer: The earlier layer, whose output is meant; default: the convolution or linear layer
             before the one before the unit's.
         pictures: Over which the derivatives are averaged, with the ReLUs and pools as these
-            pictures set them; default: everything that is not linear is passed over, and named.
+            pictures set them, where something between the layers is not linear; default: that is
+            passed over, and named.
         count: At most so many pictures, evenly spread.
         batch_size: Pictures that the model computes at once.
 
@@ -160,10 +165,13 @@ def expanded_weights(
     place = parse_unit(model, unit)
     source = model.layer(layer or _two_back(model, place.layer)).name
     data = None if pictures is None else as_pictures(pictures, model=model).spread(count)
-    left_out: tuple[str, ...] = ()
-    if data is None:
+    try:
         weights, left_out = _linearised(model, place.layer, place.index, source)
-    else:
+    except _NotLinear as error:
+        if data is None:
+            raise UserError(str(error)) from None
+        left_out = ("products with the picture itself",)
+    if data is not None and left_out:
         derivatives = [
             _derivatives(model, place.layer, place.index, source, batch.images).cpu()
             for batch in batches(data, model.preprocessing, batch_size=batch_size)
@@ -178,7 +186,7 @@ def expanded_weights(
         layer=source,
         weights=_cropped(weights),
         left_out=left_out,
-        averaged=len(data) if data else 0,
+        averaged=len(data) if data and left_out else 0,
         pictures={},
     )
     shown = made.strongest.tolist()
@@ -187,6 +195,10 @@ def expanded_weights(
         return made
     named = {f"{source}:{i}": kernel for i, kernel in zip(shown, kernels, strict=True)}
     return replace(made, pictures=named)
+
+
+class _NotLinear(Exception):
+    """Something between two layers cannot be made linear."""
 
 
 def _two_back(model: Model, layer: str) -> str:
@@ -219,7 +231,7 @@ def _linearised(model: Model, layer: str, unit: int, source: str) -> tuple[Tenso
         finally:
             ended.remove()
     if not torch.allclose(one, other, rtol=1e-3, atol=1e-4 * float(one.abs().max())):
-        raise UserError(
+        raise _NotLinear(
             f"something between {source} and {layer} multiplies or normalizes by the picture "
             "itself and cannot be made linear; give pictures, over which derivatives are averaged"
         )

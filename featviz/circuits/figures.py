@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from itertools import pairwise
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
 from featviz import plotting
+from featviz.circuits.connections import Connections, Followed, Graph
+from featviz.circuits.layout import MAP, NODE, lay_out
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from featviz.circuits.expanded import ExpandedWeights
-    from featviz.circuits.result import Circuit
-
 _CELL, _STEP, _LINE = 0.72, 0.82, 0.13  # inches: a picture, from one to the next, a line of text
 _COLUMNS = 8
-_NODE, _COLUMN, _ROW, _MARGIN = 0.8, 1.25, 1.75, 0.35
+_INCH = 96  # of the layout of a graph
 
 
 class _Sheet:
@@ -27,6 +25,7 @@ class _Sheet:
 
     def __init__(self, width: float, height: float):
         self.page = plotting.Page(width, height)
+        self.page.figure.suppressComposite = True  # or all pictures become one large one
         self.ax = self.page.axes(0, 0, width, height)
         self.ax.set(xlim=(0, width), ylim=(height, 0))
         self.ax.set_axis_off()
@@ -80,38 +79,42 @@ def _draw_inputs(
     return -(-len(rows) // _COLUMNS) * height
 
 
-def draw_circuit(circuit: Circuit) -> Figure:
+def draw_circuit(
+    inputs: Connections,
+    followed: Sequence[Followed],
+    pictures: Mapping[str, Tensor],
+    label: Callable[[str], str],
+) -> Figure:
     """The strongest inputs of each sign with picture and weights, and the curve beside them."""
-    raising, lowering = (rows.tolist() for rows in circuit.strongest)
+    raising, lowering = inputs.raising(), inputs.lowering()
     shown = [*raising, *lowering]
-    end = (float(circuit.weights[shown].abs().max()) if shown else 0.0) or 1.0
-    height = 4.3 if any(circuit.inputs[i] in circuit.pictures for i in shown) else 2.9
+    end = (float(inputs.weights[shown].abs().max()) if shown else 0.0) or 1.0
+    height = 4.3 if any(inputs.names[i] in pictures for i in shown) else 2.9
     sheet = _Sheet(10.6, height)
     top = 0.05
-    for rows, added in ((raising, circuit.top_mean), (lowering, circuit.mean)):
+    for rows, added in ((raising, inputs.top_mean), (lowering, inputs.mean)):
         cells = []
         for i in rows:
-            words = circuit.label(circuit.inputs[i]).replace(" + ", "\n+ ")
+            words = label(inputs.names[i]).replace(" + ", "\n+ ")
             words += "\n" + plotting.signed_text(float(added[i]), "+.2g")
-            cells.append((circuit.inputs[i], words, circuit.weights[i]))
-        top += _draw_inputs(sheet, top, cells, circuit.pictures, end) + 0.1
+            cells.append((inputs.names[i], words, inputs.weights[i]))
+        top += _draw_inputs(sheet, top, cells, pictures, end) + 0.1
     left = 0.1 + _COLUMNS * _STEP + 0.6
     curve = sheet.page.axes(left, 0.15, 10.6 - left - 0.15, height - 0.65)
-    _draw_curve(curve, circuit)
+    _draw_curve(curve, followed)
     return sheet.page.figure
 
 
-def _draw_curve(ax: Axes, circuit: Circuit) -> None:
-    followed = circuit.followed
+def _draw_curve(ax: Axes, followed: Sequence[Followed]) -> None:
     ks = [one.k for one in followed]
     low, high = [one.low for one in followed], [one.high for one in followed]
     ax.fill_between(ks, low, high, color=plotting.SKY, alpha=0.35, linewidth=0)
-    for label, color, values in (
+    for name, color, values in (
         ("by contribution", plotting.BLUE, [one.correlation for one in followed]),
         ("by weight norm", plotting.ORANGE, [one.by_weight for one in followed]),
         ("at random", plotting.INK, [one.random for one in followed]),
     ):
-        ax.plot(ks, values, "o-", color=color, markersize=3, linewidth=1.4, label=label)
+        ax.plot(ks, values, "o-", color=color, markersize=3, linewidth=1.4, label=name)
     ax.set_xscale("log", base=2)
     ax.set_xticks(ks, [str(k) if i % 2 == 0 else "" for i, k in enumerate(ks)])
     ax.minorticks_off()
@@ -120,60 +123,71 @@ def _draw_curve(ax: Axes, circuit: Circuit) -> None:
     plotting.lines(ax, xlabel="inputs kept", ylabel="correlation with the unit")
 
 
-def draw_expanded(expanded: ExpandedWeights) -> Figure:
-    """The units of the earlier layer with the largest weights, and these."""
-    names = [f"{expanded.layer}:{i}" for i in expanded.strongest.tolist()]
-    rows = [
-        (name, name, expanded.weights[i])
-        for name, i in zip(names, expanded.strongest.tolist(), strict=True)
+def draw_followed(circuits: Sequence[Sequence[Followed]]) -> Figure:
+    """The curves of several units, thin, and their medians."""
+    from statistics import median
+
+    figure = plotting.new_figure(5.2, 3.4)
+    ax = figure.add_subplot()
+    for followed in circuits:
+        curve = [one.correlation for one in followed]
+        ax.plot([one.k for one in followed], curve, color=plotting.SKY, linewidth=0.6, alpha=0.5)
+    kept = [
+        k for k in (o.k for o in circuits[0]) if all(any(o.k == k for o in c) for c in circuits)
     ]
-    each = _LINE + _STEP * (2 if expanded.pictures else 1) + 0.08
+    middle = [
+        Followed(
+            k,
+            *(
+                median(getattr(o, name) for c in circuits for o in c if o.k == k)
+                for name in (
+                    "correlation",
+                    "correlation",
+                    "correlation",
+                    "explained",
+                    "by_weight",
+                    "random",
+                )
+            ),
+        )
+        for k in kept
+    ]
+    _draw_curve(ax, middle)
+    return figure
+
+
+def draw_expanded(
+    names: Sequence[str], weights: Sequence[Tensor], pictures: Mapping[str, Tensor], end: float
+) -> Figure:
+    """Units of an earlier layer with their pictures, and the weights on them up to +-end."""
+    rows = [(name, name, own) for name, own in zip(names, weights, strict=True)]
+    each = _LINE + _STEP * (2 if pictures else 1) + 0.08
     sheet = _Sheet(0.1 + _COLUMNS * _STEP, 0.1 + max(1, -(-len(rows) // _COLUMNS)) * each)
-    _draw_inputs(sheet, 0.05, rows, expanded.pictures, float(expanded.weights.abs().max()) or 1.0)
+    _draw_inputs(sheet, 0.05, rows, pictures, end)
     return sheet.page.figure
 
 
-def draw_graph(circuit: Circuit) -> Figure:
-    """The units level by level, each with its picture, and what each adds to those above it."""
-    levels = circuit.levels
-    width = 2 * _MARGIN + max(4, *map(len, levels)) * _COLUMN
-    sheet = _Sheet(width, len(levels) * _ROW - 0.35)
-    centers = [
-        {
-            name: (width / 2 + (i - (len(level) - 1) / 2) * _COLUMN, (row + 0.3) * _ROW)
-            for i, name in enumerate(level)
-        }
-        for row, level in enumerate(levels)
-    ]
-    edges = list(circuit.graph_edges())
-    largest: dict[str, float] = {}
-    for edge in edges:
-        largest[edge.unit] = max(largest.get(edge.unit, 0.0), abs(edge.contribution))
-    ends = (float(e.weights.abs().max()) for e in edges if e.unit == circuit.unit)
-    end = max(ends, default=0.0) or 1.0
-    for upper, lower in pairwise(centers):
-        for edge in edges:
-            if edge.unit not in upper or edge.input not in lower:
-                continue
-            (x, y), (to_x, to_y) = lower[edge.input], upper[edge.unit]
-            y, to_y = y - _NODE / 2, to_y + _NODE / 2 + 0.2
-            thickness = 0.4 + 2.6 * abs(edge.contribution) / (largest[edge.unit] or 1.0)
-            color = plotting.RED if edge.contribution > 0 else plotting.BLUE
-            sheet.ax.plot([x, to_x], [y, to_y], color=color, linewidth=thickness, alpha=0.7)
-            if edge.unit == circuit.unit:
-                sheet.weights(x - 0.3, y - 0.34, 0.26, edge.weights, end)
-                words = plotting.signed_text(edge.contribution, "+.2g")
-                box = {"facecolor": "white", "edgecolor": "none", "pad": 1.0, "alpha": 0.85}
-                sheet.text(x + 0.04, y - 0.21, words, ha="left", va="center", bbox=box)
-    if circuit.served:
-        ((x, y),) = centers[0].values()
-        lines = [f"{plotting.signed_text(v, '+.2g')} {name[:30]}" for name, v in circuit.served]
-        words = "\n".join(["adds to the logits, on average:", *lines])
-        sheet.text(x + _NODE / 2 + 0.12, y - _NODE / 2, words, ha="left")
-    for row in centers:
-        for name, (x, y) in row.items():
-            if name in circuit.pictures:
-                sheet.picture(x - _NODE / 2, y - _NODE / 2, _NODE, circuit.pictures[name])
-            words = circuit.label(name).replace(" + ", "\n+ ")
-            sheet.text(x, y + _NODE / 2 + 0.04, words)
+def draw_graph(
+    graph: Graph, unit: str, pictures: Mapping[str, Tensor], label: Callable[[str], str]
+) -> Figure:
+    """The units level by level with their pictures, weights, and what each adds to those above."""
+    places = lay_out(graph, unit)
+    nodes = {name: (x / _INCH, y / _INCH) for name, (x, y) in places.nodes.items()}
+    sheet = _Sheet(places.width / _INCH, places.height / _INCH)
+    largest = {name: graph.largest(name) for name in nodes}
+    end, node, small = graph.scale, NODE / _INCH, MAP / _INCH
+    for edge, (x, y) in zip(graph.edges, places.maps, strict=True):
+        x, y = x / _INCH, y / _INCH
+        to_x, to_y = nodes[edge.input]
+        color = plotting.RED if edge.contribution > 0 else plotting.BLUE
+        width = 0.4 + 2.6 * abs(edge.contribution) / largest[edge.unit]
+        down = [y + small / 2, to_y - node / 2]
+        sheet.ax.plot([x, to_x], down, color=color, linewidth=width, alpha=0.6)
+        sheet.weights(x - small / 2, y - small / 2, small, edge.weights, end)
+    for name, (x, y) in nodes.items():
+        if name in pictures:
+            sheet.picture(x - node / 2, y - node / 2, node, pictures[name])
+        words = label(name).replace(" + ", "\n+ ")
+        style = {"fontweight": "bold"} if name == unit else {}
+        sheet.text(x, y + node / 2 + 0.03, words[:40], **style)
     return sheet.page.figure

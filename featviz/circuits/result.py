@@ -1,83 +1,48 @@
-"""What `trace_circuit` returns: a unit, its inputs, and the circuits of its strongest inputs."""
+"""What `trace_circuit` returns: a unit, its inputs, what it feeds, and the graph around it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from itertools import pairwise
-from typing import TYPE_CHECKING, ClassVar, NamedTuple
+from statistics import median
+from typing import TYPE_CHECKING, ClassVar
 
 from torch import Tensor
 
 from featviz import results
-from featviz.circuits.figures import draw_circuit, draw_graph
+from featviz.circuits.connections import (
+    CONNECTION_COLUMNS,
+    RAISING,
+    Connections,
+    Followed,
+    Graph,
+)
+from featviz.circuits.expanded import ExpandedWeights
+from featviz.circuits.figures import draw_circuit, draw_followed, draw_graph
+from featviz.circuits.icons import first_named
+from featviz.circuits.page import render_page
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from featviz.circuits.expanded import ExpandedWeights
-
-SHOWN = 8
-"""inputs of each sign in the figure"""
-RAISING, LOWERING = 3, 1
-"""inputs of each unit in the graph"""
-WIDEST = 8
-"""units of one level of the graph"""
-
-
-@dataclass(frozen=True)
-class Followed:
-    """How well the sum of k inputs follows the unit, on pictures that chose none of them."""
-
-    k: int
-    correlation: float
-    low: float
-    high: float
-    """95% interval over resampled pictures"""
-    explained: float
-    """share of the unit's variance, 1 - residual / variance"""
-    by_weight: float
-    """correlation where the k inputs with the largest weights are kept"""
-    random: float
-    """mean correlation of k random inputs"""
-
-
-class Edge(NamedTuple):
-    """What an input adds to a unit."""
-
-    input: str
-    unit: str
-    weights: Tensor
-    """(kh, kw)"""
-    contribution: float
-    """mean where the unit is strongest for an input that raises it, else over all positions"""
-    share: float
-    """of the unit's variance"""
+_PIXELATED = 24  # pixels of a side up to which a picture is shown without smoothing
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class Circuit(results.Result):
-    """A unit and the units of the layer before that build it."""
+    """A unit, the units of the layer before that build it, and those that it feeds."""
 
     kind: ClassVar[str] = "circuit"
 
     model_name: str
     unit: str
-    inputs: tuple[str, ...]
-    """the input units by name, (C,)"""
-    weights: Tensor
-    """(C, kh, kw)"""
+    inputs: Connections
     bias: float
-    mean: Tensor
-    """(C,) contribution, over the sampled positions"""
-    spread: Tensor
-    """(C,) its standard deviation"""
-    share: Tensor
-    """(C,) covariance with the unit over the unit's variance; they sum to 1"""
-    top_mean: Tensor
-    """(C,) contribution where the unit is strongest: the top 1% of the positions"""
     samples: int
     followed: tuple[Followed, ...]
+    graph: Graph
+    outputs: tuple[Connections, ...] = ()
+    """what the unit adds to those of each layer that takes it"""
     pictures: Mapping[str, Tensor] = field(default_factory=dict)
     """of units by name, (3, h, w) in [0, 1]"""
     shown_as: str = ""
@@ -87,45 +52,16 @@ class Circuit(results.Result):
     classes: tuple[str, ...] = ()
     effect: tuple[float, ...] = ()
     """on each logit: its mean over the pictures less the same with the unit's value at 0"""
-    levels: tuple[tuple[str, ...], ...] = ()
-    """the units of the graph: this one, its strongest inputs, theirs ...; empty at depth 1"""
-    before: dict[str, Circuit] = field(default_factory=dict)
-    """the circuits of the inputs that were traced, by unit"""
-    expanded: ExpandedWeights | None = None
-    """weights on the units two layers back, where the graph reaches them"""
+    expanded: tuple[ExpandedWeights, ...] = ()
+    """weights on the units of earlier layers"""
 
     @property
     def title(self) -> str:
-        return f"What builds {self.unit} in {self.model_name}"
+        return f"Circuit of {self.unit} in {self.model_name}"
 
     @property
     def parts(self) -> Mapping[str, results.Result]:
-        expanded = {"expanded": self.expanded} if self.expanded else {}
-        return {**self.before, **expanded}
-
-    @property
-    def strongest(self) -> tuple[Tensor, Tensor]:
-        """Inputs that raise the unit most where it is strongest, and that lower it most overall."""
-        raising = self.top_mean.argsort(descending=True, stable=True)[:SHOWN]
-        lowering = self.mean.argsort(stable=True)[:SHOWN]
-        return raising[self.top_mean[raising] > 0], lowering[self.mean[lowering] < 0]
-
-    def edges(self) -> Iterator[Edge]:
-        """From the inputs that the graph shows to this unit."""
-        raising, lowering = self.strongest
-        for rows, added in ((raising[:RAISING], self.top_mean), (lowering[:LOWERING], self.mean)):
-            for i in rows.tolist():
-                share = float(self.share[i])
-                yield Edge(self.inputs[i], self.unit, self.weights[i], float(added[i]), share)
-
-    def graph_edges(self) -> Iterator[Edge]:
-        """All edges between the units of `levels`."""
-        for upper, lower in pairwise(self.levels):
-            for name in upper:
-                circuit = self if name == self.unit else self.before.get(name)
-                for edge in circuit.edges() if circuit else ():
-                    if edge.input in lower:
-                        yield edge._replace(unit=name)
+        return {f"expanded-{one.layer}": one for one in self.expanded}
 
     @property
     def served(self) -> list[tuple[str, float]]:
@@ -134,9 +70,13 @@ class Circuit(results.Result):
         return [(self.classes[i], self.effect[i]) for i in order if self.effect[i]]
 
     def label(self, unit: str) -> str:
-        """A unit's name for a figure; a channel of the model's input by its color."""
+        """A unit's name for people: a channel of the picture by its color, a logit by its class."""
         layer, _, index = unit.rpartition(":")
-        return self.colors[int(index)] if layer == "input" and self.colors else unit
+        if layer == "input" and self.colors:
+            return self.colors[int(index)]
+        if layer == "logits" and int(index) < len(self.classes):
+            return self.classes[int(index)].partition(",")[0]
+        return unit
 
     def numbers(self) -> dict[str, results.Number]:
         found = {}
@@ -146,18 +86,25 @@ class Circuit(results.Result):
                     one.correlation,
                     "",
                     f"correlation of the unit with its {one.k} strongest inputs alone, of "
-                    f"{len(self.inputs)}; by weight norm {one.by_weight:.2f}, at random "
+                    f"{len(self.inputs.names)}; by weight norm {one.by_weight:.2f}, at random "
                     f"{one.random:.2f}",
                     one.low,
                     one.high,
                 )
-        raising, _ = self.strongest
-        if len(raising):
-            best = int(raising[0])
+        if best := self.inputs.raising(1):
             found["strongest input"] = results.Number(
-                self.label(self.inputs[best]),
+                self.label(self.inputs.names[best[0]]),
                 "",
-                f"adds {float(self.top_mean[best]):+.3g} on average where the unit is strongest",
+                f"adds {float(self.inputs.top_mean[best[0]]):+.3g} on average where the unit is "
+                "strongest",
+            )
+        shares = [
+            (float(s), n) for c in self.outputs for s, n in zip(c.share, c.names, strict=True)
+        ]
+        if shares:
+            share, name = max(shares)
+            found["feeds most"] = results.Number(
+                self.label(name), "", f"makes {share:.1%} of its variance, the largest such share"
             )
         if self.served:
             name, added = self.served[0]
@@ -169,14 +116,17 @@ class Circuit(results.Result):
             )
         return found | {
             "connected": results.Number(
-                int((self.weights.flatten(1).abs().amax(1) > 0).sum()),
-                f"of {len(self.inputs)}",
+                int((self.inputs.weights.flatten(1).abs().amax(1) > 0).sum()),
+                f"of {len(self.inputs.names)}",
                 "inputs with a weight that is not 0",
             ),
             "positions": results.Number(self.samples, "", "on which contributions were measured"),
         }
 
     def write(self, folder: results.Folder) -> None:
+        units = [name for name in self.graph.units if not name.startswith("input:")]
+        page = render_page(self.title, self.unit, self.graph, self.pictures, self.label, self.words)
+        (folder.path / "circuit.html").write_text(page, encoding="utf-8", errors="backslashreplace")
         beside = f" Above the weights: {self.shown_as}." if self.shown_as else ""
         folder.figure(
             "circuit.svg",
@@ -189,38 +139,67 @@ class Circuit(results.Result):
             alt=f"Weights of the strongest inputs of {self.unit} and the curve of correlation",
             units=[self.unit],
         )
-        if self.levels:
-            folder.figure(
-                "graph.svg",
-                draw_graph(self),
-                caption=f"{self.unit}, below it the {RAISING} inputs that raise it most and the "
-                "one that lowers it most, below them theirs. Lines: red raises, blue lowers; their "
-                "width is the contribution in proportion to the largest of the same unit. The "
-                "weights lie on the lines of the first level; all edges are in edges.csv.",
-                alt=f"Graph of the units that build {self.unit}, layer by layer",
-                units=[self.unit, *self.before],
+        folder.figure(
+            "graph.svg",
+            draw_graph(self.graph, self.unit, self.pictures, self.label),
+            caption=f"Below {self.unit} the {RAISING} inputs that raise it most and the one that "
+            "lowers it most, below them theirs; above it the units of which it makes the largest "
+            "share. Lines: red raises, blue lowers; their width is the contribution in proportion "
+            "to the largest of the same unit. Small maps: the weights of a unit on the input that "
+            "the line leads to, all on one scale. circuit.html is the same to walk through.",
+            alt=f"Graph of the units that build {self.unit} and that it feeds, layer by layer",
+            units=list(dict.fromkeys(first_named(name) for name in units)),
+        )
+        for name in units:
+            if name in self.pictures:
+                self._write_picture(folder, name)
+
+    def _write_picture(self, folder: results.Folder, name: str) -> None:
+        picture = self.pictures[name]
+        small = max(picture.shape[1:]) <= _PIXELATED
+        folder.figure(
+            f"units/{results.file_stem(name)}.{'png' if small else 'jpg'}",
+            picture,
+            caption=f"{name}: {'its kernel' if small else self.shown_as}.",
+            alt=f"Picture of {name}",
+            units=[first_named(name)],
+            pixelated=small,
+            detail=True,
+        )
+
+    @property
+    def words(self) -> list[str]:
+        """What the page says about its graph, in sentences."""
+        found = [
+            "Contributions were measured on "
+            f"{self.samples:,} positions of {(self.origin.data or {}).get('count', 0)} pictures."
+        ]
+        if self.shown_as:
+            found.append(f"Pictures: {self.shown_as}; units of the first layer by their kernels.")
+        if self.served:
+            effects = ", ".join(
+                f"{name.partition(',')[0]} {added:+.2g}" for name, added in self.served
             )
+            found.append(f"What {self.unit} adds to logits on average, by all ways: {effects}.")
+        return found
 
     def tables(self) -> Iterator[results.Table]:
         yield results.Table(
             "inputs.csv",
-            ("input", "weight_norm", "mean", "spread", "share", "where_strongest"),
-            [
-                (name, *(float(v) for v in row))
-                for name, *row in zip(
-                    self.inputs,
-                    self.weights.flatten(1).norm(dim=1),
-                    self.mean,
-                    self.spread,
-                    self.share,
-                    self.top_mean,
-                    strict=True,
-                )
-            ],
+            ("input", *CONNECTION_COLUMNS),
+            list(self.inputs.rows()),
             caption="Every input: norm of its weights, mean and standard deviation of its "
             "contribution, its share of the unit's variance, and its mean contribution where the "
             "unit is strongest.",
         )
+        if self.outputs:
+            yield results.Table(
+                "outputs.csv",
+                ("output", *CONNECTION_COLUMNS),
+                [row for layer in self.outputs for row in layer.rows()],
+                caption="Every unit that takes this one, with what this one contributes to it: the "
+                "same columns, for the unit that is fed.",
+            )
         yield results.Table(
             "followed.csv",
             ("k", "correlation", "low", "high", "explained", "by_weight", "random"),
@@ -228,18 +207,7 @@ class Circuit(results.Result):
             caption="Correlation of the unit with the sum of k inputs, on pictures that chose none "
             "of them.",
         )
-        if self.levels:
-            yield results.Table(
-                "edges.csv",
-                ("unit", "input", "weight_sum", "weight_norm", "contribution", "share"),
-                [
-                    (e.unit, e.input, float(e.weights.sum()), float(e.weights.norm()), *e[3:])
-                    for e in self.graph_edges()
-                ],
-                caption="The edges of the graph. Contribution: mean where the unit is strongest of "
-                "an input that raises it, over all positions of one that lowers it.",
-            )
-
+        yield from self.graph.tables()
         if self.effect:
             yield results.Table(
                 "classes.csv",
@@ -249,4 +217,71 @@ class Circuit(results.Result):
             )
 
     def plot(self) -> Figure:
-        return draw_circuit(self)
+        return draw_circuit(self.inputs, self.followed, self.pictures, self.label)
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Circuits(results.Result):
+    """The circuits of several units, each a part."""
+
+    kind: ClassVar[str] = "circuit"
+
+    circuits: tuple[Circuit, ...]
+
+    @property
+    def title(self) -> str:
+        layers = dict.fromkeys(one.unit.rpartition(":")[0] for one in self.circuits)
+        count = f"{len(self.circuits)} units of {', '.join(layers)}"
+        return f"Circuits of {count} in {self.circuits[0].model_name}"
+
+    @property
+    def parts(self) -> Mapping[str, results.Result]:
+        return {one.unit: one for one in self.circuits}
+
+    def followed(self, k: int) -> list[Followed]:
+        """How well k inputs follow each unit that has more than k."""
+        return [one for circuit in self.circuits for one in circuit.followed if one.k == k]
+
+    def numbers(self) -> dict[str, results.Number]:
+        found = {}
+        for k in (8, 32, 64, 128):
+            if len(of := self.followed(k)) == len(self.circuits):
+                values = [one.correlation for one in of]
+                found[f"followed by {k} inputs"] = results.Number(
+                    median(values),
+                    "",
+                    f"median over units ({min(values):.2f} to {max(values):.2f}) of the "
+                    f"correlation with the {k} strongest inputs alone; by weight norm "
+                    f"{median(one.by_weight for one in of):.2f}, at random "
+                    f"{median(one.random for one in of):.2f}",
+                    n=len(of),
+                )
+        return found
+
+    def tables(self) -> Iterator[results.Table]:
+        yield results.Table(
+            "units.csv",
+            ("unit", "strongest_input", "k", "correlation", "low", "high", "by_weight", "random"),
+            [
+                (
+                    circuit.unit,
+                    next((circuit.inputs.names[i] for i in circuit.inputs.raising(1)), ""),
+                    *(one.k, one.correlation, one.low, one.high, one.by_weight, one.random),
+                )
+                for circuit in self.circuits
+                for one in circuit.followed
+            ],
+            caption="How well k inputs follow each unit, on pictures that chose none of them.",
+        )
+
+    def write(self, folder: results.Folder) -> None:
+        folder.figure(
+            "followed.svg",
+            self.plot(),
+            caption="Correlation of each unit with the sum of k of its inputs, on pictures that "
+            "chose none of them: thin lines the units by contribution, thick lines medians.",
+            alt="Curves of correlation against the number of inputs kept",
+        )
+
+    def plot(self) -> Figure:
+        return draw_followed([one.followed for one in self.circuits])

@@ -2,25 +2,49 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
 from featviz.cli import options
-from featviz.types import Count, Depth
+from featviz.types import Count, Depth, Height
 
 
 def circuit(
-    unit: Annotated[str, typer.Argument(metavar="UNIT", help="conv4:12, or logits:tabby.")],
+    units: Annotated[
+        list[str],
+        typer.Argument(metavar="UNIT...", help="conv4:12, logits:tabby; several, or conv4:0-15."),
+    ],
     *,
     data: options.Data = None,
     depth: Annotated[
-        Depth,
-        typer.Option("--depth", help="Layers: 2 or more trace the strongest inputs in turn."),
-    ] = 1,
+        Depth | None,
+        typer.Option(
+            "--depth",
+            help="Layers below whose units are traced; default: down to the first, at most 8; of "
+            "several units 1.",
+        ),
+    ] = None,
+    height: Annotated[
+        Height | None,
+        typer.Option(
+            "--height",
+            help="Layers above that are followed; default: up to the logits, at most 8; of several "
+            "units 1.",
+        ),
+    ] = None,
+    expand: Annotated[
+        str,
+        typer.Option(
+            "--expand",
+            metavar="LAYERS",
+            help="Earlier layers (conv2, or conv1,conv2): the unit's weights on their units "
+            "through all between.",
+        ),
+    ] = "",
     icons: Annotated[
         Literal["none", "patches", "maximize"],
-        typer.Option("--icons", help="Pictures of the inputs: top patches, or maximized."),
+        typer.Option("--icons", help="Pictures of the units: top patches, or maximized."),
     ] = "patches",
     count: Annotated[
         Count, typer.Option("--count", help="At most so many pictures, evenly spread.")
@@ -29,29 +53,41 @@ def circuit(
         Count, typer.Option("--positions", help="Of each map at most so many, at random.")
     ] = 64,
     seed: options.Seed = 0,
+    engine: Annotated[
+        Literal["here", "ray"],
+        typer.Option(help="ray: spread over a Ray cluster (RAY_ADDRESS, or one here)."),
+    ] = "here",
     model: options.ModelOptions,
     output: options.OutputOptions,
 ) -> None:
-    """Show which units of the layer before build a unit, and how much of it a few of them explain.
+    """Show which units build a unit and which it feeds, from the first kernels to the classes.
 
-    Example: featviz circuit conv4:12 --depth 3
+    It also says how much of the unit a few inputs explain. A run that was stopped goes on where it
+    was when the same command is given again.
+
+    Example: featviz circuit conv4:12 --expand conv2
     """
-    from featviz.circuits.trace import trace_circuit
+    from featviz.checkpoints import partial_folder
+    from featviz.circuits.trace import FAR, named_units, trace_circuits
     from featviz.cli.run import open_data
-    from featviz.results import file_stem
+    from featviz.results import Result, file_stem
 
-    folder = output.folder(file_stem(f"circuit-{unit}"))
+    folder = output.folder(file_stem(f"circuit-{'-'.join(units)}"))
     net = model.load()
+    names = named_units(net, units)
+    far = FAR if len(names) == 1 else 1
+    shared: dict[str, Any] = {
+        "depth": far if depth is None else depth,
+        "height": far if height is None else height,
+        "expand": [layer.strip() for layer in expand.split(",") if layer.strip()],
+        "icons": icons,
+        "count": count,
+        "positions": positions,
+        "seed": seed,
+        "engine": engine,
+        "checkpoint": partial_folder(folder),
+    }
     with output.progress() as progress:
-        result = trace_circuit(
-            net,
-            unit,
-            open_data(data),
-            depth=depth,
-            icons=icons,
-            count=count,
-            positions=positions,
-            seed=seed,
-            progress=progress,
-        )
+        found = trace_circuits(net, names, open_data(data), progress=progress, **shared)
+    result: Result = found if len(names) > 1 else found.circuits[0]
     output.finish(result, folder)

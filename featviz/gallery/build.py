@@ -6,6 +6,7 @@ bytes from the same results. The site needs no server: it opens from the disk.
 
 from __future__ import annotations
 
+import json
 import math
 import shutil
 from collections.abc import Iterable, Sequence
@@ -99,7 +100,10 @@ def build_gallery(
     site = plan_site(entries, left_out, title)
     with folders.whole(target, overwrite=overwrite) as temporary:
         for result in site.results:
-            _copy_files(result, temporary / "results" / result.slug, with_arrays)
+            folder = temporary / "results" / result.slug
+            _copy_files(result, folder, with_arrays)
+            for page in result.entry.pages:
+                _link_units(folder / page.file, site, 2 + page.file.count("/"))
         shutil.copytree(_HERE / "static", temporary / "static", copy_function=shutil.copyfile)
         _write_pages(site, temporary, with_arrays)
         results.write_json(temporary / MARK, _document(site))
@@ -137,6 +141,19 @@ def _copy_files(result: ResultPage, target: Path, with_arrays: bool) -> None:
         shutil.copyfile(entry.folder / file, target / file)
 
 
+def _link_units(page: Path, site: Site, depth: int) -> None:
+    """Tell a page of a result that asks for it where the units' pages are."""
+    text = page.read_bytes()
+    if _ASKS in text:
+        units = {unit.name: "../" * depth + unit.page for unit in site.units}
+        addresses = json.dumps(units).replace("<", "\\u003c").encode()
+        page.write_bytes(text.replace(_ASKS, _ASKS.replace(b"{}", addresses), 1))
+
+
+_ASKS = b'<script type="application/json" id="unit-pages">{}</script>'
+"""an element of a page that takes the addresses of the units' pages by their names"""
+
+
 def _write_pages(site: Site, target: Path, with_arrays: bool) -> None:
     pages = environment()
     shared = {
@@ -144,6 +161,7 @@ def _write_pages(site: Site, target: Path, with_arrays: bool) -> None:
         "version": __version__,
         "with_arrays": with_arrays,
         "pages": {unit.name: unit.page for unit in site.units},
+        "units": {unit.name: unit for unit in site.units},
         "table_rows": TABLE_ROWS,
         "rows_on_page": ROWS_ON_PAGE,
     }
@@ -224,6 +242,7 @@ def environment() -> Environment:
         "size": show_size,
         "time": show_seconds,
         "moment": show_time,
+        "share": show_share,
     }
     made.globals |= {
         "display_width": display_width,
@@ -240,6 +259,14 @@ def show_size(size: int) -> str:
     if size < 1_000_000:
         return f"{size / 1000:.0f} kB"
     return f"{size / 1_000_000:.1f} MB"
+
+
+def show_share(cell: str) -> str:
+    """A share of 1 from a table in percent: "2.8%"; unchanged if it is no number."""
+    try:
+        return f"{float(cell):.1%}"
+    except ValueError:
+        return cell
 
 
 def show_seconds(seconds: float) -> str:

@@ -170,11 +170,13 @@ KINDS = {
     ),
     "circuit": Kind(
         "Circuits",
-        "A unit of a deeper layer is a weighted sum of the units of the layer before. The figure "
-        "shows the inputs that raise it most and lower it most, with their weights. It also says "
-        "how much of the unit those few inputs explain, on pictures that were not used to choose "
-        "them: a drawing of eight inputs is a summary, and seldom the whole unit.",
-        "The units of the layer before that build it.",
+        "A unit of a deeper layer is a weighted sum of the units of the layer before, and is added "
+        "to units of the next. The graph shows, layer by layer from the first kernels to the "
+        "classes, the strongest of these connections with their weights; click on a unit to see "
+        "what each of them adds on pictures. The page also says how much of the unit its few "
+        "strongest inputs explain, on pictures that were not used to choose them: a drawing of "
+        "eight inputs is a summary, and seldom the whole unit.",
+        "The units that build it and those that it feeds.",
     ),
     "concepts": Kind(
         "Concepts",

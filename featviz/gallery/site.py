@@ -101,6 +101,10 @@ class UnitPage:
     """where its layer begins on the page of all units"""
     chapters: list[UnitChapter]
     """its figures and tables by result, in the order of the site"""
+    parents: list[Connection]
+    """units that build it, of all circuits in which it is"""
+    children: list[Connection]
+    """units that it feeds"""
 
     @property
     def page(self) -> str:
@@ -135,8 +139,30 @@ class UnitPage:
     @property
     def portrait(self) -> UnitFigure | None:
         """The picture shown where the unit is listed."""
-        pictures = [s for c in self.chapters for s in c.pictures if _fits_a_tile(s)]
-        return min(pictures, key=lambda s: _rank(s.result.entry.kind, PORTRAITS), default=None)
+        pictures = [s for c in self.chapters for s in c.own if _fits_a_tile(s)]
+        return min(
+            pictures,
+            key=lambda s: (s.figure.detail, _rank(s.result.entry.kind, PORTRAITS)),
+            default=None,
+        )
+
+
+@dataclass(frozen=True)
+class Connection:
+    """A unit that a circuit connects with another."""
+
+    name: str
+    """as "conv3:7", or "a:7 + b:7" where layers are added"""
+    contribution: str
+    share: str
+    """of the variance of the unit that is fed"""
+    href: str
+    """the circuit's own page with the unit in whose list this is; "" if it has none"""
+
+    @property
+    def first(self) -> str:
+        """The unit whose page it has."""
+        return self.name.partition(" + ")[0]
 
 
 @dataclass(frozen=True)
@@ -247,7 +273,8 @@ def _most_used(sources: Iterable[Source | None]) -> list[Source]:
 def _fits_a_tile(shown: UnitFigure) -> bool:
     """Whether a figure can be cut to a small square."""
     figure, kind = shown.figure, shown.result.entry.kind
-    return not figure.vector and (kind in PORTRAITS or 0.7 <= figure.shape <= 1.4)
+    cut = kind in PORTRAITS and not figure.detail
+    return not figure.vector and (cut or 0.7 <= figure.shape <= 1.4)
 
 
 def _is_square(shown: UnitFigure) -> bool:
@@ -302,7 +329,36 @@ def _units(results: Sequence[ResultPage]) -> Iterator[UnitPage]:
         if layer not in layers:
             layers[layer] = layer_slugs.take(layer)
         chapters = list(_chapters(results, name, figures[layer, label]))
-        yield UnitPage(name, layer, label, slugs.take(name), layers[layer], chapters)
+        connected = [
+            _connections(results, name, *ends) for ends in (_UNIT_INPUT, _UNIT_INPUT[::-1])
+        ]
+        yield UnitPage(name, layer, label, slugs.take(name), layers[layer], chapters, *connected)
+
+
+_UNIT_INPUT = ("unit", "input")
+"""columns of a table of edges: of these a unit's page shows the units at the other ends"""
+
+
+def _connections(
+    results: Sequence[ResultPage], unit: str, own: str, other: str
+) -> list[Connection]:
+    """The units that tables of edges connect with one, each once."""
+    found: dict[str, Connection] = {}
+    for result in results:
+        pages = [page.file for page in result.entry.pages if page.file == "circuit.html"]
+        for table in result.entry.tables:
+            if not {*_UNIT_INPUT, "contribution", "share"} <= {*table.columns}:
+                continue
+            for row in table.rows:
+                cells = dict(zip(table.columns, row, strict=False))
+                names = cells[own].split(" + ") if len(cells) == len(table.columns) else []
+                if unit in names:
+                    href = f"{result.href(pages[0])}#{quote(cells[own])}" if pages else ""
+                    found.setdefault(
+                        cells[other],
+                        Connection(cells[other], cells["contribution"], cells["share"], href),
+                    )
+    return list(found.values())
 
 
 def _chapters(
@@ -313,7 +369,8 @@ def _chapters(
         own = [shown for shown in here if len(shown.figure.units) == 1]
         shared = [shown for shown in here if len(shown.figure.units) > 1]
         layer = str(result.entry.parameters.get("layer"))
-        parts = [t.part_about(unit, layer) for t in result.entry.tables]
+        listed = [t for t in result.entry.tables if not {*_UNIT_INPUT} <= {*t.columns}]
+        parts = [t.part_about(unit, layer) for t in listed]
         tables = [part for part in parts if part.columns]
         if here or tables:
             yield UnitChapter(result, own, shared, tables)

@@ -91,7 +91,7 @@ def top_patches(
         progress=progress,
         text=f"top patches of {place.name}",
     )
-    places, patches, size = _cut(cache, pictures, place, top)
+    places, patches, size = cut_patches(cache, pictures, place, top)
     return TopPatches(
         origin=results.origin(
             model,
@@ -116,7 +116,7 @@ def top_patches(
     )
 
 
-def _cut(
+def cut_patches(
     cache: ImageCache, pictures: Pictures, layer: Layer, top: TopScores
 ) -> tuple[tuple[tuple[Place, ...], ...], Tensor, tuple[int, int]]:
     """The places (U, k), their patches (U, k, 3, P, P) uint8, and the pixels that each shows."""

@@ -117,10 +117,115 @@ def test_groups_do_not_mix() -> None:
         assert linear.weights(0)[:half].abs().max() > 0
 
 
-def test_a_relu_leads_to_the_layer_before_it(mini: Model) -> None:
+@pytest.mark.parametrize("layer", LAYERS)
+def test_what_a_channel_adds_is_the_same_seen_from_both_ends(
+    kinds: Model, layer: str, generator: torch.Generator
+) -> None:
+    x, _ = both(kinds, layer, torch.rand(2, 3, 20, 20, generator=generator))
+    linear = linear_layer(kinds, layer)
+    for unit in range(linear.units):
+        added, weights = linear.contributions(x, unit), linear.weights(unit)
+        for channel in range(linear.channels):
+            from_channel = linear.contributions_from(x, channel)[:, unit]
+            assert torch.allclose(from_channel, added[:, channel], atol=1e-5)
+            assert torch.equal(linear.weights_from(channel)[unit], weights[channel])
+
+
+def test_through_pool_and_normalization_it_is_the_winning_value_over_its_norm() -> None:
+    """The values before ReLU, normalization and pool, picked by hand, give the contributions."""
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv2d(3, 6, 3, padding=1),
+        nn.ReLU(),
+        nn.LocalResponseNorm(5, alpha=0.5),
+        nn.MaxPool2d(3, 2),
+        nn.BatchNorm2d(6),
+        nn.Conv2d(6, 4, 1, groups=2),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(4, 3),
+    )
+    norm = net[4]
+    assert isinstance(norm, nn.BatchNorm2d)
+    assert norm.running_mean is not None
+    norm.running_mean.uniform_(-1, 1)
+    model = copy.deepcopy(wrap(net, input_size=15, channels=3)).double()
+    pictures = torch.rand(2, 3, 15, 15, dtype=torch.float64)
+    x, out = both(model, "5", pictures)
+    first = both(model, "0", pictures)[1]
+    squares = nn.functional.pad(first.clamp(min=0).square(), (0, 0, 0, 0, 2, 2))
+    sums = sum(squares[:, i : i + 6] for i in range(5))
+    normed = first.clamp(min=0) / (1 + 0.5 / 5 * sums) ** 0.75
+    _, winners = nn.functional.max_pool2d(normed, 3, 2, return_indices=True)
+    won = normed.flatten(2).gather(2, winners.flatten(2)).view_as(winners)
+    after = model.net.get_submodule("4").eval()(won)
+    weight = model.net.get_submodule("5").weight
+    assert isinstance(weight, Tensor)
+    after = after.detach()
+    linear = linear_layer(model, "5")
+    assert linear.between == (
+        *("ReLU", "response normalization", "max pool", "batch normalization"),
+    )
+    for unit in range(4):
+        group = slice(3 * (unit // 2), 3 * (unit // 2) + 3)
+        expected = torch.zeros_like(after)
+        expected[:, group] = after[:, group] * weight[unit, :, 0, 0, None, None].detach()
+        found = linear.contributions(x, unit).detach()
+        assert float((found - expected).abs().max()) <= 1e-12 * float(expected.abs().max())
+        total = found.sum(1) + linear.bias(unit)
+        assert float((total - out[:, unit]).abs().max()) <= 1e-12 * float(out.abs().max())
+
+
+def test_layers_that_pass_units_on_lead_to_the_layer_before(mini: Model, kinds: Model) -> None:
     assert linear_layer(mini, "relu4").layer == "conv4"
+    assert linear_layer(mini, "pool1").layer == "conv1"
+    assert linear_layer(mini, "classifier").layer == "logits"
+    assert linear_layer(kinds, "bn").layer == "grouped"
+    assert linear_layer(kinds, "norm").layer == "first"
 
 
-def test_other_layers_are_refused(mini: Model) -> None:
-    with pytest.raises(UserError, match="is a MaxPool2d: contributions are followed"):
-        linear_layer(mini, "pool1")
+def test_the_window_of_a_flattened_map_is_known(kinds: Model, mini: Model) -> None:
+    assert linear_layer(kinds, "head").window == (3, 3)
+    assert linear_layer(kinds, "head").weights(0).shape == (4, 3, 3)
+    assert linear_layer(mini, "fc6").weights(0).shape == (256, 3, 3)
+    assert linear_layer(mini, "fc7").weights(0).shape == (640, 1, 1)
+
+
+@pytest.mark.long
+def test_sums_and_layers_of_several_sources_are_refused_by_name() -> None:
+    model = featviz.load("squeezenet1_1", device="cpu")
+    message = r"features.3 is a Fire: .*; take features.3.expand1x1 or features.3.expand3x3"
+    with pytest.raises(UserError, match=message):
+        linear_layer(model, "features.3")
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("name", "layer", "below"),
+    [
+        ("resnet18", "layer2.0.conv1", "layer1.1.conv2"),
+        ("squeezenet1_1", "features.4.squeeze", "features.3.expand3x3"),
+        ("vgg11", "features.6", "features.3"),
+        ("densenet121", "features.denseblock1.denselayer3.conv1", "features.conv0"),
+        ("mobilenet_v3_small", "features.2.block.0.0", "features.1.block.2.0"),
+        ("convnext_tiny", "features.1.1.block.3", "features.1.1.block.0"),
+        ("googlenet", "inception3b.branch1.conv", "inception3a.branch1.conv"),
+    ],
+)
+def test_nets_of_the_catalogue_are_followed(name: str, layer: str, below: str) -> None:
+    model = featviz.load(name, device="cpu")
+    x, out = both(model, layer, torch.rand(1, *model.blank().shape[1:]))
+    linear = linear_layer(model, layer)
+    total = linear.contributions(x, 1).sum(1) + linear.bias(1)
+    assert float((total - out[:, 1]).abs().max()) <= 1e-5 * float(out.abs().max())
+    assert below in [source.layer for source in linear.sources]
+    assert linear_layer(model, "logits").units == 1000
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", ["vit_b_16", "swin_t"])
+def test_attention_is_refused_in_one_line(name: str) -> None:
+    model = featviz.load(name, device="cpu")
+    with pytest.raises(UserError, match="attention lies before this layer") as caught:
+        linear_layer(model, "logits")
+    assert "\n" not in str(caught.value)

@@ -48,6 +48,10 @@ def test_two_convolutions_are_composed_exactly(unit: int) -> None:
     assert found.weights.shape == expected.shape
     assert float((found.weights - expected).abs().max()) <= 1e-12 * float(expected.abs().max())
     assert expanded_weights(model, f"2:{unit}").layer == "0"
+    pictures = torch.rand(2, 3, 32, 32, dtype=torch.float64)
+    again = expanded_weights(model, f"2:{unit}", "0", pictures=pictures)
+    assert again.how == "exact: all between is linear"
+    assert torch.equal(again.weights, found.weights)
 
 
 def test_what_is_passed_over_is_named() -> None:
@@ -66,6 +70,7 @@ def test_averaged_over_pictures_it_is_the_derivative_there(generator: torch.Gene
     pictures = torch.rand(3, 3, 32, 32, generator=generator, dtype=torch.float64)
     found = expanded_weights(model, "3:1", "0", pictures=pictures)
     assert found.averaged == 3
+    assert found.how.startswith("linearised: mean derivative over 3 pictures, through ReLUs")
     net = model.net
     assert isinstance(net, nn.Sequential)
 
