@@ -45,6 +45,7 @@ _LAZY_EXPORTS = {
     "classify": "featviz.classification.classify",
     "compare": "featviz.comparison.compare",
     "compare_results": "featviz.comparison.compare",
+    "concept_cards": "featviz.concepts.cards",
     "check_attributions": "featviz.attribution.sanity",
     "corrupt": "featviz.corruptions",
     "corruption_table": "featviz.corruptions",
@@ -139,6 +140,7 @@ if TYPE_CHECKING:
     from featviz.classification.classify import classify as classify
     from featviz.comparison.compare import compare as compare
     from featviz.comparison.compare import compare_results as compare_results
+    from featviz.concepts.cards import concept_cards as concept_cards
     from featviz.concepts.find import find_concepts as find_concepts
     from featviz.concepts.result import open_concepts as open_concepts
     from featviz.corruptions import corrupt as corrupt

@@ -6,6 +6,7 @@ No global state: figures are built with `matplotlib.figure.Figure` and styled he
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from featviz.pictures import images
@@ -139,6 +140,24 @@ class Page:
         """Empty axes whose upper left corner is at (x, y)."""
         left, bottom = x / self.width, 1 - (y + height) / self.height
         return self.figure.add_axes((left, bottom, width / self.width, height / self.height))
+
+    @cached_property
+    def ground(self) -> Axes:
+        """Axes over the whole page, in inches: many small pictures cost little there."""
+        ax = self.axes(0, 0, self.width, self.height)
+        ax.set(xlim=(0, self.width), ylim=(self.height, 0))
+        ax.set_axis_off()
+        return ax
+
+    def picture(self, x: float, y: float, side: float, picture: Tensor) -> None:
+        """A picture (C, H, W) on the ground, in the middle of a square with a corner at (x, y)."""
+        shown = images.visible(picture).detach().cpu().clamp(0, 1).permute(1, 2, 0).numpy()
+        height, width = (side * n / max(shown.shape[:2]) for n in shown.shape[:2])
+        left, top = x + (side - width) / 2, y + (side - height) / 2
+        extent = (left, left + width, top + height, top)
+        smooth = "nearest" if max(shown.shape[:2]) < 24 else "antialiased"
+        self.ground.imshow(shown, extent=extent, aspect="auto", interpolation=smooth, zorder=3)
+        self.ground.set(xlim=(0, self.width), ylim=(self.height, 0))
 
     def text(self, x: float, y: float, words: str, **style: Any) -> None:
         """Words at (x, y), vertically centered on it unless `style` says otherwise."""

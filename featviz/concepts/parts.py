@@ -9,13 +9,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
-import torch
 from torch import Tensor
 
-from featviz.models.layers import activations
-
 if TYPE_CHECKING:
-    from featviz.models.model import Layer, Model
+    from featviz.models.model import Layer
 
 
 class Encoder(Protocol):
@@ -52,10 +49,8 @@ def parts_of(codes: Tensor, directions: Tensor) -> Tensor:
     return codes.T[:, :, None] * directions[:, None, :]
 
 
-def code_maps(model: Model, place: Layer, encoder: Encoder, pictures: Tensor) -> Tensor:
-    """Codes (N, k, h, w) of pictures; one position for vectors, a column of them for tokens."""
-    with torch.no_grad():
-        values = activations(model, pictures.to(model.device), [place.name])[place.name]
+def code_maps(values: Tensor, place: Layer, encoder: Encoder) -> Tensor:
+    """Codes (N, k, h, w) of activations; one position for vectors, a column of them for tokens."""
     rows = rows_of(values, place)
     codes: Tensor = encoder.encode(rows.flatten(0, 1)).unflatten(0, rows.shape[:2])
     height, width = values.shape[2:] if values.dim() == 4 else (rows.shape[1], 1)

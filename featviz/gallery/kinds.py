@@ -59,7 +59,7 @@ GROUPS = (
     Group(
         "The feature space",
         "A late layer maps each picture to a vector; similar pictures get similar vectors.",
-        ("embed", "neighbors", "atlas", "concepts"),
+        ("embed", "neighbors", "atlas", "concepts", "cards"),
     ),
     Group(
         "Robustness",
@@ -196,6 +196,16 @@ KINDS = {
         "the tests are corrected for their number, and the class that loses most is chosen on "
         "half of the pictures and measured on the other half.",
         "Effect when silenced: what the accuracy and single classes lose without the unit.",
+    ),
+    "cards": Kind(
+        "Concept cards",
+        "What is each concept, and what is it for? Its card has a picture optimized from noise so "
+        "that the layer's activations point along the concept, and the pictures in which it is "
+        "strongest; what fades there is not part of it. Then the concept was taken out of the "
+        "activations of those pictures: the bars show how much the logits of classes change. A "
+        "logit that falls without it was raised by it. For some classes the concepts are ranked "
+        "by how much of the logit's variation they have a part in (total Sobol index).",
+        "The concepts of its layer that a class is made of, or what this concept does.",
     ),
     "maps": Kind(
         "Activation maps",

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import torch
 from torch import Tensor
@@ -268,13 +268,14 @@ def maximize_directions(
     *,
     names: Sequence[str] | None = None,
     power: Power = 2.0,
-    width: Annotated[int, Bounds(1, 4096)] | None = None,
+    width: Annotated[int, Bounds(1, 4096)] | Literal["auto"] | None = None,
     steps: Steps | None = None,
     size: Canvas | None = None,
     precision: AutoPrecision = "auto",
     settings: Settings | None = None,
     restarts: Restarts = 1,
     seed: Seed = 0,
+    pictures: Data | None = None,
     frames: Frames = 0,
     batch_size: BatchSize | None = None,
     engine: str = "here",
@@ -291,7 +292,8 @@ def maximize_directions(
         directions: (N, C); only their direction counts.
         names: For captions; default: the row numbers.
         power: 0 rewards the projection alone, more rewards pointing nowhere else.
-        width: Only the `width` x `width` positions in the middle of the map; default all.
+        width: Only the `width` x `width` positions in the middle of the map; default all. "auto":
+            2 where `maximize` maximizes the middle of a unit's map, else all.
 
     All else is as in `maximize`.
 
@@ -299,9 +301,12 @@ def maximize_directions(
         UserError: A direction has the wrong length, is zero or not finite.
         Stopped: After Ctrl-C, with what is finished.
     """
-    work = _Work(model, seed, restarts, frames, batch_size, engine, checkpoint, progress)
+    shown = None if pictures is None else opened(pictures)
+    work = _Work(model, seed, restarts, frames, batch_size, engine, checkpoint, progress, shown)
     place = model.layer(layer)
     _check_directions(place, directions)
+    if width == "auto":
+        width = 2 if place.spatial and _has_middle(model, place) else None
     aims = directions.detach().cpu().float()
     labels = tuple(names or [f"direction {i}" for i in range(len(aims))])
     task = Task(
@@ -487,15 +492,24 @@ def unit_objective(
     if objective not in OBJECTIVES:
         raise UserError(f"unknown objective {objective!r}; take auto, center or channel")
     if objective == "auto":
-        field = place.receptive_field
-        whole = field is not None and max(field.size) >= 0.5 * max(model.input_size)
-        objective = "center" if is_kernel(place) or whole else "channel"
+        objective = "center" if _has_middle(model, place) else "channel"
     if objective == "center" and place.spatial:
         surroundings = _SURROUNDINGS * objectives.channel(place.name, indices)
         return objectives.center(place.name, indices), (None if is_kernel(place) else surroundings)
     channel = objectives.channel(place.name, indices)
     # Of one value there is no mean to speak of.
     return (channel if place.spatial else replace(channel, text=place.name)), None
+
+
+def _has_middle(model: Model, place: Layer) -> bool:
+    """Whether a picture is of one thing in the middle."""
+    return is_kernel(place) or sees_half(model, place)
+
+
+def sees_half(model: Model, place: Layer) -> bool:
+    """Whether the receptive field of a layer is half of a picture's side or more."""
+    field = place.receptive_field
+    return field is not None and max(field.size) >= 0.5 * max(model.input_size)
 
 
 @dataclass(frozen=True)

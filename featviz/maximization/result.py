@@ -60,6 +60,8 @@ class Maximized(results.Result):
     """(N, F, 3, H, W) uint8: stages of the optimization, or empty"""
     film_kind: str = "gif"
     """how the stages are saved: "gif", or "mp4" for both"""
+    pages: tuple[str, ...] = ()
+    """of each picture, the page of the gallery that it belongs to, where it is of no unit"""
     transparency: Tensor | None = None
     """(N, H, W): how much each pixel mattered, over all steps; None where it was not added up"""
 
@@ -150,7 +152,7 @@ class Maximized(results.Result):
             )
         for i, name in enumerate(self.names):
             stem = file_stem(name)
-            units = [str(self.units[i])] if self.units else []
+            units = [self.pages[i]] if self.pages else [str(u) for u in self.units[i : i + 1]]
             folder.figure(
                 f"units/{stem}.png",
                 self.images[i],

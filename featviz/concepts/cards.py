@@ -1,0 +1,338 @@
+"""`concept_cards`: what each concept looks like, where it is, and what it does to the classes.
+
+For every concept of a dictionary: its maximized picture, its top patches with masks, its effect on
+each logit where it is strongest; which concepts occur in the same pictures; and for some classes
+which concepts the logit depends on (total Sobol indices).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from featviz import results
+from featviz.checkpoints import Arrays, Checkpoint, open_checkpoint
+from featviz.concepts.cards_result import ClassConcepts, ConceptCards, LogitEffects
+from featviz.concepts.dictionary import Dictionary
+from featviz.concepts.effects import concept_effects
+from featviz.concepts.importance import DESIGNS, Sampled, sample_function, total_indices
+from featviz.concepts.parts import like_layer, parts_of, rows_of
+from featviz.concepts.patches import Patches, find_patches
+from featviz.concepts.result import Concepts, open_concepts
+from featviz.data.from_python import Data, as_pictures
+from featviz.engine import Piece, map_pieces
+from featviz.errors import public
+from featviz.maximization.maximize import maximize_directions
+from featviz.models.frozen import frozen
+from featviz.models.layers import activations
+from featviz.models.rest import rest_of
+from featviz.statistics import rank_correlation, rank_correlations, resampled_means
+from featviz.types import BatchSize, Count, Progress, Seed, Steps, Top
+
+if TYPE_CHECKING:
+    from featviz.data.datasets import Pictures
+    from featviz.models.model import Layer, Model
+
+_COMPARED = 200
+"""pictures whose scores are compared with those of the maximized pictures"""
+
+
+@public
+def concept_cards(
+    model: Model,
+    concepts: Concepts | str | Path,
+    pictures: Data,
+    *,
+    classes: Sequence[int | str] | None = None,
+    count: Count = 2000,
+    patches: Top = 8,
+    class_pictures: Count = 5,
+    designs: Count = DESIGNS,
+    steps: Steps | None = None,
+    seed: Seed = 0,
+    batch_size: BatchSize = 64,
+    engine: str = "here",
+    checkpoint: str | Path | None = None,
+    progress: Progress | None = None,
+) -> ConceptCards:
+    """What each concept looks like, where it is, and what it does to the classes.
+
+    Args:
+        model: The model that the concepts are of. Without a head nothing is said of classes.
+        concepts: As `find_concepts` gives them, or their folder.
+        pictures: What `as_pictures` takes; labels are not used.
+        classes: Whose concepts are ranked, by name or index; default: the six that the model
+            predicts most often on these pictures.
+        count: At most so many pictures are searched, evenly spread.
+        patches: Of each concept; on the pictures of these its effect on the logits is measured.
+        class_pictures: The importance for a class is the mean over so many pictures, those to which
+            the model gives it the highest probability.
+        designs: Of the Sobol indices, a power of two; the cost is designs * (concepts + 1) passes
+            from the layer to the logits for each of the pictures.
+        steps: Of the maximized pictures; default 256.
+        seed: Of the maximized pictures, the designs and the intervals.
+        batch_size: Pictures, or versions of one, that the model computes at once.
+        engine: "here" or "ray", for the maximized pictures and the indices.
+        checkpoint: A folder in which finished pieces are kept, and from which the same call goes on
+            after it was stopped; the caller removes it.
+        progress: Called with (done, total, text).
+
+    Raises:
+        UserError: The concepts are of another model, a class is unknown, or no picture can be read.
+        Stopped: After Ctrl-C; the checkpoint holds what is finished.
+
+    Example:
+        >>> cards = featviz.concept_cards(model, "run/concepts-relu5", "photographs")
+        >>> cards.save("run/cards-relu5")
+    """
+    started = time.perf_counter()
+    found = concepts if isinstance(concepts, Concepts) else open_concepts(concepts)
+    found.check_model(model)
+    place, data = model.layer(found.layer), as_pictures(pictures, model=model).spread(count)
+    wanted = None if classes is None else [model.class_index(name) for name in classes]
+    parameters: dict[str, Any] = {
+        "layer": place.name,
+        "concepts": found.names[0].rpartition(":")[0],
+        "classes": wanted,
+        "count": count,
+        "patches": patches,
+        "class_pictures": class_pictures,
+        "designs": designs,
+        "steps": steps,
+    }
+    job = parameters | {"model": model.sha256, "data": data.sha256, "seed": seed}
+    job["directions"] = found.directions.sum(0).tolist()
+    with frozen(model), open_checkpoint(checkpoint, job) as kept:
+        seen = find_patches(
+            model,
+            place,
+            found.dictionary,
+            data,
+            count=min(patches, len(data)),
+            batch_size=batch_size,
+            progress=progress,
+        )
+        icons = maximize_directions(
+            model,
+            place.name,
+            found.directions,
+            names=found.names,
+            width="auto",
+            steps=steps,
+            seed=seed,
+            pictures=data.spread(_COMPARED),
+            engine=engine,
+            checkpoint=kept.part("pictures"),
+            progress=progress,
+        )
+        effects = None
+        ranked: tuple[ClassConcepts, ...] = ()
+        if not model.headless and place.name != model.layer("logits").name:
+            effects = _effects(model, place, found.dictionary, data, seen, batch_size, seed)
+            chosen = _most_predicted(seen.logits) if wanted is None else wanted
+            ranked = _importance(
+                _Importance(model, place, found.dictionary, data, designs, seed, batch_size),
+                chosen,
+                _class_rows(seen, chosen, class_pictures),
+                kept.part("importance"),
+                engine,
+                progress,
+            )
+    return ConceptCards(
+        origin=results.origin(model, parameters=parameters, started=started, data=data, seed=seed),
+        warnings=_warnings(model, found, seen),
+        model_name=model.name,
+        layer=place.name,
+        names=found.names,
+        classes=model.class_names,
+        icons=replace(icons, pages=found.names),
+        places=seen.places,
+        patches=seen.pictures,
+        masks=seen.masks,
+        strong=(seen.largest >= 0.5 * seen.top.values[:, 0]).float().mean(0),
+        count=seen.top.count,
+        effects=effects,
+        together=rank_correlations(seen.largest.T, seen.largest.T).float(),
+        importance=ranked,
+    )
+
+
+def _warnings(model: Model, found: Concepts, seen: Patches) -> tuple[str, ...]:
+    texts = []
+    largest = seen.top.values[:, 0].tolist()
+    absent = [name for name, most in zip(found.names, largest, strict=True) if most <= 0]
+    if absent:
+        texts.append(f"{len(absent)} concepts are in none of the pictures: {', '.join(absent[:8])}")
+    if seen.top.skipped:
+        texts.append(f"{len(seen.top.skipped)} pictures could not be read and are left out")
+    if model.headless:
+        texts.append(f"{model.name} has no logits: nothing is said of classes")
+    if not model.layer(found.layer).spatial:
+        texts.append(
+            f"{found.layer} has no rows and columns: patches are whole pictures, without masks"
+        )
+    return tuple(texts)
+
+
+def _effects(
+    model: Model,
+    place: Layer,
+    dictionary: Dictionary,
+    data: Pictures,
+    seen: Patches,
+    batch_size: int,
+    seed: int,
+) -> LogitEffects:
+    """The effect of each concept on all logits, on the pictures of its top patches."""
+    rows = seen.top.rows  # (k, n)
+    gradient = torch.zeros(*rows.shape, len(model.classes))
+    removal = torch.zeros_like(gradient)
+    for row in sorted(set(rows.flatten().tolist())):
+        concepts, ranks = (rows == row).nonzero().T
+        state = _State.of(model, place, dictionary, data, row)
+        parts = state.parts(concepts.to(state.values.device))
+        found = concept_effects(
+            rest_of(model, place, state.picture), state.values, parts, batch_size=batch_size
+        )
+        gradient[concepts, ranks] = found.gradient.cpu()
+        removal[concepts, ranks] = found.removal.cpu()
+    drawn = [resampled_means(one, draws=200, seed=seed) for one in removal]  # (200, classes) each
+    ends = [one.quantile(torch.tensor([0.025, 0.975]).double(), dim=0) for one in drawn]
+    mean = removal.mean(1)
+    agreement = [
+        rank_correlation(one, other) for one, other in zip(gradient.mean(1), mean, strict=True)
+    ]
+    low, high = torch.stack(ends, 1).float()
+    return LogitEffects(
+        gradient=gradient.mean(1),
+        removal=mean,
+        low=low,
+        high=high,
+        pictures=rows.shape[1],
+        agreement=torch.tensor([a for a in agreement if a is not None]),
+    )
+
+
+@dataclass(frozen=True)
+class _State:
+    """A picture at the layer, as codes of a dictionary."""
+
+    picture: Tensor
+    """(1, C, H, W)"""
+    values: Tensor
+    """(1, ...): its activations"""
+    codes: Tensor
+    """(P, k)"""
+    directions: Tensor
+    """(k, channels)"""
+    place: Layer
+
+    @classmethod
+    def of(
+        cls, model: Model, place: Layer, dictionary: Dictionary, data: Pictures, row: int
+    ) -> _State:
+        picture = data.read(row, model.preprocessing)[None].to(model.device)
+        with torch.no_grad():
+            values = activations(model, picture, [place.name])[place.name]
+        codes = dictionary.encode(rows_of(values, place)[0])
+        return cls(picture, values, codes, dictionary.directions.to(values.device), place)
+
+    def parts(self, concepts: Tensor) -> Tensor:
+        """(n, ...): what some concepts add to the activations."""
+        found = parts_of(self.codes[:, concepts], self.directions[concepts])
+        return like_layer(found, self.values, self.place)
+
+    def kept(self, factors: Tensor) -> Tensor:
+        """(M, ...): the activations with each concept kept by its factor, (M, k)."""
+        less = (self.codes[None] * (factors[:, None] - 1)) @ self.directions
+        return self.values + like_layer(less, self.values, self.place)
+
+
+def _most_predicted(logits: Tensor, most: int = 6) -> list[int]:
+    """The classes that are predicted most often."""
+    counts = logits.argmax(1).bincount(minlength=logits.shape[1])
+    order = counts.argsort(descending=True, stable=True)[:most].tolist()
+    return [one for one in order if counts[one] > 0]
+
+
+def _class_rows(seen: Patches, classes: Sequence[int], most: int) -> list[list[int]]:
+    """For each class the rows of the pictures with the highest probability."""
+    chance = seen.logits.softmax(1)[:, list(classes)]
+    best = chance.argsort(dim=0, descending=True, stable=True)[:most]
+    return [seen.rows[column].tolist() for column in best.T]
+
+
+@dataclass(frozen=True)
+class _Importance:
+    """Samples the logit of a class; with engine "ray" it is sent to the workers."""
+
+    model: Model
+    place: Layer
+    dictionary: Dictionary
+    data: Pictures
+    designs: int
+    seed: int
+    batch_size: int
+
+    def __call__(self, work: tuple[int, list[int]], report: Callable[[int], None]) -> Arrays:
+        index, rows = work
+        made: list[Sampled] = []
+        with frozen(self.model), torch.no_grad():
+            for row in rows:
+                state = _State.of(self.model, self.place, self.dictionary, self.data, row)
+                made.append(
+                    sample_function(
+                        self._logit(state, index),
+                        len(self.dictionary),
+                        designs=self.designs,
+                        seed=self.seed,
+                    )
+                )
+                report(len(made))
+        arrays = [torch.stack(column).numpy() for column in zip(*made, strict=True)]
+        return dict(zip(Sampled._fields, arrays, strict=True))
+
+    def _logit(self, state: _State, index: int) -> Callable[[Tensor], Tensor]:
+        """The logit of a class as a function of factors (M, k)."""
+        rest = rest_of(self.model, self.place, state.picture)
+
+        def score(factors: Tensor) -> Tensor:
+            parts = factors.to(state.values.device).split(self.batch_size)
+            return torch.cat([rest(state.kept(some))[:, index] for some in parts])
+
+        return score
+
+
+def _importance(
+    make: _Importance,
+    classes: Sequence[int],
+    rows: Sequence[list[int]],
+    kept: Checkpoint,
+    engine: str,
+    progress: Progress | None,
+) -> tuple[ClassConcepts, ...]:
+    pieces = [
+        Piece(f"class-{index}", (index, which), len(which))
+        for index, which in zip(classes, rows, strict=True)
+    ]
+
+    def report(done: int, total: int) -> None:
+        if progress is not None:
+            progress(done, total, "importance of concepts for classes")
+
+    gpus = int(make.model.device.type == "cuda")
+    map_pieces(make, pieces, kept, engine=engine, gpus=gpus, progress=report)
+    found = []
+    for piece in pieces:
+        arrays = kept.read(piece.name)
+        assert arrays is not None
+        columns = (torch.from_numpy(arrays[name]) for name in Sampled._fields)
+        sampled = [Sampled(*pair) for pair in zip(*columns, strict=True)]
+        found.append(ClassConcepts(piece.work[0], total_indices(sampled, seed=make.seed)))
+    return tuple(found)
