@@ -326,7 +326,7 @@ class _Work:
                 found: list[Tensor] = []
                 moved: list[Tensor] = []
                 for run in runs:
-                    logits = rest.run(self.runs[run](rest.values, other))
+                    logits = self.runs[run].run(rest, other)
                     found.append(logits.argmax(1))
                     moved.append((logits.gather(1, truth[:, None]) - own)[:, 0])
                     done += len(rows)

@@ -2,7 +2,9 @@
 
 One forward pass records the operations that depend on the layer's output, below autograd, where a
 skip connection is an operation like any other. `Recorded.run` repeats these alone with other values
-of the layer; what does not depend on it is taken from the recording. Where they cannot be repeated
+of the layer; what does not depend on it is taken from the recording. Where one unit reaches the
+first linear layer through operations channel by channel, `Recorded.run_unit` follows it alone, and
+adds what it changes to what that layer gave. Where they cannot be repeated
 (Python code reads a value that depends on the layer), each run is a whole pass in which a hook
 replaces the layer's output.
 """
@@ -57,6 +59,8 @@ class _Recorder(TorchDispatchMode):
         self.steps: list[_Step] = []
         self.refusal = ""
         self.in_place = False
+        self.linear: tuple[Tensor, Tensor] | None = None
+        """what the first linear layer took and gave"""
         self._slots = WeakIdKeyDictionary()
         self._storages: dict[int, StorageWeakRef] = {}
         self._count = 0
@@ -105,6 +109,8 @@ class _Recorder(TorchDispatchMode):
         found = tree_flatten(out)[0]
         if not any(isinstance(one, Tensor) for one in found) and found != [None]:
             self.refusal = "a value that depends on the layer decides what is computed"
+        if func is _LINEAR and self.linear is None and self.slot(args[1]) is not None:
+            self.linear = (args[1].clone(), out.clone())
         outputs = [self.add(one) if isinstance(one, Tensor) else None for one in found]
         self.steps.append(_Step(func, inputs, form, outputs))
         return out
@@ -125,6 +131,75 @@ def _written(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterat
             yield from tensors_of(value)
 
 
+_aten = torch.ops.aten
+_LINEAR = _aten.addmm.default
+_CHANNELWISE = {
+    *(_aten.relu.default, _aten.relu_.default, _aten.clone.default, _aten.gelu.default),
+    *(_aten.silu.default, _aten.hardtanh.default, _aten.leaky_relu.default, _aten.elu.default),
+    *(_aten.max_pool2d_with_indices.default, _aten.avg_pool2d.default),
+    _aten._adaptive_avg_pool2d.default,
+}
+_FLATTENS = {_aten.view.default, _aten._unsafe_view.default}
+
+
+@dataclass(frozen=True)
+class _Chain:
+    """The operations from a layer to the first linear one, each on what the one before gave."""
+
+    before: list[_Step]
+    taken: Tensor
+    """(N, C * P): what the linear layer took"""
+    given: Tensor
+    """(N, D)"""
+    weight: Tensor
+    """(C * P, D)"""
+    behind: list[_Step]
+    slot: int
+    """of what the linear layer gives"""
+
+    def change(self, unit: int, units: int, values: Tensor) -> Tensor:
+        """What the linear layer gives where a unit has other values (N, ...)."""
+        part = values[:, None].clone()  # which an operation may change in place
+        for step in self.before:
+            if step.call in _FLATTENS:
+                part = part.flatten(1)
+            else:
+                args, kwargs = tree_unflatten([part, *step.inputs[1:]], step.form)
+                part = tree_flatten(step.call(*args, **kwargs))[0][0]
+        size = self.taken.shape[1] // units
+        own = slice(unit * size, (unit + 1) * size)
+        return torch.addmm(self.given, part - self.taken[:, own], self.weight[own])
+
+
+def _chain(recorder: _Recorder, values: Tensor, end: int | None) -> _Chain | None:
+    """The chain of a recording, None where the net has another form."""
+    if recorder.linear is None or recorder.refusal or values.dim() not in {2, 4}:
+        return None
+    steps, at, count = recorder.steps, 0, 0
+    for step in steps:
+        reads = [one for one in step.inputs if isinstance(one, _Slot)]
+        if reads != [_Slot(at)]:
+            return None
+        flat = step.call in _FLATTENS
+        if step.call is _LINEAR and step.inputs[1] == _Slot(at):
+            break
+        count += 1
+        if not (step.inputs[0] == _Slot(at) and (flat or step.call in _CHANNELWISE)):
+            return None
+        at = step.outputs[0] if step.outputs[0] is not None else at
+    else:
+        return None
+    behind, slot = steps[count + 1 :], step.outputs[0]
+    earlier = {one.number for s in behind for one in s.inputs if isinstance(one, _Slot)}
+    taken, given = recorder.linear
+    # Only (N, C, ...) made flat is (N, C * P) with the values of a unit side by side.
+    whole = taken.shape[0] == len(values) and taken.shape[1] % values.shape[1] == 0
+    plain = len(step.inputs) == 3 and slot is not None and end is not None and end >= slot
+    if not (whole and plain and all(number >= slot for number in earlier)):
+        return None
+    return _Chain(steps[:count], taken, given, step.inputs[2], behind, slot)
+
+
 @dataclass(frozen=True)
 class Recorded:
     """Pictures that have passed a net as far as a layer.
@@ -140,10 +215,19 @@ class Recorded:
     output: Tensor
     refusal: str
     _run: Callable[[Tensor], Tensor]
+    _run_unit: Callable[[int, Tensor], Tensor] | None
 
     def run(self, values: Tensor) -> Tensor:
         """The output with other values at the layer; gradients flow back to them."""
         return self._run(values)
+
+    def run_unit(self, unit: int, values: Tensor) -> Tensor:
+        """The output with other values (N, ...) of one unit."""
+        if self._run_unit is not None:
+            return self._run_unit(unit, values)
+        changed = self.values.clone()
+        changed.select(channel_axis(changed), unit).copy_(values)
+        return self.run(changed)
 
 
 def recorded_pass(model: Model, layer: str, pictures: Tensor, *, to: str | None = None) -> Recorded:
@@ -182,6 +266,17 @@ def recorded_pass(model: Model, layer: str, pictures: Tensor, *, to: str | None 
         return _single(output if target is None else _first_channels(output, target))
 
     end = recorder.slot(found)
+    chain = _chain(recorder, values, end)
+    run_unit = None
+    if chain is not None and not place.channels_last and dtype == values.dtype:
+        chained = chain  # for the type checker
+        behind = _with_frees(chain.behind, end)
+
+        def run_unit(unit: int, new: Tensor) -> Tensor:
+            given = chained.change(unit, values.shape[1], new)
+            assert end is not None
+            return last(_repeat(behind, given, end, chained.slot))
+
     if recorder.refusal:
 
         def run(new: Tensor) -> Tensor:
@@ -197,12 +292,12 @@ def recorded_pass(model: Model, layer: str, pictures: Tensor, *, to: str | None 
             own = _own_channels(new, place).to(dtype)
             return last(_repeat(steps, own.clone() if recorder.in_place else own, end))
 
-    return Recorded(values, last(found), recorder.refusal, run)
+    return Recorded(values, last(found), recorder.refusal, run, run_unit)
 
 
-def _repeat(steps: list[_Step], start: Tensor, end: int) -> Tensor:
-    """The value in slot `end` when all steps are made again from another start."""
-    slots = {0: start}
+def _repeat(steps: list[_Step], start: Tensor, end: int, at: int = 0) -> Tensor:
+    """The value in slot `end` when the steps are made again from another start in slot `at`."""
+    slots = {at: start}
     for step in steps:
         flat = [slots[one.number] if isinstance(one, _Slot) else one for one in step.inputs]
         args, kwargs = tree_unflatten(flat, step.form)

@@ -13,7 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from featviz.ablation.recorded import channel_axis
+from featviz.ablation.recorded import Recorded, channel_axis
 from featviz.errors import UserError
 from featviz.models.model import Layer, Model
 from featviz.models.units import Unit, parse_units
@@ -56,6 +56,13 @@ class Silenced:
                 y, x = unit.position
                 changed[:, unit.index, y, x] = other[:, unit.index, y, x]
         return changed
+
+    def run(self, recorded: Recorded, other: Tensor) -> Tensor:
+        """The output of a recorded pass with those of `other` in their place."""
+        if len(self.units) == 1 and self.units[0].position is None:
+            unit, axis = self.units[0].index, channel_axis(recorded.values)
+            return recorded.run_unit(unit, other.expand_as(recorded.values).select(axis, unit))
+        return recorded.run(self(recorded.values, other))
 
 
 def all_silenced(

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import featviz
-from featviz.ablation.recorded import recorded_pass
+from featviz.ablation.recorded import channel_axis, recorded_pass
 from featviz.errors import UserError
 from featviz.models.frozen import frozen
 from featviz.models.model import Model
@@ -121,6 +121,8 @@ def test_the_rest_alone_equals_a_whole_pass(mini: Model, generator: torch.Genera
                 silent[(slice(None), 1) if silent.dim() != 3 else (..., 1)] = 0
                 expected = _whole_pass(model, layer, pictures, 1)
                 torch.testing.assert_close(found.run(silent), expected)
+                unit = torch.zeros_like(silent.select(channel_axis(silent), 1))
+                torch.testing.assert_close(found.run_unit(1, unit), expected)
                 torch.testing.assert_close(found.run(found.values), found.output)  # as before
 
 
