@@ -38,7 +38,9 @@ def main() -> None:
     known = [row for row, label in enumerate(pictures.labels(model)) if label is not None]
     data = pictures.select([known[i % len(known)] for i in range(count)])
     net = model.net
-    behind = [*net.features, net.avgpool, torch.nn.Flatten(), *net.classifier]
+    stages = [net.get_submodule(name) for name in ("features", "classifier")]
+    features, classifier = (list(stage.children()) for stage in stages)
+    behind = [*features, net.get_submodule("avgpool"), torch.nn.Flatten(), *classifier]
 
     module = net.get_submodule(model.layer(given.layer).path)
     start = next(i for i, one in enumerate(behind) if one is module) + 1

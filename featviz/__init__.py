@@ -33,6 +33,7 @@ _LAZY_EXPORTS = {
     "as_pictures": "featviz.data.from_python",
     "attack": "featviz.attacks.attack",
     "attribute": "featviz.attribution.attribute",
+    "attribute_layer": "featviz.ablation.attribute_layer",
     "audit": "featviz.robustness.audit",
     "autoattack": "featviz.attacks.autoattack",
     "bim": "featviz.attacks.pgd",
@@ -80,6 +81,7 @@ _LAZY_EXPORTS = {
     "open_pictures": "featviz.data.datasets",
     "open_store": "featviz.embedding.store",
     "patch": "featviz.attacks.patch",
+    "patch_activations": "featviz.ablation.patch_activations",
     "patch_times_kernel": "featviz.maps.patch_times_kernel",
     "pgd": "featviz.attacks.pgd",
     "read_batch": "featviz.data.labeled",
@@ -105,6 +107,8 @@ __all__ = sorted([*_LAZY_EXPORTS, "__version__"])  # noqa: PLE0605 - a list of s
 
 if TYPE_CHECKING:
     from featviz.ablation.ablate import ablate as ablate
+    from featviz.ablation.attribute_layer import attribute_layer as attribute_layer
+    from featviz.ablation.patch_activations import patch_activations as patch_activations
     from featviz.atlas.aligned import align_maps as align_maps
     from featviz.atlas.build import build_atlas as build_atlas
     from featviz.atlas.classes import build_class_atlas as build_class_atlas

@@ -190,11 +190,13 @@ def _chain(recorder: _Recorder, values: Tensor, end: int | None) -> _Chain | Non
     else:
         return None
     behind, slot = steps[count + 1 :], step.outputs[0]
+    if slot is None or end is None:
+        return None
     earlier = {one.number for s in behind for one in s.inputs if isinstance(one, _Slot)}
     taken, given = recorder.linear
     # Only (N, C, ...) made flat is (N, C * P) with the values of a unit side by side.
     whole = taken.shape[0] == len(values) and taken.shape[1] % values.shape[1] == 0
-    plain = len(step.inputs) == 3 and slot is not None and end is not None and end >= slot
+    plain = len(step.inputs) == 3 and end >= slot
     if not (whole and plain and all(number >= slot for number in earlier)):
         return None
     return _Chain(steps[:count], taken, given, step.inputs[2], behind, slot)

@@ -24,6 +24,7 @@ from featviz.cli import (
     atlas,
     attack,
     attribute,
+    attribute_layer,
     audit,
     cards,
     circuit,
@@ -41,6 +42,7 @@ from featviz.cli import (
     maps,
     maximize,
     neighbors,
+    patch_activations,
     redraw,
     report,
     train,
@@ -64,14 +66,22 @@ COMMANDS: dict[str, tuple[ModuleType, ...]] = {
         interpolate,
         redraw,
         attribute,
+        attribute_layer,
         circuit,
     ),
     "Space (activations of a data set)": (embed, neighbors, atlas, cards),
-    "Break (units, attacks, corruptions)": (ablate, attack, audit, corrupt, universal),
+    "Break (units, attacks, corruptions)": (
+        ablate,
+        patch_activations,
+        attack,
+        audit,
+        corrupt,
+        universal,
+    ),
     "Train": (train, eval, compare),
     "Show": (demo, gallery, report),
 }
-"""the groups of `featviz --help`; a module is named like its command"""
+"""the groups of `featviz --help`; a module is named like its command, with _ for -"""
 
 
 _OPTION_GROUPS = ["Arguments", "Options", "Training", "Model", "Output"]
@@ -121,7 +131,7 @@ class _Commands(TyperGroup):
 
 
 def _name(module: ModuleType) -> str:
-    return module.__name__.rpartition(".")[2]
+    return module.__name__.rpartition(".")[2].replace("_", "-")
 
 
 app = typer.Typer(
@@ -136,7 +146,9 @@ app = typer.Typer(
 
 for _modules in COMMANDS.values():
     for _module in _modules:
-        app.command(_name(_module), cls=_Command)(expanded(getattr(_module, _name(_module))))
+        app.command(_name(_module), cls=_Command)(
+            expanded(getattr(_module, _name(_module).replace("-", "_")))
+        )
 
 
 def _show_version(wanted: bool) -> None:

@@ -54,6 +54,8 @@ GROUPS = (
             "caricature",
             "deepdream",
             "attribution-check",
+            "patching",
+            "layer-attribution",
         ),
     ),
     Group(
@@ -206,6 +208,23 @@ KINDS = {
         "logit that falls without it was raised by it. For some classes the concepts are ranked "
         "by how much of the logit's variation they have a part in (total Sobol index).",
         "The concepts of its layer that a class is made of, or what this concept does.",
+    ),
+    "layer-attribution": Kind(
+        "Attribution to a layer",
+        "How much does each unit of a layer, and each of its positions, add to a prediction? "
+        "Integrated gradients follow the prediction while the layer's activations grow from 0 to "
+        "what they are, and share the sum out. Whether such shares mean something is checked: each "
+        "unit is set to 0, and the loss is compared with its share.",
+        "What the unit adds to predictions.",
+    ),
+    "patching": Kind(
+        "Patched activations",
+        "Where is the difference between two pictures decided? At one position of a layer after "
+        "the other, the activations of the one picture take the place of those of the other, and "
+        "the rest of the network is computed again. Where the prediction moves towards the first "
+        "picture's class, that position carries what makes the difference. The same is done with "
+        "single units, at all positions.",
+        "What the prediction gains when the unit has its values on another picture.",
     ),
     "maps": Kind(
         "Activation maps",

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import pytest
 import torch
+from ablation_nets import Decides, Skips, Tokens, small
 from torch import Tensor, nn
 
 import featviz
@@ -14,63 +13,6 @@ from featviz.errors import UserError
 from featviz.models.frozen import frozen
 from featviz.models.model import Model
 from featviz.models.receptive_field import hookable
-from featviz.models.wrap import wrap
-
-
-class Skips(nn.Module):
-    """Functional and in-place ReLUs, one module that runs three times, sums and a concatenation."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first = nn.Conv2d(3, 6, 3, padding=1)
-        self.second = nn.Conv2d(6, 6, 3, padding=1)
-        self.relu = nn.ReLU(inplace=True)
-        self.head = nn.Linear(12, 4)
-
-    def forward(self, x: Tensor) -> Tensor:
-        one = self.relu(self.first(x))
-        two = self.relu(self.second(one))
-        one += two  # in place, into a value that does not depend on `two`
-        three = self.relu(self.second(torch.relu(one - 0.3)))
-        logits: Tensor = self.head(torch.cat([three, two], 1).mean((2, 3)))
-        return logits
-
-
-class Tokens(nn.Module):
-    """Attention over 16 tokens and one more."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.patch = nn.Conv2d(3, 8, 4, stride=4)
-        self.more = nn.Parameter(torch.randn(1, 1, 8))
-        self.block = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
-        self.head = nn.Linear(8, 4)
-
-    def forward(self, x: Tensor) -> Tensor:
-        tokens = self.patch(x).flatten(2).transpose(1, 2)
-        tokens = torch.cat([self.more.expand(len(x), -1, -1), tokens], 1)
-        logits: Tensor = self.head(self.block(tokens)[:, 0])
-        return logits
-
-
-class Decides(nn.Module):
-    """Python code that looks at values behind the layer."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(3, 5, 3)
-        self.head = nn.Linear(5, 4)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.conv(x).mean((2, 3))
-        logits: Tensor = self.head(x if float(x[0, 0]) > 0 else -x)
-        return logits
-
-
-def _small(net: Callable[[], nn.Module]) -> Model:
-    torch.manual_seed(0)
-    return wrap(net(), input_size=16, channels=3)
-
 
 SKIPS = ("first", "second", "second#1", "relu#1", "relu#2", "relu", "head")
 
@@ -80,9 +22,9 @@ def _cases(mini: Model) -> list[tuple[Model, tuple[str, ...]]]:
         (mini, ("conv1", "relu2", "conv5", "fc6", "fc7", "logits")),
         (featviz.load("resnet18", input_size=64), ("conv1", "layer2.0.relu#1", "layer3.0")),
         (featviz.load("alexnet-2012", input_size=227), ("norm2", "relu7")),
-        (_small(Skips), SKIPS),
-        (_small(Tokens), ("patch", "block.linear1", "block")),
-        (_small(Decides), ("conv",)),
+        (small(Skips), SKIPS),
+        (small(Tokens), ("patch", "block.linear1", "block")),
+        (small(Decides), ("conv",)),
     ]
 
 
@@ -127,7 +69,7 @@ def test_the_rest_alone_equals_a_whole_pass(mini: Model, generator: torch.Genera
 
 
 def test_only_what_is_behind_the_layer_runs_again(generator: torch.Generator) -> None:
-    model = _small(Skips)
+    model = small(Skips)
     ran = []
     model.net.get_submodule("first").register_forward_hook(lambda *_: ran.append(1))
     with frozen(model), torch.no_grad():
