@@ -28,6 +28,7 @@ _LAZY_EXPORTS = {
     "activation_maps": "featviz.maps.activation_maps",
     "activations": "featviz.embedding.activations",
     "align_maps": "featviz.atlas.aligned",
+    "activation_grid": "featviz.concepts.grid",
     "apgd": "featviz.attacks.apgd",
     "apgd_targeted": "featviz.attacks.apgd",
     "as_pictures": "featviz.data.from_python",
@@ -146,6 +147,7 @@ if TYPE_CHECKING:
     from featviz.comparison.compare import compare_results as compare_results
     from featviz.concepts.cards import concept_cards as concept_cards
     from featviz.concepts.find import find_concepts as find_concepts
+    from featviz.concepts.grid import activation_grid as activation_grid
     from featviz.concepts.result import open_concepts as open_concepts
     from featviz.corruptions import corrupt as corrupt
     from featviz.corruptions import corruption_table as corruption_table

@@ -34,7 +34,7 @@ from featviz.atlas.levels import CellMatch, SyntheticIcons
 from featviz.embedding.reduction import pool
 from featviz.errors import UserError, check_fields
 from featviz.maximization.batches import Stopped, Task, optimize_tasks
-from featviz.maximization.objectives import Objective
+from featviz.maximization.objectives import SLOPE, Objective
 from featviz.maximization.settings import Settings, canvas, settings_for
 from featviz.models.layers import activations
 from featviz.types import BatchSize, Power, Progress, Rate, Restarts, Side, Steps
@@ -44,8 +44,6 @@ if TYPE_CHECKING:
     from featviz.models.model import Layer, Model
     from featviz.neighbors.exact import Index
 
-SLOPE = 0.1
-"""of a ReLU below zero, while an icon is optimized"""
 _FLOOR = 0.1
 
 

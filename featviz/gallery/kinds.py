@@ -48,6 +48,7 @@ GROUPS = (
             "classify",
             "maps",
             "patch",
+            "grid",
             "attribute",
             "inversion",
             "accentuation",
@@ -198,6 +199,16 @@ KINDS = {
         "the tests are corrected for their number, and the class that loses most is chosen on "
         "half of the pictures and measured on the other half.",
         "Effect when silenced: what the accuracy and single classes lose without the unit.",
+    ),
+    "grid": Kind(
+        "Semantic dictionary",
+        "What has a layer seen at each place of a picture? A list of hundreds of numbers says "
+        "little, so each is shown as a picture: at every position one that was optimized so that "
+        "the activations point as they do there, larger where they are stronger. Units that are "
+        "active together in this picture were put into a few groups, and each group is shown where "
+        "it is. What the groups add to the logits, and the rest that no group explains, adds up "
+        "to gradient times activation of the whole layer.",
+        "The unit, or the class, in this picture.",
     ),
     "cards": Kind(
         "Concept cards",

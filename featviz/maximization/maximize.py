@@ -309,9 +309,10 @@ def maximize_directions(
         width = 2 if place.spatial and _has_middle(model, place) else None
     aims = directions.detach().cpu().float()
     labels = tuple(names or [f"direction {i}" for i in range(len(aims))])
+    rectified = place.kind in {"ReLU", "ReLU6"}
     task = Task(
         place,
-        objectives.direction(place.name, aims, power=power, width=width),
+        objectives.direction(place.name, aims, power=power, width=width, rectified=rectified),
         settings or settings_for(model, place, steps=steps, size=size, precision=precision),
         tuple(f"{place.key}/{row.numpy().tobytes().hex()}" for row in aims),
     )

@@ -45,6 +45,9 @@ if TYPE_CHECKING:
 PICTURE = "picture"
 """the name under which objectives find the picture itself, (N, 3, H, W) in [0, 1]"""
 
+SLOPE = 0.1
+"""of a ReLU below zero, where the direction of what it lets through is optimized"""
+
 Activations = Mapping[str, Tensor]
 """the values of each layer that is read, (N, ...), by its name"""
 Targets = Sequence[int]
@@ -240,13 +243,20 @@ def logit(model: Model, classes: Sequence[int | str]) -> Objective:
 
 
 def direction(
-    layer: str, directions: Tensor, *, power: float = 2.0, width: int | None = None
+    layer: str,
+    directions: Tensor,
+    *,
+    power: float = 2.0,
+    width: int | None = None,
+    rectified: bool = False,
 ) -> Objective:
     """How far activations go along a direction, and how straight: dot * max(.1, cosine)^power.
 
     directions: (K, C), one target each; only their direction counts, not their length
     power: 0 rewards the projection alone, more rewards pointing nowhere else
     width: only the `width` x `width` positions in the middle; default all positions
+    rectified: the layer is a ReLU: before it, values below 0 count as a tenth of themselves, since
+        they turn no direction behind it
 
     The floor of .1 keeps a gradient where the cosine is zero or less, and keeps the product of two
     negative values from being a reward (Carter et al. 2019, "Activation Atlas", Distill).
@@ -256,6 +266,8 @@ def direction(
 
     def score(values: Tensor, targets: Targets) -> Tensor:
         values = _positions(values, width)  # (N, C, P)
+        if rectified:
+            values = F.leaky_relu(values, SLOPE)
         dot = (values * aims(targets, values)[:, :, None]).sum(1)  # (N, P)
         cos = dot / values.norm(dim=1).clamp(min=1e-6)
         return _mean(dot * cos.clamp(min=0.1) ** power)

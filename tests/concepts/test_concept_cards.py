@@ -122,7 +122,7 @@ def test_cards_are_saved_and_name_the_pages_of_concepts_and_classes(
     assert "act/nmf3:0" in pages["logits-0"]
     assert "red" in pages["act-nmf3-0"]
     table = cards.to_pandas("importance")
-    assert list(table.unit[:1]) == [f"logits:{cards.importance[0].index}"]
+    assert list(table.unit[:1]) == [f"logits:{cards.importance[0].target}"]
 
 
 def test_the_same_call_gives_the_same_numbers_and_goes_on_from_its_checkpoint(
