@@ -387,13 +387,10 @@ def _correlation(one: Tensor, other: Tensor) -> float:
 
 def _interval(one: Tensor, other: Tensor, rows: Tensor, seed: int) -> tuple[float, float]:
     """95% interval of the correlation over resampled pictures."""
-    pictures = rows.unique()
-    sums = torch.stack(
-        [
-            torch.stack([torch.ones_like(a), a, b, a * a, b * b, a * b]).sum(1)
-            for a, b in ((one[rows == p], other[rows == p]) for p in pictures)
-        ]
-    )
+    pictures, owner = rows.unique(return_inverse=True)
+    a, b = one, other
+    products = torch.stack([torch.ones_like(a), a, b, a * a, b * b, a * b], 1)
+    sums = products.new_zeros(len(pictures), 6).index_add_(0, owner, products)
     generator = torch.Generator().manual_seed(seed)
     drawn = torch.randint(len(pictures), (_RESAMPLES, len(pictures)), generator=generator)
     n, a, b, aa, bb, ab = sums[drawn].sum(1).unbind(1)

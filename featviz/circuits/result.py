@@ -114,6 +114,8 @@ class Circuit(results.Result):
                 f"whose logit the unit changes most, by {added:+.3g} on average: the difference "
                 "when its value is set to 0",
             )
+        for other in self.expanded:
+            found[f"weights on {other.layer}"] = results.Number(other.how)
         return found | {
             "connected": results.Number(
                 int((self.inputs.weights.flatten(1).abs().amax(1) > 0).sum()),
@@ -127,6 +129,13 @@ class Circuit(results.Result):
         units = [name for name in self.graph.units if not name.startswith("input:")]
         page = render_page(self.title, self.unit, self.graph, self.pictures, self.label, self.words)
         (folder.path / "circuit.html").write_text(page, encoding="utf-8", errors="backslashreplace")
+        folder.figure(
+            "circuit.html",
+            None,
+            caption=f"The graph around {self.unit}, to walk through: select a unit to see what it "
+            "is built from and what it feeds.",
+            alt=f"Graph of the units that build {self.unit} and that it feeds",
+        )
         beside = f" Above the weights: {self.shown_as}." if self.shown_as else ""
         folder.figure(
             "circuit.svg",

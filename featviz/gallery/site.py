@@ -345,15 +345,16 @@ def _connections(
     """The units that tables of edges connect with one, each once."""
     found: dict[str, Connection] = {}
     for result in results:
-        pages = [page.file for page in result.entry.pages if page.file == "circuit.html"]
+        pages = {page.file for page in result.entry.pages}
         for table in result.entry.tables:
             if not {*_UNIT_INPUT, "contribution", "share"} <= {*table.columns}:
                 continue
+            graph = f"{table.file.rpartition('edges.csv')[0]}circuit.html"
             for row in table.rows:
                 cells = dict(zip(table.columns, row, strict=False))
                 names = cells[own].split(" + ") if len(cells) == len(table.columns) else []
                 if unit in names:
-                    href = f"{result.href(pages[0])}#{quote(cells[own])}" if pages else ""
+                    href = f"{result.href(graph)}#{quote(cells[own])}" if graph in pages else ""
                     found.setdefault(
                         cells[other],
                         Connection(cells[other], cells["contribution"], cells["share"], href),
