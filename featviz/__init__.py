@@ -54,6 +54,7 @@ _LAZY_EXPORTS = {
     "ddn": "featviz.attacks.fmn",
     "deepdream": "featviz.from_picture.deepdream",
     "deepfool": "featviz.attacks.deepfool",
+    "describe_activations": "featviz.descriptions.activations",
     "draw_facets": "featviz.maximization.facets",
     "embed": "featviz.embedding.extract",
     "embed_layers": "featviz.embedding.extract",
@@ -155,6 +156,7 @@ if TYPE_CHECKING:
     from featviz.data.from_python import as_pictures as as_pictures
     from featviz.data.labeled import read_batch as read_batch
     from featviz.data.samples import sample_pictures as sample_pictures
+    from featviz.descriptions.activations import describe_activations as describe_activations
     from featviz.embedding.activations import activations as activations
     from featviz.embedding.extract import embed as embed
     from featviz.embedding.extract import embed_layers as embed_layers

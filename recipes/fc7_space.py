@@ -8,7 +8,7 @@ mean over positions), and takes the raw pixels of `--pixels` squares beside them
 looks up the ten nearest of every picture, by cosine, and says how many of them are of the picture's
 class, and how many of its group, with the labels shuffled over the pictures as the baseline.
 
-Groups are ours (imagenet_groups.tsv, a synset and a word a line): dogs, birds, road vehicles,
+Groups are ours (featviz/assets/imagenet_groups.tsv): dogs, birds, road vehicles,
 buildings and 37 more, as one would sort photographs by hand. What fits none is "other object" and
 is left out. Data whose folders are no synsets are judged by class alone.
 
@@ -29,11 +29,10 @@ from torch import Tensor
 
 import featviz
 from featviz.cli.embed import read_class_names
+from featviz.descriptions.groups import imagenet_groups
 from featviz.embedding.store import Store
 from featviz.neighbors.quality import Quality
 
-GROUPS = Path(__file__).parent / "imagenet_groups.tsv"
-LEFT_OUT = "other object"
 SHOWN = {
     "dog": ("dog",),
     "bird": ("bird",),
@@ -107,10 +106,8 @@ def raw_pixels(store: Store, side: int) -> Tensor:
 
 def read_groups(labels: Sequence[str]) -> tuple[str, ...]:
     """The group of each class folder; "" for those that have none."""
-    lines = GROUPS.read_text(encoding="utf-8").splitlines()
-    known = dict(line.split("\t") for line in lines)
-    found = (known.get(label, "") for label in labels)
-    return tuple("" if group == LEFT_OUT else group for group in found)
+    known = {synset: group for group, synsets in imagenet_groups().items() for synset in synsets}
+    return tuple(known.get(label, "") for label in labels)
 
 
 def line_of(space: str, judged_by: str, quality: Quality) -> str:

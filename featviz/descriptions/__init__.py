@@ -1,0 +1,1 @@
+"""Words for units: classes, groups of classes, pairs of them, and drawn stimuli."""
