@@ -280,8 +280,9 @@ class _Tracer:
 
     def _graph(self, unit: str) -> Graph:
         above, below = self.above[unit], self.below[unit]
-        if not below:  # of the first layer: the picture's channels
-            below = [list(self.inputs[unit][0].names)]
+        names = self.inputs[unit][0].names
+        if names[0].startswith("input:"):  # of the first layer: the picture's channels
+            below = [list(names[:WIDEST])]
         levels = [*above[::-1], [unit], *below]
         placed = {name for level in levels for name in level}
         edges: list[Edge] = []
