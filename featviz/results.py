@@ -28,7 +28,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from featviz import folders, schema
+from featviz import folders, schema, svg
 from featviz.errors import UserError
 from featviz.numbers import Number as Number  # noqa: PLC0414 - results.Number is its public name
 from featviz.numbers import show_interval as show_interval  # noqa: PLC0414
@@ -315,7 +315,8 @@ def figure_bytes(figure: Figure, kind: str, *, dpi: float | None = None) -> byte
     with matplotlib.rc_context(settings), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from")
         figure.savefig(buffer, format=kind, metadata=metadata[kind], dpi=dpi or figure.dpi)
-    return buffer.getvalue()
+    content = buffer.getvalue()
+    return svg.finish(content.decode()).encode() if kind == "svg" else content
 
 
 def _jpeg(picture: Tensor | Image | Figure | bytes | None) -> bytes:

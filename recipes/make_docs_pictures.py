@@ -4,8 +4,8 @@
 
 A picture in a page is followed by its command:
 
-    ![What is seen](pictures/kernels.png)
-    *`featviz kernels --layer conv1` writes this as `kernels-sorted.png`.*
+    ![What is seen](pictures/kernels.svg)
+    *`featviz kernels --layer conv1` writes this as `kernels-sorted.svg`.*
 
 Each command runs with the bundled model and pictures. Its file is copied (svg), or shrunk to 1,200
 pixels (png, jpg); of an HTML page a screenshot is taken where chromium is installed.

@@ -98,7 +98,7 @@ class AlignedMaps(results.Result):
 
     def write(self, folder: results.Folder) -> None:
         figure = self.plot()
-        for file in ("aligned.png", "aligned.pdf"):
+        for file in ("aligned.svg", "aligned.pdf"):
             folder.figure(
                 file,
                 figure,

@@ -81,7 +81,7 @@ class ClassAtlas(results.Result):
 
     def write(self, folder: results.Folder) -> None:
         figure = self.plot()
-        for file in ("class.png", "class.pdf"):
+        for file in ("class.svg", "class.pdf"):
             folder.figure(
                 file,
                 figure,

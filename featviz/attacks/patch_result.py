@@ -72,7 +72,7 @@ class AdversarialPatch(HeldOutResult):
     def write(self, folder: results.Folder) -> None:
         small = self.examples.shape[-1] <= 128
         folder.figure(
-            "pictures.png",
+            "pictures.svg",
             self.plot(),
             caption="The patch, and held-out pictures with it at places it was never tried at "
             f"({100 * self.sizes[self.shown_size]:.0f}% of the side), each with its predicted "

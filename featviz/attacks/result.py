@@ -219,7 +219,7 @@ class AttackResult(results.Result):
         for i in range(min(len(self), DRAWN)):
             what, factor = self.outcome(i), self.perturbation(i)[1]
             folder.figure(
-                f"attack-{i + 1:02d}.png",
+                f"attack-{i + 1:02d}.svg",
                 self.plot_one(i),
                 caption=f"{self.name(i)}: {what} Middle: the change times {factor:,.0f} around "
                 "mid-gray. Right: probabilities before and after.",

@@ -118,7 +118,7 @@ class UniversalPerturbation(HeldOutResult):
     def write(self, folder: results.Folder) -> None:
         shown, factor = figures.shown_perturbation(self.perturbation)
         folder.figure(
-            "universal.png",
+            "universal.svg",
             self.plot(),
             caption="One change for all pictures: the perturbation "
             f"(times {factor:,.0f}, around mid-gray), and held-out pictures without it and "

@@ -57,7 +57,7 @@ class Attributed(Attributions, results.Result):
         for i, name in enumerate(self.names):
             target = self.classes[self.targets[i]]
             folder.figure(
-                f"attribution-{i + 1:02d}.png",
+                f"attribution-{i + 1:02d}.svg",
                 self.plot_one(i),
                 caption=f"{name}, explained: {target}. {self._reading()}",
                 alt=f"{name} with attribution maps for {target}",

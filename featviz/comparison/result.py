@@ -228,7 +228,7 @@ class Comparison(results.Result):
         for word, pictures in self.shown.items():
             if pictures:
                 folder.figure(
-                    f"{word}.jpg",
+                    f"{word}.svg",
                     figures.plot_pictures(pictures, self.first, self.second),
                     caption=f"Pictures that {names[1]} {word}, the surest first: the class, then "
                     f"the predictions of {names[0]} and of {names[1]}.",

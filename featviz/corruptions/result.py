@@ -212,7 +212,7 @@ class Corruptions(results.Result):
             alt="Small panels, one a corruption: accuracy falls with severity",
         )
         folder.figure(
-            "sheet.jpg",
+            "sheet.svg",
             self.plot_sheet(),
             caption="One picture under every corruption. Blue frame: classified right; orange: "
             "wrong. The random part of a corruption is the same at all severities.",

@@ -110,7 +110,7 @@ class Redrawn(results.Result):
     def write(self, folder: results.Folder) -> None:
         listed = ", ".join(self.names[:6]) + (" ..." if len(self.names) > 6 else "")
         folder.figure(
-            f"{self.kind}.png",
+            f"{self.kind}.svg",
             self.plot(),
             caption=self.caption(),
             alt=f"{self.title}: {listed}; columns {', '.join(self.columns)}",

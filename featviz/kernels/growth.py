@@ -65,7 +65,7 @@ class KernelGrowth(Snapshots, results.Result):
     def write(self, folder: results.Folder) -> None:
         scaling = "Each kernel is scaled by its own largest absolute weight at that moment."
         folder.figure(
-            "growth.png",
+            "growth.svg",
             self.plot(),
             caption=f"Above, {len(self.units)} kernels of {self.layer} (one a row) at "
             f"{len(self.moments)} moments of the training. Below, the roughness of all "

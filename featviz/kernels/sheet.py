@@ -101,14 +101,14 @@ class Kernels(results.Result):
         about = f"{self._weights_in_words()} {self._scale_in_words()}"
         if self.mosaics is not None:
             folder.figure(
-                "mosaics.png",
+                "mosaics.svg",
                 self.plot(),
                 caption=_MOSAIC,
                 alt=f"For each unit of {self.layer} a mosaic of first-layer kernels",
             )
         elif not self.composite:
             folder.figure(
-                "kernels-sorted.png",
+                "kernels-sorted.svg",
                 self.plot(),
                 caption="Sorted: edges by orientation (under each: unit and degrees), blobs by "
                 f"wavelength, colors by hue, faint or noisy ones last. {about}",

@@ -63,7 +63,7 @@ class ActivationMaps(UnitMaps, results.Result):
         scale = f"All maps share the colors from {low:.3g} to {high:.3g}."
         choice = "" if self.chosen else "Shown are the units with the largest activations."
         folder.figure(
-            "maps.png",
+            "maps.svg",
             self.plot(),
             caption=f"{self.layer} of {self.model_name}. Above, the picture in color where a unit "
             "is active: by the square root, full at the unit's own largest value; the box is the "

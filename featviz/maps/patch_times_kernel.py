@@ -62,7 +62,7 @@ class PatchTimesKernel(PatchProducts, results.Result):
 
     def write(self, folder: results.Folder) -> None:
         folder.figure(
-            "patch-times-kernel.png",
+            "patch-times-kernel.svg",
             self.plot(),
             units=[f"{self.unit.layer}:{self.unit.index}"],
             caption=f"{self.unit}, number {self.rank} of {self.map.numel():,} positions. "

@@ -94,7 +94,7 @@ class TopPatches(results.Result):
         whole = self.places[0][0].position is None
         what = "pictures" if whole else f"patches ({' x '.join(map(str, self.field))} pixels)"
         folder.figure(
-            "examples.jpg",
+            "examples.svg",
             self.plot(),
             caption=f"For each unit of {self.layer} the {what} of {self.count:,} pictures that "
             "activate it most, one a picture, highest activation first. Gray lies outside the "

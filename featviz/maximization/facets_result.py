@@ -104,7 +104,7 @@ class Facets(results.Result):
         how = "started from the means of clusters of its top activating pictures"
         apart = "optimized together so that their textures differ"
         folder.figure(
-            "facets.png",
+            "facets.svg",
             self.plot(),
             caption=f"{self.title}: {names}. A row a unit; its pictures were "
             f"{how if self.own_cluster.numel() else apart}. Below each its score "
@@ -115,7 +115,7 @@ class Facets(results.Result):
         for u, unit in enumerate(self.units):
             stem = file_stem(str(unit))
             folder.figure(
-                f"units/{stem}.png",
+                f"units/{stem}.svg",
                 self._unit_figure(u),
                 caption=self._unit_caption(u),
                 alt=f"Facets of {self.titles[u]} beside the baseline",

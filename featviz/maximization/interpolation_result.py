@@ -67,7 +67,7 @@ class Interpolation(results.Result):
         first, second = self.titles
         tags = [str(unit) for unit in self.units]
         folder.figure(
-            "interpolation.png",
+            "interpolation.svg",
             self.plot(),
             caption=f"{self.title}. Above each picture the share of {second} in the objective; "
             f"below, the scores of both ({self.objective}) on the saved pictures. Colors are not "

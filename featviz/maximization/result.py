@@ -135,7 +135,7 @@ class Maximized(results.Result):
         )
         if self.panel.top_pictures:
             folder.figure(
-                "panel.jpg",
+                "panel.svg",
                 self.plot(),
                 caption="Each picture beside the photographs that activate its unit most (gray: "
                 "outside of it), and what was measured of it. The curves are rank correlations "

@@ -97,7 +97,7 @@ class Neighbors(results.Result):
                     break
                 names = ", ".join(self.queries[i].name for i in part)
                 folder.figure(
-                    f"sheet-{start // _SHEET_ROWS}.jpg",
+                    f"sheet-{start // _SHEET_ROWS}.svg",
                     sheet,
                     caption="At the left the query, then its neighbors, nearest first, with "
                     f"{_UNIT[self.metric]}. Filled green dot and frame: of the query's class; "

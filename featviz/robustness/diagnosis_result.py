@@ -147,7 +147,7 @@ class Diagnosis(results.Result):
         name = self.names[shown.row]
         label, predicted = self.classes[shown.label], self.classes[shown.predicted]
         folder.figure(
-            f"{i:02d}-picture.png",
+            f"{i:02d}-picture.svg",
             figures.plot_picture(shown, self.classes),
             caption=f"{name}: {label} becomes {predicted}. Above: the picture, the change "
             "(multiplied, around mid-gray) and the sum of both. Below: attribution of each of the "
@@ -161,7 +161,7 @@ class Diagnosis(results.Result):
                 for m in shown.margins
             )
             folder.figure(
-                f"{i:02d}-units.png",
+                f"{i:02d}-units.svg",
                 figures.plot_units(shown.margins),
                 caption="The units that contribute most to the change of the margin from "
                 f"{label} to {predicted}. Each with a synthetic image that activates it, its map "
@@ -173,7 +173,7 @@ class Diagnosis(results.Result):
         if shown.path is not None:
             assert self.reference is not None
             folder.figure(
-                f"{i:02d}-path.png",
+                f"{i:02d}-path.svg",
                 figures.plot_path(shown, shown.path, self.reference, self.classes),
                 caption=f"From {name} to its adversarial copy in {shown.path.layer}. Above: points "
                 "on the line between the two, with the model's prediction, and under each its "

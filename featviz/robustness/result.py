@@ -202,7 +202,7 @@ class Audit(results.Result):
                 if examples:
                     of = "" if word == "least" else " of those that were fooled"
                     folder.figure(
-                        f"{word}-robust-{norm.norm}.png",
+                        f"{word}-robust-{norm.norm}.svg",
                         figures.plot_examples(norm, examples, self.labels, self.classes),
                         caption=f"The {word} robust pictures{of} in {norm.name}: original, change "
                         "(times the factor above it, around mid-gray), adversarial. Titles: the "

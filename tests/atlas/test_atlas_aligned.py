@@ -105,7 +105,7 @@ def test_pictures_are_matched_by_their_paths(first: Store) -> None:
 def test_the_folder_lists_what_moved(same: AlignedMaps, tmp_path: Path) -> None:
     same.save(tmp_path / "a")
     document = read_result(tmp_path / "a")
-    assert {f["file"] for f in document["figures"]} == {"aligned.png", "aligned.pdf"}
+    assert {f["file"] for f in document["figures"]} == {"aligned.svg", "aligned.pdf"}
     with (tmp_path / "a" / "aligned.csv").open() as file:
         lines = list(csv.DictReader(file))
     assert len(lines) == 60

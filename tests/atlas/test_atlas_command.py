@@ -121,7 +121,7 @@ def test_two_stores_side_by_side(
     )
     assert code == 0
     assert "relu7 of alexnet-mini on data beside relu5 of alexnet-mini on data" in out
-    assert (tmp_path / "b" / "aligned.png").is_file()
+    assert (tmp_path / "b" / "aligned.svg").is_file()
 
 
 @pytest.mark.parametrize(

@@ -145,7 +145,7 @@ def test_a_saved_result_holds_the_maps(model: Model, pictures: Tensor, tmp_path:
             assert np.array_equal(arrays[method], result.maps[method].numpy())
     document = read_result(folder)
     assert document["kind"] == "attribute"
-    assert [f["file"] for f in document["figures"]] == ["attribution-01.png", "attribution-02.png"]
+    assert [f["file"] for f in document["figures"]] == ["attribution-01.svg", "attribution-02.svg"]
     assert document["figures"][0]["units"] == [f"logits:{result.targets[0]}"]
     assert (folder / "attribution.csv").read_text().count("\n") == 3
     assert "<img" in result._repr_html_()

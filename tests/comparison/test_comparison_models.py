@@ -106,7 +106,7 @@ def test_a_class_that_is_never_predicted_again_is_worse(
         rows = list(csv.DictReader(lines))
     assert [row["change"] for row in rows].count("broken") == result.flips.broken
     assert rows[0]["change"] == "broken"
-    assert (folder / "broken.jpg").is_file()
+    assert (folder / "broken.svg").is_file()
 
 
 @pytest.mark.slow

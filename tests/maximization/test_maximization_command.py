@@ -86,7 +86,7 @@ def test_facets_and_interpolate(tmp_path: Path, capsys: pytest.CaptureFixture[st
     out = tmp_path / "way"
     assert run(*words, "--count", "3", "--out", str(out), command="interpolate") == 0
     assert json.loads(capsys.readouterr().out)["kind"] == "interpolation"
-    assert (out / "interpolation.png").is_file()
+    assert (out / "interpolation.svg").is_file()
 
 
 @pytest.mark.parametrize(

@@ -66,7 +66,7 @@ def test_names_with_a_hyphen_are_names(tmp_path: Path) -> None:
     assert len(result.queries[1].parts) == 2
     assert torch.equal(result.rows[0], result.rows[1])
     result.save(tmp_path / "out")
-    assert (tmp_path / "out" / "sheet-0.jpg").is_file()
+    assert (tmp_path / "out" / "sheet-0.svg").is_file()
 
 
 def test_an_unknown_term_is_named() -> None:

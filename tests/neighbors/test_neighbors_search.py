@@ -286,7 +286,7 @@ def test_results_are_saved_with_pictures_and_tables(mini: Model, tmp_path: Path)
     document = read_result(tmp_path / "n")
     assert document["kind"] == "neighbors"
     assert document["model"]["sha256"] == mini.sha256
-    assert (tmp_path / "n" / "sheet-0.jpg").stat().st_size > 10_000
+    assert (tmp_path / "n" / "sheet-0.svg").stat().st_size > 10_000
     lines = (tmp_path / "n" / "neighbors.csv").read_text().splitlines()
     assert len(lines) == 1 + 3 * 4
     assert result.quality is not None

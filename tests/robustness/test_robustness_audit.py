@@ -144,7 +144,7 @@ def test_the_tables_say_what_the_result_says(result: Audit, tmp_path: Path) -> N
     assert {c["box"] for c in certificates} == {"[0, 1]"}
     assert sum(int(row["n"]) for row in table(folder, "classes.csv")) == 24
     assert {row["verdict"] for row in table(folder, "checks.csv")} <= {"passed", "not measured"}
-    assert (folder / "least-robust-linf.png").is_file()
+    assert (folder / "least-robust-linf.svg").is_file()
     assert (folder / "curves.svg").is_file()
     assert "<img" in result._repr_html_()
     document = results.read_result(folder)

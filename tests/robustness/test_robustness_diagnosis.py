@@ -241,16 +241,16 @@ def test_everything_is_drawn_and_the_tables_agree_with_the_result(
     assert {f["file"] for f in folder.figures} == {
         "layers.svg",
         "classes.svg",
-        "01-picture.png",
-        "01-units.png",
-        "01-path.png",
+        "01-picture.svg",
+        "01-units.svg",
+        "01-path.svg",
     }
     assert all(f["alt"] and f["caption"] for f in folder.figures)
     with (tmp_path / "units.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     last = [row for row in rows if row["layer"] == contribution_layers(model)[-1]]
     assert float(last[0]["explained"]) == pytest.approx(float(last[0]["change"]), abs=1e-5)
-    units = next(f["units"] for f in folder.figures if f["file"] == "01-units.png")
+    units = next(f["units"] for f in folder.figures if f["file"] == "01-units.svg")
     assert [row["unit"] for row in rows] == units
     numbers = found.numbers()
     assert numbers["margin explained"].value == pytest.approx(1, abs=1e-4)

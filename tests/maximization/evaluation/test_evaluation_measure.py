@@ -278,7 +278,7 @@ def test_the_folder_holds_everything(tmp_path: Path) -> None:
     for file in ("natural/conv2-2.jpg", "paths/conv2-2.svg"):
         assert figures[file]["detail"] is True
         assert figures[file]["units"] == ["conv2:2"]
-    assert (folder / "panel.jpg").stat().st_size > 0
+    assert (folder / "panel.svg").stat().st_size > 0
     assert document["numbers"]["flagged"]["value"] == sum(result.flagged)
     rows = (folder / "panel.csv").read_text().splitlines()
     assert rows[0] == "picture,what,value,meaning"
