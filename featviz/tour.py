@@ -279,6 +279,11 @@ class Subject:
         how = self.model.preprocessing
         return torch.stack([self.pictures.read(row, how) for row in self.rows[:count]])
 
+    @property
+    def first_shown(self) -> Pictures:
+        """The first picture to show, by itself."""
+        return self.pictures.select(self.rows[:1])
+
     def names(self, count: int) -> list[str]:
         """Their names."""
         return [self.pictures.paths[row] for row in self.rows[:count]]
@@ -361,14 +366,14 @@ def _picture_steps(s: Subject) -> Iterator[Step]:
     inverted += [] if model.headless else ["logits"]
 
     def maps(layer: Layer) -> results.Result:
-        return activation_maps(model, s.shown(1)[0], layer.name, units=s.units(layer))
+        return activation_maps(model, s.first_shown, layer.name, units=s.units(layer))
 
     def patch() -> results.Result:
         """Of the units that are shown, the one with the highest activation."""
         picture = s.shown(1)
         values = activations(model, picture.to(model.device), [first.name])[first.name][0]
         best = int(values.flatten(1).max(1).values[s.units(first)].argmax())
-        return patch_times_kernel(model, picture[0], f"{first.name}:{best}")
+        return patch_times_kernel(model, s.first_shown, f"{first.name}:{best}")
 
     for layer in [first, *deeper[(len(deeper) - 1) // 2 : -1][:1], *deeper[-1:]]:
         yield f"maps-{results.file_stem(layer.name)}", partial(maps, layer)

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from featviz.data.datasets import Pictures
 from featviz.data.from_python import Data
 from featviz.data.labeled import read_batch
 from featviz.errors import UserError
@@ -139,6 +140,8 @@ def picture_source(picture: Data) -> str:
     """Where a picture is from, for result.json."""
     if isinstance(picture, Tensor):
         return f"tensor {tuple(picture.shape)}"
+    if isinstance(picture, Pictures):
+        return f"{', '.join(picture.paths)} of {picture.name}"
     return str(picture) if isinstance(picture, str | Path) else type(picture).__name__
 
 

@@ -236,7 +236,8 @@ class Maximized(results.Result):
                 path_figure(self.panel.path, i),
                 caption="Does the picture go through the network as photographs do? Rank "
                 "correlations of activations, layer by layer. The closer the blue line "
-                "comes to the green one, and the further it stays above the red one, the better.",
+                "comes to the green one, and the further it stays above the orange one, the "
+                "better.",
                 alt="Line plot of rank correlations over the layers",
                 units=units,
                 detail=True,
