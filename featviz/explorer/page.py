@@ -1,0 +1,67 @@
+"""`render_page(document, blocks)`: one HTML file that needs no other and opens from file://.
+
+The source is page.html, style.css and the scripts in `static`. A page from the disk may load
+neither modules nor data, so the scripts are in the page one after the other within one function,
+words and numbers are a JSON document, and bytes (weights, pictures) are blocks in base64.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+SCRIPTS = (
+    "dom.js",
+    "paint.js",
+    "state.js",
+    "network.js",
+    "pixels.js",
+    "kernel.js",
+    "maps.js",
+    "stages.js",
+    "classes.js",
+    "space.js",
+    "units.js",
+    "growth.js",
+    "fooled.js",
+    "picture.js",
+    "story.js",
+    "app.js",
+)
+"""in the order in which they are evaluated"""
+
+
+def render_page(
+    document: Mapping[str, Any], blocks: Mapping[str, bytes], *, engine: str, worker: str
+) -> str:
+    """The page as HTML.
+
+    Args:
+        document: What the scripts read as JSON; `document["model"]["name"]` is in the heading.
+        blocks: Bytes by name.
+        engine: The script that starts the network in a worker.
+        worker: The script of the worker.
+    """
+    from jinja2 import Environment
+    from markupsafe import Markup
+
+    static = Path(__file__).parent / "static"
+    template = Environment(autoescape=True).from_string(_read(static / "page.html"))
+    scripts = [engine, *(_read(static / name) for name in SCRIPTS)]
+    # In a script element "</" could end it early, and "<!--" could hide what follows.
+    text = json.dumps(document, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    return template.render(
+        data=document,
+        style=Markup(_read(static / "style.css")),
+        json=Markup(text.replace("<", "\\u003c")),
+        blocks=[(name, base64.b64encode(block).decode()) for name, block in blocks.items()],
+        worker=Markup(worker),
+        script=Markup("\n".join(scripts)),
+    )
+
+
+def _read(file: Path) -> str:
+    return file.read_text(encoding="utf-8")
