@@ -24,6 +24,10 @@ from featviz.attacks.attack import attack
 from featviz.attribution.attribute import attribute
 from featviz.circuits.trace import trace_circuit
 from featviz.classification.classify import classify
+from featviz.concepts.cards import concept_cards
+from featviz.concepts.find import find_concepts
+from featviz.concepts.grid import activation_grid
+from featviz.concepts.result import Concepts
 from featviz.data.datasets import Pictures, batches
 from featviz.embedding.extract import embed
 from featviz.embedding.store import Store
@@ -67,6 +71,10 @@ class Budget:
     embedded: int = 5000
     queries: int = 8
     icons: Literal["sample", "both"] = "both"
+    concepts: int = 6
+    concept_steps: int = 32
+    cells: int = 3
+    """rows and columns of the grid of a picture"""
     invert_steps: int = 120
     accentuate_steps: int = 64
     audited: int = 40
@@ -86,6 +94,9 @@ QUICK = Budget(
     embedded=64,
     queries=3,
     icons="sample",
+    concepts=4,
+    concept_steps=8,
+    cells=2,
     invert_steps=24,
     accentuate_steps=8,
     audited=12,
@@ -294,6 +305,15 @@ class Subject:
         pictures = self.pictures.spread(self.budget.embedded)
         return embed(self.model, pictures, class_names=self.class_names, progress=self.progress)
 
+    @cached_property
+    def concepts(self) -> Concepts:
+        """Concepts of the last ReLU with positions, or else of the last convolution."""
+        maps = [one for one in self.model.layers.values() if one.kind == "ReLU" and one.spatial]
+        layer = (maps or self.convolutions)[-1].name
+        some = self.compared.spread(64)
+        store = embed(self.model, some, layer, positions="all", progress=self.progress)
+        return find_concepts(store, count=self.budget.concepts, seed=self.seed)
+
 
 def tour_steps(subject: Subject) -> Iterator[Step]:
     """All steps in order: the model, its units, single pictures, the feature space, robustness."""
@@ -343,6 +363,22 @@ def _unit_steps(s: Subject) -> Iterator[Step]:
             f"examples-{results.file_stem(layer)}",
             partial(top_patches, model, searched, layer, units=units, progress=progress),
         )
+    yield "concepts", lambda: s.concepts
+    yield (
+        "cards",
+        lambda: concept_cards(
+            model,
+            s.concepts,
+            s.compared.spread(64),
+            classes=s.classes[:3] or None,
+            patches=6,
+            class_pictures=2,
+            designs=16,
+            steps=budget.concept_steps,
+            seed=s.seed,
+            progress=progress,
+        ),
+    )
     for layer, units in deeper[-1:]:
         yield (
             "circuit",
@@ -378,6 +414,20 @@ def _picture_steps(s: Subject) -> Iterator[Step]:
     for layer in [first, *deeper[(len(deeper) - 1) // 2 : -1][:1], *deeper[-1:]]:
         yield f"maps-{results.file_stem(layer.name)}", partial(maps, layer)
     yield "patch-times-kernel", patch
+    yield (
+        "grid",
+        lambda: activation_grid(
+            model,
+            s.shown(1)[0],
+            s.concepts.layer,
+            groups=4,
+            cells=s.budget.cells,
+            steps=s.budget.concept_steps // 2,
+            name=s.names(1)[0],
+            seed=seed,
+            progress=progress,
+        ),
+    )
     yield (
         "inversion",
         lambda: invert(

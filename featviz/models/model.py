@@ -141,6 +141,7 @@ class Model(nn.Module):
             )
         # sizes that passed a trial, see `layers.check_size`
         self.taken: set[tuple[tuple[int, int], str | None]] = set()
+        self.shares_rest: dict[str, bool] = {}  # of layers, see `rest.rest_of`
         self.aliases = dict(aliases or {})
         if not self.headless:
             self.aliases.setdefault("logits", "")

@@ -34,22 +34,30 @@ def rest_of(model: Model, place: Layer, picture: Tensor) -> Rest:
     What lies before the layer runs once for all versions where the network allows it: where it
     gives the same logits as running it for each.
     """
+    if place.key not in model.shares_rest:
+        model.shares_rest[place.key] = _can_share(model, place, picture)
+    shared = model.shares_rest[place.key]
+
+    def rest(values: Tensor) -> Tensor:
+        return _run(
+            model, place, values, picture if shared else picture.expand(len(values), -1, -1, -1)
+        )
+
+    return rest
+
+
+def _can_share(model: Model, place: Layer, picture: Tensor) -> bool:
+    """Whether two versions behind one picture give the logits of two pictures."""
     with torch.no_grad():
         values = activations(model, picture, [place.name])[place.name].expand(2, -1, *_ones(place))
         whole = model(picture)
         try:
             shared = _run(model, place, values, picture)
-            alike = shared.shape == (2, whole.shape[1]) and torch.allclose(
-                shared, whole.expand(2, -1), rtol=1e-3, atol=1e-4 * float(whole.abs().max())
-            )
         except RuntimeError:  # a concatenation of one row with two
-            alike = False
-
-    def rest(values: Tensor) -> Tensor:
-        rows = 1 if alike else len(values)
-        return _run(model, place, values, picture.expand(rows, -1, -1, -1))
-
-    return rest
+            return False
+    return shared.shape == (2, whole.shape[1]) and torch.allclose(
+        shared, whole.expand(2, -1), rtol=1e-3, atol=1e-4 * float(whole.abs().max())
+    )
 
 
 def _ones(place: Layer) -> tuple[int, ...]:
