@@ -2,8 +2,8 @@
 
 In: rows (N, C) of a layer's activations, float. Out: codes (N, k), how much of each direction a row
 has; `decode` gives back codes @ directions + mean. Every direction has Euclidean length 1, so a
-code is in the unit of the activations and two codes can be compared. Codes depend on their own row
-alone and draw no random number.
+code is in the unit of the activations and two codes can be compared. Writing draws no random
+number, and no row changes the codes of another (but for the rounding and the tolerance of nmf).
 
     nmf     codes >= 0 of least squares (non-negative least squares, by coordinate descent)
     kmeans  of the nearest centroid only, the row's projection on its direction, 0 where negative
@@ -99,25 +99,27 @@ def keep_largest(codes: Tensor, active: int) -> Tensor:
     return torch.zeros_like(codes).scatter(1, found.indices, found.values)
 
 
-def non_negative_codes(
-    rows: Tensor, directions: Tensor, *, start: Tensor | None = None, sweeps: int = _SWEEPS
-) -> Tensor:
-    """Codes (N, k) >= 0 that minimize |row - codes @ directions|^2, for directions of length 1.
-
-    Coordinate descent from `start` (default 0): each pass takes the best value of every code in
-    turn with all others fixed.
-    """
-    gram = directions @ directions.T
-    wanted = directions @ rows.T  # (k, N)
-    codes = torch.zeros_like(wanted) if start is None else start.T.contiguous()
-    for _ in range(sweeps):
+def non_negative_codes(rows: Tensor, directions: Tensor) -> Tensor:
+    """Codes (N, k) >= 0 that minimize |row - codes @ directions|^2."""
+    gram, wanted = directions @ directions.T, directions @ rows.T
+    codes = torch.zeros_like(wanted)
+    for _ in range(_SWEEPS):
         before = codes.clone()
-        for j in range(len(codes)):
-            codes[j] += wanted[j] - gram[j] @ codes
-            codes[j].clamp_(min=0)
+        descend(codes, wanted, gram)
         if float((codes - before).abs().max()) <= _TOLERANCE * float(codes.max()):
             break
     return codes.T.contiguous()
+
+
+def descend(codes: Tensor, wanted: Tensor, gram: Tensor) -> None:
+    """One pass of coordinate descent on codes (k, N) >= 0, in place.
+
+    In turn each row of codes takes its best value with all others fixed; wanted is directions @
+    data (k, N), gram is directions @ directions^T (k, k).
+    """
+    for j in range(len(codes)):
+        codes[j] += (wanted[j] - gram[j] @ codes) / gram[j, j].clamp(min=1e-30)
+        codes[j].clamp_(min=0)
 
 
 @dataclass(frozen=True)

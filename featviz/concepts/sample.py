@@ -74,6 +74,19 @@ class Sample:
         )
         return one, other
 
+    def limited(self, seed: int) -> Sample:
+        """The same where it fits into memory, else so many of its rows, drawn by `seed`."""
+        most = max(1, HELD // (4 * self.channels))
+        if len(self) <= most:
+            return self
+        drawn = np.argsort(splitmix64(seed, np.arange(len(self), dtype=np.uint64)))
+        rows = np.sort(drawn[:most])
+        return self._of_rows(self.store, self.numbers[rows], self.owner.numpy()[rows])
+
+    def all(self) -> Tensor:
+        """All rows (n, C) float32, for samples that are `limited`."""
+        return self.take(torch.arange(len(self)))
+
     @cached_property
     def _memory(self) -> Tensor | None:
         """All rows, where they are few enough."""

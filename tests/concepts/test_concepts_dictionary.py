@@ -15,7 +15,7 @@ from featviz.models.model import Model
 
 @pytest.fixture(scope="module")
 def store(mini: Model) -> Store:
-    return featviz.embed(mini, featviz.sample_pictures(48), "relu5", positions=8)
+    return featviz.embed(mini, featviz.sample_pictures(4), "relu5", positions=8)
 
 
 def test_concepts_read_back_give_the_same_codes(store: Store, tmp_path: Path) -> None:
