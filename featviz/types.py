@@ -125,6 +125,12 @@ WorkerCount = Annotated[int, Bounds(1, 1024)]
 Seconds = Annotated[float, Bounds(0, 1e7, above=True)]
 """that work may take"""
 
+ConceptCount = Annotated[int, Bounds(1, 65_536)]
+"""directions that are sought in a layer"""
+
+HeldOut = Annotated[float, Bounds(0.01, 0.9)]
+"""share of the pictures on which nothing is fitted"""
+
 
 def seed_32(seed: int) -> int:
     """A seed for libraries that take 32 bits of it: a small one as it is, others by their hash."""

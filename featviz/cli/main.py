@@ -30,6 +30,7 @@ from featviz.cli import (
     circuit,
     classify,
     compare,
+    concepts,
     corrupt,
     demo,
     embed,
@@ -71,7 +72,7 @@ COMMANDS: dict[str, tuple[ModuleType, ...]] = {
         grid,
         circuit,
     ),
-    "Space (activations of a data set)": (embed, neighbors, atlas, cards),
+    "Space (activations of a data set)": (embed, neighbors, atlas, concepts, cards),
     "Break (units, attacks, corruptions)": (
         ablate,
         patch_activations,

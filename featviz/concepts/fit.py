@@ -7,7 +7,7 @@ pca and topk read all rows, block by block; nmf, kmeans and ica those that fit i
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -35,7 +35,7 @@ class Plan:
     """of topk"""
     steps: int
     """of topk"""
-    device: torch.device = torch.device("cpu")
+    device: torch.device
     """of topk"""
 
 
@@ -180,7 +180,9 @@ def from_arrays(found: Arrays, plan: Plan) -> Dictionary:
     return from_tensors(plan.method, tensors, plan.active if plan.method == "topk" else None)
 
 
-def from_tensors(method: Method, tensors: dict[str, Tensor], active: int | None) -> Dictionary:
+def from_tensors(method: Method, tensors: Mapping[str, Tensor], active: int | None) -> Dictionary:
     """A dictionary of the tensors "directions", "mean", "encoder.weight" ..."""
-    encoder = {n.partition(".")[2]: v for n, v in tensors.items() if n.startswith("encoder.")}
-    return Dictionary(method, tensors["directions"], tensors["mean"], encoder, active)
+    # Contiguous, so that the same numbers give the same codes to the last bit.
+    values = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    encoder = {n.partition(".")[2]: v for n, v in values.items() if n.startswith("encoder.")}
+    return Dictionary(method, values["directions"], values["mean"], encoder, active)

@@ -397,10 +397,13 @@ _PARTS = {"conv": 0, "fc": 0, "relu": 1, "norm": 2, "pool": 3}
 
 
 def layer_key(layer: str) -> tuple[object, ...]:
-    """Sorts layers as in the forward pass: conv1, relu1, pool1, conv2 ... fc7, relu7, logits."""
-    match = re.fullmatch(r"(conv|fc|relu|norm|pool)(\d+)", layer)
+    """Sorts layers as in the forward pass: conv1, relu1, pool1, conv2 ... fc7, relu7, logits.
+
+    Concepts ("relu5/nmf32") are behind the units of their layer.
+    """
+    match = re.fullmatch(r"(conv|fc|relu|norm|pool)(\d+)(/.*)?", layer)
     if match:
-        return (0, int(match[2]), _PARTS[match[1]], ())
+        return (0, int(match[2]), _PARTS[match[1]], natural(match[3] or ""))
     return (2 if layer == "logits" else 1, 0, 0, natural(layer))
 
 
