@@ -182,7 +182,10 @@ def from_arrays(found: Arrays, plan: Plan) -> Dictionary:
 
 def from_tensors(method: Method, tensors: Mapping[str, Tensor], active: int | None) -> Dictionary:
     """A dictionary of the tensors "directions", "mean", "encoder.weight" ..."""
-    # Contiguous, so that the same numbers give the same codes to the last bit.
-    values = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    # Copies in one layout, so that the same numbers give the same codes to the last bit.
+    values = {
+        name: tensor.clone(memory_format=torch.contiguous_format)
+        for name, tensor in tensors.items()
+    }
     encoder = {n.partition(".")[2]: v for n, v in values.items() if n.startswith("encoder.")}
     return Dictionary(method, values["directions"], values["mean"], encoder, active)

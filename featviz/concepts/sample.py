@@ -97,7 +97,7 @@ class Sample:
     def take(self, rows: Tensor) -> Tensor:
         """Some rows (len(rows), C) float32, by their place in the sample."""
         if self._memory is not None:
-            return self._memory[rows]
+            return self._memory.index_select(0, rows)
         return self.store.take(torch.from_numpy(self.numbers)[rows])
 
     def blocks(self, size: int = _BLOCK) -> Iterator[tuple[Tensor, Tensor]]:

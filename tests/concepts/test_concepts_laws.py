@@ -50,7 +50,7 @@ def test_planted_non_negative_directions_are_recovered() -> None:
 def test_topk_recovers_more_directions_than_units() -> None:
     generator = torch.Generator().manual_seed(1)
     directions = torch.nn.functional.normalize(torch.randn(24, 16, generator=generator))
-    codes = torch.zeros(4000, 24)
+    codes = torch.zeros(1500, 24)
     for row in codes:
         row[torch.randperm(24, generator=generator)[:2]] = 1 + torch.rand(2, generator=generator)
     found = find(codes @ directions, "topk", 24, steps=500, seeds=1, held_out=0.1)
