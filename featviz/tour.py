@@ -373,7 +373,6 @@ def _unit_steps(s: Subject) -> Iterator[Step]:
             classes=s.classes[:3] or None,
             patches=6,
             class_pictures=2,
-            designs=16,
             steps=budget.concept_steps,
             seed=s.seed,
             progress=progress,

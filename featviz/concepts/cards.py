@@ -284,14 +284,14 @@ class _Importance:
         index, rows = work
         made: list[Sampled] = []
         with frozen(self.model), torch.no_grad():
-            for row in rows:
+            for rank, row in enumerate(rows):
                 state = _State.of(self.model, self.place, self.dictionary, self.data, row)
                 made.append(
                     sample_function(
                         self._logit(state, index),
                         len(self.dictionary),
                         designs=self.designs,
-                        seed=self.seed,
+                        seed=self.seed + rank,  # errors of one design are not those of another
                     )
                 )
                 report(len(made))

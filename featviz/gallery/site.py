@@ -16,7 +16,7 @@ from urllib.parse import quote
 from featviz.gallery.kinds import GROUPS, OTHER, Group, Kind, group_of, kind_text
 from featviz.gallery.reader import Entry, Figure, Source, Table, Unreadable, clean
 
-PORTRAITS = ("maximize", "kernels", "cards", "examples", "maps")
+PORTRAITS = ("maximize", "kernels", "examples", "maps")
 """kinds whose pictures can be a unit's portrait, best first"""
 
 HERO_ORDER = ("maximize", "kernels", "atlas", "maps", "attribute", "neighbors", "attack", "train")
@@ -279,7 +279,10 @@ def _fits_a_tile(shown: UnitFigure) -> bool:
 
 def _is_square(shown: UnitFigure) -> bool:
     """Whether a portrait is square and made from the unit alone, not from a picture."""
-    return 0.8 <= shown.figure.shape <= 1.25 and shown.result.entry.kind in PORTRAITS[:3]
+    return 0.8 <= shown.figure.shape <= 1.25 and shown.result.entry.kind in (
+        *PORTRAITS[:2],
+        "cards",
+    )
 
 
 def _spread(units: Sequence[UnitPage], most: int) -> list[UnitPage]:
