@@ -79,6 +79,8 @@ class Origin:
     created: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
     command: str | None = field(default_factory=_COMMAND.get)
     """the command line as given; None where Python made the result"""
+    class_names: tuple[str, ...] = ()
+    """of the model, for the classes that figures name"""
 
 
 def origin(
@@ -107,6 +109,7 @@ def origin(
         parameters=dict(parameters),
         seed=seed,
         device=_device_name(model),
+        class_names=model.classes if model is not None else (),
         seconds=round(time.perf_counter() - started, 3),
     )
 
@@ -451,6 +454,13 @@ class Folder:
         for text in (*result.warnings, *inner.warnings):
             self.warn(f"{name}: {text}")
 
+    def _named_classes(self, names: Sequence[str]) -> dict[str, Any]:
+        """The names of the classes that figures belong to, by their numbers."""
+        units = {unit for figure in self.figures for unit in figure["units"]}
+        numbers = {unit.removeprefix("logits:") for unit in units if unit.startswith("logits:")}
+        found = sorted(int(n) for n in numbers if n.isdecimal() and int(n) < len(names))
+        return {"class_names": {str(n): names[n] for n in found}} if found else {}
+
     def warn(self, text: str) -> None:
         """Add a warning to those of the result itself."""
         self.warnings.append(text)
@@ -473,6 +483,7 @@ class Folder:
             "seconds": made.seconds,
             "numbers": {name: _number_record(n) for name, n in result.numbers().items()},
             **({"requirements": [vars(check) for check in checks]} if checks else {}),
+            **self._named_classes(made.class_names),
             "figures": self.figures,
             "tables": self.tables,
             "arrays": self.arrays_,

@@ -153,9 +153,10 @@ class Circuit(results.Result):
             draw_graph(self.graph, self.unit, self.pictures, self.label),
             caption=f"Below {self.unit} the {RAISING} inputs that raise it most and the one that "
             "lowers it most, below them theirs; above it the units of which it makes the largest "
-            "share. Lines: red raises, blue lowers; their width is the contribution in proportion "
-            "to the largest of the same unit. Small maps: the weights of a unit on the input that "
-            "the line leads to, all on one scale. circuit.html is the same to walk through.",
+            "share. Lines: orange raises, blue lowers; their width is the contribution in "
+            "proportion to the largest of the same unit. Small maps: the weights of a unit on the "
+            "input that the line leads to, all on one scale. circuit.html is the same to walk "
+            "through.",
             alt=f"Graph of the units that build {self.unit} and that it feeds, layer by layer",
             units=list(dict.fromkeys(first_named(name) for name in units)),
         )

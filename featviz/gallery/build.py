@@ -246,6 +246,8 @@ def environment() -> Environment:
     }
     made.globals |= {
         "display_width": display_width,
+        "ground": ground,
+        "readable_width": readable_width,
         "made_by": made_by,
         "key_numbers": key_numbers,
     }
@@ -295,6 +297,18 @@ def made_by(entry: Entry) -> str:
     known = [f"{names[k]} {v}" for k, v in entry.versions.items() if k in names and v]
     device = entry.versions.get("device")
     return ", ".join(known) + (f", on {device}" if device else "")
+
+
+def ground(figure: Figure) -> str:
+    """The class of what lies behind a figure: an SVG has a ground of its own."""
+    return "" if not figure.plot else " plot-ground" if figure.vector else " card-light"
+
+
+def readable_width(figure: Figure) -> int:
+    """CSS pixels below which the words of a plot are too small to read; 0 for other pictures."""
+    if not figure.plot or figure.pixelated or not figure.width:
+        return 0
+    return figure.width if figure.vector else round(figure.width * 96 / 144)
 
 
 def display_width(figure: Figure, widest: int = 1080, tallest: int = 1000) -> int | None:

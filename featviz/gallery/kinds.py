@@ -134,7 +134,8 @@ KINDS = {
         "Striped kernels respond to edges of one orientation and scale, two-colored ones to "
         "borders between colors; a flat gray one responds to little. Kernels of deeper layers "
         "multiply activations, not pixels, and are shown through the layers below them.",
-        "The unit's kernel: the pattern of weights that is laid over the picture.",
+        "The unit's kernel: the pattern of weights that is laid over the picture, or over the maps "
+        "of the layer before.",
     ),
     "maximize": Kind(
         "Maximized pictures",

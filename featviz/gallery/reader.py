@@ -178,6 +178,8 @@ class Entry:
     numbers: dict[str, Number]
     requirements: tuple[Check, ...]
     """what was required of the numbers, and whether it holds"""
+    class_names: dict[str, Any]
+    """of the model, by number: those that figures name"""
     figures: tuple[Figure, ...]
     tables: tuple[Table, ...]
     pages: tuple[Download, ...]
@@ -267,6 +269,7 @@ RESULT = {
             "note": str,
         }
     ],
+    "class_names": dict,
     "figures": [
         {
             "file": str,

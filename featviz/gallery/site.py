@@ -19,6 +19,9 @@ from featviz.gallery.reader import Entry, Figure, Source, Table, Unreadable, cle
 PORTRAITS = ("maximize", "kernels", "examples", "maps")
 """kinds whose pictures can be a unit's portrait, best first"""
 
+OF_PICTURES = ("accentuation", "attack", "attribute", "caricature", "deepdream", "inversion")
+"""kinds whose figures show a given picture, so that they are no portrait of a class"""
+
 HERO_ORDER = ("maximize", "kernels", "atlas", "maps", "attribute", "neighbors", "attack", "train")
 
 WALL_COLUMNS, WALL_FEWEST = 10, 3
@@ -44,6 +47,33 @@ class ResultPage:
     def href(self, file: str) -> str:
         """A file of the result as a link from the top of the site."""
         return quote(f"results/{self.slug}/{file}")
+
+    @property
+    def captions(self) -> dict[str, str]:
+        """The caption of each figure by its file, without sentences that stand above it."""
+        said: set[str] = set()
+        shown = {}
+        for figure in self.main_figures:
+            sentences = _sentences(figure.caption)
+            new = [text for text in sentences if text not in said]
+            shown[figure.file] = " ".join(new or sentences[:1])
+            said.update(sentences)
+        return shown
+
+    @property
+    def of_all(self) -> str:
+        """What the captions of the whole grid say alike, to be said once above it."""
+        alike = [_sentences(" ".join(figure.caption_parts)) for figure in self.grid]
+        return (
+            " ".join(text for text in alike[0] if all(text in own for own in alike))
+            if alike
+            else ""
+        )
+
+    def own_words(self, figure: Figure) -> str:
+        """What the caption of a figure of the grid says of it alone."""
+        first = figure.caption_parts[0]
+        return "" if first in _sentences(self.of_all) else first
 
     @property
     def grid(self) -> list[Figure]:
@@ -113,10 +143,11 @@ class UnitPage:
 
     @property
     def class_name(self) -> str:
-        """A class's name, if a table has it: "goldfish" for "logits:1"."""
+        """A class's name, if a result has it: "goldfish" for "logits:1"."""
         if self.layer != "logits":
             return ""
-        names = [
+        stated = [chapter.result.entry.class_names.get(self.label) for chapter in self.chapters]
+        names = [name for name in stated if isinstance(name, str)] or [
             cell
             for chapter in self.chapters
             for table in chapter.tables
@@ -266,6 +297,10 @@ class Site:
         return [largest[name] for name in dict.fromkeys(s.name for s in sources)]
 
 
+def _sentences(text: str) -> list[str]:
+    return [part for part in re.split(r"(?<=[.:;]) +(?=[A-Z])", text) if part]
+
+
 def _most_used(sources: Iterable[Source | None]) -> list[Source]:
     return [source for source, _ in Counter(filter(None, sources)).most_common()]
 
@@ -274,7 +309,9 @@ def _fits_a_tile(shown: UnitFigure) -> bool:
     """Whether a figure can be cut to a small square."""
     figure, kind = shown.figure, shown.result.entry.kind
     cut = kind in PORTRAITS and not figure.detail
-    return not figure.vector and (cut or 0.7 <= figure.shape <= 1.4)
+    if figure.vector or kind in OF_PICTURES:
+        return False
+    return cut or 0.7 <= figure.shape <= 1.4
 
 
 def _is_square(shown: UnitFigure) -> bool:

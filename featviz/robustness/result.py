@@ -178,7 +178,7 @@ class Audit(results.Result):
             self.plot(),
             caption=f"Robust accuracy of {len(self.names)} pictures against the size of the "
             "change, an upper bound. Blue: all attacks, each picture until the smallest "
-            "adversarial change found for it, with the 95% Wilson band; black: eps at which a "
+            "adversarial change found for it, with the 95% Wilson band; diamonds: eps at which a "
             "second strong attack tried the pictures that were left. Orange: one step (FGSM). "
             "Green: random noise of that size. Pictures wrong when clean are wrong at eps 0.",
             alt="Curves of accuracy falling with eps: noise highest, FGSM below, all attacks "

@@ -140,7 +140,7 @@ def test_pages_fit_the_screen_the_phone_and_the_printed_page(saved: Path, tmp_pa
                 browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": media})
                 outside = browser.execute_script(
                     "const wide = document.documentElement.clientWidth + 1;"
-                    "const within = e => e.closest('.scroll') && arguments[0] != 'print';"
+                    "const within = e => e.closest('.scroll, .zoom') && arguments[0] != 'print';"
                     "return [...document.querySelectorAll('table, img, dl, pre, h1')].filter("
                     "e => !within(e) && e.getBoundingClientRect().right > wide)"
                     ".map(e => e.tagName)",

@@ -1,0 +1,68 @@
+"""Plots as SVG: the light form is matplotlib's own; a dark page turns grays, and grays only."""
+
+from __future__ import annotations
+
+import base64
+import io
+import re
+
+import numpy as np
+from PIL import Image
+
+from featviz import plotting
+from featviz.results import figure_bytes
+
+
+def drawn(pixels: np.ndarray[tuple[int, ...], np.dtype[np.uint8]] | None = None) -> str:
+    figure = plotting.new_figure(3, 2)
+    ax = figure.add_subplot()
+    ax.plot([0, 1], [0, 1], color=plotting.BLUE)
+    plotting.lines(ax, xlabel="eps", ylabel="accuracy")
+    if pixels is not None:
+        ax.imshow(pixels, extent=(0, 1, 0, 1))
+    return figure_bytes(figure, "svg").decode()
+
+
+def test_every_gray_has_an_opposite_and_colors_have_none() -> None:
+    text = drawn()
+    style = re.search(r"prefers-color-scheme: dark\)\{(.*)\}</style>", text)
+    assert style is not None
+    rules = dict(re.findall(r'\[style\*="((?:fill|stroke): #\w{6})"\]\{\w+: (#\w{6})', style[1]))
+    grays = set(
+        re.findall(r"(?:fill|stroke): #(?:([0-9a-f]{2})\1\1)\b", text.replace(style[0], ""))
+    )
+    assert {rule[-2:] for rule in rules} == grays
+    assert {"ff", "00", "dd"} <= grays
+    assert plotting.BLUE.lower() not in style[1].lower()
+    for rule, other in rules.items():  # light becomes dark, and the order is reversed
+        assert (int(rule[-2:], 16) > 0x80) == (int(other[1:3], 16) < 0x80)
+
+
+def test_words_stand_out_from_the_ground_on_a_dark_page() -> None:
+    style = drawn()
+    ground = re.search(r'fill: #ffffff"\]\{fill: #(\w{2})', style)
+    words = re.search(r"svg\{fill: #(\w{2})", style)
+    assert ground is not None
+    assert words is not None
+    assert int(words[1], 16) - int(ground[1], 16) > 0xC0
+
+
+def test_large_photographs_inside_are_jpeg_and_nearly_the_same() -> None:
+    rng = np.random.default_rng(0)
+    smooth = Image.fromarray(rng.integers(0, 255, (6, 6, 3), dtype=np.uint8)).resize((200, 200), 3)
+    text = drawn(np.asarray(smooth))
+    content = re.search(r'data:image/jpeg;base64,([^"]+)"', text)
+    assert content is not None
+    with Image.open(io.BytesIO(base64.b64decode(content[1]))) as shown:
+        size = shown.size
+        upright = shown.transpose(Image.Transpose.FLIP_TOP_BOTTOM)  # the SVG turns it
+        middle = np.asarray(upright.resize((6, 6), Image.Resampling.BOX), float)
+    assert size > (100, 100)
+    expected = np.asarray(smooth.resize((6, 6), Image.Resampling.BOX), float)
+    assert np.abs(middle - expected).mean() < 6
+    flat = np.zeros((40, 40, 3), np.uint8)
+    assert "image/jpeg" not in drawn(flat)
+
+
+def test_the_same_figure_gives_the_same_bytes() -> None:
+    assert drawn() == drawn()
