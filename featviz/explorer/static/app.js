@@ -25,7 +25,7 @@ async function openPage() {
     Object.assign(state, {
       data, space: openSpace(data.gathered || {}, blocks), units: openUnits(data.gathered || {}, blocks),
       growth: await openGrowth(data, network),
-      samples: ((data.gathered || {}).samples || []).map(({name, block}) => ({name, url: blocks.url(block, "image/png")})),
+      samples: ((data.gathered || {}).samples || []).map(({name, block}) => ({name, url: blocks.url(block, "image/jpeg")})),
     });
   } catch (error) {
     main.replaceChildren(h("h1", {}, "The network did not start"), h("p", {}, `${error.message || error}. This page needs a browser of 2023 or later.`));

@@ -168,8 +168,15 @@ function picturePanel(root, state) {
     const image = new Image();
     image.src = sample.url;
     await image.decode();
-    load(await network.input(image), sample.name);
+    load(pixelsAsTheyAre(image), sample.name);
     told.hidden = true;
+  }
+  /** A sample was resized and cropped at build time. */
+  function pixelsAsTheyAre(image) {
+    const copy = Object.assign(document.createElement("canvas"), {width, height}), context = copy.getContext("2d");
+    context.drawImage(image, 0, 0, width, height);
+    const {data} = context.getImageData(0, 0, width, height), area = height * width;
+    return Float32Array.from({length: network.channels * area}, (_, i) => data[4 * (i % area) + Math.floor(i / area)] / 255);
   }
   async function startCamera() {
     try {
