@@ -1,7 +1,7 @@
 """What silencing single units costs a network, overall and in single classes.
 
     python recipes/ablation_alexnet.py --data FOLDER [--model alexnet] [--weights FILE]
-        [--layers conv5,fc7] [--count 2000] [--how zero] [--out FILE]
+        [--layers conv5,fc7] [--count 2000] [--how zero] [--out FOLDER]
 
 Silences every unit of each layer by itself (`featviz.ablate`) on labeled pictures and prints a
 table in Markdown: the accuracy; how much of it one unit costs (median over the units, the middle
@@ -41,6 +41,7 @@ def main() -> None:
     parser.add_argument("--weights")
     parser.add_argument("--layers", default="conv5,fc7")
     parser.add_argument("--count", type=int, default=2000)
+    parser.add_argument("--batch-size", type=int, default=250)
     parser.add_argument("--how", default="zero")
     parser.add_argument("--out", type=Path, help="folder for the results")
     options = parser.parse_args()
@@ -55,6 +56,7 @@ def main() -> None:
             data,
             how=options.how,
             count=options.count,
+            batch_size=options.batch_size,
             progress=lambda done, total, text: print(f"\r{done}/{total}", end="", file=sys.stderr),
         )
         print("| " + " | ".join(row(found)) + " |", flush=True)
