@@ -18,6 +18,9 @@ import torch
 from torch import Tensor
 
 from featviz import results
+from featviz.ablation.ablate import ablate
+from featviz.ablation.attribute_layer import attribute_layer
+from featviz.ablation.patch_activations import patch_activations
 from featviz.atlas.build import build_atlas
 from featviz.atlas.icons import IconSettings
 from featviz.attacks.attack import attack
@@ -64,6 +67,8 @@ class Budget:
     classified: int = 12
     """pictures whose most likely classes are shown"""
     maximize_steps: int = 192
+    silenced: int = 128
+    """pictures on which units are silenced"""
     compared: int = 200
     """pictures whose scores are compared with those of maximized pictures"""
     searched: int = 2000
@@ -89,6 +94,7 @@ QUICK = Budget(
     pictures=1,
     classified=4,
     maximize_steps=32,
+    silenced=32,
     compared=32,
     searched=64,
     embedded=64,
@@ -391,6 +397,19 @@ def _unit_steps(s: Subject) -> Iterator[Step]:
                 progress=progress,
             ),
         )
+        if not model.headless:
+            yield (
+                "ablation",
+                partial(
+                    ablate,
+                    model,
+                    layer,
+                    (s.labeled or s.pictures).spread(budget.silenced),
+                    units="all" if model.layer(layer).units <= 512 else units,
+                    seed=s.seed,
+                    progress=progress,
+                ),
+            )
 
 
 def _picture_steps(s: Subject) -> Iterator[Step]:
@@ -453,6 +472,17 @@ def _picture_steps(s: Subject) -> Iterator[Step]:
             progress=progress,
         ),
     )
+    ends = [s.pictures.select([row]) for row in s.rows[:2]]
+    yield (
+        "attribution-layer",
+        partial(attribute_layer, model, ends[0], every[-1], seed=seed, progress=progress),
+    )
+    if len(ends) == 2:
+        layers = every[len(every) // 2 :: 2] if s.budget.layers > 2 else every[-1:]
+        yield (
+            "patching",
+            partial(patch_activations, model, *ends, layers=layers, progress=progress),
+        )
     yield (
         "attribute",
         lambda: attribute(

@@ -46,7 +46,7 @@ API_GROUPS = {
 }
 """pages of the API reference: a command whose picture is shown, and the modules"""
 
-PICTURE = re.compile(r"!\[([^\]]*)\]\((pictures/[\w.-]+)\)\n(\*`featviz (\w+)[^`]*`[^*]*\*)")
+PICTURE = re.compile(r"!\[([^\]]*)\]\((pictures/[\w.-]+)\)\n(\*`featviz ([\w-]+)[^`]*`[^*]*\*)")
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
@@ -113,7 +113,7 @@ def command_pages() -> list[tuple[str, str]]:
     for title, modules in COMMANDS.items():
         overview.append(f"\n## {title}\n")
         for module in modules:
-            name = module.__name__.rpartition(".")[2]
+            name = module.__name__.rpartition(".")[2].replace("_", "-")
             command = group.commands[name]
             first = command.help.partition("\n")[0]
             overview.append(f"- [`featviz {name}`]({name}.md): {first}")

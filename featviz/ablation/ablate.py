@@ -37,7 +37,7 @@ from featviz.models.model import Model, check_finite
 from featviz.models.rest import rest_of
 from featviz.types import BatchSize, Count, Engine, Progress, Seed, Tries
 
-_PIECE, _UNITS = 256, 256  # pictures and units of a piece
+_PIECE, _UNITS = 128, 1024  # pictures and units of a piece
 _UNIT = "silenced pictures"
 
 
@@ -163,6 +163,7 @@ def ablate(
         control_after=found.after[n:],
         control_change=found.change[n:],
         picture=looked_at,
+        what="units" if directions is None else "directions",
     )
     return replace(result, warnings=tuple(dict.fromkeys(warnings)))
 

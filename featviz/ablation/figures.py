@@ -45,7 +45,7 @@ def draw_changes(result: Ablation) -> Figure:
     else:
         left.fill_between(range(len(order)), low, high, color=plotting.BLUE, alpha=0.2, linewidth=0)
         left.plot(values, color=plotting.BLUE, linewidth=1.6)
-        label = f"silenced units of {result.layer}, the largest loss first"
+        label = f"silenced {result.what} of {result.layer}, the largest loss first"
         plotting.lines(left, xlabel=label, ylabel="change of accuracy, points")
         first = ", ".join(result.names[i].removeprefix(f"{result.layer}:") for i in order[:3])
         left.annotate(first, (0, values[0]), (6, -3), textcoords="offset points", fontsize=7)
@@ -66,9 +66,10 @@ def _draw_losses(ax: Axes, result: Ablation) -> None:
     bins = torch.linspace(min(ends[0], -1), max(ends[1], 1), 41).tolist()
     ax.hist(single, bins, color=plotting.ORANGE, alpha=0.85, label="the class hurt most")
     ax.hist(losses, bins, histtype="step", color=plotting.BLUE, linewidth=1.6, label="all pictures")
-    plotting.lines(ax, xlabel="loss of accuracy, points", ylabel="silenced units")
+    plotting.lines(ax, xlabel="loss of accuracy, points", ylabel=f"silenced {result.what}")
     ax.set_yscale("log")
     ax.set_ylim(bottom=0.7)
+    ax.yaxis.set_major_formatter("{x:g}")
     ax.legend(fontsize=8, frameon=False)
 
 
@@ -110,7 +111,7 @@ def draw_classes(result: Ablation) -> Figure:
     ax.set_xticks(range(len(units)), names, rotation=90, fontsize=7)
     labels = [result.classes[int(result.shown_classes[k])][:26] for k in classes.tolist()]
     ax.set_yticks(range(len(classes)), labels, fontsize=7)
-    ax.set_xlabel(f"silenced units of {result.layer}", fontsize=8)
+    ax.set_xlabel(f"silenced {result.what} of {result.layer}", fontsize=8)
     bar = figure.colorbar(image, ax=ax, pad=0.02)
     bar.set_label("change of accuracy, points", fontsize=7)
     bar.ax.tick_params(labelsize=7)

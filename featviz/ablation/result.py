@@ -85,10 +85,16 @@ class Ablation(results.Result):
     control_change: Tensor
     """(R, N)"""
     picture: PictureLogits | None = None
+    what: str = "units"
+    """or "directions" """
 
     @property
     def title(self) -> str:
-        what = self.names[0] if len(self.names) == 1 else f"{len(self.names)} of {self.layer}"
+        what = (
+            self.names[0]
+            if len(self.names) == 1
+            else f"{len(self.names)} {self.what} of {self.layer}"
+        )
         how = "silenced" if self.how == "zero" else IN_WORDS[self.how]
         return f"{what} {how} in {self.model_name}"
 

@@ -199,7 +199,8 @@ KINDS = {
         "carry what sets them apart. Of many units and classes some change by chance alone, so "
         "the tests are corrected for their number, and the class that loses most is chosen on "
         "half of the pictures and measured on the other half.",
-        "Effect when silenced: what the accuracy and single classes lose without the unit.",
+        "Effect when silenced: what the accuracy and single classes lose without a unit; of a "
+        "class, the units that it needs.",
     ),
     "grid": Kind(
         "Semantic dictionary",

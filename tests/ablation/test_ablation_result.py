@@ -107,25 +107,25 @@ def test_a_stopped_run_goes_on(mini: Model, tmp_path: Path) -> None:
             raise KeyboardInterrupt
 
     def run(
-        checkpoint: Path | None, progress: Progress | None = None, units: str = "0-299"
+        checkpoint: Path | None, progress: Progress | None = None, units: str = "0-9"
     ) -> Ablation:
         return featviz.ablate(
             mini,
             "fc6",
             data,
             units=units,
-            count=4,
+            count=140,
             how="mean",
             checkpoint=checkpoint,
             progress=progress,
         )
 
-    with pytest.raises(Interrupted, match="kept 1,024 of 1,280"):
+    with pytest.raises(Interrupted, match="kept 3,840 of 4,200"):
         run(tmp_path / "x.partial", stop)
     found = run(tmp_path / "x.partial")
     assert torch.equal(found.logit_change, run(None).logit_change)
     with pytest.raises(UserError, match="another command"):
-        run(tmp_path / "x.partial", units="0-9")
+        run(tmp_path / "x.partial", units="0-8")
 
 
 def test_the_folder(mini: Model, tmp_path: Path) -> None:

@@ -24,6 +24,9 @@ KINDS = {
     "concepts",
     "cards",
     "grid",
+    "ablation",
+    "attribution",
+    "patching",
     "maps",
     "patch",
     "embed",
@@ -101,4 +104,5 @@ def test_a_trunk_without_a_head_takes_the_tour_without_its_answers(
     tour = run_tour(trunk, sample_pictures(2), tmp_path / "run", budget=QUICK)
     assert [t.refused for t in tour.outcomes if t.refused] == []
     kinds = {t.folder.name.partition("-")[0] for t in tour.outcomes}
-    assert kinds == KINDS - {"growth", "eval", "accentuation", "attribute", "attack", "audit"}
+    without = {"classify", "growth", "eval", "accentuation", "attribute", "attack", "audit"}
+    assert kinds == KINDS - without - {"ablation", "attribution", "patching"}
