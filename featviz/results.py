@@ -454,12 +454,12 @@ class Folder:
         for text in (*result.warnings, *inner.warnings):
             self.warn(f"{name}: {text}")
 
-    def _named_classes(self, names: Sequence[str]) -> dict[str, Any]:
+    def _named_classes(self, names: Sequence[str]) -> dict[str, str]:
         """The names of the classes that figures belong to, by their numbers."""
         units = {unit for figure in self.figures for unit in figure["units"]}
         numbers = {unit.removeprefix("logits:") for unit in units if unit.startswith("logits:")}
         found = sorted(int(n) for n in numbers if n.isdecimal() and int(n) < len(names))
-        return {"class_names": {str(n): names[n] for n in found}} if found else {}
+        return {str(n): names[n] for n in found}
 
     def warn(self, text: str) -> None:
         """Add a warning to those of the result itself."""
@@ -483,7 +483,7 @@ class Folder:
             "seconds": made.seconds,
             "numbers": {name: _number_record(n) for name, n in result.numbers().items()},
             **({"requirements": [vars(check) for check in checks]} if checks else {}),
-            **self._named_classes(made.class_names),
+            "class_names": self._named_classes(made.class_names),
             "figures": self.figures,
             "tables": self.tables,
             "arrays": self.arrays_,

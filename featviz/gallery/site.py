@@ -15,6 +15,7 @@ from urllib.parse import quote
 
 from featviz.gallery.kinds import GROUPS, OTHER, Group, Kind, group_of, kind_text
 from featviz.gallery.reader import Entry, Figure, Source, Table, Unreadable, clean
+from featviz.gallery.story import Told, tell
 
 PORTRAITS = ("maximize", "kernels", "examples", "maps")
 """kinds whose pictures can be a unit's portrait, best first"""
@@ -273,6 +274,11 @@ class Site:
         rows = {layer: units for layer, units in square.items() if len(units) >= WALL_FEWEST}
         columns = max(4, min((len(units) for units in rows.values()), default=0))
         return [(at, _spread(units, min(columns, WALL_COLUMNS))) for at, units in rows.items()]
+
+    @property
+    def story(self) -> list[Told]:
+        """One picture followed through the network, as far as there are results."""
+        return list(tell(self.results))
 
     @property
     def hero(self) -> UnitFigure | None:
