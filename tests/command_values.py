@@ -40,6 +40,8 @@ CHEAP: dict[str, list[str]] = {
     "compare": ["alexnet-mini", "alexnet-mini"],
     "circuit": ["conv2:1", "--count", "4", "--depth", "1", "--height", "0"],
     "report": ["."],
+    "grid": ["--layer", "conv1", "--cells", "1", "--groups", "1", "--steps", "1"],
+    "cards": ["."],
 }
 
 # What the options that take text or a path hold. A new option has to be put here.
@@ -48,7 +50,7 @@ KINDS = {
     "pictures": ("data", "validation", "stimuli"),
     "weights": ("weights", "other_weights"),
     "names": ("classes", "class_names", "other_classes", "categories"),
-    "store": ("store", "beside"),
+    "store": ("store", "beside", "concepts"),
     "file": ("statistics", "growth"),
     "out": ("out",),
     "run": ("run", "folders"),
@@ -57,7 +59,7 @@ KINDS = {
     "layer": ("layer", "anchor"),
     "units": ("units",),
     "unit": ("unit",),
-    "class": ("target", "class_name", "right_class"),
+    "class": ("target", "targets", "class_name", "right_class"),
     "eps": ("eps", "eps_l2", "eps_l1", "eps_l0"),
     "choice": (
         "norm",

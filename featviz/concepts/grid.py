@@ -100,6 +100,7 @@ def activation_grid(
     pictures = model.check(picture, single=True)
     if len(pictures) != 1:
         raise UserError(f"{len(pictures)} pictures: a grid is of one; give them one by one")
+    chosen = None if classes is None else [model.class_index(one) for one in classes]
     found = open_concepts(concepts) if isinstance(concepts, str | Path) else concepts
     if found is not None:
         found.check_model(model)
@@ -127,7 +128,6 @@ def activation_grid(
         unit_icons = draw.units(sorted({unit for spot in spots for unit, _ in spot.units}))
         attribution = None
         if not model.headless:
-            chosen = None if classes is None else [model.class_index(one) for one in classes]
             attribution = _attribution(
                 model, place, pictures, values, dictionary, chosen, batch_size
             )
