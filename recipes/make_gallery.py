@@ -1,10 +1,14 @@
 """The committed gallery: the tour with the bundled model and our own pictures, as a site.
 
-    python recipes/make_gallery.py [--out gallery] [--work FOLDER]
+    python recipes/make_gallery.py [--out gallery] [--work FOLDER] [--alexnet FILE --classes FILE]
 
 The results are made in --work (default: a temporary folder), the site replaces --out. It holds only
-pictures that the project made or may redistribute, and stays under 10 MB: figures above 100 kB are
+pictures that the project made or may redistribute, and stays under 12 MB: figures above 100 kB are
 kept in 256 colors (those that `featviz demo` makes are not).
+
+With --alexnet, weights of AlexNet itself, its layers, kernels and maximized pictures are shown too,
+in results that name it. These pictures are our own; its weights are not part of the site. Results
+that are in --work are kept, so a run that was stopped goes on.
 """
 
 from __future__ import annotations
@@ -12,6 +16,8 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from PIL import Image
@@ -20,8 +26,9 @@ import featviz
 from featviz.gallery.build import build_gallery
 from featviz.tour import Budget, Outcome, run_tour
 
-LIMIT, LARGE = 10_000_000, 100_000  # bytes
+LIMIT, LARGE = 12_000_000, 100_000  # bytes
 UNITS, PICTURES = 4, 6  # of a layer and of a kind: as many as the limit allows
+ALEXNET_STEPS, ALEXNET_CLASSES = 128, (0, 36, 189, 100)
 ROOT = Path(__file__).parents[1]
 
 
@@ -29,6 +36,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=ROOT / "gallery")
     parser.add_argument("--work", type=Path, help="keep the results here, and go on from them")
+    parser.add_argument("--alexnet", type=Path, help="weights of AlexNet itself")
+    parser.add_argument("--classes", type=Path, help="names of its classes")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         work = arguments.work or Path(scratch) / "tour"
@@ -39,6 +48,8 @@ def main() -> None:
             budget=Budget(units=UNITS),
             announce=show,
         )
+        if arguments.alexnet is not None:
+            add_alexnet(work, arguments.alexnet, arguments.classes)
         build_gallery(work, arguments.out, overwrite=True)
     for figure in arguments.out.rglob("*.png"):
         if figure.stat().st_size > LARGE:
@@ -47,6 +58,27 @@ def main() -> None:
     print(f"{arguments.out}: {size / 1e6:.1f} MB, made in {tour.seconds:.0f} s")
     if size > LIMIT:
         sys.exit(f"the gallery has {size / 1e6:.1f} MB, more than {LIMIT / 1e6:.0f}")
+
+
+def add_alexnet(work: Path, weights: Path, classes: Path | None) -> None:
+    """Layers, kernels and maximized pictures of AlexNet itself, without pictures of others."""
+    model = featviz.load("alexnet", weights=weights, classes=classes, device="cpu", name="AlexNet")
+    units = {"conv3": range(UNITS), "conv5": range(UNITS), "logits": ALEXNET_CLASSES}
+    steps: dict[str, Callable[[], featviz.results.Result]] = {
+        "layers": lambda: featviz.summarize(model),
+        "kernels-conv1": lambda: featviz.kernel_sheet(model, "conv1"),
+        **{
+            f"maximize-{layer}": partial(
+                featviz.maximize, model, layer, units=list(chosen), steps=ALEXNET_STEPS
+            )
+            for layer, chosen in units.items()
+        },
+    }
+    for name, make in steps.items():
+        folder = work / f"alexnet-{name}"
+        if not (folder / "result.json").is_file():
+            make().save(folder)
+            print(f"  {folder.name}", flush=True)
 
 
 def show(outcome: Outcome) -> None:
