@@ -3,6 +3,17 @@
 The source is page.html, style.css and the scripts in `static`. A page from the disk may load
 neither modules nor data, so the scripts are in the page one after the other within one function,
 words and numbers are a JSON document, and bytes (weights, pictures) are blocks in base64.
+
+The document: `model.name`, `classes`, `input` (channels, size, mean, std), `ops` (op, inputs,
+shape, settings, indices of tensors), `layers` (name, value), `logits` (a value or None),
+`tensors` (shape), `snapshots` (step, top1, tensors: index to index), `gathered` (see `gathered`),
+`pictures` (the part of it by that name), and where they are known `links` (atlas, gallery:
+addresses).
+
+The engine: `Engine.start(document)` with the promises `forward(pixels, {layers, off, weights,
+logits, slot})`, `gradient(pixels, {class})`, `perturb(pixels, {eps, steps, label, towards})`,
+`contributions(pixels, layer, unit, y, x, {off})`, `tensor(index)` and `inputOf(picture)`; null
+means that a later call took its place. tests/small_engine.js is the smallest that does.
 """
 
 from __future__ import annotations

@@ -36,9 +36,6 @@ function short(value) {
 
 const plural = (count, one, many) => `${whole(count)} ${count === 1 ? one : many || one + "s"}`;
 
-/** The first letter large: for class names at the beginning of a sentence. */
-const capital = (text) => text.charAt(0).toUpperCase() + text.slice(1);
-
 const still = matchMedia("(prefers-reduced-motion: reduce)");
 
 /** A group of buttons of which one is pressed. choose(key) presses one without a call. */

@@ -28,13 +28,6 @@ function isDark() {
   return chosen ? chosen === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
 }
 
-/** A color of the ramp for CSS. */
-function rampColor(share) {
-  if (!ramp) readRamp();
-  const value = ramp[Math.round(clamp(share, -1, 1) * SHADES) + SHADES];
-  return `rgb(${value & 255} ${(value >> 8) & 255} ${(value >> 16) & 255})`;
-}
-
 /** Paint height x width values, -limit ... limit, one pixel each; `from` is the first value. */
 function paintMap(canvas, values, height, width, limit, from = 0, count = height * width) {
   if (!ramp) readRamp();
