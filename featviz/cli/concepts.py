@@ -90,7 +90,8 @@ def concepts(
                 f"the activations at {name} take more than {MEMORY / 1e9:.0f} GB; featviz embed "
                 "--positions puts them into a folder, then give --store"
             )
-    folder = output.folder(f"concepts-{file_stem(name)}-{method}")
+    suffix = "" if method == "nmf" else f"-{method}"
+    folder = output.folder(f"concepts-{file_stem(name)}{suffix}")
     with output.progress() as progress:
         if store is None:
             opened = embed(net, pictures, name, positions=taken, seed=seed, progress=progress)

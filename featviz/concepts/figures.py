@@ -19,6 +19,7 @@ _LINES = {
     "singular": ("singular vectors", plotting.BLUE),
     "units": ("single units", plotting.ORANGE),
     "random": ("random directions", "#888888"),
+    "chosen": ("strongest units of each row", plotting.GREEN),
 }
 _PAIRS = 64
 """concepts of the map of pairs: the largest"""
@@ -35,8 +36,8 @@ def draw_concepts(found: Concepts, counts: Sequence[int]) -> Figure:
 
 
 def _draw_explained(ax: Axes, found: Concepts, counts: Sequence[int]) -> None:
-    for name, (label, color) in _LINES.items():
-        row = found.beside[name]
+    for name, row in found.beside.items():
+        label, color = _LINES[name]
         ax.plot(counts, [100 * one.value for one in row], color=color, label=label, marker=".")
         low, high = ([100 * one[i] for one in row] for i in (1, 2))
         ax.fill_between(counts, low, high, color=color, alpha=0.18, linewidth=0)

@@ -108,7 +108,9 @@ def find_concepts(
         rows=(len(train), len(test)),
         held_out=usage(main, test, seed),
         fitted=usage(main, train, seed),
-        beside=beside(moments, test, min(uses, train.channels), seed),
+        beside=beside(
+            moments, test, min(uses, train.channels), seed, chosen=method in {"kmeans", "topk"}
+        ),
         stability=stability(main, again, halves),
     )
 

@@ -3,7 +3,8 @@
 Energy is the sum of squares; what is explained is 1 - |row - decoded|^2 / |row|^2, both summed over
 rows. Beside the dictionary: single units (those of the largest variance), the right singular
 vectors (uncentered PCA, which no other directions of the same number can exceed on the rows they
-are fitted on), and random directions; of these a row takes its projection.
+are fitted on), and random directions; of these a row takes its projection. A method by which every
+row chooses its own few directions has to be compared with as many units that the row chooses, too.
 """
 
 from __future__ import annotations
@@ -74,7 +75,9 @@ def usage(found: Dictionary, sample: Sample, seed: int) -> Usage:
     )
 
 
-def beside(moments: Moments, sample: Sample, most: int, seed: int) -> dict[str, list[Explained]]:
+def beside(
+    moments: Moments, sample: Sample, most: int, seed: int, *, chosen: bool = False
+) -> dict[str, list[Explained]]:
     """What 1, 2, 4 ... `most` other directions explain, by their kind.
 
     Args:
@@ -82,6 +85,7 @@ def beside(moments: Moments, sample: Sample, most: int, seed: int) -> dict[str, 
         sample: The rows on which it is measured.
         most: Numbers of directions as in `numbers_to`.
         seed: Of the random directions, and of the intervals.
+        chosen: Add "chosen": the strongest units of each row.
     """
     channels = sample.channels
     ranked = moments.covariance.diagonal().argsort(descending=True, stable=True)[:most]
@@ -92,12 +96,16 @@ def beside(moments: Moments, sample: Sample, most: int, seed: int) -> dict[str, 
         "singular": moments.singular_vectors(most),
         "random": torch.linalg.qr(random)[0].T,
     }
-    along = {name: torch.zeros(sample.pictures, most, dtype=torch.float64) for name in bases}
+    names = [*bases, *(["chosen"] if chosen else [])]
+    along = {name: torch.zeros(sample.pictures, most, dtype=torch.float64) for name in names}
     whole = torch.zeros(sample.pictures, dtype=torch.float64)
     for rows, owner in sample.blocks():
         whole.index_add_(0, owner, _energy(rows))
         for name, basis in bases.items():
             along[name].index_add_(0, owner, (rows @ basis.float().T).double().square())
+        if chosen:
+            strongest = rows.abs().topk(most, dim=1).values
+            along["chosen"].index_add_(0, owner, strongest.double().square())
     counts = torch.tensor(numbers_to(most))
     return {
         name: [

@@ -26,8 +26,10 @@ Start = Literal["svd", "rows"]
 _CHUNK = 1024
 _TOLERANCE = 1e-4
 """least share of the error by which a pass must lower it"""
-_VISITS, _PASSES = 2_000_000, (8, 100)
+_VISITS, _PASSES = 600_000, (3, 100)
 """rows that all passes together visit at most, but within these numbers of passes"""
+_STARTERS = 20_000
+"""rows from whose singular vectors it starts"""
 
 
 def factorize(
@@ -41,7 +43,8 @@ def factorize(
     """Directions (count, C) >= 0, not scaled, of rows (N, C) >= 0; `seed` mixes the rows."""
     generator = torch.Generator().manual_seed(seed)
     chunks = rows[torch.randperm(len(rows), generator=generator)].split(_CHUNK)
-    directions = _svd_start(rows, count) if start == "svd" else _row_start(chunks, rows, count)
+    some = torch.cat(chunks[: _STARTERS // _CHUNK + 1])
+    directions = _svd_start(some, count) if start == "svd" else _row_start(some, count)
     codes: list[Tensor | None] = [None] * len(chunks)
     inner, outer = torch.zeros(count, count), torch.zeros_like(directions)
     whole = sum(float(chunk.double().square().sum()) for chunk in chunks)
@@ -71,10 +74,9 @@ def factorize(
     return directions
 
 
-def _row_start(chunks: tuple[Tensor, ...], rows: Tensor, count: int) -> Tensor:
-    """Random rows; a little of the mean keeps every unit within reach."""
-    drawn = torch.cat(chunks[: -(-count // _CHUNK)])[:count]
-    return drawn + 0.01 * rows.mean()
+def _row_start(rows: Tensor, count: int) -> Tensor:
+    """The first rows; a little of the mean keeps every unit within reach."""
+    return rows[:count] + 0.01 * rows.mean()
 
 
 def _svd_start(rows: Tensor, count: int) -> Tensor:

@@ -38,6 +38,7 @@ BESIDE = {
     "singular": "singular vectors (PCA without centering), the most that so many directions can "
     "explain where they were fitted",
     "random": "random directions",
+    "chosen": "the strongest units of each row, which chooses them itself",
 }
 
 
@@ -64,7 +65,8 @@ class Concepts(results.Result):
     """how the rows that they were fitted on do"""
     beside: Mapping[str, Sequence[Explained]]
     """what 1, 2, 4 ... "units", "singular" vectors and "random" directions explain of held-out
-    rows, up to as many as a row uses concepts: all of nmf, pca and ica, the active ones of topk"""
+    rows, up to as many as a row uses concepts: all of nmf, pca and ica, the active ones of topk; of
+    topk and kmeans also units that each row has "chosen": its strongest"""
     stability: Mapping[str, Tensor]
     """"seeds" and "halves", each (k,): how alike each concept is found again, see
     `featviz.concepts.measure.stability`"""
@@ -149,9 +151,9 @@ class Concepts(results.Result):
             )
         }
         many = len(self._counts)
-        for name, words in BESIDE.items():
+        for name, row in self.beside.items():
             found[f"{name} explain"] = _explained(
-                self.beside[name][many - 1], f"by {self._counts[-1]} of these: {words}"
+                row[many - 1], f"by {self._counts[-1]} of these: {BESIDE[name]}"
             )
         found["explained where fitted"] = _explained(
             self.fitted.explained, "of the rows that the concepts were fitted on"
@@ -265,7 +267,12 @@ _FACTS = {
     "rows": (schema.COUNT, schema.COUNT),
     "held_out": (_EXPLAINED, float),
     "fitted": (_EXPLAINED, float),
-    "beside": {str: [_EXPLAINED]},
+    "beside": {
+        "units": [_EXPLAINED],
+        "singular": [_EXPLAINED],
+        "random": [_EXPLAINED],
+        "chosen": schema.Maybe([_EXPLAINED]),
+    },
     "model": schema.Maybe(dict),
 }
 _ORIGIN = {
@@ -313,7 +320,9 @@ def open_concepts(folder: str | Path) -> Concepts:
         dictionary=from_tensors(facts["method"], tensors, facts["active"]),
         preparation=facts["preparation"],
         rows=(facts["rows"][0], facts["rows"][1]),
-        beside={name: [Explained(*one) for one in row] for name, row in facts["beside"].items()},
+        beside={
+            name: [Explained(*one) for one in row] for name, row in facts["beside"].items() if row
+        },
         stability=again,
         **used,
     )
