@@ -107,7 +107,7 @@ function fooledView(root, state, {full}) {
     needs: [],
     number: () => enough === null ? ["\u2026", "looking for the smallest change that is enough"]
       : enough === Infinity ? [`more than ${LARGEST} of 255`, "would be needed along this direction: this picture resists"]
-        : [`${enough} of 255`, "is the largest change of any pixel that is needed here, of 255 steps from black to full color"],
+        : [`${enough} of 255`, "is enough along this direction: no pixel changes by more, of 255 steps from black to full color"],
     repaint: () => { if (changed && state.run) draw(state.run.picture); },
     close() { asked++; stop.forEach((one) => one()); },
   };
