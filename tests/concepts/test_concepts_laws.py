@@ -47,6 +47,7 @@ def test_planted_non_negative_directions_are_recovered() -> None:
     assert found.explained.value > 0.98
 
 
+@pytest.mark.long
 def test_topk_recovers_more_directions_than_units() -> None:
     generator = torch.Generator().manual_seed(1)
     directions = torch.nn.functional.normalize(torch.randn(24, 16, generator=generator))
@@ -162,6 +163,7 @@ def test_training_that_was_stopped_gives_the_same_bytes(tmp_path: Path) -> None:
     assert torch.equal(found.stability["halves"], whole.stability["halves"])
 
 
+@pytest.mark.long
 def test_unused_codes_are_revived() -> None:
     rows, _ = parts(800, 24, 12, noise=0.2)
     found = find(rows, "topk", count=64, active=2, steps=400, seeds=1)
