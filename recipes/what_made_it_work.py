@@ -47,7 +47,7 @@ from featviz.training.loop import TrainSettings, train
 
 SIDE = 48  # pixels: half the work of the model's own 64
 TESTED = 100  # pictures a class
-RATES = (0.0025, 0.005, 0.01, 0.02)
+RATES = (0.00125, 0.0025, 0.005, 0.01, 0.02)
 WRONG = 0.25
 """the paper's training error"""
 NONE = Augmentation(area=(1.0, 1.0), aspect=0.0, brightness=0.0, flip=False)
