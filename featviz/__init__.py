@@ -40,6 +40,7 @@ _LAZY_EXPORTS = {
     "bim": "featviz.attacks.pgd",
     "build_atlas": "featviz.atlas.build",
     "build_class_atlas": "featviz.atlas.classes",
+    "build_explorer": "featviz.explorer.build",
     "build_gallery": "featviz.gallery.build",
     "build_report": "featviz.gallery.report",
     "build_index": "featviz.neighbors.exact",
@@ -162,6 +163,7 @@ if TYPE_CHECKING:
     from featviz.embedding.extract import embed_layers as embed_layers
     from featviz.embedding.store import open_store as open_store
     from featviz.errors import UserError as UserError
+    from featviz.explorer.build import build_explorer as build_explorer
     from featviz.from_picture.accentuation import accentuate as accentuate
     from featviz.from_picture.caricature import caricature as caricature
     from featviz.from_picture.deepdream import deepdream as deepdream

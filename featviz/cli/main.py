@@ -35,6 +35,7 @@ from featviz.cli import (
     demo,
     embed,
     eval,
+    explore,
     facets,
     gallery,
     grid,
@@ -82,7 +83,7 @@ COMMANDS: dict[str, tuple[ModuleType, ...]] = {
         universal,
     ),
     "Train": (train, eval, compare),
-    "Show": (demo, gallery, report),
+    "Show": (demo, explore, gallery, report),
 }
 """the groups of `featviz --help`; a module is named like its command, with _ for -"""
 

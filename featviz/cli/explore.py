@@ -1,0 +1,74 @@
+"""`featviz explore`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from featviz.cli import options
+from featviz.types import Count
+
+
+def explore(
+    *,
+    data: options.Data = None,
+    weights: Annotated[
+        Literal["float16", "int8"],
+        typer.Option("--weights", help="How the page has them; int8 halves the page."),
+    ] = "float16",
+    rank: Annotated[
+        int | None,
+        typer.Option(
+            "--rank",
+            min=1,
+            help="Large fully connected layers as products of this rank, for small pages.",
+        ),
+    ] = None,
+    run: Annotated[
+        Path | None,
+        typer.Option(
+            "--results",
+            metavar="FOLDER",
+            help="Results of this model, from which pictures of units are taken.",
+        ),
+    ] = None,
+    snapshots: Annotated[
+        Path | None,
+        typer.Option(
+            "--snapshots", metavar="FILE", help="First-layer kernels during its training."
+        ),
+    ] = None,
+    count: Annotated[
+        Count, typer.Option("--count", help="At most so many pictures, evenly spread.")
+    ] = 400,
+    seed: options.Seed = 0,
+    model: options.ModelOptions,
+    output: options.OutputOptions,
+) -> None:
+    """Make a page in which the model itself runs: one HTML file to open, keep or mail.
+
+    Drop a picture on it and follow it through the network: kernels, maps, classes, neighbors,
+    units, the map of all pictures, training, and what fools it. Nothing leaves the machine.
+
+    Example: featviz explore --out run/explorer
+    """
+    from featviz.cli.run import open_data
+    from featviz.explorer.build import build_explorer
+
+    folder = output.folder("explorer")
+    net = model.load()
+    with output.progress() as progress:
+        result = build_explorer(
+            net,
+            open_data(data),
+            weights=weights,
+            rank=rank,
+            run=run,
+            snapshots=snapshots,
+            count=count,
+            seed=seed,
+            progress=progress,
+        )
+    output.finish(result, folder)

@@ -1,0 +1,206 @@
+"""`build_explorer`: one HTML file in which a model itself runs.
+
+Comes in: a model, pictures, results of the same model, snapshots of its training. Goes out:
+`Explorer`, whose page holds the network's operations and weights and everything it shows.
+"""
+
+from __future__ import annotations
+
+import io
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+from torch import Tensor
+
+from featviz import results
+from featviz.arguments import Bounds
+from featviz.data.datasets import Pictures, batches
+from featviz.data.from_python import Data, as_pictures
+from featviz.data.samples import sample_pictures
+from featviz.errors import UserError, public
+from featviz.explorer.gathered import MOST, Gathered, gather
+from featviz.explorer.page import render_page
+from featviz.explorer.program import Program
+from featviz.explorer.result import Drift, Explorer
+from featviz.explorer.trace import trace
+from featviz.explorer.weights import Block, Rounding, low_rank, store
+from featviz.kernels.snapshots import read_snapshots
+from featviz.models.layers import activations
+from featviz.models.load import bundled
+from featviz.models.model import Model
+from featviz.pictures.images import from_pillow, open_image
+from featviz.statistics import share
+from featviz.types import Count, Progress, Seed
+
+ENGINE = ("client.js", "reading.js")
+WORKER = ("tensors.js", "arithmetic.js", "products.js", "operations.js", "network.js", "worker.js")
+"""files of `engine`, in the order in which they are evaluated"""
+
+Rank = Annotated[int, Bounds(1, 100_000)]
+
+
+@public
+def build_explorer(
+    model: Model,
+    data: Data | None = None,
+    *,
+    weights: Rounding = "float16",
+    rank: Rank | None = None,
+    run: str | Path | None = None,
+    snapshots: str | Path | None = None,
+    count: Count = MOST,
+    atlas: str | None = None,
+    seed: Seed = 0,
+    progress: Progress | None = None,
+) -> Explorer:
+    """A page in which the model runs: one HTML file without a server or a network.
+
+    Args:
+        model: Of convolutions, matrices, batch norm, LRN, pools, activations, sums, products and
+            concatenations.
+        data: Pictures that are offered and among which neighbors are searched; default: the bundled
+            ones.
+        weights: How the page has them: "float16", or "int8" with a scale an output unit, which
+            halves the page.
+        rank: Matrices that become smaller by it are the product of two of this rank: for large
+            fully connected layers. The drift says what it costs.
+        run: A folder of results of this model, from which pictures of units are taken.
+        snapshots: A file of first-layer kernels during training, as `featviz.train` keeps them;
+            default: those of alexnet-mini for the bundled model, else none.
+        count: Of more pictures an even sample is taken.
+        atlas: Address of an atlas page, as the page links to it.
+        seed: Of the map of pictures.
+        progress: Called with (done, total, text).
+
+    Returns:
+        The page, its size, and how far its network is from the model on the pictures.
+
+    Raises:
+        UserError: An operation that the page cannot run, no picture that can be read, snapshots of
+            another first layer.
+
+    Example:
+        >>> featviz.build_explorer(featviz.load()).save("run/explorer")
+    """
+    started = time.perf_counter()
+    pictures = as_pictures(sample_pictures() if data is None else data)
+    program = trace(model)
+    if rank is not None:
+        program = low_rank(program, rank)
+    block, ops, rounded = store(program, weights)
+    drift = _drift(model, rounded, pictures.spread(min(count, 200)))
+    found = gather(model, pictures, run=run, most=count, seed=seed, progress=progress)
+    found.document["drift"] = drift.text(weights, rank)
+    kept = _snapshots(model.name, program, ops, block, snapshots)
+    layers = [
+        {"name": layer.name, "value": i, "shape": _shape(program, model, i)}
+        for layer, i in program.layers.items()
+        if layer.name
+    ]
+    how = model.preprocessing
+    document: dict[str, Any] = {
+        "model": {"name": model.name, "sha256": model.sha256},
+        "classes": [name.partition(",")[0] for name in model.classes or ()],
+        "input": {
+            "channels": how.channels,
+            "size": how.size,
+            "resize": how.resize,
+            "mean": how.mean,
+            "std": how.std,
+            "interpolation": how.interpolation,
+        },
+        "ops": ops,
+        "layers": layers,
+        "logits": program.logits,
+        "tensors": block.entries,
+        "snapshots": kept,
+        "gathered": found.document,
+        "pictures": found.document.get("pictures"),
+        "links": {"atlas": atlas} if atlas else {},
+    }
+    blocks = {"weights": bytes(block.content), **found.blocks}
+    page = render_page(document, blocks, engine=_script(ENGINE), worker=_script(WORKER))
+    return Explorer(
+        origin=results.origin(
+            model,
+            parameters={"weights": weights, "rank": rank, "count": count, "snapshots": len(kept)},
+            started=started,
+            data=pictures,
+            seed=seed,
+        ),
+        warnings=pictures.left_out.notes,
+        model_name=model.name,
+        page=page,
+        operations=len(ops),
+        weights=len(block.content),
+        rounding=weights,
+        drift=drift,
+        samples=_samples(found),
+    )
+
+
+def _script(files: tuple[str, ...]) -> str:
+    folder = Path(__file__).parent / "engine"
+    return "\n".join((folder / name).read_text(encoding="utf-8") for name in files)
+
+
+def _shape(program: Program, model: Model, value: int) -> tuple[int, ...]:
+    if value:
+        return program.operations[value - 1].shape
+    return (model.preprocessing.channels, *model.preprocessing.size)
+
+
+def _drift(model: Model, program: Program, pictures: Pictures) -> Drift:
+    """How far a program's logits are from the model's, on pictures."""
+    same, count, largest, size = 0, 0, 0.0, 1e-30
+    value = program.logits or max(program.layers.values())
+    last = list(program.layers)[-1].name
+    for batch in batches(pictures, model.preprocessing, batch_size=16):
+        seen = batch.images.to(model.device)
+        with torch.no_grad():
+            own = (
+                model(seen)
+                if program.logits is not None
+                else activations(model, seen, [last])[last]
+            )
+        ours = program.run(batch.images)[value].flatten(1)
+        own = own.float().cpu().flatten(1)
+        same += int((own.argmax(1) == ours.argmax(1)).sum())
+        count += len(own)
+        largest = max(largest, float((own - ours).abs().max()))
+        size = max(size, float(own.abs().max()))
+    return Drift(share(same, count), largest / size)
+
+
+def _snapshots(
+    name: str,
+    program: Program,
+    ops: list[dict[str, Any]],
+    block: Block,
+    file: str | Path | None,
+) -> list[dict[str, Any]]:
+    """Moments of the training: which tensors then stand for the first kernels."""
+    found = read_snapshots(bundled("alexnet-mini.kernels") if file is None else Path(file))
+    first = next((i for i, one in enumerate(program.operations) if one.kind == "conv"), None)
+    own = torch.empty(0) if first is None else program.operations[first].weights["weight"]
+    fits = own.shape == found.kernels.shape[1:]
+    if file is None and not (fits and torch.allclose(own, found.kernels[-1], atol=1e-2)):
+        return []
+    if first is None or not fits:
+        raise UserError(
+            f"{file} has kernels of shape {tuple(found.kernels.shape[1:])}, {name} begins "
+            "with others; give the snapshots of its own training"
+        )
+    weight = str(ops[first]["weight"])
+    return [
+        {"step": step, "top1": top1, "tensors": {weight: block.rounded(kernels, "float16")[0]}}
+        for kernels, step, top1 in zip(found.kernels, found.steps, found.top1, strict=True)
+    ]
+
+
+def _samples(found: Gathered) -> list[Tensor]:
+    """The pictures to begin with, decoded."""
+    listed = found.document.get("samples", [])
+    return [from_pillow(open_image(io.BytesIO(found.blocks[one["block"]]))) for one in listed]

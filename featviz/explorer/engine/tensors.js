@@ -1,0 +1,49 @@
+// Weights from the page's block: float32, float16 or int8 with a scale a row, as float32.
+
+function halves() {
+  // The float32 of every float16.
+  const table = new Float32Array(65536);
+  for (let bits = 0; bits < 65536; bits++) {
+    const exponent = (bits >> 10) & 31, fraction = bits & 1023;
+    const size = exponent === 0 ? fraction * 2 ** -24
+      : exponent === 31 ? (fraction ? NaN : Infinity)
+      : (1 + fraction / 1024) * 2 ** (exponent - 15);
+    table[bits] = bits & 32768 ? -size : size;
+  }
+  return table;
+}
+
+class Tensors {
+  constructor(entries, bytes) {
+    this.entries = entries;
+    this.bytes = bytes;
+    this.table = null;
+  }
+
+  shape(index) {
+    return this.entries[index].shape;
+  }
+
+  // The values of a stored tensor, row after row; null for none.
+  floats(index) {
+    if (index === null || index === undefined) return null;
+    const { shape, type, start, scale } = this.entries[index];
+    const count = shape.reduce((a, b) => a * b, 1);
+    const stored = this.stored(type, start, count);
+    if (scale === null || scale === undefined) return Float32Array.from(stored);
+    const scales = this.floats(scale), row = count / shape[0];
+    const values = new Float32Array(count);
+    for (let i = 0, at = 0; i < shape[0]; i++)
+      for (const end = at + row; at < end; at++) values[at] = stored[at] * scales[i];
+    return values;
+  }
+
+  stored(type, start, count) {
+    const buffer = this.bytes.buffer, offset = this.bytes.byteOffset + start;
+    if (type === "f32") return new Float32Array(buffer, offset, count);
+    if (type === "i8") return new Int8Array(buffer, offset, count);
+    const words = new Uint16Array(buffer, offset, count);
+    this.table ??= halves();
+    return Float32Array.from(words, (bits) => this.table[bits]);
+  }
+}

@@ -1,0 +1,44 @@
+// The worker: takes {id, method, args} or {cancel: id}, answers {id, result} or {id, error}.
+
+let network = null;
+const cancelled = new Set();
+
+// Lets messages in, at most every 20 ms; throws where the call was cancelled meanwhile.
+function pauses(id) {
+  let last = performance.now();
+  return async () => {
+    if (performance.now() - last > 20) {
+      await new Promise((resolve) => setTimeout(resolve));
+      last = performance.now();
+    }
+    if (cancelled.delete(id)) throw new Error("cancelled");
+  };
+}
+
+const METHODS = {
+  start(pause, data, text) {
+    const letters = atob(text), bytes = new Uint8Array(letters.length);
+    for (let i = 0; i < letters.length; i++) bytes[i] = letters.charCodeAt(i);
+    network = new Network(data, bytes, arithmetic);
+    return { arithmetic: network.memory.arithmetic.constructor.name };
+  },
+  forward: (pause, pixels, options) => network.forward(pixels, options, pause),
+  gradient: (pause, pixels, target, options) => network.gradient(pixels, target, options, pause),
+  perturb: (pause, pixels, options) => network.perturb(pixels, options, pause),
+  contributions: (pause, ...args) => network.contributions(...args, pause),
+  tensor: (pause, index) => network.tensors.floats(index),
+  times: () => network.last.times,
+};
+
+self.onmessage = async ({ data: { id, method, args, cancel } }) => {
+  if (cancel !== undefined) {
+    cancelled.add(cancel);
+    return;
+  }
+  try {
+    self.postMessage({ id, result: await METHODS[method](pauses(id), ...args) });
+  } catch (error) {
+    self.postMessage({ id, error: error.message });
+  }
+  cancelled.delete(id);
+};
