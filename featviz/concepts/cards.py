@@ -26,8 +26,9 @@ from featviz.concepts.parts import like_layer, parts_of, rows_of
 from featviz.concepts.patches import Patches, find_patches
 from featviz.concepts.result import Concepts, open_concepts
 from featviz.data.from_python import Data, as_pictures
+from featviz.descriptions.activations import describe_activations
 from featviz.engine import Piece, map_pieces
-from featviz.errors import public
+from featviz.errors import UserError, public
 from featviz.maximization.maximize import maximize_directions
 from featviz.models.frozen import frozen
 from featviz.models.layers import activations
@@ -37,8 +38,11 @@ from featviz.types import BatchSize, Count, Progress, Seed, Steps, Top
 
 if TYPE_CHECKING:
     from featviz.data.datasets import Pictures
+    from featviz.descriptions.result import Descriptions
     from featviz.models.model import Layer, Model
 
+_SHUFFLES = 200
+"""searches under shuffled labels, for descriptions"""
 _COMPARED = 200
 """pictures whose scores are compared with those of the maximized pictures"""
 
@@ -66,7 +70,8 @@ def concept_cards(
     Args:
         model: The model that the concepts are of. Without a head nothing is said of classes.
         concepts: As `find_concepts` gives them, or their folder.
-        pictures: What `as_pictures` takes; labels are not used.
+        pictures: What `as_pictures` takes. Those with labels also describe the concepts
+            (`describe_activations`, of the largest code of each picture).
         classes: Whose concepts are ranked, by name or index; default: the six that the model
             predicts most often on these pictures.
         count: At most so many pictures are searched, evenly spread.
@@ -144,9 +149,10 @@ def concept_cards(
                 engine,
                 progress,
             )
+    described, notes = _described(model, found, data, seen, seed)
     return ConceptCards(
         origin=results.origin(model, parameters=parameters, started=started, data=data, seed=seed),
-        warnings=_warnings(model, found, seen),
+        warnings=(*_warnings(model, found, seen), *notes),
         model_name=model.name,
         layer=place.name,
         names=found.names,
@@ -160,7 +166,32 @@ def concept_cards(
         effects=effects,
         together=rank_correlations(seen.largest.T, seen.largest.T).float(),
         importance=ranked,
+        descriptions=described,
     )
+
+
+def _described(
+    model: Model, found: Concepts, data: Pictures, seen: Patches, seed: int
+) -> tuple[Descriptions | None, list[str]]:
+    """The classes that each concept's largest codes tell apart, for pictures with labels."""
+    if not data.classes:
+        return None, []
+    labels = [data.folders[row] for row in seen.rows.tolist()]
+    known = zip(data.folders, data.labels(model), strict=True)
+    words = {name: model.class_name(index) for name, index in known if index is not None}
+    try:
+        made = describe_activations(
+            seen.largest,
+            labels,
+            units=found.names,
+            subject=f"concepts of {found.layer}",
+            class_names=words,
+            permutations=_SHUFFLES,
+            seed=seed,
+        )
+    except UserError as error:
+        return None, [f"concepts are not described by classes: {error}"]
+    return made, []
 
 
 def _warnings(model: Model, found: Concepts, seen: Patches) -> tuple[str, ...]:

@@ -23,6 +23,8 @@ def draw_card(cards: ConceptCards, concept: int) -> Figure:
     changes = cards.changes(concept)
     page = plotting.Page(_WIDTH, 2.05 + (0.22 * _BARS + 0.28 if changes else 0))
     page.text(0.1, 0.17, cards.names[concept], weight="bold", fontsize=9)
+    described = _short(cards.described(concept), 24)
+    page.text(0.1 + 0.088 * len(cards.names[concept]) + 0.12, 0.17, described, fontsize=8.5)
     words = f"strong in {100 * float(cards.strong[concept]):.0f}% of the pictures"
     page.text(_WIDTH - 0.1, 0.17, words, fontsize=8, ha="right", color=plotting.FAINT)
     page.picture(0.1, 0.36, _ICON, cards.icons.images[concept])
@@ -70,6 +72,8 @@ def draw_overview(cards: ConceptCards) -> Figure:
     for row in rows:
         y = 0.3 + row * (side + 0.06)
         page.text(left - 0.08, y + side / 2, cards.names[row], fontsize=8, ha="right")
+        described = _short(cards.described(row), 22)
+        page.text(left - 0.08, y + side / 2 + 0.17, described, fontsize=7, ha="right")
         page.picture(left, y, side, cards.icons.images[row])
         for i, patch in enumerate(cards.shown(row)[:6]):
             x = left + side + 0.1 + i * (side + 0.05)

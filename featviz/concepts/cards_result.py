@@ -19,6 +19,7 @@ from featviz.statistics import middle
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from featviz.descriptions.result import Descriptions
     from featviz.maps.top_patches_result import Place
     from featviz.maximization.result import Maximized
 
@@ -97,6 +98,8 @@ class ConceptCards(results.Result):
     together: Tensor
     """(k, k): rank correlation over pictures of the concepts' largest codes"""
     importance: tuple[ClassConcepts, ...]
+    descriptions: Descriptions | None = None
+    """of pictures with labels: the classes that each concept's largest codes tell apart"""
 
     @property
     def title(self) -> str:
@@ -104,7 +107,15 @@ class ConceptCards(results.Result):
 
     @property
     def parts(self) -> Mapping[str, results.Result]:
-        return {"pictures": self.icons}
+        described = {} if self.descriptions is None else {"descriptions": self.descriptions}
+        return {"pictures": self.icons, **described}
+
+    def described(self, concept: int) -> str:
+        """The class or group of classes that describes a concept; "" where none does."""
+        if self.descriptions is None:
+            return ""
+        chosen = self.descriptions.units[concept].chosen
+        return chosen.words if chosen else ""
 
     def shown(self, concept: int) -> Tensor:
         """(n, 3, P, P): the patches of a concept, faded where it is not."""

@@ -125,6 +125,16 @@ def test_cards_are_saved_and_name_the_pages_of_concepts_and_classes(
     assert list(table.unit[:1]) == [f"logits:{cards.importance[0].target}"]
 
 
+def test_pictures_with_labels_describe_their_concept() -> None:
+    pictures, truth = _pictures()
+    model = featviz.wrap(Colors(), input_size=SIDE, classes=["red", "green", "blue"])
+    data = featviz.as_pictures(pictures, [str(color) for color, _, _ in truth])
+    cards = featviz.concept_cards(
+        model, _concepts(model, "act", pictures), data, patches=2, class_pictures=1, steps=1
+    )
+    assert [cards.described(i) for i in range(3)] == ["red", "green", "blue"]
+
+
 def test_the_same_call_gives_the_same_numbers_and_goes_on_from_its_checkpoint(
     planted: tuple[ConceptCards, list[tuple[int, int, int]]], tmp_path: Path
 ) -> None:
