@@ -56,6 +56,7 @@ _LAZY_EXPORTS = {
     "deepdream": "featviz.from_picture.deepdream",
     "deepfool": "featviz.attacks.deepfool",
     "describe_activations": "featviz.descriptions.activations",
+    "describe_units": "featviz.descriptions.units",
     "draw_facets": "featviz.maximization.facets",
     "embed": "featviz.embedding.extract",
     "embed_layers": "featviz.embedding.extract",
@@ -158,6 +159,7 @@ if TYPE_CHECKING:
     from featviz.data.labeled import read_batch as read_batch
     from featviz.data.samples import sample_pictures as sample_pictures
     from featviz.descriptions.activations import describe_activations as describe_activations
+    from featviz.descriptions.units import describe_units as describe_units
     from featviz.embedding.activations import activations as activations
     from featviz.embedding.extract import embed as embed
     from featviz.embedding.extract import embed_layers as embed_layers

@@ -32,6 +32,7 @@ from featviz.concepts.find import find_concepts
 from featviz.concepts.grid import activation_grid
 from featviz.concepts.result import Concepts
 from featviz.data.datasets import Pictures, batches
+from featviz.descriptions.units import describe_units
 from featviz.embedding.extract import embed
 from featviz.embedding.store import Store
 from featviz.errors import UserError
@@ -384,6 +385,21 @@ def _unit_steps(s: Subject) -> Iterator[Step]:
             progress=progress,
         ),
     )
+    if s.labeled is not None:
+        for layer, units in [first, *deeper[-1:]]:
+            yield (
+                f"describe-{results.file_stem(layer)}",
+                partial(
+                    describe_units,
+                    model,
+                    s.labeled,
+                    layer,
+                    units=units,
+                    permutations=200,
+                    seed=s.seed,
+                    progress=progress,
+                ),
+            )
     for layer, units in deeper[-1:]:
         yield (
             "circuit",

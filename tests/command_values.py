@@ -13,7 +13,7 @@ from PIL import Image
 
 from featviz.arguments import Bounds, bare, bounds
 from featviz.cli.main import COMMANDS
-from featviz.cli.options import describe
+from featviz.cli.options import describe_options
 
 # A cheap run of each command; the option that is tried comes after these and so replaces them.
 CHEAP: dict[str, list[str]] = {
@@ -38,6 +38,7 @@ CHEAP: dict[str, list[str]] = {
     "demo": ["--quick"],
     "gallery": ["."],
     "compare": ["alexnet-mini", "alexnet-mini"],
+    "describe": ["conv2", "--units", "0-3", "--permutations", "60"],
     "circuit": ["conv2:1", "--count", "4", "--depth", "1", "--height", "0"],
     "report": ["."],
     "grid": ["--layer", "conv1", "--cells", "1", "--groups", "1", "--steps", "1"],
@@ -51,10 +52,10 @@ KINDS = {
     "weights": ("weights", "other_weights"),
     "names": ("classes", "class_names", "other_classes", "categories"),
     "store": ("store", "beside", "concepts"),
-    "file": ("statistics", "growth"),
+    "file": ("statistics", "growth", "groups", "vocabulary"),
     "out": ("out",),
     "run": ("run", "folders"),
-    "model": ("model", "other", "against", "first", "second"),
+    "model": ("model", "text_model", "other", "against", "first", "second"),
     "device": ("device",),
     "layer": ("layer", "anchor"),
     "units": ("units",),
@@ -162,7 +163,7 @@ def all_options() -> list[Option]:
     for modules in COMMANDS.values():
         for module in modules:
             command = module.__name__.rpartition(".")[2]
-            for name, one in describe(getattr(module, command)).items():
+            for name, one in describe_options(getattr(module, command)).items():
                 option = Option(command, name, one.spelling, one.kind)
                 if option.kinds != (bool,):
                     found.append(option)

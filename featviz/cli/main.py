@@ -33,6 +33,7 @@ from featviz.cli import (
     concepts,
     corrupt,
     demo,
+    describe,
     embed,
     eval,
     explore,
@@ -51,7 +52,7 @@ from featviz.cli import (
     train,
     universal,
 )
-from featviz.cli.options import describe, expanded
+from featviz.cli.options import describe_options, expanded
 from featviz.errors import UserError, system_text
 from featviz.memory import lacks_memory, shortage
 
@@ -72,6 +73,7 @@ COMMANDS: dict[str, tuple[ModuleType, ...]] = {
         attribute_layer,
         grid,
         circuit,
+        describe,
     ),
     "Space (activations of a data set)": (embed, neighbors, atlas, concepts, cards),
     "Break (units, attacks, corruptions)": (
@@ -231,7 +233,7 @@ def options_of(words: Sequence[str]) -> list[str]:
     """The names of the options that the command of a command line has."""
     modules = {_name(module): module for group in COMMANDS.values() for module in group}
     command = next((modules[word] for word in words if word in modules), None)
-    return [] if command is None else list(describe(getattr(command, _name(command))))
+    return [] if command is None else list(describe_options(getattr(command, _name(command))))
 
 
 def _interrupt(*_: Any) -> NoReturn:

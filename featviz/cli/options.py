@@ -356,7 +356,7 @@ class Described:
     """the parameter of the command that is a bundle, and its class"""
 
 
-def describe(command: Callable[..., None]) -> dict[str, Described]:
+def describe_options(command: Callable[..., None]) -> dict[str, Described]:
     """The options and arguments of a command, those of its bundles among them."""
     found: dict[str, Described] = {}
     for name, parameter in _parameters(command).items():
@@ -380,7 +380,7 @@ def _described(parameter: inspect.Parameter, field_of: tuple[str, type[Any]] | N
 
 def expanded(command: Callable[..., None]) -> Callable[..., None]:
     """The command with the fields of its bundles as options of their own."""
-    options = describe(command)
+    options = describe_options(command)
 
     @functools.wraps(command)
     def run(**given: Any) -> None:

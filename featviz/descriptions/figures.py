@@ -1,19 +1,16 @@
-"""Figures of descriptions: a layer's summary, and a unit's values inside and outside of its set."""
+"""Figures of descriptions: a layer's summary."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from torch import Tensor
-
 from featviz import plotting
+from featviz.descriptions.unit_svg import KIND_COLORS
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from featviz.descriptions.result import Descriptions, UnitDescription
-
-_COLORS = {"class": plotting.BLUE, "group": plotting.ORANGE, "pair": plotting.GREEN}
+    from featviz.descriptions.result import Descriptions
 
 
 def draw_summary(found: Descriptions) -> Figure:
@@ -23,7 +20,7 @@ def draw_summary(found: Descriptions) -> Figure:
     ranked = [(one, one.best) for one in found.units]
     best = [(one, match) for one, match in ranked if match is not None]
     best.sort(key=lambda pair: -pair[1].auroc)
-    for kind, color in _COLORS.items():
+    for kind, color in KIND_COLORS.items():
         for described, label in ((True, f"{kind}, beyond chance"), (False, "")):
             at = [
                 (i, match.auroc)
@@ -46,7 +43,7 @@ def draw_summary(found: Descriptions) -> Figure:
             [match.false_alarm_rate],
             [match.hit_rate],
             s=size,
-            color=_COLORS[match.kind],
+            color=KIND_COLORS[match.kind],
             alpha=0.6,
             linewidths=0,
         )
@@ -54,35 +51,3 @@ def draw_summary(found: Descriptions) -> Figure:
     right.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
     plotting.lines(right, xlabel="false-alarm rate (larger: more is right)", ylabel="hit rate")
     return figure
-
-
-def draw_unit(one: UnitDescription, examples: Tensor | None = None) -> Figure:
-    """The values on the pictures of the set and on all others, and where it is highest."""
-    match = one.best
-    assert match is not None
-    page = plotting.Page(6.4, 2.3 if examples is None else 3.15)
-    ax = page.axes(0.55, 0.12, 5.7, 1.6)
-    bins = len(one.inside)
-    width = (one.high - one.low) / bins
-    at = [one.low + (i + 0.5) * width for i in range(bins)]
-    for counts, color, label in (
-        (one.outside, plotting.FAINT, f"the {match.others:,} others"),
-        (one.inside, _COLORS[match.kind], f"{match.pictures:,} of {match.words}"),
-    ):
-        ax.bar(
-            at,
-            (counts / counts.sum().clamp(min=1)).tolist(),
-            width,
-            color=color,
-            alpha=0.55,
-            label=label,
-        )
-    ax.axvline(match.threshold, color=plotting.RED, linewidth=1, label="best threshold")
-    ax.legend(fontsize=7, frameon=False)
-    plotting.lines(ax, xlabel="value of the unit", ylabel="share of pictures", points=8)
-    if examples is not None:
-        side = 5.7 / max(6, len(examples))
-        for i, picture in enumerate(examples):
-            cell = page.axes(0.55 + i * side, 2.22, side - 0.05, side - 0.05)
-            plotting.show_image(cell, picture.float() / 255)
-    return page.figure

@@ -10,12 +10,16 @@ from typing import TYPE_CHECKING, ClassVar
 from torch import Tensor
 
 from featviz import results
-from featviz.descriptions.figures import draw_summary, draw_unit
+from featviz.descriptions.figures import draw_summary
+from featviz.descriptions.unit_svg import unit_figure
 from featviz.results import significant
 from featviz.statistics import share
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+    from featviz.descriptions.text_names import TextNames
+    from featviz.descriptions.tuning_result import Tuning
 
 SIGNIFICANT = 0.05
 """q below which a description is given"""
@@ -152,12 +156,20 @@ class Descriptions(results.Result):
     sets: Mapping[str, int]
     """how many classes and groups were searched"""
     permutations: int
+    tuning: Tuning | None = None
+    """drawn stimuli that the units prefer"""
+    text_names: TextNames | None = None
+    """names in the opinion of another model"""
     examples: Mapping[str, Tensor] = field(default_factory=dict)
     """pictures on which a unit is highest, by unit: (k, 3, h, w) uint8"""
 
     @property
     def title(self) -> str:
         return f"Descriptions of {self.subject}"
+
+    @property
+    def parts(self) -> Mapping[str, results.Result]:
+        return {"tuning": self.tuning} if self.tuning else {}
 
     @property
     def described(self) -> list[UnitDescription]:
@@ -221,7 +233,7 @@ class Descriptions(results.Result):
         for one in self.described:
             folder.figure(
                 f"units/{results.file_stem(one.unit)}.svg",
-                draw_unit(one, self.examples.get(one.unit)),
+                unit_figure(one, self.examples.get(one.unit)),
                 caption=f"{one.unit}: {one.sentence}.",
                 alt=f"Values of {one.unit} on {one.words} and on other pictures",
                 units=[one.unit],
@@ -264,6 +276,17 @@ class Descriptions(results.Result):
             ],
             caption="The best class, group and pair of each unit, whether beyond chance or not.",
         )
+
+        if self.text_names is not None:
+            told = self.text_names
+            yield results.Table(
+                "text_names.csv",
+                ("unit", "word", "score", "p"),
+                [(n.unit, n.word, significant(n.score), significant(n.p)) for n in told.names],
+                caption=f"The opinion of another model, {told.model}, not a property of this "
+                f"network: the best of {told.words:,} words for the {told.pictures} pictures on "
+                "which each unit is highest; p: how often random pictures get a word as good.",
+            )
 
     def plot(self) -> Figure:
         return draw_summary(self)

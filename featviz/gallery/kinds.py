@@ -39,7 +39,17 @@ GROUPS = (
         "What its units respond to",
         "Patterns that activate single units, from edges in the first layer to objects in the "
         "last.",
-        ("kernels", "maximize", "facets", "interpolation", "examples", "circuit", "ablation"),
+        (
+            "kernels",
+            "maximize",
+            "facets",
+            "interpolation",
+            "examples",
+            "describe",
+            "tuning",
+            "circuit",
+            "ablation",
+        ),
     ),
     Group(
         "One picture through the network",
@@ -171,6 +181,23 @@ KINDS = {
         "in common is what the unit responds to. The maximized picture of the same unit should "
         "exaggerate it.",
         "The patches of real pictures that activate the unit most.",
+    ),
+    "describe": Kind(
+        "Descriptions",
+        "Which word fits a unit? Every class, every group of classes and pairs of them were tried: "
+        "AUROC is the probability that a picture of the set gives a higher value than another one "
+        "(50% is chance, 100% perfect). The best of many tries looks good by luck, so the search "
+        "was repeated with shuffled labels, and only what luck does not explain is named. A unit "
+        "that prefers fish is no fish detector: hit rate, false-alarm rate and the share of right "
+        "findings say how far its value alone would find them.",
+        "What describes the unit in words, if anything does.",
+    ),
+    "tuning": Kind(
+        "Tuning curves",
+        "Stripes, colors, curved edges and discs of stripes were drawn where the unit looks, one "
+        "property varied at a time, as in experiments on cells of the visual cortex. The top of a "
+        "curve is what the unit prefers; a narrow curve means that it responds to little else.",
+        "How the unit depends on drawn stripes, colors, curves and sizes.",
     ),
     "circuit": Kind(
         "Circuits",

@@ -53,10 +53,25 @@ def make(name: str) -> tuple[nn.Module, str]:
         UserError: if there is no such file or function, it needs arguments or fails (with the line
             of the file), or it returns no module.
     """
+    made, short = returned(name)
+    if not isinstance(made, nn.Module) and not hasattr(made, "graph_signature"):
+        raise UserError(
+            f"{name} returned a {type(made).__name__}; it must return a torch.nn.Module, or "
+            "what featviz.wrap(module, mean=..., std=...) makes of one"
+        )
+    return made, short
+
+
+def returned(name: str) -> tuple[Any, str]:
+    """Whatever the function of "FILE.py:FUNCTION" returns, or a module; a short name.
+
+    Raises:
+        UserError: if there is no such file or function, it needs arguments or fails.
+    """
     file, _, called = name.rpartition(":") if not name.endswith(".py") else (name, "", "")
     path = Path(file)
     if not path.is_file():
-        raise UserError(f"{file}: no such file; --model takes FILE.py:FUNCTION")
+        raise UserError(f"{file}: no such file; write FILE.py:FUNCTION")
     with _import_path(path), redirect_stdout(sys.stderr):
         module = _imported(path)
         own = [
@@ -72,11 +87,6 @@ def make(name: str) -> tuple[nn.Module, str]:
             hint = nearest(called, own) or f"; {has}"
             raise UserError(f"{file} has no function {called!r}{hint}")
         made = function if isinstance(function, nn.Module) else _called(path, called, function)
-    if not isinstance(made, nn.Module) and not hasattr(made, "graph_signature"):
-        raise UserError(
-            f"{name} returned a {type(made).__name__}; it must return a torch.nn.Module, or "
-            "what featviz.wrap(module, mean=..., std=...) makes of one"
-        )
     return made, f"{path.stem}:{called}"
 
 
