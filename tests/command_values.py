@@ -43,21 +43,26 @@ CHEAP: dict[str, list[str]] = {
     "report": ["."],
     "grid": ["--layer", "conv1", "--cells", "1", "--groups", "1", "--steps", "1"],
     "cards": ["."],
+    "concepts": ["fc7", "--count", "2"],
+    "ablate": ["fc7:0", "--count", "4"],
+    "attribute-layer": ["fc7", "--steps", "1"],
+    "patch-activations": ["one.png", "other.png"],
+    "explore": ["--count", "8"],
 }
 
 # What the options that take text or a path hold. A new option has to be put here.
 KINDS = {
-    "picture": ("pictures", "picture"),
+    "picture": ("pictures", "picture", "source", "base"),
     "pictures": ("data", "validation", "stimuli"),
     "weights": ("weights", "other_weights"),
     "names": ("classes", "class_names", "other_classes", "categories"),
-    "store": ("store", "beside", "concepts"),
-    "file": ("statistics", "growth", "groups", "vocabulary"),
+    "store": ("store", "beside", "concepts", "directions"),
+    "file": ("statistics", "growth", "groups", "vocabulary", "snapshots"),
     "out": ("out",),
     "run": ("run", "folders"),
     "model": ("model", "text_model", "other", "against", "first", "second"),
     "device": ("device",),
-    "layer": ("layer", "anchor"),
+    "layer": ("layer", "layers", "anchor", "expand"),
     "units": ("units",),
     "unit": ("unit",),
     "class": ("target", "targets", "class_name", "right_class"),
@@ -162,9 +167,9 @@ def all_options() -> list[Option]:
     found = []
     for modules in COMMANDS.values():
         for module in modules:
-            command = module.__name__.rpartition(".")[2]
-            for name, one in describe_options(getattr(module, command)).items():
-                option = Option(command, name, one.spelling, one.kind)
+            function = module.__name__.rpartition(".")[2]
+            for name, one in describe_options(getattr(module, function)).items():
+                option = Option(function.replace("_", "-"), name, one.spelling, one.kind)
                 if option.kinds != (bool,):
                     found.append(option)
     return found

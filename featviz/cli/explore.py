@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from featviz.cli import options
-from featviz.types import Count
+from featviz.types import Count, Rank
 
 
 def explore(
@@ -19,10 +19,9 @@ def explore(
         typer.Option("--weights", help="How the page has them; int8 halves the page."),
     ] = "float16",
     rank: Annotated[
-        int | None,
+        Rank | None,
         typer.Option(
             "--rank",
-            min=1,
             help="Large fully connected layers as products of this rank, for small pages.",
         ),
     ] = None,

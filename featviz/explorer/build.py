@@ -9,13 +9,12 @@ from __future__ import annotations
 import io
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from featviz import results
-from featviz.arguments import Bounds
 from featviz.data.datasets import Pictures, batches
 from featviz.data.from_python import Data, as_pictures
 from featviz.data.samples import sample_pictures
@@ -32,13 +31,11 @@ from featviz.models.load import bundled
 from featviz.models.model import Model
 from featviz.pictures.images import from_pillow, open_image
 from featviz.statistics import share
-from featviz.types import Count, Progress, Seed
+from featviz.types import Count, Progress, Rank, Seed
 
 ENGINE = ("client.js", "reading.js")
 WORKER = ("tensors.js", "arithmetic.js", "products.js", "operations.js", "network.js", "worker.js")
 """files of `engine`, in the order in which they are evaluated"""
-
-Rank = Annotated[int, Bounds(1, 100_000)]
 
 
 @public

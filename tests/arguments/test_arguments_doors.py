@@ -106,7 +106,7 @@ def test_every_number_of_the_public_functions_and_settings_has_bounds() -> None:
         if name != "return" and _members(kind) & {int, float} and bounds(kind) is None
     ]
     # Units, classes and radii have bounds that depend on the model or on the norm.
-    known = {"eps", "target", "units", "baseline", "keys", "icon_side", "output"}
+    known = {"eps", "target", "against", "units", "baseline", "keys", "icon_side", "output"}
     assert [one for one in free if one.partition(".")[2] not in known] == []
 
 

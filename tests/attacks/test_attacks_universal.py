@@ -342,7 +342,7 @@ def test_a_patch_leaves_model_and_random_state_and_can_be_saved(
     assert all(p.grad is None for p in model.parameters())
     document = results.read_result(found.save(tmp_path / "run"))
     assert document["kind"] == "adversarial-patch"
-    assert {f["file"] for f in document["figures"]} == {"pictures.png", "rates.svg", "patch.png"}
+    assert {f["file"] for f in document["figures"]} == {"pictures.svg", "rates.svg", "patch.png"}
 
 
 @pytest.mark.parametrize(

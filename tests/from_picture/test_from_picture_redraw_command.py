@@ -57,7 +57,7 @@ def test_a_picture_is_drawn_again(
     document = json.loads(capsys.readouterr().out)
     assert document["kind"] == kind
     assert document["seed"] == 0
-    assert (out / f"{kind}.png").is_file()
+    assert (out / f"{kind}.svg").is_file()
     assert featviz_size(out / "pictures" / f"{file}.png") == (64, 64)
     recorded = read_entry(out, "out").command
     assert recorded.startswith(f"featviz redraw '{given.name}' {words[0]} {words[1]}")
