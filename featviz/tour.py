@@ -36,6 +36,8 @@ from featviz.descriptions.units import describe_units
 from featviz.embedding.extract import embed
 from featviz.embedding.store import Store
 from featviz.errors import UserError
+from featviz.explorer.build import build_explorer
+from featviz.explorer.weights import Rounding
 from featviz.from_picture.accentuation import accentuate
 from featviz.from_picture.inversion import invert
 from featviz.gallery.build import build_gallery
@@ -87,6 +89,8 @@ class Budget:
     audit_steps: int = 60
     check_steps: int = 30
     square_queries: int = 50
+    explorer: Rounding = "float16"
+    """how the page in which the model runs has its weights"""
 
 
 QUICK = Budget(
@@ -110,8 +114,13 @@ QUICK = Budget(
     audit_steps=20,
     check_steps=10,
     square_queries=20,
+    explorer="int8",
 )
 """seconds instead of minutes"""
+
+LARGE, RANK = 12_000_000, 128
+"""a model of more weights is in its page as 8-bit numbers, and its largest matrices as products of
+this rank"""
 
 
 Step = tuple[str, Callable[[], results.Result]]
@@ -169,7 +178,9 @@ def run_tour(
     """
     started = time.perf_counter()
     folder = Path(out)
-    subject = Subject(model, pictures, budget or Budget(), seed, class_names or {}, progress)
+    subject = Subject(
+        model, pictures, folder, budget or Budget(), seed, class_names or {}, progress
+    )
     outcomes = []
     for name, make in tour_steps(subject):
         outcomes.append(_run(make, subject, folder / name, overwrite=overwrite))
@@ -213,6 +224,8 @@ class Subject:
 
     model: Model
     pictures: Pictures
+    folder: Path
+    """of the results"""
     budget: Budget
     seed: int
     class_names: Mapping[str, str]
@@ -323,9 +336,13 @@ class Subject:
 
 
 def tour_steps(subject: Subject) -> Iterator[Step]:
-    """All steps in order: the model, its units, single pictures, the feature space, robustness."""
+    """All steps in order: the model, its units, single pictures, the feature space, robustness.
+
+    The page in which the model runs is last: it takes pictures of units from the results before it.
+    """
     for part in (_model_steps, _unit_steps, _picture_steps, _space_steps, _robustness_steps):
         yield from part(subject)
+    yield "explorer", partial(_explorer, subject)
 
 
 def _model_steps(s: Subject) -> Iterator[Step]:
@@ -560,4 +577,17 @@ def _robustness_steps(s: Subject) -> Iterator[Step]:
             seed=s.seed,
             progress=s.progress,
         ),
+    )
+
+
+def _explorer(s: Subject) -> results.Result:
+    large = sum(weight.numel() for weight in s.model.parameters()) > LARGE
+    return build_explorer(
+        s.model,
+        s.compared,
+        weights="int8" if large else s.budget.explorer,
+        rank=RANK if large else None,
+        run=s.folder,
+        seed=s.seed,
+        progress=s.progress,
     )

@@ -28,7 +28,7 @@ from featviz.tour import Budget, Outcome, run_tour
 
 LIMIT, LARGE = 12_000_000, 100_000  # bytes
 UNITS, PICTURES = 4, 6  # of a layer and of a kind: as many as the limit allows
-ALEXNET_STEPS, ALEXNET_CLASSES = 128, (0, 36, 189, 100)
+ALEXNET_STEPS, ALEXNET_CLASSES = 128, (0, 36, 60, 100, 145, 189)
 ROOT = Path(__file__).parents[1]
 
 
@@ -45,12 +45,13 @@ def main() -> None:
             featviz.load("alexnet-mini", device="cpu"),
             featviz.sample_pictures(PICTURES),
             work,
-            budget=Budget(units=UNITS),
+            budget=Budget(units=UNITS, explorer="int8"),
             announce=show,
         )
+        first = "AlexNet" if arguments.alexnet is not None else None
         if arguments.alexnet is not None:
             add_alexnet(work, arguments.alexnet, arguments.classes)
-        build_gallery(work, arguments.out, overwrite=True)
+        build_gallery(work, arguments.out, first=first, overwrite=True)
     for figure in arguments.out.rglob("*.png"):
         if figure.stat().st_size > LARGE:
             Image.open(figure).convert("RGB").quantize(256).save(figure, optimize=True)
@@ -63,7 +64,9 @@ def main() -> None:
 def add_alexnet(work: Path, weights: Path, classes: Path | None) -> None:
     """Layers, kernels and maximized pictures of AlexNet itself, without pictures of others."""
     model = featviz.load("alexnet", weights=weights, classes=classes, device="cpu", name="AlexNet")
-    units = {"conv3": range(UNITS), "conv5": range(UNITS), "logits": ALEXNET_CLASSES}
+    count = len(ALEXNET_CLASSES)
+    units = {layer: tuple(range(count)) for layer in ("conv2", "conv3", "conv5")}
+    units["logits"] = ALEXNET_CLASSES
     steps: dict[str, Callable[[], featviz.results.Result]] = {
         "layers": lambda: featviz.summarize(model),
         "kernels-conv1": lambda: featviz.kernel_sheet(model, "conv1"),

@@ -28,6 +28,10 @@ def gallery(
     title: Annotated[
         str | None, typer.Option("--title", help='Heading; default: "Inside" and the model.')
     ] = None,
+    first: Annotated[
+        str | None,
+        typer.Option("--first", metavar="MODEL", help="The model that is shown first, of several."),
+    ] = None,
     with_arrays: Annotated[
         bool, typer.Option("--with-arrays", help="Copy arrays (.npz) too; they may be large.")
     ] = False,
@@ -44,7 +48,9 @@ def gallery(
     from featviz.gallery.build import build_gallery
     from featviz.gallery.reader import MARK
 
-    site = build_gallery(run, out, title=title, with_arrays=with_arrays, overwrite=overwrite)
+    site = build_gallery(
+        run, out, title=title, first=first, with_arrays=with_arrays, overwrite=overwrite
+    )
     about = json.loads((site / MARK).read_text(encoding="utf-8"))
     if as_json:
         print(json.dumps({"folder": str(site)} | about, ensure_ascii=False, indent=1))

@@ -62,6 +62,7 @@ def build_gallery(
     out: str | Path | None = None,
     *,
     title: str | None = None,
+    first: str | None = None,
     with_arrays: bool = False,
     overwrite: bool = False,
 ) -> Path:
@@ -74,6 +75,7 @@ def build_gallery(
         folder: holds result folders, at any depth.
         out: folder of the site; default `gallery` inside `folder`.
         title: heading of the overview; default "Inside" and the model's name.
+        first: name of the model that is shown first, of several; default: that of most results.
         with_arrays: copy arrays (.npz) into the site, too; they may be large.
         overwrite: replace an existing gallery; nothing else is ever replaced.
 
@@ -97,13 +99,13 @@ def build_gallery(
         raise UserError(
             f"{root} has no results; make some first, as with: featviz kernels --out {root}/kernels"
         )
-    site = plan_site(entries, left_out, title)
+    site = plan_site(entries, left_out, title, first)
     with folders.whole(target, overwrite=overwrite) as temporary:
         for result in site.results:
             folder = temporary / "results" / result.slug
             _copy_files(result, folder, with_arrays)
             for page in result.entry.pages:
-                _link_units(folder / page.file, site, 2 + page.file.count("/"))
+                _link_page(folder / page.file, site, result, 2 + page.file.count("/"))
         shutil.copytree(_HERE / "static", temporary / "static", copy_function=shutil.copyfile)
         _write_pages(site, temporary, with_arrays)
         results.write_json(temporary / MARK, _document(site))
@@ -127,7 +129,10 @@ def _document(site: Site) -> dict[str, Any]:
             }
             for e in site.results
         ],
-        "units": [{"unit": u.name, "page": u.page} for u in site.units],
+        "units": [
+            {"unit": u.name, "page": u.page} | ({"model": u.model} if u.model else {})
+            for u in site.units
+        ],
         "left_out": [{"folder": u.name, "reason": u.reason} for u in site.left_out],
     }
 
@@ -141,17 +146,24 @@ def _copy_files(result: ResultPage, target: Path, with_arrays: bool) -> None:
         shutil.copyfile(entry.folder / file, target / file)
 
 
-def _link_units(page: Path, site: Site, depth: int) -> None:
-    """Tell a page of a result that asks for it where the units' pages are."""
-    text = page.read_bytes()
-    if _ASKS in text:
-        units = {unit.name: "../" * depth + unit.page for unit in site.units}
-        addresses = json.dumps(units).replace("<", "\\u003c").encode()
-        page.write_bytes(text.replace(_ASKS, _ASKS.replace(b"{}", addresses), 1))
-
-
-_ASKS = b'<script type="application/json" id="unit-pages">{}</script>'
-"""an element of a page that takes the addresses of the units' pages by their names"""
+def _link_page(page: Path, site: Site, result: ResultPage, depth: int) -> None:
+    """Tell a page of a result that asks for it where the units' pages, overview and atlas are."""
+    up, text = "../" * depth, page.read_bytes()
+    atlas = [
+        up + other.href(file.file)
+        for other in site.results
+        if other.entry.kind == "atlas" and other.entry.model == result.entry.model
+        for file in other.entry.pages
+    ]
+    asked = {
+        "unit-pages": {name: up + unit.page for name, unit in site.units_of(result.model).items()},
+        "site": {"gallery": f"{up}index.html"} | ({"atlas": atlas[0]} if atlas else {}),
+    }
+    for name, addresses in asked.items():
+        element = f'<script type="application/json" id="{name}">{{}}</script>'
+        filled = element.replace("{}", json.dumps(addresses).replace("<", "\\u003c"))
+        text = text.replace(element.encode(), filled.encode(), 1)
+    page.write_bytes(text)
 
 
 def _write_pages(site: Site, target: Path, with_arrays: bool) -> None:
@@ -160,8 +172,6 @@ def _write_pages(site: Site, target: Path, with_arrays: bool) -> None:
         "site": site,
         "version": __version__,
         "with_arrays": with_arrays,
-        "pages": {unit.name: unit.page for unit in site.units},
-        "units": {unit.name: unit for unit in site.units},
         "table_rows": TABLE_ROWS,
         "rows_on_page": ROWS_ON_PAGE,
     }
@@ -180,6 +190,7 @@ def _write_pages(site: Site, target: Path, with_arrays: bool) -> None:
             result.page,
             result=result,
             entry=result.entry,
+            pages={name: unit.page for name, unit in site.units_of(result.model).items()},
             summary=summarize_entry(result.entry),
             before=before,
             after=after,
@@ -191,6 +202,7 @@ def _write_pages(site: Site, target: Path, with_arrays: bool) -> None:
             "unit.html",
             unit.page,
             unit=unit,
+            units=site.units_of(unit.model),
             before=before,
             after=after,
             same=_same_channel(site, unit),
@@ -210,13 +222,15 @@ def _same_channel(site: Site, unit: UnitPage) -> list[UnitPage]:
     return [
         u
         for u in site.units
-        if u.label == unit.label and u.layer != unit.layer and layer_key(u.layer)[:2] == key[:2]
+        if (u.model, u.label) == (unit.model, unit.label)
+        and u.layer != unit.layer
+        and layer_key(u.layer)[:2] == key[:2]
     ]
 
 
 def _near(site: Site, unit: UnitPage, reach: int = 4) -> list[UnitPage]:
     """The units beside it in its layer, itself included."""
-    layer = dict(site.layers)[unit.layer]
+    layer = [u for u in site.units if u.layer_slug == unit.layer_slug]
     at = layer.index(unit)
     start = max(0, min(at - reach, len(layer) - 2 * reach - 1))
     return layer[start : start + 2 * reach + 1]

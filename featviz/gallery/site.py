@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median_high
 from urllib.parse import quote
 
+from featviz.errors import UserError
 from featviz.gallery.kinds import GROUPS, OTHER, Group, Kind, group_of, kind_text
 from featviz.gallery.reader import Entry, Figure, Source, Table, Unreadable, clean
 from featviz.gallery.story import Told, tell
@@ -39,6 +40,8 @@ class ResultPage:
     slug: str
     kind: Kind
     group: Group
+    model: str
+    """whose units it shows, as in `UnitPage`"""
 
     @property
     def page(self) -> str:
@@ -122,8 +125,10 @@ class UnitFigure:
 
 @dataclass(frozen=True)
 class UnitPage:
-    """A unit and everything that the results show of it."""
+    """A unit of a model and everything that the results show of it."""
 
+    model: str
+    """the name of its model; "" in a site with units of one model only"""
     name: str
     layer: str
     label: str
@@ -249,6 +254,8 @@ class Site:
     results: tuple[ResultPage, ...]
     units: tuple[UnitPage, ...]
     left_out: tuple[Unreadable, ...]
+    models: tuple[Source, ...]
+    """that the results were made from, most used first"""
 
     @property
     def chapters(self) -> list[tuple[Group, list[ResultPage]]]:
@@ -257,23 +264,33 @@ class Site:
         return [(group, results) for group, results in pairs if results]
 
     @property
-    def layers(self) -> list[tuple[str, list[UnitPage]]]:
-        """Units by layer, first layer first."""
-        found: dict[str, list[UnitPage]] = {}
+    def layers(self) -> list[tuple[str, list[tuple[str, list[UnitPage]]]]]:
+        """Units by model and by layer, first layer first."""
+        found: dict[str, dict[str, list[UnitPage]]] = {}
         for unit in self.units:
-            found.setdefault(unit.layer, []).append(unit)
-        return list(found.items())
+            found.setdefault(unit.model, {}).setdefault(unit.layer, []).append(unit)
+        return [(model, list(layers.items())) for model, layers in found.items()]
+
+    def units_of(self, model: str) -> dict[str, UnitPage]:
+        """The units of a model by their names: "conv5:12"."""
+        return {unit.name: unit for unit in self.units if unit.model == model}
 
     @property
     def wall(self) -> list[tuple[str, list[UnitPage]]]:
-        """The portraits on the overview: a row a layer, first to last, of about equal length."""
-        square = {
-            layer: [u for u in units if u.portrait and _is_square(u.portrait)]
-            for layer, units in self.layers
-        }
-        rows = {layer: units for layer, units in square.items() if len(units) >= WALL_FEWEST}
-        columns = max(4, min((len(units) for units in rows.values()), default=0))
-        return [(at, _spread(units, min(columns, WALL_COLUMNS))) for at, units in rows.items()]
+        """The portraits on the overview: a row a layer, first to last, of about equal length.
+
+        Of the first model that has them.
+        """
+        for _, layers in self.layers:
+            square = [
+                (layer, [u for u in units if u.portrait and _is_square(u.portrait)])
+                for layer, units in layers
+            ]
+            rows = [(layer, units) for layer, units in square if len(units) >= WALL_FEWEST]
+            columns = max(4, min((len(units) for _, units in rows), default=0))
+            if rows:
+                return [(at, _spread(units, min(columns, WALL_COLUMNS))) for at, units in rows]
+        return []
 
     @property
     def story(self) -> list[Told]:
@@ -289,11 +306,6 @@ class Site:
             key=lambda s: (_rank(s.result.entry.kind, HERO_ORDER), s.figure.plot),
             default=None,
         )
-
-    @property
-    def models(self) -> list[Source]:
-        """The models that the results were made from, most used first."""
-        return _most_used(e.entry.model for e in self.results)
 
     @property
     def data(self) -> list[Source]:
@@ -339,17 +351,62 @@ def _rank(kind: str, order: Sequence[str]) -> int:
 
 
 def plan_site(
-    entries: Sequence[Entry], left_out: Sequence[Unreadable], title: str | None = None
+    entries: Sequence[Entry],
+    left_out: Sequence[Unreadable],
+    title: str | None = None,
+    first: str | None = None,
 ) -> Site:
-    """Order the results, name their pages and collect the figures and rows of each unit."""
+    """Order the results, name their pages and collect the figures and rows of each unit.
+
+    Raises:
+        UserError: No result is of the model `first`.
+    """
+    models = _most_used(e.model for e in entries)
+    if first is not None and first not in {m.name for m in models}:
+        names = ", ".join(m.name for m in models) or "none of any"
+        raise UserError(f"no result is of the model {first!r}; there are results of: {names}")
+    models.sort(key=lambda m: m.name != first)
     kinds = [kind for group in GROUPS for kind in group.kinds]
-    ordered = sorted(entries, key=lambda e: (_rank(e.kind, kinds), e.kind, natural(e.name)))
-    slugs = _Slugs()
-    results = tuple(
-        ResultPage(e, slugs.take(e.name), kind_text(e.kind), group_of(e.kind)) for e in ordered
+    ordered = sorted(
+        entries,
+        key=lambda e: (
+            _rank(e.kind, kinds),
+            e.kind,
+            first is not None and _owner(e, models) != models[0],
+            natural(e.name),
+        ),
     )
-    title = clean(title or "") or _title(_most_used(e.model for e in ordered))
-    return Site(title, results, tuple(_units(results)), tuple(left_out))
+    slugs, names = _Slugs(), _model_names(entries, models)
+    results = tuple(
+        ResultPage(
+            e,
+            slugs.take(e.name),
+            kind_text(e.kind),
+            group_of(e.kind),
+            names.get(_owner(e, models), ""),
+        )
+        for e in ordered
+    )
+    title = clean(title or "") or _title(models)
+    return Site(title, results, tuple(_units(results, names)), tuple(left_out), tuple(models))
+
+
+def _owner(entry: Entry, models: Sequence[Source]) -> Source | None:
+    """The model of a result: its own, else the one that its parameters name."""
+    named = entry.parameters.get("model")
+    return entry.model or next((one for one in models if one.name == named), None)
+
+
+def _model_names(entries: Sequence[Entry], models: Sequence[Source]) -> dict[Source | None, str]:
+    """The different names of the models that have units; none where it is one model only."""
+    owners = {_owner(e, models) for e in entries if any(figure.units for figure in e.figures)}
+    shown = [one for one in models if one in owners]
+    if len(shown) < 2:
+        return {}
+    often = Counter(one.name for one in shown)
+    return {
+        one: one.name if often[one.name] == 1 else f"{one.name} {one.sha256[:10]}" for one in shown
+    }
 
 
 def _title(models: Sequence[Source]) -> str:
@@ -361,24 +418,34 @@ def _title(models: Sequence[Source]) -> str:
     return f"Inside {names[0]} and {len(names) - 1} other models"
 
 
-def _units(results: Sequence[ResultPage]) -> Iterator[UnitPage]:
+def _units(results: Sequence[ResultPage], names: Mapping[Source | None, str]) -> Iterator[UnitPage]:
+    """The units of each model, of the first model first."""
+    slugs, layer_slugs = _Slugs(), _Slugs()
+    for model in dict.fromkeys((*names.values(), "")):
+        mine = [result for result in results if result.model == model]
+        yield from _units_of(model, mine, slugs, layer_slugs)
+
+
+def _units_of(
+    model: str, results: Sequence[ResultPage], slugs: _Slugs, layer_slugs: _Slugs
+) -> Iterator[UnitPage]:
     figures: defaultdict[tuple[str, str], list[UnitFigure]] = defaultdict(list)
     for result in results:
         for figure in result.entry.figures:
             for name in figure.units:
                 layer, _, label = name.partition(":")
                 figures[layer, label].append(UnitFigure(result, figure))
-    slugs, layer_slugs = _Slugs(), _Slugs()
     layers: dict[str, str] = {}
     for layer, label in sorted(figures, key=lambda u: (layer_key(u[0]), natural(u[1]), u)):
         name = f"{layer}:{label}"
         if layer not in layers:
-            layers[layer] = layer_slugs.take(layer)
+            layers[layer] = layer_slugs.take(f"{model} {layer}")
+        slug = slugs.take(f"{model} {name}")
         chapters = list(_chapters(results, name, figures[layer, label]))
         connected = [
             _connections(results, name, *ends) for ends in (_UNIT_INPUT, _UNIT_INPUT[::-1])
         ]
-        yield UnitPage(name, layer, label, slugs.take(name), layers[layer], chapters, *connected)
+        yield UnitPage(model, name, layer, label, slug, layers[layer], chapters, *connected)
 
 
 _UNIT_INPUT = ("unit", "input")

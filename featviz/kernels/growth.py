@@ -157,6 +157,7 @@ def kernel_growth(
     number = min(columns, last + 1)
     parameters = {
         "snapshots": path.name,
+        "model": path.name.split(".")[0],
         "units": chosen,
         "rows": rows,
         "columns": columns,

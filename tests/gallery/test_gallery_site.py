@@ -428,6 +428,34 @@ def test_pages_with_the_same_name_do_not_overwrite_each_other(tmp_path: Path) ->
     assert len({u["page"] for u in about["units"]}) == 3
 
 
+def test_units_of_two_models_have_pages_of_their_own(tmp_path: Path) -> None:
+    """Of the same name; a result that names a model in its parameters belongs to it."""
+    for model, results in (("small", 1), ("large", 2)):
+        for number in range(results):
+            write_result(
+                tmp_path / "run" / f"{model}-{number}",
+                figures=[figure(f"{model}-{number}.png", ("conv5:0",))],
+                model={"name": model, "sha256": model},
+            )
+    write_result(
+        tmp_path / "run" / "growth",
+        figures=[figure("growth.png", ("conv5:0",))],
+        parameters={"model": "small"},
+    )
+    site = build_gallery(tmp_path / "run", first="small")
+    units = json.loads((site / "gallery.json").read_text())["units"]
+    assert [(u["model"], u["unit"]) for u in units] == [("small", "conv5:0"), ("large", "conv5:0")]
+    small, large = (site / u["page"] for u in units)
+    assert _zoomed(small) == {"Alt of small-0.png", "Alt of growth.png"}
+    assert _zoomed(large) == {"Alt of large-0.png", "Alt of large-1.png"}
+    assert "of large" in Page(large).words
+    for result, unit in (("small-0", small), ("large-1", large), ("growth", small)):
+        assert f"../units/{unit.name}" in leaves(site / "results" / f"{result}.html")
+    follow_addresses(site)
+    with pytest.raises(UserError, match=r"no result is of the model 'huge'; .*: large, small$"):
+        build_gallery(tmp_path / "run", first="huge", overwrite=True)
+
+
 def test_only_a_gallery_is_replaced_and_only_when_asked(tmp_path: Path) -> None:
     run = tmp_path / "run"
     write_result(run / "kernels")

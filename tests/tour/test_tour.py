@@ -37,6 +37,7 @@ KINDS = {
     "attribute",
     "attack",
     "audit",
+    "explorer",
 }
 
 
@@ -106,3 +107,16 @@ def test_a_trunk_without_a_head_takes_the_tour_without_its_answers(
     kinds = {t.folder.name.partition("-")[0] for t in tour.outcomes}
     without = {"classify", "growth", "eval", "accentuation", "attribute", "attack", "audit"}
     assert kinds == KINDS - without - {"ablation", "attribution", "patching"}
+
+
+@pytest.mark.slow
+def test_the_explorer_shows_the_units_of_the_tour_and_leads_to_the_gallery(
+    quick_tour: Tour,
+) -> None:
+    made = quick_tour.outcomes[-1].folder / "explorer.html"
+    assert 'id="block-conv5-0-made"' in made.read_text()
+    shown = (quick_tour.gallery / "results" / "explorer" / "explorer.html").read_text()
+    site = json.loads(shown.partition('id="site">')[2].partition("<")[0])
+    for address in site.values():
+        assert (quick_tour.gallery / "results" / "explorer" / address).is_file(), address
+    assert set(site) == {"gallery", "atlas"}

@@ -15,6 +15,7 @@ function openBlocks() {
 
 async function openPage() {
   const data = JSON.parse(textOf("data")), blocks = openBlocks();
+  data.links = {...data.links, ...JSON.parse(textOf("site")), units: JSON.parse(textOf("unit-pages"))};
   const main = document.querySelector("main"), aside = document.querySelector("#picture");
   themeButton(document.querySelector("#theme"), () => { ramp = null; if (page) page.repaint(); });
   let page = null, state;
