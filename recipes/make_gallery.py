@@ -3,8 +3,9 @@
     python recipes/make_gallery.py [--out gallery] [--work FOLDER] [--alexnet FILE --classes FILE]
 
 The results are made in --work (default: a temporary folder), the site replaces --out. It holds only
-pictures that the project made or may redistribute, and stays under 12 MB: figures above 100 kB are
-kept in 256 colors (those that `featviz demo` makes are not).
+pictures that the project made or may redistribute, and stays under 12 MB: figures above 20 kB are
+kept in 256 colors, and photographs within plots as JPEG of at most 160 pixels (those that
+`featviz demo` makes are not).
 
 With --alexnet, weights of AlexNet itself, its layers, kernels and maximized pictures are shown too,
 in results that name it. These pictures are our own; its weights are not part of the site. Results
@@ -14,6 +15,9 @@ that are in --work are kept, so a run that was stopped goes on.
 from __future__ import annotations
 
 import argparse
+import base64
+import io
+import re
 import sys
 import tempfile
 from collections.abc import Callable
@@ -26,7 +30,9 @@ import featviz
 from featviz.gallery.build import build_gallery
 from featviz.tour import Budget, Outcome, run_tour
 
-LIMIT, LARGE = 12_000_000, 100_000  # bytes
+LIMIT, LARGE = 12_000_000, 20_000  # bytes
+SHARP, WIDEST = 48, 160  # pixels: smaller pictures within figures stay exact, larger ones shrink
+PICTURE = re.compile(r"data:image/png;base64,\s*([A-Za-z0-9+/=\s]+)")
 UNITS, PICTURES = 4, 6  # of a layer and of a kind: as many as the limit allows
 ALEXNET_STEPS, ALEXNET_CLASSES = 128, (0, 36, 60, 100, 145, 189)
 ROOT = Path(__file__).parents[1]
@@ -55,10 +61,27 @@ def main() -> None:
     for figure in arguments.out.rglob("*.png"):
         if figure.stat().st_size > LARGE:
             Image.open(figure).convert("RGB").quantize(256).save(figure, optimize=True)
+    for figure in (*arguments.out.rglob("*.svg"), *arguments.out.rglob("*.html")):
+        text = figure.read_text(encoding="utf-8")
+        figure.write_text(PICTURE.sub(smaller, text), encoding="utf-8")
     size = sum(p.stat().st_size for p in arguments.out.rglob("*") if p.is_file())
     print(f"{arguments.out}: {size / 1e6:.1f} MB, made in {tour.seconds:.0f} s")
     if size > LIMIT:
         sys.exit(f"the gallery has {size / 1e6:.1f} MB, more than {LIMIT / 1e6:.0f}")
+
+
+def smaller(picture: re.Match[str]) -> str:
+    """A picture within a figure as a JPEG, where that is much smaller."""
+    content = base64.b64decode(picture[1])
+    shown = Image.open(io.BytesIO(content))
+    if min(shown.size) < SHARP or min(shown.convert("RGBA").getchannel("A").tobytes()) < 255:
+        return picture[0]
+    shown.thumbnail((WIDEST, WIDEST), Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    shown.convert("RGB").save(buffer, "JPEG", quality=80, optimize=True)
+    if 2 * len(buffer.getvalue()) > len(content):
+        return picture[0]
+    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
 def add_alexnet(work: Path, weights: Path, classes: Path | None) -> None:

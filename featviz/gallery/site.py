@@ -363,8 +363,8 @@ def plan_site(
     """
     models = _most_used(e.model for e in entries)
     if first is not None and first not in {m.name for m in models}:
-        names = ", ".join(m.name for m in models) or "none of any"
-        raise UserError(f"no result is of the model {first!r}; there are results of: {names}")
+        known = ", ".join(m.name for m in models) or "none"
+        raise UserError(f"no result is of the model {first!r}; there are results of: {known}")
     models.sort(key=lambda m: m.name != first)
     kinds = [kind for group in GROUPS for kind in group.kinds]
     ordered = sorted(
@@ -376,19 +376,20 @@ def plan_site(
             natural(e.name),
         ),
     )
-    slugs, names = _Slugs(), _model_names(entries, models)
+    slugs = _Slugs()
+    owners = _model_names(entries, models)
     results = tuple(
         ResultPage(
             e,
             slugs.take(e.name),
             kind_text(e.kind),
             group_of(e.kind),
-            names.get(_owner(e, models), ""),
+            owners.get(_owner(e, models), ""),
         )
         for e in ordered
     )
     title = clean(title or "") or _title(models)
-    return Site(title, results, tuple(_units(results, names)), tuple(left_out), tuple(models))
+    return Site(title, results, tuple(_units(results, owners)), tuple(left_out), tuple(models))
 
 
 def _owner(entry: Entry, models: Sequence[Source]) -> Source | None:

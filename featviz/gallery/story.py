@@ -29,6 +29,8 @@ class Step:
     """the same step in the explorer"""
     last: bool = False
     """of several results the one of the deepest layer"""
+    fixed: tuple[str, Number] | None = None
+    """what is counted here, where no result says it"""
 
 
 STEPS = (
@@ -37,6 +39,7 @@ STEPS = (
         "For each pixel the network gets three numbers: how much red, green and blue.",
         ("classify",),
         "numbers",
+        fixed=("numbers for each pixel", Number(3, "", "red, green and blue, from 0 to 1")),
     ),
     Step(
         "A small window slides over it and compares",
@@ -119,6 +122,6 @@ def tell(results: tuple[ResultPage, ...]) -> Iterator[Told]:
         if not shown:
             continue
         main = shown[-1 if step.last else 0]
-        number = next(iter(main.entry.numbers.items()), None)
+        number = step.fixed or next(iter(main.entry.numbers.items()), None)
         explorer = f"{pages[0]}#{step.place}" if pages else ""
         yield Told(step, main, number, tuple(r for r in found if r is not main)[:4], explorer)
