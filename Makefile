@@ -6,8 +6,10 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# faiss-cpu and faiss-gpu install the same folder: one or the other.
-FAISS := $(shell nvidia-smi >/dev/null 2>&1 && echo gpu || echo cpu)
+# faiss-cpu and faiss-gpu install the same folder: one or the other. torch 2.13 is built for CUDA 13,
+# which needs driver 580: with an older one torch computes on the CPU, and FAISS should, too.
+DRIVER := $(shell nvidia-smi --query-gpu=driver_version --format=csv,noheader 2>/dev/null | cut -d. -f1 | head -n 1)
+FAISS := $(shell test "$(DRIVER)" -ge 580 2>/dev/null && echo gpu || echo cpu)
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .PHONY: demo test lint types pytest pytest-narrow pytest-long format docs docs-pictures gallery benchmarks \

@@ -11,7 +11,8 @@ _TEXTS = re.compile(
     r"not enough memory|out of memory|can(no|')t allocate memory|unable to allocate|bad_alloc|"
     r"storage size calculation overflowed|invalid buffer size|exceeds.* maximum .*buffer size|"
     r"(cublas_status|cudnn_status|cufft|cusolver_status|cusparse_status)_alloc_failed|"
-    r"alloc_failed|array is too big|maximum allowed dimension exceeded|failed to allocate",
+    r"alloc_failed|array is too big|maximum allowed dimension exceeded|failed to allocate|"
+    r"unable to find an engine to execute",
     re.IGNORECASE,
 )
 _OPTIONS = {"batch_size": "a smaller batch_size (--batch-size)", "size": "a smaller size (--size)"}

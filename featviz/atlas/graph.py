@@ -151,25 +151,35 @@ class _Space:
         self.index, self.device = index, device
         self.count = len(index)
         self.cosine = index.metric == "cosine"
-        self.mean = torch.zeros(index.dim)
+        self.held = index.resident() if index.device == device else None
+        self.mean = torch.zeros(index.dim, device=self.place)
         self.squares = torch.ones(self.count)
         if not self.cosine:
             # The subtraction of smaller numbers loses less.
             total = sum(rows.sum(0, dtype=torch.float64) for rows in self.blocks())
             self.mean = (torch.as_tensor(total) / self.count).float()
-            self.squares = torch.cat([rows.square().sum(1) for rows in self.blocks()])
+            self.squares = torch.cat([rows.square().sum(1) for rows in self.blocks()]).cpu()
         self.bias = (torch.zeros(self.count) if self.cosine else self.squares / 2).to(device)
+
+    @property
+    def place(self) -> torch.device:
+        """Where rows are taken from."""
+        return torch.device("cpu") if self.held is None else self.device
 
     def blocks(self) -> Iterator[Tensor]:
         """All rows, block after block."""
         return (self.take(rows) for rows in torch.arange(self.count).split(8192))
 
     def take(self, rows: Tensor) -> Tensor:
-        """Some of the rows, on the CPU."""
-        found: Tensor = self.index.take(rows.numpy())
+        """Some of the rows, on `place`."""
+        if self.held is None:
+            found: Tensor = self.index.take(rows.cpu().numpy())
+            norms = torch.from_numpy(self.index.norms[rows.cpu().numpy()]).float()
+        else:
+            rows = rows.to(self.device)
+            found, norms = self.held[0][rows].float(), self.held[1][rows].float()
         if not self.cosine:
             return found.sub_(self.mean)
-        norms = torch.from_numpy(self.index.norms[rows.numpy()]).float()
         return found.div_(torch.where(norms > 0, norms, 1)[:, None])
 
     def along_axes(self, count: int) -> Tensor:
@@ -179,7 +189,7 @@ class _Space:
         """
         from sklearn.utils.extmath import randomized_svd
 
-        sample = self.take(torch.tensor(evenly(self.count, _LEARNED))).numpy()
+        sample = self.take(torch.tensor(evenly(self.count, _LEARNED))).cpu().numpy()
         _, _, basis = randomized_svd(sample, count, n_iter=2, random_state=0, flip_sign=False)
         axes = torch.from_numpy(basis.T.copy()).to(self.device)
         return torch.cat([rows.to(self.device) @ axes for rows in self.blocks()])
@@ -192,8 +202,9 @@ class _Space:
             near = self.take(proposed[part].flatten()).to(self.device)
             mine = self.take(rows[part]).to(self.device)
             score = torch.bmm(near.view(len(part), -1, self.index.dim), mine[:, :, None])[:, :, 0]
-            score -= self.bias[proposed[part].to(self.device)]
-            found[part], scores[part] = _in_order(score.cpu(), proposed[part], k)
+            some = proposed[part].to(self.device)
+            near, score = _in_order(score - self.bias[some], some, k)
+            found[part], scores[part] = near.cpu(), score.cpu()
         return found, scores
 
     def distances(self, rows: Tensor, scores: Tensor) -> Tensor:
@@ -207,13 +218,17 @@ def _search(
     blocks: Iterable[Tensor], bias: Tensor, queries: Tensor, rows: Tensor, k: int
 ) -> tuple[Tensor, Tensor]:
     """Of some rows (R,), given as queries (R, dim), the k best others, and their scores, (R, k)."""
-    near, scores = torch.empty(len(rows), 0, dtype=torch.int64), torch.empty(len(rows), 0)
+    device = bias.device
+    near = torch.empty(len(rows), 0, dtype=torch.int64, device=device)
+    scores = torch.empty(len(rows), 0, device=device)
+    rows = rows.to(device)
     start = 0
     for block in blocks:
         stop = start + len(block)
-        score = torch.addmm(-bias[start:stop], queries, block.T)
-        inside = (rows >= start) & (rows < stop)
-        score[inside.nonzero()[:, 0], rows[inside] - start] = -torch.inf
+        score = torch.addmm(-bias[start:stop], queries, block.to(device).T)
+        own = (rows - start).clamp(0, len(block) - 1)[:, None]
+        outside = (rows < start) | (rows >= stop)
+        score.scatter_(1, own, score.gather(1, own).where(outside[:, None], -torch.inf))
         wide = min(len(block), k + 1 + _SPARE)
         best, found = score.topk(wide, dim=1)
         # More rows than were spared may be as near as the last one; then all are put in order.
@@ -221,10 +236,10 @@ def _search(
         if wide < len(block) and bool(tied.any()):
             everything = torch.arange(len(block), device=score.device).expand(int(tied.sum()), -1)
             found[tied], best[tied] = _in_order(score[tied], everything, wide)
-        near, scores = torch.cat([near, found.cpu() + start], 1), torch.cat([scores, best.cpu()], 1)
+        near, scores = torch.cat([near, found + start], 1), torch.cat([scores, best], 1)
         near, scores = _in_order(scores, near, k + 1 + _SPARE)
         start = stop
-    return near[:, :k], scores[:, :k]
+    return near[:, :k].cpu(), scores[:, :k].cpu()
 
 
 def _in_order(scores: Tensor, rows: Tensor, k: int) -> tuple[Tensor, Tensor]:

@@ -8,7 +8,6 @@ rows on.
 
 from __future__ import annotations
 
-import importlib.metadata
 import importlib.util
 import math
 from dataclasses import dataclass
@@ -73,8 +72,10 @@ class LayoutSettings:
                 f"{nearest(method, METHODS)}"
             )
         if package is not None and importlib.util.find_spec(package) is None:
+            named = peers.DISTRIBUTIONS.get(method, (method,))
             raise UserError(
-                f"{method} is not installed; pip install {method}, or take another method"
+                f"{method} is not installed; pip install {' or '.join(named)}, or take another "
+                "method"
             )
 
 
@@ -174,7 +175,7 @@ def lay_out(
             seed=seed,
             progress=progress,
         )
-        name = f"{method} {importlib.metadata.version(method)}"
+        name = f"{method} {peers.version(method)}"
     score = tsne.divergence(pairs, raw)
     return Layout(to_unit_square(raw), raw, flat, name, perplexity, steps, score, seed)
 

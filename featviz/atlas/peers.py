@@ -7,6 +7,7 @@ program, openTSNE, cuML); scikit-learn's gradient has that factor.
 from __future__ import annotations
 
 import importlib
+import importlib.metadata
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,18 @@ if TYPE_CHECKING:
 
 PACKAGES = {"openTSNE": "openTSNE", "scikit-learn": "sklearn", "cuml": "cuml"}
 """methods and the package that each imports"""
+DISTRIBUTIONS = {"cuml": ("cuml-cu13", "cuml-cu12")}
+"""methods whose packages are installed under other names"""
+
+
+def version(method: str) -> str:
+    """The version of the library of a method, whatever its distribution is called."""
+    for name in DISTRIBUTIONS.get(method, (method,)):
+        try:
+            return importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return str(getattr(importlib.import_module(PACKAGES[method]), "__version__", "unknown"))
 
 
 def optimize(

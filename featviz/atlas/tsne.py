@@ -42,6 +42,8 @@ _FEWEST_NODES = 256
 """a side, without padding; smaller maps get narrower spacing, down to an eighth"""
 _PAIRS = 1 << 18
 """pairs whose attraction is worked out at a time, so that they stay in the cache"""
+_PAIRS_ON_CUDA = 1 << 26
+"""the same on CUDA, where each operation costs a launch; for the memory"""
 _ALL_PAIRS = 4000
 """points up to which a divergence is summed over all pairs"""
 _LONGEST_STEP = 5.0
@@ -120,8 +122,9 @@ class Attraction:
     def __call__(self, y: Tensor) -> Tensor:
         """The attraction (2, N) of points (2, N)."""
         strengths = self.held.values()
-        for start in range(0, len(self.p), _PAIRS):
-            part = slice(start, start + _PAIRS)
+        size = _PAIRS if y.device.type == "cpu" else _PAIRS_ON_CUDA
+        for start in range(0, len(self.p), size):
+            part = slice(start, start + size)
             squares = _squares(y, self.rows[part], self.others[part])
             torch.div(self.p[part], squares.add_(1), out=strengths[part])
         # sum_j s_ij (y_i - y_j) = y_i sum_j s_ij - sum_j s_ij y_j
@@ -146,8 +149,8 @@ class Potential:
     low: Tensor
     """(2,) the position of the second node"""
     spacing: float
-    reach: Tensor
-    """(2,) nodes a side on which phi is right; points beyond are moved to the border"""
+    reach: tuple[float, float]
+    """nodes a side on which phi is right; points beyond are moved to the border"""
     own: Tensor
     """(16, 16) what the weights of a point add to the coefficients around it"""
 
@@ -170,7 +173,7 @@ class Potential:
 def _places(y: Tensor, grid: Potential) -> tuple[Tensor, Tensor, Tensor]:
     """The 16 nodes around points (2, M): numbers (4, 4, M), weights and slopes (4, 2, M)."""
     at = (y - grid.low[:, None]) / grid.spacing + 1
-    at = at.clamp_min(1).minimum(grid.reach[:, None])
+    at = torch.stack([x.clamp(1, reach) for x, reach in zip(at, grid.reach, strict=True)])
     node = at.floor()
     weights, slopes = _splines(at - node)
     offset = torch.arange(-1, 3, device=y.device, dtype=torch.int32)[:, None]
@@ -203,7 +206,7 @@ class Repulsion:
         nodes = [math.ceil(side / h) + 6 for side in (wide, tall)]
         # twice the map, so that the circular convolution does not wrap around
         rows, columns = (_good_size(2 * number) for number in nodes)
-        reach = torch.tensor([number - 3.0 for number in nodes], device=y.device, dtype=y.dtype)
+        reach = nodes[0] - 3.0, nodes[1] - 3.0
         spectrum, own = self._kernel(rows, columns, h, y)
         grid = Potential(torch.empty(0), columns, low, h, reach, own)
         places, weights, _ = _places(y, grid)

@@ -36,6 +36,7 @@ from featviz.attacks.options import (
     check_batch_size,
     check_labels,
     check_norm,
+    device_of,
 )
 from featviz.attacks.pgd import BallAttack, first_pictures
 from featviz.attacks.result import AttackResult
@@ -124,8 +125,9 @@ def apgd_targeted(
     check_norm(norm)
     options.refuse("apgd-t", "targeted", "restarts")
     pictures = check_pictures(pictures, channels=None)
-    labels = check_labels(labels, len(pictures)).to(pictures.device)
-    rows = torch.arange(len(pictures), device=pictures.device)
+    here = pictures.to(device_of(model, pictures))
+    labels = check_labels(labels, len(pictures)).to(here.device)
+    rows = torch.arange(len(pictures), device=here.device)
     clean = options.clean
     if clean is not None:  # no pass is spent on what is wrong already
         predicted = clean.argmax(1) if clean.dim() == 2 else clean
@@ -137,11 +139,11 @@ def apgd_targeted(
         with frozen(model):
             near = linear_estimate(
                 model,
-                pictures[rows],
+                here[rows],
                 labels[rows],
                 norm=norm,
                 among=2 * targets,
-                batch_size=check_batch_size(options.batch_size, pictures.device),
+                batch_size=check_batch_size(options.batch_size, here.device),
             )
         aims = aims[:, : near.classes.shape[1]]
         aims[rows] = near.classes[:, :targets]

@@ -30,6 +30,7 @@ from featviz.attacks.options import (
     check_eps,
     check_labels,
     check_norm,
+    device_of,
 )
 from featviz.attacks.pgd import fgsm
 from featviz.attacks.result import AttackResult, together
@@ -99,7 +100,7 @@ def ensemble(
     if norm in SQUARE_NORMS and queries:
         run.square(queries)
     run.report("ensemble", len(run.x))
-    return run.found
+    return run.found.moved(pictures.device)
 
 
 class _Ensemble:
@@ -115,7 +116,7 @@ class _Ensemble:
         options: AttackOptions,
     ):
         self.model, self.norm, self.progress = model, norm, options.progress
-        self.x = check_pictures(pictures, channels=None)
+        self.x = check_pictures(pictures, channels=None).to(device_of(model, pictures))
         self.y = check_labels(labels, len(self.x)).to(self.x.device)
         self.radii = check_eps(eps, norm, len(self.x))
         self.batch_size = check_batch_size(options.batch_size, self.x.device)

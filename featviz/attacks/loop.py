@@ -28,6 +28,7 @@ from featviz.attacks.options import (
     check_eps,
     check_labels,
     choose_precision,
+    device_of,
 )
 from featviz.attacks.result import AttackResult
 from featviz.attacks.tracker import Tracker
@@ -58,7 +59,7 @@ def run_attack(
     Args:
         model: Pictures in [0, 1] to logits; a module is used in eval mode and left as it was.
         attack: How it moves.
-        pictures: (N, 3, H, W) in [0, 1].
+        pictures: (N, 3, H, W) in [0, 1]; moved to a module's device.
         labels: (N,) to be left, or reached with `options.targeted`.
         name: Of the attack, in the result.
         eps: Radius of the ball, one or (N,). None for attacks without a ball.
@@ -70,8 +71,9 @@ def run_attack(
         UserError: An argument is out of range, or the model gives no usable logits.
     """
     started = time.perf_counter()
-    pictures = check_pictures(pictures, channels=None)
-    count, device = len(pictures), pictures.device
+    pictures, home = check_pictures(pictures, channels=None), pictures.device
+    count, device = len(pictures), device_of(model, pictures)
+    pictures = pictures.to(device)
     labels = check_labels(labels, count).to(device)
     radii = torch.full((count,), torch.inf, dtype=torch.float64)
     if eps is not None:
@@ -98,8 +100,8 @@ def run_attack(
             radii.to(device),
             torch.arange(count, device=device),
             torch.tensor(keys, device=device),
-            labels if aims is None else aims[:, 0],
-            starts,
+            labels if aims is None else aims[:, 0].to(device),
+            None if starts is None else starts.to(device),
             targeted=options.targeted,
             eight_bit=options.eight_bit,
         )
@@ -109,7 +111,12 @@ def run_attack(
                 options.progress(count - left, count, name)
 
         attempt_all = functools.partial(
-            _attempt_all, attack=attack, whole=whole, aims=aims, tracker=tracker, report=report
+            _attempt_all,
+            attack=attack,
+            whole=whole,
+            aims=None if aims is None else aims.to(device),
+            tracker=tracker,
+            report=report,
         )
         if clean is not None:
             tracker.know_clean(clean)
@@ -125,7 +132,8 @@ def run_attack(
         attempt_all(model)
         report(0)
         radius = None if eps is None else radii
-        return tracker.result(model, name=name, norm=attack.norm, eps=radius, started=started)
+        found = tracker.result(model, name=name, norm=attack.norm, eps=radius, started=started)
+    return found.moved(home)
 
 
 def _attempt_all(

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
+from itertools import chain
 from typing import Annotated
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from featviz.arguments import Bounds
 from featviz.attacks import projections
@@ -75,6 +76,14 @@ def choose_precision(
             return lower_precision.gains_by_bfloat16(model, pictures)
 
     return lower_precision.choose_precision(precision, faster)
+
+
+def device_of(model: Classifier, pictures: Tensor) -> torch.device:
+    """Where a module's weights are; the pictures' device for other functions."""
+    if not isinstance(model, nn.Module):
+        return pictures.device
+    values = chain(model.parameters(), model.buffers())
+    return next((value.device for value in values), pictures.device)
 
 
 def check_labels(labels: Tensor, count: int) -> Tensor:

@@ -101,6 +101,11 @@ class AttackResult(results.Result):
     diagnosis: results.Result | None = None
     """what changes in the network, where it was measured (`robustness.parts.diagnose_attack`)"""
 
+    def moved(self, device: torch.device) -> AttackResult:
+        """The same with its pictures on another device."""
+        x, adversarial = self.originals.to(device), self.adversarial.to(device)
+        return replace(self, originals=x, adversarial=adversarial)
+
     @property
     def attack(self) -> str:
         """The name of the attack, or of all of them."""

@@ -182,7 +182,7 @@ class Model(nn.Module):
         return f"<Model {self.name}: {len(self.classes)} classes, pictures of {size}>"
 
     def forward(self, pictures: Tensor) -> Tensor:
-        """Logits (N, classes) of pictures (N, C, H, W) in [0, 1]."""
+        """Logits (N, classes), on the model's device, of pictures (N, C, H, W) in [0, 1]."""
         shape, channels = tuple(pictures.shape), self.preprocessing.channels
         if len(shape) != 4 or shape[1] != channels or not pictures.is_floating_point():
             raise UserError(
@@ -191,7 +191,7 @@ class Model(nn.Module):
             )
         try:
             with evaluating(self.net), plain_float32():
-                logits = self.pick(self.net(self.normalize(pictures)))
+                logits = self.pick(self.net(self.normalize(pictures.to(self.device))))
         except (AssertionError, RuntimeError, ValueError, IndexError) as error:
             if shape[2:] == self.input_size or "memory" in str(error):
                 raise

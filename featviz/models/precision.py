@@ -39,7 +39,7 @@ def choose_precision(precision: AutoPrecision | str, faster: Callable[[], bool])
 def has_bfloat16(device: torch.device) -> bool:
     """Whether a device has instructions for bfloat16; without them it is slower than float32."""
     if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported())
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return bool(torch.cpu.get_capabilities().get("avx512_bf16"))
 
 
@@ -57,13 +57,13 @@ def exists_in_bfloat16(attempt: Callable[[], object]) -> bool:
 def gains_by_bfloat16(model: Callable[[Tensor], Tensor], pictures: Tensor) -> bool:
     """Whether a model can compute in bfloat16 (every operation exists) and is faster so.
 
-    True on CPUs alone, and only for models of at least `WORTHWHILE` parameters.
+    Where the processor has instructions for it, and for models of at least `WORTHWHILE` parameters.
 
     Args:
         model: pictures to logits.
         pictures: (N, 3, H, W); one forward and backward pass is tried with the first.
     """
-    if pictures.device.type != "cpu" or not isinstance(model, nn.Module):
+    if pictures.device.type not in ("cpu", "cuda") or not isinstance(model, nn.Module):
         return False
     if pictures.dtype != torch.float32 or not has_bfloat16(pictures.device) or not len(pictures):
         return False

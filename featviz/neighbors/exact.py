@@ -21,6 +21,8 @@ from torch import Tensor
 
 from featviz.embedding.store import Store
 from featviz.errors import UserError, nearest, public
+from featviz.models.frozen import plain_float32
+from featviz.models.load import resolve_device
 from featviz.types import Progress
 
 if TYPE_CHECKING:
@@ -38,6 +40,8 @@ _BLOCK = 8192
 """rows that are compared with the queries at a time"""
 _KEPT = 4 << 30
 """bytes of float32 rows that are kept ready; beyond that they are made anew for each search"""
+_RESIDENT = 48 << 30
+"""bytes of rows that are kept on a GPU; more are sent to it anew for each search"""
 _HELD = 1 << 30
 """bytes of a store's float16 rows that are held in memory; a larger store stays on the disk"""
 _COSINE_ERROR = 2e-5
@@ -48,6 +52,8 @@ _EXACT = 8
 """queries whose candidates are widened to float64 at a time, so that they stay in the cache"""
 _GATHERED = 4096
 """rows that are widened to float64 at a time, however many candidates a query has"""
+_ON_CUDA = 16
+"""on CUDA, where nothing has to stay in a cache, blocks are so many times as large"""
 _DECIMALS = 12
 """cosine distances that agree to so many places are equal (x and 2x are in the same direction)"""
 
@@ -57,9 +63,16 @@ class Index:
 
     metric: "cosine" (1 - cosine, 0 to 2) or "l2" (Euclidean length)
     backend: "torch" or "faiss", who proposes the candidates
+    device: where torch searches; FAISS does so on the CPU
     """
 
-    def __init__(self, dim: int, metric: Metric = "cosine", backend: Backend = "auto"):
+    def __init__(
+        self,
+        dim: int,
+        metric: Metric = "cosine",
+        backend: Backend = "auto",
+        device: torch.device | str = "cpu",
+    ):
         if metric not in ("cosine", "l2"):
             hint = nearest(metric, ["cosine", "l2"])
             raise UserError(f"unknown metric {metric!r}; take cosine or l2{hint}")
@@ -72,10 +85,12 @@ class Index:
         """the store that was indexed, if it was one: it has pictures and classes"""
         self.metric: Metric = metric
         self.backend = "faiss" if backend == "faiss" else "torch"
+        self.device = torch.device("cpu" if backend == "faiss" else device)
         self.norms: NDArray[np.float64] = np.empty(0)
         """Euclidean length of every row"""
         self._rows: NDArray[Any] | _OnDisk = np.empty((0, dim), np.float16)
         self._ready: NDArray[np.float32] | None = None
+        self._resident: tuple[Tensor, Tensor] | None = None
 
     def __len__(self) -> int:
         return len(self.norms)
@@ -93,7 +108,7 @@ class Index:
         exact = np.array_equal(half, rows)
         self._rows = np.concatenate([self._rows, half if exact else rows])
         self.norms = np.concatenate([self.norms, _norms(rows)])
-        self._ready = None
+        self._ready = self._resident = None
 
     def add_store(self, store: Store) -> None:
         """Index a store: a large one is read from the disk whenever its rows are needed."""
@@ -102,6 +117,19 @@ class Index:
         self.norms = np.concatenate([_norms(self.check(b)) for b in store.blocks(_BLOCK)])
         large = store.folder is not None and 2 * len(store) * store.dim > _HELD
         self._rows = _OnDisk(store) if large else store.span(0, len(store))
+
+    def resident(self) -> tuple[Tensor, Tensor] | None:
+        """On CUDA all rows as they were added, and their lengths, float64; None where too many."""
+        if self.device.type == "cpu" or len(self) * self.dim * self._rows_bytes() > _RESIDENT:
+            return None
+        if self._resident is None:
+            starts = range(0, len(self), _BLOCK)
+            blocks = [torch.from_numpy(self._rows[i : i + _BLOCK]).to(self.device) for i in starts]
+            self._resident = torch.cat(blocks), torch.from_numpy(self.norms).to(self.device)
+        return self._resident
+
+    def _rows_bytes(self) -> int:
+        return 2 if isinstance(self._rows, _OnDisk) else self._rows.itemsize
 
     def take(self, rows: Sequence[int] | NDArray[np.int64]) -> Tensor:
         """Some of the rows as they were added, (len(rows), dim) float32."""
@@ -177,22 +205,36 @@ class Index:
         self, xq: NDArray[np.float32], count: int
     ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
         """Rows likely to be near, (Q, count), and a lower bound of the others' distance, (Q,)."""
-        queries = torch.from_numpy(for_search(xq, self.metric))
-        best = torch.empty(len(xq), 0)
-        where = torch.empty(len(xq), 0, dtype=torch.int64)
+        queries = torch.from_numpy(for_search(xq, self.metric)).to(self.device)
+        best = torch.empty(len(xq), 0, device=self.device)
+        where = torch.empty(len(xq), 0, dtype=torch.int64, device=self.device)
         seen = 0
-        for block in self.search_blocks():
-            rows, wide = torch.from_numpy(block), min(count, len(block))
-            score, at = _best_of_block(queries, rows, wide, self.metric, self.backend)
-            best, where = torch.cat([best, score], 1), torch.cat([where, at + seen], 1)
-            best, order = best.topk(min(count, best.shape[1]), dim=1)
-            where = where.gather(1, order)
-            seen += len(block)
-        worst = best[:, -1].double().numpy()
+        with plain_float32():  # the errors below are those of float32
+            for rows in self._device_blocks():
+                wide = min(count, len(rows))
+                score, at = _best_of_block(queries, rows, wide, self.metric, self.backend)
+                best, where = torch.cat([best, score], 1), torch.cat([where, at + seen], 1)
+                best, order = best.topk(min(count, best.shape[1]), dim=1)
+                where = where.gather(1, order)
+                seen += len(rows)
+        worst, rows_found = best[:, -1].double().cpu().numpy(), where.cpu().numpy()
         if self.metric == "cosine":
-            return 1 - worst - _COSINE_ERROR, where.numpy()
+            return 1 - worst - _COSINE_ERROR, rows_found
         error = _L2_ERROR * (_norms(xq) ** 2 + self.norms.max() ** 2)
-        return np.sqrt(np.maximum(-worst - error, 0)), where.numpy()
+        return np.sqrt(np.maximum(-worst - error, 0)), rows_found
+
+    def _device_blocks(self) -> Iterator[Tensor]:
+        """All rows scaled for the metric, float32, where they are searched."""
+        held = self.resident()
+        if held is None:
+            yield from (torch.from_numpy(rows).to(self.device) for rows in self.search_blocks())
+            return
+        size = _BLOCK * _ON_CUDA
+        for rows, norms in zip(held[0].split(size), held[1].split(size), strict=True):
+            wide = rows.float()
+            if self.metric == "cosine":
+                wide = wide / torch.where(norms > 0, norms, 1).float()[:, None]
+            yield wide
 
     def search_blocks(self) -> Iterator[NDArray[np.float32]]:
         """All rows scaled for the metric, float32 (at most _BLOCK, dim) at a time."""
@@ -218,22 +260,27 @@ class Index:
     ) -> NDArray[np.float64]:
         """From each query (Q, dim) to its own candidates (Q, count), in float64."""
         data, norms = self._rows, self.norms
-        found = torch.empty(candidates.shape, dtype=torch.float64)
-        queries = torch.from_numpy(xq).double()
+        held = self.resident()
+        device = self.device if held is not None else torch.device("cpu")
+        found = torch.empty(candidates.shape, dtype=torch.float64, device=device)
+        queries = torch.from_numpy(xq).to(device).double()
+        chosen = torch.from_numpy(candidates).to(device)
         step = max(1, min(_EXACT, _GATHERED // max(1, candidates.shape[1])))
+        step *= 1 if held is None else _ON_CUDA
         for start in range(0, len(xq), step):
             part = slice(start, start + step)
             query = queries[part]
-            wanted = candidates[part].reshape(-1)
-            near = torch.from_numpy(data[wanted]).double().view(len(query), -1, self.dim)
+            wanted = chosen[part].reshape(-1)
+            rows = torch.from_numpy(data[wanted.numpy()]) if held is None else held[0][wanted]
+            near = rows.double().view(len(query), -1, self.dim)
             if self.metric == "l2":
                 found[part] = (near - query[:, None]).square_().sum(2).sqrt()
             else:
                 found[part] = torch.bmm(near, query[:, :, None])[:, :, 0]
         if self.metric == "l2":
-            return found.numpy()
-        length = norms[candidates] * torch.linalg.vector_norm(queries, dim=1).numpy()[:, None]
-        cosine = found.numpy() / np.where(length > 0, length, 1)
+            return found.cpu().numpy()
+        length = norms[candidates] * torch.linalg.vector_norm(queries, dim=1).cpu().numpy()[:, None]
+        cosine = found.cpu().numpy() / np.where(length > 0, length, 1)
         return np.round(1 - cosine, _DECIMALS).clip(0, 2)
 
     def check(self, vectors: Tensor) -> NDArray[np.float32]:
@@ -339,7 +386,11 @@ def _best_of_block(
 
 @public
 def build_index(
-    vectors: Store | Tensor, *, metric: Metric = "cosine", backend: Backend = "auto"
+    vectors: Store | Tensor,
+    *,
+    metric: Metric = "cosine",
+    backend: Backend = "auto",
+    device: str | None = None,
 ) -> Index:
     """An index over the rows of a store, or of a matrix.
 
@@ -347,16 +398,20 @@ def build_index(
         vectors: A store, or (N, dim).
         metric: "cosine" (1 - cosine) or "l2" (Euclidean).
         backend: What proposes the candidates: "torch", "faiss", or "auto", which is torch.
+        device: Where torch searches: "auto" takes CUDA where there is one. Default: where the
+            matrix is, and for a store "auto".
 
     Raises:
-        UserError: An unknown metric or backend, or values that are not finite.
+        UserError: An unknown metric or backend, an absent device, or values that are not finite.
     """
+    place = vectors.device if isinstance(vectors, Tensor) and device is None else None
+    place = place or resolve_device(device or "auto")
     if isinstance(vectors, Store):
-        index = Index(vectors.dim, metric, backend)
+        index = Index(vectors.dim, metric, backend, place)
         index.add_store(vectors)
         return index
     if vectors.dim() != 2:
         raise UserError(f"an index takes a matrix (N, dim), got {tuple(vectors.shape)}")
-    index = Index(vectors.shape[1], metric, backend)
+    index = Index(vectors.shape[1], metric, backend, place)
     index.add(vectors)
     return index

@@ -159,6 +159,7 @@ def test_bounds_hold_for_tensors_of_one_number_too() -> None:
         RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
         RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
         RuntimeError("cuFFT error: CUFFT_ALLOC_FAILED"),
+        RuntimeError("GET was unable to find an engine to execute this computation"),
         RuntimeError("Storage size calculation overflowed with sizes=[3, 2147483648, 1073741825]"),
         OSError(12, "Cannot allocate memory"),
     ],

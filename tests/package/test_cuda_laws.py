@@ -1,0 +1,151 @@
+"""On the (pretended) card: what is computed there, what it waits for in each step, what is chosen.
+
+Waits and uploads of one step are the difference between a longer and a shorter run.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from pretend_cuda import PretendedCuda
+from torch import Tensor
+
+import featviz
+from featviz.atlas import graph as graphs
+from featviz.atlas import peers, tsne
+from featviz.atlas.affinities import affinities
+from featviz.atlas.graph import build_graph
+from featviz.attacks.options import AttackOptions
+from featviz.models.precision import has_bfloat16
+from featviz.neighbors.exact import build_index
+
+
+def _space(count: int = 400) -> Tensor:
+    return torch.randn(count, 24, generator=torch.Generator().manual_seed(1))
+
+
+def _per_step(run: Callable[[int], Any], first: int, more: int) -> Counter[str]:
+    """Launches, uploads and waits a step."""
+    totals = []
+    for steps in (first, first + more):
+        with PretendedCuda() as card:
+            run(steps)
+        totals.append(Counter({kind: card.total(kind) for kind in ("launch", "upload", "wait")}))
+    return Counter({kind: (totals[1][kind] - totals[0][kind]) / more for kind in totals[0]})  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("metric", ["cosine", "l2"])
+def test_search_on_the_card_finds_what_the_cpu_finds(metric: Any) -> None:
+    space = _space().half().float()
+    here = build_index(space, metric=metric).search(space[:30], 5)
+    with PretendedCuda() as card:
+        index = build_index(space.to("cuda"), metric=metric)
+        card.counts.clear()
+        there = index.search(space[:30], 5)
+        assert card.total("launch", "neighbors/exact.py") > 10
+        index.search(space[:30], 5)
+        before = card.total("upload")
+        index.search(space[:30], 5)
+        assert card.total("upload") - before <= 3  # the queries; the rows are there already
+    assert torch.equal(here[1], there[1])
+    torch.testing.assert_close(here[0], there[0], rtol=0, atol=1e-9)
+
+
+def test_a_store_is_searched_on_the_card_where_there_is_one() -> None:
+    with PretendedCuda():
+        store = featviz.embed(featviz.load("alexnet-mini"), featviz.sample_pictures(1))
+        assert build_index(store).device.type == "cuda"
+        assert build_index(store, device="cpu").device.type == "cpu"
+        assert build_index(store, backend="faiss").device.type == "cpu"
+
+
+def test_search_is_exact_where_products_may_lose_bits() -> None:
+    space = _space()
+    want = build_index(space).search(space[:20], 5)
+    before = torch.get_float32_matmul_precision()
+    try:
+        torch.set_float32_matmul_precision("medium")
+        found = build_index(space).search(space[:20], 5)
+        assert torch.get_float32_matmul_precision() == "medium"
+    finally:
+        torch.set_float32_matmul_precision(before)
+    assert torch.equal(found[1], want[1])
+
+
+def test_the_graph_gathers_candidates_on_the_card(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(graphs, "_WHOLE", 100)
+    monkeypatch.setattr(graphs, "_AXES", 8)
+    space = _space()
+    for metric in ("cosine", "l2"):
+        want = build_graph(build_index(space, metric=metric), 10, device="cpu")  # type: ignore[arg-type]
+        with PretendedCuda() as card:
+            index = build_index(space, metric=metric, device="cuda")  # type: ignore[arg-type]
+            found = build_graph(index, 10, device="cuda")
+            assert card.total("upload", "atlas/graph.py") < 30
+        assert torch.equal(found.rows, want.rows)
+        torch.testing.assert_close(found.distances, want.distances, rtol=1e-5, atol=1e-5)
+
+
+def test_a_step_of_tsne_waits_once_and_uploads_nothing() -> None:
+    pairs = affinities(build_graph(build_index(_space()), 30, device="cpu"), 10.0)
+    start = 1e-4 * torch.randn(400, 2, generator=torch.Generator().manual_seed(2))
+
+    def run(steps: int) -> None:
+        tsne.optimize(
+            pairs, start, steps=(0, steps), exaggeration=1, learning_rate=1, device="cuda"
+        )
+
+    found = _per_step(run, 4, 8)
+    assert found["wait"] == 1
+    assert found["upload"] == 0
+
+
+def test_a_step_of_maximization_has_few_waits() -> None:
+    def run(steps: int) -> None:
+        options: dict[str, Any] = {"steps": steps, "precision": "float32", "size": 64}
+        featviz.maximize(featviz.load("alexnet-mini"), "conv4", units=[0, 1], **options)
+
+    found = _per_step(run, 16, 16)
+    assert found["wait"] <= 2
+    assert found["upload"] <= 4
+
+
+def test_a_step_of_an_attack_has_few_waits() -> None:
+    x = torch.rand(3, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+
+    def run(steps: int) -> None:
+        model = featviz.load("alexnet-mini")
+        with torch.no_grad():
+            labels = model(x).argmax(1)
+        featviz.pgd(
+            model, x, labels, eps=1e-6, steps=steps, random_start=False, options=AttackOptions()
+        )
+
+    found = _per_step(run, 4, 8)
+    assert found["wait"] <= 3
+    assert found["upload"] == 0
+
+
+def test_emulated_bfloat16_is_not_called_fast(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch says that older cards support it, since it emulates it there."""
+    monkeypatch.setattr(
+        torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation
+    )
+    assert not has_bfloat16(torch.device("cuda"))
+
+
+def test_the_version_of_cuml_is_found_under_the_name_of_its_distribution(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def version(name: str) -> str:
+        if name != "cuml-cu12":
+            raise importlib.metadata.PackageNotFoundError(name)
+        return "26.10.0"
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    assert peers.version("cuml") == "26.10.0"
