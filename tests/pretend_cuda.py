@@ -67,13 +67,13 @@ def on_card(x: Tensor) -> bool:
 def _put_on_card(x: Tensor, *, there: bool = True) -> Tensor:
     with _plain():
         if _host_device(x).type == "cpu":
-            _storage(x).on_card = there  # type: ignore[attr-defined]
+            setattr(_storage(x), "on_card", there)  # noqa: B010
     return x
 
 
 def _storage(x: Tensor) -> torch.UntypedStorage | None:
     if x.layout in _COMPRESSED:
-        x = x.values()  # type: ignore[no-untyped-call]
+        x = x.values()
     elif x.layout == torch.sparse_coo:
         x = x._values()
     try:
@@ -84,7 +84,7 @@ def _storage(x: Tensor) -> torch.UntypedStorage | None:
 
 def _host_device(x: Tensor) -> torch.device:
     with torch._C.DisableTorchFunction():
-        found: torch.device = torch._C.TensorBase.device.__get__(x)  # type: ignore[attr-defined]
+        found: torch.device = torch._C.TensorBase.device.__get__(x)
     return found
 
 
@@ -149,7 +149,7 @@ class PretendedCuda:
             if on_card(x):
                 self.count("wait")
             with _plain():
-                return torch._C.TensorBase.tolist(x.detach())  # type: ignore[attr-defined]
+                return torch._C.TensorBase.tolist(x.detach())
 
         def like(x: Tensor, data: Any, **kwargs: Any) -> Tensor:
             place = torch.device(kwargs.pop("device", None) or device(x))
@@ -160,7 +160,7 @@ class PretendedCuda:
         def pinned(x: Tensor) -> Tensor:
             with _plain():
                 copy = x.clone()
-                _storage(copy).pinned = True  # type: ignore[union-attr]
+                setattr(_storage(copy), "pinned", True)  # noqa: B010
             return copy
 
         deep = torch.Tensor.__deepcopy__
@@ -174,11 +174,14 @@ class PretendedCuda:
         def autocast(me: Any, device_type: str, *args: Any, **kwargs: Any) -> None:
             begin(me, "cpu" if device_type == "cuda" else device_type, *args, **kwargs)
 
+        def to(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+            return self._to(x, *args, **kwargs)
+
         t = torch.Tensor
         yield t, "device", property(device)
         yield t, "is_cuda", property(on_card)
         yield t, "get_device", lambda x: 0 if on_card(x) else -1
-        yield t, "to", lambda x, *args, **kwargs: self._to(x, *args, **kwargs)
+        yield t, "to", to
         yield t, "cpu", lambda x, **kwargs: self.move(x, HOST, **kwargs)
         yield t, "cuda", lambda x, *args, **kwargs: self.move(x, CARD, **kwargs)
         yield from ((t, name, on_host(name)) for name in ("numpy", "__array__", "__dlpack__"))

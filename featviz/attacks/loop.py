@@ -86,6 +86,7 @@ def run_attack(
         )
     if options.eight_bit:
         pictures = images.quantize(pictures)
+    aims = None if aims is None else aims.to(device)
     batch_size = check_batch_size(options.batch_size, device)
     precision = choose_precision(model, pictures, options.precision)
     attempts = options.restarts if aims is None else aims.shape[1]
@@ -100,7 +101,7 @@ def run_attack(
             radii.to(device),
             torch.arange(count, device=device),
             torch.tensor(keys, device=device),
-            labels if aims is None else aims[:, 0].to(device),
+            labels if aims is None else aims[:, 0],
             None if starts is None else starts.to(device),
             targeted=options.targeted,
             eight_bit=options.eight_bit,
@@ -114,7 +115,7 @@ def run_attack(
             _attempt_all,
             attack=attack,
             whole=whole,
-            aims=None if aims is None else aims.to(device),
+            aims=aims,
             tracker=tracker,
             report=report,
         )

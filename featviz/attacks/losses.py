@@ -31,8 +31,7 @@ def cross_entropy(
 
     scale: (N,) or a number; the logits are multiplied with it first (an inverse temperature).
     """
-    factor = torch.as_tensor(scale, dtype=torch.float64, device=logits.device)
-    z = logits.double() * factor.view(-1, 1)
+    z = logits.double() * (scale.double()[:, None] if isinstance(scale, Tensor) else scale)
     own = torch.zeros_like(z).scatter_(1, labels[:, None], 1.0)
     rest = others(z, labels)
     value = rest.logsumexp(1) - z.gather(1, labels[:, None])[:, 0]

@@ -93,15 +93,16 @@ class Tracker:
             self.reached[rows, batch.attempt] = torch.maximum(best, seen.margin)
             hit = seen.hit & ~self.already[rows]
             first = hit & ~self.success[rows]
-            self.first_step[rows[first]] = self.made[rows[first]]
+            self.first_step[rows] = torch.where(first, self.made[rows], self.first_step[rows])
             better = first | (~self.success[rows] & ~hit & (seen.margin > self.margin[rows]))
             if not attack.leaves_at_hit:
                 size = projections.distance(batch.pictures, seen.pictures, attack.norm)
                 better |= hit & (size < self.distance[rows])
-                self.distance[rows[hit & better]] = size[hit & better]
-            self.accept(rows[better], seen.pictures[better], seen.logits[better])
-            self.margin[rows[better]] = seen.margin[better]
-            self.success[rows[hit]] = True
+                self.distance[rows] = torch.where(hit & better, size, self.distance[rows])
+            at = better.nonzero()[:, 0]
+            self.accept(rows[at], seen.pictures[at], seen.logits[at])
+            self.margin[rows[at]] = seen.margin[at]
+            self.success[rows] = self.success[rows] | hit
 
     def accept(self, rows: Tensor, pictures: Tensor, logits: Tensor) -> None:
         """Take pictures as the best ones of their rows."""

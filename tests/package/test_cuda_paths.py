@@ -30,12 +30,20 @@ def _samples() -> Any:
 
 def _labels(m: Model, x: Tensor) -> Tensor:
     with torch.no_grad():
-        return m(x.to(m.device)).argmax(1).to(x.device)
+        logits: Tensor = m(x)
+    return logits.argmax(1).to(x.device)
 
 
 def _searched(name: str, **options: Any) -> Path_:
     def run(m: Model, x: Tensor, _: Path) -> None:
         getattr(featviz, name)(m, x[:3], _labels(m, x[:3]), options=FEW, **options)
+
+    return run
+
+
+def _maximized(**options: Any) -> Path_:
+    def run(m: Model, x: Tensor, _: Path) -> Any:
+        return featviz.maximize(m, "conv4", units=[0], steps=2, **options)
 
     return run
 
@@ -160,14 +168,12 @@ LONG: dict[str, Path_] = {
     ),
     "train": _train,
     "transfer_matrix": lambda m, x, _: featviz.transfer_matrix(
-        {"a": m, "b": m}, {"a": x[:2], "b": x[:2]}, {"a": _labels(m, x[:2])} | {"b": _labels(m, x[:2])},
+        {"a": m, "b": m}, dict.fromkeys("ab", x[:2]), dict.fromkeys("ab", _labels(m, x[:2])),
         {"a": x[2:4], "b": x[:2]},
     ),
     "universal": lambda m, x, _: featviz.universal(m, x, steps=2, pictures_per_step=2),
-    **{f"maximize by {name}": lambda m, x, _, name=name: featviz.maximize(
-        m, "conv4", units=[0], steps=2, preset=name) for name in PRESETS},
-    **{f"maximize {name}": lambda m, x, _, name=name: featviz.maximize(
-        m, "conv4", units=[0], steps=2, parametrization=name) for name in PARAMETRIZATIONS},
+    **{f"maximize by {name}": _maximized(preset=name) for name in PRESETS},
+    **{f"maximize {name}": _maximized(parametrization=name) for name in PARAMETRIZATIONS},
     **{f"{name} in {norm}": _searched(name, norm=norm, **how)
        for name, norm, how in (
            ("minimal", "linf", {"steps": 10}), ("minimal", "l1", {"steps": 10}),
