@@ -42,7 +42,7 @@ class Convolution {
 
   // How many cells are gathered at a time for sums over `depth`.
   chunk(depth, rows) {
-    const most = Math.max(8, Math.floor(BLOCK / Math.max(depth, rows)) & ~7);
+    const most = Math.max(8, Math.floor(BLOCK / padTo(Math.max(depth, rows), 4)) & ~7);
     return Math.min(most, padTo(this.cells, 8));
   }
 

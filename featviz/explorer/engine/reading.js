@@ -16,24 +16,27 @@ function sinc(x) {
 
 // A file, blob, ImageBitmap, ImageData, canvas or image as (channels, height, width) in [0, 1].
 async function pixelsOf(picture, { size: [height, width], resize, channels, interpolation }) {
-  const { data, width: wide, height: tall } = await decoded(picture);
+  const { data, width: wide, height: tall } = await decoded(picture, channels < 4);
   const planes = channels === 1 ? [gray(data)] : Array.from({ length: channels }, (_, c) => data.filter((_, i) => i % 4 === c));
   const [rows, columns] = beforeCrop(tall, wide, resize, [height, width]);
   const top = halfEven((rows - height) / 2), left = halfEven((columns - width) / 2);
   const pixels = new Float32Array(channels * height * width);
+  // Only the lines that the crop shows are made.
+  const across = (plane, lines) => (columns === wide ? cut(plane, lines, wide, left, width)
+    : resampled(plane, lines, wide, columns, left, width, interpolation));
+  const down = (plane, lines) => transposed(rows === tall ? cut(transposed(plane, tall, lines), lines, tall, top, height)
+    : resampled(transposed(plane, tall, lines), lines, tall, rows, top, height, interpolation), lines, height);
+  // Pillow shrinks pictures of more than twice their width downwards first.
+  const downFirst = tall > 2 * wide && rows < tall;
   planes.forEach((plane, c) => {
-    // Only the lines that the crop shows are made.
-    const across = columns === wide ? cut(plane, tall, wide, left, width)
-      : resampled(plane, tall, wide, columns, left, width, interpolation);
-    const turned = transposed(across, tall, width);
-    const down = rows === tall ? cut(turned, width, tall, top, height)
-      : resampled(turned, width, tall, rows, top, height, interpolation);
-    transposed(down, width, height).forEach((value, i) => (pixels[c * height * width + i] = value / 255));
+    const made = downFirst ? across(down(plane, wide), height) : down(across(plane, tall), width);
+    made.forEach((value, i) => (pixels[c * height * width + i] = value / 255));
   });
   return pixels;
 }
 
-async function decoded(picture) {
+// Eight bits a channel; on white where the network takes no alpha.
+async function decoded(picture, onWhite) {
   if (picture instanceof ImageData) return picture;
   const canvas = document.createElement("canvas");
   const bitmap = picture instanceof HTMLCanvasElement ? picture
@@ -41,6 +44,10 @@ async function decoded(picture) {
   canvas.width = bitmap.width;
   canvas.height = bitmap.height;
   const context = canvas.getContext("2d", { willReadFrequently: true });
+  if (onWhite) {
+    context.fillStyle = "white";
+    context.fillRect(0, 0, canvas.width, canvas.height);
+  }
   context.drawImage(bitmap, 0, 0);
   return context.getImageData(0, 0, canvas.width, canvas.height);
 }
