@@ -42,6 +42,7 @@ from featviz import plotting
 from featviz.checkpoints import remove_checkpoint
 from featviz.errors import UserError
 from featviz.models.alexnet import AlexNetMini
+from featviz.results import figure_bytes
 from featviz.training.data import Augmentation, Examples, read_examples
 from featviz.training.loop import TrainSettings, train
 
@@ -316,7 +317,7 @@ def main() -> None:
     }
     print(learning_table(found), variant_table(accuracy), sep="\n\n")
     if options.figure:
-        draw(found, accuracy).savefig(options.figure)
+        options.figure.write_bytes(figure_bytes(draw(found, accuracy), "svg"))
 
 
 if __name__ == "__main__":
