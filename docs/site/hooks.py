@@ -36,6 +36,8 @@ API_GROUPS = {
     ),
     "Layers, kernels and maps": ("maps", "kernels maps"),
     "Attribution, circuits, ablation": ("attribute", "attribution circuits ablation"),
+    "Concepts, descriptions": ("concepts", "concepts descriptions"),
+    "Classes of pictures, explorer": ("classify", "classification explorer"),
     "Maximization": ("maximize", "maximization"),
     "From a picture": ("redraw", "from_picture"),
     "Feature space": ("atlas", "embedding neighbors atlas"),
