@@ -274,13 +274,14 @@ def test_ctrl_c_says_what_was_kept_and_sigterm_acts_as_ctrl_c(
             kept.write("one", {}, size=2304)
             os.kill(os.getpid(), signal.SIGTERM)
 
+    before = signal.getsignal(signal.SIGTERM)
     monkeypatch.setattr(load, "load", stop)
     code, _, err = run(capsys, "layers")
     assert code == 130
     assert err == (
         "featviz: stopped; kept 2,304 of 5,000 rows; give the same command again to go on\n"
     )
-    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 def test_an_error_of_ours_is_one_line_and_a_traceback_under_debug(

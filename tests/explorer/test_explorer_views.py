@@ -125,6 +125,8 @@ def test_products_and_bias_add_up_to_the_cell_of_the_map(browser: Chrome) -> Non
     press(browser, ".kernel:nth-child(3)")
     press(browser, ".row button", "One step")
     wait(browser, "document.querySelector('button.kernel:nth-child(3)').ariaPressed === 'true'")
+    wait(browser, "document.querySelectorAll('.rows .figure').length === 4")
+    wait(browser, "document.querySelector('.sum b') !== null")
     rows: Any = browser.execute_script(
         "return [...document.querySelectorAll('.rows .figure')].map((cell) => cell.textContent)"
     )

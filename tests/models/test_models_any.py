@@ -211,7 +211,7 @@ def test_a_file_of_ones_own_in_a_command(tmp_path: Path) -> None:
         ("my.py:mak", "has no function 'mak'; did you mean make?"),
         ("my.py", "my.py:FUNCTION (it has make, fails, text, wide, pair)"),
         ("my.py:", "my.py:FUNCTION (it has make, fails, text, wide, pair)"),
-        ("yours.py:make", "no such file; --model takes FILE.py:FUNCTION"),
+        ("yours.py:make", "no such file; write FILE.py:FUNCTION"),
     ],
 )
 def test_mistakes_in_ones_own_file_are_one_line(tmp_path: Path, name: str, message: str) -> None:

@@ -41,7 +41,7 @@ def test_the_bundled_model_is_small_enough(wheel: Path) -> None:
     assert info.file_size <= 8_000_000
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_installed_wheel_takes_the_quick_tour_outside_the_checkout(
     wheel: Path, tmp_path: Path
 ) -> None:

@@ -37,6 +37,7 @@ KINDS = {
     "attribute",
     "attack",
     "audit",
+    "describe",
     "explorer",
 }
 
@@ -95,7 +96,7 @@ def test_a_second_tour_keeps_what_is_there_and_makes_what_is_not(
     assert made == {"kernels-conv1", "layers"}
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_trunk_without_a_head_takes_the_tour_without_its_answers(
     shared_data: Path, tmp_path: Path
 ) -> None:
