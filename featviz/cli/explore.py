@@ -14,9 +14,9 @@ from featviz.types import Count, Rank
 def explore(
     *,
     data: options.Data = None,
-    weights: Annotated[
+    rounding: Annotated[
         Literal["float16", "int8"],
-        typer.Option("--weights", help="How the page has them; int8 halves the page."),
+        typer.Option("--rounding", help="Of the weights in the page; int8 halves the page."),
     ] = "float16",
     rank: Annotated[
         Rank | None,
@@ -62,7 +62,7 @@ def explore(
         result = build_explorer(
             net,
             open_data(data),
-            weights=weights,
+            weights=rounding,
             rank=rank,
             run=run,
             snapshots=snapshots,

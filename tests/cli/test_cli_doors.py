@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
+from dataclasses import fields, is_dataclass
+from itertools import chain
 from pathlib import Path
+from typing import get_type_hints
 
 import pytest
 from command_line import run
@@ -17,6 +21,9 @@ from command_values import (
     wrong_texts,
 )
 from forked import run_forked
+
+from featviz.cli.main import COMMANDS
+from featviz.cli.options import describe_options
 
 OPTIONS = all_options()
 NUMBERS = [option for option in OPTIONS if option.number]
@@ -48,6 +55,20 @@ def test_every_number_has_bounds_and_the_help_says_so(capsys: pytest.CaptureFixt
     for option in NUMBERS:
         assert option.limits is not None, _name(option)
         assert f"({option.limits})" in helps[option.command], _name(option)
+
+
+def test_no_option_of_a_command_hides_another() -> None:
+    for module in chain(*COMMANDS.values()):
+        function = getattr(module, module.__name__.rpartition(".")[2])
+        names = Counter(
+            name
+            for parameter, kind in get_type_hints(function).items()
+            for name in (
+                [field.name for field in fields(kind)] if is_dataclass(kind) else [parameter]
+            )
+        )
+        spellings = Counter(one.spelling for one in describe_options(function).values())
+        assert max((names | spellings).values()) == 1, (module.__name__, names, spellings)
 
 
 def test_every_text_and_path_has_a_kind_of_wrong_values() -> None:
