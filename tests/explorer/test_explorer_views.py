@@ -127,11 +127,12 @@ def test_products_and_bias_add_up_to_the_cell_of_the_map(browser: Chrome) -> Non
     wait(browser, "document.querySelector('button.kernel:nth-child(3)').ariaPressed === 'true'")
     wait(browser, "document.querySelectorAll('.rows .figure').length === 4")
     wait(browser, "document.querySelector('.sum b') !== null")
-    rows: Any = browser.execute_script(
-        "return [...document.querySelectorAll('.rows .figure')].map((cell) => cell.textContent)"
+    # In one script: the view draws them in the same frame.
+    texts: Any = browser.execute_script(
+        "return [...document.querySelectorAll('.rows .figure, .sum b')].map((e) => e.textContent)"
     )
-    total = sum(float(row.replace("\u2212", "-")) for row in rows)
-    shown = float(text(browser, ".sum b").replace("\u2212", "-"))
+    shown, *rows = (float(text.replace("\u2212", "-")) for text in texts)
+    total = sum(rows)
     assert shown == pytest.approx(total, abs=0.025)  # four numbers with two decimals
 
 
