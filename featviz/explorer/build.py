@@ -91,34 +91,15 @@ def build_explorer(
     found = gather(model, pictures, run=run, most=count, seed=seed, progress=progress)
     found.document["drift"] = drift.text(weights, rank)
     kept = _snapshots(model.name, program, ops, block, snapshots)
-    layers = [
-        {"name": layer.name, "value": i, "shape": _shape(program, model, i)}
-        for layer, i in program.layers.items()
-        if layer.name
-    ]
-    how = model.preprocessing
-    document: dict[str, Any] = {
-        "model": {"name": model.name, "sha256": model.sha256},
-        "classes": [name.partition(",")[0] for name in model.classes or ()],
-        "input": {
-            "channels": how.channels,
-            "size": how.size,
-            "resize": how.resize,
-            "mean": how.mean,
-            "std": how.std,
-            "interpolation": how.interpolation,
-        },
-        "ops": ops,
-        "layers": layers,
-        "logits": program.logits,
-        "tensors": block.entries,
+    document = {
+        **network_document(model, program, ops, block),
         "snapshots": kept,
         "gathered": found.document,
         "pictures": found.document.get("pictures"),
         "links": {"atlas": atlas} if atlas else {},
     }
     blocks = {"weights": bytes(block.content), **found.blocks}
-    page = render_page(document, blocks, engine=_script(ENGINE), worker=_script(WORKER))
+    page = render_page(document, blocks, engine=script_of(ENGINE), worker=script_of(WORKER))
     return Explorer(
         origin=results.origin(
             model,
@@ -138,7 +119,34 @@ def build_explorer(
     )
 
 
-def _script(files: tuple[str, ...]) -> str:
+def network_document(
+    model: Model, program: Program, ops: list[dict[str, Any]], block: Block
+) -> dict[str, Any]:
+    """What the engine reads of a network; its weights are the bytes of the block."""
+    how = model.preprocessing
+    return {
+        "model": {"name": model.name, "sha256": model.sha256},
+        "classes": [name.partition(",")[0] for name in model.classes or ()],
+        "input": {
+            "channels": how.channels,
+            "size": how.size,
+            "resize": how.resize,
+            "mean": how.mean,
+            "std": how.std,
+            "interpolation": how.interpolation,
+        },
+        "ops": ops,
+        "layers": [
+            {"name": layer.name, "value": i, "shape": _shape(program, model, i)}
+            for layer, i in program.layers.items()
+            if layer.name
+        ],
+        "logits": program.logits,
+        "tensors": block.entries,
+    }
+
+
+def script_of(files: tuple[str, ...]) -> str:
     folder = Path(__file__).parent / "engine"
     return "\n".join((folder / name).read_text(encoding="utf-8") for name in files)
 

@@ -17,7 +17,7 @@ function sinc(x) {
 // A file, blob, ImageBitmap, ImageData, canvas or image as (channels, height, width) in [0, 1].
 async function pixelsOf(picture, { size: [height, width], resize, channels, interpolation }) {
   const { data, width: wide, height: tall } = await decoded(picture, channels < 4);
-  const planes = channels === 1 ? [gray(data)] : Array.from({ length: channels }, (_, c) => data.filter((_, i) => i % 4 === c));
+  const planes = channels === 1 ? [gray(data)] : Array.from({ length: channels }, (_, c) => planeOf(data, c));
   const [rows, columns] = beforeCrop(tall, wide, resize, [height, width]);
   const top = halfEven((rows - height) / 2), left = halfEven((columns - width) / 2);
   const pixels = new Float32Array(channels * height * width);
@@ -52,6 +52,12 @@ async function decoded(picture, onWhite) {
   return context.getImageData(0, 0, canvas.width, canvas.height);
 }
 
+function planeOf(data, channel) {
+  const plane = new Uint8Array(data.length / 4);
+  for (let i = 0, at = channel; i < plane.length; i++, at += 4) plane[i] = data[at];
+  return plane;
+}
+
 function gray(data) {
   return Uint8Array.from({ length: data.length / 4 }, (_, i) =>
     (data[4 * i] * 19595 + data[4 * i + 1] * 38470 + data[4 * i + 2] * 7471 + 0x8000) >> 16);
@@ -76,10 +82,10 @@ function halfEven(x) {
 function resampled(plane, rows, from, to, first, count, interpolation) {
   const scale = from / to, found = new Uint8Array(rows * count);
   if (interpolation === "nearest") {
-    for (let j = 0; j < count; j++) {
-      const at = Math.floor((first + j + 0.5) * scale);
-      for (let r = 0; r < rows; r++) found[r * count + j] = plane[r * from + at];
-    }
+    // Added up as in pillow, which rounds at the borders of pixels.
+    for (let j = 0, at = scale * 0.5; j < first + count; j++, at += scale)
+      if (j >= first)
+        for (let r = 0; r < rows; r++) found[r * count + j - first] = plane[r * from + Math.floor(at)];
     return found;
   }
   const [reach, filter] = FILTERS[interpolation];

@@ -30,7 +30,7 @@ class Tensors {
     const { shape, type, start, scale } = this.entries[index];
     const count = shape.reduce((a, b) => a * b, 1);
     const stored = this.stored(type, start, count);
-    if (scale === null || scale === undefined) return Float32Array.from(stored);
+    if (scale === null || scale === undefined) return type === "f16" ? stored : stored.slice();
     const scales = this.floats(scale), row = count / shape[0];
     const values = new Float32Array(count);
     for (let i = 0, at = 0; i < shape[0]; i++)
@@ -44,6 +44,8 @@ class Tensors {
     if (type === "i8") return new Int8Array(buffer, offset, count);
     const words = new Uint16Array(buffer, offset, count);
     this.table ??= halves();
-    return Float32Array.from(words, (bits) => this.table[bits]);
+    const table = this.table, values = new Float32Array(count);
+    for (let i = 0; i < count; i++) values[i] = table[words[i]];
+    return values;
   }
 }
