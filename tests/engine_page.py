@@ -78,7 +78,7 @@ class EnginePage:
         plain = "" if vectors else "WebAssembly = undefined;\n"
         page = PAGE.format(
             data=json.dumps(document).replace("<", "\\u003c"),
-            weights=base64.b64encode(block.content).decode(),
+            weights=base64.b64encode(block.deflated()).decode(),
             worker=plain + script_of(WORKER),
             engine=script_of(ENGINE),
         )

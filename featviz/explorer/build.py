@@ -98,7 +98,7 @@ def build_explorer(
         "pictures": found.document.get("pictures"),
         "links": {"atlas": atlas} if atlas else {},
     }
-    blocks = {"weights": bytes(block.content), **found.blocks}
+    blocks = {"weights": block.deflated(), **found.blocks}
     page = render_page(document, blocks, engine=script_of(ENGINE), worker=script_of(WORKER))
     return Explorer(
         origin=results.origin(

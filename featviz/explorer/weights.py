@@ -7,6 +7,7 @@ that what rounding changes can be measured in Python.
 
 from __future__ import annotations
 
+import zlib
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -34,6 +35,10 @@ class Block:
         self.content += bytes(-len(self.content) % 4)
         self.entries.append(entry)
         return len(self.entries) - 1
+
+    def deflated(self) -> bytes:
+        """The content as the page has it: int8 an eighth, float16 a thirteenth smaller."""
+        return zlib.compress(self.content, 9)
 
     def rounded(self, weight: Tensor, how: Rounding) -> tuple[int, Tensor]:
         """Append a weight (rows, ...); its number, and what the page will make of it."""

@@ -16,10 +16,11 @@ function pauses(id) {
 }
 
 const METHODS = {
-  start(pause, data, text) {
+  async start(pause, data, text) {
     const letters = atob(text), bytes = new Uint8Array(letters.length);
     for (let i = 0; i < letters.length; i++) bytes[i] = letters.charCodeAt(i);
-    network = new Network(data, bytes, arithmetic);
+    const opened = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"));
+    network = new Network(data, new Uint8Array(await new Response(opened).arrayBuffer()), arithmetic);
     return { arithmetic: network.memory.arithmetic.constructor.name };
   },
   forward: (pause, pixels, options) => network.forward(pixels, options, pause),
