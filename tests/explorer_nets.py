@@ -15,8 +15,8 @@ SIDE = 37
 """odd, so that windows do not divide it"""
 
 
-def _norm(inputs: int, outputs: int, kernel: int, **options: int) -> nn.Sequential:
-    conv = nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, bias=False, **options)
+def _norm(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Sequential:
+    conv = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False)
     return nn.Sequential(conv, nn.BatchNorm2d(outputs), nn.ReLU(inplace=True))
 
 
@@ -43,7 +43,8 @@ class _Block(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         out = self.bn2(self.conv2(self.relu(self.bn1(self.conv1(x)))))
         out += x if self.down is None else self.down(x)
-        return self.relu(out)
+        found: Tensor = self.relu(out)
+        return found
 
 
 def resnet() -> nn.Module:
@@ -122,7 +123,7 @@ class Functional(nn.Module):
         x = F.avg_pool2d(x, 3, 2, padding=1, ceil_mode=True, count_include_pad=False)
         x = F.leaky_relu(self.conv2(F.pad(x, (1, 0, 2, 0))), 0.2)
         x = F.max_pool2d(x, 2) * 0.5 + 0.25
-        return self.fc(torch.tanh(F.adaptive_avg_pool2d(x, 2)).reshape(x.shape[0], -1))
+        out: Tensor = self.fc(torch.tanh(F.adaptive_avg_pool2d(x, 2)).reshape(x.shape[0], -1))
 
 
 def gray() -> nn.Module:
@@ -150,8 +151,8 @@ def small_net(name: str) -> Model:
         net = NETS[name]()
         for module in net.modules():
             if isinstance(module, nn.BatchNorm2d):
-                nn.init.uniform_(module.running_mean, -0.3, 0.3)
-                nn.init.uniform_(module.running_var, 0.3, 1.5)
+                module.running_mean = torch.rand(module.num_features) - 0.5
+                module.running_var = 0.3 + torch.rand(module.num_features)
                 nn.init.uniform_(module.weight, 0.5, 1.5)
                 nn.init.uniform_(module.bias, -0.5, 0.5)
     channels = 1 if name == "gray" else 3

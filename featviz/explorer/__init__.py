@@ -8,8 +8,8 @@ document describes the network as a list of operations (`trace`, `program`, `wei
                             and the numbers of its tensors as weight, bias, scale, shift. Value 0 is
                             the picture in [0, 1], operation i gives value i + 1
     layers, logits          name -> value and shape; the value of the logits, null for a trunk
-    tensors                 of each: shape, type (f32, f16, i8), first byte in the inflated block "weights",
-                            and for i8 the tensor with the scale of each row
+    tensors                 of each: shape, type (f32, f16, i8), first byte in the block "weights"
+                            (inflated), and for i8 the tensor with the scale of each row
     snapshots               moments of training: step, top1, tensors that stand for others
 
 `engine` runs it in a Worker; a view calls (each gives a promise; an older call in the same slot is

@@ -151,8 +151,8 @@ def test_units_switched_off_are_zeros_in_torch(
             value[:, places[i]] = 0
         values.append(value)
     found = page.forward(picture, list(page.names), off=off)
-    for layer, value in page.names.items():
-        assert relative(found["values"][layer]["data"], values[value]) < 1e-4, layer
+    for layer, index in page.names.items():
+        assert relative(found["values"][layer]["data"], values[index]) < 1e-4, layer
     again = follow(page, picture)
     assert relative(again["logits"], values_of(page.program, picture)[-1]) < 1e-4
 
