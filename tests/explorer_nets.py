@@ -124,6 +124,7 @@ class Functional(nn.Module):
         x = F.leaky_relu(self.conv2(F.pad(x, (1, 0, 2, 0))), 0.2)
         x = F.max_pool2d(x, 2) * 0.5 + 0.25
         out: Tensor = self.fc(torch.tanh(F.adaptive_avg_pool2d(x, 2)).reshape(x.shape[0], -1))
+        return out
 
 
 def gray() -> nn.Module:
