@@ -172,7 +172,7 @@ class ConceptCards(results.Result):
 
     def write(self, folder: results.Folder) -> None:
         folder.figure(
-            "concepts.jpg",
+            "concepts.svg",
             self.plot(),
             caption=f"Concepts of {self.layer}, the largest first: the maximized picture, the "
             "pictures in which it is strongest (faded where it is not), and the classes whose "
@@ -181,7 +181,7 @@ class ConceptCards(results.Result):
         )
         for i, name in enumerate(self.names):
             folder.figure(
-                f"cards/{file_stem(name)}.jpg",
+                f"cards/{file_stem(name)}.svg",
                 draw_card(self, i),
                 caption=f"{name}. {self._words(i)} Patches fade where the concept is not.",
                 alt=f"Maximized picture, top patches and effects of {name}",

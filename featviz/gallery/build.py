@@ -26,7 +26,7 @@ from featviz.gallery.reader import (
     read_entries,
     short_cell,
 )
-from featviz.gallery.site import ResultPage, Site, UnitPage, layer_key, plan_site
+from featviz.gallery.site import ResultPage, Site, UnitPage, is_concept, layer_key, plan_site
 from featviz.gallery.summary import key_numbers, summarize_entry
 
 if TYPE_CHECKING:
@@ -217,13 +217,14 @@ def _with_neighbors(items: Sequence[Any]) -> Iterable[tuple[Any, Any | None, Any
 def _same_channel(site: Site, unit: UnitPage) -> list[UnitPage]:
     """The unit's channel before or after the ReLU, or pooled: conv5:12, relu5:12, pool5:12."""
     key = layer_key(unit.layer)
-    if key[0] != 0:
+    if key[0] != 0 or is_concept(unit.layer):
         return []
     return [
         u
         for u in site.units
         if (u.model, u.label) == (unit.model, unit.label)
         and u.layer != unit.layer
+        and not is_concept(u.layer)
         and layer_key(u.layer)[:2] == key[:2]
     ]
 

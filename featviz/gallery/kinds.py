@@ -33,7 +33,7 @@ GROUPS = (
     Group(
         "The model",
         "Its layers, its training, and how often its predictions are right.",
-        ("layers", "growth", "train", "eval", "compare"),
+        ("explorer", "layers", "growth", "train", "eval", "compare"),
     ),
     Group(
         "What its units respond to",
@@ -109,6 +109,14 @@ KINDS = {
         "loss, the size of the error. The curve of the validation pictures is the one that "
         "counts, since the network is never trained on those.",
         "The unit while the network was trained.",
+    ),
+    "explorer": Kind(
+        "Explorer",
+        "The network itself runs in this page. Take one of its pictures or your own, and follow "
+        "it from the numbers of its pixels through kernels, maps and layers to the answer, to "
+        "the pictures that are alike for the network, and to a change too small to notice that "
+        "fools it. Nothing leaves your machine.",
+        "The unit in the explorer.",
     ),
     "growth": Kind(
         "Kernels during training",

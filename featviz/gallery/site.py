@@ -285,6 +285,7 @@ class Site:
             square = [
                 (layer, [u for u in units if u.portrait and _is_square(u.portrait)])
                 for layer, units in layers
+                if not is_concept(layer)
             ]
             rows = [(layer, units) for layer, units in square if len(units) >= WALL_FEWEST]
             columns = max(4, min((len(units) for _, units in rows), default=0))
@@ -519,6 +520,11 @@ def layer_key(layer: str) -> tuple[object, ...]:
     if match:
         return (0, int(match[2]), _PARTS[match[1]], natural(match[3] or ""))
     return (2 if layer == "logits" else 1, 0, 0, natural(layer))
+
+
+def is_concept(layer: str) -> bool:
+    """Whether these are concepts of a layer ("relu5/nmf32") and not its units."""
+    return "/" in layer
 
 
 def natural(text: str) -> tuple[tuple[int, int, str], ...]:

@@ -137,10 +137,10 @@ class Maximized(results.Result):
             folder.figure(
                 "panel.svg",
                 self.plot(),
-                caption="Each picture beside the photographs that activate its unit most (gray: "
-                "outside of it), and what was measured of it. The curves are rank correlations "
-                "between the activations of the layers: natural-path similarity.",
-                alt="Synthetic pictures beside photographs, with numbers and curves",
+                caption="Each picture beside the pictures of the data that activate its unit "
+                "most (gray: outside of it), and what was measured of it. The curves are rank "
+                "correlations between the activations of the layers: natural-path similarity.",
+                alt="Synthetic pictures beside pictures of the data, with numbers and curves",
             )
         if self.transparency is not None:
             folder.figure(
@@ -223,9 +223,9 @@ class Maximized(results.Result):
             folder.figure(
                 f"natural/{stem}.jpg",
                 top_picture_strip(found),
-                caption=f"The {len(found.values)} of {self.panel.count:,} photographs that "
+                caption=f"The {len(found.values)} of {self.panel.count:,} pictures that "
                 f"activate {self.titles[i]} most, with their scores: {values}{framed}.",
-                alt=f"Photographs that strongly activate {self.titles[i]}",
+                alt=f"Pictures of the data that strongly activate {self.titles[i]}",
                 units=units,
                 pixelated=found.pictures[0].shape[-1] < 24,
                 detail=True,
@@ -234,7 +234,7 @@ class Maximized(results.Result):
             folder.figure(
                 f"paths/{stem}.svg",
                 path_figure(self.panel.path, i),
-                caption="Does the picture go through the network as photographs do? Rank "
+                caption="Does it go through the network as pictures of the data do? Rank "
                 "correlations of activations, layer by layer. The closer the blue line "
                 "comes to the green one, and the further it stays above the orange one, the "
                 "better.",
@@ -289,7 +289,7 @@ class Maximized(results.Result):
                 for k, layer in enumerate(path.layers)
             ],
             caption="The curves in numbers: rank correlations of the picture with its unit's "
-            "photographs (own) and with other units' (others), of the photographs among themselves "
+            "top pictures (own) and with other units' (others), of top pictures among themselves "
             "(ceiling) and with other units' (floor), of noise with them, and (own - floor) / "
             "(ceiling - floor) with its 95% interval.",
         )

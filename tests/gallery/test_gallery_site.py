@@ -13,6 +13,7 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 from gallery_run import figure, write_result, write_run
+from PIL import Image
 
 from featviz.errors import UserError
 from featviz.gallery.build import build_gallery, show_seconds, show_size, show_time
@@ -454,6 +455,22 @@ def test_units_of_two_models_have_pages_of_their_own(tmp_path: Path) -> None:
     follow_addresses(site)
     with pytest.raises(UserError, match=r"no result is of the model 'huge'; .*: large, small$"):
         build_gallery(tmp_path / "run", first="huge", overwrite=True)
+
+
+def test_a_concept_is_no_channel_of_the_layer_that_it_was_found_in(tmp_path: Path) -> None:
+    units = [f"{layer}:{i}" for layer in ("conv5", "relu5", "relu5/nmf6") for i in range(4)]
+    figures = [figure(f"{i}.png", (unit,)) for i, unit in enumerate(units)]
+    folder = write_result(tmp_path / "run" / "maximize", kind="maximize", figures=figures)
+    for one in figures:
+        Image.new("RGB", (16, 16)).save(folder / one["file"])  # square, as tiles are
+    site = build_gallery(tmp_path / "run", tmp_path / "site")
+    unit = Page(site / "units" / "conv5-0.html").words
+    assert "The same channel elsewhere: relu5:0" in unit
+    assert "nmf" not in unit.partition("The same channel elsewhere")[2].partition("\n")[0]
+    assert "The same channel" not in Page(site / "units" / "relu5-nmf6-0.html").words
+    wall = (site / "index.html").read_text().partition('id="story"')[0]
+    assert "units/relu5-0.html" in wall
+    assert "units/relu5-nmf6-0.html" not in wall
 
 
 def test_only_a_gallery_is_replaced_and_only_when_asked(tmp_path: Path) -> None:
