@@ -165,6 +165,10 @@ def trace_circuits(
     names = named_units(model, units)
     data = as_pictures(pictures, model=model).spread(count)
     layers = [expand] if isinstance(expand, str) else list(expand)
+    if "" in layers:
+        raise UserError(f"expand {','.join(layers)!r} has an empty name; write conv2,conv1")
+    # Before any other work, since it refuses layers that a unit does not depend on.
+    expanded = {name: _expanded(model, name, layers, data, batch_size) for name in names}
     parameters: dict[str, Any] = {
         "units": names,
         "depth": depth,
@@ -188,8 +192,7 @@ def trace_circuits(
                 data=data,
                 seed=seed,
             )
-            expanded = _expanded(model, name, layers, data, batch_size)
-            circuits.append(tracer.circuit(name, origin, expanded))
+            circuits.append(tracer.circuit(name, origin, expanded[name]))
     return Circuits(
         origin=results.origin(model, parameters=parameters, started=started, data=data, seed=seed),
         circuits=tuple(circuits),

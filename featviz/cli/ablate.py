@@ -111,7 +111,7 @@ def read_directions(path: Path) -> Tensor | Concepts:
                 )
             return next(iter(found.values()))
         return torch.from_numpy(np.load(path, allow_pickle=False))
-    except (OSError, ValueError, TypeError, SafetensorError) as error:
+    except (OSError, EOFError, ValueError, TypeError, SafetensorError) as error:
         raise UserError(
             f"{path} holds no directions ({error}); give .npy or .safetensors of (k, units)"
         ) from None

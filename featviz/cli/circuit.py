@@ -79,7 +79,7 @@ def circuit(
     shared: dict[str, Any] = {
         "depth": far if depth is None else depth,
         "height": far if height is None else height,
-        "expand": [layer.strip() for layer in expand.split(",") if layer.strip()],
+        "expand": [layer.strip() for layer in expand.split(",")] if expand else [],
         "icons": icons,
         "count": count,
         "positions": positions,

@@ -108,6 +108,8 @@ class _Command(TyperCommand):
                 return super().invoke(ctx)
         except KeyboardInterrupt as stop:  # typer would drop the text
             raise _Stopped(*stop.args[:1]) from stop
+        except EOFError as error:  # typer would take it for the end of what a user types
+            raise RuntimeError(f"EOFError: {error}") from error
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         groups: dict[str, list[tuple[str, str]]] = {}

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -213,12 +214,14 @@ def _read_corruptions(
 def _read_cells(folder: Path) -> Corrupted:
     try:
         with np.load(folder / "cells.npz", allow_pickle=False) as file:
-            cells = {key: file[key] for key in file.files}
-    except OSError as error:
+            names, marks, severities, right = (
+                file[name] for name in ("picture", "corruption", "severity", "right")
+            )
+    except (OSError, EOFError, ValueError, KeyError, BadZipFile) as error:
         raise UserError(f"{folder / 'cells.npz'} cannot be read ({error}); make it again") from None
     return Corrupted(
-        tuple(cells["picture"].tolist()),
-        tuple(cells["corruption"].tolist()),
-        tuple(cells["severity"].tolist()),
-        torch.from_numpy(cells["right"]),
+        tuple(names.tolist()),
+        tuple(marks.tolist()),
+        tuple(severities.tolist()),
+        torch.from_numpy(right),
     )

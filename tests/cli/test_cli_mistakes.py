@@ -298,3 +298,17 @@ def test_an_error_of_ours_is_one_line_and_a_traceback_under_debug(
     assert err == "featviz: RuntimeError: a bug (--debug shows where)\n"
     with pytest.raises(RuntimeError, match="a bug"):
         main(["layers", "--debug"])
+
+
+def test_an_end_of_file_within_a_command_is_an_error_and_no_stop(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from featviz.models import load
+
+    def fail(*_: object, **__: object) -> None:
+        raise EOFError("no data left in file")
+
+    monkeypatch.setattr(load, "load", fail)
+    code, _, err = run(capsys, "layers")
+    assert code == 1
+    assert err.startswith("featviz: RuntimeError: EOFError: no data left in file")
