@@ -314,7 +314,12 @@ def figure_bytes(figure: Figure, kind: str, *, dpi: float | None = None) -> byte
 
     for text in figure.findobj(Text):
         text.set_parse_math(False)  # names of files and classes may hold "$"
-    settings: Any = {"svg.hashsalt": "featviz", "svg.fonttype": "none", "text.parse_math": False}
+    settings: Any = {
+        "svg.hashsalt": "featviz",
+        "svg.fonttype": "none",
+        "text.parse_math": False,
+        "image.composite_image": False,  # one large picture of many, with the gaps between them
+    }
     with matplotlib.rc_context(settings), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from")
         figure.savefig(buffer, format=kind, metadata=metadata[kind], dpi=dpi or figure.dpi)

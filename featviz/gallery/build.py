@@ -36,6 +36,8 @@ TABLE_ROWS = 12
 """rows of a table that a page shows at first"""
 ROWS_ON_PAGE = 400
 """rows that can be opened on the page; the whole table is one link away"""
+LARGEST_FRAME = 1_000_000
+"""bytes of a page of a result that is shown within ours; a larger one is linked only"""
 
 _MONTHS = [
     "January",
@@ -174,6 +176,7 @@ def _write_pages(site: Site, target: Path, with_arrays: bool) -> None:
         "with_arrays": with_arrays,
         "table_rows": TABLE_ROWS,
         "rows_on_page": ROWS_ON_PAGE,
+        "largest_frame": LARGEST_FRAME,
     }
 
     def write(template: str, page: str, **values: Any) -> None:

@@ -16,7 +16,7 @@ from gallery_run import figure, write_result, write_run
 from PIL import Image
 
 from featviz.errors import UserError
-from featviz.gallery.build import build_gallery, show_seconds, show_size, show_time
+from featviz.gallery.build import LARGEST_FRAME, build_gallery, show_seconds, show_size, show_time
 from featviz.gallery.kinds import GROUPS, KINDS
 from featviz.gallery.reader import Figure, read_entry, short_cell, unit_name
 from featviz.gallery.site import layer_key, natural
@@ -217,6 +217,14 @@ def test_a_page_of_a_result_is_framed_and_its_files_come_along(site: Path) -> No
     frames = Page(site / "results" / "atlas.html").all("iframe")
     assert [a["src"] for a in frames] == ["../results/atlas/atlas.html"]
     assert (site / "results" / "atlas" / "tiles" / "0.js").is_file()
+
+
+def test_a_large_page_of_a_result_is_linked_and_not_framed(tmp_path: Path) -> None:
+    folder = write_result(tmp_path / "explorer", kind="explorer")
+    (folder / "explorer.html").write_text("<!doctype html>" + " " * LARGEST_FRAME)
+    page = Page(build_gallery(tmp_path) / "results" / "explorer.html")
+    assert page.all("iframe") == []
+    assert "../results/explorer/explorer.html" in [a["href"] for a in page.all("a")]
 
 
 def test_an_unknown_kind_has_a_card_and_a_page(site: Path) -> None:

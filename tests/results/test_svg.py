@@ -9,7 +9,7 @@ import re
 import numpy as np
 from PIL import Image
 
-from featviz import plotting
+from featviz import plotting, svg
 from featviz.results import figure_bytes
 
 
@@ -62,6 +62,33 @@ def test_large_photographs_inside_are_jpeg_and_nearly_the_same() -> None:
     assert np.abs(middle - expected).mean() < 6
     flat = np.zeros((40, 40, 3), np.uint8)
     assert "image/jpeg" not in drawn(flat)
+
+
+def pictures_inside(text: str) -> list[np.ndarray[tuple[int, ...], np.dtype[np.uint8]]]:
+    found = re.findall(r'data:image/\w+;base64,([^"]+)"', text)
+    return [
+        np.asarray(Image.open(io.BytesIO(base64.b64decode(one))).convert("RGB")) for one in found
+    ]
+
+
+def test_pictures_beside_each_other_stay_apart_and_those_of_few_colors_exact() -> None:
+    colors = np.random.default_rng(1).integers(0, 255, (3, 200, 3), dtype=np.uint8)
+    figure = plotting.new_figure(3, 2)
+    ax = figure.add_subplot()
+    for at, row in enumerate(colors):
+        ax.imshow(row.reshape(10, 20, 3), extent=(at, at + 0.9, 0, 1), interpolation="nearest")
+    ax.set(xlim=(0, 3), ylim=(0, 1))
+    inside = pictures_inside(figure_bytes(figure, "svg").decode())
+    assert len(inside) == 3
+    for picture, row in zip(inside, colors, strict=True):
+        assert set(map(tuple, picture.reshape(-1, 3))) == set(map(tuple, row))
+
+
+def test_coordinates_keep_their_place_to_a_hundredth_of_a_point() -> None:
+    text = 'd="M 0.0049 861.696 \nL -766.0251 -0.001 \nz\n" x="4.738283" viewBox="0 0 1.23456 2"'
+    short = svg.finish(f"<svg><metadata>Matplotlib 3</metadata><path {text}/></svg>")
+    assert short == ('<svg><path d="M0 861.7L-766.03 0z" x="4.74" viewBox="0 0 1.23456 2"/></svg>')
+    assert "Matplotlib" not in drawn()
 
 
 def test_the_same_figure_gives_the_same_bytes() -> None:
