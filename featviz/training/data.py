@@ -24,6 +24,8 @@ from featviz.types import Progress, Share
 
 MEMORY_LIMIT = 4 << 30
 """Decoded pictures are kept in memory up to this many bytes, above it they are read each epoch."""
+DRAWS = 6
+"""random numbers that change a picture"""
 _THREADS = min(8, os.cpu_count() or 1)
 
 
@@ -140,19 +142,22 @@ def _decode(
     """Pictures (n, 3, S, S) uint8, their rows, and those that cannot be read."""
 
     def read(row: int) -> Tensor:
+        if pictures.files:
+            return pictures.prepare(row, preprocessing).pixels
         return prepared(pictures.open(row), preprocessing).pixels
 
-    empty = torch.empty(0, 3, *preprocessing.size, dtype=torch.uint8)
-    decoded, good, bad = [empty], [], []
+    decoded = torch.empty(len(rows), 3, *preprocessing.size, dtype=torch.uint8)
+    good: list[int] = []
+    bad: list[Skipped] = []
     for done, (row, found) in enumerate(in_order(read, rows, workers=_THREADS), start=1):
         if isinstance(found, Tensor):
-            decoded.append(found[None])
+            decoded[len(good)] = found
             good.append(row)
         else:
             bad.append(Skipped(row, pictures.paths[row], str(found)))
         if progress and (done % 1024 == 0 or done == len(rows)):
             progress(done, len(rows), "reading pictures")
-    return torch.cat(decoded), good, bad
+    return decoded[: len(good)], good, bad
 
 
 def augment(pictures: Tensor, size: int, settings: Augmentation, draws: Tensor) -> Tensor:
@@ -166,7 +171,7 @@ def augment(pictures: Tensor, size: int, settings: Augmentation, draws: Tensor) 
         pictures: (B, 3, H, W) uint8.
         size: Side of the result, in pixels.
         settings: Ranges of the changes.
-        draws: (B, 6) uniform in [0, 1): area, aspect, left, top, flip, gain of each picture.
+        draws: (B, DRAWS) uniform in [0, 1): area, aspect, left, top, flip, gain of each picture.
     """
     height, width = pictures.shape[-2:]
     u = draws.to(pictures.device)

@@ -1,8 +1,8 @@
 """`train(net, pictures)`: stochastic gradient descent on class folders, and one piece of state.
 
 Comes in: a net that takes normalized pictures, and a folder of class folders. Goes out: the net,
-trained, and a `TrainResult`. Everything random is drawn from (seed, epoch), so a run that was
-stopped goes on to the same weights.
+trained, and a `TrainResult`. All that is random is drawn from (seed, epoch) for each picture, so a
+run that was stopped goes on to the same weights.
 """
 
 from __future__ import annotations
@@ -10,9 +10,11 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -24,8 +26,10 @@ from featviz.errors import UserError, check_fields, nearest, public
 from featviz.models.alexnet import folded_weight
 from featviz.models.load import resolve_device
 from featviz.models.precision import choose_precision, has_bfloat16
-from featviz.training.data import Augmentation, Examples, augment, read_examples
+from featviz.training.batches import Batch, ahead
+from featviz.training.data import DRAWS, Augmentation, Examples, augment, read_examples
 from featviz.training.evaluation import hits, predict
+from featviz.training.forward import PictureDropout
 from featviz.training.parallel import Workers
 from featviz.training.result import Epoch, TrainResult, as_model
 from featviz.training.state import State, read_state, write_state
@@ -170,8 +174,8 @@ def train(
         seed: Of order, changes of pictures and dropout.
         checkpoint: Folder for the state, which is replaced after each epoch; None keeps none.
             Ctrl-C loses at most the epoch that was under way. On a CPU the weights come out bit for
-            bit as without the stop (dropout with `workers` above 1 excepted: threads draw in any
-            order). `epochs` may differ from the first time, all other settings not.
+            bit as without the stop. `epochs` may differ from the first time, all other settings
+            not.
         resume: Go on from the state in `checkpoint`; False begins anew and replaces it.
         name: Of the model. Default: "alexnet-mini" for an AlexNetMini, and so on.
         class_names: A readable name for each folder ({"n01443537": "goldfish"}).
@@ -227,6 +231,17 @@ def train(
     )
 
 
+class _Drawn(NamedTuple):
+    """What is drawn for an epoch."""
+
+    order: Tensor
+    """(N,): rows of the pictures"""
+    draws: Tensor
+    """(N, DRAWS): how each is changed"""
+    keys: Tensor
+    """(N,): of each one's dropout"""
+
+
 @dataclass
 class _Run:
     """The net in training, with all that a step needs."""
@@ -248,7 +263,8 @@ class _Run:
         self.factor = settings.factor
         self.precision = choose_precision(settings.precision, lambda: has_bfloat16(self.device))
         self.sizes = dict(settings.sizes or {0: int(getattr(self.net, "input_size", 64))})
-        self.steps = max(1, len(self.examples) // settings.batch_size)
+        self.batch_size = min(settings.batch_size, len(self.examples))
+        self.steps = len(self.examples) // self.batch_size
         """of an epoch"""
         self.net.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         groups = (
@@ -262,6 +278,7 @@ class _Run:
             lr=settings.lr,
             momentum=settings.momentum,
             nesterov=settings.momentum > 0,
+            fused=True,
         )
 
     def parameters(self) -> dict[str, Any]:
@@ -302,33 +319,31 @@ class _Run:
     ) -> None:
         """One pass over the pictures, and its line of the history."""
         began = time.perf_counter()
-        # What is random in an epoch follows from (seed, epoch): a resumed run draws the same.
-        drawn = (self.seed * 1_000_003 + epoch) % 2**64
-        generator = torch.Generator().manual_seed(drawn)
-        torch.manual_seed(drawn)
-        order = torch.randperm(len(self.examples), generator=generator)
+        drawn = self.drawn(epoch)
         size = self.sizes[max(first for first in self.sizes if first <= epoch)]
-        batch = self.settings.batch_size
-        running, seen, loss, rate = torch.zeros((), device=self.device), 0, 0.0, 0.0
-        for i in range(self.steps):
-            step = epoch * self.steps + i
-            if step in snapshot_steps:
-                self.snapshot(step)
-            rate = self.rate(step)
-            for group in self.optimizer.param_groups:
-                group["lr"] = rate
-            rows = order[i * batch : (i + 1) * batch]
-            draws = torch.rand(len(rows), 6, generator=generator)
-            running += parts.run(self.gradients, rows, draws, size)
-            self.optimizer.step()
-            seen += len(rows)
-            if (i + 1) % _CHECK_EVERY == 0 or i + 1 == self.steps:
-                loss = float(running) / seen
-                if not math.isfinite(loss):
-                    raise self._diverged(epoch, step, rate, kept)
-                if progress:
-                    speed = seen / (time.perf_counter() - began)
-                    progress(step + 1, self.epochs * self.steps, self._text(epoch, loss, speed))
+        gradients = partial(self.gradients, size=size, count=self.batch_size)
+        running = torch.zeros(2, device=self.device)  # summed loss, pictures
+        loss, rate = 0.0, 0.0
+        batches = ahead(partial(self.batch, drawn), range(self.steps))
+        with closing(batches):
+            for i, batch in enumerate(batches):
+                step = epoch * self.steps + i
+                if step in snapshot_steps:
+                    self.snapshot(step)
+                rate = self.rate(step)
+                for group in self.optimizer.param_groups:
+                    group["lr"] = rate
+                running[0] += parts.run(gradients, batch)
+                running[1] += len(batch.labels)
+                self.optimizer.step()
+                if (i + 1) % _CHECK_EVERY == 0 or i + 1 == self.steps:
+                    total, seen = running.tolist()
+                    loss = total / max(1, seen)
+                    if not math.isfinite(loss):
+                        raise self._diverged(epoch, step, rate, kept)
+                    if progress:
+                        speed = seen / (time.perf_counter() - began)
+                        progress(step + 1, self.epochs * self.steps, self._text(epoch, loss, speed))
         trained = time.perf_counter() - began
         top1, top5 = self.accuracy()
         seconds = time.perf_counter() - began
@@ -337,23 +352,43 @@ class _Run:
             Epoch(epoch + 1, done, loss, rate, top1, top5, seconds, seen / trained)
         )
 
-    def gradients(
-        self, net: nn.Module, rows: Tensor, draws: Tensor, size: int, share: float
-    ) -> Tensor:
-        """Add the gradients of `share` of a batch to a net's; returns its summed loss."""
+    def drawn(self, epoch: int) -> _Drawn:
+        """What is random in an epoch follows from (seed, epoch): a resumed run draws the same."""
+        number, pictures = (self.seed * 1_000_003 + epoch) % 2**64, len(self.examples)
+        generator = torch.Generator().manual_seed(number)
+        torch.manual_seed(number)  # of what a net of the user's draws by itself
+        return _Drawn(
+            torch.randperm(pictures, generator=generator),
+            torch.rand(pictures, DRAWS, generator=generator),
+            torch.randint(-(2**31), 2**31, (pictures,), dtype=torch.int32, generator=generator),
+        )
+
+    def batch(self, drawn: _Drawn, step: int) -> Batch:
+        """The batch of a step of the epoch, in memory."""
+        rows = drawn.order[step * self.batch_size :][: self.batch_size]
+        pictures, kept = self.examples.take(rows)
+        teacher = None if self.teacher is None else self.teacher[kept]
+        labels = self.examples.labels[kept]
+        batch = Batch(pictures, labels, drawn.draws[kept], drawn.keys[kept], teacher)
+        return batch.pinned() if self.device.type == "cuda" else batch
+
+    def gradients(self, net: nn.Module, batch: Batch, *, size: int, count: int) -> Tensor:
+        """Add to a net's gradients those of a part of a batch of `count`; its summed loss."""
         settings = self.settings
-        raw, kept = self.examples.take(rows)
-        if not len(kept):
+        if not len(batch.labels):
             return torch.zeros((), device=self.device)
-        pictures = augment(raw.to(self.device), size, settings.augmentation, draws[: len(kept)])
-        logits = self.forward(net, pictures)
-        labels = self.examples.labels[kept].to(self.device)
-        loss = nn.functional.cross_entropy(logits, labels, label_smoothing=settings.label_smoothing)
-        if self.teacher is not None:
-            taught = _divergence(logits, self.teacher[kept].to(self.device), settings.temperature)
+        batch = batch.to(self.device)
+        pictures = augment(batch.pictures, size, settings.augmentation, batch.draws)
+        with PictureDropout(batch.keys):
+            logits = self.forward(net, pictures)
+        loss = nn.functional.cross_entropy(
+            logits, batch.labels, label_smoothing=settings.label_smoothing, reduction="sum"
+        )
+        if batch.teacher is not None:
+            taught = _divergence(logits, batch.teacher, settings.temperature)
             loss = (1 - settings.teacher_weight) * loss + settings.teacher_weight * taught
-        (loss * share).backward()
-        return loss.detach() * len(kept)
+        (loss / count).backward()
+        return loss.detach()
 
     def forward(self, net: nn.Module, pictures: Tensor) -> Tensor:
         """Logits (B, classes) of pictures (B, 3, S, S) in [0, 1]."""
@@ -375,10 +410,11 @@ class _Run:
         return top1, top5
 
     def _labeled(self, examples: Examples) -> Iterator[tuple[Tensor, Tensor]]:
-        for rows in torch.arange(len(examples)).split(250):
-            raw, kept = examples.take(rows)
-            if len(kept):
-                yield raw.to(self.device).float() / 255, examples.labels[kept]
+        batches = ahead(examples.take, torch.arange(len(examples)).split(250))
+        with closing(batches):
+            for raw, kept in batches:
+                if len(kept):
+                    yield raw.to(self.device).float() / 255, examples.labels[kept]
 
     def snapshot(self, step: int) -> None:
         """Keep the first layer's kernels before a step, and the accuracy then."""
@@ -420,10 +456,10 @@ def _check(
 
 
 def _divergence(logits: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-    """T^2 * KL(teacher || net) at temperature T, mean over pictures."""
+    """T^2 * KL(teacher || net) at temperature T, sum over pictures."""
     mine = (logits / temperature).log_softmax(1)
     theirs = (teacher.float() / temperature).log_softmax(1)
-    divergence = nn.functional.kl_div(mine, theirs, reduction="batchmean", log_target=True)
+    divergence = nn.functional.kl_div(mine, theirs, reduction="sum", log_target=True)
     return temperature**2 * divergence
 
 

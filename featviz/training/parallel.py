@@ -10,6 +10,8 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
+from featviz.training.batches import Batch
+
 
 class Workers:
     """The net and its copies, one for each worker; they share weights and add up gradients."""
@@ -38,20 +40,14 @@ class Workers:
             self.pool.shutdown()
             torch.set_num_threads(self.threads)
 
-    def run(
-        self, gradients: Callable[..., Tensor], rows: Tensor, draws: Tensor, size: int
-    ) -> Tensor:
+    def run(self, gradients: Callable[[nn.Module, Batch], Tensor], batch: Batch) -> Tensor:
         """Leave the batch's gradients in the first net; returns its summed loss."""
         for net in self.nets:
             net.train().zero_grad(set_to_none=True)
         if self.pool is None:
-            return gradients(self.nets[0], rows, draws, size, 1.0)
-        shares = zip(
-            self.nets, rows.chunk(len(self.nets)), draws.chunk(len(self.nets)), strict=False
-        )
-        jobs = [
-            self.pool.submit(gradients, net, r, d, size, len(r) / len(rows)) for net, r, d in shares
-        ]
+            return gradients(self.nets[0], batch)
+        parts = zip(self.nets, batch.chunk(len(self.nets)), strict=False)
+        jobs = [self.pool.submit(gradients, net, part) for net, part in parts]
         losses = [job.result() for job in jobs]
         for same in zip(*(net.parameters() for net in self.nets[: len(jobs)]), strict=True):
             for other in same[1:]:

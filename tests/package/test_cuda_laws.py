@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 from pretend_cuda import PretendedCuda
-from torch import Tensor
+from torch import Tensor, nn
 
 import featviz
 from featviz.atlas import graph as graphs
@@ -21,8 +21,10 @@ from featviz.atlas import peers, tsne
 from featviz.atlas.affinities import affinities
 from featviz.atlas.graph import build_graph
 from featviz.attacks.options import AttackOptions
+from featviz.data.from_python import as_pictures
 from featviz.models.precision import has_bfloat16
 from featviz.neighbors.exact import build_index
+from featviz.training.data import read_examples
 
 
 def _space(count: int = 400) -> Tensor:
@@ -150,3 +152,20 @@ def test_the_version_of_cuml_is_found_under_the_name_of_its_distribution(
 
     monkeypatch.setattr(importlib.metadata, "version", version)
     assert peers.version("cuml") == "26.10.0"
+
+
+def test_a_training_step_uploads_from_pinned_memory_and_reads_the_loss_every_20_steps() -> None:
+    steps = 40
+    data = as_pictures(torch.rand(2 * steps, 3, 8, 8), labels=[f"class{i % 3}" for i in range(80)])
+    examples = read_examples(data, 8)
+
+    def run(epochs: int) -> None:
+        layers = nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Dropout()
+        net = nn.Sequential(*layers, nn.Linear(16, 3))
+        settings = featviz.TrainSettings(batch_size=2, sizes={0: 8})
+        featviz.train(net, examples, epochs=epochs, settings=settings)
+
+    counted = _per_step(run, 1, 1)
+    assert counted["upload"] == 0
+    # In an epoch: the loss every 20 steps; four weights and their momentum for the state.
+    assert counted["wait"] <= steps / 20 + 8
