@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from featviz import folders, results, schema
+from featviz.engine import check_engine
 from featviz.errors import UserError
 
 if TYPE_CHECKING:
@@ -60,11 +61,23 @@ class Checkpoint:
         unit: What the sizes count: "rows".
         sizes: Size of each piece that was read or written, by name.
         found: Sum of the sizes of the pieces that an earlier run had finished.
+        engine: Where missing pieces are made (`engine.map_pieces`).
+        held: What is held until the job ends.
     """
 
-    def __init__(self, folder: Path | None, *, total: int | None = None, unit: str = "pieces"):
+    def __init__(
+        self,
+        folder: Path | None,
+        *,
+        total: int | None = None,
+        unit: str = "pieces",
+        engine: str = "here",
+        held: contextlib.ExitStack | None = None,
+    ):
         self.folder = folder
         self.total, self.unit = total, unit
+        self.engine = engine
+        self.held = contextlib.ExitStack() if held is None else held
         self.sizes: dict[str, int] = {}
         self.found = 0
         self._memory: dict[str, Arrays] = {}
@@ -108,7 +121,9 @@ class Checkpoint:
         """
         if name not in self._parts:
             folder = None if self.folder is None else self.folder / results.file_stem(name)
-            self._parts[name] = Checkpoint(folder, total=total, unit=self.unit)
+            self._parts[name] = Checkpoint(
+                folder, total=total, unit=self.unit, engine=self.engine, held=self.held
+            )
         return self._parts[name]
 
     @property
@@ -144,6 +159,7 @@ def open_checkpoint(
     *,
     total: int | None = None,
     unit: str = "pieces",
+    engine: str = "here",
 ) -> Iterator[Checkpoint]:
     """The checkpoint of a job, locked for as long as the block lasts.
 
@@ -157,22 +173,36 @@ def open_checkpoint(
             with it, since kernels may round by the number of threads.
         total: What the sizes of all pieces add up to, for the message after Ctrl-C.
         unit: What the sizes count.
+        engine: "here" or "ray"; a `Checkpoint` that is handed on keeps its own.
 
     Raises:
         UserError: The folder holds the pieces of another job, is used by another run at the moment,
-            is not a checkpoint, or cannot be written.
+            is not a checkpoint, or cannot be written; the engine is unknown or not installed.
         Interrupted: In place of KeyboardInterrupt, if the folder keeps finished pieces.
     """
     if isinstance(folder, Checkpoint):
         folder.total = total if folder.total is None else folder.total
         yield folder
         return
-    if folder is None:
-        yield Checkpoint(None, total=total, unit=unit)
-        return
+    check_engine(engine)
+    with contextlib.ExitStack() as held:
+        kept = Checkpoint(
+            None if folder is None else Path(folder),
+            total=total,
+            unit=unit,
+            engine=engine,
+            held=held,
+        )
+        if kept.folder is not None:
+            held.enter_context(_begun(kept, kept.folder, job))
+        yield kept
+
+
+@contextlib.contextmanager
+def _begun(kept: Checkpoint, place: Path, job: Mapping[str, Any]) -> Iterator[None]:
+    """The folder of a checkpoint, locked, and its job noted."""
     import torch
 
-    place = Path(folder)
     threads = torch.get_num_threads()
     with _locked(place):
         try:
@@ -181,9 +211,8 @@ def open_checkpoint(
         except OSError as error:
             raise folders.cannot_write(place, error) from None
         torch.set_num_threads(begun)
-        kept = Checkpoint(place, total=total, unit=unit)
         try:
-            yield kept
+            yield
         except KeyboardInterrupt as stop:
             if isinstance(stop, Interrupted) or not _has_pieces(place):
                 raise

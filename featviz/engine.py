@@ -5,28 +5,33 @@ checkpoint (`checkpoints`), so that a job that was stopped makes only what is mi
 independent of one another and give the same arrays wherever and however often they are made; that
 is all that Ray is asked to rely on when it loses a worker.
 
-    with open_checkpoint(folder, job) as kept:
-        map_pieces(make, [Piece("rows-000000", range(16)), ...], kept, engine="ray")
-        arrays = kept.read("rows-000000")
+    with open_checkpoint(folder, job, engine="ray") as kept:
+        for arrays in map_pieces(make, [Piece("rows-000000", range(16)), ...], kept):
+            ...
 
-Ray (extra `ray`) is started here, or found where RAY_ADDRESS says. Its workers send the arrays to
-this process, so they need no file system in common.
+Ray (extra `ray`) is started here for as long as the checkpoint is open, or found where RAY_ADDRESS
+says. Its workers send the arrays to this process, so they need no file system in common.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import pickle
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
 
-from featviz.checkpoints import Arrays, Checkpoint
 from featviz.errors import UserError
+
+if TYPE_CHECKING:
+    from featviz.checkpoints import Arrays, Checkpoint
+    from featviz.types import Progress
 
 ENGINES = ("here", "ray")
 
-Make = Callable[[Any, Callable[[int], None]], Arrays]
+Make = Callable[[Any, Callable[[int], None]], "Arrays"]
 """make(work, report): the arrays of a piece; report(done) may be called with a part of its size"""
 
 # How often a piece may be lost with its worker before the cluster is considered broken.
@@ -49,8 +54,11 @@ def check_engine(engine: str) -> None:
     """Raise UserError for an unknown engine, or one that is not installed."""
     if engine not in ENGINES:
         raise UserError(f"unknown engine {engine!r}; take {' or '.join(ENGINES)}")
-    if engine == "ray":
-        _ray()
+    if engine == "ray" and find_spec("ray") is None:
+        raise UserError(
+            "engine ray needs Ray, which is not installed: pip install 'featviz[ray]', "
+            "or leave --engine out to work here"
+        )
 
 
 def map_pieces(
@@ -58,87 +66,130 @@ def map_pieces(
     pieces: Sequence[Piece],
     kept: Checkpoint,
     *,
-    engine: str = "here",
-    gpus: int = 0,
-    progress: Callable[[int, int], None] | None = None,
-) -> None:
-    """Make every piece that the checkpoint does not hold yet.
+    device: str = "cpu",
+    progress: Progress | None = None,
+    text: str = "",
+) -> Iterator[Arrays]:
+    """Make every piece that the checkpoint does not hold yet, with its engine.
 
     Args:
-        make: With engine "ray" it is sent to the workers, with all that it refers to.
+        make: On Ray it is sent to the workers, with all that it refers to.
         pieces: In the order in which they are made.
         kept: Where the pieces are written.
-        engine: "here" or "ray".
-        gpus: How many each piece needs, for Ray to place it.
-        progress: Called with (done, total) in units of the pieces' sizes.
+        device: Where `make` computes: on "cuda" each piece needs a GPU, for Ray to place it.
+        progress: Called with (done, total, text) in units of the pieces' sizes.
+        text: For the progress.
+
+    Returns:
+        The arrays of all pieces in order, each read when it is asked for.
 
     Raises:
-        UserError: The engine is unknown, not installed or cannot be reached, or the folder cannot
-            be written. What `make` raises is raised here.
+        UserError: The cluster cannot be reached or loses a piece again and again, or the folder
+            cannot be written. What `make` raises is raised here.
     """
-    check_engine(engine)
     missing = [piece for piece in pieces if kept.read(piece.name, size=piece.size) is None]
     total = sum(piece.size for piece in pieces)
     done = total - sum(piece.size for piece in missing)
 
     def report(more: int) -> None:
         if progress is not None:
-            progress(done + more, total)
+            progress(done + more, total, text)
 
-    report(0)
-    if not missing:
-        return
+    if total:
+        report(0)
     here = ((piece, make(piece.work, report)) for piece in missing)
-    for piece, arrays in here if engine == "here" else _on_ray(make, missing, gpus):
+    on_ray = kept.engine == "ray" and missing
+    for piece, arrays in _on_ray(make, missing, kept, device) if on_ray else here:
         kept.write(piece.name, arrays, size=piece.size)
         done += piece.size
         report(0)
+    return (_read(kept, piece.name) for piece in pieces)
 
 
-def _on_ray(make: Make, pieces: Sequence[Piece], gpus: int) -> Iterator[tuple[Piece, Arrays]]:
+def _read(kept: Checkpoint, name: str) -> Arrays:
+    arrays = kept.read(name)
+    if arrays is None:
+        raise UserError(f"{name} in {kept.folder} was changed meanwhile; start again")
+    return arrays
+
+
+def _on_ray(
+    make: Make, pieces: Sequence[Piece], kept: Checkpoint, device: str
+) -> Iterator[tuple[Piece, Arrays]]:
     import torch
 
-    ray = _ray()
-    started = not ray.is_initialized()
-    if started:
-        where = os.environ.get("RAY_ADDRESS")
-        try:
-            ray.init(
-                address=where,
-                include_dashboard=None if where else False,
-                log_to_driver=False,
-                logging_level="ERROR",
-            )
-        except (ConnectionError, TimeoutError, RuntimeError, ValueError) as error:
-            reason = (str(error).splitlines() or [""])[0]
-            raise UserError(
-                f"no Ray cluster answers at RAY_ADDRESS={where} ({reason}); "
-                "start one (ray start --head), or unset RAY_ADDRESS to have one here"
-            ) from None
-    task = ray.remote(max_retries=_LOSSES, num_gpus=gpus)(_made)
-    parcel = _parcel(ray, make)  # sent once to each node, not once with each shard
+    from featviz import results
+
+    ray = _cluster(kept)
     threads = torch.get_num_threads()  # kernels may round by their number
-    pending = {task.remote(parcel, piece.work, threads): piece for piece in pieces}
+    options = _needs(ray, threads, device)
+    task = ray.remote(max_retries=_LOSSES, **options)(_made)
+    parcel = _parcel(ray, make)  # sent once to each node, not once with each piece
+    told = threads, results.versions()
+    pending = {task.remote(parcel, piece.work, *told): piece for piece in pieces}
     try:
         while pending:
             ready, _ = ray.wait(list(pending))
             for reference in ready:
                 piece = pending.pop(reference)
-                try:
-                    arrays = ray.get(reference)
-                except ray.exceptions.RayTaskError as error:
-                    if isinstance(error.cause, ray.exceptions.RaySystemError):
-                        reason = str(error.cause).strip().splitlines()[-1]
-                        raise UserError(
-                            f"a worker of Ray cannot read the model: {reason}"
-                        ) from None
-                    raise error.as_instanceof_cause() from None
-                yield piece, arrays
+                yield piece, _result(ray, reference)
     finally:
         for reference in pending:
             ray.cancel(reference, force=True)
-        if started:
-            ray.shutdown()
+
+
+def _cluster(kept: Checkpoint) -> Any:
+    """Ray, connected; what is started here is stopped with the job."""
+    import ray
+
+    if ray.is_initialized():
+        return ray
+    where = os.environ.get("RAY_ADDRESS")
+    try:
+        ray.init(
+            address=where,
+            include_dashboard=None if where else False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+        )
+    except (ConnectionError, TimeoutError, RuntimeError, ValueError) as error:
+        reason = (str(error).splitlines() or [""])[0]
+        raise UserError(
+            f"no Ray cluster answers at RAY_ADDRESS={where} ({reason}); "
+            "start one (ray start --head), or unset RAY_ADDRESS to have one here"
+        ) from None
+    kept.held.callback(ray.shutdown)
+    return ray
+
+
+def _needs(ray: Any, threads: int, device: str) -> dict[str, Any]:
+    """What a piece takes of a machine: a core for each thread, as far as every machine has them."""
+    gpus = int(device == "cuda")
+    if gpus and not ray.cluster_resources().get("GPU"):
+        raise UserError("no machine of the Ray cluster has a GPU; add --device cpu")
+    cores = [node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"]]
+    least = min((count for count in cores if count >= 1), default=1)
+    return {"num_cpus": min(threads, least), "num_gpus": gpus}
+
+
+def _result(ray: Any, reference: Any) -> Arrays:
+    """The arrays that a worker made, or what it raised."""
+    try:
+        return ray.get(reference)  # type: ignore[no-any-return]
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, ray.exceptions.RaySystemError):
+            reason = str(error.cause).strip().splitlines()[-1]
+            raise UserError(f"a worker of Ray cannot read the model: {reason}") from None
+        # A user's mistake is the line that it is here; all else comes with its place on the worker.
+        raise (
+            error.cause if isinstance(error.cause, UserError) else error.as_instanceof_cause()
+        ) from None
+    except ray.exceptions.RayError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"workers of Ray were lost with a piece of the work ({reason}); they may lack memory: "
+            "give a smaller batch, or fewer CPUs to each machine (ray start --num-cpus)"
+        ) from None
 
 
 def _parcel(ray: Any, make: Make) -> Any:
@@ -156,20 +207,18 @@ def _parcel(ray: Any, make: Make) -> Any:
         ) from None
 
 
-def _made(make: Make, work: Any, threads: int) -> Arrays:
+def _made(make: Make, work: Any, threads: int, versions: dict[str, str]) -> Arrays:
     """On a worker: the arrays of one piece."""
     import torch
 
+    from featviz import results
+
+    own = results.versions()
+    for name, version in versions.items():
+        if own.get(name) != version:
+            raise UserError(
+                f"a worker of Ray has {name} {own.get(name)}, this machine {version}; "
+                "install the same everywhere"
+            )
     torch.set_num_threads(threads)
     return make(work, lambda _: None)
-
-
-def _ray() -> Any:
-    try:
-        import ray
-    except ImportError:
-        raise UserError(
-            "engine ray needs Ray, which is not installed: pip install 'featviz[ray]', "
-            "or leave --engine out to work here"
-        ) from None
-    return ray

@@ -29,7 +29,7 @@ from featviz.checkpoints import Arrays, Checkpoint, open_checkpoint
 from featviz.data.datasets import Pictures, Skipped, batches
 from featviz.data.from_python import Data, Labels, as_pictures
 from featviz.data.labeled import read_batch
-from featviz.engine import Piece, check_engine, map_pieces
+from featviz.engine import Piece, map_pieces
 from featviz.errors import BadPicture, UserError, public
 from featviz.models.frozen import frozen
 from featviz.models.layers import activations
@@ -99,7 +99,6 @@ def ablate(
     """
     started = time.perf_counter()
     model.need_classes()
-    check_engine(engine)
     if units is None and ":" in layer:
         layer, _, units = layer.partition(":")
     place = model.layer(layer)
@@ -126,7 +125,8 @@ def ablate(
     }
     runs = [*silenced, *random]
     total = len(data) * len(runs)
-    with open_checkpoint(checkpoint, job, total=total, unit=_UNIT) as kept, frozen(model):
+    opened = open_checkpoint(checkpoint, job, total=total, unit=_UNIT, engine=engine)
+    with opened as kept, frozen(model):
         work = _Work(
             model=model,
             data=data,
@@ -138,7 +138,7 @@ def ablate(
             partners=_partners(len(data), seed) if how == "resample" else None,
             batch_size=batch_size,
         )
-        found = _measure(work, kept, engine, progress)
+        found = _measure(work, kept, progress)
         looked_at = None if picture is None else _logits(work, picture, len(silenced))
     n = len(silenced)
     skipped = [Skipped(row, data.paths[row], why) for row, why in found.skipped]
@@ -237,7 +237,7 @@ class _Measured(NamedTuple):
     refusal: str
 
 
-def _measure(work: _Work, kept: Checkpoint, engine: Engine, progress: Progress | None) -> _Measured:
+def _measure(work: _Work, kept: Checkpoint, progress: Progress | None) -> _Measured:
     step = work.batch_size * max(1, _PIECE // work.batch_size)
     n, runs = len(work.data), len(work.runs)
     pieces = [
@@ -251,14 +251,10 @@ def _measure(work: _Work, kept: Checkpoint, engine: Engine, progress: Progress |
         ]
         for start in range(0, n, step)
     ]
-
-    def report(done: int, total: int) -> None:
-        if progress is not None:
-            progress(done, total, _UNIT)
-
     flat = [piece for row in pieces for piece in row]
-    map_pieces(work, flat, kept, engine=engine, progress=report)
-    rows = [[kept.read(piece.name) or {} for piece in row] for row in pieces]
+    device = work.model.device.type
+    made = map_pieces(work, flat, kept, device=device, progress=progress, text=_UNIT)
+    rows = [[next(made) for _ in row] for row in pieces]
     parts = {
         name: torch.from_numpy(np.concatenate([row[0][name] for row in rows]))
         for name in ("labels", "before")

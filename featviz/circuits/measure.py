@@ -172,8 +172,8 @@ class _Silence:
 class Measurements:
     """Pieces of a circuit by what they are of, each made once."""
 
-    def __init__(self, task: Task, kept: Checkpoint, engine: str, progress: Progress | None):
-        self.task, self.kept, self.engine, self.progress = task, kept, engine, progress
+    def __init__(self, task: Task, kept: Checkpoint, progress: Progress | None):
+        self.task, self.kept, self.progress = task, kept, progress
         self.wiring = task.wiring
 
     def inputs(self, names: Sequence[str]) -> dict[str, tuple[Connections, list[Followed], int]]:
@@ -270,18 +270,15 @@ class Measurements:
         for own in units:
             digest = hashlib.sha256(repr(own).encode()).hexdigest()[:16]
             pieces.append(Piece(f"{what}-{digest}", (what, own), len(self.task.data)))
-        report = None
-        if self.progress is not None:
-            show, text = (
-                self.progress,
-                f"{what} of {', '.join(dict.fromkeys(n for o in units for n in o))}",
-            )
-            report = lambda done, total: show(done, total, text) if total else None  # noqa: E731
-        map_pieces(self.task, pieces, self.kept, engine=self.engine, progress=report)
-        for piece, own in zip(pieces, units, strict=True):
-            arrays = self.kept.read(piece.name)
-            assert arrays is not None
-            yield own, arrays
+        made = map_pieces(
+            self.task,
+            pieces,
+            self.kept,
+            device=self.task.model.device.type,
+            progress=self.progress,
+            text=f"{what} of {', '.join(dict.fromkeys(n for o in units for n in o))}",
+        )
+        yield from zip(units, made, strict=True)
 
 
 def sample_contributions(

@@ -38,10 +38,9 @@ from featviz.circuits.measure import Measurements, Task
 from featviz.circuits.result import Circuit, Circuits
 from featviz.data.datasets import Pictures
 from featviz.data.from_python import as_pictures
-from featviz.engine import check_engine
 from featviz.errors import UserError, public
 from featviz.models.units import parse_units
-from featviz.types import BatchSize, Count, Depth, Height, Progress, Seed
+from featviz.types import BatchSize, Count, Depth, Engine, Height, Progress, Seed
 
 if TYPE_CHECKING:
     from featviz.models.model import Model
@@ -132,7 +131,7 @@ def trace_circuits(
     positions: Count = 64,
     batch_size: BatchSize = 16,
     seed: Seed = 0,
-    engine: str = "here",
+    engine: Engine = "here",
     checkpoint: str | Path | None = None,
     progress: Progress | None = None,
 ) -> Circuits:
@@ -161,7 +160,6 @@ def trace_circuits(
         featviz.trace_circuits(model, ["conv4:0-15"], "photographs").save("run/circuits")
     """
     started = time.perf_counter()
-    check_engine(engine)
     names = named_units(model, units)
     data = as_pictures(pictures, model=model).spread(count)
     layers = [expand] if isinstance(expand, str) else list(expand)
@@ -179,10 +177,10 @@ def trace_circuits(
         "positions": positions,
     }
     job = {"model": model.sha256, "data": data.sha256, "seed": seed, "batch_size": batch_size}
-    with open_checkpoint(checkpoint, job | parameters) as kept:
-        several = engine == "here" and depth + height > 2
+    with open_checkpoint(checkpoint, job | parameters, engine=engine) as kept:
+        several = kept.engine == "here" and depth + height > 2
         task = Task(model, data, positions, batch_size, seed, icons, keeping=several)
-        tracer = _Tracer(Measurements(task, kept, engine, progress), names, depth, height)
+        tracer = _Tracer(Measurements(task, kept, progress), names, depth, height)
         circuits = []
         for name in names:
             origin = results.origin(

@@ -49,10 +49,7 @@ def ablate(
         Count | None, typer.Option("--count", help="At most so many pictures, evenly spread.")
     ] = None,
     batch_size: Annotated[BatchSize, typer.Option("--batch-size", help="Pictures at a time.")] = 64,
-    engine: Annotated[
-        Literal["here", "ray"],
-        typer.Option(help="here, or ray: spread over a Ray cluster (RAY_ADDRESS, or one here)."),
-    ] = "here",
+    engine: options.Engine = "here",
     seed: options.Seed = 0,
     model: options.ModelOptions,
     output: options.CheckedOutput,

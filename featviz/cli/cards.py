@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
@@ -38,10 +38,7 @@ def cards(
     steps: Annotated[
         Steps | None, typer.Option("--steps", help="Of the maximized pictures; default: 256.")
     ] = None,
-    engine: Annotated[
-        Literal["here", "ray"],
-        typer.Option(help="ray: spread over a Ray cluster (RAY_ADDRESS, or one here)."),
-    ] = "here",
+    engine: options.Engine = "here",
     seed: options.Seed = 0,
     model: options.ModelOptions,
     output: options.OutputOptions,

@@ -53,10 +53,7 @@ def circuit(
         Count, typer.Option("--positions", help="Of each map at most so many, at random.")
     ] = 64,
     seed: options.Seed = 0,
-    engine: Annotated[
-        Literal["here", "ray"],
-        typer.Option(help="ray: spread over a Ray cluster (RAY_ADDRESS, or one here)."),
-    ] = "here",
+    engine: options.Engine = "here",
     model: options.ModelOptions,
     output: options.OutputOptions,
 ) -> None:

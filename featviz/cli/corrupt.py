@@ -37,6 +37,7 @@ def corrupt(
             help="Save corrupted pictures as JPEG of quality 85, as the benchmark does.",
         ),
     ] = True,
+    engine: options.Engine = "here",
     seed: options.Seed = 0,
     model: options.ModelOptions,
     output: options.StrictOutput,
@@ -72,6 +73,7 @@ def corrupt(
             jpeg=jpeg,
             seed=seed,
             checkpoint=partial_folder(folder),
+            engine=engine,
             progress=progress,
         )
     output.finish(result, folder)

@@ -52,10 +52,7 @@ def describe(
             "open_clip/NAME:WEIGHTS.",
         ),
     ] = None,
-    engine: Annotated[
-        Literal["here", "ray"],
-        typer.Option(help="ray: spread over a Ray cluster (RAY_ADDRESS, or one here)."),
-    ] = "here",
+    engine: options.Engine = "here",
     batch_size: Annotated[
         types.BatchSize, typer.Option("--batch-size", help="Pictures a forward pass.")
     ] = 64,

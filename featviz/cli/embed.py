@@ -94,7 +94,7 @@ class _Shared(TypedDict):
     seed: int
     precision: AutoPrecision
     decoder: Literal["exact", "fast"]
-    engine: Literal["here", "ray"]
+    engine: types.Engine
     class_names: Mapping[str, str]
     batch_size: int
     overwrite: bool
@@ -143,10 +143,7 @@ def embed(
             "it moves the rows is measured."
         ),
     ] = "exact",
-    engine: Annotated[
-        Literal["here", "ray"],
-        typer.Option(help="here, or ray: spread over a Ray cluster (RAY_ADDRESS, or one here)."),
-    ] = "here",
+    engine: options.Engine = "here",
     seed: Annotated[types.Seed, typer.Option("--seed", help="Of random positions.")] = 0,
     model: options.ModelOptions,
     output: options.OutputOptions,

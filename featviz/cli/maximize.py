@@ -124,10 +124,7 @@ def maximize(
     restarts: Annotated[
         Restarts, typer.Option(help="Pictures to make of each unit, of which the best is kept.")
     ] = 1,
-    engine: Annotated[
-        Literal["here", "ray"],
-        typer.Option(help="ray: spread over a Ray cluster (RAY_ADDRESS, or one here)."),
-    ] = "here",
+    engine: options.Engine = "here",
     data: Annotated[
         Path | None,
         typer.Option(

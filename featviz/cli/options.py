@@ -147,6 +147,13 @@ Data = Annotated[
     ),
 ]
 Seed = Annotated[types.Seed, typer.Option("--seed", help="The same seed gives the same result.")]
+Engine = Annotated[
+    types.Engine,
+    typer.Option(
+        "--engine",
+        help="ray: pieces are made by a Ray cluster (that at RAY_ADDRESS, or one on this machine).",
+    ),
+]
 Out = Annotated[
     Path | None,
     typer.Option(

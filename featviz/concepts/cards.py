@@ -34,7 +34,7 @@ from featviz.models.frozen import frozen
 from featviz.models.layers import activations
 from featviz.models.rest import rest_of
 from featviz.statistics import rank_correlation, rank_correlations, resampled_means
-from featviz.types import BatchSize, Count, Progress, Seed, Steps, Top
+from featviz.types import BatchSize, Count, Engine, Progress, Seed, Steps, Top
 
 if TYPE_CHECKING:
     from featviz.data.datasets import Pictures
@@ -61,7 +61,7 @@ def concept_cards(
     steps: Steps | None = None,
     seed: Seed = 0,
     batch_size: BatchSize = 64,
-    engine: str = "here",
+    engine: Engine = "here",
     checkpoint: str | Path | None = None,
     progress: Progress | None = None,
 ) -> ConceptCards:
@@ -113,7 +113,7 @@ def concept_cards(
     }
     job = parameters | {"model": model.sha256, "data": data.sha256, "seed": seed}
     job["directions"] = found.directions.sum(0).tolist()
-    with frozen(model), open_checkpoint(checkpoint, job) as kept:
+    with frozen(model), open_checkpoint(checkpoint, job, engine=engine) as kept:
         seen = find_patches(
             model,
             place,
@@ -132,7 +132,6 @@ def concept_cards(
             steps=steps,
             seed=seed,
             pictures=data.spread(_COMPARED),
-            engine=engine,
             checkpoint=kept.part("pictures"),
             progress=progress,
         )
@@ -146,7 +145,6 @@ def concept_cards(
                 chosen,
                 _class_rows(seen, chosen, class_pictures),
                 kept.part("importance"),
-                engine,
                 progress,
             )
     described, notes = _described(model, found, data, seen, seed)
@@ -301,7 +299,7 @@ def _class_rows(seen: Patches, classes: Sequence[int], most: int) -> list[list[i
 
 @dataclass(frozen=True)
 class _Importance:
-    """Samples the logit of a class; with engine "ray" it is sent to the workers."""
+    """Samples the logit of a class."""
 
     model: Model
     place: Layer
@@ -345,24 +343,17 @@ def _importance(
     classes: Sequence[int],
     rows: Sequence[list[int]],
     kept: Checkpoint,
-    engine: str,
     progress: Progress | None,
 ) -> tuple[ClassConcepts, ...]:
     pieces = [
         Piece(f"class-{index}", (index, which), len(which))
         for index, which in zip(classes, rows, strict=True)
     ]
-
-    def report(done: int, total: int) -> None:
-        if progress is not None:
-            progress(done, total, "importance of concepts for classes")
-
-    gpus = int(make.model.device.type == "cuda")
-    map_pieces(make, pieces, kept, engine=engine, gpus=gpus, progress=report)
+    text = "importance of concepts for classes"
+    device = make.model.device.type
+    made = map_pieces(make, pieces, kept, device=device, progress=progress, text=text)
     found = []
-    for piece in pieces:
-        arrays = kept.read(piece.name)
-        assert arrays is not None
+    for piece, arrays in zip(pieces, made, strict=True):
         columns = (torch.from_numpy(arrays[name]) for name in Sampled._fields)
         sampled = [Sampled(*pair) for pair in zip(*columns, strict=True)]
         found.append(ClassConcepts(piece.work[0], total_indices(sampled, seed=make.seed)))

@@ -28,7 +28,7 @@ from featviz.data.labeled import read_labeled
 from featviz.engine import Piece, map_pieces
 from featviz.errors import UserError, public
 from featviz.models.frozen import frozen
-from featviz.types import BatchSize, Count, Progress, Seed
+from featviz.types import BatchSize, Count, Engine, Progress, Seed
 
 if TYPE_CHECKING:
     from featviz.models.model import Model
@@ -50,6 +50,7 @@ def corruption_table(
     seed: Seed = 0,
     batch_size: BatchSize | None = None,
     checkpoint: str | Path | Checkpoint | None = None,
+    engine: Engine = "here",
     progress: Progress | None = None,
 ) -> Corruptions:
     """Accuracy under each corruption at each severity, with its interval.
@@ -69,6 +70,7 @@ def corruption_table(
         batch_size: Pictures that the model computes at once; default: by its device.
         checkpoint: A folder for finished pieces, from which a second call with the same arguments
             goes on; None keeps them in memory.
+        engine: "here", or "ray": the pieces are made by a Ray cluster.
         progress: Called with (done, total, text).
 
     Raises:
@@ -102,9 +104,12 @@ def corruption_table(
         return classify(model, batch.to(model.device), batch_size=size).argmax(1).cpu()
 
     total = n * len(cells)
-    with open_checkpoint(checkpoint, job, total=total, unit=_UNIT) as kept, frozen(model):
+    opened = open_checkpoint(checkpoint, job, total=total, unit=_UNIT, engine=engine)
+    with opened as kept, frozen(model):
         clean = predict(given.pictures)
-        found = _measure(corrupted, predict, given.pictures, cells, size, kept, progress)
+        found = _measure(
+            corrupted, predict, given.pictures, cells, size, kept, model.device.type, progress
+        )
     predictions = found.view(len(names), len(severities), n)
     own = clean if given.labels is None else given.labels
     right = (clean == own).nonzero()
@@ -144,6 +149,7 @@ def _measure(
     cells: Sequence[tuple[str, int]],
     size: int,
     kept: Checkpoint,
+    device: str,
     progress: Progress | None,
 ) -> Tensor:
     """(cells, N) classes of the pictures (N, C, H, W) under each corruption and severity."""
@@ -155,15 +161,10 @@ def _measure(
         found = [predict(corrupted(batch, name, severity)) for batch in batches]
         return {"predictions": torch.cat(found).numpy()}
 
-    def report(done: int, total: int) -> None:
-        if progress is not None:
-            progress(done, total, _UNIT)
-
     pieces = [
         Piece(f"{name}-{severity}-{start:06d}", (name, severity, start), min(step, n - start))
         for name, severity in cells
         for start in range(0, n, step)
     ]
-    map_pieces(make, pieces, kept, progress=report)
-    arrays = [kept.read(piece.name) or {} for piece in pieces]
-    return torch.from_numpy(np.concatenate([a["predictions"] for a in arrays])).view(-1, n)
+    made = map_pieces(make, pieces, kept, device=device, progress=progress, text=_UNIT)
+    return torch.from_numpy(np.concatenate([a["predictions"] for a in made])).view(-1, n)

@@ -20,14 +20,20 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
 from featviz.data import archives
 from featviz.data.labels import LabelReport, report_labels
-from featviz.data.listing import NOTHING, LeftOut, list_pictures, list_several
+from featviz.data.listing import (
+    NOTHING,
+    STANDARD_INPUT,
+    LeftOut,
+    list_pictures,
+    list_several,
+)
 from featviz.errors import BadPicture, UserError, public, visible
 from featviz.pictures import decoding, images
 from featviz.pictures.decoding import Prepared
@@ -67,6 +73,10 @@ class Pictures:
 
     def __len__(self) -> int:
         return len(self.paths)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What is sent to another process, which may run in another folder."""
+        return vars(self) | {"root": self.root.absolute()}
 
     def __repr__(self) -> str:
         classes = f" of {len(self.classes)} classes" if self.classes else ""
@@ -121,13 +131,18 @@ class Pictures:
         return self.root if self.root.is_dir() else self.root.parent
 
     def content(self, row: int) -> bytes:
-        """The bytes of picture `row`'s file. Raises BadPicture."""
+        """The bytes of picture `row`'s file. Raises BadPicture; UserError where all are gone."""
         file, member = self._place(row)
         try:
             return archives.read(file, member) if member else file.read_bytes()
         except KeyError:
             raise BadPicture(f"{self.where(row)}: no such file in the archive") from None
         except FileNotFoundError:
+            if not self.root.exists() and self.root.name != STANDARD_INPUT:
+                raise UserError(  # every picture would be skipped
+                    f"{self.root} is not on this machine; every machine of a cluster needs the "
+                    "pictures under the same path"
+                ) from None
             raise BadPicture(f"{self.where(row)}: no such file; check the path") from None
         except PermissionError:
             raise BadPicture(f"{self.where(row)}: not allowed to read this file") from None

@@ -20,6 +20,8 @@ from featviz.data import archives, lists
 from featviz.errors import UserError, visible
 from featviz.pictures.images import SUFFIXES
 
+STANDARD_INPUT = "standard input"
+"""the root of a list that is read from there"""
 _HIDDEN = {"__macosx", "@eadir", "thumbnails", "lost+found", "#recycle", "$recycle.bin"}
 """folders of other programs, in lower case; those that begin with a dot are hidden too"""
 _UNINTERESTING = {"thumbs.db", "desktop.ini"}
@@ -95,7 +97,7 @@ def list_pictures(path: str | Path) -> Listing:
     """
     root = Path(path)
     if root == Path("-"):
-        return _list_of(Path("standard input"), lists.read_lines(_standard_input()))
+        return _list_of(Path(STANDARD_INPUT), lists.read_lines(_standard_input()))
     shards = _braces(root)
     if shards is not None:
         return _list_shards(root.parent, shards)

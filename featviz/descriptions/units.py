@@ -30,7 +30,7 @@ from featviz.errors import UserError, public
 from featviz.models.layers import activations
 from featviz.models.units import parse_units
 from featviz.pictures import images
-from featviz.types import BatchSize, Count, Progress, Seed
+from featviz.types import BatchSize, Count, Engine, Progress, Seed
 
 if TYPE_CHECKING:
     from featviz.descriptions.result import Descriptions
@@ -57,7 +57,7 @@ def describe_units(
     tuning: bool | None = None,
     vocabulary: Sequence[str] | str | Path | None = None,
     text_model: TextModel | str | None = None,
-    engine: Literal["here", "ray"] = "here",
+    engine: Engine = "here",
     checkpoint: str | Path | None = None,
     batch_size: BatchSize = 64,
     seed: Seed = 0,
@@ -193,7 +193,7 @@ def _read(
     layer: Layer,
     reduce: Literal["max", "mean"],
     batch_size: int,
-    engine: str,
+    engine: Engine,
     checkpoint: str | Path | Checkpoint | None,
     progress: Progress | None,
 ) -> tuple[Tensor, list[int]]:
@@ -209,22 +209,10 @@ def _read(
         "reduce": reduce,
         "batch_size": batch_size,
     }
-
-    def report(done: int, total: int) -> None:
-        if progress is not None:
-            progress(done, total, f"reading {layer.name}")
-
-    with open_checkpoint(checkpoint, job, total=len(data), unit="pictures") as kept:
-        map_pieces(
-            read,
-            pieces,
-            kept,
-            engine=engine,
-            gpus=int(model.device.type == "cuda"),
-            progress=report,
-        )
-        found = [kept.read(piece.name) for piece in pieces]
-    whole = [one for one in found if one is not None]
+    opened = open_checkpoint(checkpoint, job, total=len(data), unit="pictures", engine=engine)
+    with opened as kept:
+        device, text = model.device.type, f"reading {layer.name}"
+        whole = [*map_pieces(read, pieces, kept, device=device, progress=progress, text=text)]
     rows = [int(row) for one in whole for row in one["rows"]]
     if not rows:
         raise UserError(f"none of the {len(data)} pictures of {data.root} could be read")

@@ -37,7 +37,7 @@ from featviz.embedding.files import SHARD_BYTES, ShardWriter
 from featviz.embedding.pieces import Rows, as_stored, exponents_of, restored
 from featviz.embedding.reduction import Reduction, pool
 from featviz.embedding.store import Drift, Left, Store
-from featviz.engine import Piece, check_engine, map_pieces
+from featviz.engine import Piece, map_pieces
 from featviz.errors import UserError, public
 from featviz.models.layers import activations
 from featviz.models.model import Layer, Model
@@ -83,9 +83,6 @@ class _Options:
     workers: int | None
     overwrite: bool
     progress: Progress | None
-
-    def __post_init__(self) -> None:
-        check_engine(self.engine)
 
 
 @public
@@ -168,7 +165,7 @@ def embed(
     if out is not None:
         folders.check_target(out, overwrite=overwrite)
     name = model.layer(layer or default_layer(model)).name
-    (store,) = _embed(model, _opened(model, pictures, labels), {name: Path()}, options)
+    (store,) = _embed(model, as_pictures(pictures, labels, model=model), {name: Path()}, options)
     return store
 
 
@@ -267,7 +264,7 @@ def embed_reduced(
             raise UserError(f"layer {name} is given twice; name each once")
     if not names:
         raise UserError("no layer was named; name one or more")
-    data = _opened(model, pictures, labels)
+    data = as_pictures(pictures, labels, model=model)
     stores = _embed(model, data, {name: Path(results.file_stem(name)) for name in names}, options)
     return {store.layer: store for store in stores}
 
@@ -325,12 +322,6 @@ def _check_folder_of_stores(out: Path, overwrite: bool) -> None:
         raise UserError(f"{out} exists; add --overwrite or choose another --out")
 
 
-def _opened(model: Model, pictures: Data, labels: Labels | None) -> Pictures:
-    data = as_pictures(pictures, labels, model=model)
-    # Absolute, because the workers of a cluster run in other folders.
-    return replace(data, root=data.root.absolute()) if data.files else data
-
-
 def _reduction(position: Position, positions: Positions | None, seed: int) -> Reduction:
     if positions is None:
         return Reduction(position, seed=seed)
@@ -368,17 +359,18 @@ def _embed(
     step = _piece_rows(rows, options.shard_bytes)
     spans = (range(start, min(start + step, len(data))) for start in range(0, len(data), step))
     pieces = [Piece(f"rows-{span.start:08}", span, len(span)) for span in spans]
-    doing = f"embedding {', '.join(inside)}"
-    progress = options.progress
     partial = None if options.out is None else partial_folder(options.out)
-    with open_checkpoint(partial, _job(rows, step), total=len(data), unit="rows") as kept:
+    opened = open_checkpoint(
+        partial, _job(rows, step), total=len(data), unit="rows", engine=options.engine
+    )
+    with opened as kept:
         map_pieces(
             rows,
             pieces,
             kept,
-            engine=options.engine,
-            gpus=int(model.device.type == "cuda"),
-            progress=None if progress is None else lambda n, total: progress(n, total, doing),
+            device=model.device.type,
+            progress=options.progress,
+            text=f"embedding {', '.join(inside)}",
         )
         pace = (kept.done - kept.found) / (time.perf_counter() - started)
         found = _Found.of(kept, pieces)

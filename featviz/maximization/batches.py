@@ -29,7 +29,7 @@ from featviz.maximization.settings import Settings
 from featviz.models.frozen import frozen
 from featviz.models.layers import check_size, need_gradients
 from featviz.models.model import Layer, Model
-from featviz.types import Progress
+from featviz.types import Engine, Progress
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ def optimize_tasks(
     frames: int = 0,
     batch_size: int | None = None,
     checkpoint: str | Path | Checkpoint | None = None,
-    engine: str = "here",
+    engine: Engine = "here",
     progress: Progress | None = None,
     text: str = "optimizing",
 ) -> tuple[list[Finished | None], str | None]:
@@ -147,15 +147,10 @@ def optimize_tasks(
         "tasks": [task.record() for task in tasks],
     }
 
-    def report(done: int, total: int) -> None:
-        if progress is not None:
-            progress(done, total, text)
-
     make, stopped = _Batches(model, tuple(tasks), seed, restarts, frames), None
-    with open_checkpoint(checkpoint, job) as kept:
+    with open_checkpoint(checkpoint, job, engine=engine) as kept:
         try:
-            gpus = int(model.device.type == "cuda")
-            map_pieces(make, pieces, kept, engine=engine, gpus=gpus, progress=report)
+            map_pieces(make, pieces, kept, device=model.device.type, progress=progress, text=text)
         except KeyboardInterrupt:
             stopped = "stopped"
         finished = [_finished(kept, pieces, number) for number in range(len(tasks))]
@@ -169,7 +164,7 @@ def optimize_tasks(
 
 @dataclass(frozen=True)
 class _Batches:
-    """Makes pieces; with engine "ray" it is sent to the workers."""
+    """Makes pieces."""
 
     model: Model
     tasks: tuple[Task, ...]

@@ -26,7 +26,6 @@ from featviz.arguments import Bounds
 from featviz.checkpoints import Checkpoint
 from featviz.data.from_python import Data
 from featviz.data.labeled import opened
-from featviz.engine import check_engine
 from featviz.errors import UserError, public
 from featviz.maximization import objectives
 from featviz.maximization.batches import Finished, Stopped, Task, optimize_tasks
@@ -47,6 +46,7 @@ from featviz.types import (
     BatchSize,
     Canvas,
     Count,
+    Engine,
     Frames,
     Power,
     Progress,
@@ -86,7 +86,7 @@ def maximize(
     other: Model | None = None,
     frames: Frames = 0,
     batch_size: BatchSize | None = None,
-    engine: str = "here",
+    engine: Engine = "here",
     checkpoint: str | Path | Checkpoint | None = None,
     progress: Progress | None = None,
 ) -> Maximized:
@@ -203,7 +203,7 @@ def maximize_layers(
     other: Model | None = None,
     frames: Frames = 0,
     batch_size: BatchSize | None = None,
-    engine: str = "here",
+    engine: Engine = "here",
     checkpoint: str | Path | Checkpoint | None = None,
     progress: Progress | None = None,
 ) -> LayerResults:
@@ -278,7 +278,7 @@ def maximize_directions(
     pictures: Data | None = None,
     frames: Frames = 0,
     batch_size: BatchSize | None = None,
-    engine: str = "here",
+    engine: Engine = "here",
     checkpoint: str | Path | Checkpoint | None = None,
     progress: Progress | None = None,
 ) -> Maximized:
@@ -338,7 +338,7 @@ def maximize_objective(
     seed: Seed = 0,
     frames: Frames = 0,
     batch_size: BatchSize | None = None,
-    engine: str = "here",
+    engine: Engine = "here",
     checkpoint: str | Path | Checkpoint | None = None,
     progress: Progress | None = None,
 ) -> Maximized:
@@ -522,7 +522,7 @@ class _Work:
     restarts: int
     frames: int
     batch_size: int | None
-    engine: str
+    engine: Engine
     checkpoint: str | Path | Checkpoint | None
     progress: Progress | None
     pictures: Pictures | Tensor | None = None
@@ -530,7 +530,6 @@ class _Work:
     started: float = field(default_factory=time.perf_counter)
 
     def __post_init__(self) -> None:
-        check_engine(self.engine)
         if isinstance(self.pictures, Tensor):
             self.model.check(self.pictures)
 

@@ -1,83 +1,22 @@
-"""The same store from a Ray cluster as from here, also when it loses a machine."""
+"""What of a model and its data travels to the workers of a Ray cluster."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
 import threading
-import warnings
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from featviz.data.samples import sample_pictures
-from featviz.embedding.extract import embed, embed_layers
+from featviz.embedding.extract import embed
 from featviz.engine import _parcel
 from featviz.errors import UserError
 from featviz.models.load import load
 from featviz.models.model import Model
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Ray's own deprecations and late sockets
-
-
-@pytest.fixture
-def cluster() -> Iterator[Any]:
-    ray = pytest.importorskip("ray")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        from ray.cluster_utils import Cluster
-
-        small: dict[str, Any] = {"num_cpus": 1, "object_store_memory": 10**8}
-        made = Cluster(initialize_head=True, head_node_args=small | {"include_dashboard": False})
-        made.add_node(**small)
-        ray.init(address=made.address, log_to_driver=False, logging_level="ERROR")
-        made.wait_for_nodes()
-        try:
-            yield made
-        finally:
-            ray.shutdown()
-            made.shutdown()
-
-
-@pytest.mark.slow
-def test_a_machine_is_lost_midway_and_the_stores_are_the_same(
-    cluster: Any, mini: Model, tmp_path: Path
-) -> None:
-    """Eleven pieces on two machines; the second is shut down when the first three are finished."""
-    data = tmp_path / "data"
-    some = sample_pictures(3)
-    for row in range(len(some)):
-        place = data / some.folders[row] / f"{row:02}.png"
-        place.parent.mkdir(parents=True, exist_ok=True)
-        some.open(row).resize((70, 70)).save(place)
-    sorted(data.rglob("*.png"))[7].write_bytes(b"no picture")
-    layers = ["relu3", "relu7"]
-    options: dict[str, Any] = {"batch_size": 5, "shard_bytes": 5 * 2 * 640, "position": "random"}
-    embed_layers(mini, data, layers, out=tmp_path / "here", **options)
-    lost: list[int] = []
-
-    def progress(done: int, total: int, text: str) -> None:
-        if done >= 15 and not lost:
-            lost.append(done)
-            worker = next(node for node in cluster.list_all_nodes() if not node.head)
-            cluster.remove_node(worker, allow_graceful=False)
-
-    stores = embed_layers(
-        mini, data, layers, out=tmp_path / "there", engine="ray", progress=progress, **options
-    )
-    assert lost
-    assert lost[0] < len(some)
-    assert len(cluster.list_all_nodes()) == 1
-    for layer in layers:
-        assert len(stores[layer]) == len(some) - 1
-        names = {p.name for p in (tmp_path / "here" / layer).iterdir()}
-        assert names == {p.name for p in (tmp_path / "there" / layer).iterdir()}
-        for name in names - {"result.json"}:
-            here, there = (tmp_path / where / layer / name for where in ("here", "there"))
-            assert here.read_bytes() == there.read_bytes(), name
-    assert not (tmp_path / "there.partial").exists()
 
 
 def test_an_unknown_engine_is_refused(mini: Model) -> None:

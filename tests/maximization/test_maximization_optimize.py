@@ -309,7 +309,7 @@ def test_ctrl_c_keeps_what_is_finished() -> None:
         ({"units": "99"}, "units 0 to 7"),
         ({"restarts": 0}, "restarts is 0"),
         ({"preset": "lucidd"}, "did you mean lucid"),
-        ({"engine": "spark"}, "take here or ray"),
+        ({"engine": "spark"}, "engine is 'spark'"),
         ({"unitz": [1]}, "no option 'unitz'; did you mean units"),
     ],
 )
