@@ -106,7 +106,7 @@ def bare(
 ) -> None:
     """The model forward to the layer and back to the pictures, `steps` times."""
     x = torch.rand(units, 3, side, side, device=model.device, requires_grad=True)
-    with frozen(model), in_bfloat16(model.net, x.detach()) if low else nullcontext() as fast:
+    with frozen(model), in_bfloat16(model.net) if low else nullcontext() as fast:
         for _ in range(steps):
             normal = model.normalize(x).contiguous(memory_format=layout)
             value = activations(model, normal, [layer], forward=fast or model.net)[layer].float()

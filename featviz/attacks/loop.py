@@ -124,7 +124,7 @@ def run_attack(
         elif precision == "bfloat16" or not attack.starts_at_picture or not bool(radii.all()):
             tracker.classify_clean(model)
         if precision == "bfloat16":
-            with in_bfloat16(model, pictures) as fast:
+            with in_bfloat16(model) as fast:
                 if attack.leaves_at_hit:
                     attempt_all(fast)
                     tracker.confirm(model)

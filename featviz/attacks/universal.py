@@ -132,7 +132,7 @@ def universal(
         "precision": precision,
     }
     stream = projections.generator(seed, 2)
-    lower = in_bfloat16(model, task.x) if precision == "bfloat16" else nullcontext(model)
+    lower = in_bfloat16(model) if precision == "bfloat16" else nullcontext(model)
     opened = open_checkpoint(checkpoint, task.job(parameters), total=steps, unit="steps")
     with frozen(model), torch.no_grad(), opened as kept:
         clean = task.predict(task.x)

@@ -70,7 +70,7 @@ def classify(
     independent = probability == "sigmoid" or (probability == "auto" and _ends_in_sigmoid(model))
     found = _Found(pictures.labels(model))
     skipped: list[Skipped] = []
-    with in_precision(model, model.blank(), chosen) as forward, torch.inference_mode():
+    with in_precision(model, chosen) as forward, torch.inference_mode():
         for batch in batches(pictures, model.preprocessing, batch_size=batch_size, skipped=skipped):
             logits = forward(batch.images.to(model.device)).double().cpu()
             found.add(batch.rows, logits.sigmoid() if independent else logits.softmax(1), top)

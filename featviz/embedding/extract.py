@@ -287,7 +287,7 @@ def embed_batch(
         UserError: Values that are not finite.
     """
     pictures = pictures.to(model.device)
-    with torch.inference_mode(), in_precision(model, pictures[:1], precision) as forward:
+    with torch.inference_mode(), in_precision(model, precision) as forward:
         taken = activations(model, pictures, [layer], forward=forward)[layer]
         rows = restored(*as_stored(pool(taken, model.layer(layer)), layer))
         return torch.from_numpy(rows).float()

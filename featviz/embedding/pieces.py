@@ -100,7 +100,7 @@ class Rows:
         names = [place.name for place in self.places]
         with (
             torch.inference_mode(),
-            in_precision(self.model, self.model.blank(), self.precision) as forward,
+            in_precision(self.model, self.precision) as forward,
         ):
             yield lambda pictures: activations(
                 self.model, pictures.to(self.model.device), names, forward=forward

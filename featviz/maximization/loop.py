@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from featviz.errors import fitting_batch, halved_batch
-from featviz.maximization.objectives import PICTURE, Objective
+from featviz.maximization.objectives import PICTURE, Objective, common_units
 from featviz.maximization.optimized import Optimized, Record, eight_bits, joined
 from featviz.maximization.optimizers import step_where
 from featviz.maximization.reading import Reader, reading
@@ -137,10 +137,7 @@ def _optimize_batch(
         stalled = record.stalled.repeat(views)
         redirected = RedirectedReLUs(stalled) if bool(stalled.any()) else None
         with redirected or nullcontext():
-            activations = read(moved) | {PICTURE: x.repeat(views, 1, 1, 1)}
-        aims = targets * views
-        scores = objective(activations, aims)
-        total = scores if regularizer is None else scores + regularizer(activations, aims)
+            scores, total = _scores(objective, regularizer, read, x, moved, targets * views)
         (gradient,) = torch.autograd.grad(total.sum() / views, x)
         helped = None if redirected is None else redirected.redirected.view(views, N).any(0)
         record.note(step, scores.detach().view(views, N).mean(0), gradient, helped)
@@ -156,3 +153,23 @@ def _optimize_batch(
         scheduler.step()
         report((step + 1) * N, steps * N, "optimizing")
     return record.result(parameters, stages)
+
+
+def _scores(
+    objective: Objective,
+    regularizer: Objective | None,
+    read: Reader,
+    x: Tensor,
+    moved: Tensor,
+    targets: list[int],
+) -> tuple[Tensor, Tensor]:
+    """Scores (views * N,) of pictures as they were moved, and these with the regularizer."""
+    goals = [objective] if regularizer is None else [objective, regularizer]
+    units = common_units(goals)
+    values = None if units is None else read.own(moved, [units[t] for t in targets])
+    if values is not None:
+        scores = [goal.own(values, targets) for goal in goals if goal.own is not None]
+    else:
+        activations = read(moved) | {PICTURE: x.repeat(len(moved) // len(x), 1, 1, 1)}
+        scores = [goal(activations, targets) for goal in goals]
+    return scores[0], scores[0] if regularizer is None else scores[0] + scores[1]

@@ -73,6 +73,10 @@ class Objective:
     optimized together; 1: every picture is on its own"""
     addends: tuple[Objective, ...] = ()
     """of a sum its parts, so that long sums stay flat"""
+    units: tuple[int, ...] | None = None
+    """the one unit of its one layer that each target reads; None: it may read more"""
+    own: Callable[[Tensor, Targets], Tensor] | None = None
+    """scores (N,) of the values (N, ...) of each picture's own unit, for its target"""
 
     def __call__(self, activations: Activations, targets: Targets | None = None) -> Tensor:
         """Scores (N,) of activations (N, ...); `targets` default to 0 ... N-1."""
@@ -94,7 +98,7 @@ class Objective:
             return _multiplied(self, factor)
         if not isinstance(factor, int | float):
             return NotImplemented
-        score = self.score
+        score, own = self.score, self.own
         inside = f"({self.text})" if self.addends else self.text
         return replace(
             self,
@@ -102,6 +106,7 @@ class Objective:
             score=lambda acts, targets: factor * score(acts, targets),
             width=None,
             addends=(),
+            own=None if own is None else lambda values, targets: factor * own(values, targets),
         )
 
     __rmul__ = __mul__
@@ -120,6 +125,11 @@ def _joined(parts: tuple[Objective, ...]) -> Objective:
         first, *rest = (part.score(acts, targets) for part in parts)
         return sum(rest, start=first)
 
+    def own(values: Tensor, targets: Targets) -> Tensor:
+        first, *rest = (part.own(values, targets) for part in parts if part.own is not None)
+        return sum(rest, start=first)
+
+    units = common_units(parts)
     text = parts[0].text
     for part in parts[1:]:
         minus = re.match(r"-(1 \* )?", part.text)
@@ -131,7 +141,16 @@ def _joined(parts: tuple[Objective, ...]) -> Objective:
         score=score,
         group=lcm(*(part.group for part in parts)),
         addends=parts,
+        units=units,
+        own=own if units is not None else None,
     )
+
+
+def common_units(parts: Sequence[Objective]) -> tuple[int, ...] | None:
+    """The units that all of some objectives read in one layer, each target one, if that is all."""
+    first, *rest = parts
+    same = all((part.layers, part.units) == (first.layers, first.units) for part in rest)
+    return first.units if same and len(first.layers) == 1 else None
 
 
 def _multiplied(one: Objective, two: Objective) -> Objective:
@@ -203,7 +222,8 @@ def channel(
 
     of = "" if tokens == "all" else f" at token {tokens}" if isinstance(tokens, int) else ""
     of = f" at the {tokens} token{'s' * (tokens == 'patches')}" if tokens in _TOKENS[1:] else of
-    return of_layer(layer, f"{over} of {layer}{of}", score, count=len(units))
+    goal = of_layer(layer, f"{over} of {layer}{of}", score, count=len(units))
+    return replace(goal, units=units, own=lambda v, _: reduce(v)) if tokens == "all" else goal
 
 
 def center(layer: str, units: Sequence[int], width: int = 2) -> Objective:
@@ -213,10 +233,14 @@ def center(layer: str, units: Sequence[int], width: int = 2) -> Objective:
     """
     units = whole_numbers(units, "unit")
 
-    def score(values: Tensor, targets: Targets) -> Tensor:
-        return _mean(_middle(_gathered(values, units, targets), width))
+    def own(values: Tensor, targets: Targets) -> Tensor:
+        return _mean(_middle(values, width))
 
-    return of_layer(layer, f"middle of {layer}", score, count=len(units), width=width)
+    def score(values: Tensor, targets: Targets) -> Tensor:
+        return own(_gathered(values, units, targets), targets)
+
+    goal = of_layer(layer, f"middle of {layer}", score, count=len(units), width=width)
+    return replace(goal, units=units, own=own)
 
 
 def neuron(layer: str, units: Sequence[int], positions: Sequence[tuple[int, int]]) -> Objective:
@@ -224,16 +248,19 @@ def neuron(layer: str, units: Sequence[int], positions: Sequence[tuple[int, int]
     units = whole_numbers(units, "unit")
     rows, columns = (whole_numbers(axis, "position") for axis in zip(*positions, strict=True))
 
-    def score(values: Tensor, targets: Targets) -> Tensor:
-        own = [tuple(of[t] for t in targets) for of in (units, rows, columns)]
-        for axis, (indices, what) in enumerate(zip(own, ("unit", "row", "column"), strict=True), 1):
-            for index in indices:
-                index_below(index, values.shape[axis], what)
-        return values[
-            *(_index(which, values.device) for which in (tuple(range(len(targets))), *own))
-        ]
+    def own(values: Tensor, targets: Targets) -> Tensor:
+        places = [tuple(of[t] for t in targets) for of in (rows, columns)]
+        for axis, (places_of, what) in enumerate(zip(places, ("row", "column"), strict=True), 1):
+            for place in places_of:
+                index_below(place, values.shape[axis], what)
+        at = (tuple(range(len(targets))), *places)
+        return values[*(index(which, values.device) for which in at)]
 
-    return of_layer(layer, f"one position of {layer}", score, count=len(units), width=1)
+    def score(values: Tensor, targets: Targets) -> Tensor:
+        return own(_gathered(values, units, targets), targets)
+
+    goal = of_layer(layer, f"one position of {layer}", score, count=len(units), width=1)
+    return replace(goal, units=units, own=own)
 
 
 def logit(model: Model, classes: Sequence[int | str]) -> Objective:
@@ -535,13 +562,13 @@ def _gathered(values: Tensor, units: tuple[int, ...], targets: Targets) -> Tenso
     own = tuple(units[t] for t in targets)
     for unit in own:
         index_below(unit, values.shape[-1 if values.dim() == 3 else 1], "unit")
-    rows = _index(tuple(range(len(targets))), values.device)
-    which = _index(own, values.device)
+    rows = index(tuple(range(len(targets))), values.device)
+    which = index(own, values.device)
     return values[rows, :, which] if values.dim() == 3 else values[rows, which]
 
 
 @lru_cache(maxsize=256)
-def _index(items: tuple[int, ...], device: torch.device) -> Tensor:
+def index(items: tuple[int, ...], device: torch.device) -> Tensor:
     """Kept, so that a step of the loop sends nothing to the device."""
     with torch.inference_mode(False):  # what is kept must serve autograd later
         return torch.tensor(items, device=device)
@@ -555,7 +582,7 @@ def _held(items: Tensor) -> Callable[[Targets, Tensor], Tensor]:
         place = (like.device, like.dtype)
         if place not in places:
             places[place] = items.to(*place)
-        return places[place][_index(tuple(targets), like.device)]
+        return places[place][index(tuple(targets), like.device)]
 
     return rows
 

@@ -14,7 +14,6 @@ from typing import Any, get_args
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.overrides import TorchFunctionMode
 
 from featviz.errors import UserError
@@ -74,7 +73,7 @@ def gains_by_bfloat16(model: Callable[[Tensor], Tensor], pictures: Tensor) -> bo
 
     def attempt() -> None:
         nonlocal differentiable
-        with in_bfloat16(model, pictures) as fast, torch.enable_grad():
+        with in_bfloat16(model) as fast, torch.enable_grad():
             logits = fast(leaf)
             differentiable = logits.requires_grad  # a model may cut the graph in any precision
             if differentiable:
@@ -85,19 +84,18 @@ def gains_by_bfloat16(model: Callable[[Tensor], Tensor], pictures: Tensor) -> bo
 
 @contextmanager
 def in_bfloat16(
-    model: Callable[[Tensor], Tensor], pictures: Tensor, *, whole: bool = False
+    model: Callable[[Tensor], Tensor], *, whole: bool = False
 ) -> Iterator[Callable[[Tensor], Tensor]]:
     """Within the block, the model as a function that computes in bfloat16, with float32 logits.
 
     The weights of its convolutions and fully connected layers are cast once; the first of them
-    stays in float32, unless the `whole` model is cast. Pictures are passed channels-last, the
-    memory format of bfloat16 convolutions. The model itself is not changed.
+    stays in float32, and pictures are passed channels-last, the memory format of bfloat16
+    convolutions. The model itself is not changed.
 
     Args:
         model: pictures to logits.
-        pictures: (N, 3, H, W); a pass with the first finds out which layer reads the picture.
-        whole: also the layer that reads the picture: faster, for gradients that only need to
-            point in the right direction.
+        whole: also the layer that reads the picture, in the memory format of the pictures: faster,
+            for gradients that only need to point in the right direction.
     """
     if not isinstance(model, nn.Module):
 
@@ -107,54 +105,61 @@ def in_bfloat16(
 
         yield plain
         return
-    mode = _FirstInFloat32()
-    with torch.no_grad(), mode:
-        model(pictures[:1])
-    if whole:
-        mode.first = torch.empty(0)  # no layer's weight
-    cast: dict[str, Tensor] = {}
-    for name, module in model.named_modules():
-        if isinstance(module, (nn.Conv2d, nn.Linear)) and module.weight is not mode.first:
-            for own, value in module.named_parameters(recurse=False):
-                cast[f"{name}.{own}" if name else own] = value.detach().bfloat16()
+    mode = _Cast(whole)
 
     def fast(x: Tensor) -> Tensor:
-        x = x.contiguous(memory_format=torch.channels_last)
+        x = x if whole else x.contiguous(memory_format=torch.channels_last)
         with torch.autocast(x.device.type, torch.bfloat16, cache_enabled=False), mode:
-            return functional_call(model, cast, (x,)).float()  # type: ignore[no-any-return]
+            return model(x).float()  # type: ignore[no-any-return]
 
     yield fast
 
 
 @contextmanager
 def in_precision(
-    model: Callable[[Tensor], Tensor], pictures: Tensor, precision: Precision
+    model: Callable[[Tensor], Tensor], precision: Precision
 ) -> Iterator[Callable[[Tensor], Tensor]]:
     """Within the block, the model in a precision: itself, or as `in_bfloat16` gives it."""
     if precision == "float32":
         yield model
         return
-    with in_bfloat16(model, pictures) as fast:
+    with in_bfloat16(model) as fast:
         yield fast
 
 
-class _FirstInFloat32(TorchFunctionMode):
-    """The convolution or fully connected layer that is called first computes in float32."""
+class _Cast(TorchFunctionMode):
+    """Weights are cast when they are first used; the first layer of all computes in float32."""
 
-    first: Tensor | None = None
-    """its weight"""
+    def __init__(self, whole: bool) -> None:
+        super().__init__()
+        self.whole = whole
+        self.first: Tensor | None = None
+        """the weight of the layer that is called first"""
+        self.cast: dict[Tensor, Tensor] = {}
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
-        if func in _LAYERS and len(args) > 1:
-            if self.first is None:
-                self.first = args[1]
-            if args[1] is self.first:
-                with torch.autocast(args[0].device.type, enabled=False):
-                    return func(*args, **kwargs)
-        return func(*args, **kwargs)
+        if func not in _LAYERS or len(args) < 2:
+            return func(*args, **kwargs)
+        x, weight, *rest = args
+        if self.first is None:
+            self.first = weight
+        if weight is self.first and not self.whole:
+            with torch.autocast(x.device.type, enabled=False):
+                return func(*args, **kwargs)
+        if isinstance(weight, nn.Parameter):  # what is computed anew in each pass is not kept
+            if weight not in self.cast:
+                self.cast[weight] = _in_bfloat16(weight)
+            weight = self.cast[weight]
+        return func(x, weight, *rest, **kwargs)
+
+
+def _in_bfloat16(weight: Tensor) -> Tensor:
+    layout = torch.channels_last if weight.dim() == 4 else torch.contiguous_format
+    with torch.inference_mode(False):  # what is kept must serve autograd later
+        return weight.detach().to(torch.bfloat16, memory_format=layout)
 
 
 _LAYERS = (F.conv2d, F.linear, torch.conv2d)

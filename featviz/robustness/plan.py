@@ -81,7 +81,7 @@ def measure_pace(
         corruptions: Time them too.
     """
     x = pictures[torch.arange(batch_size) % len(pictures)].to(model.device)
-    with frozen(model), in_precision(model, x, precision) as made:
+    with frozen(model), in_precision(model, precision) as made:
         run = attached(made)
 
         def forth() -> None:

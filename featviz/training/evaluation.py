@@ -233,7 +233,7 @@ def evaluate(
             if progress:
                 progress(done, len(counted), "classifying")
 
-    with in_precision(model, model.blank(), chosen) as forward:
+    with in_precision(model, chosen) as forward:
         run = partial(_mean_of_crops, forward, model.input_size) if ten_crop else forward
         found = predict(run, labeled(), top=top)
     unread = {one.row for one in skipped}
