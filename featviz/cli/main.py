@@ -55,6 +55,7 @@ from featviz.cli import (
 from featviz.cli.options import describe_options, expanded
 from featviz.errors import UserError, system_text
 from featviz.memory import lacks_memory, shortage
+from featviz.torchrun import speaks
 
 INTERRUPTED = 130
 """exit code after Ctrl-C, as shells have it: 128 + SIGINT"""
@@ -194,14 +195,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except UserError as error:
         if debug:
             raise
-        print(f"featviz: {error}", file=sys.stderr)
+        _say(str(error))
         sys.exit(2)
     except BrokenPipeError:  # `featviz layers | head`
         sys.stderr.close()
         sys.exit(1)
     except (_Stopped, KeyboardInterrupt, typer.Abort) as stop:
         kept = f"; {stop}" if isinstance(stop, _Stopped) and str(stop) else ""
-        print(f"featviz: stopped{kept}", file=sys.stderr)
+        _say(f"stopped{kept}")
         sys.exit(INTERRUPTED)
     except Exception as error:
         # A wrong option or command; the class is typer's own and has no public name.
@@ -210,17 +211,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if debug:
             raise
         if lacks_memory(error):
-            print(f"featviz: {shortage(error, options_of(words))}", file=sys.stderr)
+            _say(shortage(error, options_of(words)))
             sys.exit(2)
         if isinstance(error, OSError) and error.filename is not None:
-            print(f"featviz: {system_text(error)}", file=sys.stderr)
+            _say(system_text(error))
             sys.exit(2)
         kind = type(error).__name__
         first = (str(error).splitlines() or [""])[0]
-        print(f"featviz: {kind}: {first} (--debug shows where)", file=sys.stderr)
+        _say(f"{kind}: {first} (--debug shows where)")
         sys.exit(1)
     finally:
         signal.signal(signal.SIGTERM, earlier)
+
+
+def _say(text: str) -> None:
+    """One line on standard error, also where torchrun has started several processes."""
+    if speaks():
+        print(f"featviz: {text}", file=sys.stderr)
 
 
 def check_words(words: Sequence[str]) -> None:
@@ -259,7 +266,7 @@ def _refuse(error: Any) -> NoReturn:
     context = getattr(error, "ctx", None)
     message = " ".join(error.format_message().split()).rstrip(".")
     path = context.command_path if context is not None else "featviz"
-    print(f"featviz: {message} ({path} --help shows what there is)", file=sys.stderr)
+    _say(f"{message} ({path} --help shows what there is)")
     sys.exit(2)
 
 

@@ -34,6 +34,7 @@ from featviz import types
 from featviz.arguments import bare, bounds
 from featviz.cli.run import leave_if_failed, print_checks, progress_bar, report
 from featviz.errors import check_value
+from featviz.torchrun import is_first
 from featviz.types import Progress
 
 if TYPE_CHECKING:
@@ -265,13 +266,14 @@ class OutputOptions:
                     f"{path} lies in the result folder {folder}, which would be replaced; choose "
                     "another --out"
                 )
-        self.claims.enter_context(claimed(folder))
-        remove_finished(folder, overwrite=self.overwrite)
+        if is_first():
+            self.claims.enter_context(claimed(folder))
+            remove_finished(folder, overwrite=self.overwrite)
         return folder
 
     def progress(self) -> AbstractContextManager[Progress | None]:
         """The progress to hand to an analysis."""
-        return progress_bar(self.quiet)
+        return progress_bar(self.quiet or not is_first())
 
     def finish(
         self, result: Result, folder: Path, *, whole: bool = True, checks: Sequence[Check] = ()
@@ -279,6 +281,8 @@ class OutputOptions:
         """Save the result and print it; its checkpoint is removed if the result is whole."""
         from featviz.checkpoints import announce_result, partial_folder, remove_checkpoint
 
+        if not is_first():
+            return
         if whole:
             announce_result(partial_folder(folder), result.origin)
         result.save(folder, overwrite=self.overwrite, checks=checks)

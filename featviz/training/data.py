@@ -20,6 +20,7 @@ from featviz.data.from_python import Data, as_pictures
 from featviz.errors import UserError, check_fields
 from featviz.pictures.decoding import prepared
 from featviz.pictures.preprocessing import Preprocessing
+from featviz.torchrun import here
 from featviz.types import Progress, Share
 
 MEMORY_LIMIT = 4 << 30
@@ -89,7 +90,7 @@ def read_examples(
     *,
     resize: int | None = None,
     classes: Sequence[str] | None = None,
-    memory_limit: int = MEMORY_LIMIT,
+    memory_limit: int | None = None,
     progress: Progress | None = None,
 ) -> Examples:
     """Pictures of class folders, shorter side to `resize`, then a center crop of `size`.
@@ -99,7 +100,8 @@ def read_examples(
         size: Side of the squares, in pixels.
         resize: Of the shorter side before the crop. Default: `size`.
         classes: The folders in label order. Default: those that occur, sorted.
-        memory_limit: Bytes; larger data is read from disk in every epoch.
+        memory_limit: Bytes; larger data is read from disk in every epoch. Default: 4 GB, shared by
+            the processes that torchrun has started on this machine.
         progress: Called with (pictures read, all pictures, text).
 
     Returns:
@@ -121,7 +123,8 @@ def read_examples(
     index = {name: i for i, name in enumerate(names)}
     labels = torch.tensor([index[c] for c in pictures.folders])
     preprocessing = Preprocessing.of(size, resize=resize)
-    if len(pictures) * 3 * size * size > memory_limit:
+    limit = MEMORY_LIMIT // here() if memory_limit is None else memory_limit
+    if len(pictures) * 3 * size * size > limit:
         return Examples(pictures, labels, names, preprocessing, None)
     decoded, rows, skipped = _decode(pictures, range(len(pictures)), preprocessing, progress)
     if not rows:

@@ -1,12 +1,14 @@
-"""Dropout that is a function of the picture, within any network.
+"""A batch that is shared by processes, as if one had it: dropout and batch normalization.
 
 torch draws dropout from one stream of random numbers, so that a picture's mask depends on its place
 in the batch and on the thread or process that computes it. Here each picture of a batch has a key,
-and its mask is a hash of the key: the same wherever the picture is computed.
+and its mask is a hash of the key: the same wherever the picture is computed. Batch normalization
+takes mean and variance of the whole batch, of all processes.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -19,23 +21,28 @@ from torch.overrides import TorchFunctionMode
 _STEP, _FIRST, _SECOND = -1640531527, -2048144789, -1028477387
 
 
-class PictureDropout(TorchFunctionMode):
-    """Within the block, `F.dropout` (so `nn.Dropout`) draws each picture's mask from its key.
+class SharedBatch(TorchFunctionMode):
+    """Within the block, `F.dropout` and `F.batch_norm` (so torch's modules) are of a shared batch.
 
-    keys: (B,) int32, one for each picture of the batch
+    keys: (B,) int32, one for each picture of this process
+    total: the sum of a tensor over all processes; None: there is one
     """
 
-    def __init__(self, keys: Tensor) -> None:
+    def __init__(self, keys: Tensor, total: Callable[[Tensor], Tensor] | None = None) -> None:
         super().__init__()
         self.keys = keys
+        self.total = total
         self.calls = 0
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
-        if func is not F.dropout:
-            return func(*args, **(kwargs or {}))
-        return self._dropout(*args, **(kwargs or {}))
+        kwargs = kwargs or {}
+        if func is F.dropout:
+            return self._dropout(*args, **kwargs)
+        if func is F.batch_norm and self.total is not None and kwargs.get("training"):
+            return _batch_norm(self.total, *args, **kwargs)
+        return func(*args, **kwargs)
 
     def _dropout(
         self, x: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False
@@ -45,6 +52,35 @@ class PictureDropout(TorchFunctionMode):
         self.calls += 1
         kept = uniform_bits(self.keys + self.calls * _FIRST, x[:1].numel()) >= _threshold(p)
         return torch.where(kept.view(x.shape), x / (1 - p) if p < 1 else x, 0)
+
+
+def _batch_norm(
+    total: Callable[[Tensor], Tensor],
+    x: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    *,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    training: bool,
+    momentum: float,
+    eps: float,
+) -> Tensor:
+    """`F.batch_norm` in training, with mean and variance over the pictures of all processes."""
+    over = [0, *range(2, x.dim())]
+    shape = [1, -1, *[1] * (x.dim() - 2)]
+    wide = x.float()
+    sums = total(torch.cat([wide.sum(over), wide.new_full((1,), x.numel() // x.shape[1])]))
+    mean, count = sums[:-1] / sums[-1], sums[-1]
+    centered = wide - mean.view(shape)
+    variance = total(centered.square().sum(over)) / count
+    with torch.no_grad():
+        if running_mean is not None and running_var is not None:
+            running_mean.lerp_(mean, momentum)
+            running_var.lerp_(variance * (count / (count - 1)), momentum)
+    scale = (variance + eps).rsqrt() if weight is None else (variance + eps).rsqrt() * weight
+    y = centered * scale.view(shape)
+    return (y if bias is None else y + bias.view(shape)).to(x.dtype)
 
 
 def _threshold(p: float) -> int:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -21,18 +21,18 @@ from torch import Tensor, nn
 
 from featviz import results
 from featviz.arguments import Bounds
-from featviz.checkpoints import Checkpoint, open_checkpoint
+from featviz.checkpoints import Checkpoint, Interrupted, open_checkpoint
 from featviz.errors import UserError, check_fields, nearest, public
 from featviz.models.alexnet import folded_weight
-from featviz.models.load import resolve_device
 from featviz.models.precision import choose_precision, has_bfloat16
 from featviz.training.batches import Batch, ahead
 from featviz.training.data import DRAWS, Augmentation, Examples, augment, read_examples
 from featviz.training.evaluation import hits, predict
-from featviz.training.forward import PictureDropout
+from featviz.training.forward import SharedBatch
 from featviz.training.parallel import Workers
+from featviz.training.processes import Processes, joined
 from featviz.training.result import Epoch, TrainResult, as_model
-from featviz.training.state import State, read_state, write_state
+from featviz.training.state import Elsewhere, State, read_state, write_state
 from featviz.types import (
     AutoPrecision,
     Epochs,
@@ -157,6 +157,9 @@ def train(
 ) -> TrainResult:
     """Train the net in place by stochastic gradient descent and leave it in eval mode.
 
+    Started by torchrun, each process computes its part of every batch, with batch normalization
+    over the whole batch, so that the weights do not depend on their number; only the first writes.
+
     Args:
         net: Takes normalized pictures (N, 3, S, S), gives logits (N, classes).
         data: A folder of class folders, or what `read_examples` made of one.
@@ -194,29 +197,33 @@ def train(
     if isinstance(tested, str | Path):
         tested = read_examples(tested, size, classes=examples.classes)
     _check(net, examples, teacher_logits, settings, epochs)
-    place = resolve_device(device)
     mean = mean or getattr(net, "mean", (0.0, 0.0, 0.0))
     std = std or getattr(net, "std", (1.0, 1.0, 1.0))
-    shift, scale = (torch.tensor(v, device=place).view(3, 1, 1) for v in (mean, std))
-    run = _Run(net, examples, tested, settings, teacher_logits, shift, scale, epochs, seed)
-    with (
-        open_checkpoint(checkpoint, run.job(), total=epochs, unit="epochs") as kept,
-        torch.random.fork_rng(devices=range(torch.cuda.device_count())),
-    ):
-        if resume:
-            run.state = read_state(kept, net, run.optimizer) or run.state
-        with Workers(net, workers) as parts:
-            for epoch in range(run.state.epoch, epochs):
-                run.train_epoch(epoch, parts, snapshot_steps, kept, progress)
-                if epoch + 1 == epochs:
-                    run.snapshot(epochs * run.steps)
-                write_state(kept, net, run.optimizer, run.state)
+    with joined(device) as processes:
+        _check_processes(processes, workers, settings)
+        shift, scale = (torch.tensor(v, device=processes.device).view(3, 1, 1) for v in (mean, std))
+        run = _Run(
+            net, examples, tested, settings, teacher_logits, shift, scale, epochs, seed, processes
+        )
+        with (
+            _checkpoint(checkpoint, run) as kept,
+            torch.random.fork_rng(devices=range(torch.cuda.device_count())),
+        ):
+            if resume:
+                run.state = read_state(kept, net, run.optimizer, processes) or run.state
+            with Workers(processes.shared(net), workers) as parts:
+                for epoch in range(run.state.epoch, epochs):
+                    run.train_epoch(epoch, parts, snapshot_steps, kept, progress)
+                    if epoch + 1 == epochs:
+                        run.snapshot(epochs * run.steps)
+                    write_state(kept, net, run.optimizer, run.state)
     net.eval()
     model = as_model(net, examples.classes, name=name, class_names=class_names)
     return TrainResult(
         origin=results.origin(
             model,
-            parameters=run.parameters() | {"epochs": epochs, "workers": workers},
+            parameters=run.parameters()
+            | {"epochs": epochs, "workers": workers, "processes": run.processes.count},
             started=started,
             data=examples.pictures,
             seed=seed,
@@ -229,6 +236,33 @@ def train(
         kernel_steps=tuple(run.state.kernel_steps),
         kernel_top1=tuple(run.state.kernel_top1),
     )
+
+
+@contextmanager
+def _checkpoint(folder: str | Path | Checkpoint | None, run: _Run) -> Iterator[Checkpoint]:
+    """The first process's checkpoint; that another process has ended is said in one line."""
+    first = run.processes.rank == 0
+    elsewhere = Elsewhere(None, total=run.epochs, unit="epochs")
+    opened = open_checkpoint(
+        folder if first else elsewhere, run.job(), total=run.epochs, unit="epochs"
+    )
+    with opened as kept:
+        go_on = "give the same command again"
+
+        def text() -> str:
+            known = folder is not None and run.state.epoch
+            return f"{kept.summary}; {go_on} to go on" if known else go_on
+
+        try:
+            yield kept
+        except RuntimeError as error:
+            if not run.processes.is_loss(error):
+                raise
+            raise UserError(f"another process of the training has ended; {text()}") from error
+        except KeyboardInterrupt:
+            if first or not kept.done:
+                raise
+            raise Interrupted(text()) from None
 
 
 class _Drawn(NamedTuple):
@@ -256,6 +290,7 @@ class _Run:
     """(3, 1, 1)"""
     epochs: int
     seed: int
+    processes: Processes
     state: State = field(default_factory=State)
 
     def __post_init__(self) -> None:
@@ -324,8 +359,7 @@ class _Run:
         gradients = partial(self.gradients, size=size, count=self.batch_size)
         running = torch.zeros(2, device=self.device)  # summed loss, pictures
         loss, rate = 0.0, 0.0
-        batches = ahead(partial(self.batch, drawn), range(self.steps))
-        with closing(batches):
+        with closing(ahead(partial(self.batch, drawn), range(self.steps))) as batches:
             for i, batch in enumerate(batches):
                 step = epoch * self.steps + i
                 if step in snapshot_steps:
@@ -337,7 +371,7 @@ class _Run:
                 running[1] += len(batch.labels)
                 self.optimizer.step()
                 if (i + 1) % _CHECK_EVERY == 0 or i + 1 == self.steps:
-                    total, seen = running.tolist()
+                    total, seen = self.processes.sum(running).tolist()
                     loss = total / max(1, seen)
                     if not math.isfinite(loss):
                         raise self._diverged(epoch, step, rate, kept)
@@ -364,9 +398,9 @@ class _Run:
         )
 
     def batch(self, drawn: _Drawn, step: int) -> Batch:
-        """The batch of a step of the epoch, in memory."""
+        """This process's part of the batch of a step of the epoch, in memory."""
         rows = drawn.order[step * self.batch_size :][: self.batch_size]
-        pictures, kept = self.examples.take(rows)
+        pictures, kept = self.examples.take(self.processes.part(rows))
         teacher = None if self.teacher is None else self.teacher[kept]
         labels = self.examples.labels[kept]
         batch = Batch(pictures, labels, drawn.draws[kept], drawn.keys[kept], teacher)
@@ -374,12 +408,12 @@ class _Run:
 
     def gradients(self, net: nn.Module, batch: Batch, *, size: int, count: int) -> Tensor:
         """Add to a net's gradients those of a part of a batch of `count`; its summed loss."""
-        settings = self.settings
-        if not len(batch.labels):
+        settings, several = self.settings, self.processes.count > 1
+        if not len(batch.labels) and not several:  # others would wait for this one's gradients
             return torch.zeros((), device=self.device)
         batch = batch.to(self.device)
         pictures = augment(batch.pictures, size, settings.augmentation, batch.draws)
-        with PictureDropout(batch.keys):
+        with SharedBatch(batch.keys, self.processes.sum if several else None):
             logits = self.forward(net, pictures)
         loss = nn.functional.cross_entropy(
             logits, batch.labels, label_smoothing=settings.label_smoothing, reduction="sum"
@@ -387,7 +421,7 @@ class _Run:
         if batch.teacher is not None:
             taught = _divergence(logits, batch.teacher, settings.temperature)
             loss = (1 - settings.teacher_weight) * loss + settings.teacher_weight * taught
-        (loss / count).backward()
+        (loss * (self.processes.count / count)).backward()  # processes average their gradients
         return loss.detach()
 
     def forward(self, net: nn.Module, pictures: Tensor) -> Tensor:
@@ -403,15 +437,18 @@ class _Run:
         if self.tested is None:
             return None, None
         self.net.eval()
-        found = predict(
-            lambda pictures: self.forward(self.net, pictures), self._labeled(self.tested)
-        )
-        top1, top5 = hits(found.labels, found.classes).double().mean(0).tolist()
-        return top1, top5
+        right = torch.zeros(3, dtype=torch.double, device=self.device)  # top-1, top-5, pictures
+        for labeled in self._labeled(self.tested):
+            found = predict(lambda pictures: self.forward(self.net, pictures), [labeled])
+            hit = hits(found.labels, found.classes).double().sum(0).tolist()
+            right += torch.tensor([*hit, len(found.labels)], dtype=torch.double).to(right.device)
+        top1, top5, count = self.processes.sum(right).tolist()
+        return (top1 / count, top5 / count) if count else (None, None)
 
     def _labeled(self, examples: Examples) -> Iterator[tuple[Tensor, Tensor]]:
-        batches = ahead(examples.take, torch.arange(len(examples)).split(250))
-        with closing(batches):
+        """This process's part of some pictures in batches, with their labels."""
+        rows = self.processes.part(torch.arange(len(examples)))
+        with closing(ahead(examples.take, rows.split(250))) as batches:
             for raw, kept in batches:
                 if len(kept):
                     yield raw.to(self.device).float() / 255, examples.labels[kept]
@@ -428,7 +465,8 @@ class _Run:
         return f"epoch {epoch + 1}/{self.epochs}, loss {loss:.3f}{known}, {speed:.0f} pictures/s"
 
     def _diverged(self, epoch: int, step: int, rate: float, kept: Checkpoint) -> UserError:
-        saved = f"; {kept.folder} still has epoch {epoch}" if kept.folder and epoch else ""
+        written = kept.folder is not None or isinstance(kept, Elsewhere)
+        saved = f"; the state still has epoch {epoch}" if epoch and written else ""
         return UserError(
             f"the loss is no number in epoch {epoch + 1} before step {step + 1} (learning rate "
             f"{rate:.3g}): training diverged{saved}; try a lower lr or precision float32"
@@ -452,6 +490,18 @@ def _check(
         raise UserError(
             f"the teacher's logits are {tuple(teacher.shape)}, the data needs "
             f"{(len(examples), len(examples.classes))}: one row a picture, in the data's order"
+        )
+
+
+def _check_processes(processes: Processes, workers: int, settings: TrainSettings) -> None:
+    if processes.count > 1 and workers > 1:
+        raise UserError(
+            f"workers {workers}: threads within each of {processes.count} processes; leave it at 1"
+        )
+    if settings.batch_size < processes.count:
+        raise UserError(
+            f"batch_size is {settings.batch_size} for {processes.count} processes; give at least "
+            "one picture each"
         )
 
 

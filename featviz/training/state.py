@@ -10,12 +10,20 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from featviz.checkpoints import Checkpoint
+from featviz.checkpoints import Arrays, Checkpoint
 from featviz.errors import UserError
 from featviz.training.files import growth_tensors
+from featviz.training.processes import Processes
 from featviz.training.result import Epoch
 
 _PIECE = "state"
+
+
+class Elsewhere(Checkpoint):
+    """A checkpoint that another process writes."""
+
+    def write(self, name: str, arrays: Arrays, *, size: int = 1) -> None:
+        self.sizes[name] = size
 
 
 @dataclass
@@ -49,19 +57,22 @@ def write_state(
     kept.write(_PIECE, arrays | {"history": np.array(history)}, size=state.epoch)
 
 
-def read_state(kept: Checkpoint, net: nn.Module, optimizer: torch.optim.Optimizer) -> State | None:
-    """The state in a checkpoint, with net and optimizer set to it; None if there is none.
+def read_state(
+    kept: Checkpoint, net: nn.Module, optimizer: torch.optim.Optimizer, processes: Processes
+) -> State | None:
+    """The first process's state, with net and optimizer of all set to it; None if there is none.
 
     Raises:
         UserError: The state is damaged.
     """
     arrays = kept.read(_PIECE)
+    if arrays is None and kept.is_damaged(_PIECE):
+        raise UserError(
+            f"the state in {kept.folder} is damaged; begin anew (--restart), or choose "
+            "another --out"
+        )
+    arrays = processes.of_first(arrays)
     if arrays is None:
-        if kept.is_damaged(_PIECE):
-            raise UserError(
-                f"the state in {kept.folder} is damaged; begin anew (--restart), or choose "
-                "another --out"
-            )
         return None
     history = [Epoch(**epoch) for epoch in json.loads(str(arrays.pop("history")))]
     tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from featviz.training.forward import PictureDropout, uniform_bits
+from featviz.training.forward import SharedBatch, uniform_bits
 
 
 def _keys(count: int) -> Tensor:
@@ -17,7 +17,7 @@ def _keys(count: int) -> Tensor:
 
 def _dropped(keys: Tensor, x: Tensor, p: float = 0.3) -> Tensor:
     net = nn.Sequential(nn.Dropout(p), nn.Identity(), nn.Dropout(p))
-    with PictureDropout(keys):
+    with SharedBatch(keys):
         found: Tensor = net(x)
     return found
 
@@ -36,7 +36,7 @@ def test_a_mask_belongs_to_the_picture_not_to_its_place_in_the_batch() -> None:
 @pytest.mark.parametrize("p", [0.0, 0.2, 0.5, 0.9, 1.0])
 def test_values_are_dropped_at_their_rate_and_the_mean_stays(p: float) -> None:
     x = torch.ones(400, 500, requires_grad=True)
-    with PictureDropout(_keys(400)):
+    with SharedBatch(_keys(400)):
         found = F.dropout(x, p)
     kept = found != 0
     sd = (p * (1 - p)) ** 0.5
@@ -52,7 +52,7 @@ def test_values_are_dropped_at_their_rate_and_the_mean_stays(p: float) -> None:
 
 def test_two_layers_and_two_keys_drop_unrelated_values() -> None:
     keys, x = _keys(200), torch.ones(200, 300)
-    with PictureDropout(keys):
+    with SharedBatch(keys):
         first, second = ((F.dropout(x, 0.5) != 0).double() - 0.5 for _ in range(2))
     for one, other in ((first, second), (first[1:], first[:-1]), (first[:, 1:], first[:, :-1])):
         assert abs(float((one * other).mean())) < 4 * 0.25 / one.numel() ** 0.5
@@ -63,5 +63,5 @@ def test_every_bit_is_even_and_eval_mode_changes_nothing() -> None:
     for k in range(32):
         assert float(((bits >> k) & 1).double().mean()) == pytest.approx(0.5, abs=6e-3)
     x = torch.rand(4, 3)
-    with PictureDropout(_keys(4)):
+    with SharedBatch(_keys(4)):
         assert F.dropout(x, 0.5, training=False) is x
