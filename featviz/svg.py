@@ -22,7 +22,9 @@ _DARK, _LIGHT = 0x15, 0xEE
 _GRAY = re.compile(r"(fill|stroke): #([0-9a-f]{2})\2\2\b")
 _PICTURE = re.compile(r'data:image/png;base64,\s*([A-Za-z0-9+/=\s]+)"')
 _STYLE = "</style>"
-_ABOUT = re.compile(r"\n? *<metadata>.*?</metadata>", re.DOTALL)
+_EMPTY = re.compile(r'\n? *<metadata>.*?</metadata>| transform="rotate\(-?0 [^"]*"', re.DOTALL)
+_FAMILY = re.compile(r" font-family: ([^;\"]*);")
+"""of words: the same nearly everywhere, so it stands once at the top"""
 _PLACE = re.compile(r'\b(d|x|y)="([^"]*)"')
 _DECIMALS = re.compile(r"-?\d+\.\d+")
 _QUALITY, _WORTHWHILE, _LARGE = 88, 0.4, 4096
@@ -36,7 +38,9 @@ def finish(svg: str) -> str:
     rules = "".join(_rules(found))
     light = "svg{color-scheme: light dark}"
     style = f"{light}@media (prefers-color-scheme: dark){{{rules}}}{_STYLE}"
-    short = _PLACE.sub(_rounded, _ABOUT.sub("", svg.replace(_STYLE, style, 1), count=1))
+    short = _PLACE.sub(_rounded, _EMPTY.sub("", svg.replace(_STYLE, style, 1)))
+    if (family := _FAMILY.search(short)) is not None:
+        short = short.replace(family[0], "").replace("<svg", f'<svg font-family="{family[1]}"', 1)
     return _PICTURE.sub(_smaller, re.sub(r"\n\s+<", "\n<", short))
 
 
@@ -58,7 +62,7 @@ def _rounded(found: re.Match[str]) -> str:
     name, places = found.groups()
     short = _DECIMALS.sub(_two_decimals, places)
     if name == "d":
-        short = re.sub(r"\s*([A-Za-z])\s*", r"\1", short)
+        short = re.sub(r"\s*([A-Za-z])\s*", r"\1", short).rstrip()
     return f'{name}="{short}"'
 
 

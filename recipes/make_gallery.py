@@ -17,23 +17,40 @@ from __future__ import annotations
 import argparse
 import base64
 import io
+import json
 import re
+import shutil
 import sys
 import tempfile
 from collections.abc import Callable
+from fnmatch import fnmatch
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
 import featviz
 from featviz.gallery.build import build_gallery
+from featviz.gallery.reader import unit_name
 from featviz.tour import Budget, Outcome, run_tour
 
-LIMIT, LARGE = 12_000_000, 20_000  # bytes
-SHARP, WIDEST = 48, 160  # pixels: smaller pictures within figures stay exact, larger ones shrink
-PICTURE = re.compile(r"data:image/png;base64,\s*([A-Za-z0-9+/=\s]+)")
-UNITS, PICTURES = 4, 6  # of a layer and of a kind: as many as the limit allows
+LIMIT, LARGE, SMALL = 12_000_000, 20_000, 4_000  # bytes: of the site, of pictures
+SHARP, WITHIN, WIDEST = 48, 88, 1000  # pixels: within figures up to SHARP stay exact
+QUALITY = 78  # of JPEG
+INSIDE = re.compile(r"data:image/(png|jpeg);base64,\s*([A-Za-z0-9+/=\s]+)(?=[\"')])")
+PICTURES, KERNELS = 6, 12  # of a kind, of the first layer
+BUDGET = Budget(units=3, classified=6, queries=5, explorer="int8")
+LEFT_OUT = (  # the layers between are seen in AlexNet, and in the explorer
+    *(f"{kind}-{layer}" for kind in ("maximize", "examples") for layer in ("conv2", "conv4")),
+    *("kernels-conv2", "maps-conv3"),
+)
+FILES_LEFT_OUT = {  # what other figures or pages show as well
+    "*": ("panel.svg", "examples.svg"),
+    "atlas": ("mosaic.jpg", "print.png", "print.pdf"),
+    "cards": ("pictures/panel.svg", "pictures/natural/*", "pictures/ascent.svg"),
+    "circuit": ("outputs.csv",),
+}
 ALEXNET_STEPS, ALEXNET_CLASSES = 128, (0, 36, 60, 100, 145, 189)
 ROOT = Path(__file__).parents[1]
 
@@ -51,36 +68,121 @@ def main() -> None:
             featviz.load("alexnet-mini", device="cpu"),
             featviz.sample_pictures(PICTURES),
             work,
-            budget=Budget(units=UNITS, explorer="int8"),
+            budget=BUDGET,
             announce=show,
         )
         first = "AlexNet" if arguments.alexnet is not None else None
         if arguments.alexnet is not None:
             add_alexnet(work, arguments.alexnet, arguments.classes)
-        build_gallery(work, arguments.out, first=first, overwrite=True)
-    for figure in arguments.out.rglob("*.png"):
-        if figure.stat().st_size > LARGE:
-            Image.open(figure).convert("RGB").quantize(256).save(figure, optimize=True)
-    for figure in (*arguments.out.rglob("*.svg"), *arguments.out.rglob("*.html")):
-        text = figure.read_text(encoding="utf-8")
-        figure.write_text(PICTURE.sub(smaller, text), encoding="utf-8")
+        shown = Path(scratch) / "shown"
+        choose(work, shown)
+        build_gallery(shown, arguments.out, first=first, overwrite=True)
+    shrink(arguments.out)
     size = sum(p.stat().st_size for p in arguments.out.rglob("*") if p.is_file())
     print(f"{arguments.out}: {size / 1e6:.1f} MB, made in {tour.seconds:.0f} s")
     if size > LIMIT:
         sys.exit(f"the gallery has {size / 1e6:.1f} MB, more than {LIMIT / 1e6:.0f}")
 
 
-def smaller(picture: re.Match[str]) -> str:
-    """A picture within a figure as a JPEG, where that is much smaller."""
-    content = base64.b64decode(picture[1])
+def choose(work: Path, shown: Path) -> None:
+    """Copy the results that are shown, without what other figures show as well.
+
+    A unit without a figure of its own has no page. The explorer has pictures of more units.
+    """
+    found = [one.parent for one in sorted(work.glob("*/result.json"))]
+    found = [one for one in found if one.name not in LEFT_OUT]
+    documents = {one.name: json.loads((one / "result.json").read_text("utf-8")) for one in found}
+    for name, document in documents.items():
+        for kind in ("figures", "tables"):
+            document[kind] = [one for one in document[kind] if is_shown(name, one)]
+    own = {
+        unit_name(figure["units"][0])
+        for document in documents.values()
+        for figure in document["figures"]
+        if len(figure.get("units", [])) == 1
+    }
+    for folder in found:
+        target, document = shown / folder.name, documents[folder.name]
+        shutil.copytree(folder, target, ignore=shutil.ignore_patterns("*.npz", "*.parquet"))
+        for figure in document["figures"]:
+            figure["units"] = [one for one in figure.get("units", []) if unit_name(one) in own]
+        kept = {one["file"] for kind in ("figures", "tables") for one in document[kind]}
+        for file in target.rglob("*.*"):
+            shown_alone = file.suffix in (".jpg", ".png", ".svg", ".csv")
+            if shown_alone and file.relative_to(target).as_posix() not in kept:
+                file.unlink()
+        text = json.dumps(document, ensure_ascii=False, separators=(",", ":"))
+        (target / "result.json").write_text(text, encoding="utf-8")
+
+
+def is_shown(result: str, part: dict[str, Any]) -> bool:
+    """Whether a figure or a table is shown: of the first layer's kernels only some are."""
+    units = part.get("units", [])
+    if len(units) == 1 and units[0].startswith("conv1:") and "circuit" not in result:
+        return int(unit_name(units[0]).partition(":")[2]) < KERNELS
+    left_out = (*FILES_LEFT_OUT["*"], *FILES_LEFT_OUT.get(result, ()))
+    return not any(fnmatch(part["file"], pattern) for pattern in left_out)
+
+
+def shrink(site: Path) -> None:
+    """Photographs and textures as small JPEG, other large pictures in 256 colors."""
+    for picture in (*site.rglob("*.svg"), *site.rglob("*.html")):
+        text = picture.read_text(encoding="utf-8")
+        picture.write_text(INSIDE.sub(smaller, text), encoding="utf-8")
+    for picture in site.rglob("*.jpg"):
+        shown = Image.open(picture)
+        if picture.stat().st_size > LARGE and max(shown.size) > WIDEST:
+            shown.thumbnail((WIDEST, WIDEST), Image.Resampling.LANCZOS)
+            shown.save(picture, quality=QUALITY, optimize=True)
+    for folder in (site / "results").iterdir():
+        if folder.is_dir():
+            renamed = {p: p.with_suffix(".jpg") for p in folder.rglob("*.png") if made_jpeg(p)}
+            for kind in ("json", "csv", "html"):
+                for file in folder.rglob(f"*.{kind}"):
+                    rename(file, folder, renamed)
+            for page in (*site.glob("*.html"), *site.glob("results/*.html"), *site.glob("units/*")):
+                rename(page, site, renamed)
+
+
+def made_jpeg(picture: Path) -> bool:
+    """Whether a PNG was replaced by a JPEG; if not, it has at most 256 colors if it is large."""
+    size = picture.stat().st_size
+    shown = Image.open(picture).convert("RGB")
+    if size < SMALL or shown.getcolors(256):
+        return False
+    buffer = io.BytesIO()
+    shown.save(buffer, "JPEG", quality=QUALITY, optimize=True)
+    if 2 * buffer.tell() > size:
+        if size > LARGE:
+            shown.quantize(256).save(picture, optimize=True)
+        return False
+    picture.with_suffix(".jpg").write_bytes(buffer.getvalue())
+    picture.unlink()
+    return True
+
+
+def rename(text: Path, base: Path, renamed: dict[Path, Path]) -> None:
+    """Write the new names of pictures, as seen from a folder, into a text."""
+    words = old = text.read_text(encoding="utf-8")
+    for before, after in renamed.items():
+        words = words.replace(str(before.relative_to(base)), str(after.relative_to(base)))
+    if words != old:
+        text.write_text(words, encoding="utf-8")
+
+
+def smaller(found: re.Match[str]) -> str:
+    """A picture within a figure as a small JPEG, where that is much smaller."""
+    content = base64.b64decode(found[2])
     shown = Image.open(io.BytesIO(content))
     if min(shown.size) < SHARP or min(shown.convert("RGBA").getchannel("A").tobytes()) < 255:
-        return picture[0]
-    shown.thumbnail((WIDEST, WIDEST), Image.Resampling.LANCZOS)
+        return found[0]
+    if shown.convert("RGB").getcolors(256):
+        return found[0]
+    shown.thumbnail((WITHIN, WITHIN), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
-    shown.convert("RGB").save(buffer, "JPEG", quality=80, optimize=True)
-    if 2 * len(buffer.getvalue()) > len(content):
-        return picture[0]
+    shown.convert("RGB").save(buffer, "JPEG", quality=QUALITY, optimize=True)
+    if 1.4 * buffer.tell() > len(content):
+        return found[0]
     return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 

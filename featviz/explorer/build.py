@@ -90,7 +90,7 @@ def build_explorer(
     drift = _drift(model, rounded, pictures.spread(min(count, 200)))
     found = gather(model, pictures, run=run, most=count, seed=seed, progress=progress)
     found.document["drift"] = drift.text(weights, rank)
-    kept = _snapshots(model.name, program, ops, block, snapshots)
+    kept = _snapshots(model.name, program, ops, block, snapshots, weights)
     document = {
         **network_document(model, program, ops, block),
         "snapshots": kept,
@@ -185,6 +185,7 @@ def _snapshots(
     ops: list[dict[str, Any]],
     block: Block,
     file: str | Path | None,
+    how: Rounding,
 ) -> list[dict[str, Any]]:
     """Moments of the training: which tensors then stand for the first kernels."""
     found = read_snapshots(bundled("alexnet-mini.kernels") if file is None else Path(file))
@@ -200,7 +201,7 @@ def _snapshots(
         )
     weight = str(ops[first]["weight"])
     return [
-        {"step": step, "top1": top1, "tensors": {weight: block.rounded(kernels, "float16")[0]}}
+        {"step": step, "top1": top1, "tensors": {weight: block.rounded(kernels, how)[0]}}
         for kernels, step, top1 in zip(found.kernels, found.steps, found.top1, strict=True)
     ]
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from featviz import __version__, folders, results
 from featviz.errors import UserError, public
+from featviz.gallery.glossary import TERMS
 from featviz.gallery.reader import (
     MARK,
     Download,
@@ -27,15 +28,18 @@ from featviz.gallery.reader import (
     short_cell,
 )
 from featviz.gallery.site import ResultPage, Site, UnitPage, is_concept, layer_key, plan_site
-from featviz.gallery.summary import key_numbers, summarize_entry
+from featviz.gallery.story import draw_numbers
+from featviz.gallery.summary import card_numbers, summarize_entry
 
 if TYPE_CHECKING:
     from jinja2 import Environment
 
 TABLE_ROWS = 12
 """rows of a table that a page shows at first"""
-ROWS_ON_PAGE = 400
+ROWS_ON_PAGE = 100
 """rows that can be opened on the page; the whole table is one link away"""
+NUMBERS = "static/numbers.svg"
+"""the drawing of the numbers of a picture, for the first step of the story"""
 LARGEST_FRAME = 1_000_000
 """bytes of a page of a result that is shown within ours; a larger one is linked only"""
 
@@ -177,6 +181,7 @@ def _write_pages(site: Site, target: Path, with_arrays: bool) -> None:
         "table_rows": TABLE_ROWS,
         "rows_on_page": ROWS_ON_PAGE,
         "largest_frame": LARGEST_FRAME,
+        "numbers": NUMBERS,
     }
 
     def write(template: str, page: str, **values: Any) -> None:
@@ -187,6 +192,11 @@ def _write_pages(site: Site, target: Path, with_arrays: bool) -> None:
         path.write_text(text, encoding="utf-8", errors="backslashreplace")
 
     write("overview.html", "index.html")
+    write("glossary.html", "glossary.html", terms=TERMS)
+    for told in site.story:
+        if told.picture is not None:
+            drawing = draw_numbers(told.result.entry.folder / told.picture.file)
+            (target / NUMBERS).write_text(drawing, encoding="utf-8")
     for result, before, after in _with_neighbors(site.results):
         write(
             "result.html",
@@ -232,7 +242,7 @@ def _same_channel(site: Site, unit: UnitPage) -> list[UnitPage]:
     ]
 
 
-def _near(site: Site, unit: UnitPage, reach: int = 4) -> list[UnitPage]:
+def _near(site: Site, unit: UnitPage, reach: int = 3) -> list[UnitPage]:
     """The units beside it in its layer, itself included."""
     layer = [u for u in site.units if u.layer_slug == unit.layer_slug]
     at = layer.index(unit)
@@ -267,7 +277,7 @@ def environment() -> Environment:
         "ground": ground,
         "readable_width": readable_width,
         "made_by": made_by,
-        "key_numbers": key_numbers,
+        "card_numbers": card_numbers,
     }
     return made
 

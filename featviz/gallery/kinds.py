@@ -14,6 +14,8 @@ class Kind:
 
     label: str
     """above the title: "Maximized pictures" """
+    heading: str
+    """the title for readers new to the field; "" where the result's own has to do"""
     text: str
     """what is shown, for readers new to the field: the first paragraph of the page"""
     of_unit: str
@@ -33,7 +35,7 @@ GROUPS = (
     Group(
         "The model",
         "Its layers, its training, and how often its predictions are right.",
-        ("explorer", "layers", "growth", "train", "eval", "compare"),
+        ("explorer", "layers", "train", "eval", "compare"),
     ),
     Group(
         "What its units respond to",
@@ -41,6 +43,7 @@ GROUPS = (
         "last.",
         (
             "kernels",
+            "growth",
             "maximize",
             "facets",
             "interpolation",
@@ -85,6 +88,7 @@ OTHER = Group("Further results", "Kinds of results that have no section of their
 KINDS = {
     "layers": Kind(
         "Layers",
+        "What the network is made of",
         "A convolutional network is a chain of layers; each takes the output of the one before "
         "it. The table lists them in order, with the shape of their output, the number of learned "
         "weights, and the receptive field: the side of the square of input pixels on which one "
@@ -95,6 +99,7 @@ KINDS = {
     ),
     "classify": Kind(
         "Classification",
+        "What the network sees in pictures",
         "What is in the picture? The network gives a number to each of its classes, and these "
         "numbers are turned into probabilities. Under each picture are the most likely classes, "
         "as in figure 4 of the AlexNet paper; where the right one is known, it stands above the "
@@ -104,6 +109,7 @@ KINDS = {
     ),
     "train": Kind(
         "Training",
+        "How it was trained",
         "Training starts from random weights. The network gets labeled pictures in small batches, "
         "and after each batch every weight changes a little in the direction that lowers the "
         "loss, the size of the error. The curve of the validation pictures is the one that "
@@ -112,6 +118,7 @@ KINDS = {
     ),
     "explorer": Kind(
         "Explorer",
+        "The network itself, to touch",
         "The network itself runs in this page. Take one of its pictures or your own, and follow "
         "it from the numbers of its pixels through kernels, maps and layers to the answer, to "
         "the pictures that are alike for the network, and to a change too small to notice that "
@@ -120,6 +127,7 @@ KINDS = {
     ),
     "growth": Kind(
         "Kernels during training",
+        "How its first kernels grew out of noise",
         "Before training, the kernels of the first layer are noise. In the course of training "
         "most of them become an edge of one orientation or a border between two colors. Nothing "
         "in the loss asks for edges; they are useful for telling classes apart, as they are in "
@@ -128,6 +136,7 @@ KINDS = {
     ),
     "eval": Kind(
         "Accuracy",
+        "How often it is right",
         "How often is the prediction right on pictures that were not used for training? Top-1 "
         "counts a prediction as right if the most likely class is the label, top-5 if the label "
         "is among the five most likely. The interval says how far chance alone could have moved "
@@ -136,6 +145,7 @@ KINDS = {
     ),
     "compare": Kind(
         "Comparison",
+        "What differs between two networks",
         "Two models saw the same pictures, so each picture is a pair: right in both, wrong in "
         "both, fixed or broken. Were nothing different, fixed and broken pictures would be "
         "equally likely; the exact McNemar test says how likely a difference as large as this "
@@ -146,6 +156,7 @@ KINDS = {
     ),
     "kernels": Kind(
         "Kernels",
+        "The patterns that a layer looks for",
         "A kernel of the first layer is a small pattern of weights that is laid over every "
         "position of the picture; its unit responds strongly where the picture resembles the "
         "pattern. Since these weights multiply pixels, they can be shown as small pictures. "
@@ -157,6 +168,7 @@ KINDS = {
     ),
     "maximize": Kind(
         "Maximized pictures",
+        "What excites its units most",
         "Which picture activates this unit most? Optimization starts from noise and changes the "
         "picture step by step so that the activation rises. The result is an exaggeration: no "
         "photograph looks like it, and its score is far above that of any photograph. It shows "
@@ -166,6 +178,7 @@ KINDS = {
     ),
     "facets": Kind(
         "Facets",
+        "The different things that one unit responds to",
         "A unit may respond to several kinds of pictures. One for fruit stands may respond to "
         "heaps of apples and to rows of melons; a single maximized picture shows one of them, or "
         "a mixture. Here several pictures of one unit were optimized together with a penalty on "
@@ -175,6 +188,7 @@ KINDS = {
     ),
     "interpolation": Kind(
         "Interpolation between units",
+        "From one unit to another",
         "The leftmost picture maximizes one unit, the rightmost another. Between them a weighted "
         "sum of both is maximized, with the weight moving from the first to the second. What the "
         "two units share stays in place; what only one of them responds to appears or disappears. "
@@ -183,6 +197,7 @@ KINDS = {
     ),
     "examples": Kind(
         "Top activating patches",
+        "The pieces of pictures that excite its units",
         "Which parts of real pictures activate a unit most? Every picture of a data set went "
         "through the network, and for each unit the patches with the highest activations are "
         "shown, each as large as the unit's receptive field. Whatever the patches of a row have "
@@ -192,6 +207,7 @@ KINDS = {
     ),
     "describe": Kind(
         "Descriptions",
+        "Words that fit its units",
         "Which word fits a unit? Every class, every group of classes and pairs of them were tried: "
         "AUROC is the probability that a picture of the set gives a higher value than another one "
         "(50% is chance, 100% perfect). The best of many tries looks good by luck, so the search "
@@ -202,6 +218,7 @@ KINDS = {
     ),
     "tuning": Kind(
         "Tuning curves",
+        "How units respond to drawn stripes and colors",
         "Stripes, colors, curved edges and discs of stripes were drawn where the unit looks, one "
         "property varied at a time, as in experiments on cells of the visual cortex. The top of a "
         "curve is what the unit prefers; a narrow curve means that it responds to little else.",
@@ -209,6 +226,7 @@ KINDS = {
     ),
     "circuit": Kind(
         "Circuits",
+        "What one unit is built from",
         "A unit of a deeper layer is a weighted sum of the units of the layer before, and is added "
         "to units of the next. The graph shows, layer by layer from the first kernels to the "
         "classes, the strongest of these connections with their weights; click on a unit to see "
@@ -219,6 +237,7 @@ KINDS = {
     ),
     "concepts": Kind(
         "Concepts",
+        "Directions that many units share",
         "A layer uses more directions than it has units: what a picture shows there is often "
         "spread over many units. Here directions were sought in which the activations of many "
         "positions can be written as sums of a few parts. Each direction, a concept, was found "
@@ -228,6 +247,7 @@ KINDS = {
     ),
     "ablation": Kind(
         "Silenced units",
+        "What it loses without a unit",
         "What does the network lose without a unit? Its activation is set to 0 on every picture, "
         "and everything behind it is computed again. Most units of a layer can be spared: the "
         "overall accuracy hardly changes. But single classes may lose much, because a few units "
@@ -239,6 +259,7 @@ KINDS = {
     ),
     "grid": Kind(
         "Semantic dictionary",
+        "What a layer sees at each place",
         "What has a layer seen at each place of a picture? A list of hundreds of numbers says "
         "little, so each is shown as a picture: at every position one that was optimized so that "
         "the activations point as they do there, larger where they are stronger. Units that are "
@@ -249,6 +270,7 @@ KINDS = {
     ),
     "cards": Kind(
         "Concept cards",
+        "What each concept is, and what it does",
         "What is each concept, and what is it for? Its card has a picture optimized from noise so "
         "that the layer's activations point along the concept, and the pictures in which it is "
         "strongest; what fades there is not part of it. Then the concept was taken out of the "
@@ -259,6 +281,7 @@ KINDS = {
     ),
     "layer-attribution": Kind(
         "Attribution to a layer",
+        "What each unit adds to an answer",
         "How much does each unit of a layer, and each of its positions, add to a prediction? "
         "Integrated gradients follow the prediction while the layer's activations grow from 0 to "
         "what they are, and share the sum out. Whether such shares mean something is checked: each "
@@ -267,6 +290,7 @@ KINDS = {
     ),
     "patching": Kind(
         "Patched activations",
+        "Where two pictures become different",
         "Where is the difference between two pictures decided? At one position of a layer after "
         "the other, the activations of the one picture take the place of those of the other, and "
         "the rest of the network is computed again. Where the prediction moves towards the first "
@@ -276,6 +300,7 @@ KINDS = {
     ),
     "maps": Kind(
         "Activation maps",
+        "Where units respond in a picture",
         "One picture went through the network; these are the activations of its units at every "
         "position. Each map belongs to one unit: bright where its activation is high, dark where "
         "it is low. Maps of deeper layers are coarser, because each of their positions covers a "
@@ -284,6 +309,7 @@ KINDS = {
     ),
     "patch": Kind(
         "Patch times kernel",
+        "One number of a map, added up by hand",
         "Why is the activation high at this position? Cut out the patch of the picture that the "
         "neuron depends on, lay the kernel over it and multiply number by number. Where both are "
         "positive or both negative the product is positive and raises the activation. The sum of "
@@ -293,6 +319,7 @@ KINDS = {
     ),
     "attribute": Kind(
         "Attribution",
+        "Which pixels the answer depends on",
         "Which pixels contributed to this prediction? Each method gives its own account, from the "
         "gradient at every pixel to the drop of the logit when a square is covered. The methods "
         "need not agree; where they do, they are more credible. An attribution explains the "
@@ -301,6 +328,7 @@ KINDS = {
     ),
     "attribution-check": Kind(
         "Attributions, checked",
+        "Whether such explanations can be trusted",
         "A map that explains a prediction must depend on what the network learned. Here the "
         "weights are shuffled layer by layer, and the maps made again: a map that stays the same "
         "shows the picture and explains nothing. Then the picture is covered, or uncovered, in "
@@ -309,6 +337,7 @@ KINDS = {
     ),
     "inversion": Kind(
         "Inversion",
+        "What a layer remembers of a picture",
         "A layer turns a picture into activations. Can the picture be reconstructed from these "
         "alone? Each picture here started as noise and was optimized until the layer's "
         "activations were nearly those of the original. Early layers keep almost every pixel. "
@@ -318,6 +347,7 @@ KINDS = {
     ),
     "accentuation": Kind(
         "Accentuation",
+        "A picture with more of what a unit responds to",
         "The picture was changed a little so that one unit's activation rises, while the "
         "activations of an early layer were kept close to those of the original. What changes is "
         "what the unit responds to in this picture. Where nothing recognizable appears, the "
@@ -326,6 +356,7 @@ KINDS = {
     ),
     "caricature": Kind(
         "Caricature",
+        "A picture, exaggerated",
         "A caricature exaggerates what is typical. Here a picture is optimized from noise so that "
         "the layer's activations point in the same direction as those of the original and are as "
         "large as possible. What the layer represents strongly is exaggerated; what it does not "
@@ -334,6 +365,7 @@ KINDS = {
     ),
     "deepdream": Kind(
         "DeepDream",
+        "What a layer makes of a picture",
         "The picture was changed so that the activations of a layer grow, first at large scales, "
         "then at small ones. No unit was chosen, so the patterns that appear are those that the "
         "layer responds to most easily. They depend on the pictures it was trained on more than "
@@ -342,6 +374,7 @@ KINDS = {
     ),
     "embed": Kind(
         "Embedding",
+        "Each picture as a list of numbers",
         "A late layer maps each picture to a vector: 4,096 numbers in AlexNet's fc7, fewer in "
         "smaller models. Pictures of similar content get similar vectors, although the network "
         "was trained on class labels only. The vectors of all pictures are stored here; neighbors "
@@ -350,6 +383,7 @@ KINDS = {
     ),
     "neighbors": Kind(
         "Nearest neighbors",
+        "Which pictures are alike for it",
         "For each picture on the left, the pictures whose vectors in a late layer are nearest to "
         "its own. Precision is the share of the nearest with the same class; the precision of a "
         "random choice is given beside it.",
@@ -357,6 +391,7 @@ KINDS = {
     ),
     "atlas": Kind(
         "Atlas",
+        "All pictures on one map",
         "A map of many pictures: those with similar vectors are placed side by side. Vectors of "
         "hundreds or thousands of components are reduced to two coordinates, which cannot "
         "preserve everything. Close points are similar; the distance between two clusters, and "
@@ -365,6 +400,7 @@ KINDS = {
     ),
     "attack": Kind(
         "Adversarial attack",
+        "A small change that fools it",
         "A change that is hard to see gives another prediction. It is computed from the network's "
         "own gradients: each pixel moves a little in the direction that raises the loss most. It "
         "is shown magnified beside the picture, because at its true size it is almost invisible.",
@@ -372,6 +408,7 @@ KINDS = {
     ),
     "shape-bias": Kind(
         "Shape against texture",
+        "Shape or texture",
         "A cat drawn with the skin of an elephant: people see a cat, many networks an elephant. "
         "Each stimulus has the shape of one thing and the texture of another. Of the decisions "
         "for one of the two, the figure shows how many follow the shape.",
@@ -379,6 +416,7 @@ KINDS = {
     ),
     "audit": Kind(
         "Robustness audit",
+        "How much change it withstands",
         "How much accuracy is left when every picture may be changed a little? The curve falls as "
         "the allowed change (eps) grows; 1/255 is one step of brightness on a screen. An attack "
         "gives an upper bound on robust accuracy: a stronger one may lower it. Below: the least "
@@ -388,6 +426,7 @@ KINDS = {
     ),
     "universal": Kind(
         "Universal perturbation",
+        "One change that fools it on most pictures",
         "One perturbation that changes the prediction on most pictures to which it is added. It "
         "was computed from some pictures and is measured on others. Its structure matters: with "
         "its pixels shuffled it does no more than noise. The predictions it leads to are few "
@@ -396,6 +435,7 @@ KINDS = {
     ),
     "adversarial-patch": Kind(
         "Adversarial patch",
+        "A patch that fools it",
         "A small patch that changes the prediction wherever it is placed in the picture, at any "
         "angle. Unlike the other attacks it is clearly visible. A patch of noise of the same size "
         "shows how much of the effect is mere occlusion.",
@@ -403,6 +443,7 @@ KINDS = {
     ),
     "corruptions": Kind(
         "Corruptions",
+        "How it copes with pictures of low quality",
         "No attack, but pictures of lower quality: noise, blur, weather, compression. Each "
         "corruption has five severities. People recognize most of these pictures without effort, "
         "so the loss of accuracy shows what the network depends on: often fine texture, which "
@@ -417,6 +458,7 @@ def kind_text(kind: str) -> Kind:
     label = kind.replace("-", " ").replace("_", " ").strip().capitalize() or "Result"
     unknown = Kind(
         label,
+        "",
         "The gallery has no text for this kind of result; its figures, numbers and files follow.",
         "What this result shows of the unit.",
     )

@@ -16,7 +16,7 @@ from urllib.parse import quote
 from featviz.errors import UserError
 from featviz.gallery.kinds import GROUPS, OTHER, Group, Kind, group_of, kind_text
 from featviz.gallery.reader import Entry, Figure, Source, Table, Unreadable, clean
-from featviz.gallery.story import Told, tell
+from featviz.gallery.story import Told, explorer_of, gloss, tell
 
 PORTRAITS = ("maximize", "kernels", "examples", "maps")
 """kinds whose pictures can be a unit's portrait, best first"""
@@ -47,6 +47,16 @@ class ResultPage:
     def page(self) -> str:
         """Its page, from the top of the site."""
         return f"results/{self.slug}.html"
+
+    @property
+    def heading(self) -> str:
+        """Its title for readers new to the field, or else its own."""
+        return self.kind.heading or self.entry.title
+
+    @property
+    def of_model(self) -> str:
+        """The name of its model."""
+        return self.model or (self.entry.model.name if self.entry.model else "")
 
     def href(self, file: str) -> str:
         """A file of the result as a link from the top of the site."""
@@ -109,6 +119,25 @@ class ResultPage:
         if figure is None or not figure.plot or figure.pixelated:
             return False
         return figure.shape > 1.6 or figure.vector
+
+
+@dataclass(frozen=True)
+class Card:
+    """The results of one kind and one model, on the overview."""
+
+    results: list[ResultPage]
+    title: str
+
+    @property
+    def first(self) -> ResultPage:
+        """The one whose picture it shows."""
+        return next((one for one in self.results if one.thumbnail), self.results[0])
+
+    def label(self, result: ResultPage) -> str:
+        """What tells a result from the others of the card: its layer, or else its title."""
+        layer = str(result.entry.parameters.get("layer") or "")
+        layers = [str(other.entry.parameters.get("layer") or "") for other in self.results]
+        return layer if layer and layers.count(layer) == 1 else result.entry.title
 
 
 @dataclass(frozen=True)
@@ -258,10 +287,19 @@ class Site:
     """that the results were made from, most used first"""
 
     @property
-    def chapters(self) -> list[tuple[Group, list[ResultPage]]]:
-        """The groups that have results, in their order."""
-        pairs = [(g, [e for e in self.results if e.group is g]) for g in (*GROUPS, OTHER)]
-        return [(group, results) for group, results in pairs if results]
+    def chapters(self) -> list[tuple[Group, list[Card]]]:
+        """The groups that have results, in their order, a card for each kind and model."""
+        found: dict[Group, dict[tuple[str, ...], list[ResultPage]]] = {}
+        for group in (*GROUPS, OTHER):
+            for result in self.results:
+                if result.group is group:
+                    alone = "" if result.kind.heading else result.slug
+                    cards = found.setdefault(group, {})
+                    cards.setdefault((result.entry.kind, result.of_model, alone), []).append(result)
+        return [
+            (group, [Card(some, some[0].heading) for some in cards.values()])
+            for group, cards in found.items()
+        ]
 
     @property
     def layers(self) -> list[tuple[str, list[tuple[str, list[UnitPage]]]]]:
@@ -295,8 +333,18 @@ class Site:
 
     @property
     def story(self) -> list[Told]:
-        """One picture followed through the network, as far as there are results."""
-        return list(tell(self.results))
+        """One picture followed through the network, if there are results for three steps."""
+        told = list(tell(self.results))
+        return told if len(told) > 2 else []
+
+    @property
+    def explorer(self) -> str:
+        """The page in which the network runs; "" where there is none."""
+        return explorer_of(self.results)
+
+    def gloss(self, result: ResultPage) -> str:
+        """What the layer in the title of a result is."""
+        return gloss(result, self.results)
 
     @property
     def hero(self) -> UnitFigure | None:

@@ -75,6 +75,11 @@ def key_numbers(entry: Entry, most: int = 5) -> list[tuple[str, Number]]:
     return list(shown.values())[:most]
 
 
+def card_numbers(entry: Entry) -> list[tuple[str, Number]]:
+    """Numbers that a reader new to the field understands without their page."""
+    return key_numbers(entry, 2) if entry.kind in FIRST else []
+
+
 def _halfway(numbers: Mapping[str, Number], clean: Number | None) -> list[str]:
     """Of accuracies under attack the name of that nearest to half of the clean one."""
     values = {k: v.value for k, v in numbers.items() if isinstance(v.value, float)}

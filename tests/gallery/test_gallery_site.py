@@ -227,6 +227,28 @@ def test_a_large_page_of_a_result_is_linked_and_not_framed(tmp_path: Path) -> No
     assert "../results/explorer/explorer.html" in [a["href"] for a in page.all("a")]
 
 
+def test_a_result_of_many_figures_numbers_and_tables_shows_the_first_and_folds_the_rest(
+    tmp_path: Path,
+) -> None:
+    tables = [{"file": f"{i}.csv", "caption": f"Rows {i}"} for i in range(5)]
+    folder = write_result(
+        tmp_path / "audit",
+        kind="audit",
+        figures=[figure(f"{i}.png") for i in range(8)],
+        numbers={f"number {i}": i for i in range(13)},
+        tables=tables,
+    )
+    for table in tables:
+        (folder / table["file"]).write_text("name,value\na,1\n")
+    text = (build_gallery(tmp_path) / "results" / "audit.html").read_text()
+    folded = re.findall(r"<details>(.*?)</details>", text, re.DOTALL)
+    assert len(folded) == 7
+    assert ["3.png" in folded[0], "2.png" in folded[0]] == [True, False]
+    assert "5 more figures" in folded[0]
+    assert "All 13 numbers" in folded[1]
+    assert all(f"Rows {i}" in folded[2 + i] for i in range(5))
+
+
 def test_an_unknown_kind_has_a_card_and_a_page(site: Path) -> None:
     assert "Of no known kind" in Page(site / "index.html").words
     assert "no text for this kind" in Page(site / "results" / "strange.html").words

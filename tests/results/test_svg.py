@@ -91,5 +91,12 @@ def test_coordinates_keep_their_place_to_a_hundredth_of_a_point() -> None:
     assert "Matplotlib" not in drawn()
 
 
+def test_the_family_of_fonts_stands_once() -> None:
+    text = drawn()
+    assert text.count("DejaVu Sans") == 1
+    assert "DejaVu Sans" in text[: text.index("<defs>")]
+    assert text.count("<text") > 4
+
+
 def test_the_same_figure_gives_the_same_bytes() -> None:
     assert drawn() == drawn()
