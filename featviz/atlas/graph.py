@@ -2,40 +2,50 @@
 
 Every row is a query here, so the float64 certificate of `neighbors.exact` would cost more than the
 layout. Distances are float32's, and agree with it to six decimals. Up to 16,384 rows all are
-compared with all in the whole space. Above, 256 principal axes propose half as many candidates
-again as are wanted, and those are compared in the whole space; the recall of that is measured over
-200 rows, and where it is below 99% the whole space is searched after all.
+compared with all in the whole space. Above, each row is compared along 256 principal axes with the
+8,192 rows in groups near its own (`groups`; on a GPU with all rows), and the best of these, half as
+many again as are wanted, in the whole space. The recall is measured over 200 rows against exact
+search before the others are searched; both numbers are doubled until it is 99%.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+import warnings
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from featviz.atlas.groups import Groups, find_groups
 from featviz.data.datasets import evenly
 from featviz.errors import UserError
 from featviz.models.load import resolve_device
 
 if TYPE_CHECKING:
+    from featviz.checkpoints import Checkpoint
     from featviz.neighbors.exact import Index, Metric
     from featviz.types import Progress
 
 JUDGED = 50
 """neighbors that the numbers of a map need"""
 RECALL = 0.99
-"""fraction of the true neighbors below which candidates along the axes are not enough"""
+"""fraction of the true neighbors below which more rows are compared"""
 _WHOLE = 16_384
 """rows up to which all are compared with all in the whole space"""
 _AXES = 256
 _QUICK_AXES = 50
 _LEARNED = 8192
 """rows from which the axes are learned"""
+_COMPARED = 8192
+"""rows with which each is compared along the axes, at first"""
 _MEASURED = 200
+_PART = 512
+"""rows searched at a time"""
+_PIECE = 64
+"""parts that are kept at a time"""
 _SPARE = 8
 """candidates beyond those wanted, among which equal distances are put in order"""
 _TICK = 2.0**-20
@@ -87,6 +97,7 @@ def build_graph(
     *,
     quick: bool = False,
     device: str = "auto",
+    kept: Checkpoint | None = None,
 ) -> Graph:
     """The k nearest others of every row of an index (fewer where there are not so many).
 
@@ -96,6 +107,7 @@ def build_graph(
         progress: Called with the rows done.
         quick: Only along 50 principal axes, for a preview; `recall` says what that costs.
         device: "auto" takes CUDA where there is one.
+        kept: Where finished parts are kept, and found again.
 
     Raises:
         UserError: The index has fewer than 2 rows, or the device is absent.
@@ -106,42 +118,91 @@ def build_graph(
     k = min(k, count - 1)
     space = _Space(index, resolve_device(device))
     rows = torch.arange(count)
-
-    def each(search: Callable[[Tensor], tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-        """The neighbors that `search` finds of all rows, some rows at a time."""
-        near, scores = torch.empty(count, k, dtype=torch.int64), torch.empty(count, k)
-        for part in rows.split(512):
-            near[part], scores[part] = search(part)
-            if progress is not None:
-                progress(int(part[-1]) + 1, count, "finding neighbors")
-        return near, scores
-
-    recall = 1.0
     axes = _QUICK_AXES if quick else _AXES
+    recall = 1.0
     if min(count, index.dim) <= axes or (count <= _WHOLE and not quick):
         whole = torch.cat([part.to(space.device) for part in space.blocks()])
-        near, scores = each(lambda part: _search([whole], space.bias, whole[part], part, k))
+
+        def search(part: Tensor, _: int) -> tuple[Tensor, Tensor]:
+            return _search([whole], space.bias, whole[part], part, k)
+
+        parts = [(part, 0) for part in rows.split(_PART)]
     else:
-        flat = space.along_axes(axes)
-        wide = k if quick else min(count - 1, k + k // 2)
-
-        def proposed(part: Tensor) -> tuple[Tensor, Tensor]:
-            return _search([flat], space.bias, flat[part], part, wide)
-
-        def exact(part: Tensor) -> tuple[Tensor, Tensor]:
-            taken = space.take(part).to(space.device)
-            return _search(space.blocks(), space.bias, taken, part, k)
-
-        near, scores = each(
-            proposed if quick else lambda part: space.rank(part, proposed(part)[0], k)
-        )
-        some = rows[:: max(1, count // _MEASURED)]
-        true = exact(some)[0]
-        recall = float((true[:, :, None] == near[some][:, None, :]).any(2).double().mean())
-        if recall < RECALL and not quick:
-            near, scores = each(exact)
-            recall = 1.0
+        shortcut = _Shortcut(space, space.along_axes(axes), k, quick)
+        recall = shortcut.reach_recall()
+        search, parts = shortcut, shortcut.parts(rows)
+    near, scores = torch.empty(count, k, dtype=torch.int64), torch.empty(count, k)
+    done = 0
+    for start in range(0, len(parts), _PIECE):
+        some = parts[start : start + _PIECE]
+        here = torch.cat([part for part, _ in some])
+        found = None if kept is None else kept.read(f"parts-{start:06}")
+        if found is None:
+            pairs = [search(*part) for part in some]
+            found = {
+                "near": torch.cat([each for each, _ in pairs]).numpy(),
+                "scores": torch.cat([each for _, each in pairs]).numpy(),
+            }
+            if kept is not None:
+                kept.write(f"parts-{start:06}", found, size=len(here))
+        near[here], scores[here] = map(torch.from_numpy, (found["near"], found["scores"]))
+        done += len(here)
+        if progress is not None:
+            progress(done, count, "finding neighbors")
     return Graph(near, space.distances(rows, scores), index.metric, recall)
+
+
+class _Shortcut:
+    """Search along some axes, and in the whole space among the best of these."""
+
+    def __init__(self, space: _Space, flat: Tensor, k: int, quick: bool):
+        self.space, self.flat, self.k, self.quick = space, flat, k, quick
+        self.groups: Groups | None = find_groups(flat) if flat.device.type == "cpu" else None
+        self.compared = min(space.count, max(_COMPARED, 4 * k)) if self.groups else space.count
+        self.wide = k if quick else min(space.count - 1, k + k // 2)
+
+    def parts(self, rows: Tensor) -> list[tuple[Tensor, int]]:
+        """All of these rows, so that those of a part are of one group, and its number."""
+        if self.groups is None:
+            return [(part, 0) for part in rows.split(_PART)]
+        own = self.groups.named[rows, 0]
+        order = own.argsort(stable=True)
+        sizes = torch.bincount(own, minlength=len(self.groups.members)).tolist()
+        return [
+            (part, number)
+            for number, mine in enumerate(rows[order].split(sizes))
+            for part in mine.split(_PART)
+            if len(part)
+        ]
+
+    def __call__(self, rows: Tensor, group: int) -> tuple[Tensor, Tensor]:
+        """The k best others of some rows of a group, and their scores, (R, k)."""
+        flat, bias = self.flat, self.space.bias
+        if self.groups is None:
+            near, scores = _search([flat], bias, flat[rows], rows, self.wide)
+        else:
+            among = self.groups.among(group, self.compared)
+            score = torch.addmm(-bias[among], flat[rows], flat[among].T)
+            score.scatter_(1, torch.searchsorted(among, rows)[:, None], -torch.inf)
+            scores, found = score.topk(self.wide, dim=1)
+            near, scores = _in_order(scores, among[found], self.wide)
+        return (near, scores) if self.quick else self.space.rank(rows, near, self.k)
+
+    def reach_recall(self) -> float:
+        """Compare more rows until RECALL is reached; the recall, over rows spread evenly."""
+        rows = torch.arange(0, self.space.count, max(1, self.space.count // _MEASURED))
+        mine = self.space.take(rows).to(self.space.device)
+        true = _search(self.space.blocks(), self.space.bias, mine, rows, self.k)[0]
+        near = torch.empty_like(true)
+        while True:
+            for part, group in self.parts(rows):
+                near[torch.searchsorted(rows, part)] = self(part, group)[0]
+            recall = float((true[:, :, None] == near[:, None, :]).any(2).double().mean())
+            everything = self.wide == self.space.count - 1 and self.compared == self.space.count
+            if self.quick or recall >= RECALL or everything:
+                return 1.0 if everything else recall
+            self.wide = min(self.space.count - 1, 2 * self.wide)
+            self.compared = min(self.space.count, max(2 * self.compared, 2 * self.wide))
 
 
 class _Space:
@@ -196,9 +257,12 @@ class _Space:
 
     def rank(self, rows: Tensor, proposed: Tensor, k: int) -> tuple[Tensor, Tensor]:
         """Of some rows the k best of what is proposed (R, wide), in the whole space."""
+        if self.device.type == "cpu":
+            proposed = proposed.sort(1).values
+            score = self._products(rows, proposed) - self.bias[proposed]
+            return _in_order(score, proposed, k)
         found, scores = torch.empty(len(rows), k, dtype=torch.int64), torch.empty(len(rows), k)
-        # On the CPU what is gathered should stay in the cache.
-        for part in torch.arange(len(rows)).split(2 if self.device.type == "cpu" else 256):
+        for part in torch.arange(len(rows)).split(256):
             near = self.take(proposed[part].flatten()).to(self.device)
             mine = self.take(rows[part]).to(self.device)
             score = torch.bmm(near.view(len(part), -1, self.index.dim), mine[:, :, None])[:, :, 0]
@@ -206,6 +270,24 @@ class _Space:
             near, score = _in_order(score - self.bias[some], some, k)
             found[part], scores[part] = near.cpu(), score.cpu()
         return found, scores
+
+    def _products(self, rows: Tensor, others: Tensor) -> Tensor:
+        """Inner products of rows with others of each (R, wide), ascending, on the CPU.
+
+        Every other row is read once, although most are candidates of many rows of a group.
+        """
+        used, columns = others.unique(return_inverse=True)
+        with warnings.catch_warnings():  # torch warns that this format is in beta
+            warnings.filterwarnings("ignore", message="Sparse CSR tensor support")
+            pairs = torch.sparse_csr_tensor(
+                torch.arange(0, others.numel() + 1, others.shape[1]),
+                columns.flatten(),
+                torch.zeros(others.numel()),
+                (len(rows), len(used)),
+                check_invariants=True,
+            )
+            found = torch.sparse.sampled_addmm(pairs, self.take(rows), self.take(used).T, beta=0.0)
+        return found.values().view(others.shape)
 
     def distances(self, rows: Tensor, scores: Tensor) -> Tensor:
         """The metric's distances of rows to their neighbors, from the scores."""

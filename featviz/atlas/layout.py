@@ -23,10 +23,13 @@ from featviz.atlas.graph import Graph, build_graph, neighbors_wanted
 from featviz.data.datasets import evenly
 from featviz.errors import UserError, check_fields, nearest
 from featviz.models.load import resolve_device
-from featviz.neighbors.exact import Index, build_index
+from featviz.neighbors.exact import Index, build_index, for_search
 from featviz.types import Perplexity, Progress, Steps, Tries, seed_32
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from featviz.checkpoints import Checkpoint
     from featviz.embedding.store import Store
 
 START_SPREAD = 1e-4
@@ -107,6 +110,7 @@ def lay_out(
     init: Tensor | None = None,
     seed: int = 0,
     device: str = "auto",
+    kept: Checkpoint | None = None,
     progress: Progress | None = None,
 ) -> Layout:
     """A map of the rows in which neighbors stay together.
@@ -124,6 +128,7 @@ def lay_out(
             machine with the same number of threads.
         device: Of our method and the search; "auto" takes CUDA where there is one. On a GPU sums
             have no fixed order, so maps of one seed differ there.
+        kept: Where the state of our method is kept now and then, and found again.
         progress: Called with the steps done.
 
     Raises:
@@ -159,6 +164,7 @@ def lay_out(
             exaggeration=exaggeration,
             learning_rate=LEARNING_RATE * count,
             device=resolve_device(device),
+            kept=kept,
             progress=progress,
         )
         name = "featviz" if method == "tsne" else method
@@ -199,20 +205,26 @@ def principal_components(space: Index | Tensor, *, seed: int = 0) -> Tensor:
     """Coordinates (N, 2) float64 on the two main axes of an index's directions, or a matrix's rows.
 
     Each axis points where its largest entry is. The axes of more than 20,000 rows are those of an
-    even sample of so many.
+    even sample of so many; rows are read a block at a time.
     """
     from sklearn.utils.extmath import randomized_svd
 
-    vectors = space if isinstance(space, Tensor) else _vectors(space)
-    middle = vectors.mean(0)
-    coordinates = torch.zeros(len(vectors), 2, dtype=torch.float64)
-    sample = (vectors[evenly(len(vectors), _LEARNED)] - middle).double()
+    some = evenly(len(space), _LEARNED)
+    blocks: Iterable[Tensor]
+    if isinstance(space, Tensor):
+        sample, blocks = space[some], space.split(8192)
+    else:
+        sample = torch.from_numpy(for_search(space.take(some).numpy(), space.metric))
+        blocks = map(torch.from_numpy, space.search_blocks())
+    middle = sample.mean(0)
+    coordinates = torch.zeros(len(space), 2, dtype=torch.float64)
+    sample = (sample - middle).double()
     if not bool(sample.any()):
         return coordinates
     _, _, axes = randomized_svd(
         sample.numpy(), 2, n_iter=7, random_state=seed_32(seed), flip_sign=False
     )
-    found = [(rows - middle).double() @ torch.from_numpy(axes.T) for rows in vectors.split(8192)]
+    found = [(rows - middle).double() @ torch.from_numpy(axes.T) for rows in blocks]
     coordinates[:, : len(axes)] = torch.cat(found)
     largest = coordinates.abs().argmax(0)
     signs = coordinates[largest, torch.arange(2)].sign()
