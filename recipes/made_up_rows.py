@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -155,17 +156,17 @@ class _Rows(nn.Module):
             (2 * u[:, 1 : 1 + used] - 1).clamp(-1 + 1e-7, 1 - 1e-7)
         )
         along, beyond = normal.split([len(self.within), len(self.rest)], 1)
-        return self.means[own] + along @ self.within + beyond * self.rest
+        made: Tensor = self.means[own] + along @ self.within + beyond * self.rest
+        return made
 
 
 def network(structure: Structure, side: int, *, seed: int = 0) -> Model:
     """The network of which `MadeUp`'s pictures give made-up rows at layer relu7."""
-    net = nn.Sequential()
-    net.add_module("fc7", _Rows(structure, seed))
-    net.add_module("relu7", nn.ReLU())
-    net.add_module("fc8", nn.Linear(len(structure.mean), 2))
-    nn.init.zeros_(net.fc8.weight)
-    nn.init.zeros_(net.fc8.bias)
+    last = nn.Linear(len(structure.mean), 2)
+    nn.init.zeros_(last.weight)
+    nn.init.zeros_(last.bias)
+    parts = {"fc7": _Rows(structure, seed), "relu7": nn.ReLU(), "fc8": last}
+    net = nn.Sequential(OrderedDict(parts))
     return featviz.wrap(
         net, input_size=side, mean=[0.0] * 3, std=[1.0] * 3, channels=3, name="made-up"
     )

@@ -221,9 +221,9 @@ def _open(options: argparse.Namespace) -> Store:
 # ---- neighbors ----------------------------------------------------------------------------------
 
 
-def _asked(count: int) -> np.ndarray[Any, np.dtype[np.int64]]:
+def _asked(count: int) -> Tensor:
     """The rows whose neighbors are found exactly, spread evenly."""
-    return np.unique(np.linspace(0, count - 1, min(ASKED, count)).astype(np.int64))
+    return torch.tensor(evenly(count, ASKED))
 
 
 def _recall(options: argparse.Namespace, found: Tensor) -> float:
@@ -289,7 +289,7 @@ def step_graph(options: argparse.Namespace) -> None:
         graph = build_graph(build_index(store), _neighbors(options), _say, kept=kept)
     np.savez(options.out / "graph.npz", rows=graph.rows.int(), distances=graph.distances)
     remove_checkpoint(options.out / "graph.partial")
-    asked = torch.from_numpy(_asked(len(store)))
+    asked = _asked(len(store))
     _finish(
         options,
         "graph",

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -120,6 +120,7 @@ def build_graph(
     rows = torch.arange(count)
     axes = _QUICK_AXES if quick else _AXES
     recall = 1.0
+    search: Callable[[Tensor, int], tuple[Tensor, Tensor]]
     if min(count, index.dim) <= axes or (count <= _WHOLE and not quick):
         whole = torch.cat([part.to(space.device) for part in space.blocks()])
 
@@ -286,7 +287,9 @@ class _Space:
                 (len(rows), len(used)),
                 check_invariants=True,
             )
-            found = torch.sparse.sampled_addmm(pairs, self.take(rows), self.take(used).T, beta=0.0)
+            found: Tensor = torch.sparse.sampled_addmm(
+                pairs, self.take(rows), self.take(used).T, beta=0.0
+            )
         return found.values().view(others.shape)
 
     def distances(self, rows: Tensor, scores: Tensor) -> Tensor:
