@@ -26,13 +26,14 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import math
 import os
 import pickle
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -43,14 +44,23 @@ from made_up_rows import CLASSES, MadeUp, Structure, describe, fit, made_up, net
 from torch import Tensor
 
 import featviz
+from featviz.atlas.cells import cell_means, medoids, within_cosines
 from featviz.atlas.graph import Graph, build_graph
+from featviz.atlas.grid import Grid, cut, top_classes
 from featviz.atlas.layout import Layout, LayoutSettings, frame, lay_out
-from featviz.atlas.metrics import map_neighbors, overlap
+from featviz.atlas.levels import Level
+from featviz.atlas.metrics import is_among, map_neighbors, overlap
+from featviz.atlas.placing import place_rows
+from featviz.atlas.thumbnails import Thumbnails
+from featviz.atlas.viewer.data import PageData
+from featviz.atlas.viewer.page import render_page
 from featviz.checkpoints import Checkpoint, open_checkpoint, remove_checkpoint
 from featviz.data.datasets import evenly
 from featviz.embedding.store import Store
 from featviz.neighbors.approximate import open_or_build
-from featviz.neighbors.exact import build_index
+from featviz.neighbors.exact import Index, build_index
+from featviz.pictures import images
+from featviz.results import Number
 
 ROWS = 1_281_167
 """pictures of ImageNet's training set"""
@@ -58,6 +68,14 @@ ASKED = 1000
 """rows whose neighbors are found exactly"""
 READ = 8000
 """real rows at most from which the structure is fitted"""
+NEW = 1000
+"""rows that are placed on the finished map"""
+SIDES = (8, 24, 72)
+"""squares a side of the page's cells"""
+PICTURED = 5000
+"""rows with a picture on the page, beside the samples of its cells"""
+PIECE = 256
+"""rows that `embed` makes at a time"""
 COMPARED = 3000
 """of these, and of made-up ones, that are compared"""
 
@@ -203,7 +221,19 @@ def _embed(options: argparse.Namespace, name: str) -> None:
         dim=store.dim,
         disk_GB=_bytes_below(options.out / name) / 1e9,
         sha256=digest.hexdigest(),
+        parts_remade=_remade(model, data, store),
     )
+
+
+def _remade(model: featviz.Model, data: MadeUp, store: Store) -> str:
+    """How many pieces of the store are the same bytes when they are made again alone."""
+    starts = [start // PIECE * PIECE for start in evenly(len(store), 8)]
+    same = 0
+    for start in starts:
+        span = range(start, min(start + PIECE, len(store)))
+        alone = featviz.embed(model, data.select(span), "relu7", precision="float32")
+        same += np.array_equal(alone.span(0, len(span)), store.span(span.start, span.stop))
+    return f"{same} of {len(starts)}"
 
 
 def step_store(options: argparse.Namespace) -> None:
@@ -334,6 +364,90 @@ def _layout(options: argparse.Namespace) -> Layout:
     return found
 
 
+def step_place(options: argparse.Namespace) -> None:
+    """New rows near the middle of the neighbors that the map's own index finds for them."""
+    model, later = _rows(options, NEW, first=options.rows)
+    new = featviz.embed(model, later, "relu7", precision="float32")
+    store, layout = _open(options), _layout(options)
+    index, _ = open_or_build(store, "ivf")
+    started = time.perf_counter()
+    xy = place_rows(layout, index, new.matrix())
+    took = time.perf_counter() - started
+    near = index.search(new.matrix(), 10)[1]
+    asked = _asked(len(store))
+    again = place_rows(layout, index, store.take(asked), exclude=asked)
+    moved = (again - layout.xy[asked]).norm(dim=1)
+    np.savez(options.out / "place.npz", xy=xy, near=near)
+    _finish(
+        options,
+        "place",
+        new=len(xy),
+        seconds_of_placing=round(took, 1),
+        # in shares of the map's side, and of the distance between two rows of the map at random
+        to_the_middle_of_neighbors=float(
+            (xy - layout.xy[near].median(1).values).norm(dim=1).median()
+        ),
+        own_rows_placed_again_away=float(moved.median()),
+        two_rows_apart=float((layout.xy[asked] - layout.xy[asked.flip(0)]).norm(dim=1).median()),
+    )
+
+
+def step_page(options: argparse.Namespace) -> None:
+    store, layout, graph = _open(options), _layout(options), _graph(options)
+    index, count, k = build_index(store), len(store), min(10, len(store) - 1)
+    levels = [_level(index, cut(layout.xy, side), store.labels) for side in SIDES]
+    shown = map_neighbors(layout.xy, k)
+    near = graph.nearest(k)
+    kept = is_among(near.rows, shown)
+    own = sorted({row for level in levels for row in level.samples} | {*evenly(count, PICTURED)})
+    page = PageData(
+        title=f"Atlas of {store.title}",
+        layer=store.layer,
+        model=store.model_name,
+        data=str(store.source["name"]),
+        dim=store.dim,
+        whole=count,
+        method=f"Laid out by t-SNE ({layout.method}, perplexity {layout.perplexity:g}).",
+        recall={"this map": float(kept.double().mean()), "a random map": k / (count - 1)},
+        numbers={"divergence": Number(layout.divergence or 0.0, "nats", "Kullback-Leibler")},
+        warnings=("Rows are made up; a picture is the 4,096 numbers of its row, in 64 lines.",),
+        paths=store.pictures.paths,
+        classes=store.labels,
+        xy=layout.xy,
+        neighbors=near.rows,
+        distances=near.distances,
+        kept=kept,
+        places={},
+        thumbnails=Thumbnails(torch.tensor(own), _pictures(store, own)),
+        levels=levels,
+    )
+    file = options.out / "atlas.html"
+    file.write_text(render_page(page), encoding="utf-8")
+    _finish(
+        options,
+        "page",
+        map_recall_at_10=float(kept.double().mean()),
+        pictured=len(own),
+        disk_GB=file.stat().st_size / 1e9,
+    )
+
+
+def _level(index: Index, grid: Grid, classes: Sequence[str]) -> Level:
+    cosines = within_cosines(index, cell_means(index, grid), grid)
+    return Level(grid, medoids(index, grid), cosines, top_classes(classes, grid))
+
+
+def _pictures(store: Store, rows: Sequence[int]) -> Tensor:
+    """The numbers of rows as gray squares of 32 pixels, (P, 3, 32, 32) uint8."""
+    side = math.isqrt(store.dim)
+    made = []
+    for part in torch.tensor(rows).split(1024):
+        squares = store.take(part)[:, : side * side].view(-1, 1, side, side)
+        bright = squares / squares.amax((2, 3), keepdim=True).clamp_min(1e-6)
+        made.append(images.to_uint8(images.resize(bright.sqrt(), 32)).expand(-1, 3, -1, -1))
+    return torch.cat(made)
+
+
 def _say(done: int, total: int, text: str) -> None:
     print(f"{time.strftime('%H:%M:%S')} {text}: {done} of {total}", flush=True)
 
@@ -346,6 +460,8 @@ STEPS: dict[str, Callable[[argparse.Namespace], None]] = {
     "index": step_index,
     "graph": step_graph,
     "layout": step_layout,
+    "place": step_place,
+    "page": step_page,
 }
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from featviz.atlas.tsne import Repulsion, momentum_step
 from featviz.errors import UserError
 
 if TYPE_CHECKING:
+    from featviz.neighbors.approximate import ApproximateIndex
     from featviz.neighbors.exact import Excluded, Index
     from featviz.types import Progress
 
@@ -36,7 +37,7 @@ _BLOCK = 4096
 
 def place_rows(
     layout: Layout,
-    index: Index,
+    index: Index | ApproximateIndex,
     vectors: Tensor,
     *,
     k: int = NEIGHBORS,
@@ -49,7 +50,7 @@ def place_rows(
 
     Args:
         layout: The map.
-        index: The rows that it shows.
+        index: The rows that it shows; an approximate index where they are many.
         vectors: The new rows (M, dim).
         k: Neighbors on the map that attract a new point; with more it is nearer to the middle of
             its cluster.
@@ -71,7 +72,10 @@ def place_rows(
     if not len(vectors):
         return torch.empty(0, 2)
     distances, rows = index.search(vectors, k, exclude=exclude, progress=progress)
-    squares = 2 * distances if index.metric == "cosine" else distances.square()
+    if bool((rows < 0).any()):
+        raise UserError(f"the index finds fewer than {k} neighbors of a row; take an exact one")
+    metric = getattr(index, "rows", index).metric
+    squares = 2 * distances if metric == "cosine" else distances.square()
     middle, side = frame(layout.raw)
     if count < FEWEST:
         found = layout.raw[rows].median(1).values

@@ -52,7 +52,9 @@ function makeFlatRenderer(canvas, atlas, views, redraw) {
     const left = width / 2 - frame.camera.x * scale - side / 2 + 0.5;
     const top = height / 2 - frame.camera.y * scale - side / 2 + 0.5;
     const a = from.at, z = to.at, pixels = image.data;
-    for (let row = 0; row < atlas.count; row++) {
+    const ranges = dots.ranges || [[0, atlas.count]], order = dots.ranges ? atlas.tiles.rows : null;
+    for (const [first, behind] of ranges) for (let place = first; place < behind; place++) {
+      const row = order ? order[place] : place;
       if (dots.bareOnly && atlas.thumbOf[row] >= 0) continue;
       let x = a[2 * row], y = a[2 * row + 1];
       if (t > 0) { x += (z[2 * row] - x) * t; y += (z[2 * row + 1] - y) * t; }
@@ -66,10 +68,10 @@ function makeFlatRenderer(canvas, atlas, views, redraw) {
         for (let i = Math.max(0, -x0); i < side && x0 + i < width; i++) {
           const cover = stamp[j * side + i];
           if (!cover) continue;
-          const share = cover * alpha, place = 4 * ((y0 + j) * width + x0 + i);
-          pixels[place] += ((rgba[own] - pixels[place]) * share) >> 8;
-          pixels[place + 1] += ((rgba[own + 1] - pixels[place + 1]) * share) >> 8;
-          pixels[place + 2] += ((rgba[own + 2] - pixels[place + 2]) * share) >> 8;
+          const share = cover * alpha, pixel = 4 * ((y0 + j) * width + x0 + i);
+          pixels[pixel] += ((rgba[own] - pixels[pixel]) * share) >> 8;
+          pixels[pixel + 1] += ((rgba[own + 1] - pixels[pixel + 1]) * share) >> 8;
+          pixels[pixel + 2] += ((rgba[own + 2] - pixels[pixel + 2]) * share) >> 8;
         }
       }
     }

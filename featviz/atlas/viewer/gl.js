@@ -88,7 +88,7 @@ function makeGlRenderer(canvas, atlas, views, anyway, redraw) {
   if (!anyway && /swiftshader|llvmpipe|softpipe|software|basic render/i.test(about())) return null;
 
   const NUMBERS = 5; // 32-bit numbers of a corner: x, y, size, layer, color
-  let programs, dots, quads, textures, layersOfPage, lost = false, scratch = null;
+  let programs, dots, tiled, quads, textures, layersOfPage, lost = false, scratch = null;
   let floats = new Float32Array(0), words = new Uint32Array(0);
   const queue = []; // [strip, sheet] waiting for the card, one a frame
 
@@ -133,6 +133,7 @@ function makeGlRenderer(canvas, atlas, views, anyway, redraw) {
     const order = Uint32Array.from([...bare, ...seen]);
     dots = { order, bare: bare.length, at: {}, color: gl.createBuffer(), rgba: null };
     for (const view of Object.values(views)) dots.at[view.name] = filled(gather(view.at, order, 2));
+    tiled = atlas.tiles && { order: atlas.tiles.rows, at: filled(gather(views.points.at, atlas.tiles.rows, 2)), color: gl.createBuffer(), rgba: null };
     quads = { corners: gl.createBuffer(), index: gl.createBuffer(), room: 0 };
     textures = new Map(); // strip -> textures of its pages
     return true;
@@ -205,10 +206,11 @@ function makeGlRenderer(canvas, atlas, views, anyway, redraw) {
   function drawDots({ camera, rows }, ratio) {
     const { program, at } = programs.dots;
     const { from, to, t, rgba, dots: how } = rows;
-    if (dots.rgba !== rgba) {
-      dots.rgba = rgba;
-      gl.bindBuffer(gl.ARRAY_BUFFER, dots.color);
-      gl.bufferData(gl.ARRAY_BUFFER, gather(rgba, dots.order, 4), gl.DYNAMIC_DRAW);
+    const held = how.ranges ? tiled : dots;
+    if (held.rgba !== rgba) {
+      held.rgba = rgba;
+      gl.bindBuffer(gl.ARRAY_BUFFER, held.color);
+      gl.bufferData(gl.ARRAY_BUFFER, gather(rgba, held.order, 4), gl.DYNAMIC_DRAW);
     }
     gl.useProgram(program);
     gl.uniform3f(at.u_camera, camera.x, camera.y, camera.scale * ratio);
@@ -217,10 +219,12 @@ function makeGlRenderer(canvas, atlas, views, anyway, redraw) {
     gl.uniform1f(at.u_size, how.size * ratio);
     gl.uniform1f(at.u_alpha, how.alpha);
     gl.uniform1f(at.u_square, how.square ? 1 : 0);
-    attribute(0, dots.at[from.name], 2, gl.FLOAT, 0, 0);
-    attribute(1, dots.at[to.name], 2, gl.FLOAT, 0, 0);
-    attribute(2, dots.color, 4, gl.UNSIGNED_BYTE, 0, 0);
-    gl.drawArrays(gl.POINTS, 0, how.bareOnly ? dots.bare : atlas.count);
+    attribute(0, how.ranges ? tiled.at : dots.at[from.name], 2, gl.FLOAT, 0, 0);
+    attribute(1, how.ranges ? tiled.at : dots.at[to.name], 2, gl.FLOAT, 0, 0);
+    attribute(2, held.color, 4, gl.UNSIGNED_BYTE, 0, 0);
+    for (const [first, behind] of how.ranges || [[0, how.bareOnly ? dots.bare : atlas.count]]) {
+      gl.drawArrays(gl.POINTS, first, behind - first);
+    }
     gl.disableVertexAttribArray(2);
   }
 

@@ -30,7 +30,10 @@ function step(now) {
 }
 
 function paint() {
-  renderer.render(compose(), ratio);
+  if (stale) {
+    stale = false; // before composing, which may ask for another frame
+    renderer.render(compose(), ratio);
+  }
   over.setTransform(ratio, 0, 0, ratio, 0, 0);
   over.clearRect(0, 0, width, height);
   over.imageSmoothingQuality = "high";

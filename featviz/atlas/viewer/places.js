@@ -5,7 +5,7 @@
 // `box` is the rectangle around all.
 function makeViews(atlas) {
   const views = { points: { name: "points", at: atlas.xy, unit: 0, box: boxAround(atlas.xy), find: null } };
-  for (const name of ["map", "mosaic"]) {
+  for (const name of Object.keys(atlas.views)) {
     const { columns, rows } = atlas.views[name];
     const places = atlas.places[name];
     const at = new Float32Array(places.length);
@@ -62,6 +62,47 @@ function makeGrid(at) {
       for (let line = bin(y - reach, top); line <= bin(y + reach, top); line++) {
         for (let i = starts[line * side + c0]; i < starts[line * side + c1 + 1]; i++) visit(rows[i]);
       }
+    },
+  };
+}
+
+// The rows of a large map in square tiles, those of a tile in a scattered order, so that the first of
+// them are an even sample: only visible tiles are drawn, and while the map moves only so many rows.
+function makeTiles(at, side = 64) {
+  const count = at.length / 2;
+  const { x: left, y: top, width, height } = boxAround(at);
+  const across = (width * (1 + 1e-6)) / side, down = (height * (1 + 1e-6)) / side;
+  const column = (x) => Math.max(0, Math.min(side - 1, Math.floor((x - left) / across)));
+  const line = (y) => Math.max(0, Math.min(side - 1, Math.floor((y - top) / down)));
+  const tileOf = (row) => line(at[2 * row + 1]) * side + column(at[2 * row]);
+  const starts = new Uint32Array(side * side + 1);
+  for (let row = 0; row < count; row++) starts[tileOf(row) + 1]++;
+  for (let tile = 0; tile < side * side; tile++) starts[tile + 1] += starts[tile];
+  const next = starts.slice(), rows = new Uint32Array(count);
+  const gcd = (a, b) => (b ? gcd(b, a % b) : a);
+  let step = Math.max(1, Math.round(0.618 * count));
+  while (gcd(step, count) > 1) step++;
+  for (let i = 0, row = 0; i < count; i++, row = (row + step) % count) rows[next[tileOf(row)]++] = row;
+  return {
+    rows,
+    // Where in `rows` those within a rectangle are, and some around it: [first, behind the last] ...
+    // Of more than `most` rows an even sample.
+    ranges(x0, y0, x1, y1, most) {
+      const c0 = column(x0), c1 = column(x1), l0 = line(y0), l1 = line(y1);
+      let seen = 0;
+      for (let l = l0; l <= l1; l++) seen += starts[l * side + c1 + 1] - starts[l * side + c0];
+      const found = [];
+      if (seen <= most) {
+        for (let l = l0; l <= l1; l++) found.push([starts[l * side + c0], starts[l * side + c1 + 1]]);
+        return found;
+      }
+      for (let l = l0; l <= l1; l++) {
+        for (let tile = l * side + c0; tile <= l * side + c1; tile++) {
+          const first = starts[tile], some = Math.ceil(((starts[tile + 1] - first) * most) / seen);
+          if (some) found.push([first, first + some]);
+        }
+      }
+      return found;
     },
   };
 }

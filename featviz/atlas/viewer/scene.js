@@ -6,7 +6,8 @@
 //   camera    {x, y, scale}
 //   rows      null, or {from, to, t, rgba, dots}: two views and the progress of the rows from one to
 //             the other, their colors (four numbers a row), and
-//             dots: null or {size, alpha, square, bareOnly: only rows without a picture}
+//             dots: null or {size, alpha, square, bareOnly: only rows without a picture,
+//             ranges: null, or which of `atlas.tiles.rows` are drawn}
 //   pictures  groups {strip, numbers, rows, from, to, t, rgba, size, alpha, frame, grow, shown}:
 //             picture numbers[i] (or i) of the strip is that of row (or cell) rows[i], which is at
 //             `from` and `to` and `grow` times as large as others; `frame` is the thickness of a
@@ -20,11 +21,15 @@ const KEPT = [[213, 94, 0], [230, 159, 0], [150, 150, 150], [86, 180, 233], [0, 
 const GRAY = [140, 140, 140];
 const DIM = 0.14;
 const ENTRY = 160; // milliseconds in which a picture appears
+const TILED = 50000; // rows above which only visible tiles of the points are drawn
+const MOVING = 60000; // dots that are drawn while the map moves
+const REST = 150; // milliseconds without a move after which all are drawn
 
 const atlas = readAtlas();
 const { count, k } = atlas;
 const views = makeViews(atlas);
 const pointGrid = makeGrid(atlas.xy);
+atlas.tiles = count > TILED ? makeTiles(atlas.xy) : null;
 for (const level of atlas.levels) {
   level.at = Float32Array.from({ length: 2 * level.cells }, (_, i) => (level.place[i] + 0.5) / level.side);
   // Squares with more pictures are drawn larger.
@@ -35,7 +40,7 @@ const reducedMotion = matchMedia("(prefers-reduced-motion: reduce)");
 
 // ---- state --------------------------------------------------------------------------------
 const state = {
-  view: count > 2500 ? "points" : "map", icons: "sample", color: "none", find: "", names: true,
+  view: count > 2500 || !views.map ? "points" : "map", icons: "sample", color: "none", find: "", names: true,
   hovered: null, pinned: null, // {row} or {level, cell}
 };
 const camera = { x: 0.5, y: 0.5, scale: 1 };
@@ -56,8 +61,9 @@ const cellColors = new Map();
 let canvas = find("canvas");
 const overlay = find("overlay");
 const over = overlay.getContext("2d");
-let waiting = false;
-function draw() {
+let waiting = false, stale = true; // stale: more than the marks above the map has changed
+function draw(marksAlone = false) {
+  stale = stale || !marksAlone;
   if (waiting) return;
   waiting = true;
   requestAnimationFrame((now) => { waiting = false; step(now); paint(); });
@@ -209,6 +215,7 @@ function compose() {
   const to = views[state.view];
   const from = morph ? views[morph.from] : to, t = morph ? morph.t : 0;
   const { dots, pictures } = morph ? blend(lookOf(from), lookOf(to), t) : lookOf(to);
+  if (dots) dots.ranges = atlas.tiles && !morph && state.view === "points" ? visibleRanges(dots.size) : null;
   frame.rows = { from, to, t, dots, rgba: rowColors };
   if (pictures) {
     const { size, alpha, frame: thick, spacing: least } = pictures;
@@ -219,6 +226,19 @@ function compose() {
     }];
   }
   return frame;
+}
+
+// Of the tiles in sight all rows, while the camera moves an even sample.
+let seenFrom = "", resting = 0;
+function visibleRanges(size) {
+  const place = `${camera.x} ${camera.y} ${camera.scale}`, moved = place !== seenFrom;
+  seenFrom = place;
+  if (moved) {
+    clearTimeout(resting);
+    resting = setTimeout(() => draw(), REST);
+  }
+  const [x0, y0] = toWorld(-size, -size), [x1, y1] = toWorld(width + size, height + size);
+  return atlas.tiles.ranges(x0, y0, x1, y1, moved ? MOVING : Infinity);
 }
 
 function cellGroup(level, alpha) {

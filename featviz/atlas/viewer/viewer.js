@@ -8,7 +8,7 @@ function hover(thing) {
   state.hovered = thing;
   canvas.style.cursor = thing ? "pointer" : "";
   refreshPanel();
-  draw();
+  draw(true);
 }
 
 function pin(thing) {
@@ -20,7 +20,7 @@ function pin(thing) {
     ? `${plural(thing.level.sizeOf(thing.cell), "picture")} in this square`
     : `${atlas.nameOf(thing.row)}; ${atlas.keptCount(thing.row)} of ${k} neighbors are near on the map`;
   remember();
-  draw();
+  draw(true);
 }
 
 function limits() {
@@ -75,7 +75,7 @@ function press(group, key, value) {
 }
 
 function show(name, { still = false } = {}) {
-  if (name === state.view) return;
+  if (name === state.view || !(views[name] || name === "cells")) return;
   const old = state.view;
   state.view = name;
   press("views", "view", name);
@@ -169,6 +169,7 @@ function saveImage() {
   sheet.width = canvas.width;
   sheet.height = canvas.height;
   const pen = sheet.getContext("2d");
+  stale = true;
   paint(); // in the same task, since WebGL clears its canvas afterwards
   pen.drawImage(canvas, 0, 0);
   pen.drawImage(overlay, 0, 0, sheet.width, sheet.height);
@@ -297,7 +298,8 @@ night.addEventListener("change", dress);
 // #view=points&at=0.31,0.62,4.5&icons=synthetic&color=kept&find=dog&names=off&row=12
 // (or cell=SIDE.NUMBER); `at` is the middle and the zoom, 1 for the whole map.
 let written = 0;
-const home = () => (count > 2500 ? "points" : "map");
+const home = () => (count > 2500 || !views.map ? "points" : "map");
+for (const button of find("views").children) button.hidden = !(views[button.dataset.view] || button.dataset.view === "cells");
 function address() {
   const parts = [];
   const add = (key, value) => parts.push(`${key}=${encodeURIComponent(value).replace(/%2C/g, ",").replace(/%3A/g, ":")}`);
@@ -417,7 +419,7 @@ window.atlas = {
     draw();
   },
   named: () => named,
-  drawNow() { paint(); renderer.finish(); },
+  drawNow() { stale = true; paint(); renderer.finish(); },
   loseContext: () => renderer.loseContext(),
   state: () => ({
     view: state.view, icons: state.icons, color: state.color, find: state.find, found: matchCount, names: state.names,
