@@ -128,9 +128,13 @@ def made_up(count: int, structure: Structure, *, seed: int = 0, first: int = 0) 
     """A data set of `count` rows, class after class, numbered from `first` on."""
     owns = [f"c{row * CLASSES // count:03}" for row in range(count)]
     paths = tuple(f"{own}/{first + row:08}" for row, own in enumerate(owns))
+    return MadeUp(Path("made-up"), paths, tuple(owns), seed=seed, side=_side(structure))
+
+
+def _side(structure: Structure) -> int:
+    """Of squares that hold the numbers of a row."""
     needed = 1 + len(structure.within) + len(structure.mean)
-    side = math.isqrt(-(-needed // 3) - 1) + 1
-    return MadeUp(Path("made-up"), paths, tuple(owns), seed=seed, side=side)
+    return math.isqrt(-(-needed // 3) - 1) + 1
 
 
 class _Rows(nn.Module):
@@ -160,7 +164,7 @@ class _Rows(nn.Module):
         return made
 
 
-def network(structure: Structure, side: int, *, seed: int = 0) -> Model:
+def network(structure: Structure, *, seed: int = 0) -> Model:
     """The network of which `MadeUp`'s pictures give made-up rows at layer relu7."""
     last = nn.Linear(len(structure.mean), 2)
     nn.init.zeros_(last.weight)
@@ -168,7 +172,7 @@ def network(structure: Structure, side: int, *, seed: int = 0) -> Model:
     parts = {"fc7": _Rows(structure, seed), "relu7": nn.ReLU(), "fc8": last}
     net = nn.Sequential(OrderedDict(parts))
     return featviz.wrap(
-        net, input_size=side, mean=[0.0] * 3, std=[1.0] * 3, channels=3, name="made-up"
+        net, input_size=_side(structure), mean=[0.0] * 3, std=[1.0] * 3, channels=3, name="made-up"
     )
 
 

@@ -189,7 +189,7 @@ def step_fit(options: argparse.Namespace) -> None:
     # Classes of the same size as the real ones.
     each = len(store) // classes
     like = made_up(each * CLASSES, structure, seed=options.seed).select(range(each * classes))
-    imitated = featviz.embed(network(structure, like.side, seed=options.seed), like, "relu7")
+    imitated = featviz.embed(network(structure, seed=options.seed), like, "relu7")
     some = evenly(min(len(store), len(like)), COMPARED)
     _finish(
         options,
@@ -206,7 +206,7 @@ def step_fit(options: argparse.Namespace) -> None:
 def _rows(options: argparse.Namespace, count: int, first: int = 0) -> tuple[featviz.Model, MadeUp]:
     structure = Structure.load(options.out / "structure.npz")
     data = made_up(count, structure, seed=options.seed, first=first)
-    return network(structure, data.side, seed=options.seed), data
+    return network(structure, seed=options.seed), data
 
 
 def _embed(options: argparse.Namespace, name: str) -> None:

@@ -18,10 +18,11 @@ from featviz.atlas.affinities import conditional
 from featviz.atlas.layout import FEWEST, Layout, frame
 from featviz.atlas.tsne import Repulsion, momentum_step
 from featviz.errors import UserError
+from featviz.neighbors.exact import Index
 
 if TYPE_CHECKING:
     from featviz.neighbors.approximate import ApproximateIndex
-    from featviz.neighbors.exact import Excluded, Index
+    from featviz.neighbors.exact import Excluded
     from featviz.types import Progress
 
 NEIGHBORS = 25
@@ -74,7 +75,7 @@ def place_rows(
     distances, rows = index.search(vectors, k, exclude=exclude, progress=progress)
     if bool((rows < 0).any()):
         raise UserError(f"the index finds fewer than {k} neighbors of a row; take an exact one")
-    metric = getattr(index, "rows", index).metric
+    metric = index.metric if isinstance(index, Index) else index.rows.metric
     squares = 2 * distances if metric == "cosine" else distances.square()
     middle, side = frame(layout.raw)
     if count < FEWEST:

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 import featviz
+from featviz.data.datasets import Pictures
 
 sys.path.append(str(Path(__file__).parents[2] / "recipes"))
 
-from made_up_rows import MadeUp, Structure, describe, fit, made_up, network
+from made_up_rows import Structure, describe, fit, made_up, network
 
 
 @pytest.fixture(scope="module")
@@ -28,8 +29,8 @@ def real() -> tuple[Tensor, list[str]]:
     return rows, [f"class {own}" for own in owns.tolist()]
 
 
-def rows_of(data: MadeUp, structure: Structure) -> Tensor:
-    model = network(structure, data.side)
+def rows_of(data: Pictures, structure: Structure) -> Tensor:
+    model = network(structure)
     return featviz.embed(model, data, "relu7", precision="float32").matrix()
 
 
