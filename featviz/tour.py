@@ -37,7 +37,6 @@ from featviz.embedding.extract import embed
 from featviz.embedding.store import Store
 from featviz.errors import UserError
 from featviz.explorer.build import build_explorer
-from featviz.explorer.weights import Rounding
 from featviz.from_picture.accentuation import accentuate
 from featviz.from_picture.inversion import invert
 from featviz.gallery.build import build_gallery
@@ -54,7 +53,7 @@ from featviz.models.summary import summarize
 from featviz.neighbors.find import find_neighbors
 from featviz.robustness.audit import audit
 from featviz.training.evaluation import evaluate
-from featviz.types import Progress
+from featviz.types import Megabytes, Progress
 
 
 @dataclass(frozen=True)
@@ -89,8 +88,8 @@ class Budget:
     audit_steps: int = 60
     check_steps: int = 30
     square_queries: int = 50
-    explorer: Rounding = "float16"
-    """how the page in which the model runs has its weights"""
+    explorer: Megabytes = 20
+    """of the page in which the model runs, at most"""
 
 
 QUICK = Budget(
@@ -114,14 +113,9 @@ QUICK = Budget(
     audit_steps=20,
     check_steps=10,
     square_queries=20,
-    explorer="int8",
+    explorer=5,
 )
 """seconds instead of minutes"""
-
-LARGE, RANK = 12_000_000, 128
-"""a model of more weights is in its page as 8-bit numbers, and its largest matrices as products of
-this rank"""
-
 
 Step = tuple[str, Callable[[], results.Result]]
 """the folder of a result, and the function that makes it"""
@@ -581,12 +575,10 @@ def _robustness_steps(s: Subject) -> Iterator[Step]:
 
 
 def _explorer(s: Subject) -> results.Result:
-    large = sum(weight.numel() for weight in s.model.parameters()) > LARGE
     return build_explorer(
         s.model,
         s.compared,
-        weights="int8" if large else s.budget.explorer,
-        rank=RANK if large else None,
+        megabytes=s.budget.explorer,
         run=s.folder,
         seed=s.seed,
         progress=s.progress,

@@ -128,8 +128,8 @@ Seconds = Annotated[float, Bounds(0, 1e7, above=True)]
 ConceptCount = Annotated[int, Bounds(1, 65_536)]
 """directions that are sought in a layer"""
 
-Rank = Annotated[int, Bounds(1, 65_536)]
-"""of a matrix that is kept as the product of two"""
+Megabytes = Annotated[float, Bounds(0.1, 1000)]
+"""size of a file, in millions of bytes"""
 
 HeldOut = Annotated[float, Bounds(0.01, 0.9)]
 """share of the pictures on which nothing is fitted"""

@@ -40,7 +40,7 @@ SHARP, WITHIN, WIDEST = 48, 88, 1000  # pixels: within figures up to SHARP stay 
 QUALITY = 78  # of JPEG
 INSIDE = re.compile(r"data:image/(png|jpeg);base64,\s*([A-Za-z0-9+/=\s]+)(?=[\"')])")
 PICTURES, KERNELS = 6, 12  # of a kind, of the first layer
-BUDGET = Budget(units=3, classified=6, queries=5, explorer="int8")
+BUDGET = Budget(units=3, classified=6, queries=5, explorer=4.5)
 LEFT_OUT = (  # the layers between are seen in AlexNet, and in the explorer
     *(f"{kind}-{layer}" for kind in ("maximize", "examples") for layer in ("conv2", "conv4")),
     *("kernels-conv2", "maps-conv3"),

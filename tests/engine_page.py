@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 
 from featviz.explorer.build import ENGINE, WORKER, network_document, script_of
+from featviz.explorer.page import printed
 from featviz.explorer.program import RUN, Program
 from featviz.explorer.trace import trace
-from featviz.explorer.weights import Rounding, low_rank, store
+from featviz.explorer.weights import Rounding, fitted, store
 from featviz.models.model import Model
 
 if TYPE_CHECKING:
@@ -65,20 +66,23 @@ class EnginePage:
         model: Model,
         *,
         weights: Rounding = "float16",
-        rank: int | None = None,
+        most: int | None = None,
         vectors: bool = True,
     ) -> None:
         program = trace(model)
-        if rank is not None:
-            program = low_rank(program, rank)
-        block, ops, self.program = store(program, weights)
+        stored = (
+            store(program, weights)
+            if most is None
+            else fitted(program, torch.rand(4, *model.blank().shape[1:]), most)
+        )
+        self.program = stored.program
         self.model, self.browser = model, browser
         self.names = {layer.name: i for layer, i in program.layers.items() if layer.name}
-        document = network_document(model, program, ops, block)
+        document = network_document(model, program, stored)
         plain = "" if vectors else "WebAssembly = undefined;\n"
         page = PAGE.format(
             data=json.dumps(document).replace("<", "\\u003c"),
-            weights=base64.b64encode(block.deflated()).decode(),
+            weights=printed(stored.block.deflated()),
             worker=plain + script_of(WORKER),
             engine=script_of(ENGINE),
         )

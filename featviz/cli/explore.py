@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from featviz.cli import options
-from featviz.types import Count, Rank
+from featviz.types import Count, Megabytes
 
 
 def explore(
@@ -18,11 +18,11 @@ def explore(
         Literal["float16", "int8"],
         typer.Option("--rounding", help="Of the weights in the page; int8 halves the page."),
     ] = "float16",
-    rank: Annotated[
-        Rank | None,
+    megabytes: Annotated[
+        Megabytes | None,
         typer.Option(
-            "--rank",
-            help="Large fully connected layers as products of this rank, for small pages.",
+            "--megabytes",
+            help="The page is at most so large: what matters least is rounded most.",
         ),
     ] = None,
     run: Annotated[
@@ -63,7 +63,7 @@ def explore(
             net,
             open_data(data),
             weights=rounding,
-            rank=rank,
+            megabytes=megabytes,
             run=run,
             snapshots=snapshots,
             count=count,

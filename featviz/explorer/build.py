@@ -24,18 +24,29 @@ from featviz.explorer.page import render_page
 from featviz.explorer.program import Program
 from featviz.explorer.result import Drift, Explorer
 from featviz.explorer.trace import trace
-from featviz.explorer.weights import Block, Rounding, low_rank, store
+from featviz.explorer.weights import Rounding, Stored, fitted, store
 from featviz.kernels.snapshots import read_snapshots
 from featviz.models.layers import activations
 from featviz.models.load import bundled
 from featviz.models.model import Model
 from featviz.pictures.images import from_pillow, open_image
 from featviz.statistics import share
-from featviz.types import Count, Progress, Rank, Seed
+from featviz.types import Count, Megabytes, Progress, Seed
 
 ENGINE = ("client.js", "reading.js")
-WORKER = ("tensors.js", "arithmetic.js", "products.js", "operations.js", "network.js", "worker.js")
+WORKER = (
+    "text.js",
+    "tensors.js",
+    "arithmetic.js",
+    "products.js",
+    "operations.js",
+    "network.js",
+    "worker.js",
+)
 """files of `engine`, in the order in which they are evaluated"""
+
+MARGIN = 4000
+"""bytes between a page's size and the size that was asked for"""
 
 
 @public
@@ -44,7 +55,7 @@ def build_explorer(
     data: Data | None = None,
     *,
     weights: Rounding = "float16",
-    rank: Rank | None = None,
+    megabytes: Megabytes | None = None,
     run: str | Path | None = None,
     snapshots: str | Path | None = None,
     count: Count = MOST,
@@ -61,8 +72,8 @@ def build_explorer(
             ones.
         weights: How the page has them: "float16", or "int8" with a scale an output unit, which
             halves the page.
-        rank: Matrices that become smaller by it are the product of two of this rank: for large
-            fully connected layers. The drift says what it costs.
+        megabytes: The page is at most so large: weights that matter little for the pictures'
+            classes are rounded more coarsely than others. `weights` are kept where they fit.
         run: A folder of results of this model, from which pictures of units are taken.
         snapshots: A file of first-layer kernels during training, as `featviz.train` keeps them;
             default: those of alexnet-mini for the bundled model, else none.
@@ -84,44 +95,54 @@ def build_explorer(
     started = time.perf_counter()
     pictures = as_pictures(sample_pictures() if data is None else data)
     program = trace(model)
-    if rank is not None:
-        program = low_rank(program, rank)
-    block, ops, rounded = store(program, weights)
-    drift = _drift(model, rounded, pictures.spread(min(count, 200)))
     found = gather(model, pictures, run=run, most=count, seed=seed, progress=progress)
-    found.document["drift"] = drift.text(weights, rank)
-    kept = _snapshots(model.name, program, ops, block, snapshots, weights)
-    document = {
-        **network_document(model, program, ops, block),
-        "snapshots": kept,
-        "gathered": found.document,
-        "pictures": found.document.get("pictures"),
-        "links": {"atlas": atlas} if atlas else {},
-    }
-    blocks = {"weights": block.deflated(), **found.blocks}
-    page = render_page(document, blocks, engine=script_of(ENGINE), worker=script_of(WORKER))
+    links = {"atlas": atlas} if atlas else {}
+    least: Rounding = weights if megabytes is None else "int8"
+
+    def page_of(stored: Stored) -> str:
+        stored = stored._replace(block=stored.block.copy())
+        kept = _snapshots(model.name, program, stored, snapshots, least)
+        document = {
+            **network_document(model, program, stored),
+            "snapshots": kept,
+            "gathered": found.document,
+            "pictures": found.document.get("pictures"),
+            "links": links,
+        }
+        blocks = {"weights": stored.block.deflated(), **found.blocks}
+        return render_page(document, blocks, engine=script_of(ENGINE), worker=script_of(WORKER))
+
+    some = _some(model, pictures)
+    stored = store(program, weights, program.run(some) if weights == "int8" else ())
+    if megabytes is not None:
+        size = len(stored.block.deflated())
+        over = len(page_of(stored).encode()) - 1e6 * megabytes
+        if over > 0:
+            room = int(size - over * 13 / 16) - MARGIN
+            stored = fitted(program, some, room)
+    bits = stored.bits
+    drift = _drift(model, stored.program, pictures.spread(min(count, 200)))
+    found.document["drift"] = drift.text(bits)
     return Explorer(
         origin=results.origin(
             model,
-            parameters={"weights": weights, "rank": rank, "count": count, "snapshots": len(kept)},
+            parameters={"weights": weights, "megabytes": megabytes, "count": count},
             started=started,
             data=pictures,
             seed=seed,
         ),
         warnings=pictures.left_out.notes,
         model_name=model.name,
-        page=page,
-        operations=len(ops),
-        weights=len(block.content),
-        rounding=weights,
+        page=page_of(stored),
+        operations=len(stored.ops),
+        weights=len(stored.block.deflated()),
+        bits=bits,
         drift=drift,
         samples=_samples(found),
     )
 
 
-def network_document(
-    model: Model, program: Program, ops: list[dict[str, Any]], block: Block
-) -> dict[str, Any]:
+def network_document(model: Model, program: Program, stored: Stored) -> dict[str, Any]:
     """What the engine reads of a network; its weights are the bytes of the block."""
     how = model.preprocessing
     return {
@@ -135,20 +156,25 @@ def network_document(
             "std": how.std,
             "interpolation": how.interpolation,
         },
-        "ops": ops,
+        "ops": stored.ops,
         "layers": [
             {"name": layer.name, "value": i, "shape": _shape(program, model, i)}
             for layer, i in program.layers.items()
             if layer.name
         ],
         "logits": program.logits,
-        "tensors": block.entries,
+        "tensors": stored.block.entries,
     }
 
 
 def script_of(files: tuple[str, ...]) -> str:
     folder = Path(__file__).parent / "engine"
     return "\n".join((folder / name).read_text(encoding="utf-8") for name in files)
+
+
+def _some(model: Model, pictures: Pictures) -> Tensor:
+    """A few pictures (N, C, H, W), evenly spread."""
+    return next(iter(batches(pictures.spread(16), model.preprocessing, batch_size=16))).images
 
 
 def _shape(program: Program, model: Model, value: int) -> tuple[int, ...]:
@@ -160,7 +186,6 @@ def _shape(program: Program, model: Model, value: int) -> tuple[int, ...]:
 def _drift(model: Model, program: Program, pictures: Pictures) -> Drift:
     """How far a program's logits are from the model's, on pictures."""
     same, count, largest, size = 0, 0, 0.0, 1e-30
-    value = program.logits or max(program.layers.values())
     last = list(program.layers)[-1].name
     for batch in batches(pictures, model.preprocessing, batch_size=16):
         seen = batch.images.to(model.device)
@@ -170,7 +195,7 @@ def _drift(model: Model, program: Program, pictures: Pictures) -> Drift:
                 if program.logits is not None
                 else activations(model, seen, [last])[last]
             )
-        ours = program.run(batch.images)[value].flatten(1)
+        ours = program.run(batch.images)[program.last].flatten(1)
         own = own.float().cpu().flatten(1)
         same += int((own.argmax(1) == ours.argmax(1)).sum())
         count += len(own)
@@ -182,8 +207,7 @@ def _drift(model: Model, program: Program, pictures: Pictures) -> Drift:
 def _snapshots(
     name: str,
     program: Program,
-    ops: list[dict[str, Any]],
-    block: Block,
+    stored: Stored,
     file: str | Path | None,
     how: Rounding,
 ) -> list[dict[str, Any]]:
@@ -199,9 +223,13 @@ def _snapshots(
             f"{file} has kernels of shape {tuple(found.kernels.shape[1:])}, {name} begins "
             "with others; give the snapshots of its own training"
         )
-    weight = str(ops[first]["weight"])
+    weight = str(stored.ops[first]["weight"])
     return [
-        {"step": step, "top1": top1, "tensors": {weight: block.rounded(kernels, how)[0]}}
+        {
+            "step": step,
+            "top1": top1,
+            "tensors": {weight: stored.block.rounded(kernels, how)[0]},
+        }
         for kernels, step, top1 in zip(found.kernels, found.steps, found.top1, strict=True)
     ]
 

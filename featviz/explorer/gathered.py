@@ -5,7 +5,7 @@ Comes in: a model, pictures, and a folder of results. Goes out: `Gathered`, a JS
 blocks of bytes that the page reads by name:
 
     vectors        (N, dim) int8, row after row: a picture's activations, each row over its
-                   own largest value
+                   own largest value; deflated
     places         (N, 2) float32 in [0, 1]: places of their own on a lattice over the map; absent
                    for fewer than 8 pictures
     thumbs-J       JPEG sheets of thumbnails
@@ -17,6 +17,7 @@ blocks of bytes that the page reads by name:
 from __future__ import annotations
 
 import io
+import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -140,7 +141,7 @@ def _space(store: Store, seed: int, progress: Progress | None) -> Gathered:
     )
     about = {name: getattr(thumbs, name) for name in ("size", "pitch", "rows", "per_sheet")}
     blocks = {
-        "vectors": rounded.numpy().tobytes(),
+        "vectors": zlib.compress(rounded.numpy().tobytes(), 9),
         **{f"thumbs-{number}": file for number, file in enumerate(thumbs.files)},
     }
     document: dict[str, Any] = {

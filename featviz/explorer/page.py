@@ -2,7 +2,8 @@
 
 The source is page.html, style.css and the scripts in `static`. A page from the disk may load
 neither modules nor data, so the scripts are in the page one after the other within one function,
-words and numbers are a JSON document, and bytes (weights, pictures) are blocks in base64.
+words and numbers are a JSON document, and bytes (weights, pictures) are blocks of text
+(`printed`).
 
 The document: `model.name`, `classes`, `input` (channels, size, mean, std), `ops` (op, inputs,
 shape, settings, indices of tensors), `layers` (name, value), `logits` (a value or None),
@@ -18,11 +19,14 @@ means that a later call took its place. tests/small_engine.js is the smallest th
 
 from __future__ import annotations
 
-import base64
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+
+TEXT = Path(__file__).parent / "engine" / "text.js"
 
 SCRIPTS = (
     "dom.js",
@@ -61,17 +65,35 @@ def render_page(
 
     static = Path(__file__).parent / "static"
     template = Environment(autoescape=True).from_string(_read(static / "page.html"))
-    scripts = [engine, *(_read(static / name) for name in SCRIPTS)]
+    scripts = [_read(TEXT), engine, *(_read(static / name) for name in SCRIPTS)]
     # In a script element "</" could end it early, and "<!--" could hide what follows.
     text = json.dumps(document, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     return template.render(
         data=document,
         style=Markup(_read(static / "style.css")),
         json=Markup(text.replace("<", "\\u003c")),
-        blocks=[(name, base64.b64encode(block).decode()) for name, block in blocks.items()],
+        blocks=[(name, Markup(printed(block))) for name, block in blocks.items()],
         worker=Markup(worker),
         script=Markup("\n".join(scripts)),
     )
+
+
+def printed(content: bytes) -> str:
+    """Bytes as text of 16/13 of their length, which a script element may hold; base64 takes 4/3.
+
+    Two of 91 characters hold 13 bits. `bytesOf` in engine/text.js reads it.
+    """
+    content = len(content).to_bytes(4, "little") + content
+    pieces = np.frombuffer(content + bytes(-len(content) % 13), np.uint8).reshape(-1, 13)
+    bits = np.pad(pieces, ((0, 0), (0, 1))).astype(np.uint32)
+    words = []
+    for first, shift in (divmod(13 * i, 8) for i in range(8)):
+        three = bits[:, first] | bits[:, first + 1] << 8 | bits[:, first + 2] << 16
+        words.append(three >> shift & 8191)
+    whole = np.stack(words, 1).ravel()
+    digits = np.stack((whole % 91, whole // 91), 1).ravel()
+    # From "#" on without "<", which could end the element.
+    return (digits + 35 + (digits >= 25)).astype(np.uint8).tobytes().decode("ascii")
 
 
 def _read(file: Path) -> str:

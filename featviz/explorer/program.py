@@ -43,11 +43,21 @@ class Program:
     logits: int | None
     """the value that holds the logits; None for a trunk"""
 
-    def run(self, pictures: Tensor) -> list[Tensor]:
-        """All values for pictures (N, C, H, W) in [0, 1], as torch computes them."""
-        values = [pictures]
+    @property
+    def last(self) -> int:
+        """The logits, or the last layer's value where there are none."""
+        return self.logits or max(self.layers.values())
+
+    def run(self, pictures: Tensor, known: Sequence[Tensor] = ()) -> list[Tensor]:
+        """All values for pictures (N, C, H, W) in [0, 1], as torch computes them.
+
+        Args:
+            pictures: (N, C, H, W).
+            known: The first values, where they need not be computed.
+        """
+        values = [*known] or [pictures]
         with torch.no_grad():
-            for one in self.operations:
+            for one in self.operations[len(values) - 1 :]:
                 inputs = [values[i] for i in one.inputs]
                 values.append(RUN[one.kind](one, *inputs))
         return values

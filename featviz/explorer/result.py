@@ -25,14 +25,13 @@ class Drift(NamedTuple):
     largest: float
     """difference of a logit, relative to the largest logit"""
 
-    def text(self, weights: str, rank: int | None) -> str:
+    def text(self, bits: float) -> str:
         """For the page's readers."""
-        how = {"float16": "16-bit numbers", "int8": "8-bit whole numbers"}[weights]
-        less = f", and the largest matrices are products of rank {rank}" if rank else ""
         return (
-            f"The network in this page is stored in {how}{less}. On {self.same.n} pictures its "
-            f"most probable class is that of the exact network on {self.same.hits}; the outputs "
-            f"differ by at most {100 * self.largest:.2g}% of the largest one."
+            f"The weights of the network in this page take {bits:.2g} bits each instead of 32. On "
+            f"{self.same.n} pictures its most probable class is that of the exact network on "
+            f"{self.same.hits}; the outputs differ by at most {100 * self.largest:.2g}% of the "
+            "largest one."
         )
 
 
@@ -48,7 +47,8 @@ class Explorer(results.Result):
     operations: int
     weights: int
     """bytes of the weights"""
-    rounding: str
+    bits: float
+    """of a weight, on average"""
     drift: Drift
     samples: Sequence[Tensor]
     """pictures to begin with, (3, H, W) each"""
@@ -70,7 +70,8 @@ class Explorer(results.Result):
                 "of a logit, relative to the largest logit",
             ),
             "operations": number(self.operations, "", "that the page runs for each picture"),
-            "weights": number(round(self.weights / 1e6, 2), "MB", f"as {self.rounding}"),
+            "weights": number(round(self.weights / 1e6, 2), "MB", "in the page"),
+            "bits": number(round(self.bits, 2), "bit", "of a weight, on average"),
         }
 
     def write(self, folder: results.Folder) -> None:

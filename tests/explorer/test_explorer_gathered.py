@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +27,8 @@ def test_neighbors_by_rounded_vectors_are_those_by_the_vectors(
     mini: Model, found: Gathered
 ) -> None:
     about = found.document["pictures"]
-    rows = np.frombuffer(found.blocks["vectors"], np.int8).reshape(about["count"], about["dim"])
+    content = zlib.decompress(found.blocks["vectors"])
+    rows = np.frombuffer(content, np.int8).reshape(about["count"], about["dim"])
     exact = featviz.embed(mini, featviz.sample_pictures(2)).matrix().double()
     unit = torch.nn.functional.normalize(exact, dim=1)
     other = torch.nn.functional.normalize(torch.from_numpy(rows.copy()).double(), dim=1)

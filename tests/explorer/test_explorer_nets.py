@@ -174,15 +174,42 @@ def test_plain_arithmetic_gives_what_webassembly_gives(
     assert cosine(gradient, other) > 0.99999
 
 
-def test_int8_and_low_rank_run_as_torch_runs_them(
-    browser: Chrome, tmp_path: Path, mini: Model
+@pytest.mark.parametrize("most", [None, 1_000_000])
+def test_rounded_weights_run_as_torch_runs_them(
+    browser: Chrome, tmp_path: Path, mini: Model, most: int | None
 ) -> None:
     picture = picture_of(mini)
-    page = EnginePage(browser, tmp_path / "page.html", mini, weights="int8", rank=24)
-    found = follow(page, picture)
+    page = EnginePage(browser, tmp_path / "page.html", mini, weights="int8", most=most)
+    follow_and_compare(page, picture)
+
+
+def test_a_matrix_with_equal_columns_runs_as_torch_runs_it(browser: Chrome, tmp_path: Path) -> None:
+    model = small_net("vgg")
+    matrix = next(one for one in model.net.modules() if isinstance(one, torch.nn.Linear))
+    matrix.weight.data[:, 1::2] = matrix.weight.data[:, ::2]
+    page = EnginePage(browser, tmp_path / "page.html", model, most=9_000)
+    picture = picture_of(model).requires_grad_()
+    values = follow_and_compare(page, picture)
+    (expected,) = torch.autograd.grad(values[-1][0, 2], picture)
+    assert cosine(page.gradient(picture.detach(), {"logit": 2}), expected) > 0.9999
+    layer, value = next(
+        (name, i)
+        for name, i in page.names.items()
+        if page.program.operations[i - 1].kind == "linear"
+    )
+    found = page.run("return engine.contributions(given[0], given[1], 3)", picture.detach(), layer)
+    assert len(found["products"]) == 320
+    total = float(found["products"].double().sum()) + found["bias"]
+    assert total == pytest.approx(values[value][0, 3].item(), rel=1e-4, abs=1e-4)
+
+
+def follow_and_compare(page: EnginePage, picture: Tensor) -> list[Tensor]:
+    """The values of all layers, which are those of the page's program in torch."""
+    found = follow(page, picture.detach())
     values = values_of(page.program, picture)
     for layer, value in page.names.items():
         assert relative(found["values"][layer]["data"], values[value]) < 1e-4, layer
+    return values
 
 
 def test_a_later_call_in_the_slot_drops_the_earlier(

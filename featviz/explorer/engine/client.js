@@ -5,7 +5,7 @@
 // slider never queues up. `slot: null` is never dropped.
 
 class Engine {
-  // data: the page's document; text: the weights, deflated, in base64; source: the worker's program.
+  // data: the page's document; text: the weights, deflated, as the page has them; source: the worker's program.
   static async start(data, text = textOf("block-weights"), source = textOf("engine-worker")) {
     const engine = new Engine(data, source);
     Object.assign(engine, await engine.call("start", [data, text], null));

@@ -64,7 +64,7 @@ class Network {
 
   matrix(one) {
     return this.kept(`m${one.value},${this.current(one.weight)},${this.current(one.bias)}`, () => new Matrix(
-      this.floats(one.weight), ...this.tensors.shape(one.weight), this.floats(one.bias), this.memory,
+      this.floats(one.weight), ...this.tensors.shape(one.weight), this.tensors.columns(one.weight), this.floats(one.bias), this.memory,
     ));
   }
 

@@ -175,10 +175,11 @@ class Convolution {
   }
 }
 
-// A matrix (rows x length) times vectors.
+// A matrix (rows x length) times vectors. Where `columns` is not null, column i of the matrix is
+// column columns[i] of the weight.
 class Matrix {
-  constructor(weight, rows, length, bias, memory) {
-    Object.assign(this, { rows, length, bias, memory });
+  constructor(weight, rows, length, columns, bias, memory) {
+    Object.assign(this, { rows, length, columns, bias, memory });
     this.step = padTo(length, 16);
     this.at = memory.reserve(rows * this.step);
     for (let row = 0; row < rows; row++)
@@ -189,7 +190,8 @@ class Matrix {
     const { memory, rows, step, bias } = this;
     const x = memory.scratch(step, 0), y = memory.scratch(rows, 1);
     memory.floats.fill(0, x, x + step);
-    memory.floats.set(input, x);
+    if (this.columns) input.forEach((v, i) => (memory.floats[x + this.columns[i]] += v));
+    else memory.floats.set(input, x);
     memory.arithmetic.dots(this.at, x, y, rows, step);
     const value = memory.floats.slice(y, y + rows);
     return bias ? value.map((v, i) => v + bias[i]) : value;
@@ -201,12 +203,17 @@ class Matrix {
     memory.floats.set(gradient, g);
     memory.floats.fill(0, y, y + step);
     memory.arithmetic.spread(this.at, g, y, rows, step);
-    return memory.floats.slice(y, y + length);
+    return this.spread(memory.floats.slice(y, y + length));
   }
 
   row(unit) {
     const at = this.at + unit * this.step;
-    return this.memory.floats.slice(at, at + this.length);
+    return this.spread(this.memory.floats.slice(at, at + this.length));
+  }
+
+  // For each column of the matrix the number of its stored column.
+  spread(numbers) {
+    return this.columns ? Float32Array.from(this.columns, (i) => numbers[i]) : numbers;
   }
 }
 

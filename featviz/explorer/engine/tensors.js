@@ -1,4 +1,4 @@
-// Weights from the page's block: float32, float16 or int8 with a scale a row, as float32.
+// Weights from the page's block as float32: float32, float16, or whole numbers times a step a row.
 
 function halves() {
   // The float32 of every float16.
@@ -24,13 +24,13 @@ class Tensors {
     return this.entries[index].shape;
   }
 
-  // The values of a stored tensor, row after row; null for none.
+  // The values of a stored tensor, row after row; null for none. Equal columns are there once.
   floats(index) {
     if (index === null || index === undefined) return null;
     const { shape, type, start, scale } = this.entries[index];
     const count = shape.reduce((a, b) => a * b, 1);
     const stored = this.stored(type, start, count);
-    if (scale === null || scale === undefined) return type === "f16" ? stored : stored.slice();
+    if (scale === undefined) return Float32Array.from(stored);
     const scales = this.floats(scale), row = count / shape[0];
     const values = new Float32Array(count);
     for (let i = 0, at = 0; i < shape[0]; i++)
@@ -38,11 +38,21 @@ class Tensors {
     return values;
   }
 
+  // Of a matrix with equal columns: which of the stored columns each is; else null.
+  columns(index) {
+    const { columns } = this.entries[index];
+    return columns === undefined ? null : this.floats(columns);
+  }
+
   stored(type, start, count) {
     const buffer = this.bytes.buffer, offset = this.bytes.byteOffset + start;
     if (type === "f32") return new Float32Array(buffer, offset, count);
     if (type === "i8") return new Int8Array(buffer, offset, count);
-    const words = new Uint16Array(buffer, offset, count);
+    // All low bytes from -128 to 127, then all high bytes.
+    const low = new Int8Array(buffer, offset, count), high = new Int8Array(buffer, offset + count, count);
+    const words = new Uint16Array(count);
+    for (let i = 0; i < count; i++) words[i] = (high[i] << 8) + low[i];
+    if (type === "i16") return new Int16Array(words.buffer);
     this.table ??= halves();
     const table = this.table, values = new Float32Array(count);
     for (let i = 0; i < count; i++) values[i] = table[words[i]];

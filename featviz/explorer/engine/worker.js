@@ -17,10 +17,7 @@ function pauses(id) {
 
 const METHODS = {
   async start(pause, data, text) {
-    const letters = atob(text), bytes = new Uint8Array(letters.length);
-    for (let i = 0; i < letters.length; i++) bytes[i] = letters.charCodeAt(i);
-    const opened = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"));
-    network = new Network(data, new Uint8Array(await new Response(opened).arrayBuffer()), arithmetic);
+    network = new Network(data, await inflated(bytesOf(text)), arithmetic);
     return { arithmetic: network.memory.arithmetic.constructor.name };
   },
   forward: (pause, pixels, options) => network.forward(pixels, options, pause),

@@ -2,9 +2,9 @@
 
 function openBlocks() {
   const addresses = new Map();
-  const bytes = (name) => Uint8Array.from(atob(textOf(`block-${name}`)), (letter) => letter.charCodeAt(0));
+  const bytes = (name) => bytesOf(textOf(`block-${name}`));
   return {
-    bytes,
+    inflated: (name) => inflated(bytes(name)),
     floats: (name) => new Float32Array(bytes(name).buffer),
     url(name, type) {
       if (!addresses.has(name)) addresses.set(name, URL.createObjectURL(new Blob([bytes(name)], {type})));
@@ -24,7 +24,7 @@ async function openPage() {
     const network = await openNetwork(data, engine);
     state = makeState(network);
     Object.assign(state, {
-      data, space: openSpace(data.gathered || {}, blocks), units: openUnits(data.gathered || {}, blocks),
+      data, space: await openSpace(data.gathered || {}, blocks), units: openUnits(data.gathered || {}, blocks),
       growth: await openGrowth(data, network),
       samples: ((data.gathered || {}).samples || []).map(({name, block}) => ({name, url: blocks.url(block, "image/jpeg")})),
     });

@@ -3,11 +3,11 @@
 const ITSELF = 0.002;  // cosine distance below which two lists are those of one picture
 
 /** What the build gathered about pictures: vectors, places, classes, thumbnails. Null without pictures. */
-function openSpace(data, blocks) {
+async function openSpace(data, blocks) {
   const about = data.pictures;
   if (!about) return null;
   const {count, dim} = about;
-  const rows = new Int8Array(blocks.bytes("vectors").buffer);
+  const rows = new Int8Array((await blocks.inflated("vectors")).buffer);
   const norms = new Float32Array(count);
   for (let row = 0; row < count; row++) {
     let sum = 0;
