@@ -1,7 +1,7 @@
 """SVG files of plots: shown in the colors of a light or a dark page, and small.
 
-matplotlib's SVG comes in; the same with a style sheet for dark pages goes out. On these every gray
-of lines, words and ground is turned into its opposite; colors and pictures stay as they are.
+An SVG, such as matplotlib's, comes in; the same with a style sheet for dark pages goes out. On
+these every gray of lines, words and ground is turned into its opposite; colors and pictures stay.
 Programs that know no style sheets show the light form. Coordinates have two decimals (a hundredth
 of a point), pictures inside the form that takes the fewest bytes.
 """
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 _DARK, _LIGHT = 0x15, 0xEE
 """grays of the ground and of the darkest ink on a dark page"""
-_GRAY = re.compile(r"(fill|stroke): #([0-9a-f]{2})\2\2\b")
+_GRAY = re.compile(r'(fill|stroke)(: |=")#([0-9a-f]{2})\3\3\b')
 _PICTURE = re.compile(r'data:image/png;base64,\s*([A-Za-z0-9+/=\s]+)"')
 _STYLE = "</style>"
 _EMPTY = re.compile(r'\n? *<metadata>.*?</metadata>| transform="rotate\(-?0 [^"]*"', re.DOTALL)
@@ -34,6 +34,8 @@ this share of them"""
 
 def finish(svg: str) -> str:
     """The SVG of a plot with colors for dark pages, and in fewer bytes."""
+    if _STYLE not in svg:
+        svg = re.sub("<svg[^>]*>", rf"\g<0><style>{_STYLE}", svg, count=1)
     found = sorted(set(_GRAY.findall(svg)))
     rules = "".join(_rules(found))
     light = "svg{color-scheme: light dark}"
@@ -44,12 +46,12 @@ def finish(svg: str) -> str:
     return _PICTURE.sub(_smaller, re.sub(r"\n\s+<", "\n<", short))
 
 
-def _rules(grays: list[tuple[str, str]]) -> Iterator[str]:
-    """Of the grays that occur, as (property, two hexadecimal digits)."""
+def _rules(grays: list[tuple[str, str, str]]) -> Iterator[str]:
+    """Of the grays that occur, as (property, how it is stated, two hexadecimal digits)."""
     yield f"svg{{fill: {_opposite(0)}}}"  # words and shapes of no stated color are black
-    for name, digits in grays:
-        color = _opposite(int(digits, 16))
-        yield f'[style*="{name}: #{digits * 3}"]{{{name}: {color} !important}}'
+    for name, stated, digits in grays:
+        where = f'style*="{name}: #{digits * 3}"' if stated == ": " else f'{name}="#{digits * 3}"'
+        yield f"[{where}]{{{name}: {_opposite(int(digits, 16))} !important}}"
 
 
 def _opposite(gray: int) -> str:

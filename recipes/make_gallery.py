@@ -3,9 +3,9 @@
     python recipes/make_gallery.py [--out gallery] [--work FOLDER] [--alexnet FILE --classes FILE]
 
 The results are made in --work (default: a temporary folder), the site replaces --out. It holds only
-pictures that the project made or may redistribute, and stays under 12 MB: figures above 20 kB are
-kept in 256 colors, and photographs within plots as JPEG of at most 160 pixels (those that
-`featviz demo` makes are not).
+pictures that the project made or may redistribute, and has at most 12 MB: of the first kernels and
+of the layers between it shows a part, and photographs are small JPEG (those that `featviz demo`
+makes are not).
 
 With --alexnet, weights of AlexNet itself, its layers, kernels and maximized pictures are shown too,
 in results that name it. These pictures are our own; its weights are not part of the site. Results
@@ -35,10 +35,12 @@ from featviz.gallery.build import build_gallery
 from featviz.gallery.reader import unit_name
 from featviz.tour import Budget, Outcome, run_tour
 
-LIMIT, LARGE, SMALL = 12_000_000, 20_000, 4_000  # bytes: of the site, of pictures
-SHARP, WITHIN, WIDEST = 48, 88, 1000  # pixels: within figures up to SHARP stay exact
+LIMIT, LARGE, SMALL = 12 * 2**20, 20_000, 3_000  # bytes: of the site, of pictures
+SHARP, WIDEST = 48, 1000  # pixels: pictures within figures stay exact up to SHARP
+FEW, WITHIN = 6, (160, 84)  # pixels of pictures within a figure of a few, and of more
 QUALITY = 78  # of JPEG
 INSIDE = re.compile(r"data:image/(png|jpeg);base64,\s*([A-Za-z0-9+/=\s]+)(?=[\"')])")
+SHEET = re.compile(r"(?<=>)/9j/[A-Za-z0-9+/=]{100000,}(?=<)")  # of the atlas page
 PICTURES, KERNELS = 6, 12  # of a kind, of the first layer
 BUDGET = Budget(units=3, classified=6, queries=5, explorer=4.5)
 LEFT_OUT = (  # the layers between are seen in AlexNet, and in the explorer
@@ -103,7 +105,7 @@ def choose(work: Path, shown: Path) -> None:
     }
     for folder in found:
         target, document = shown / folder.name, documents[folder.name]
-        shutil.copytree(folder, target, ignore=shutil.ignore_patterns("*.npz", "*.parquet"))
+        shutil.copytree(folder, target, ignore=shutil.ignore_patterns("*.parquet"))
         for figure in document["figures"]:
             figure["units"] = [one for one in figure.get("units", []) if unit_name(one) in own]
         kept = {one["file"] for kind in ("figures", "tables") for one in document[kind]}
@@ -128,7 +130,9 @@ def shrink(site: Path) -> None:
     """Photographs and textures as small JPEG, other large pictures in 256 colors."""
     for picture in (*site.rglob("*.svg"), *site.rglob("*.html")):
         text = picture.read_text(encoding="utf-8")
-        picture.write_text(INSIDE.sub(smaller, text), encoding="utf-8")
+        side = WITHIN[len(INSIDE.findall(text)) > FEW]
+        short = SHEET.sub(encoded_again, INSIDE.sub(partial(smaller, side), text))
+        picture.write_text(short, encoding="utf-8")
     for picture in site.rglob("*.jpg"):
         shown = Image.open(picture)
         if picture.stat().st_size > LARGE and max(shown.size) > WIDEST:
@@ -150,13 +154,12 @@ def made_jpeg(picture: Path) -> bool:
     shown = Image.open(picture).convert("RGB")
     if size < SMALL or shown.getcolors(256):
         return False
-    buffer = io.BytesIO()
-    shown.save(buffer, "JPEG", quality=QUALITY, optimize=True)
-    if 2 * buffer.tell() > size:
+    short = jpeg(shown)
+    if 2 * len(short) > size:
         if size > LARGE:
             shown.quantize(256).save(picture, optimize=True)
         return False
-    picture.with_suffix(".jpg").write_bytes(buffer.getvalue())
+    picture.with_suffix(".jpg").write_bytes(short)
     picture.unlink()
     return True
 
@@ -170,20 +173,29 @@ def rename(text: Path, base: Path, renamed: dict[Path, Path]) -> None:
         text.write_text(words, encoding="utf-8")
 
 
-def smaller(found: re.Match[str]) -> str:
-    """A picture within a figure as a small JPEG, where that is much smaller."""
+def smaller(side: int, found: re.Match[str]) -> str:
+    """A picture within a figure as a small JPEG, where that is much smaller; no strip, no map."""
     content = base64.b64decode(found[2])
     shown = Image.open(io.BytesIO(content))
-    if min(shown.size) < SHARP or min(shown.convert("RGBA").getchannel("A").tobytes()) < 255:
+    strip = not SHARP <= min(shown.size) <= max(shown.size) <= 2 * min(shown.size)
+    if strip or len(content) < SMALL or min(shown.convert("RGBA").getchannel("A").tobytes()) < 255:
         return found[0]
-    if shown.convert("RGB").getcolors(256):
+    shown.thumbnail((side, side), Image.Resampling.LANCZOS)
+    short = jpeg(shown)
+    if 1.4 * len(short) > len(content):
         return found[0]
-    shown.thumbnail((WITHIN, WITHIN), Image.Resampling.LANCZOS)
+    return f"data:image/jpeg;base64,{base64.b64encode(short).decode()}"
+
+
+def encoded_again(found: re.Match[str]) -> str:
+    sheet = Image.open(io.BytesIO(base64.b64decode(found[0])))
+    return base64.b64encode(jpeg(sheet)).decode()
+
+
+def jpeg(picture: Image.Image) -> bytes:
     buffer = io.BytesIO()
-    shown.convert("RGB").save(buffer, "JPEG", quality=QUALITY, optimize=True)
-    if 1.4 * buffer.tell() > len(content):
-        return found[0]
-    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    picture.convert("RGB").save(buffer, "JPEG", quality=QUALITY, optimize=True)
+    return buffer.getvalue()
 
 
 def add_alexnet(work: Path, weights: Path, classes: Path | None) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from featviz import plotting
+from featviz import plotting, svg
 
 if TYPE_CHECKING:
     from featviz.descriptions.result import UnitDescription
@@ -28,10 +28,10 @@ _WIDTH, _MARGIN, _HEIGHT, _PICTURE = 620, 10, 130, 64
 
 
 def _svg(height: int, parts: Iterator[str]) -> bytes:
-    return (
+    return svg.finish(
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {height}" '
         f'width="{_WIDTH}" height="{height}" font-family="DejaVu Sans, sans-serif" '
-        f'font-size="11">\n<rect width="{_WIDTH}" height="{height}" fill="white"/>\n'
+        f'font-size="11">\n<rect width="{_WIDTH}" height="{height}" fill="#ffffff"/>\n'
         f"{chr(10).join(parts)}\n</svg>\n"
     ).encode()
 

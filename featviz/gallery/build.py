@@ -204,7 +204,7 @@ def _write_pages(site: Site, target: Path, with_arrays: bool) -> None:
             result=result,
             entry=result.entry,
             pages={name: unit.page for name, unit in site.units_of(result.model).items()},
-            summary=summarize_entry(result.entry),
+            summary=summarize_entry(result.entry, plain=True),
             before=before,
             after=after,
         )

@@ -91,10 +91,10 @@ class ResultPage:
 
     @property
     def grid(self) -> list[Figure]:
-        """Figures of one unit each, if there are at least four: a grid shows them."""
+        """Figures of one unit each, if there are at least three: a grid shows them."""
         figures = self.entry.figures
         single = [f for f in figures if len(f.units) == 1 and not f.detail and not f.vector]
-        return single if len(single) >= 4 else []
+        return single if len(single) >= 3 else []
 
     @property
     def wide_grid(self) -> bool:

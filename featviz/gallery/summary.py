@@ -47,11 +47,13 @@ class Summary:
         return f"{self.failed} of {len(self.checks)} requirements fail."
 
 
-def summarize_entry(entry: Entry, checks: Sequence[Check] = ()) -> Summary:
-    """The summary of a result; checks: of further requirements."""
+def summarize_entry(entry: Entry, checks: Sequence[Check] = (), *, plain: bool = False) -> Summary:
+    """The summary of a result; checks: of further requirements; plain: only numbers that readers
+    new to the field understand."""
+    numbers = () if plain and entry.kind not in FIRST else key_numbers(entry)
     ordered = sorted((*entry.requirements, *checks), key=lambda check: check.met)
     return Summary(
-        tuple(ordered), tuple(key_numbers(entry)), (*entry.warnings, *map(_missing, entry.problems))
+        tuple(ordered), tuple(numbers), (*entry.warnings, *map(_missing, entry.problems))
     )
 
 

@@ -54,15 +54,17 @@ def grouped(
 def _sheet(ax: Axes, pictures: Tensor, labels: Sequence[str], columns: int) -> None:
     """Pictures side by side with a label under each, all in one image."""
     # Enlarged pixel by pixel first, so that gaps may be finer than a kernel's pixel.
-    big = images.enlarge(pictures, max(1, round(96 / max(pictures.shape[-2:]))))
+    big = images.enlarge(images.visible(pictures), max(1, round(96 / max(pictures.shape[-2:]))))
     height, width = big.shape[-2:]
     gap, below = round(width * _GAP), round(height * _BELOW)
     rows = -(-len(big) // columns)
-    sheet = big.new_ones(3, rows * (height + below), columns * (width + gap) - gap)
+    sheet = big.new_zeros(4, rows * (height + below), columns * (width + gap) - gap)
     for i, (picture, label) in enumerate(zip(big, labels, strict=True)):
         top, left = i // columns * (height + below), i % columns * (width + gap)
-        sheet[:, top : top + height, left : left + width] = picture
+        sheet[:3, top : top + height, left : left + width] = picture
+        sheet[3, top : top + height, left : left + width] = 1  # elsewhere the ground shows
         x, y = left + width / 2, top + height + below * 0.42
         ax.text(x, y, label, fontsize=6, ha="center", va="center", color=plotting.INK)
-    plotting.show_image(ax, sheet)
+    ax.imshow(sheet.detach().cpu().permute(1, 2, 0).numpy(), interpolation="antialiased")
+    plotting.bare(ax)
     ax.set_aspect("auto")

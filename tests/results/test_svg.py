@@ -38,6 +38,13 @@ def test_every_gray_has_an_opposite_and_colors_have_none() -> None:
         assert (int(rule[-2:], 16) > 0x80) == (int(other[1:3], 16) < 0x80)
 
 
+def test_colors_may_be_attributes() -> None:
+    text = svg.finish('<svg width="9"><rect fill="#ffffff"/><path stroke="#0072b2"/></svg>')
+    assert '[fill="#ffffff"]{fill: #151517 !important}' in text
+    assert text.index("</style>") < text.index("<rect")
+    assert "0072b2" not in text[: text.index("<rect")]
+
+
 def test_words_stand_out_from_the_ground_on_a_dark_page() -> None:
     style = drawn()
     ground = re.search(r'fill: #ffffff"\]\{fill: #(\w{2})', style)
@@ -87,7 +94,8 @@ def test_pictures_beside_each_other_stay_apart_and_those_of_few_colors_exact() -
 def test_coordinates_keep_their_place_to_a_hundredth_of_a_point() -> None:
     text = 'd="M 0.0049 861.696 \nL -766.0251 -0.001 \nz\n" x="4.738283" viewBox="0 0 1.23456 2"'
     short = svg.finish(f"<svg><metadata>Matplotlib 3</metadata><path {text}/></svg>")
-    assert short == ('<svg><path d="M0 861.7L-766.03 0z" x="4.74" viewBox="0 0 1.23456 2"/></svg>')
+    shown = re.sub("<style>.*</style>", "", short)
+    assert shown == ('<svg><path d="M0 861.7L-766.03 0z" x="4.74" viewBox="0 0 1.23456 2"/></svg>')
     assert "Matplotlib" not in drawn()
 
 
