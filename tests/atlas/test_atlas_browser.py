@@ -16,6 +16,7 @@ from browser_driver import console_errors, open_browser, resize
 from made_up_page import color_of, made_up_page
 from PIL import Image
 
+from featviz.atlas import viewer
 from featviz.atlas.build import build_atlas
 from featviz.atlas.icons import IconSettings
 from featviz.atlas.layout import LayoutSettings
@@ -588,3 +589,36 @@ def test_light_and_dark_and_the_card(browser: Chrome, made: Made) -> None:
     after = screenshot(browser)[100, 5]
     assert before.min() > 200
     assert after.max() < 60
+
+
+def test_tiles_hold_every_row_once_and_a_share_of_them_is_an_even_sample(browser: Chrome) -> None:
+    """The order in which large maps are drawn, without a page of so many rows."""
+    browser.get("about:blank")
+    found = browser.execute_script(
+        (Path(viewer.__file__).parent / "places.js").read_text(encoding="utf-8")
+        + """
+        const count = 6000, at = new Float32Array(2 * count);
+        for (let row = 0; row < count; row++) {
+          at[2 * row] = (row * 0.618) % 1; at[2 * row + 1] = 0.2 + 0.5 * ((row * 0.7549) % 1);
+        }
+        const tiles = makeTiles(at, 8);
+        const rows = (ranges) => ranges.flatMap(([a, b]) => Array.from(tiles.rows.subarray(a, b)));
+        const all = rows(tiles.ranges(-1, -1, 2, 2, Infinity));
+        const some = rows(tiles.ranges(-1, -1, 2, 2, 1500));
+        const near = new Set(rows(tiles.ranges(0.3, 0.3, 0.5, 0.4, Infinity)));
+        const inside = (row) => at[2 * row] >= 0.3 && at[2 * row] <= 0.5
+          && at[2 * row + 1] >= 0.3 && at[2 * row + 1] <= 0.4;
+        const missed = all.filter((row) => inside(row) && !near.has(row));
+        const left = some.filter((row) => at[2 * row] < 0.5);
+        const early = some.filter((row) => row < 3000);
+        return [new Set(all).size, all.length, new Set(some).size, missed.length, near.size,
+          left.length / some.length, early.length / some.length];
+        """
+    )
+    distinct, everything, sampled, missed, near, left, early = found
+    assert distinct == everything == 6000
+    assert 1500 <= sampled <= 1564
+    assert missed == 0
+    assert near < 2000
+    assert left == pytest.approx(0.5, abs=0.05)
+    assert early == pytest.approx(0.5, abs=0.1)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
 from featviz.atlas import graph as graphs
 from featviz.atlas.graph import build_graph, neighbors_wanted
+from featviz.atlas.groups import find_groups
+from featviz.checkpoints import open_checkpoint
 from featviz.errors import UserError
 from featviz.neighbors.exact import Metric, build_index
 
@@ -91,3 +95,44 @@ def test_how_many_neighbors_and_what_is_refused() -> None:
         build_graph(build_index(torch.ones(1, 3)), 5)
     with pytest.raises(UserError, match="has not 9"):
         build_graph(build_index(torch.rand(6, 3)), 5).nearest(9)
+
+
+def test_groups_are_a_partition_and_rows_near_one_hold_it(generator: torch.Generator) -> None:
+    rows = torch.randn(1000, 70, generator=generator).repeat_interleave(3, 0)
+    groups = find_groups(rows, 50)
+    assert torch.cat(groups.members).sort().values.tolist() == list(range(3000))
+    for number, members in enumerate(groups.members):
+        assert groups.named[members, 0].tolist() == [number] * len(members)
+        among = groups.among(number, 200)
+        assert bool(torch.isin(members, among).all())
+        assert 200 <= len(among) < 3000
+        assert torch.equal(among, among.unique())
+    assert len(groups.among(0, 10**6)) == 3000
+
+
+def test_a_stopped_graph_goes_on_and_is_the_same(
+    generator: torch.Generator, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name, value in {"_WHOLE": 100, "_AXES": 30, "_PIECE": 1, "_COMPARED": 600}.items():
+        monkeypatch.setattr(graphs, name, value)
+    hidden = torch.randn(1000, 8, generator=generator)
+    index = build_index((hidden @ torch.randn(8, 40, generator=generator)).relu())
+    whole = build_graph(index, 8)
+
+    def stop(done: int, total: int, text: str) -> None:
+        if done > total / 3:
+            raise RuntimeError(text)
+
+    with (
+        pytest.raises(RuntimeError, match="finding neighbors"),
+        open_checkpoint(tmp_path / "graph", {}) as kept,
+    ):
+        build_graph(index, 8, stop, kept=kept)
+    pieces = {file: file.stat().st_mtime_ns for file in (tmp_path / "graph").glob("*.npz")}
+    assert pieces
+    with open_checkpoint(tmp_path / "graph", {}) as kept:
+        resumed = build_graph(index, 8, kept=kept)
+    assert torch.equal(resumed.rows, whole.rows)
+    assert torch.equal(resumed.distances, whole.distances)
+    assert whole.recall > 0.99
+    assert all(file.stat().st_mtime_ns == time for file, time in pieces.items())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from featviz.atlas.graph import Graph, build_graph
 from featviz.atlas.layout import LayoutSettings, lay_out
 from featviz.atlas.metrics import map_quality
 from featviz.atlas.tsne import Attraction, Repulsion, divergence
+from featviz.checkpoints import open_checkpoint
 from featviz.neighbors.exact import Index, build_index
 
 
@@ -186,3 +188,27 @@ def test_a_descent_ends_where_the_true_divergence_is_flat(index: Index, graph: G
     # against the attraction alone, which the repulsion must balance
     pull = Attraction(affinities(graph, 20), y.device)(layout.raw.T.float().contiguous())
     assert float(gradient.norm()) < 0.1 * 4 * float(pull.norm())
+
+
+def test_a_stopped_layout_goes_on_with_the_same_bytes(
+    index: Index, graph: Graph, tmp_path: Path
+) -> None:
+    settings = LayoutSettings(steps=(20, 100))
+    whole = lay_out(index, settings, graph=graph)
+
+    def stop(done: int, total: int, text: str) -> None:
+        if done == 70:
+            raise RuntimeError(text)
+
+    with (
+        pytest.raises(RuntimeError, match="laying out"),
+        open_checkpoint(tmp_path / "layout", {}) as kept,
+    ):
+        lay_out(index, settings, graph=graph, kept=kept, progress=stop)
+    steps: list[int] = []
+    with open_checkpoint(tmp_path / "layout", {}) as kept:
+        resumed = lay_out(
+            index, settings, graph=graph, kept=kept, progress=lambda done, *_: steps.append(done)
+        )
+    assert torch.equal(resumed.raw, whole.raw)
+    assert steps[0] == 60
