@@ -84,6 +84,7 @@ _LAZY_EXPORTS = {
     "open_concepts": "featviz.concepts.result",
     "open_pictures": "featviz.data.datasets",
     "open_store": "featviz.embedding.store",
+    "pack": "featviz.data.packing",
     "patch": "featviz.attacks.patch",
     "patch_activations": "featviz.ablation.patch_activations",
     "patch_times_kernel": "featviz.maps.patch_times_kernel",
@@ -157,6 +158,7 @@ if TYPE_CHECKING:
     from featviz.data.datasets import open_pictures as open_pictures
     from featviz.data.from_python import as_pictures as as_pictures
     from featviz.data.labeled import read_batch as read_batch
+    from featviz.data.packing import pack as pack
     from featviz.data.samples import sample_pictures as sample_pictures
     from featviz.descriptions.activations import describe_activations as describe_activations
     from featviz.descriptions.units import describe_units as describe_units

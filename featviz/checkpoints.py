@@ -109,7 +109,7 @@ class Checkpoint:
             self._memory[name] = arrays
         else:
             try:
-                _write_piece(self._file(name), arrays)
+                write_piece(self._file(name), arrays)
             except OSError as error:
                 raise folders.cannot_write(self.folder, error) from None
         self.sizes[name] = size
@@ -356,7 +356,8 @@ def _remove(place: Path) -> None:
     folders.remove_locked(place, last=(_SAVED, _JOB))
 
 
-def _write_piece(target: Path, arrays: Arrays) -> None:
+def write_piece(target: Path, arrays: Arrays) -> None:
+    """Write arrays as a piece's file, beside its place and renamed. Raises OSError."""
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)  # type: ignore[arg-type]
     content = buffer.getbuffer()
@@ -383,6 +384,13 @@ def read_piece(path: Path, name: str) -> Arrays | None:
         return None
     with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
         return {name: arrays[name] for name in arrays.files}
+
+
+def noted_digest(path: Path) -> str:
+    """The digest at the end of a piece's file, in hexadecimal; `read_piece` checks it."""
+    with path.open("rb") as file:
+        file.seek(-_DIGEST, os.SEEK_END)
+        return file.read().hex()
 
 
 def _digest(content: memoryview, name: str) -> bytes:

@@ -46,6 +46,7 @@ from featviz.cli import (
     maps,
     maximize,
     neighbors,
+    pack,
     patch_activations,
     redraw,
     report,
@@ -85,7 +86,7 @@ COMMANDS: dict[str, tuple[ModuleType, ...]] = {
         corrupt,
         universal,
     ),
-    "Train": (train, eval, compare),
+    "Train": (pack, train, eval, compare),
     "Show": (demo, explore, gallery, report),
 }
 """the groups of `featviz --help`; a module is named like its command, with _ for -"""

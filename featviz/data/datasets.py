@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
-from featviz.data import archives
+from featviz.data import archives, packs
 from featviz.data.labels import LabelReport, report_labels
 from featviz.data.listing import (
     NOTHING,
@@ -153,6 +153,8 @@ class Pictures:
     def _place(self, row: int) -> tuple[Path, str]:
         """The file that holds picture `row`; its name in there if that is an archive, else ""."""
         path = self.paths[row]
+        if self._packed:
+            return self.root / packs.MANIFEST, path
         if archives.is_archive(self.root) and not self.root.is_dir():
             return self.root, path
         *folders, _ = parts = path.split("/")
@@ -161,6 +163,10 @@ class Pictures:
             if archives.is_archive(Path(name)) and archive.is_file():
                 return archive, "/".join(parts[depth:])
         return self._base / path, ""
+
+    @cached_property
+    def _packed(self) -> bool:
+        return packs.is_pack(self.root)
 
     @property
     def files(self) -> bool:
@@ -175,6 +181,8 @@ class Pictures:
 
     def open(self, row: int) -> Image.Image:
         """Picture `row` as an upright 8-bit RGB pillow image. Raises BadPicture."""
+        if self._packed:
+            return packs.opened(self.root, self.paths[row])
         return images.open_image(io.BytesIO(self.content(row)), name=self.where(row))
 
     def prepare(
@@ -187,6 +195,8 @@ class Pictures:
         if not self.files:
             image = images.converted(self.open(row), images.file_channels(preprocessing))
             return decoding.prepared(image, preprocessing)
+        if self._packed:
+            return packs.prepared(self.root, self.paths[row], preprocessing)
         content = self.content(row)
         return decoding.decode(content, preprocessing, decoder=decoder, name=self.where(row))
 
@@ -251,7 +261,8 @@ def open_pictures(path: str | Path | Sequence[str | Path]) -> Pictures:
     """List the pictures of a folder, an archive, a list, one file, or of several of these.
 
     Args:
-        path: A folder, whose folders of the first level are the classes, or a flat one. A .tar or
+        path: A folder, whose folders of the first level are the classes, or a flat one, or one that
+            `pack` has made. A .tar or
             .zip, or several: a folder of them, or "part-{000..003}.tar"; classes are folders, or
             stand in .cls and .json files beside the pictures (WebDataset). A list (.txt, .csv,
             .tsv, .jsonl, .parquet) of paths and labels, relative to its own folder or, where

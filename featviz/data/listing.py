@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from featviz.data import archives, lists
+from featviz.data import archives, lists, packs
 from featviz.errors import UserError, visible
 from featviz.pictures.images import SUFFIXES
 
@@ -135,6 +135,9 @@ def list_several(paths: Sequence[str | Path]) -> Listing:
     listings = [list_pictures(path) for path in paths]
     if len(listings) == 1:
         return listings[0]
+    for listing in listings:
+        if packs.is_pack(listing.root):
+            raise UserError(f"{listing.root} is a pack among several paths; give it alone")
     places: dict[str, str] = {}
     for listing in listings:
         base = _base(listing.root)
@@ -221,6 +224,9 @@ class _Found:
 
 
 def _list_folder(root: Path) -> Listing:
+    if packs.is_pack(root):
+        pack = packs.contents(root)
+        return Listing(root, pack.paths, pack.folders, NOTHING)
     found = _walk(root)
     if not found.pictures and found.endings.keys() & set(archives.SUFFIXES):
         shards = [root / name for name in sorted(os.listdir(root))]

@@ -35,7 +35,7 @@ GROUPS = (
     Group(
         "The model",
         "Its layers, its training, and how often its predictions are right.",
-        ("explorer", "layers", "train", "eval", "compare"),
+        ("explorer", "layers", "pack", "train", "eval", "compare"),
     ),
     Group(
         "What its units respond to",
@@ -106,6 +106,14 @@ KINDS = {
         "picture, and its bar has another color. A high probability is no proof: a network is "
         "often sure and wrong, above all of pictures unlike those it was trained on.",
         "Pictures for which this class is the most likely one.",
+    ),
+    "pack": Kind(
+        "Pack",
+        "Pictures made ready for fast reading",
+        "Reading a picture file takes longer than a fast network needs to look at the picture. So "
+        "the files are decoded and resized once, and kept as plain numbers, which trainings and "
+        "measurements then read as they are.",
+        "The unit beside a packed data set.",
     ),
     "train": Kind(
         "Training",
