@@ -6,6 +6,7 @@ import math
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -20,6 +21,7 @@ from featviz.attribution.result import Attributed
 from featviz.embedding.store import Store
 from featviz.models.model import Model
 from featviz.neighbors.result import Neighbors
+from featviz.training.result import TrainResult
 
 Line = dict[str, Any]
 
@@ -30,20 +32,38 @@ FIRST = (
 )  # fmt: skip
 """the analyses of the tour, which are checked before any speed"""
 
-CLOCKS = {"seconds", "pace", "speed", "time"}
+CLOCKS = {"seconds", "seconds a picture", "pace", "speed", "time"}
 """numbers of a result that no two runs have in common"""
-PASS = 1e-4
-"""relative difference of what one pass of the network gives"""
-LOOP = 0.1
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """How far numbers may be apart, as a share of the larger one, or of `least`."""
+
+    share: float
+    least: float
+
+
+TIGHT = Tolerance(1e-5, 0.01)
+"""of logits"""
+PASS = Tolerance(1e-4, 0.01)
+"""of what one pass of the network gives"""
+LOW = Tolerance(0.03, 0.1)
+"""of one pass in bfloat16"""
+LOOP = Tolerance(0.1, 0.3)
 """of what a few optimization steps give: their first, normalized, turn the smallest gradients"""
-CHAOTIC = 0.25
-"""of what a whole search or layout gives, whose path depends on every bit"""
+CHAOTIC = Tolerance(0.25, 1.0)
+"""of what a whole search, training or layout gives, whose path depends on every bit"""
 TOLERANCES = {
     **dict.fromkeys(
         ("maximize", "draw_facets", "interpolate", "invert", "accentuate", "caricature",
-         "deepdream", "train", "patch", "universal", "concepts", "activation_grid"), LOOP),
-    **dict.fromkeys(("audit", "build_atlas", "build_class_atlas", "align_maps"), CHAOTIC),
+         "deepdream", "patch", "universal", "concepts", "activation_grid"), LOOP),
+    **dict.fromkeys(
+        ("audit", "train", "build_atlas", "build_class_atlas", "align_maps",
+         "maximize in bfloat16", "maximize cppn"), CHAOTIC),
+    **dict.fromkeys(("evaluate in bfloat16", "embed_layers in bfloat16"), LOW),
 }  # fmt: skip
+"""by analysis, or by its first word; PASS for the others"""
 
 
 def check(name: str, device: str) -> Iterator[Line]:
@@ -56,7 +76,8 @@ def check(name: str, device: str) -> Iterator[Line]:
         here = run(name, featviz.load("alexnet-mini", device="cpu"), pictures)
         with other_arithmetic(device):
             there = run(name, featviz.load("alexnet-mini", device=device), pictures)
-    yield from compare(here, there, TOLERANCES.get(name.partition(" ")[0], PASS))
+    first = TOLERANCES.get(name.partition(" ")[0], PASS)
+    yield from compare(here, there, TOLERANCES.get(name, first))
 
 
 def patched_users() -> AbstractContextManager[Any]:
@@ -74,10 +95,14 @@ def run(name: str, model: Model, pictures: Tensor) -> Any:
         result = ANALYSES[name](model, pictures, Path(folder) / "store")
         if hasattr(result, "save") and not (Path(folder) / "store").exists():
             result.save(Path(folder) / "result")
-        return {"store": result} if isinstance(result, Store) else result
+        if isinstance(result, dict) and all(isinstance(one, Store) for one in result.values()):
+            return {
+                name: store.matrix() for name, store in result.items()
+            }  # while its files are there
+        return result
 
 
-def compare(here: Any, there: Any, tolerance: float) -> Iterator[Line]:
+def compare(here: Any, there: Any, tolerance: Tolerance) -> Iterator[Line]:
     """Lines with the largest difference of two results of the same kind."""
     if isinstance(here, AttackResult):
         yield from attacks(here, there)
@@ -95,6 +120,9 @@ def compare(here: Any, there: Any, tolerance: float) -> Iterator[Line]:
     else:
         if isinstance(here, Attributed):
             yield from attributions(here, there)
+        if isinstance(here, TrainResult):
+            far = abs(there.numbers()["loss"].value / here.numbers()["loss"].value - 1)  # type: ignore[operator]
+            yield line("loss: relative difference", far <= 0.01, far)
         yield all_numbers(here, there, tolerance)
 
 
@@ -102,27 +130,27 @@ def line(what: str, ok: bool, value: Any = None) -> Line:
     return {"what": what, "value": value, "unit": "", "predicted": None, "ok": bool(ok)}
 
 
-def distance(what: str, here: Tensor, there: Tensor, tolerance: float) -> Line:
+def distance(what: str, here: Tensor, there: Tensor, tolerance: Tolerance) -> Line:
     """|a - b| / |b|, over all of two tensors."""
     a, b = there.detach().cpu().double(), here.detach().cpu().double()
     far = float((a - b).norm() / b.norm().clamp_min(1e-12)) if a.shape == b.shape else math.inf
-    return line(f"{what}: relative difference", far <= tolerance, far)
+    return line(f"{what}: relative difference", far <= tolerance.share, far)
 
 
-def all_numbers(here: Any, there: Any, tolerance: float) -> Line:
+def all_numbers(here: Any, there: Any, tolerance: Tolerance) -> Line:
     """The largest difference of the numbers of two results, relative, and of which it is."""
     mine, other = here.numbers(), there.numbers()
     worst, which = 0.0, ""
     for name in mine.keys() - CLOCKS:
         a, b = mine[name].value, other[name].value if name in other else None
         if isinstance(a, int | float) and isinstance(b, int | float):
-            far = abs(a - b) / max(abs(a), abs(b), 0.01)  # all are fractions, or of order 1
+            far = abs(a - b) / max(abs(a), abs(b), tolerance.least)
             if far > worst:
                 worst, which = far, name
         elif (a is None) != (b is None):
             worst, which = math.inf, name
     what = f"{len(mine)} numbers: largest difference ({which})" if which else f"{len(mine)} numbers"
-    return line(what, worst <= tolerance, worst)
+    return line(what, worst <= tolerance.share, worst)
 
 
 def attacks(here: AttackResult, there: AttackResult) -> Iterator[Line]:
@@ -138,7 +166,7 @@ def attacks(here: AttackResult, there: AttackResult) -> Iterator[Line]:
     both = (here.success & there.success.cpu()).nonzero().flatten()
     if len(both):
         far = (there.distance.cpu()[both] / here.distance[both].clamp_min(1e-9)).log().abs().max()
-        yield line("distances, factor to the CPU's", float(far) <= CHAOTIC, float(far.exp()))
+        yield line("distances, factor to the CPU's", float(far) <= CHAOTIC.share, float(far.exp()))
 
 
 def stores(here: Store, there: Store) -> Iterator[Line]:
@@ -161,12 +189,12 @@ def numbers(device: str) -> Iterator[Line]:
     with torch.no_grad():
         want = cpu(pictures)
         with other_arithmetic(device):
-            yield distance("logits", want, card(pictures), 1e-5)
+            yield distance("logits", want, card(pictures), TIGHT)
         before = torch.get_float32_matmul_precision()
         torch.set_float32_matmul_precision("medium")
         try:
             with other_arithmetic(device):
-                yield distance("logits where TF32 is allowed", want, card(pictures), 1e-5)
+                yield distance("logits where TF32 is allowed", want, card(pictures), TIGHT)
         finally:
             torch.set_float32_matmul_precision(before)
     twice = [featviz.maximize(card, "conv4", units=[0, 1], steps=4).images for _ in range(2)]

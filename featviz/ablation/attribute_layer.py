@@ -118,11 +118,12 @@ def _attribute(
     """Of a batch: maps of the layer's shape, and what each unit's removal changes (N, C)."""
     recorded = recorded_pass(model, layer, images, to=None if unit is None else unit.layer)
     classes = _classes(model, recorded, target) if unit is None else torch.zeros(len(images)).long()
+    index = classes[:, None].to(recorded.output.device)
 
     def score(output: Tensor) -> Tensor:
         """(N,) float64."""
         if unit is None:
-            return output.double().gather(1, classes[:, None].to(output.device))[:, 0]
+            return output.double().gather(1, index)[:, 0]
         return _of_unit(output, unit).double()
 
     values = recorded.values

@@ -305,31 +305,33 @@ def sample_contributions(
     done = 0
     with torch.no_grad():
         for x in inputs:
-            chosen: list[Tensor] = []
+            chosen: Tensor | None = None
             for unit, kept in zip(units, parts, strict=True):
                 found = layer.contributions(x, unit)
-                chosen = chosen or _positions(found, positions, generator)
+                if chosen is None:
+                    chosen = _positions(found, positions, generator)
+                    owners.append(
+                        torch.arange(done, done + len(x)).repeat_interleave(chosen.shape[1])
+                    )
                 kept.append(_taken(found, chosen).double())
-            for which in chosen:
-                owners.append(torch.full((len(which),), done))
-                done += 1
+            done += len(x)
             if report:
                 report(done)
     return [torch.cat(kept) for kept in parts], torch.cat(owners)
 
 
-def _positions(maps: Tensor, most: int, generator: torch.Generator) -> list[Tensor]:
-    """Of each map (N, C, H, W) at most so many random positions."""
+def _positions(maps: Tensor, most: int, generator: torch.Generator) -> Tensor:
+    """At most so many random positions of each map of (N, C, H, W): (N, P), on their device."""
     count = maps[0, 0].numel()
-    return [torch.randperm(count, generator=generator)[:most] for _ in range(len(maps))]
+    drawn = [torch.randperm(count, generator=generator)[:most] for _ in range(len(maps))]
+    return torch.stack(drawn).to(maps.device)
 
 
-def _taken(maps: Tensor, chosen: Sequence[Tensor]) -> Tensor:
-    """The values (S, C) of maps at positions."""
+def _taken(maps: Tensor, chosen: Tensor) -> Tensor:
+    """The values (N * P, C) of maps (N, C, H, W) at positions (N, P), on the CPU."""
     flat = maps.flatten(2)
-    return torch.cat(
-        [one[:, which.to(one.device)].T.cpu() for one, which in zip(flat, chosen, strict=True)]
-    )
+    found = flat.gather(2, chosen[:, None].expand(-1, flat.shape[1], -1))
+    return found.transpose(1, 2).flatten(0, 1).cpu()
 
 
 def _strong(whole: Tensor) -> Tensor:

@@ -78,10 +78,12 @@ def frozen(model: Callable[[Tensor], Tensor]) -> Iterator[None]:
     """Within the block: eval mode, no gradients to parameters, plain float32 arithmetic.
 
     Every module's mode, every parameter's `requires_grad`, the backends' flags and torch's global
-    random state (CPU and the current CUDA device) are put back at the end, also after an error.
+    random state (CPU and the CUDA devices of the model) are put back at the end, also after an
+    error.
     """
-    devices = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
     net = model if isinstance(model, nn.Module) else nn.Identity()
+    places = {tensor.device for tensor in (*net.parameters(), *net.buffers()) if tensor.is_cuda}
+    devices = sorted(place.index or 0 for place in places)
     fork = torch.random.fork_rng(devices=devices)
     with fork, plain_float32(), torch.inference_mode(False), evaluating(net):
         yield
