@@ -121,7 +121,7 @@ def compare(here: Any, there: Any, tolerance: Tolerance) -> Iterator[Line]:
         if isinstance(here, Attributed):
             yield from attributions(here, there)
         if isinstance(here, TrainResult):
-            far = abs(there.numbers()["loss"].value / here.numbers()["loss"].value - 1)  # type: ignore[operator]
+            far = abs(there.numbers()["loss"].value / here.numbers()["loss"].value - 1)
             yield line("loss: relative difference", far <= 0.01, far)
         yield all_numbers(here, there, tolerance)
 
