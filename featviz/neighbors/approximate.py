@@ -3,11 +3,13 @@
 Rows are brought to 256 dimensions (PCA), an index proposes candidates there, and the candidates are
 compared with the query again in the whole space, exactly as `exact` does it. What is lost is lost
 by the index alone, and it is measured: recall@10 against exact search over rows of the store. The
-effort of a search is raised until recall is .99, and the recall that was reached is kept.
+least effort is taken that reaches the recall asked for, and the recall that was reached is kept.
 
-    ivf   cells round sqrt-many means; a query looks into the nearest of them
+    ivf   float16 rows in cells round sqrt-many means; a query looks into the nearest of them
     hnsw  a graph of near rows that a query walks along; fastest to search, slowest to build
     pq    64 bytes a row; smallest
+
+A store on the disk is read in blocks: what is held in memory is the index and one block.
 
 An index can be kept beside its store. It names the store it was made of and is not used for any
 other.
@@ -17,7 +19,9 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,14 +54,22 @@ RECALL = 0.99
 """what an index is made to reach by default"""
 _DIMENSIONS = 256
 _SAMPLE = 20_000
-"""rows from which the axes and the cells are learned"""
+"""rows from which the axes are learned"""
+_PER_CELL = 20
+"""rows for each cell from which the cells are learned"""
+_LARGEST = 6e4
+"""float16 holds no more"""
 _FEWEST = 512
 """rows below which an approximate index makes no sense"""
 _MEASURED = 200
 """rows over which the recall is measured"""
 _MEASURED_K = 10
-_BLOCK = 8192
-
+_DEPTH = 64
+"""times the neighbors wanted: candidates that are looked at first to find the least effort"""
+_LINKS = 32
+"""of a row to others in hnsw's graph"""
+_READ = 4
+"""a number read from a candidate's row costs as much as so many in the index"""
 
 _ANEW = "build the index anew"
 _FILES = ("index.faiss", "axes.npz")
@@ -127,19 +139,35 @@ class ApproximateIndex:
         return self.rows.in_parts(self._search, queries, k, exclude, progress, size=256)
 
     def _search(self, xq: NDArray[np.float32], k: int, banned: NDArray[np.int64]) -> Nearest:
-        effort = self.effort
-        count = min(len(self), effort.candidates * k + banned.shape[1])
-        if self.kind == "ivf":
-            self.index.nprobe = effort.probes
-        elif self.kind == "hnsw":
-            self.index.hnsw.efSearch = max(effort.probes, count)
-        _, candidates = self.index.search(self.axes(for_search(xq, self.rows.metric)), count)
+        count = min(len(self), self.effort.candidates * k + banned.shape[1])
+        flat = self.axes(for_search(xq, self.rows.metric))
+        candidates = self.propose(flat, count, self.effort.probes)
         missing = candidates < 0
         exact = self.rows.distances(xq, np.where(missing, 0, candidates))
         exact[missing] = np.inf
         distances, rows = best_of(exact, candidates, banned, k)
         rows[np.isinf(distances)] = -1
         return distances, rows
+
+    def propose(self, flat: NDArray[np.float32], count: int, probes: int) -> NDArray[np.int64]:
+        """Candidates (Q, count) for queries along the axes, -1 where there are no more."""
+        if self.kind == "ivf":
+            self.index.nprobe = probes
+        elif self.kind == "hnsw":
+            self.index.hnsw.efSearch = max(probes, count)
+        found: NDArray[np.int64] = self.index.search(flat, count)[1]
+        return found
+
+    @property
+    def most_probes(self) -> int:
+        """With so many an index searches all it has."""
+        return {"ivf": getattr(self.index, "nlist", 1), "hnsw": len(self), "pq": 1}[self.kind]
+
+    def cost(self, effort: Effort, k: int) -> float:
+        """Numbers that are read for a query: in the index, and of its candidates' rows."""
+        share = effort.probes / self.most_probes
+        looked = effort.probes * _LINKS if self.kind == "hnsw" else share * len(self)
+        return looked * self.axes.count + _READ * effort.candidates * k * self.rows.dim
 
     def save(self, folder: str | Path) -> Path:
         """Keep the index in a folder, which holds nothing else: `open_approximate` reads it."""
@@ -173,9 +201,15 @@ class _Axes:
     axes: NDArray[np.float32]
     """(dim, at most 256)"""
 
+    @property
+    def count(self) -> int:
+        """How many there are."""
+        return int(self.axes.shape[1])
+
     def __call__(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
-        moved = torch.from_numpy(rows) - torch.from_numpy(self.mean)
-        return (moved @ torch.from_numpy(self.axes)).contiguous().numpy()
+        moved = torch.from_numpy(self.mean @ -self.axes)
+        flat = torch.addmm(moved, torch.from_numpy(rows), torch.from_numpy(self.axes))
+        return flat.clamp_(-_LARGEST, _LARGEST).numpy()
 
 
 def build_approximate(
@@ -193,8 +227,8 @@ def build_approximate(
         vectors: The rows.
         kind: "ivf", "hnsw" or "pq".
         metric: "cosine" or "l2"; an exact index has its own.
-        recall: Share of the true 10 nearest that is to be found. The effort of a search is doubled
-            until that is reached on 200 rows of the store, or until every row is compared.
+        recall: Share of the true 10 nearest that is to be found. The least effort is taken that
+            reaches it on 200 rows of the store.
         seed: Of the axes and cells.
         progress: Called with (rows done, all rows, text).
 
@@ -213,19 +247,26 @@ def build_approximate(
         )
     sample = for_search(rows.take(spread(len(rows), _SAMPLE)).numpy(), rows.metric)
     axes = _find_axes(sample, seed)
-    flat = axes(sample)
-    index = _made(kind, flat.shape[1], len(rows), seed)
-    index.train(flat)
+    index = _made(kind, axes.count, len(rows), seed)
+    index.train(_learned_from(rows, axes, index.nlist if kind == "ivf" else 0))
     done = 0
     for block in rows.search_blocks():
         index.add(axes(block))
         done += len(block)
         if progress is not None:
             progress(done, len(rows), f"building {kind}")
-    effort = Effort(probes=64 if kind == "hnsw" else 8, candidates=16 if kind == "pq" else 4)
-    made = ApproximateIndex(kind, rows, axes, index, effort)
-    _reach_recall(made, recall)
+    made = ApproximateIndex(kind, rows, axes, index, Effort(0, 0))
+    made.effort, made.recall = _least_effort(made, recall)
     return made
+
+
+def _learned_from(rows: Index, axes: _Axes, cells: int) -> NDArray[np.float32]:
+    """Rows that an index is trained on, along the axes, gathered a block at a time."""
+    chosen = spread(len(rows), max(_SAMPLE, _PER_CELL * cells))
+    blocks = np.array_split(chosen, math.ceil(len(chosen) / _SAMPLE))
+    return np.concatenate(
+        [axes(for_search(rows.take(block).numpy(), rows.metric)) for block in blocks]
+    )
 
 
 def _find_axes(sample: NDArray[np.float32], seed: int) -> _Axes:
@@ -235,7 +276,9 @@ def _find_axes(sample: NDArray[np.float32], seed: int) -> _Axes:
     fitted = PCA(dims, svd_solver="randomized", iterated_power=3, random_state=seed_32(seed)).fit(
         sample
     )
-    axes = np.ascontiguousarray(fitted.components_.T, dtype=np.float32)
+    # Of unit scale, so that float16 holds what is seen along them.
+    scale = math.sqrt(np.square(sample, dtype=np.float64).sum(1).mean()) or 1.0
+    axes = np.ascontiguousarray(fitted.components_.T / scale, dtype=np.float32)
     return _Axes(fitted.mean_.astype(np.float32), axes)
 
 
@@ -244,39 +287,65 @@ def _made(kind: str, dims: int, rows: int, seed: int) -> Any:
 
     index: Any
     if kind == "hnsw":
-        index = faiss.IndexHNSWFlat(dims, 32)
+        index = faiss.IndexHNSWFlat(dims, _LINKS)
         index.hnsw.efConstruction = 200
         return index
     if kind == "pq":
-        pieces = next(m for m in (64, 32, 16, 8, 4, 2, 1) if dims % m == 0)
-        index = faiss.IndexPQ(dims, pieces, 8)
+        pieces = next(m for m in (128, 64, 32, 16, 8, 4, 2, 1) if dims % m == 0)
+        index = faiss.IndexPQFastScan(dims, pieces, 4)
         index.pq.cp.seed = seed_32(seed) % 2**31
         index.pq.cp.min_points_per_centroid = 1
         return index
     cells = max(1, min(round(4 * math.sqrt(rows)), rows // 32))
-    index = faiss.IndexIVFFlat(faiss.IndexFlatL2(dims), dims, cells)
+    means = faiss.IndexFlatL2(dims)
+    index = faiss.IndexIVFScalarQuantizer(means, dims, cells, faiss.ScalarQuantizer.QT_fp16)
     index.cp.seed = seed_32(seed) % 2**31
     index.cp.min_points_per_centroid = 1
     return index
 
 
-def _reach_recall(index: ApproximateIndex, recall: float) -> None:
-    """Double the effort until the recall is reached, and leave both in the index."""
+def _least_effort(index: ApproximateIndex, recall: float) -> tuple[Effort, float]:
+    """The effort that reaches the recall with the fewest numbers read, and the recall it has."""
     queried = spread(len(index), _MEASURED)
     queries = index.rows.take(queried)
     k = min(_MEASURED_K, len(index) - 1)
     true = index.rows.search(queries, k, exclude=queried)[1].numpy()
+    flat = index.axes(for_search(queries.numpy(), index.rows.metric))
+    depth, last = _DEPTH, math.ceil(len(index) / k)
     while True:
-        found = index.search(queries, k, exclude=queried)[1].numpy()
-        hits = (found[:, :, None] == true[:, None, :]).any(2)
-        index.recall = float(hits.mean())
-        effort = index.effort
-        everything = effort.candidates * k >= len(index) and effort.probes >= len(index)
-        if index.recall >= recall or everything:
-            return
-        index.effort = Effort(
-            min(2 * effort.probes, len(index)), min(2 * effort.candidates, len(index))
-        )
+        cheapest = (math.inf, Effort(0, 0), 0.0)
+        for probes in _doubled(16 if index.kind == "hnsw" else 1, index.most_probes):
+            if index.cost(Effort(probes, 1), k) > cheapest[0]:
+                break
+            found = index.propose(flat, min(depth * k + 1, len(index)), probes)
+            ranks = np.array([_ranks(*pair) for pair in zip(true, found, strict=True)])
+            for candidates in _doubled(1, depth):
+                effort = Effort(probes, candidates)
+                reached = float((ranks <= candidates * k).mean())  # a queried row finds itself, too
+                if reached >= recall:
+                    cheapest = min(
+                        cheapest, (index.cost(effort, k), effort, reached), key=itemgetter(0)
+                    )
+                    break
+        if cheapest[0] < math.inf:
+            return cheapest[1:]
+        if depth >= last:  # the most that the index can do
+            return effort, reached
+        depth = min(4 * depth, last)
+
+
+def _doubled(first: int, last: int) -> Iterator[int]:
+    """first, 2 first, 4 first, ... and at the end last."""
+    while first < last:
+        yield first
+        first *= 2
+    yield last
+
+
+def _ranks(true: NDArray[np.int64], found: NDArray[np.int64]) -> NDArray[np.int64]:
+    """At which place each of the true rows was found, behind all where it was not."""
+    same = found == true[:, None]
+    return np.where(same.any(1), same.argmax(1), found.size)
 
 
 def identity(store: Store | None) -> str:

@@ -104,7 +104,7 @@ class Index:
         if isinstance(self._rows, _OnDisk):
             raise UserError("this index is over a store on the disk; rows cannot be added to it")
         # Rows of a store are float16 numbers; kept so they take half the room.
-        half = rows.astype(np.float16)
+        half = torch.from_numpy(rows).half().numpy()  # numpy would warn of what is too large
         exact = np.array_equal(half, rows)
         self._rows = np.concatenate([self._rows, half if exact else rows])
         self.norms = np.concatenate([self.norms, _norms(rows)])

@@ -12,8 +12,14 @@ from torch import Tensor
 
 from featviz.embedding.store import Store, open_store
 from featviz.errors import UserError
-from featviz.neighbors.approximate import KINDS, build_approximate, open_approximate, open_or_build
-from featviz.neighbors.exact import Metric, build_index
+from featviz.neighbors.approximate import (
+    KINDS,
+    Effort,
+    build_approximate,
+    open_approximate,
+    open_or_build,
+)
+from featviz.neighbors.exact import Metric, build_index, spread
 from featviz.neighbors.find import find_neighbors
 from featviz.schema import sealed
 
@@ -56,6 +62,34 @@ def test_a_low_recall_asked_for_is_cheaper_and_stated() -> None:
     assert 0.2 <= careless.recall < careful.recall
     assert careful.recall >= 0.95
     assert careless.effort.probes < careful.effort.probes
+
+
+def test_rows_larger_than_float16_are_found_by_their_distance() -> None:
+    base = 1e5 * clustered(1000, 32)
+    index = build_approximate(base, "ivf", metric="l2")
+    asked = np.arange(3, 1000, 17)
+    rows = index.search(base[asked], 10, exclude=asked)[1]
+    true = build_index(base, metric="l2").search(base[asked], 10, exclude=asked)[1]
+    assert (rows[:, :, None] == true[:, None, :]).any(2).double().mean() >= 0.98
+
+
+def test_the_effort_is_the_least_that_reaches_the_recall() -> None:
+    base = clustered(3000, 64)
+    index = build_approximate(base, "ivf", recall=0.9)
+    asked = spread(3000, 200)
+    true = build_index(base).search(base[asked], 10, exclude=asked)[1]
+
+    def recall(effort: Effort) -> float:
+        index.effort = effort
+        rows = index.search(base[asked], 10, exclude=asked)[1]
+        return float((rows[:, :, None] == true[:, None, :]).any(2).double().mean())
+
+    found = index.effort
+    assert recall(found) == pytest.approx(index.recall)
+    for probes, candidates in ((1, 2), (2, 1)):
+        less = Effort(found.probes // probes, found.candidates // candidates)
+        if min(less.probes, less.candidates) >= 1:
+            assert recall(less) < 0.9
 
 
 def test_the_same_seed_gives_the_same_answers() -> None:
