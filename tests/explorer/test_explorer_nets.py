@@ -230,6 +230,26 @@ def test_a_later_call_in_the_slot_drops_the_earlier(
         assert relative(found[i], expected) < 1e-4
 
 
+def test_a_live_picture_does_not_wait_for_gradients(
+    browser: Chrome, tmp_path: Path, mini: Model
+) -> None:
+    page, picture = EnginePage(browser, tmp_path / "page.html", mini), picture_of(mini)
+    code = """
+    const order = [], done = (name) => (found) => { order.push(name); return found; };
+    const options = {eps: 0.03, steps: 20, label: 3};
+    const long = engine.perturb(given[0], options).then(done("perturbed"));
+    await new Promise((resolve) => setTimeout(resolve, 60));
+    const half = given[0].map((v) => v / 2);
+    const {logits} = await engine.forward(half).then(done("forward"));
+    const {pixels} = await long, alone = await engine.perturb(given[0], options);
+    return {order, logits, same: pixels.every((v, i) => v === alone.pixels[i])};
+    """
+    found = page.run(code, picture)
+    assert found["order"] == ["forward", "perturbed"]
+    assert found["same"]
+    assert relative(found["logits"], values_of(page.program, picture / 2)[-1]) < 1e-4
+
+
 def test_mistakes_are_told_and_leave_the_engine_running(
     browser: Chrome, tmp_path: Path, mini: Model
 ) -> None:

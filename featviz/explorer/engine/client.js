@@ -1,6 +1,7 @@
 // The engine as the page sees it: promises over a Worker that is made from text in the page.
 //
-// Calls are done one after the other. A call is dropped (its promise gives null) when a later one
+// Calls are done one after the other, but `forward` does not wait for other calls: the worker puts
+// them off until it is done, so that a live picture goes on. A call is dropped (its promise gives null) when a later one
 // with the same `slot` comes before it is done; without a slot its method is its slot, so that a
 // slider never queues up. `slot: null` is never dropped.
 
@@ -17,13 +18,13 @@ class Engine {
     this.address = URL.createObjectURL(new Blob([source], { type: "text/javascript" }));
     this.worker = new Worker(this.address);
     this.waiting = []; // calls that are not yet given to the worker
-    this.current = null;
+    this.current = new Map(); // the call that the worker does, of `forward` and of the others
     this.count = 0;
     this.worker.onmessage = ({ data }) => this.finish(data);
     this.worker.onerror = (event) => {
-      for (const call of [this.current, ...this.waiting]) call?.reject(new Error(event.message));
+      for (const call of [...this.current.values(), ...this.waiting]) call.reject(new Error(event.message));
       this.waiting = [];
-      this.current = null;
+      this.current.clear();
     };
   }
 
@@ -67,11 +68,12 @@ class Engine {
 
   call(method, args, slot = method) {
     return new Promise((resolve, reject) => {
-      const call = { id: ++this.count, method, args, slot, resolve, reject };
+      const call = { id: ++this.count, method, args, slot, resolve, reject, live: method === "forward" };
       if (slot !== null) {
         for (const old of this.waiting.filter((one) => one.slot === slot)) old.resolve(null);
         this.waiting = this.waiting.filter((one) => one.slot !== slot);
-        if (this.current?.slot === slot) this.worker.postMessage({ cancel: this.current.id });
+        for (const one of this.current.values())
+          if (one.slot === slot) this.worker.postMessage({ cancel: one.id });
       }
       this.waiting.push(call);
       this.next();
@@ -79,16 +81,19 @@ class Engine {
   }
 
   next() {
-    if (this.current || !this.waiting.length) return;
-    this.current = this.waiting.shift();
-    const { id, method, args } = this.current;
-    this.worker.postMessage({ id, method, args });
+    for (const live of [true, false]) {
+      const at = this.waiting.findIndex((call) => call.live === live);
+      if (at < 0 || this.current.has(live)) continue;
+      const [call] = this.waiting.splice(at, 1);
+      this.current.set(live, call);
+      this.worker.postMessage({ id: call.id, method: call.method, args: call.args });
+    }
   }
 
   finish({ id, result, error }) {
-    const call = this.current;
-    if (call?.id !== id) return;
-    this.current = null;
+    const call = [...this.current.values()].find((one) => one.id === id);
+    if (!call) return;
+    this.current.delete(call.live);
     if (error === undefined) call.resolve(result);
     else if (error === "cancelled") call.resolve(null);
     else call.reject(new Error(error));

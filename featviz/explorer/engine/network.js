@@ -64,8 +64,23 @@ class Network {
 
   matrix(one) {
     return this.kept(`m${one.value},${this.current(one.weight)},${this.current(one.bias)}`, () => new Matrix(
-      this.floats(one.weight), ...this.tensors.shape(one.weight), this.tensors.columns(one.weight), this.floats(one.bias), this.memory,
+      this.tensors.floats(this.current(one.weight)), ...this.tensors.shape(one.weight), this.tensors.columns(one.weight), this.floats(one.bias), this.memory,
     ));
+  }
+
+  // Lays out the weights and lets the browser compile the loops, so that the first picture is as
+  // fast as later ones.
+  async prepare() {
+    for (const color of [0, 1]) await this.values(new Float32Array(size(this.shape(0))).fill(color));
+    this.last = null;
+  }
+
+  // The weights of the way back, one operation at a time, so that calls in between wait for one.
+  async prepareBackward(pause) {
+    for (const one of this.data.ops) {
+      if (one.op === "conv") this.convolution(one).packBackward();
+      await pause();
+    }
   }
 
   // All values of a picture up to the one asked for. `pause` is awaited between operations.

@@ -3,12 +3,15 @@
 let network = null;
 const cancelled = new Set();
 
+let running = 0; // calls of `forward`, for which other calls wait
+
 // Lets messages in, at most every 20 ms; throws where the call was cancelled meanwhile.
-function pauses(id) {
+function pauses(id, method) {
   let last = performance.now();
   return async () => {
     if (performance.now() - last > 20) {
-      await new Promise((resolve) => setTimeout(resolve));
+      do await new Promise((resolve) => setTimeout(resolve));
+      while (running && method !== "forward" && !cancelled.has(id));
       last = performance.now();
     }
     if (cancelled.delete(id)) throw new Error("cancelled");
@@ -18,6 +21,8 @@ function pauses(id) {
 const METHODS = {
   async start(pause, data, text) {
     network = new Network(data, await inflated(bytesOf(text)), arithmetic);
+    await network.prepare();
+    setTimeout(() => network.prepareBackward(pauses(null)), 500); // behind the first picture
     return { arithmetic: network.memory.arithmetic.constructor.name };
   },
   forward: (pause, pixels, options) => network.forward(pixels, options, pause),
@@ -33,10 +38,12 @@ self.onmessage = async ({ data: { id, method, args, cancel } }) => {
     cancelled.add(cancel);
     return;
   }
+  if (method === "forward") running++;
   try {
-    self.postMessage({ id, result: await METHODS[method](pauses(id), ...args) });
+    self.postMessage({ id, result: await METHODS[method](pauses(id, method), ...args) });
   } catch (error) {
     self.postMessage({ id, error: error.message });
   }
+  if (method === "forward") running--;
   cancelled.delete(id);
 };
