@@ -12,6 +12,7 @@ pictures.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -19,6 +20,8 @@ from torch import Tensor
 # Pictures to be fitted are kept this far from black and white, where the logit is infinite;
 # a quarter of a step of 8 bits, so that nothing is lost in a saved picture.
 MARGIN = 1 / 1024
+
+Matrix = tuple[tuple[float, float, float], ...]
 
 
 @dataclass(frozen=True)
@@ -29,11 +32,11 @@ class Colors:
     """
 
     name: str
-    matrix: tuple[tuple[float, float, float], ...]
+    matrix: Matrix
 
     def to_rgb(self, axes: Tensor) -> Tensor:
         """Pictures (N, 3, H, W) in [0, 1] from unbounded values on the three axes."""
-        return mixed(axes, torch.tensor(self.matrix)).sigmoid()
+        return mixed(axes, _placed(self.matrix, axes.dtype, axes.device)).sigmoid()
 
     def from_rgb(self, pictures: Tensor, margin: float = MARGIN) -> Tensor:
         """The inverse of `to_rgb`; values within `margin` of black or white are brought in."""
@@ -43,7 +46,14 @@ class Colors:
 
 def mixed(values: Tensor, matrix: Tensor) -> Tensor:
     """matrix @ values over the three channels of (N, 3, H, W)."""
-    return torch.einsum("ca,nahw->nchw", matrix.to(values), values).contiguous()
+    return torch.matmul(matrix.to(values), values.flatten(2)).view_as(values)
+
+
+@lru_cache(maxsize=32)
+def _placed(matrix: Matrix, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Kept, so that a step of the loop sends nothing to the device."""
+    with torch.inference_mode(False):
+        return torch.tensor(matrix, dtype=dtype, device=device)
 
 
 def from_root(name: str, root: Tensor) -> Colors:

@@ -23,6 +23,7 @@ from featviz.maximization.reading import Reader, reading
 from featviz.maximization.regularizers import shaped_gradient
 from featviz.maximization.relu_gradients import RedirectedReLUs
 from featviz.maximization.settings import Settings
+from featviz.maximization.transforms import sent
 from featviz.models.frozen import frozen
 from featviz.models.model import Model
 from featviz.pictures import images
@@ -148,7 +149,7 @@ def _optimize_batch(
         free = record.free.view(-1, *(1,) * (parameters.dim() - 1))
         if step + 1 < settings.coarse_to_fine * steps:  # shapes come before detail
             share = (step + 1) / (settings.coarse_to_fine * steps)
-            free = free & form.detail(share).to(free.device)
+            free = free & sent(form.detail(share), free.device)
         step_where(free, parameters, optimizer)
         scheduler.step()
         report((step + 1) * N, steps * N, "optimizing")
@@ -170,6 +171,7 @@ def _scores(
     if values is not None:
         scores = [goal.own(values, targets) for goal in goals if goal.own is not None]
     else:
-        activations = read(moved) | {PICTURE: x.repeat(len(moved) // len(x), 1, 1, 1)}
+        views = len(moved) // len(x)
+        activations = read(moved) | {PICTURE: x if views == 1 else x.repeat(views, 1, 1, 1)}
         scores = [goal(activations, targets) for goal in goals]
     return scores[0], scores[0] if regularizer is None else scores[0] + scores[1]

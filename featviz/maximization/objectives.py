@@ -417,9 +417,8 @@ def diversity(layer: str, group: int) -> Objective:
         return F.normalize(flat, dim=1)
 
     def unlike(own: Tensor) -> Tensor:
-        total = own.sum(0)
         # the sum of a picture's cosines with all, less the 1 with itself
-        others = torch.stack([(one * total).sum() - one.square().sum() for one in own])
+        others = (own * own.sum(0)).sum(1) - own.square().sum(1)
         return 1 - others / (group - 1)
 
     return _compared(layer, f"diversity in {layer}", group, unlike, grams)

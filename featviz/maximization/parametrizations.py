@@ -132,7 +132,7 @@ class Fourier:
         return self.spread * normal((3, self.height, self.width // 2 + 1, 2), generators)
 
     def picture(self, parameters: Tensor) -> Tensor:
-        scale = self.scale().to(parameters)[..., None]
+        scale = _scales(self.height, self.width, self.decay, parameters.dtype, parameters.device)
         spectrum = torch.view_as_complex(parameters * scale)
         size = (self.height, self.width)
         return self.colors.to_rgb(torch.fft.irfft2(spectrum, s=size, norm="ortho"))
@@ -232,6 +232,15 @@ def _scale(height: int, width: int, decay: float) -> Tensor:
     with torch.inference_mode(False):  # what is kept must serve autograd later
         f = frequencies(height, width).clamp(min=1 / max(height, width))
         return (f**-decay / 4).float()
+
+
+@lru_cache(maxsize=32)
+def _scales(
+    height: int, width: int, decay: float, dtype: torch.dtype, device: torch.device
+) -> Tensor:
+    """The scale of each real and imaginary part, (H, W // 2 + 1, 2), kept where it is needed."""
+    with torch.inference_mode(False):
+        return _scale(height, width, decay)[..., None].to(device, dtype).repeat(1, 1, 2)
 
 
 @dataclass(frozen=True)

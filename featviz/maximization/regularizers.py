@@ -33,12 +33,12 @@ def shaped_gradient(gradient: Tensor, pictures: Tensor, settings: Settings) -> T
     direction = gradient * strength.clamp(min=1e-30).rsqrt()[:, None]
     if settings.roughness_weight:
         rough = pictures - mean_3x3(pictures)
-        direction = direction - settings.roughness_weight * (rough - mean_3x3(rough))
-    if settings.contrast_weight:
-        direction = direction - settings.contrast_weight * (pictures - 0.5)
-    if settings.saturation_weight:
-        color = pictures - pictures.mean(1, keepdim=True)
-        direction = direction - settings.saturation_weight * color
+        direction.sub_(rough.sub_(mean_3x3(rough)), alpha=settings.roughness_weight)
+    contrast, saturation = settings.contrast_weight, settings.saturation_weight
+    if contrast or saturation:
+        direction.sub_(pictures, alpha=contrast + saturation).add_(contrast / 2)
+    if saturation:
+        direction.add_(pictures.mean(1, keepdim=True), alpha=saturation)
     return direction
 
 

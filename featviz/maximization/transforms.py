@@ -149,7 +149,7 @@ class Transforms:
             return seen
         shape = (moves.shape[1], *seen.shape[1:])
         noise = [self.draw_noise(shape, generator) for generator in generators]
-        return seen + torch.stack(noise, 1).flatten(0, 1).to(seen)
+        return seen + sent(torch.stack(noise, 1).flatten(0, 1), seen.device).to(seen.dtype)
 
     def apply(self, pictures: Tensor, moves: Tensor) -> Tensor:
         """Change each picture by its own row of `moves` (N, 5); noise is not part of this."""
@@ -161,6 +161,13 @@ class Transforms:
             exact = self.exact or self.crop is not None or self.size is not None
             pictures = move(pictures, moves[:, :4], border=self.border, size=self.size, exact=exact)
         return blurred(pictures, moves[:, 4], self.blur) if self.blur else pictures
+
+
+def sent(values: Tensor, device: torch.device) -> Tensor:
+    """Values of the host on a device, without waiting until they are there."""
+    if device.type != "cuda":
+        return values.to(device)
+    return values.pin_memory().to(device, non_blocking=True)
 
 
 def _spread(unit: Tensor, reach: float | tuple[float, ...]) -> Tensor:
@@ -249,11 +256,10 @@ def _sources(pictures: Tensor, moves: Tensor, tall: int, wide: int) -> Tensor:
     x = _centered(wide, width, pictures.dtype, pictures.device) - right[:, None]  # (N, wide)
     cos, sin = angle.cos() * (-log_scale).exp(), angle.sin() * (-log_scale).exp()
     cos, sin = cos[:, None], sin[:, None]
-    grid = pictures.new_empty(len(pictures), tall, wide, 2)
-    across, along = grid[..., 0], grid[..., 1]
-    torch.add((cos * x * (2 / width))[:, None], (sin * y * (2 / width))[:, :, None], out=across)
-    torch.add((-sin * x * (2 / height))[:, None], (cos * y * (2 / height))[:, :, None], out=along)
-    return grid
+    # Right and down as real and imaginary part, so that both are written in one pass.
+    by_column = torch.complex(cos * x * (2 / width), -sin * x * (2 / height))
+    by_row = torch.complex(sin * y * (2 / width), cos * y * (2 / height))
+    return torch.view_as_real(by_column[:, None] + by_row[:, :, None])
 
 
 @lru_cache(maxsize=64)

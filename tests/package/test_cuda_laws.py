@@ -114,8 +114,8 @@ def test_a_step_of_maximization_has_few_waits() -> None:
         featviz.maximize(featviz.load("alexnet-mini"), "conv4", units=[0, 1], **options)
 
     found = _per_step(run, 16, 16)
-    assert found["wait"] <= 2
-    assert found["upload"] <= 4
+    assert found["wait"] == 1  # whether a picture is stalled
+    assert found["upload"] <= 0  # constants are sent once
 
 
 def test_a_step_of_an_attack_has_few_waits() -> None:
