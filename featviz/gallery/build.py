@@ -197,13 +197,14 @@ def _write_pages(site: Site, target: Path, with_arrays: bool) -> None:
         if told.picture is not None:
             drawing = draw_numbers(told.result.entry.folder / told.picture.file)
             (target / NUMBERS).write_text(drawing, encoding="utf-8")
+    units_of = {model: site.units_of(model) for model in {one.model for one in site.results}}
     for result, before, after in _with_neighbors(site.results):
         write(
             "result.html",
             result.page,
             result=result,
             entry=result.entry,
-            pages={name: unit.page for name, unit in site.units_of(result.model).items()},
+            pages=units_of[result.model],
             summary=summarize_entry(result.entry, plain=True),
             before=before,
             after=after,

@@ -74,7 +74,8 @@ GROUPS = (
     ),
     Group(
         "The feature space",
-        "A late layer maps each picture to a vector; similar pictures get similar vectors.",
+        "A late layer turns each picture into a list of numbers, a vector; pictures that are alike "
+        "get similar lists.",
         ("embed", "neighbors", "atlas", "concepts", "cards"),
     ),
     Group(

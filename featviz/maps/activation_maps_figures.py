@@ -22,15 +22,17 @@ def overview(maps: UnitMaps, title: str) -> Figure:
     rows = -(-len(maps.units) // columns)
     cell, gap, left, top = 1.5, 0.08, 2.5, 0.72  # inches
     row_height = 2 * cell + 0.3
+    words = _legend(maps)
+    below = top + left - 0.22 + 0.16 * (1 + words.count("\n")) + 0.08  # the end of the words
     page = plotting.Page(
-        max(5.4, left + columns * (cell + gap) + 0.65), top + rows * row_height - 0.12
+        max(5.4, left + columns * (cell + gap) + 0.65), max(top + rows * row_height - 0.12, below)
     )
     page.text(0.12, 0.24, title, fontsize=12, weight="bold")
     low, high = maps.limits
     plotting.show_image(page.axes(0.12, top, left - 0.34, left - 0.34), maps.picture)
     page.text(0.12, top - 0.12, "the picture", fontsize=8)
     note = {"fontsize": 7.5, "color": plotting.FAINT, "va": "top", "linespacing": 1.5}
-    page.text(0.12, top + left - 0.22, _legend(maps), **note)
+    page.text(0.12, top + left - 0.22, words, **note)
     for i, unit in enumerate(maps.units):
         x, y = left + i % columns * (cell + gap), top + i // columns * row_height
         page.text(x, y - 0.12, f"{maps.layer}:{unit}", fontsize=8)

@@ -249,6 +249,17 @@ def test_a_result_of_many_figures_numbers_and_tables_shows_the_first_and_folds_t
     assert all(f"Rows {i}" in folded[2 + i] for i in range(5))
 
 
+def test_links_to_classes_have_their_names(tmp_path: Path) -> None:
+    write_result(
+        tmp_path / "classify",
+        kind="classify",
+        figures=[figure("a.png", ("logits:1",))],
+        class_names={"1": "goldfish, Carassius auratus"},
+    )
+    text = (build_gallery(tmp_path) / "results" / "classify.html").read_text()
+    assert '<a href="../units/logits-1.html" title="logits:1">goldfish</a>' in text
+
+
 def test_an_unknown_kind_has_a_card_and_a_page(site: Path) -> None:
     assert "Of no known kind" in Page(site / "index.html").words
     assert "no text for this kind" in Page(site / "results" / "strange.html").words
