@@ -1,0 +1,68 @@
+"""The pretended card refuses every analysis in which a move between devices is left out."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import textwrap
+from functools import reduce
+from pathlib import Path
+from types import FunctionType
+from typing import Any
+
+import pytest
+from every_analysis import ANALYSES, small_pictures
+from pretend_cuda import DeviceError, PretendedCuda
+
+import featviz
+
+MUTANTS = (
+    ("models.model:Model.forward", "pictures.to(self.device)", "pictures", "ddn"),
+    ("models.model:Model.check", "batch.to(self.device)", "batch", "attribute"),
+    ("attribution.methods:deletion", ".to(x.device)", "", "attribute"),
+    ("circuits.measure:_positions", ".to(maps.device)", "", "trace_circuit"),
+    ("circuits.measure:_taken", ".cpu()", "", "trace_circuit"),
+    ("ablation.attribute_layer:_attribute", ".to(recorded.output.device)", "", "attribute_layer"),
+    ("ablation.patch_activations:_patch", ", device=base.device", "", "patch_activations"),
+    ("concepts.grid:_attribution", ".to(codes.device)", "", "activation_grid"),
+    ("maps.patch_products:_window", ".double().cpu()", ".double()", "patch_times_kernel"),
+    ("descriptions.units:_Read.__call__", ".float().cpu()", ".float()", "describe_units"),
+    ("neighbors.exact:Index._candidates", ".to(self.device)", "", "neighbors"),
+    ("embedding.pieces:as_stored", ".detach().cpu()", ".detach()", "embed"),
+    ("atlas.tsne:Attraction.__init__", ".to(device, torch.float32)", ".float()", "build_atlas"),
+    ("atlas.tsne:_ring", ", device=device", "", "build_atlas"),
+    ("maximization.loop:_optimize_batch", ".to(model.std)", "", "maximize by none"),
+    ("training.loop:_Run.gradients", "batch.to(self.device)", "batch", "train"),
+    ("attacks.spatial:moved", "motions.to(pictures.device)", "motions", "spatial"),
+    ("attacks.square:SquareL2.change", ".to(self.x.device)", "", "square in l2"),
+)
+
+
+def _function(name: str) -> FunctionType:
+    module, _, path = name.partition(":")
+    found = reduce(getattr, path.split("."), importlib.import_module(f"featviz.{module}"))
+    unwrapped: Any = inspect.unwrap(found)  # type: ignore[arg-type]
+    return unwrapped  # type: ignore[no-any-return]
+
+
+def _mutated(function: FunctionType, old: str, new: str) -> Any:
+    """The code of a function with a piece of its text replaced."""
+    text = textwrap.dedent(inspect.getsource(function))
+    assert old in text, f"{function.__qualname__} has no {old!r}"
+    text = text[text.index("def ") :].replace(old, new)
+    made: dict[str, Any] = {}
+    exec(
+        f"from __future__ import annotations\n{text}", dict(vars(inspect.getmodule(function))), made
+    )
+    return made[function.__name__].__code__
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("name", "old", "new", "analysis"), MUTANTS)
+def test_a_move_left_out_is_refused(
+    name: str, old: str, new: str, analysis: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    function = _function(name)
+    monkeypatch.setattr(function, "__code__", _mutated(function, old, new))
+    with PretendedCuda(), pytest.raises(DeviceError):
+        ANALYSES[analysis](featviz.load("alexnet-mini"), small_pictures(), tmp_path / "store")
