@@ -40,7 +40,9 @@ class LearningOptions:
     schedule: Annotated[
         str,
         typer.Option(
-            "--schedule", rich_help_panel=_TRAINING, help="cosine, linear, hold or constant."
+            "--schedule",
+            rich_help_panel=_TRAINING,
+            help="cosine, linear, hold, constant or plateau.",
         ),
     ] = "cosine"
     precision: Annotated[

@@ -26,7 +26,7 @@ from featviz.errors import UserError, check_fields, nearest, public
 from featviz.models.alexnet import folded_weight
 from featviz.models.precision import choose_precision, has_bfloat16
 from featviz.training.batches import Batch, ahead
-from featviz.training.data import DRAWS, Augmentation, Examples, augment, read_examples
+from featviz.training.data import DRAWS, Augmentation, Examples, augment, color_axes, read_examples
 from featviz.training.evaluation import hits, predict
 from featviz.training.forward import SharedBatch
 from featviz.training.parallel import Workers
@@ -75,7 +75,20 @@ SCHEDULES: dict[str, Schedule] = {
     "linear": linear,
     "hold": hold_then_decay(0.5),
     "constant": lambda t: 1.0,
+    "plateau": lambda t: 1.0,
 }
+
+
+def lowered(top1: Sequence[float | None], patience: int) -> int:
+    """How often the accuracy has stopped improving: `patience` epochs without a new best."""
+    best, since, times = -1.0, 0, 0
+    for accuracy in top1:
+        since += 1
+        if (accuracy or 0.0) > best:
+            best, since = accuracy or 0.0, 0
+        elif since == patience:
+            times, since = times + 1, 0
+    return times
 
 
 def snapshot_schedule(steps: int) -> tuple[int, ...]:
@@ -91,11 +104,14 @@ class TrainSettings:
     Attributes:
         batch_size: Pictures a step.
         lr: The highest learning rate, reached after the share `warmup` of all steps.
-        momentum: Nesterov's.
+        momentum: Of the mean of past steps.
+        nesterov: Momentum as Nesterov has it: the gradient counts at once.
         weight_decay: Of weights, not of biases and normalizations.
         label_smoothing: Share of each target that is given to all classes equally.
         schedule: Of the learning rate after warmup: a name of `SCHEDULES`, or a function from
-            [0, 1] to a factor.
+            [0, 1] to a factor. "plateau": divided by 10 whenever the validation top-1 has not
+            improved for `patience` epochs.
+        patience: See `schedule`.
         warmup: Share of all steps during which the learning rate rises linearly from 0.
         sizes: {first epoch, counted from 0: side in pixels}; small pictures first train faster.
             Default: the net's `input_size` throughout (64 if it has none).
@@ -110,9 +126,11 @@ class TrainSettings:
     batch_size: TrainBatch = 128
     lr: LearningRate = 0.1
     momentum: Annotated[float, Bounds(0, 0.999)] = 0.9
+    nesterov: bool = True
     weight_decay: WeightDecay = 5e-4
     label_smoothing: Share = 0.1
     schedule: str | Schedule = "cosine"
+    patience: Epochs = 5
     warmup: Share = 0.05
     sizes: Mapping[Annotated[int, Bounds(0, 100_000)], Side] | None = None
     augmentation: Augmentation = field(default_factory=Augmentation)
@@ -196,7 +214,9 @@ def train(
     tested = validation
     if isinstance(tested, str | Path):
         tested = read_examples(tested, size, classes=examples.classes)
-    _check(net, examples, teacher_logits, settings, epochs)
+    _check(net, examples, teacher_logits, settings)
+    if settings.schedule == "plateau" and tested is None:
+        raise UserError("schedule plateau follows the validation top-1; give validation pictures")
     mean = mean or getattr(net, "mean", (0.0, 0.0, 0.0))
     std = std or getattr(net, "std", (1.0, 1.0, 1.0))
     with joined(device) as processes:
@@ -305,6 +325,9 @@ class _Run:
         groups = (
             [p for p in self.net.parameters() if (p.dim() > 1) == big] for big in (True, False)
         )
+        self.axes = (
+            color_axes(self.examples).to(self.device) if settings.augmentation.color else None
+        )
         self.optimizer = torch.optim.SGD(
             [
                 {"params": params, "weight_decay": decay}
@@ -312,7 +335,7 @@ class _Run:
             ],
             lr=settings.lr,
             momentum=settings.momentum,
-            nesterov=settings.momentum > 0,
+            nesterov=settings.nesterov and settings.momentum > 0,
             fused=True,
         )
 
@@ -338,6 +361,9 @@ class _Run:
 
     def rate(self, step: int) -> float:
         """The learning rate of a step."""
+        if self.settings.schedule == "plateau":
+            known = [epoch.top1 for epoch in self.state.history]
+            return self.settings.lr * 0.1 ** lowered(known, self.settings.patience)
         total = self.epochs * self.steps
         warm = max(1, round(self.settings.warmup * total))
         if step < warm:
@@ -412,7 +438,7 @@ class _Run:
         if not len(batch.labels) and not several:  # others would wait for this one's gradients
             return torch.zeros((), device=self.device)
         batch = batch.to(self.device)
-        pictures = augment(batch.pictures, size, settings.augmentation, batch.draws)
+        pictures = augment(batch.pictures, size, settings.augmentation, batch.draws, self.axes)
         with SharedBatch(batch.keys, self.processes.sum if several else None):
             logits = self.forward(net, pictures)
         loss = nn.functional.cross_entropy(
@@ -478,13 +504,18 @@ def _check(
     examples: Examples,
     teacher: Tensor | None,
     settings: TrainSettings,
-    epochs: int,
 ) -> None:
     outputs = [m.out_features for m in net.modules() if isinstance(m, nn.Linear)]
     if outputs and outputs[-1] != len(examples.classes):
         raise UserError(
             f"the data has {len(examples.classes)} classes, the net gives {outputs[-1]} logits; "
             "build it with num_classes of the data"
+        )
+    largest = max((settings.sizes or {0: int(getattr(net, "input_size", 64))}).values())
+    if settings.augmentation.whole_pixels and largest > examples.size:
+        raise UserError(
+            f"crops of {largest} whole pixels do not fit pictures of {examples.size}; read them "
+            "larger"
         )
     if teacher is not None and tuple(teacher.shape) != (len(examples), len(examples.classes)):
         raise UserError(

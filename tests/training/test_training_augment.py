@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from featviz.training.data import Augmentation, augment
+from featviz.data.datasets import Pictures
+from featviz.pictures.preprocessing import Preprocessing
+from featviz.training.data import DRAWS, Augmentation, Examples, augment, color_axes
 
 
 def plain(picture: np.ndarray, size: int, settings: Augmentation, u: np.ndarray) -> np.ndarray:
@@ -95,3 +98,45 @@ def test_crops_keep_to_their_area_and_aspect_and_lie_within_the_picture() -> Non
     assert 0.19 < float(ratio.abs().max()) <= 0.2 + 1e-3
     assert float(found[:, :2].min()) >= 0
     assert float(found[:, :2].max()) <= side - 1 + 1e-3
+
+
+def test_crops_of_whole_pixels_are_pieces_of_the_picture(generator: torch.Generator) -> None:
+    pictures = torch.randint(0, 256, (60, 3, 11, 13), generator=generator).to(torch.uint8)
+    settings = Augmentation(whole_pixels=True, brightness=0.0)
+    draws = torch.rand(60, 6, generator=generator)
+    found = (augment(pictures, 8, settings, draws) * 255).round().to(torch.uint8)
+    places = set()
+    for picture, crop, u in zip(pictures, found, draws, strict=True):
+        crop = crop.flip(2) if u[4] < 0.5 else crop
+        at = [
+            (y, x)
+            for y in range(4)
+            for x in range(6)
+            if torch.equal(picture[:, y : y + 8, x : x + 8], crop)
+        ]
+        assert len(at) == 1
+        places.update(at)
+    assert {y for y, _ in places} == set(range(4))
+    assert {x for _, x in places} == set(range(6))
+
+
+def test_colors_shift_along_their_axes_by_a_tenth_of_the_variance() -> None:
+    """Pixels on one line through the colors: the shifts lie on it, scaled by its variance."""
+    generator = torch.Generator().manual_seed(0)
+    line = torch.tensor([0.6, 0.48, 0.64])
+    level = 0.12 * torch.randn(50, 1, 16, 16, generator=generator)
+    pixels = (255 * (0.5 + line.view(3, 1, 1) * level)).round().clamp(0, 255).to(torch.uint8)
+    listed = Pictures(Path("made"), tuple(map(str, range(50))), ("a",) * 50)
+    axes = color_axes(
+        Examples(listed, torch.zeros(50).long(), ("a",), Preprocessing.of(16), pixels)
+    )
+    length = axes.norm(dim=1)
+    assert float(length[-1]) == pytest.approx(0.12**2, rel=0.03)
+    assert float(length[:2].max()) < 1e-4  # rounding to 8 bits alone
+    torch.testing.assert_close(axes[-1] / length[-1], line, atol=2e-3, rtol=0)
+    still = Augmentation(area=(1.0, 1.0), aspect=0.0, brightness=0.0, flip=False, color=1.0)
+    gray = torch.full((2000, 3, 2, 2), 128, dtype=torch.uint8)
+    draws = torch.rand(2000, DRAWS, generator=generator)
+    shift = augment(gray, 2, still, draws, axes)[:, :, 0, 0] - 128 / 255
+    assert float((shift @ line).std()) == pytest.approx(0.12**2, rel=0.06)
+    assert float((shift - (shift @ line)[:, None] * line).abs().max()) < 3e-4

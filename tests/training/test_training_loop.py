@@ -29,6 +29,7 @@ from featviz.training.loop import (
     cosine,
     hold_then_decay,
     linear,
+    lowered,
     train,
 )
 from featviz.training.result import TrainResult
@@ -276,6 +277,20 @@ def test_the_rate_warms_up_and_follows_the_schedule() -> None:
     for schedule in SCHEDULES.values():
         assert schedule(0.0) == 1
     assert cosine(1.0) == pytest.approx(0) == linear(1.0)
+
+
+def test_plateau_divides_the_rate_when_the_accuracy_stops_improving() -> None:
+    assert [lowered([0.1, 0.2, 0.3][:n], 2) for n in range(4)] == [0, 0, 0, 0]
+    falling = [0.3, 0.2, 0.3, 0.4, 0.4, 0.1, 0.2, 0.3, None, 0.5]
+    assert [lowered(falling[:n], 2) for n in range(11)] == [0, 0, 0, 1, 1, 1, 2, 2, 3, 3, 3]
+    options = SHORT | {"epochs": 8, "schedule": "plateau", "patience": 2, "lr": 1e-9}
+    result = fit(tiny_net(), examples(), validation=examples(9), **options)
+    top1 = [e.top1 for e in result.epochs]
+    rates = [1e-9 * 0.1 ** lowered(top1[:n], 2) for n in range(8)]
+    assert [e.lr for e in result.epochs] == rates
+    assert rates[-1] < 1e-11
+    with pytest.raises(UserError, match="plateau follows the validation top-1; give validation"):
+        fit(tiny_net(), examples(), **options)
 
 
 def test_sizes_change_with_the_epoch() -> None:
