@@ -42,7 +42,7 @@ Arrays = dict[str, "NDArray[Any]"]
 _JOB, _SAVED = "job.json", "saved.json"
 _JOB_SHAPE = {
     "job": dict,
-    "threads": schema.Kind("a whole number from 1 to 4096", lambda v: v in range(1, 4097)),
+    "threads": schema.whole(1, 4096),
 }
 _SAVED_SHAPE = {"result": str, "created": str, "seconds": float}
 _DIGEST = hashlib.sha256().digest_size

@@ -58,7 +58,14 @@ def _is_file_name(value: object) -> bool:
     return value not in ("", ".", "..") and not any(c in value for c in "/\\\0")
 
 
-COUNT = Kind("a whole number from 0 to 2^53", lambda v: _is_whole(v) and 0 <= v <= 2**53)
+def whole(low: int, high: int, words: str = "") -> Kind:
+    """A whole number with its bounds."""
+    return Kind(
+        words or f"a whole number from {low} to {high}", lambda v: _is_whole(v) and low <= v <= high
+    )
+
+
+COUNT = whole(0, 2**53, "a whole number from 0 to 2^53")
 FILE = Kind("the name of a file in the same folder", _is_file_name, "")
 RELATIVE = Kind(
     "a relative path",

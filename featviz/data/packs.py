@@ -40,7 +40,7 @@ PICTURES = "pictures"
 _AGAIN = "pack again"
 _SHAPE = {
     "schema": schema.Kind(str(SCHEMA), lambda v: v == SCHEMA),
-    "side": schema.Kind("a whole number from 1 to 65535", lambda v: v in range(1, 65536)),
+    "side": schema.whole(1, 65535),
     "rows": schema.COUNT,
     "skipped": schema.COUNT,
     "source": {"name": str, "count": schema.COUNT, "sha256": str},

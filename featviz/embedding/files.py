@@ -63,7 +63,7 @@ _MANIFEST = {
     "schema": schema.COUNT,
     "model": dict,
     "layer": str,
-    "dim": schema.Kind("a whole number from 1 to 2^31", lambda v: v in range(1, 2**31)),
+    "dim": schema.whole(1, 2**31 - 1),
     "precision": schema.one_of(*get_args(Precision)),
     "decoder": str,
     "preparation": schema.Kind("the reading of pictures", _is_reading),

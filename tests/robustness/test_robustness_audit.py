@@ -359,7 +359,7 @@ torch.set_num_threads(1)
 from attack_models import photographs, tiny_model
 from featviz.checkpoints import partial_folder, remove_checkpoint
 from featviz.robustness.audit import audit
-model, pictures = tiny_model(), photographs(16)
+model, pictures = tiny_model(), photographs(8)
 labels = model(pictures).argmax(1)
 partial = partial_folder(sys.argv[1])
 audit(model, pictures, labels, checkpoint=partial, **{settings!r}).save(sys.argv[1])
@@ -377,7 +377,7 @@ def test_a_killed_audit_goes_on_to_the_same_bytes(model: Model, tmp_path: Path) 
     partial = tmp_path / "killed.partial"
     process = start(tmp_path / "killed")
     while len(list(partial.glob("linf-*.npz"))) < 2 and process.poll() is None:
-        time.sleep(0.002)
+        time.sleep(0.02)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     assert partial.is_dir()
@@ -389,7 +389,7 @@ def test_a_killed_audit_goes_on_to_the_same_bytes(model: Model, tmp_path: Path) 
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        pictures = photographs(16)
+        pictures = photographs(8)
         labels = model(pictures).argmax(1)
         audit(model, pictures, labels, **SETTINGS).save(tmp_path / "whole")
     finally:
