@@ -347,17 +347,14 @@ class _Work:
         self, rows: range, skipped: list[Skipped]
     ) -> Iterator[tuple[tuple[int, ...], Tensor]]:
         """Rows of the data set with their pictures."""
-        part = self.data.select(rows)
-        missing: list[Skipped] = []
-        try:
-            for batch in batches(
-                part, self.model.preprocessing, batch_size=self.batch_size, skipped=missing
-            ):
-                yield tuple(rows[i] for i in batch.rows), batch.images.to(self.model.device)
-        except UserError:
-            if len(missing) < len(part):  # a piece in which nothing can be read is no mistake
-                raise
-        skipped += [one._replace(row=rows[one.row]) for one in missing]
+        for batch in batches(
+            self.data,
+            self.model.preprocessing,
+            batch_size=self.batch_size,
+            skipped=skipped,
+            span=rows,
+        ):
+            yield batch.rows, batch.images.to(self.model.device)
 
     def other(self, values: Tensor, rows: Sequence[int]) -> Tensor:
         """What takes the place of silenced values of some rows of the data set."""

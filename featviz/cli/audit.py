@@ -95,6 +95,7 @@ def audit(
             help="Another model that judges the adversarial pictures; may be given again.",
         ),
     ] = None,
+    engine: options.Engine = "here",
     seed: options.Seed = 0,
     model: options.ModelOptions,
     output: options.StrictOutput,
@@ -145,6 +146,7 @@ def audit(
             against=others,
             seed=seed,
             checkpoint=partial_folder(folder),
+            engine=engine,
             progress=progress,
         )
     output.finish(result, folder)

@@ -76,6 +76,7 @@ def compare(
             "last convolution.",
         ),
     ] = None,
+    engine: options.Engine = "here",
     seed: options.Seed = 0,
     model: options.ModelOptions,
     output: options.StrictOutput,
@@ -107,6 +108,7 @@ def compare(
             count=(count, 100),
             layer=(layer, None),
             seed=(seed, 0),
+            engine=(engine, "here"),
             strict=(output.strict, False),
             **robustness,
             **table,
@@ -148,6 +150,7 @@ def compare(
             names=called or (_short(first), _short(second)),
             seed=seed,
             checkpoint=partial_folder(folder),
+            engine=engine,
             progress=progress,
         )
     output.finish(result, folder)

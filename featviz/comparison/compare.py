@@ -38,7 +38,7 @@ from featviz.errors import UserError, nearest, public
 from featviz.models.layers import tap
 from featviz.pictures.images import visible
 from featviz.robustness.audit import audit, check_grids
-from featviz.types import BatchSize, Count, Progress, SearchSteps, Seed
+from featviz.types import BatchSize, Count, Engine, Progress, SearchSteps, Seed
 
 if TYPE_CHECKING:
     from featviz.models.model import Model
@@ -66,6 +66,7 @@ def compare(
     seed: Seed = 0,
     batch_size: BatchSize | None = None,
     checkpoint: str | Path | Checkpoint | None = None,
+    engine: Engine = "here",
     progress: Progress | None = None,
 ) -> Comparison:
     """Two models on the same pictures: flips with an exact test, curves, units that match.
@@ -91,6 +92,7 @@ def compare(
         batch_size: Pictures that a model computes at once; default: by its device.
         checkpoint: A folder for finished pieces, from which a second call with the same arguments
             goes on; None keeps them in memory.
+        engine: "here", or "ray": robustness and corruptions are measured on a Ray cluster.
         progress: Called with (done, total, text).
 
     Raises:
@@ -129,7 +131,7 @@ def compare(
     some = data.spread(count)
     measured, pooled = [], []
     skipped: tuple[list[Skipped], list[Skipped]] = ([], [])
-    with open_checkpoint(checkpoint, job) as kept:
+    with open_checkpoint(checkpoint, job, engine=engine) as kept:
         for k, model in enumerate((first, second)):
             clean, units = _clean_pass(
                 model,

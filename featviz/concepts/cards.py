@@ -83,7 +83,8 @@ def concept_cards(
         steps: Of the maximized pictures; default 256.
         seed: Of the maximized pictures, the designs and the intervals.
         batch_size: Pictures, or versions of one, that the model computes at once.
-        engine: "here" or "ray", for the maximized pictures and the indices.
+        engine: "here", or "ray": patches, maximized pictures, effects and indices are made by a Ray
+            cluster.
         checkpoint: A folder in which finished pieces are kept, and from which the same call goes on
             after it was stopped; the caller removes it.
         progress: Called with (done, total, text).
@@ -121,6 +122,7 @@ def concept_cards(
             data,
             count=min(patches, len(data)),
             batch_size=batch_size,
+            kept=kept.part("patches"),
             progress=progress,
         )
         icons = maximize_directions(

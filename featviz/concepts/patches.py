@@ -24,6 +24,7 @@ from featviz.pictures import images
 from featviz.top_scores import ImageCache, TopScores, scan
 
 if TYPE_CHECKING:
+    from featviz.checkpoints import Checkpoint
     from featviz.data.datasets import Pictures
     from featviz.models.model import Layer, Model
     from featviz.models.receptive_field import ReceptiveField
@@ -57,6 +58,7 @@ def find_patches(
     *,
     count: int,
     batch_size: int,
+    kept: Checkpoint | None = None,
     progress: Progress | None = None,
 ) -> Patches:
     """The `count` top patches of every concept, at most one a picture.
@@ -65,18 +67,24 @@ def find_patches(
         UserError: None of the pictures can be read.
     """
     read = [place.name] if model.headless else [place.name, "logits"]
-    largest, logits = [], []
 
-    def score(batch: Tensor) -> Tensor:
+    def score(batch: Tensor) -> tuple[Tensor, Tensor]:
         taken = activations(model, batch.to(model.device), read)
         codes = code_maps(taken[place.name], place, encoder)
-        largest.append(codes.flatten(2).amax(2).cpu())
-        logits.append(taken["logits"].cpu() if "logits" in taken else torch.empty(len(batch), 0))
-        return codes
+        beside = [codes.flatten(2).amax(2)] + [taken[name] for name in read[1:]]
+        return codes, torch.cat(beside, 1)
 
     cache = ImageCache(model, data)
-    text = f"concepts of {place.name} in pictures"
-    top = scan(cache, score, k=count, batch_size=batch_size, progress=progress, text=text)
+    top = scan(
+        cache,
+        score,
+        k=count,
+        batch_size=batch_size,
+        kept=kept,
+        progress=progress,
+        text=f"concepts of {place.name} in pictures",
+    )
+    concepts = len(top.values)
     shown = replace(place, receptive_field=None) if sees_half(model, place) else place
     places, pictures, _ = cut_patches(cache, data, shown, top)
     skipped = {one.row for one in top.skipped}
@@ -85,9 +93,9 @@ def find_patches(
         pictures=pictures,
         masks=_cut_masks(model, place, encoder, cache, places, pictures.shape[-2:]),
         top=top,
-        largest=torch.cat(largest),
+        largest=top.beside[:, :concepts],
         rows=torch.tensor([row for row in range(len(data)) if row not in skipped]),
-        logits=torch.cat(logits),
+        logits=top.beside[:, concepts:],
     )
 
 

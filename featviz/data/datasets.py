@@ -303,6 +303,7 @@ def batches(
     batch_size: int = 64,
     workers: int = 2,
     skipped: list[Skipped] | None = None,
+    span: range | None = None,
 ) -> Iterator[Batch]:
     """Stream a data set as batches, decoded ahead in threads, in the data's order.
 
@@ -312,16 +313,17 @@ def batches(
         batch_size: Pictures of a batch at most.
         workers: Threads that decode.
         skipped: Pictures that cannot be read are left out of their batch and appended here.
+        span: These rows only, a piece of the data set, of which none need be readable.
 
     Raises:
-        UserError: No picture at all could be read.
+        UserError: No picture of the whole data set could be read.
     """
     rows: list[int] = []
     read: list[Tensor] = []
     none = True
     found = in_order(
         lambda row: pictures.read(row, preprocessing),
-        range(len(pictures)),
+        range(len(pictures)) if span is None else span,
         ahead=2 * batch_size,
         workers=workers,
     )
@@ -338,7 +340,7 @@ def batches(
             rows, read = [], []
     if rows:
         yield Batch(tuple(rows), torch.stack(read))
-    if none and len(pictures):
+    if none and span is None and len(pictures):
         raise UserError(f"none of the {len(pictures)} pictures of {pictures.root} could be read")
 
 

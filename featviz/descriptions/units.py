@@ -8,7 +8,7 @@ the words that another model has for the pictures on which the unit is high.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from featviz import results
 from featviz.checkpoints import Arrays, Checkpoint, open_checkpoint
-from featviz.data.datasets import Batch, Pictures, Skipped, batches
+from featviz.data.datasets import Pictures, batches
 from featviz.data.from_python import Data, Labels, as_pictures
 from featviz.descriptions.activations import Beam, Permutations, describe_activations
 from featviz.descriptions.groups import read_groups
@@ -162,29 +162,18 @@ class _Read:
     def __call__(self, span: range, report: Callable[[int], None]) -> Arrays:
         rows: list[int] = []
         parts = [torch.empty(0, self.layer.units)]
-        skipped: list[Skipped] = []
-        some = self.data.select(span)
-        for batch in _readable(some, self.model, self.batch_size, skipped):
+        for batch in batches(
+            self.data, self.model.preprocessing, batch_size=self.batch_size, span=span
+        ):
             with torch.no_grad():
                 taken = activations(
                     self.model, batch.images.to(self.model.device), [self.layer.name]
                 )
             values = self.reduction(taken[self.layer.name], self.layer, batch.rows)
             parts.append(values.float().cpu())
-            rows += [span.start + row for row in batch.rows]
+            rows += batch.rows
             report(len(rows))
         return {"values": torch.cat(parts).numpy(), "rows": torch.tensor(rows).long().numpy()}
-
-
-def _readable(
-    data: Pictures, model: Model, batch_size: int, skipped: list[Skipped]
-) -> Iterator[Batch]:
-    """Batches; nothing where no picture of the piece can be read."""
-    try:
-        yield from batches(data, model.preprocessing, batch_size=batch_size, skipped=skipped)
-    except UserError:
-        if len(skipped) < len(data):
-            raise
 
 
 def _read(

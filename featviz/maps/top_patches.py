@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from featviz import results
+from featviz.checkpoints import Checkpoint, open_checkpoint
 from featviz.data.from_python import Data, as_pictures
 from featviz.errors import UserError, public, visible
 from featviz.maps.top_patches_result import Place, TopPatches
@@ -24,7 +26,7 @@ from featviz.models.model import Layer
 from featviz.models.units import parse_unit, parse_units, unit_name
 from featviz.pictures import images
 from featviz.top_scores import ImageCache, TopScores, scan
-from featviz.types import BatchSize, Progress, Top
+from featviz.types import BatchSize, Engine, Progress, Top
 
 if TYPE_CHECKING:
     from featviz.data.datasets import Pictures
@@ -43,6 +45,8 @@ def top_patches(
     units: str | Sequence[int | str] | None = None,
     k: Top = 9,
     batch_size: BatchSize = 64,
+    checkpoint: str | Path | Checkpoint | None = None,
+    engine: Engine = "here",
     progress: Progress | None = None,
 ) -> TopPatches:
     """For each unit the k patches of a data set that activate it most, at most one a picture.
@@ -58,6 +62,8 @@ def top_patches(
         units: "0-7", "3,12", "all", class names of logits, or a sequence; default: the first 16.
         k: Patches a unit; of equal activations the picture that comes first is taken.
         batch_size: Pictures at a time.
+        checkpoint: A folder for finished pieces, from which the same call goes on.
+        engine: "here", or "ray": pieces of the data set are read by a Ray cluster.
         progress: Called with pictures done, pictures in all and what is being done.
 
     Returns:
@@ -83,21 +89,26 @@ def top_patches(
 
     pictures = as_pictures(pictures)
     cache = ImageCache(model, pictures)
-    top = scan(
-        cache,
-        score,
-        k=k,
-        batch_size=batch_size,
-        progress=progress,
-        text=f"top patches of {place.name}",
-    )
+    parameters = {"layer": place.name, "units": which, "k": k, "batch_size": batch_size}
+    job = parameters | {"model": model.record(), "data": [pictures.sha256, pictures.state]}
+    opened = open_checkpoint(checkpoint, job, total=len(pictures), unit="pictures", engine=engine)
+    with opened as kept:
+        top = scan(
+            cache,
+            score,
+            k=k,
+            batch_size=batch_size,
+            kept=kept,
+            progress=progress,
+            text=f"top patches of {place.name}",
+        )
     places, patches, size = cut_patches(cache, pictures, place, top)
     return TopPatches(
         origin=results.origin(
             model,
             started=started,
             data=pictures,
-            parameters={"layer": place.name, "units": which, "k": k, "batch_size": batch_size},
+            parameters=parameters,
         ),
         warnings=(*_warnings(place, which, top), *pictures.left_out.notes),
         model_name=model.name,

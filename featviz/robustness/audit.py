@@ -58,6 +58,7 @@ from featviz.types import (
     AutoPrecision,
     BatchSize,
     Count,
+    Engine,
     Progress,
     SearchSteps,
     Seconds,
@@ -100,6 +101,7 @@ def audit(
     batch_size: BatchSize | None = None,
     precision: AutoPrecision = "auto",
     checkpoint: str | Path | Checkpoint | None = None,
+    engine: Engine = "here",
     progress: Progress | None = None,
 ) -> Audit:
     """Robust accuracy against eps in each norm, an upper bound, with checks of the measurement.
@@ -135,6 +137,8 @@ def audit(
             are judged in float32.
         checkpoint: A folder for finished pieces, from which a second call with the same arguments
             goes on; None keeps them in memory.
+        engine: "here", or "ray": batches of pictures are attacked on a Ray cluster. `time` is
+            estimated for this machine alone.
         progress: Called with (done, total, text).
 
     Returns:
@@ -181,7 +185,7 @@ def audit(
         "seed": seed,
     }
     options = Options(tuple(grids), steps, check_steps, queries)
-    with open_checkpoint(checkpoint, job) as kept:
+    with open_checkpoint(checkpoint, job, engine=engine) as kept:
         work = Work(kept, progress)
         plan = _plan(
             kept,
@@ -211,13 +215,15 @@ def audit(
                 batch_size=batch_size,
                 precision=chosen,
             )
-            states = [smallest_changes(clean, norm, grid, steps) for norm, grid in grids.items()]
+            states = smallest_changes(clean, grids, steps, work)
             for state in states:
                 if check_steps and state.norm != "l0":
-                    second_attacks(state, check, check_steps, queries)
-            fooled = fool_by_margin(clean) if {"transfer", "diagnosis"} & set(parts) else None
+                    second_attacks(state, check, check_steps, queries, work)
+            judged = {"transfer", "diagnosis"} & set(parts)
+            fooled = fool_by_margin(clean, work) if judged else None
         source = Source(
             clean=clean,
+            work=work,
             labeled=labeled,
             fooled=fooled,
             data=labeled.source,
@@ -231,7 +237,7 @@ def audit(
     origin = results.origin(
         model, parameters=parameters, started=started, data=labeled.data, seed=seed
     )
-    result = _result(origin, clean, labeled, states, tested, made)
+    result = _result(origin, clean, work, labeled, states, tested, made)
     warnings = (*result.warnings, *left_out, *missing, *audit_warnings(result))
     return replace(result, warnings=warnings)
 
@@ -342,6 +348,7 @@ def _checks(clean: CleanPass, states: Sequence[NormState]) -> list[Check]:
 def _result(
     origin: results.Origin,
     clean: CleanPass,
+    work: Work,
     labeled: LabeledPictures,
     states: Sequence[NormState],
     tested: SelfTest,
@@ -365,12 +372,12 @@ def _result(
         checks=tuple(_checks(clean, states)),
         self_test=tested,
         part_results=made,
-        forwards=clean.work.forwards,
-        backwards=clean.work.backwards,
+        forwards=work.forwards,
+        backwards=work.backwards,
         memory=_peak_memory(model.device),
         precision={"search": clean.precision, "judge": "float32"},
-        seconds=clean.work.seconds,
-        resumed=clean.work.kept.found,
+        seconds=work.seconds,
+        resumed=work.kept.found,
         label_report=labeled.label_report,
     )
 

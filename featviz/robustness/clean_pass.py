@@ -1,16 +1,16 @@
 """First stage of an audit: the clean pictures, once for all attacks, and the model's gradients.
 
-In: a model and labelled pictures. Out: a `CleanPass`, which every later stage takes; its `work`
-keeps finished pieces and adds up what they cost.
+In: a model and labelled pictures. Out: a `CleanPass`, which every later stage takes, with the
+`Work` that keeps finished pieces and adds up what they cost.
 """
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -19,7 +19,9 @@ from torch import Tensor
 from featviz.attacks import losses
 from featviz.attacks.evaluation import classify
 from featviz.attacks.options import Classifier
+from featviz.engine import Make, Piece, map_pieces
 from featviz.errors import UserError
+from featviz.models.frozen import frozen
 from featviz.robustness import masking
 from featviz.robustness.masking import Probe
 
@@ -41,23 +43,43 @@ class Work:
     backwards: int = 0
     seconds: float = 0.0
 
-    def piece(self, name: str, make: Callable[[], Arrays]) -> Arrays:
-        """A piece of work, made or read; "passes" are its forward and backward passes."""
+    def map(
+        self, model: Model, make: Callable[[Any], Arrays], pieces: Sequence[Piece], text: str
+    ) -> Iterator[Arrays]:
+        """Pieces of work, made or read; "passes" are their forward and backward passes."""
+        for piece in map_pieces(
+            _timed(model, make),
+            pieces,
+            self.kept,
+            device=model.device.type,
+            progress=self.progress,
+            text=text,
+        ):
+            self.seconds += float(piece["seconds"])
+            self.forwards += int(piece["passes"][0])
+            self.backwards += int(piece["passes"][1])
+            yield piece
 
-        def timed() -> Arrays:
-            started = time.perf_counter()
-            arrays = make()
-            return arrays | {"seconds": np.array(time.perf_counter() - started)}
-
-        piece = self.kept.piece(name, timed)
-        self.seconds += float(piece["seconds"])
-        self.forwards += int(piece["passes"][0])
-        self.backwards += int(piece["passes"][1])
+    def piece(self, model: Model, name: str, make: Callable[[], Arrays], text: str) -> Arrays:
+        """One such piece."""
+        (piece,) = self.map(model, lambda _: make(), [Piece(name, None)], text)
         return piece
 
     def report(self, done: int, total: int, text: str) -> None:
         if self.progress is not None:
             self.progress(done, total, text)
+
+
+def _timed(model: Model, make: Callable[[Any], Arrays]) -> Make:
+    """`make` with the model frozen, also on a worker, and with its seconds."""
+
+    def made(work: Any, report: Callable[[int], None]) -> Arrays:
+        started = time.perf_counter()
+        with frozen(model):
+            arrays = make(work)
+        return arrays | {"seconds": np.array(time.perf_counter() - started)}
+
+    return made
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +99,6 @@ class CleanPass:
     correct: Tensor
     """rows of the pictures that are classified right"""
     probe: Probe
-    work: Work
     seed: int
     batch_size: int
     precision: Precision
@@ -111,8 +132,8 @@ def clean_pass(
         found = classify(model, pictures.to(device), batch_size=batch_size)
         return {"logits": found.cpu().numpy(), "passes": np.array([len(pictures), 0])}
 
-    work.report(0, 1, "clean pictures")
-    logits = torch.from_numpy(work.piece("clean", classified)["logits"])
+    piece = work.piece(model, "clean", classified, "clean pictures")
+    logits = torch.from_numpy(piece["logits"])
     if not bool(logits.isfinite().all()):
         raise UserError("the model gives logits that are not finite; nothing can be measured")
     labels = logits.argmax(1) if labels is None else labels
@@ -125,7 +146,8 @@ def clean_pass(
         passes = np.array([seen.forwards, seen.backwards])
         return {"probe": np.array(json.dumps(asdict(seen))), "passes": passes}
 
-    probe = Probe(**json.loads(str(work.piece("probe", probed)["probe"])))
+    piece = work.piece(model, "probe", probed, "gradients")
+    probe = Probe(**json.loads(str(piece["probe"])))
     return CleanPass(
         model=model,
         attacked=attached(model) if probe.unavailable else model,
@@ -136,7 +158,6 @@ def clean_pass(
         margins=-losses.margin(logits, labels)[0],
         correct=correct,
         probe=probe,
-        work=work,
         seed=seed,
         batch_size=batch_size,
         precision=precision,

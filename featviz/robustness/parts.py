@@ -24,7 +24,7 @@ from featviz.data.datasets import Pictures
 from featviz.data.labeled import LabeledPictures
 from featviz.errors import UserError
 from featviz.pictures import images
-from featviz.robustness.clean_pass import CleanPass, spread
+from featviz.robustness.clean_pass import CleanPass, Work, spread
 from featviz.robustness.diagnosis import Reference
 from featviz.robustness.diagnosis_result import Diagnosis, diagnose
 from featviz.robustness.examples import Batch
@@ -69,6 +69,7 @@ class Source:
     """What the parts of an audit are made from."""
 
     clean: CleanPass
+    work: Work
     labeled: LabeledPictures
     """the audited pictures"""
     fooled: Fooled | None
@@ -93,7 +94,7 @@ def make_parts(names: Sequence[str], source: Source) -> tuple[dict[str, results.
     return made, missing
 
 
-def fool_by_margin(clean: CleanPass) -> Fooled | None:
+def fool_by_margin(clean: CleanPass, work: Work) -> Fooled | None:
     """Attack some pictures until the wrong class leads by the median of the clean margins.
 
     Pictures that end wrong by less count too. None if no picture is fooled.
@@ -116,7 +117,7 @@ def fool_by_margin(clean: CleanPass) -> Fooled | None:
             "passes": batch.passes,
         }
 
-    piece = clean.work.piece("fooled", attacked)
+    piece = work.piece(clean.model, "fooled", attacked, "fooling by a margin")
     adversarial, predicted = (torch.from_numpy(piece[k]) for k in ("adversarial", "predicted"))
     wrong = predicted != clean.labels[rows]
     return Fooled(rows[wrong], adversarial[wrong], predicted[wrong]) if wrong.any() else None
@@ -131,8 +132,8 @@ def _corruptions(source: Source) -> results.Result:
         clean.labels[rows],
         seed=clean.seed,
         batch_size=clean.batch_size,
-        checkpoint=clean.work.kept.part("corruptions"),
-        progress=clean.work.progress,
+        checkpoint=source.work.kept.part("corruptions"),
+        progress=source.work.progress,
     )
 
 
@@ -146,8 +147,8 @@ def _universal(source: Source) -> results.Result:
         seed=clean.seed,
         batch_size=clean.batch_size,
         precision=clean.precision,
-        checkpoint=clean.work.kept.part("universal"),
-        progress=clean.work.progress,
+        checkpoint=source.work.kept.part("universal"),
+        progress=source.work.progress,
     )
 
 
@@ -209,7 +210,7 @@ def _diagnosis(source: Source) -> Diagnosis:
         size=FOOLED_WORDS,
         reference=reference,
         seed=clean.seed,
-        progress=clean.work.progress,
+        progress=source.work.progress,
     )
 
 
@@ -225,7 +226,7 @@ def _attribution(source: Source) -> results.Result:
         names=[source.labeled.names[i] for i in rows.tolist()],
         batch_size=clean.batch_size,
         seed=clean.seed,
-        progress=clean.work.progress,
+        progress=source.work.progress,
     )
 
 

@@ -6,7 +6,6 @@ those that are left meet Square. What they fool enters the curve and counts agai
 
 from __future__ import annotations
 
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,7 +14,8 @@ from torch import Tensor
 from featviz.attacks.apgd import apgd
 from featviz.attacks.ensemble import ensemble
 from featviz.attacks.square import square
-from featviz.robustness.clean_pass import spread
+from featviz.engine import Piece
+from featviz.robustness.clean_pass import Work, spread
 from featviz.robustness.examples import Batch, NormState
 from featviz.robustness.norm_audit import SecondAttack
 
@@ -27,21 +27,21 @@ _LEFT = (0.5, 0.25, 0.75)  # shares of the clean correct pictures at the eps tha
 _BLACK_BOX = 16  # pictures
 
 
-def second_attacks(state: NormState, check: str, steps: int, queries: int) -> None:
+def second_attacks(state: NormState, check: str, steps: int, queries: int, work: Work) -> None:
     """Check the eps of the grid at which about 1/2, 1/4 and 3/4 of the pictures are left."""
     right = max(1, len(state.clean.correct))
     shares = {eps: len(state.left(eps)) / right for eps in state.eps}
     usable = [eps for eps, share in shares.items() if share > 0]
     chosen = [min(usable, key=lambda e: abs(shares[e] - want)) for want in _LEFT if usable]
     for k, eps in enumerate(dict.fromkeys(chosen)):
-        tried, fooled, late = _attack(state, f"check-{k}", eps, check, steps)
-        black_box = _black_box(state, eps, queries if k == 0 else 0)
+        tried, fooled, late = _attack(state, f"check-{k}", eps, check, steps, work)
+        black_box = _black_box(state, eps, queries if k == 0 else 0, work)
         found = SecondAttack(eps, CHECKS[check], tried, fooled, late, *black_box)
         state.second_attacks.append(found)
 
 
 def _attack(
-    state: NormState, name: str, eps: float, check: str, steps: int
+    state: NormState, name: str, eps: float, check: str, steps: int, work: Work
 ) -> tuple[int, int, int]:
     """Pictures tried, fooled, and fooled in the last tenth of the steps."""
     clean, norm = state.clean, state.norm
@@ -60,15 +60,16 @@ def _attack(
         return batch.arrays()
 
     rows, fooled, late = state.left(eps), 0, state.counts["late"]
-    for k, some in enumerate(clean.batches(rows)):
-        clean.work.report(k * clean.batch_size, len(rows), f"{CHECKS[check]} in {norm}")
-        piece = clean.work.piece(f"{norm}-{name}-{k:04d}", partial(attacked, some))
+    batches = clean.batches(rows)
+    pieces = [Piece(f"{norm}-{name}-{k:04d}", some, len(some)) for k, some in enumerate(batches)]
+    found = work.map(clean.model, attacked, pieces, f"{CHECKS[check]} in {norm}")
+    for some, piece in zip(batches, found, strict=True):
         state.take(some, piece)
         fooled += _fooled(piece)
     return len(rows), fooled, state.counts["late"] - late
 
 
-def _black_box(state: NormState, eps: float, queries: int) -> tuple[int, int]:
+def _black_box(state: NormState, eps: float, queries: int, work: Work) -> tuple[int, int]:
     """Pictures tried and fooled by Square."""
     clean, norm = state.clean, state.norm
     rows = spread(state.left(eps), _BLACK_BOX)
@@ -80,7 +81,7 @@ def _black_box(state: NormState, eps: float, queries: int) -> tuple[int, int]:
         batch.take(batch.run(square, eps=eps, norm=norm, queries=queries))
         return batch.arrays()
 
-    piece = clean.work.piece(f"{norm}-black-box", attacked)
+    piece = work.piece(clean.model, f"{norm}-black-box", attacked, f"Square in {norm}")
     state.take(rows, piece)
     return len(rows), _fooled(piece)
 

@@ -8,8 +8,7 @@ the grid, and PGD between 8-bit pictures down the grid. Every success counts as 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -19,7 +18,8 @@ from featviz.attacks import losses, projections
 from featviz.attacks.linear_estimate import linear_estimate
 from featviz.attacks.minimal import minimal
 from featviz.attacks.pgd import pgd
-from featviz.robustness.clean_pass import CleanPass, spread
+from featviz.engine import Piece
+from featviz.robustness.clean_pass import CleanPass, Work, spread
 from featviz.robustness.examples import MEASURED, Batch, NormState
 from featviz.robustness.masking import margin_gradient
 from featviz.robustness.norm_audit import Convergence
@@ -35,18 +35,30 @@ _EIGHT_BIT_STEPS = 10
 _CONVERGENCE = 16  # pictures on which shorter searches are run
 
 
-def smallest_changes(clean: CleanPass, norm: str, grid: tuple[float, ...], steps: int) -> NormState:
-    """Search all pictures that are right when clean, batch by batch."""
-    state = NormState(clean, norm, grid)
-    done, total = 0, len(clean.correct)
-    for k, rows in enumerate(clean.batches(clean.correct)):
-        clean.work.report(done, total, f"smallest changes in {projections.NORM_NAMES[norm]}")
-        search = partial(_search, clean, rows, norm, grid, steps)
-        state.take_search(rows, clean.work.piece(f"{norm}-{k:04d}", search))
-        done += len(rows)
-    if total:
-        _converge(state, steps)
-    return state
+def smallest_changes(
+    clean: CleanPass, grids: Mapping[str, tuple[float, ...]], steps: int, work: Work
+) -> list[NormState]:
+    """Search all pictures that are right when clean, batch by batch, in each norm of the grids."""
+    batches = clean.batches(clean.correct)
+    pieces = [
+        Piece(f"{norm}-{k:04d}", (norm, rows), len(rows))
+        for norm in grids
+        for k, rows in enumerate(batches)
+    ]
+
+    def search(given: tuple[str, Tensor]) -> Arrays:
+        norm, rows = given
+        return _search(clean, rows, norm, grids[norm], steps)
+
+    names = " and ".join(projections.NORM_NAMES[norm] for norm in grids)
+    found = work.map(clean.model, search, pieces, f"smallest changes in {names}")
+    states = [NormState(clean, norm, grid) for norm, grid in grids.items()]
+    for state in states:
+        for rows in batches:
+            state.take_search(rows, next(found))
+    if batches:
+        _converge(states, steps, work)
+    return states
 
 
 def _search(clean: CleanPass, rows: Tensor, norm: str, grid: Sequence[float], steps: int) -> Arrays:
@@ -162,22 +174,27 @@ def _eight_bit(batch: Batch, grid: Sequence[float]) -> Tensor:
     return found
 
 
-def _converge(state: NormState, steps: int) -> None:
+def _converge(states: Sequence[NormState], steps: int, work: Work) -> None:
     """The search with a quarter and half of the steps, on a few pictures."""
-    clean, norm = state.clean, state.norm
+    clean = states[0].clean
     rows = spread(clean.correct, _CONVERGENCE)
+    fewer = [some for some in (steps // 4, steps // 2) if some >= FEWEST_STEPS]
 
-    def shorter(fewer: int) -> Arrays:
+    def shorter(given: tuple[str, int]) -> Arrays:
+        norm, some = given
         batch = Batch(clean, rows, norm)
-        found = batch.run(minimal, norm=norm, steps=fewer)
+        found = batch.run(minimal, norm=norm, steps=some)
         distance = torch.where(found.success, found.distance, math.inf)
         return {"distance": distance.numpy(), "passes": batch.passes}
 
-    for fewer in (steps // 4, steps // 2):
-        if fewer >= FEWEST_STEPS:
-            clean.work.report(fewer, steps, "convergence")
-            piece = clean.work.piece(f"{norm}-steps-{fewer}", partial(shorter, fewer))
-            middle = median(torch.from_numpy(piece["distance"])).value
-            state.convergence.append(Convergence(fewer, middle))
-    full = torch.from_numpy(state.measured["search_distance"][rows.numpy()])
-    state.convergence.append(Convergence(steps, median(full).value))
+    pieces = [
+        Piece(f"{state.norm}-steps-{some}", (state.norm, some), some)
+        for state in states
+        for some in fewer
+    ]
+    found = work.map(clean.model, shorter, pieces, "convergence")
+    for state in states:
+        distances = [torch.from_numpy(next(found)["distance"]) for _ in fewer]
+        distances.append(torch.from_numpy(state.measured["search_distance"][rows.numpy()]))
+        for some, distance in zip([*fewer, steps], distances, strict=True):
+            state.convergence.append(Convergence(some, median(distance).value))
