@@ -37,7 +37,7 @@ from featviz.maximization.batches import Stopped, Task, optimize_tasks
 from featviz.maximization.objectives import SLOPE, Objective
 from featviz.maximization.settings import Settings, canvas, settings_for
 from featviz.models.layers import activations
-from featviz.types import BatchSize, Power, Progress, Rate, Restarts, Side, Steps
+from featviz.types import BatchSize, Engine, Power, Progress, Rate, Restarts, Side, Steps
 
 if TYPE_CHECKING:
     from featviz.atlas.grid import Grid
@@ -66,6 +66,8 @@ class IconSettings:
     """pictures optimized, and kept in the checkpoint, together; default 16"""
     settings: Settings | None = None
     """of the optimization, in place of those for the layer with `steps`"""
+    engine: Engine = "here"
+    """or "ray": batches of icons are made by a Ray cluster"""
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -223,6 +225,7 @@ def _optimized(
         restarts=icon.restarts,
         batch_size=icon.batch_size,
         checkpoint=checkpoint,
+        engine=icon.engine,
         progress=progress,
         text="making icons",
     )

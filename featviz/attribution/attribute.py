@@ -10,9 +10,11 @@ same area, in the same pieces, moved to random positions.
 
 from __future__ import annotations
 
+import hashlib
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import torch
@@ -24,13 +26,15 @@ from featviz.attribution import methods as captum_methods
 from featviz.attribution.grad_cam import grad_cam, grad_cam_layer
 from featviz.attribution.methods import METHODS
 from featviz.attribution.result import Attributed
+from featviz.checkpoints import Arrays, Checkpoint, open_checkpoint
 from featviz.data.from_python import Data
 from featviz.data.labeled import read_batch
+from featviz.engine import Piece, map_pieces
 from featviz.errors import UserError, nearest, public
 from featviz.indices import all_items
 from featviz.models.frozen import frozen
 from featviz.models.layers import need_gradients
-from featviz.types import BatchSize, Progress, Seed, Steps
+from featviz.types import BatchSize, Engine, Progress, Seed, Steps
 
 if TYPE_CHECKING:
     from featviz.models.model import Model
@@ -55,6 +59,8 @@ def attribute(
     batch_size: BatchSize = 32,
     names: Sequence[str] | None = None,
     seed: Seed = 0,
+    checkpoint: str | Path | Checkpoint | None = None,
+    engine: Engine = "here",
     progress: Progress | None = None,
 ) -> Attributed:
     """Maps of what a class's logit depends on, one a method and picture.
@@ -80,7 +86,9 @@ def attribute(
         batch_size: Views of a picture at once.
         names: Of the pictures, for captions.
         seed: Of the random areas in the deletion check.
-        progress: Called with maps done, maps in all and the method's name.
+        checkpoint: A folder that keeps finished pictures; the same call goes on from there.
+        engine: "here", or "ray": a Ray cluster works on several pictures at a time.
+        progress: Called with maps done, maps in all and what is being done.
 
     Returns:
         The maps, the completeness error of integrated gradients and the deletion check.
@@ -116,25 +124,52 @@ def attribute(
             return grad_cam(model, x, c, layer)
         return captum_methods.occlusion(model, x, c, cover, side, hop, batch_size)
 
-    shape, total = (len(methods), len(batch)), len(methods) * len(batch)
-    maps = torch.empty(*shape, *batch.shape[-2:])
-    left, moved = torch.empty(shape), torch.empty(shape)
-    with frozen(model):
-        with torch.no_grad():
-            logits = torch.cat([model(picture[None]) for picture in batch])
-            base = model(cover)[0]
-        targets = _targets(model, target, logits)
-        for i, c in enumerate(targets):
-            x = batch[i : i + 1]
-            for m, method in enumerate(methods):
-                if progress is not None:
-                    progress(i * len(methods) + m, total, METHODS[method].title)
-                maps[m, i] = measure(method, x, c).detach()
-                left[m, i], moved[m, i] = captum_methods.deletion(
-                    model, x, c, cover, maps[m, i], seed=seed, batch_size=batch_size
+    with frozen(model), torch.no_grad():
+        logits = torch.cat([model(picture[None]) for picture in batch])
+        base = model(cover)[0]
+    targets = _targets(model, target, logits)
+    parameters = {
+        "pictures": list(names),
+        "targets": targets,
+        "methods": list(methods),
+        "layer": layer,
+        "baseline": baseline,
+        "steps": steps,
+        "window": side,
+        "stride": hop,
+        "batch_size": batch_size,
+    }
+
+    def make(work: tuple[Tensor, int], report: Callable[[int], None]) -> Arrays:
+        x, c = work
+        found = []
+        with frozen(model):
+            for done, method in enumerate(methods):
+                report(done)
+                heat = measure(method, x, c).detach().cpu()
+                check = captum_methods.deletion(
+                    model, x, c, cover, heat, seed=seed, batch_size=batch_size
                 )
-    if progress is not None:
-        progress(total, total, "")
+                found.append((heat, torch.tensor(check)))
+        maps, checks = map(torch.stack, zip(*found, strict=True))
+        return {"maps": maps.numpy(), "checks": checks.numpy()}
+
+    digest = hashlib.sha256(batch.cpu().numpy().tobytes()).hexdigest()
+    job = parameters | {"model": model.record(), "pictures": digest, "seed": seed}
+    pieces = [
+        Piece(f"picture-{i:05}", (batch[i : i + 1].clone(), c), len(methods))
+        for i, c in enumerate(targets)
+    ]
+    opened = open_checkpoint(
+        checkpoint, job, total=len(methods) * len(batch), unit="maps", engine=engine
+    )
+    with opened as kept:
+        text, device = "attributions", model.device.type
+        made = [*map_pieces(make, pieces, kept, device=device, progress=progress, text=text)]
+    maps, checks = (
+        torch.stack([torch.from_numpy(one[name]) for one in made], 1) for name in ("maps", "checks")
+    )
+    left, moved = checks.unbind(2)
     error = relative = None
     if "integrated_gradients" in methods:
         gain = (logits - base)[torch.arange(len(batch)), torch.tensor(targets)].cpu()
@@ -144,17 +179,7 @@ def attribute(
     result = Attributed(
         origin=results.origin(
             model,
-            parameters={
-                "pictures": list(names),
-                "targets": targets,
-                "methods": list(methods),
-                "layer": layer,
-                "baseline": baseline,
-                "steps": steps,
-                "window": side,
-                "stride": hop,
-                "batch_size": batch_size,
-            },
+            parameters=parameters,
             started=started,
             seed=seed,
         ),

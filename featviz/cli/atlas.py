@@ -52,6 +52,7 @@ class IconOptions:
             "--icon-power", help="Of the cosine in the icons' objective; 0: projection only."
         ),
     ] = 4.0
+    engine: options.Engine = "here"
 
 
 @dataclass(frozen=True)
@@ -147,7 +148,7 @@ def atlas(
     sides = None if cells.sides is None else numbers(cells.sides, "--sides")
     icon_sides = numbers(cells.icon_side, "--icon-side")
     icons = cells.icons or ("sample" if view.class_name is None else "both")
-    icon = IconSettings(steps=cells.icon_steps, power=cells.icon_power)
+    icon = IconSettings(steps=cells.icon_steps, power=cells.icon_power, engine=cells.engine)
     layout = LayoutSettings(perplexity=mapping.perplexity, method=mapping.method)
     net = None
     if space.store is None or icons != "sample" or view.class_name is not None:

@@ -30,16 +30,20 @@ def attribute(
         str, typer.Option("--baseline", help="mean, black, white or a gray value from 0 to 1.")
     ] = "mean",
     steps: Annotated[Steps, typer.Option("--steps", help="Of integrated gradients.")] = 64,
+    engine: options.Engine = "here",
     seed: options.Seed = 0,
     model: options.ModelOptions,
     output: options.OutputOptions,
 ) -> None:
     """Show which pixels the logit of a class depends on, by four methods.
 
+    A run that was stopped goes on where it was when the same command is given again.
+
     Example: featviz attribute --target goldfish --methods grad_cam,occlusion
     """
     from featviz.attribution.attribute import attribute as run
     from featviz.attribution.attribute import check_methods
+    from featviz.checkpoints import partial_folder
     from featviz.cli.pictures import read_pictures
 
     wanted = check_methods(methods.split(","))
@@ -62,6 +66,8 @@ def attribute(
             steps=steps,
             names=names,
             seed=seed,
+            checkpoint=partial_folder(folder),
+            engine=engine,
             progress=progress,
         )
     output.finish(result, folder)

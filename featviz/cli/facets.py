@@ -74,6 +74,7 @@ def facets(
             film_kind=pictures.film or "gif",
             batch_size=pictures.batch_size,
             checkpoint=partial_folder(folder),
+            engine=pictures.engine,
             progress=progress,
         )
     output.finish(result, folder)

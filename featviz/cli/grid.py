@@ -42,6 +42,7 @@ def grid(
     steps: Annotated[
         Steps, typer.Option("--steps", help="Of the maximized pictures; 256 are finer.")
     ] = 64,
+    engine: options.Engine = "here",
     seed: options.Seed = 0,
     model: options.ModelOptions,
     output: options.OutputOptions,
@@ -72,6 +73,7 @@ def grid(
             name=name,
             seed=seed,
             checkpoint=partial_folder(folder),
+            engine=engine,
             progress=progress,
         )
     output.finish(result, folder)

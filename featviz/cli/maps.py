@@ -41,6 +41,7 @@ def maps(
         ),
     ] = None,
     data: options.Data = None,
+    engine: options.Engine = "here",
     model: options.ModelOptions,
     output: options.OutputOptions,
 ) -> None:
@@ -48,7 +49,7 @@ def maps(
 
     Example: featviz maps --layer conv1. With --unit conv1:12 it shows, product by product, why that
     unit responds at its strongest position; with --layer conv5 --units 0-7 --top 9 it finds the
-    top activating patches of a data set.
+    top activating patches of a data set, and goes on where it was when it is given again.
     """
     from featviz.cli.run import open_data
     from featviz.errors import UserError
@@ -58,6 +59,8 @@ def maps(
     examples = top is not None or data is not None
     if examples and (picture is not None or unit is not None):
         raise UserError("--top and --data search a data set; leave PICTURE and --unit out")
+    if not examples:
+        options.refuse_unused("without --top or --data", engine=(engine, "here"))
     if unit is not None and (layer is not None or units is not None):
         raise UserError(f"--unit {unit} names its layer; leave --layer and --units out")
     net = model.load()
@@ -66,12 +69,22 @@ def maps(
         raise UserError(f"{model.name} has no convolution; name a layer with --layer")
     result: Result
     if examples:
+        from featviz.checkpoints import partial_folder
         from featviz.maps.top_patches import top_patches
 
         folder = output.folder(f"examples-{file_stem(place)}")
         pictures = open_data(data)
         with output.progress() as progress:
-            result = top_patches(net, pictures, place, units=units, k=top or 9, progress=progress)
+            result = top_patches(
+                net,
+                pictures,
+                place,
+                units=units,
+                k=top or 9,
+                checkpoint=partial_folder(folder),
+                engine=engine,
+                progress=progress,
+            )
     else:
         from featviz.data.samples import photograph_path
         from featviz.maps.activation_maps import activation_maps

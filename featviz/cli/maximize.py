@@ -41,6 +41,7 @@ class PictureOptions:
     precision: Annotated[
         AutoPrecision, typer.Option(help="Of the network in the steps; scores are of float32.")
     ] = "auto"
+    engine: options.Engine = "here"
     seed: options.Seed = 0
 
     @property
@@ -124,7 +125,6 @@ def maximize(
     restarts: Annotated[
         Restarts, typer.Option(help="Pictures to make of each unit, of which the best is kept.")
     ] = 1,
-    engine: options.Engine = "here",
     data: Annotated[
         Path | None,
         typer.Option(
@@ -178,7 +178,7 @@ def maximize(
                 "seed": pictures.seed,
                 "frames": pictures.frames,
                 "batch_size": pictures.batch_size,
-                "engine": engine,
+                "engine": pictures.engine,
                 "checkpoint": partial_folder(folder),
                 "progress": progress,
             }

@@ -96,6 +96,7 @@ def redraw(
     precision: Annotated[
         str, typer.Option(help="Of the steps: auto, float32 or bfloat16 (numbers: float32).")
     ] = "auto",
+    engine: options.Engine = "here",
     seed: options.Seed = 0,
     model: options.ModelOptions,
     output: options.OutputOptions,
@@ -145,6 +146,7 @@ def redraw(
             batch_size=batch_size,
             precision=precision,
             checkpoint=partial_folder(folder),
+            engine=engine,
             progress=progress,
             **own,
         )

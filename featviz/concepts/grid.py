@@ -34,7 +34,7 @@ from featviz.maximization.maximize import maximize, maximize_directions
 from featviz.models.frozen import frozen
 from featviz.models.layers import activations
 from featviz.models.rest import rest_of
-from featviz.types import BatchSize, Count, Progress, Seed, Steps, seed_32
+from featviz.types import BatchSize, Count, Engine, Progress, Seed, Steps, seed_32
 
 if TYPE_CHECKING:
     from featviz.models.model import Layer, Model
@@ -61,6 +61,7 @@ def activation_grid(
     seed: Seed = 0,
     batch_size: BatchSize = 64,
     checkpoint: str | Path | None = None,
+    engine: Engine = "here",
     progress: Progress | None = None,
 ) -> ActivationGrid:
     """What each position of a layer has seen in a picture, and which logits it leads to.
@@ -80,6 +81,7 @@ def activation_grid(
         batch_size: Versions of the activations that are computed at once.
         checkpoint: A folder in which finished pictures are kept, and from which the same call goes
             on after it was stopped; the caller removes it.
+        engine: "here", or "ray": pictures are made by a Ray cluster.
         progress: Called with (done, total, text).
 
     Raises:
@@ -121,7 +123,7 @@ def activation_grid(
     job["directions"] = dictionary.directions.sum(0).tolist()
     at = _spread(place, cells)
     spots = _spots(values[0].cpu())
-    with frozen(model), open_checkpoint(checkpoint, job) as kept:
+    with frozen(model), open_checkpoint(checkpoint, job, engine=engine) as kept:
         draw = _Icons(model, place, steps, seed, kept, progress)
         cell_icons = draw.directions("grid", rows[at.flatten()])
         icons = draw.directions("concepts", dictionary.directions)

@@ -37,7 +37,17 @@ from featviz.maximization.objectives import Activations, Objective, Targets
 from featviz.models.frozen import frozen
 from featviz.models.layers import activations, read_layer
 from featviz.models.units import Unit, parse_unit, unit_name
-from featviz.types import AutoPrecision, BatchSize, Frames, Progress, Rate, Seed, Steps, Weight
+from featviz.types import (
+    AutoPrecision,
+    BatchSize,
+    Engine,
+    Frames,
+    Progress,
+    Rate,
+    Seed,
+    Steps,
+    Weight,
+)
 
 if TYPE_CHECKING:
     from featviz.maximization.optimized import Optimized
@@ -68,6 +78,7 @@ def accentuate(
     batch_size: BatchSize | None = None,
     precision: AutoPrecision = "auto",
     checkpoint: str | Path | Checkpoint | None = None,
+    engine: Engine = "here",
     progress: Progress | None = None,
 ) -> Accentuated:
     """The given pictures, changed a little so that units are more active: (P, K, 1, 3, H, W).
@@ -94,6 +105,7 @@ def accentuate(
             CUDA.
         precision: Of the network in the steps: "auto", "float32" or "bfloat16".
         checkpoint: A folder that keeps finished pictures; the same call goes on from there.
+        engine: "here", or "ray": batches of pictures are made by a Ray cluster.
         progress: Called with steps done, steps in all and what is being done.
 
     Returns:
@@ -119,6 +131,7 @@ def accentuate(
         film=film,
         batch_size=batch_size,
         checkpoint=checkpoint,
+        engine=engine,
         progress=progress,
         lr=lr,
     )
@@ -137,7 +150,6 @@ def accentuate(
                 batch,
                 f"{unit}/{held}",
                 start=batch.originals.repeat_interleave(2, 0),
-                text=f"accentuating {name}",
             )
 
         def measure(originals: Tensor, drawn: Tensor) -> dict[str, Tensor]:

@@ -31,7 +31,17 @@ from featviz.from_picture.result import Caricatured
 from featviz.from_picture.settings import STEPS
 from featviz.maximization import objectives
 from featviz.models.layers import read_layer
-from featviz.types import AutoPrecision, BatchSize, Frames, Power, Progress, Restarts, Seed, Steps
+from featviz.types import (
+    AutoPrecision,
+    BatchSize,
+    Engine,
+    Frames,
+    Power,
+    Progress,
+    Restarts,
+    Seed,
+    Steps,
+)
 
 if TYPE_CHECKING:
     from featviz.maximization.objectives import Activations, Objective, Targets
@@ -57,6 +67,7 @@ def caricature(
     batch_size: BatchSize | None = None,
     precision: AutoPrecision = "auto",
     checkpoint: str | Path | Checkpoint | None = None,
+    engine: Engine = "here",
     progress: Progress | None = None,
 ) -> Caricatured:
     """Pictures that exaggerate a layer's activations on the given ones: (P, K, T, 3, H, W).
@@ -77,6 +88,7 @@ def caricature(
             CUDA.
         precision: Of the network in the steps: "auto", "float32" or "bfloat16".
         checkpoint: A folder that keeps finished pictures; the same call goes on from there.
+        engine: "here", or "ray": batches of pictures are made by a Ray cluster.
         progress: Called with steps done, steps in all and what is being done.
 
     Returns:
@@ -101,6 +113,7 @@ def caricature(
         film=film,
         batch_size=batch_size,
         checkpoint=checkpoint,
+        engine=engine,
         progress=progress,
         restarts=restarts,
     )
@@ -114,7 +127,7 @@ def caricature(
             objective = _rectified(
                 objectives.caricature(layer, target, power=power), layer, target > 0
             )
-            return run.optimize(objective, how, batch, layer, text=f"caricatures at {layer}")
+            return run.optimize(objective, how, batch, layer)
 
         def measure(originals: Tensor, drawn: Tensor) -> dict[str, Tensor]:
             target, found = (

@@ -34,7 +34,17 @@ from featviz.maximization.parametrizations import Fourier, for_channels
 from featviz.models.layers import read_layer, takes
 from featviz.models.units import parse_units
 from featviz.pictures import images
-from featviz.types import AutoPrecision, BatchSize, Frames, Octaves, Progress, Rate, Seed, Steps
+from featviz.types import (
+    AutoPrecision,
+    BatchSize,
+    Engine,
+    Frames,
+    Octaves,
+    Progress,
+    Rate,
+    Seed,
+    Steps,
+)
 
 if TYPE_CHECKING:
     from featviz.maximization.objectives import Activations, Objective, Targets
@@ -64,6 +74,7 @@ def deepdream(
     batch_size: BatchSize | None = None,
     precision: AutoPrecision = "auto",
     checkpoint: str | Path | Checkpoint | None = None,
+    engine: Engine = "here",
     progress: Progress | None = None,
 ) -> Dreamed:
     """The given pictures, changed so that a layer's activations grow: (P, K, 1, 3, H, W).
@@ -89,6 +100,7 @@ def deepdream(
             CUDA.
         precision: Of the network in the steps: "auto", "float32" or "bfloat16".
         checkpoint: A folder that keeps finished pictures; the same call goes on from there.
+        engine: "here", or "ray": batches of pictures are made by a Ray cluster.
         progress: Called with steps done, steps in all and what is being done.
 
     Returns:
@@ -113,6 +125,7 @@ def deepdream(
         film=film,
         batch_size=batch_size,
         checkpoint=checkpoint,
+        engine=engine,
         progress=progress,
         lr=lr,
     )
@@ -203,7 +216,6 @@ def _through_octaves(
             batch,
             f"{layer}/{octave}",
             start=(copy + _resized(change, size)).clamp(0, 1),
-            text=f"deepdream of {layer}",
         )
         change = made.images - copy
         traces.append(made.trace)

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from featviz import results
 from featviz.checkpoints import Arrays, Checkpoint, open_checkpoint
+from featviz.engine import Piece, map_pieces
 from featviz.errors import UserError
 from featviz.from_picture.result import Redrawn
 from featviz.from_picture.settings import MethodName, method_settings
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from featviz.data.datasets import Pictures
     from featviz.maximization.objectives import Objective
     from featviz.models.model import Model
-    from featviz.types import AutoPrecision, Progress
+    from featviz.types import AutoPrecision, Engine, Progress
 
 R = TypeVar("R", bound=Redrawn)
 
@@ -91,6 +92,7 @@ class Redrawing:
     film: str
     batch_size: int | None
     checkpoint: str | Path | Checkpoint | None
+    engine: Engine
     progress: Progress | None
     restarts: int = 1
     lr: float | None = None
@@ -102,7 +104,12 @@ class Redrawing:
         films.check_kind(self.film)
         on_cpu = self.model.device.type == "cpu"
         self.size = self.batch_size or (BATCH if on_cpu else BATCH_ON_CUDA)
-        self._done = self._total = 0  # steps of single pictures
+        self._done = 0  # steps of single pictures in this piece
+        self._report: Callable[[int], None] = lambda _: None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What the workers of a cluster get of it."""
+        return vars(self) | {"progress": None, "checkpoint": None}
 
     def settings(self, layer: str) -> Settings:
         """How pictures are optimized for a layer."""
@@ -128,7 +135,6 @@ class Redrawing:
         key: str,
         *,
         start: Tensor | None = None,
-        text: str,
     ) -> Optimized:
         """Optimize the pictures of a batch, each from its own seed.
 
@@ -139,15 +145,10 @@ class Redrawing:
             batch: The pictures.
             key: What the seeds depend on, with the run's seed and the restart.
             start: Pictures (N * group, 3, H, W) to begin at, in place of noise.
-            text: What is being done, for the progress.
         """
         group, count = objective.group, len(batch.originals)
         seeds = [seed_of(self.seed, f"{key}/{t}") for t in batch.restarts]
         before, work = self._done, count * settings.steps
-
-        def report(done: int, total: int, _: str) -> None:
-            self._report(before + work * done // total, text)
-
         made = optimize(
             self.model,
             objective,
@@ -157,7 +158,7 @@ class Redrawing:
             start=start,
             batch_size=count * group,
             frames=self.frames,
-            progress=report,
+            progress=lambda done, total, _: self._report(before + work * done // total),
         )
         self._done = before + work
         return made.rows(range(0, count * group, group))
@@ -189,13 +190,12 @@ class Redrawing:
             "frames": self.frames,
             "batch_size": self.size,
         }
-        count = shape[0] * shape[1]
-        self._total = count * sum(column.steps for column in columns)
-        checkpoint = open_checkpoint(
-            self.checkpoint, job, total=count * len(columns), unit="pictures"
+        total = shape[0] * shape[1] * sum(column.steps for column in columns)
+        opened = open_checkpoint(
+            self.checkpoint, job, total=total, unit="steps", engine=self.engine
         )
-        with frozen(self.model), checkpoint as kept:
-            drawn = [self._draw(column, kept, f"column-{k:03}") for k, column in enumerate(columns)]
+        with opened as kept, frozen(self.model):
+            drawn = self._draw(columns, kept)
             source = self.pictures.repeat_interleave(self.restarts, 0)
             measured = []
             for column, one in zip(columns, drawn, strict=True):
@@ -235,30 +235,39 @@ class Redrawing:
             frames=made("frames"),
         )
 
-    def _draw(self, column: Column, kept: Checkpoint, name: str) -> Arrays:
-        """The pictures of a column (P * T, 3, H, W), with their traces and frames."""
+    def _draw(self, columns: Sequence[Column], kept: Checkpoint) -> list[Arrays]:
+        """The pictures of each column (P * T, 3, H, W), with their traces and frames."""
         rows = [(p, t) for p in range(len(self.pictures)) for t in range(self.restarts)]
-        pieces = []
-        for first in range(0, len(rows), self.size):
-            some = rows[first : first + self.size]
+        parts = [rows[first : first + self.size] for first in range(0, len(rows), self.size)]
+        pieces = [
+            Piece(f"column-{k:03}-{i:05}", (k, some), len(some) * column.steps)
+            for k, column in enumerate(columns)
+            for i, some in enumerate(parts)
+        ]
 
-            def make(some: list[tuple[int, int]] = some) -> Arrays:
-                batch = Batch(self.pictures[[p for p, _ in some]], tuple(t for _, t in some))
-                drawn = column.draw(batch)
-                return {
-                    name: getattr(drawn, name).cpu().numpy()
-                    for name in ("images", "trace", "frames")
-                }
+        def make(work: tuple[int, list[tuple[int, int]]], report: Callable[[int], None]) -> Arrays:
+            k, some = work
+            self._done, self._report = 0, report
+            batch = Batch(self.pictures[[p for p, _ in some]], tuple(t for _, t in some))
+            with frozen(self.model):
+                drawn = columns[k].draw(batch)
+            return {
+                name: getattr(drawn, name).cpu().numpy() for name in ("images", "trace", "frames")
+            }
 
-            before = self._done
-            pieces.append(kept.piece(f"{name}-{first:05}", make, size=len(some)))
-            self._done = before + len(some) * column.steps
-            self._report(self._done, column.name)
-        return {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
-
-    def _report(self, done: int, text: str) -> None:
-        if self.progress is not None:
-            self.progress(done, self._total, text)
+        found = map_pieces(
+            make,
+            pieces,
+            kept,
+            device=self.model.device.type,
+            progress=self.progress,
+            text=f"{self.method}, {', '.join(column.name for column in columns)}",
+        )
+        made = [[next(found) for _ in parts] for _ in columns]
+        return [
+            {name: np.concatenate([piece[name] for piece in own]) for name in own[0]}
+            for own in made
+        ]
 
 
 def class_ranks(model: Model, originals: Tensor, drawn: Tensor) -> Tensor:

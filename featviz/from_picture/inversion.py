@@ -36,7 +36,7 @@ from featviz.from_picture.result import Inverted
 from featviz.from_picture.settings import STEPS
 from featviz.maximization import objectives
 from featviz.models.layers import read_layer
-from featviz.types import AutoPrecision, BatchSize, Frames, Progress, Restarts, Seed, Steps
+from featviz.types import AutoPrecision, BatchSize, Engine, Frames, Progress, Restarts, Seed, Steps
 
 if TYPE_CHECKING:
     from featviz.maximization.optimized import Optimized
@@ -63,6 +63,7 @@ def invert(
     batch_size: BatchSize | None = None,
     precision: AutoPrecision = "auto",
     checkpoint: str | Path | Checkpoint | None = None,
+    engine: Engine = "here",
     progress: Progress | None = None,
 ) -> Inverted:
     """Pictures with nearly the activations of the given ones: `.images` (P, K, T, 3, H, W).
@@ -85,6 +86,7 @@ def invert(
             CUDA.
         precision: Of the network in the steps: "auto", "float32" or "bfloat16".
         checkpoint: A folder that keeps finished pictures; the same call goes on from there.
+        engine: "here", or "ray": batches of pictures are made by a Ray cluster.
         progress: Called with steps done, steps in all and what is being done.
 
     Returns:
@@ -109,6 +111,7 @@ def invert(
         film=film,
         batch_size=batch_size,
         checkpoint=checkpoint,
+        engine=engine,
         progress=progress,
         restarts=restarts,
     )
@@ -127,7 +130,7 @@ def invert(
 
         def draw(batch: Batch) -> Optimized:
             objective = -objectives.distance(layer, read_layer(model, batch.originals, layer))
-            return run.optimize(objective, how, batch, layer, text=f"inverting {layer}")
+            return run.optimize(objective, how, batch, layer)
 
         def measure(originals: Tensor, drawn: Tensor) -> dict[str, Tensor]:
             target, found, far = (

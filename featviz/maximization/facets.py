@@ -48,6 +48,7 @@ from featviz.types import (
     AutoPrecision,
     BatchSize,
     Canvas,
+    Engine,
     Examples,
     FacetCount,
     Frames,
@@ -81,6 +82,7 @@ def draw_facets(
     film_kind: Literal["gif", "mp4"] = "gif",
     batch_size: BatchSize | None = None,
     checkpoint: str | Path | Checkpoint | None = None,
+    engine: Engine = "here",
     progress: Progress | None = None,
 ) -> Facets:
     """`count` different pictures of each unit: `.images` (U, G, 3, S, S).
@@ -146,6 +148,7 @@ def draw_facets(
         frames=frames,
         batch_size=batch_size,
         checkpoint=checkpoint,
+        engine=engine,
         progress=progress,
         text=f"facets of {place.name}",
     )

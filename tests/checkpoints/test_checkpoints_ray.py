@@ -6,6 +6,7 @@ Machines are nodes of one cluster on this computer; they have no files in common
 from __future__ import annotations
 
 import csv
+import functools
 import json
 import os
 import re
@@ -89,25 +90,103 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 Analysis = Callable[..., Any]
-_FEW: dict[str, Any] = {"steps": 6, "batch_size": 1}
 
 ANALYSES: dict[str, Analysis] = {
     "maximize": lambda model, data, **how: featviz.maximize(
-        model, "conv2", units="0-5", pictures=data, precision="float32", **_FEW, **how
+        model, "conv2", units="0-3", pictures=data, precision="float32", **_FEW, **how
+    ),
+    "facets": lambda model, data, **how: featviz.draw_facets(
+        model, "conv2", units="0-2", count=2, **_FEW, **how
+    ),
+    "invert": lambda model, data, **how: featviz.invert(
+        model,
+        _some(model, data, 3),
+        ["conv1", "conv2"],
+        others=_some(model, data, 2),
+        **_FEW,
+        **how,
+    ),
+    "deepdream": lambda model, data, **how: featviz.deepdream(
+        model, _some(model, data, 3), ["conv2"], octaves=2, **_FEW, **how
+    ),
+    "attribute": lambda model, data, **how: featviz.attribute(
+        model, _some(model, data, 4), methods=["saliency", "grad_cam"], **how
+    ),
+    "top patches": lambda model, data, **how: featviz.top_patches(
+        model, data, "conv3", units="0-5", k=3, batch_size=4, **how
     ),
     "corruptions": lambda model, data, **how: featviz.corruption_table(
         model, data, names=["gaussian_noise", "fog"], severities=[1, 4], **how
+    ),
+    "audit": lambda model, data, **how: featviz.audit(
+        model,
+        data,
+        norms=["linf", "l2"],
+        steps=10,
+        check_steps=3,
+        queries=4,
+        batch_size=4,
+        parts=["corruptions", "transfer"],
+        **how,
+    ),
+    "compare": lambda model, data, **how: featviz.compare(
+        model,
+        model,
+        data,
+        parts=["robustness", "corruptions"],
+        norms=["l2"],
+        steps=10,
+        corruptions=["fog"],
+        severities=[2, 3],
+        count=8,
+        batch_size=4,
+        names=("one", "other"),
+        **how,
     ),
     "describe": lambda model, data, **how: featviz.describe_units(
         model, data, "relu5", permutations=60, least=2, pairs=False, tuning=False, **how
     ),
     "ablate": lambda model, data, **how: featviz.ablate(
-        model, "conv5", data, units="0-5", batch_size=4, controls=2, **how
+        model, "conv5", data, units="0-5", batch_size=4, controls=2, how="mean", **how
     ),
     "circuits": lambda model, data, **how: featviz.trace_circuits(
-        model, ["conv4:0-9"], data, icons="patches", **how
+        model, ["conv2:0-9"], data, icons="patches", **how
+    ),
+    "cards": lambda model, data, **how: featviz.concept_cards(
+        model,
+        _concepts(model, data),
+        data,
+        patches=2,
+        class_pictures=1,
+        designs=4,
+        classes=[0, 1, 2],
+        steps=4,
+        **how,
+    ),
+    "grid": lambda model, data, **how: featviz.activation_grid(
+        model, _some(model, data, 1)[0], "relu2", cells=2, groups=2, steps=4, **how
+    ),
+    "atlas": lambda model, data, engine="here": featviz.build_atlas(
+        model,
+        featviz.embed(model, data),
+        icons="both",
+        sides=[2],
+        icon_side=2,
+        icon=featviz.IconSettings(steps=4, batch_size=1, engine=engine),
     ),
 }
+_FEW: dict[str, Any] = {"steps": 3, "batch_size": 1}
+
+
+def _some(model: Model, data: Path, count: int) -> torch.Tensor:
+    paths = sorted(data.rglob("*.png"))[:count]
+    return featviz.read_batch(model, paths).pictures
+
+
+@functools.cache
+def _concepts(model: Model, data: Path) -> featviz.Concepts:
+    store = featviz.embed(model, data, "relu5", positions="all")
+    return featviz.find_concepts(store, count=3, seeds=1)
 
 
 def embed(model: Model, data: Path, out: Path, how: Engine) -> None:
