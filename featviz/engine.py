@@ -175,7 +175,8 @@ def _needs(ray: Any, threads: int, device: str) -> dict[str, Any]:
 def _result(ray: Any, reference: Any) -> Arrays:
     """The arrays that a worker made, or what it raised."""
     try:
-        return ray.get(reference)  # type: ignore[no-any-return]
+        # Copied, since Ray's own memory cannot be written to, and is freed like this.
+        return {name: array.copy() for name, array in ray.get(reference).items()}
     except ray.exceptions.RayTaskError as error:
         if isinstance(error.cause, ray.exceptions.RaySystemError):
             reason = str(error.cause).strip().splitlines()[-1]
