@@ -2,24 +2,25 @@
 
 Every row is a query here, so the float64 certificate of `neighbors.exact` would cost more than the
 layout. Distances are float32's, and agree with it to six decimals. Up to 16,384 rows all are
-compared with all in the whole space. Above, each row is compared along 256 principal axes with the
-8,192 rows in groups near its own (`groups`; on a GPU with all rows), and the best of these, half as
-many again as are wanted, in the whole space. The recall is measured over 200 rows against exact
-search before the others are searched; both numbers are doubled until it is 99%.
+compared with all in the whole space. Above, candidates are found along 256 principal axes: among
+8,192 rows in groups near a row's own (`groups`), then among the neighbors of neighbors (on a GPU,
+among all rows); and the best of these, half as many again as are wanted, are compared in the whole
+space. The recall is measured over 200 rows against exact search; up to 65,536 rows the whole space
+is searched after all where it is below 99%.
 """
 
 from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from featviz.atlas.groups import Groups, find_groups
+from featviz.atlas.groups import find_groups
 from featviz.data.datasets import evenly
 from featviz.errors import UserError
 from featviz.models.load import resolve_device
@@ -32,15 +33,22 @@ if TYPE_CHECKING:
 JUDGED = 50
 """neighbors that the numbers of a map need"""
 RECALL = 0.99
-"""fraction of the true neighbors below which more rows are compared"""
+"""fraction of the true neighbors below which candidates along the axes are not enough"""
 _WHOLE = 16_384
 """rows up to which all are compared with all in the whole space"""
 _AXES = 256
 _QUICK_AXES = 50
 _LEARNED = 8192
 """rows from which the axes are learned"""
+_EXACT = 65_536
+"""rows up to which the whole space is searched if they are not"""
 _COMPARED = 8192
-"""rows with which each is compared along the axes, at first"""
+"""rows in near groups with which each is compared along the axes"""
+_FAN = 30
+"""neighbors of how many neighbors it is compared with in a round"""
+_ROUNDS = 6
+_GAIN = 0.005
+"""of the true neighbors, that the last round must have added for another"""
 _MEASURED = 200
 _PART = 512
 """rows searched at a time"""
@@ -50,6 +58,12 @@ _SPARE = 8
 """candidates beyond those wanted, among which equal distances are put in order"""
 _TICK = 2.0**-20
 """distances (of unit vectors) that differ by less are equal: the precision of float32"""
+
+
+_Search = Callable[[Tensor, int], tuple[Tensor, Tensor]]
+"""the best others of some rows of a group, and their scores"""
+_Parts = Sequence[tuple[Tensor, int]]
+"""rows, and the number of their group"""
 
 
 @dataclass(frozen=True)
@@ -116,94 +130,152 @@ def build_graph(
     if count < 2:
         raise UserError(f"neighbors need at least 2 rows, there are {count}")
     k = min(k, count - 1)
-    space = _Space(index, resolve_device(device))
-    rows = torch.arange(count)
+    work = _Work(_Space(index, resolve_device(device)), kept, progress)
+    space = work.space
     axes = _QUICK_AXES if quick else _AXES
     recall = 1.0
-    search: Callable[[Tensor, int], tuple[Tensor, Tensor]]
     if min(count, index.dim) <= axes or (count <= _WHOLE and not quick):
         whole = torch.cat([part.to(space.device) for part in space.blocks()])
-
-        def search(part: Tensor, _: int) -> tuple[Tensor, Tensor]:
-            return _search([whole], space.bias, whole[part], part, k)
-
-        parts = [(part, 0) for part in rows.split(_PART)]
+        near, scores = work.each(
+            "exactly", lambda part, _: _search([whole], space.bias, whole[part], part, k)
+        )
     else:
-        shortcut = _Shortcut(space, space.along_axes(axes), k, quick)
-        recall = shortcut.reach_recall()
-        search, parts = shortcut, shortcut.parts(rows)
-    near, scores = torch.empty(count, k, dtype=torch.int64), torch.empty(count, k)
-    done = 0
-    for start in range(0, len(parts), _PIECE):
-        some = parts[start : start + _PIECE]
-        here = torch.cat([part for part, _ in some])
-        found = None if kept is None else kept.read(f"parts-{start:06}")
-        if found is None:
-            pairs = [search(*part) for part in some]
-            found = {
-                "near": torch.cat([each for each, _ in pairs]).numpy(),
-                "scores": torch.cat([each for _, each in pairs]).numpy(),
-            }
-            if kept is not None:
-                kept.write(f"parts-{start:06}", found, size=len(here))
-        near[here], scores[here] = map(torch.from_numpy, (found["near"], found["scores"]))
-        done += len(here)
-        if progress is not None:
-            progress(done, count, "finding neighbors")
-    return Graph(near, space.distances(rows, scores), index.metric, recall)
+        near, scores, recall = _along_axes(work, axes, k, quick)
+        if recall < RECALL and not quick and count <= _EXACT:
+            near, scores = work.each("exactly", lambda part, _: space.exact(part, k))
+            recall = 1.0
+    return Graph(near.long(), space.distances(torch.arange(count), scores), index.metric, recall)
 
 
-class _Shortcut:
-    """Search along some axes, and in the whole space among the best of these."""
+@dataclass(frozen=True)
+class _Work:
+    """A search for all rows."""
 
-    def __init__(self, space: _Space, flat: Tensor, k: int, quick: bool):
-        self.space, self.flat, self.k, self.quick = space, flat, k, quick
-        self.groups: Groups | None = find_groups(flat) if flat.device.type == "cpu" else None
-        self.compared = min(space.count, max(_COMPARED, 4 * k)) if self.groups else space.count
-        self.wide = k if quick else min(space.count - 1, k + k // 2)
+    space: _Space
+    kept: Checkpoint | None
+    progress: Progress | None
 
-    def parts(self, rows: Tensor) -> list[tuple[Tensor, int]]:
-        """All of these rows, so that those of a part are of one group, and its number."""
-        if self.groups is None:
-            return [(part, 0) for part in rows.split(_PART)]
-        own = self.groups.named[rows, 0]
-        order = own.argsort(stable=True)
-        sizes = torch.bincount(own, minlength=len(self.groups.members)).tolist()
-        return [
-            (part, number)
-            for number, mine in enumerate(rows[order].split(sizes))
-            for part in mine.split(_PART)
-            if len(part)
-        ]
+    def each(
+        self, name: str, search: _Search, parts: _Parts | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """What `search` finds of all rows, (N, any); a few parts at a time are kept."""
+        count = self.space.count
+        parts = parts or [(part, 0) for part in torch.arange(count).split(_PART)]
+        pairs: list[tuple[Tensor, Tensor]] = []
+        done = 0
+        for start in range(0, len(parts), _PIECE):
+            some = parts[start : start + _PIECE]
+            found = None if self.kept is None else self.kept.read(f"{name}-{start:06}")
+            if found is None:
+                near, scores = map(torch.cat, zip(*(search(*part) for part in some), strict=True))
+                found = {"near": near.int().numpy(), "scores": scores.numpy()}
+                if self.kept is not None:
+                    self.kept.write(f"{name}-{start:06}", found, size=len(near))
+            pairs.append((torch.from_numpy(found["near"]), torch.from_numpy(found["scores"])))
+            done += len(found["near"])
+            if self.progress is not None:
+                self.progress(done, count, f"finding neighbors {name}")
+        back = torch.cat([part for part, _ in parts]).argsort()
+        near, scores = map(torch.cat, zip(*pairs, strict=True))
+        return near[back], scores[back]
 
-    def __call__(self, rows: Tensor, group: int) -> tuple[Tensor, Tensor]:
-        """The k best others of some rows of a group, and their scores, (R, k)."""
-        flat, bias = self.flat, self.space.bias
-        if self.groups is None:
-            near, scores = _search([flat], bias, flat[rows], rows, self.wide)
-        else:
-            among = self.groups.among(group, self.compared)
-            score = torch.addmm(-bias[among], flat[rows], flat[among].T)
-            score.scatter_(1, torch.searchsorted(among, rows)[:, None], -torch.inf)
-            scores, found = score.topk(self.wide, dim=1)
-            near, scores = _in_order(scores, among[found], self.wide)
-        return (near, scores) if self.quick else self.space.rank(rows, near, self.k)
 
-    def reach_recall(self) -> float:
-        """Compare more rows until RECALL is reached; the recall, over rows spread evenly."""
-        rows = torch.arange(0, self.space.count, max(1, self.space.count // _MEASURED))
-        mine = self.space.take(rows).to(self.space.device)
-        true = _search(self.space.blocks(), self.space.bias, mine, rows, self.k)[0]
-        near = torch.empty_like(true)
-        while True:
-            for part, group in self.parts(rows):
-                near[torch.searchsorted(rows, part)] = self(part, group)[0]
-            recall = float((true[:, :, None] == near[:, None, :]).any(2).double().mean())
-            everything = self.wide == self.space.count - 1 and self.compared == self.space.count
-            if self.quick or recall >= RECALL or everything:
-                return 1.0 if everything else recall
-            self.wide = min(self.space.count - 1, 2 * self.wide)
-            self.compared = min(self.space.count, max(2 * self.compared, 2 * self.wide))
+def _along_axes(work: _Work, axes: int, k: int, quick: bool) -> tuple[Tensor, Tensor, float]:
+    """The best of the candidates along some axes, their scores, and the recall."""
+    space, count = work.space, work.space.count
+    flat = space.along_axes(axes)
+    some = torch.arange(0, count, max(1, count // _MEASURED))
+    true = space.exact(some, k)[0]
+
+    def share(near: Tensor) -> float:
+        """Of the true neighbors of some rows those that are near."""
+        return float((true[:, :, None] == near[some][:, None, :]).any(2).double().mean())
+
+    wide = k if quick else min(count - 1, k + k // 2)
+    parts: _Parts | None = None
+    if space.device.type == "cpu":
+        near, scores, parts = _by_groups(work, flat, wide, share)
+    else:
+        near, scores = work.each(
+            "along axes", lambda part, _: _search([flat], space.bias, flat[part], part, wide)
+        )
+    if not quick:
+        near, scores = work.each(
+            "in the whole space", lambda part, _: space.rank(part, near[part].long(), k), parts
+        )
+    return near, scores, share(near)
+
+
+def _by_groups(
+    work: _Work, flat: Tensor, wide: int, share: Callable[[Tensor], float]
+) -> tuple[Tensor, Tensor, _Parts]:
+    """The `wide` best others of all rows along the axes, their scores, (N, wide), and the groups.
+
+    First among the rows of groups near a row's own. Then rounds of Dong, Moses and Li 2011
+    ("Efficient k-nearest neighbor graph construction for generic similarity measures"): among the
+    neighbors of its neighbors, until a round adds little to what is found.
+    """
+    space, groups = work.space, find_groups(flat)
+    bias = space.bias
+    parts = [
+        (part, number)
+        for number, members in enumerate(groups.members)
+        for part in members.split(_PART)
+    ]
+    compared = min(space.count, max(_COMPARED, 4 * wide))
+
+    def first(rows: Tensor, group: int) -> tuple[Tensor, Tensor]:
+        among = groups.among(group, compared)
+        score = torch.addmm(-bias[among], flat[rows], flat[among].T)
+        score.scatter_(1, torch.searchsorted(among, rows)[:, None], -torch.inf)
+        scores, found = score.topk(wide, dim=1)
+        return _in_order(scores, among[found], wide)
+
+    near, scores = work.each("in groups", first, parts)
+    before, found = 0.0, share(near)
+    for number in range(1, _ROUNDS + 1):
+        if compared == space.count or found - before < _GAIN:
+            break
+        last = near
+
+        def second(rows: Tensor, _: int, last: Tensor = last) -> tuple[Tensor, Tensor]:
+            mine = last[rows]
+            beyond = last[mine[:, :_FAN].long()][:, :, :_FAN].flatten(1)
+            others = torch.cat([mine, beyond], 1).long().sort(1).values
+            wanted = others != rows[:, None]
+            wanted[:, 1:] &= others[:, 1:] != others[:, :-1]
+            score = torch.full(others.shape, -torch.inf)
+            score[wanted] = _products(flat[rows], flat, others[wanted], wanted.sum(1))
+            best, at = (score - bias[others]).topk(wide, dim=1)
+            return _in_order(best, others.gather(1, at), wide)
+
+        near, scores = work.each(f"in round {number}", second, parts)
+        before, found = found, share(near)
+    return near, scores, parts
+
+
+def _products(rows: Tensor, others: Tensor, columns: Tensor, counts: Tensor) -> Tensor:
+    """Inner products of rows with some of the others, row after row, on the CPU.
+
+    Args:
+        rows: (R, dim).
+        others: (M, dim).
+        columns: Numbers of others: `counts[0]` of them for the first row, and so on; each row's
+            ascending.
+        counts: (R,).
+    """
+    bounds = torch.cat([torch.zeros(1, dtype=torch.int64), counts.cumsum(0)])
+    with warnings.catch_warnings():  # torch warns that this format is in beta
+        warnings.filterwarnings("ignore", message="Sparse CSR tensor support")
+        pairs = torch.sparse_csr_tensor(
+            bounds,
+            columns,
+            torch.zeros(len(columns)),
+            (len(rows), len(others)),
+            check_invariants=True,
+        )
+        found: Tensor = torch.sparse.sampled_addmm(pairs, rows, others.T, beta=0.0)
+    return found.values()
 
 
 class _Space:
@@ -244,6 +316,10 @@ class _Space:
             return found.sub_(self.mean)
         return found.div_(torch.where(norms > 0, norms, 1)[:, None])
 
+    def exact(self, rows: Tensor, k: int) -> tuple[Tensor, Tensor]:
+        """Of some rows the k best others of all, and their scores, (R, k)."""
+        return _search(self.blocks(), self.bias, self.take(rows).to(self.device), rows, k)
+
     def along_axes(self, count: int) -> Tensor:
         """All rows along the main axes of an even sample, (N, count).
 
@@ -260,8 +336,11 @@ class _Space:
         """Of some rows the k best of what is proposed (R, wide), in the whole space."""
         if self.device.type == "cpu":
             proposed = proposed.sort(1).values
-            score = self._products(rows, proposed) - self.bias[proposed]
-            return _in_order(score, proposed, k)
+            # Every row is read once, although most are candidates of many rows of a part.
+            used, columns = proposed.unique(return_inverse=True)
+            counts = torch.full((len(rows),), proposed.shape[1])
+            score = _products(self.take(rows), self.take(used), columns.flatten(), counts)
+            return _in_order(score.view_as(proposed) - self.bias[proposed], proposed, k)
         found, scores = torch.empty(len(rows), k, dtype=torch.int64), torch.empty(len(rows), k)
         for part in torch.arange(len(rows)).split(256):
             near = self.take(proposed[part].flatten()).to(self.device)
@@ -271,26 +350,6 @@ class _Space:
             near, score = _in_order(score - self.bias[some], some, k)
             found[part], scores[part] = near.cpu(), score.cpu()
         return found, scores
-
-    def _products(self, rows: Tensor, others: Tensor) -> Tensor:
-        """Inner products of rows with others of each (R, wide), ascending, on the CPU.
-
-        Every other row is read once, although most are candidates of many rows of a group.
-        """
-        used, columns = others.unique(return_inverse=True)
-        with warnings.catch_warnings():  # torch warns that this format is in beta
-            warnings.filterwarnings("ignore", message="Sparse CSR tensor support")
-            pairs = torch.sparse_csr_tensor(
-                torch.arange(0, others.numel() + 1, others.shape[1]),
-                columns.flatten(),
-                torch.zeros(others.numel()),
-                (len(rows), len(used)),
-                check_invariants=True,
-            )
-            found: Tensor = torch.sparse.sampled_addmm(
-                pairs, self.take(rows), self.take(used).T, beta=0.0
-            )
-        return found.values().view(others.shape)
 
     def distances(self, rows: Tensor, scores: Tensor) -> Tensor:
         """The metric's distances of rows to their neighbors, from the scores."""
