@@ -57,7 +57,7 @@ from featviz.atlas.viewer.page import render_page
 from featviz.checkpoints import Checkpoint, open_checkpoint, remove_checkpoint
 from featviz.data.datasets import evenly
 from featviz.embedding.store import Store
-from featviz.neighbors.approximate import build_approximate, open_approximate
+from featviz.neighbors.approximate import Effort, build_approximate, open_approximate
 from featviz.neighbors.exact import Index, build_index
 from featviz.pictures import images
 from featviz.results import Number
@@ -380,6 +380,7 @@ def step_place(options: argparse.Namespace) -> None:
     new = featviz.embed(model, later, "relu7", precision="float32")
     store, layout = _open(options), _layout(options)
     index = open_approximate(options.out / "index", store)
+    index.effort = Effort(index.effort.probes, 4)  # the positions need no exact neighbors
     started = time.perf_counter()
     xy = place_rows(layout, index, new.matrix())
     took = time.perf_counter() - started
