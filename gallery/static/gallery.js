@@ -23,6 +23,10 @@
 
   // ---- the large view
   const zooms = [...document.querySelectorAll("a.zoom")];
+  const markWide = () => zooms.forEach((link) =>
+    link.classList.toggle("swipes", link.scrollWidth > link.clientWidth + 8));
+  addEventListener("load", markWide);
+  addEventListener("resize", markWide);
   let viewer, stage, picture, words, at = 0;
   const build = () => {
     picture = make("img", { alt: "" });
@@ -117,7 +121,7 @@
       return;
     }
     if (help?.open) return;
-    const scrolls = event.key.startsWith("Arrow") && event.target.closest?.(".scroll, pre");
+    const scrolls = event.key.startsWith("Arrow") && event.target.closest?.(".scroll, .swipes, pre");
     if (scrolls || !Object.hasOwn(actions, event.key)) return;
     event.preventDefault();
     actions[event.key]();
