@@ -1,4 +1,8 @@
-"""Every analysis runs where the model is on the (pretended) card, with pictures there or here."""
+"""Every analysis runs where the model is on the (pretended) card, with pictures there or here.
+
+The card is not waited for, and nothing sent to it, more than once in eight launches, beside what is
+done once.
+"""
 
 from __future__ import annotations
 
@@ -17,11 +21,19 @@ ORDINARY = (
 """those of every day; the others are among the long tests"""
 
 
+ONCE = 70
+"""waits and copies to the card that do not grow with the work"""
+
+
 def _run(name: str, folder: Path, place: str) -> None:
-    with PretendedCuda():
+    with PretendedCuda() as card:
         model = featviz.load("alexnet-mini")
         assert model.device == CARD
+        assert model.sha256  # a copy of each weight
+        card.counts.clear()
         result = ANALYSES[name](model, small_pictures().to(place), folder / "store")
+        stops = card.total("wait") + card.total("upload")
+        assert stops <= ONCE + card.total("launch") / 8
         if hasattr(result, "save") and not (folder / "store").exists():
             result.save(folder / "result")
 
