@@ -13,7 +13,7 @@ FAISS := $(shell test "$(DRIVER)" -ge 580 2>/dev/null && echo gpu || echo cpu)
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .PHONY: demo test lint types pytest pytest-narrow pytest-long format docs docs-pictures gallery benchmarks \
-	peers clean
+	resolve-gpu peers clean
 
 demo: $(VENV)/.installed
 	$(BIN)/featviz demo --overwrite
@@ -58,6 +58,10 @@ gallery: $(VENV)/.installed
 
 benchmarks: $(VENV)/.installed-dev
 	for file in $(filter-out benchmarks/gpu.py,$(wildcard benchmarks/[a-z]*.py)); do $(BIN)/python $$file --quick || exit 1; done
+
+# Whether the packages for a card go together: pip reads about 1 GB, and installs nothing.
+resolve-gpu: $(VENV)/bin/pip
+	$(BIN)/pip install --dry-run --ignore-installed -c constraints.txt torch==2.13.0 '.[gpu]'
 
 # Other libraries to measure against, in an environment of their own.
 peers: $(VENV)/.installed

@@ -238,7 +238,7 @@ def train(device: str, small: bool) -> Iterator[Line]:
     epochs(1)
     rates = [count / max(1e-9, epochs(2) - epochs(1)) for _ in range(rounds)]
     what = f"{side} pixels, batches of {batch}"
-    yield speed(f"featviz, {what}, pictures in memory", rates, "pictures/s", (15_000, 18_000))
+    yield speed(f"featviz, {what}, pictures in memory", rates, "pictures/s", (25_000, 45_000))
     bare = bare_training(make(10), pixels.to(device), labels.to(device), batch)
     seconds = measured({"": bare}, device, small=small, rounds=rounds)[""]
     yield speed(
