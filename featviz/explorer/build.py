@@ -70,7 +70,8 @@ def build_explorer(
             concatenations.
         data: Pictures that are offered and among which neighbors are searched; default: the bundled
             ones.
-        weights: How the page has them: "float16", or "int8" with a scale an output unit, which
+        weights: How the page has them: "float16" (whole numbers of 16 bits with a step an output
+            unit where float16 would change weights), or "int8" with a step an output unit, which
             halves the page.
         megabytes: The page is at most so large: weights that matter little for the pictures'
             classes are rounded more coarsely than others. `weights` are kept where they fit.

@@ -1,9 +1,9 @@
 """A program's weights as the page stores them: one block of bytes, and what is where in it.
 
-Weights of convolutions and matrices are float16, or whole numbers times a step a row (an output
-unit): int8, or steps that `fitted` chooses so that the block has a wanted size. Biases, scales and
-shifts are float32. `store` gives the program with the rounded weights, too, so that what rounding
-changes can be measured in Python.
+Weights of convolutions and matrices are float16 where that is exact, else whole numbers times a
+step a row (an output unit): of 16 bits, of 8 bits, or with steps that `fitted` chooses so that the
+block has a wanted size. Biases, scales and shifts are float32. `store` gives the program with the
+rounded weights, too, so that what rounding changes can be measured in Python.
 """
 
 from __future__ import annotations
@@ -25,6 +25,10 @@ Rounding = Literal["float16", "int8"]
 
 How = Rounding | float
 """a number: the step, relative to the root mean square of the row"""
+
+FINE = 2e-4
+"""step of weights that float16 would change: on average a third of the change by float16, which is
+fine near zero only"""
 
 PROBE = 0.05
 """step with which it is measured how much a weight matters"""
@@ -73,9 +77,9 @@ class Block:
         more = {} if columns is None else {"columns": columns}
         if how == "float16":
             half = weight.half()
-            if not half.isfinite().all():
-                return self.add(weight, "f32", **more), weight
-            return self.add(half, "f16", **more), half.float()
+            if torch.equal(half.float(), weight):
+                return self.add(half, "f16", **more), weight
+            how = FINE
         step = _steps(weight, how)
         whole = (weight / step).round()
         scale = self.add(step.flatten(), "f32")

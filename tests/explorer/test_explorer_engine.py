@@ -60,8 +60,7 @@ def alexnet_2012() -> Model:
     torch.manual_seed(0)
     net = featviz.load("alexnet-2012", weights=None).net
     net.classifier = nn.Sequential(nn.Linear(9216, 8))  # small enough for a page
-    # Random weights are so small that rounding them turns ReLUs around; the page's are rounded.
-    return featviz.wrap(net.half().float(), input_size=227, mean=(0.45,), std=(0.25,))
+    return featviz.wrap(net, input_size=227, mean=(0.45,), std=(0.25,))
 
 
 def with_equal_columns() -> Model:
@@ -295,4 +294,5 @@ def test_equal_columns_of_a_matrix_are_stored_once() -> None:
     assert entry["shape"] == [33, 160]
     for one, other in zip(program.operations, rounded.operations, strict=True):
         for name, values in one.weights.items():
-            torch.testing.assert_close(other.weights[name], values, rtol=1e-3, atol=1e-6)
+            largest = float(values.abs().max())
+            torch.testing.assert_close(other.weights[name], values, rtol=0, atol=1e-3 * largest)
