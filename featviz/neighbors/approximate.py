@@ -41,6 +41,8 @@ from featviz.neighbors.exact import (
     best_of,
     build_index,
     check_faiss,
+    faiss_card,
+    faiss_has_card,
     for_search,
     spread,
 )
@@ -239,6 +241,8 @@ def build_approximate(
         hint = nearest(kind, KINDS)
         raise UserError(f"unknown index {kind!r}; take {', '.join(KINDS)} or exact{hint}")
     check_faiss(f"--index {kind}")
+    import faiss
+
     rows = vectors if isinstance(vectors, Index) else build_index(vectors, metric=metric)
     if len(rows) < _FEWEST:
         raise UserError(
@@ -248,7 +252,14 @@ def build_approximate(
     sample = for_search(rows.take(spread(len(rows), _SAMPLE)).numpy(), rows.metric)
     axes = _find_axes(sample, seed)
     index = _made(kind, axes.count, len(rows), seed)
-    index.train(_learned_from(rows, axes, index.nlist if kind == "ivf" else 0))
+    learned = _learned_from(rows, axes, index.nlist if kind == "ivf" else 0)
+    if kind == "ivf" and faiss_has_card():
+        on_card = faiss.index_cpu_to_gpu(faiss_card(), 0, faiss.IndexFlatL2(axes.count))
+        index.clustering_index = on_card
+        index.train(learned)
+        index.clustering_index = None
+    else:
+        index.train(learned)
     done = 0
     for block in rows.search_blocks():
         index.add(axes(block))

@@ -5,14 +5,17 @@ float64, and a row is accepted only when no row outside the candidates could be 
 float32's error. So the result does not depend on the library, on threads or on the batch: nearest
 first, equal distances in the order of their rows.
 
-torch is the default because its matrix product is as fast as FAISS's flat index for a thousand
-queries and 2.5 times as fast for one (benchmarks/neighbors.py).
+torch is the default. On a CPU it has two matrix products, MKL's and oneDNN's; which one is faster
+differs between processors and is measured for a few milliseconds when the first search needs it. On
+CUDA candidates are proposed in TF32, and where that cannot decide, in float32.
 """
 
 from __future__ import annotations
 
 import importlib.util
+import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -48,6 +51,12 @@ _COSINE_ERROR = 2e-5
 """more than float32 loses in an inner product of unit vectors of 4096 dimensions (measured 1e-6)"""
 _L2_ERROR = 4e-6
 """the same for |x|^2 + |q|^2 - 2 x.q, relative to |x|^2 + |q|^2"""
+_TF32_ERROR = 2.5e-3
+"""the same in TF32, which rounds both vectors to 10 bits behind the point"""
+_TF32_SPARE = 20
+"""candidates beyond k in a round of TF32"""
+_FEW = 16
+"""queries that are multiplied as vectors"""
 _EXACT = 8
 """queries whose candidates are widened to float64 at a time, so that they stay in the cache"""
 _GATHERED = 4096
@@ -63,7 +72,7 @@ class Index:
 
     metric: "cosine" (1 - cosine, 0 to 2) or "l2" (Euclidean length)
     backend: "torch" or "faiss", who proposes the candidates
-    device: where torch searches; FAISS does so on the CPU
+    device: where it is searched; without a card for FAISS, torch searches on CUDA in its place
     """
 
     def __init__(
@@ -84,8 +93,9 @@ class Index:
         self.store: Store | None = None
         """the store that was indexed, if it was one: it has pictures and classes"""
         self.metric: Metric = metric
-        self.backend = "faiss" if backend == "faiss" else "torch"
-        self.device = torch.device("cpu" if backend == "faiss" else device)
+        self.device = torch.device(device)
+        able = backend == "faiss" and (self.device.type == "cpu" or faiss_has_card())
+        self.backend = "faiss" if able else "torch"
         self.norms: NDArray[np.float64] = np.empty(0)
         """Euclidean length of every row"""
         self._rows: NDArray[Any] | _OnDisk = np.empty((0, dim), np.float16)
@@ -187,10 +197,11 @@ class Index:
         distances = np.empty((len(xq), k))
         rows = np.empty((len(xq), k), dtype=np.int64)
         todo = np.arange(len(xq))
-        wide = k + banned.shape[1] + _SPARE
+        rough = self.backend == "torch" and self.device.type == "cuda" and self.metric == "cosine"
+        wide = k + banned.shape[1] + (_TF32_SPARE if rough else _SPARE)
         while todo.size:
             wide = min(wide, len(self))
-            far, candidates = self._candidates(xq[todo], wide)
+            far, candidates = self._candidates(xq[todo], wide, rough)
             exact = self.distances(xq[todo], candidates)
             nearest_distances, nearest_rows = best_of(exact, candidates, banned[todo], k)
             distances[todo], rows[todo] = nearest_distances, nearest_rows
@@ -198,28 +209,29 @@ class Index:
                 break
             # A row outside the candidates is no nearer than `far`, up to the error of float32.
             todo = todo[nearest_distances[:, -1] >= far]
-            wide *= 4
+            wide *= 1 if rough else 4
+            rough = False
         return distances, rows
 
     def _candidates(
-        self, xq: NDArray[np.float32], count: int
+        self, xq: NDArray[np.float32], count: int, rough: bool
     ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
         """Rows likely to be near, (Q, count), and a lower bound of the others' distance, (Q,)."""
         queries = torch.from_numpy(for_search(xq, self.metric)).to(self.device)
-        best = torch.empty(len(xq), 0, device=self.device)
-        where = torch.empty(len(xq), 0, dtype=torch.int64, device=self.device)
+        found: list[tuple[Tensor, Tensor]] = []
         seen = 0
         with plain_float32():  # the errors below are those of float32
+            if rough:
+                torch.set_float32_matmul_precision("high")  # TF32
             for rows in self._device_blocks():
                 wide = min(count, len(rows))
                 score, at = _best_of_block(queries, rows, wide, self.metric, self.backend)
-                best, where = torch.cat([best, score], 1), torch.cat([where, at + seen], 1)
-                best, order = best.topk(min(count, best.shape[1]), dim=1)
-                where = where.gather(1, order)
+                found = [_merged([*found, (score, at + seen if seen else at)], count)]
                 seen += len(rows)
+        best, where = found[0]
         worst, rows_found = best[:, -1].double().cpu().numpy(), where.cpu().numpy()
         if self.metric == "cosine":
-            return 1 - worst - _COSINE_ERROR, rows_found
+            return 1 - worst - (_TF32_ERROR if rough else _COSINE_ERROR), rows_found
         error = _L2_ERROR * (_norms(xq) ** 2 + self.norms.max() ** 2)
         return np.sqrt(np.maximum(-worst - error, 0)), rows_found
 
@@ -272,11 +284,11 @@ class Index:
             query = queries[part]
             wanted = chosen[part].reshape(-1)
             rows = torch.from_numpy(data[wanted.numpy()]) if held is None else held[0][wanted]
-            near = rows.double().view(len(query), -1, self.dim)
+            near = rows.float().double().view(len(query), -1, self.dim)
             if self.metric == "l2":
-                found[part] = (near - query[:, None]).square_().sum(2).sqrt()
+                found[part] = near.sub_(query[:, None]).square_().sum(2).sqrt_()
             else:
-                found[part] = torch.bmm(near, query[:, :, None])[:, :, 0]
+                found[part] = near.mul_(query[:, None]).sum(2)
         if self.metric == "l2":
             return found.cpu().numpy()
         length = norms[candidates] * torch.linalg.vector_norm(queries, dim=1).cpu().numpy()[:, None]
@@ -343,6 +355,23 @@ def has_faiss() -> bool:
     return importlib.util.find_spec("faiss") is not None
 
 
+def faiss_has_card() -> bool:
+    """Whether FAISS can compute on a GPU: its own build for them, and one that it sees."""
+    if not has_faiss():
+        return False
+    import faiss
+
+    return hasattr(faiss, "StandardGpuResources") and faiss.get_num_gpus() > 0
+
+
+@cache
+def faiss_card() -> Any:
+    """What FAISS keeps on the GPU between calls."""
+    import faiss
+
+    return faiss.StandardGpuResources()
+
+
 def check_faiss(wanted: str) -> None:
     """Raise UserError, which names what is wanted, where FAISS is not installed."""
     if not has_faiss():
@@ -364,10 +393,47 @@ def for_search(rows: NDArray[np.float32], metric: Metric) -> NDArray[np.float32]
 
 def block_scores(queries: Tensor, rows: Tensor, metric: Metric) -> Tensor:
     """(Q, N), larger for nearer rows: inner products, or squared distances below zero."""
+    products = _product(rows.device.type, len(queries) < _FEW)(queries, rows)
     if metric == "cosine":
-        return queries @ rows.T
+        return products
     squares = rows.square().sum(1) + queries.square().sum(1, keepdim=True)
-    return torch.addmm(squares, queries, rows.T, beta=-1, alpha=2)
+    return products.mul_(2).sub_(squares)
+
+
+def _by_mkl(queries: Tensor, rows: Tensor) -> Tensor:
+    return queries @ rows.T
+
+
+def _by_onednn(queries: Tensor, rows: Tensor) -> Tensor:
+    product: Tensor = torch.ops.mkldnn._linear_pointwise(queries, rows, None, "none", [], "")
+    return product
+
+
+@cache
+def _product(device: str, few: bool) -> Callable[[Tensor, Tensor], Tensor]:
+    """The fastest way here to multiply few or many queries (Q, dim) by rows (N, dim) transposed."""
+    if device != "cpu" or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+        return _by_mkl
+    queries = torch.ones(1 if few else 64, 1024)
+    rows = torch.ones(2048, 1024)
+    ways = (_by_mkl, _by_onednn)
+    seconds = dict.fromkeys(ways, 0.0)
+    for i in range(6):
+        for way in ways:
+            started = time.perf_counter()
+            way(queries, rows)
+            if i:  # the first time a library prepares itself
+                seconds[way] += time.perf_counter() - started
+    return min(ways, key=lambda way: seconds[way])
+
+
+def _merged(found: list[tuple[Tensor, Tensor]], count: int) -> tuple[Tensor, Tensor]:
+    """The `count` largest of scores and their rows, which were found in several blocks."""
+    if len(found) == 1:
+        return found[0]
+    scores, rows = (torch.cat(parts, 1) for parts in zip(*found, strict=True))
+    best, order = scores.topk(min(count, scores.shape[1]), dim=1)
+    return best, rows.gather(1, order)
 
 
 def _best_of_block(
@@ -380,8 +446,14 @@ def _best_of_block(
     import faiss
 
     kind = faiss.METRIC_INNER_PRODUCT if metric == "cosine" else faiss.METRIC_L2
-    found, where = faiss.knn(queries.numpy(), rows.numpy(), count, kind)
-    return torch.from_numpy(found if metric == "cosine" else -found), torch.from_numpy(where)
+    if rows.device.type == "cpu":
+        pair = faiss.knn(queries.numpy(), rows.numpy(), count, kind)
+        found, where = (torch.from_numpy(array) for array in pair)
+    else:
+        import faiss.contrib.torch_utils  # lets knn_gpu take torch's tensors
+
+        found, where = faiss.knn_gpu(faiss_card(), queries, rows, count, metric=kind)
+    return found if metric == "cosine" else -found, where
 
 
 @public
@@ -397,8 +469,9 @@ def build_index(
     Args:
         vectors: A store, or (N, dim).
         metric: "cosine" (1 - cosine) or "l2" (Euclidean).
-        backend: What proposes the candidates: "torch", "faiss", or "auto", which is torch.
-        device: Where torch searches: "auto" takes CUDA where there is one. Default: where the
+        backend: What proposes the candidates: "torch", "faiss", or "auto", which is torch. On CUDA
+            "faiss" needs faiss-gpu; without it torch searches there.
+        device: Where it is searched: "auto" takes CUDA where there is one. Default: where the
             matrix is, and for a store "auto".
 
     Raises:

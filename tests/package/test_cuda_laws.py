@@ -23,6 +23,7 @@ from featviz.atlas.graph import build_graph
 from featviz.attacks.options import AttackOptions
 from featviz.data.from_python import as_pictures
 from featviz.models.precision import has_bfloat16
+from featviz.neighbors import exact
 from featviz.neighbors.exact import build_index
 from featviz.training.data import read_examples
 
@@ -63,7 +64,28 @@ def test_a_store_is_searched_on_the_card_where_there_is_one() -> None:
         store = featviz.embed(featviz.load("alexnet-mini"), featviz.sample_pictures(1))
         assert build_index(store).device.type == "cuda"
         assert build_index(store, device="cpu").device.type == "cpu"
-        assert build_index(store, backend="faiss").device.type == "cpu"
+        # FAISS without a card of its own leaves the search to torch.
+        index = build_index(store, backend="faiss")
+        assert (index.backend, index.device.type) == ("torch", "cuda")
+
+
+def test_what_tf32_cannot_decide_is_decided_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = torch.Generator().manual_seed(3)
+    space = torch.ones(300, 24) + 1e-3 * torch.randn(300, 24, generator=generator)
+    want = build_index(space).search(space[:9], 5)
+    asked: list[str] = []
+    original = exact.block_scores
+
+    def counted(*given: Any) -> Tensor:
+        asked.append(torch.get_float32_matmul_precision())
+        assert torch.backends.cuda.matmul.allow_tf32 == (asked[-1] == "high")
+        return original(*given)
+
+    monkeypatch.setattr(exact, "block_scores", counted)
+    with PretendedCuda():
+        found = build_index(space.to("cuda")).search(space[:9], 5)
+    assert torch.equal(found[1], want[1])
+    assert asked[:2] == ["high", "highest"]
 
 
 def test_search_is_exact_where_products_may_lose_bits() -> None:
