@@ -23,7 +23,7 @@ import _rounds
 import torch
 import torch.nn.functional as F
 from _gpu_checks import Line, line
-from maximize import bare
+from maximize import Bare
 from neighbors import made_up_fc7
 from torch import Tensor
 
@@ -165,16 +165,16 @@ def maximize(device: str, small: bool) -> Iterator[Line]:
             objective, regularizer = unit_objective(model, layer, range(count))
             args = (model, objective, range(count), range(count), settings)
             side = settings.parametrization.height
-            low = precision == "bfloat16"
-            passes = (model, layer.name, count, side, steps, low)
+            low = torch.bfloat16 if precision == "bfloat16" else torch.float32
+            passes = partial(Bare, model, layer, count, side, low)
 
             def ours(args: Any = args, regularizer: Any = regularizer, count: int = count) -> None:
                 optimize(*args, regularizer=regularizer, batch_size=count)
 
             works: dict[str, Callable[[], object]] = {
                 "featviz": ours,
-                "bare": partial(bare, *passes, torch.contiguous_format),
-                "bare, channels last": partial(bare, *passes, torch.channels_last),
+                "bare": partial(passes(torch.contiguous_format), steps),
+                "bare, channels last": partial(passes(torch.channels_last), steps),
             }
             for name, values in measured(works, device, small=small, rounds=3).items():
                 what = f"{name}, {count} units, {side} pixels, {precision}"

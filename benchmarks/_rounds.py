@@ -20,15 +20,19 @@ def arguments(text: str, **options: Any) -> argparse.Namespace:
     return parser.parse_args()
 
 
-def measure(works: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
+def measure(
+    works: Mapping[str, Callable[[], object]],
+    rounds: int,
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[str, list[float]]:
     """Seconds of each work in each round, A B C A B C ..., after one round that does not count."""
     seconds: dict[str, list[float]] = {name: [] for name in works}
     for i in range(rounds + 1):
         for name, work in works.items():
-            started = time.perf_counter()
+            started = clock()
             work()
             if i:
-                seconds[name].append(time.perf_counter() - started)
+                seconds[name].append(clock() - started)
     return seconds
 
 

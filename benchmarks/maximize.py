@@ -3,22 +3,31 @@
     python benchmarks/maximize.py [--quick] [--model alexnet --weights FILE] [--layer conv5]
 
 The bare loop runs the model up to the layer and back to the picture, frozen weights, the same
-number of pictures at a time, in float32 or with autocast to bfloat16 (as `in_bfloat16` has it), and
-nothing else: no parametrization, transforms or optimizer. Once with contiguous pictures and once
-channels-last, as featviz has them; both ratios are given. Rounds alternate. One image-step is one
-step of one picture. The rows that begin with "part" split a step of featviz.
+number of pictures at a time, and nothing else: no parametrization, transforms or optimizer. It is
+run channels-last in float32 and, where the processor computes in it, with all weights and values in
+bfloat16 (a cast copy of the net, without autocast), and once with contiguous pictures and weights,
+as one writes it. The ratios are seconds of featviz over theirs; "best" is the
+faster of the channels-last two. Rounds alternate. featviz's seconds are those of its steps: the
+difference between a longer and a shorter run. One image-step is one step of one picture. The rows
+that begin with "part" split a step of featviz. With `--clock cpu` seconds are the processor's, for
+one thread on a machine that others use.
 """
 
 from __future__ import annotations
 
+import copy
 import platform
 import statistics
+import time
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import suppress
 from dataclasses import replace
+from functools import partial
+from typing import Any
 
 import _rounds
 import torch
+from torch import Tensor, nn
 
 import featviz
 from featviz.maximization.loop import optimize
@@ -28,9 +37,8 @@ from featviz.maximization.reading import reading
 from featviz.maximization.regularizers import shaped_gradient
 from featviz.maximization.settings import Settings, settings_for
 from featviz.models.frozen import frozen
-from featviz.models.layers import activations
-from featviz.models.model import Model
-from featviz.models.precision import in_bfloat16
+from featviz.models.layers import StopForward
+from featviz.models.model import Layer, Model
 from featviz.types import AutoPrecision
 
 
@@ -42,8 +50,10 @@ def main() -> None:
         layer="conv5",
         units=8,
         precision="auto",
+        clock="wall",
     )
-    rounds, steps = (3, 4) if given.quick else (9, 16)
+    clock = time.process_time if given.clock == "cpu" else time.perf_counter
+    rounds, steps = (3, 6) if given.quick else (5, 12)
     model = featviz.load(given.model, weights=given.weights or None)
     layer = model.layer(given.layer)
     precision: AutoPrecision = given.precision
@@ -52,66 +62,90 @@ def main() -> None:
     side = settings.parametrization.height
     objective, regularizer = unit_objective(model, layer, range(given.units))
     rows_of = range(given.units)
-    work = (model, layer.name, given.units, side, steps, settings.precision == "bfloat16")
-    loops: dict[str, Callable[[], object]] = {
-        "featviz": lambda: optimize(
-            model, objective, rows_of, rows_of, settings, regularizer=regularizer
-        ),
-        "bare torch": lambda: bare(*work, torch.contiguous_format),
-        "bare torch, channels last": lambda: bare(*work, torch.channels_last),
+
+    def run(steps: int) -> None:
+        optimize(
+            model,
+            objective,
+            rows_of,
+            rows_of,
+            replace(settings, steps=steps),
+            regularizer=regularizer,
+            batch_size=given.units,
+        )
+        if model.device.type == "cuda":
+            torch.cuda.synchronize()
+
+    works: dict[str, Callable[[], object]] = {
+        "short": lambda: run(2),
+        "featviz": lambda: run(2 + steps),
     }
-
-    def timed(loop: Callable[[], object]) -> Callable[[], object]:
-        def work() -> None:
-            loop()
-            if model.device.type == "cuda":
-                torch.cuda.synchronize()
-
-        return work
-
-    seconds = _rounds.measure({what: timed(loop) for what, loop in loops.items()}, rounds)
+    last, plain = torch.channels_last, torch.contiguous_format
+    kinds = [("float32", torch.float32, last), ("float32, contiguous", torch.float32, plain)]
+    if settings.precision == "bfloat16":
+        kinds = [kinds[0], ("bfloat16", torch.bfloat16, last)]
+        kinds.append(("bfloat16, contiguous", torch.bfloat16, plain))
+    for kind, dtype, layout in kinds:
+        passes = Bare(model, layer, given.units, side, dtype, layout)
+        works[f"bare passes, {kind}"] = partial(passes, steps)
+    seconds = _rounds.measure(works, rounds, clock)
+    short = seconds.pop("short")
+    seconds["featviz"] = [a - b for a, b in zip(seconds["featviz"], short, strict=True)]
     where = f"{given.model}, {layer.name}, {side} pixels, {given.units} at a time"
     count = given.units * steps
     rows = [
-        _rounds.row(
-            f"{what} ({where}, {settings.precision})", "image-steps/s", [count / s for s in values]
-        )
+        _rounds.row(f"{what} ({where})", "image-steps/s", [count / s for s in values])
         for what, values in seconds.items()
     ]
     for what, part in parts(model, objective, regularizer, given.units, settings).items():
-        milliseconds = [1e3 * s for s in _rounds.measure({what: timed(part)}, rounds)[what]]
+        milliseconds = [1e3 * s for s in _rounds.measure({what: part}, rounds, clock)[what]]
         rows.append(_rounds.row(f"part: {what}", "ms", milliseconds))
 
     def ratio(other: str) -> float:
-        pairs = zip(seconds[other], seconds["featviz"], strict=True)
-        return statistics.median(theirs / ours for theirs, ours in pairs)
+        pairs = zip(seconds["featviz"], seconds[other], strict=True)
+        return statistics.median(ours / theirs for ours, theirs in pairs)
 
-    ratios = {
-        "featviz/bare": ratio("bare torch"),
-        "featviz/bare, channels last": ratio("bare torch, channels last"),
-    }
+    ratios = {f"featviz/{other}": ratio(other) for other in seconds if other != "featviz"}
+    best = max(value for name, value in ratios.items() if "contiguous" not in name)
+    ratios["featviz/best bare passes"] = best
     device = platform.machine() if model.device.type == "cpu" else torch.cuda.get_device_name()
-    device = f"{device}, {torch.get_num_threads()} threads"
+    device = f"{device}, {torch.get_num_threads()} threads, {given.clock} seconds"
     _rounds.report("maximize", rows, ratios, device)
 
 
-def bare(
-    model: Model,
-    layer: str,
-    units: int,
-    side: int,
-    steps: int,
-    low: bool,
-    layout: torch.memory_format,
-) -> None:
-    """The model forward to the layer and back to the pictures, `steps` times."""
-    x = torch.rand(units, 3, side, side, device=model.device, requires_grad=True)
-    with frozen(model), in_bfloat16(model.net) if low else nullcontext() as fast:
-        for _ in range(steps):
-            normal = model.normalize(x).contiguous(memory_format=layout)
-            value = activations(model, normal, [layer], forward=fast or model.net)[layer].float()
-            score = value.unflatten(1, (-1, 1)).flatten(2).mean(2)[range(units), range(units)]
-            torch.autograd.grad(score.sum(), x)
+class Bare:
+    """The model forward to the layer and back to the pictures."""
+
+    def __init__(
+        self,
+        model: Model,
+        layer: Layer,
+        units: int,
+        side: int,
+        dtype: torch.dtype,
+        layout: torch.memory_format,
+    ) -> None:
+        self.model, self.dtype = model, dtype
+        net: Any = copy.deepcopy(model.net).requires_grad_(False)
+        self.net: nn.Module = net.to(dtype=dtype, memory_format=layout)
+        self.rows = range(units)
+        x = torch.rand(units, 3, side, side, device=model.device)
+        self.x = x.contiguous(memory_format=layout).requires_grad_()
+        self.net.get_submodule(layer.path).register_forward_hook(self.stop)
+
+    def stop(self, module: object, inputs: object, output: Tensor) -> None:
+        self.value = output
+        raise StopForward
+
+    def __call__(self, steps: int) -> None:
+        with frozen(self.net):
+            for _ in range(steps):
+                with suppress(StopForward):
+                    self.net(self.model.normalize(self.x).to(self.dtype))
+                score = self.value.unflatten(1, (-1, 1)).flatten(2).mean(2)[self.rows, self.rows]
+                torch.autograd.grad(score.float().sum(), self.x)
+        if self.x.is_cuda:
+            torch.cuda.synchronize()
 
 
 def parts(

@@ -134,9 +134,10 @@ class Transforms:
 
     def draw_noise(self, shape: tuple[int, ...], generator: Generator) -> Tensor:
         """Noise of the given shape, to be added to what `apply` gives."""
-        drawn = self.noise * torch.randn(shape, generator=generator)
+        drawn = torch.empty(shape).normal_(0, self.noise, generator=generator)
         if self.uniform:
-            drawn += self.uniform * (2 * torch.rand(shape, generator=generator) - 1)
+            reach = self.uniform
+            drawn += torch.empty(shape).uniform_(-reach, reach, generator=generator)
         return drawn
 
     def views(self, pictures: Tensor, moves: Tensor, generators: Sequence[Generator]) -> Tensor:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, get_args
+from weakref import WeakKeyDictionary
 
 import torch
 import torch.nn.functional as F
@@ -68,6 +69,8 @@ def gains_by_bfloat16(model: Callable[[Tensor], Tensor], pictures: Tensor) -> bo
         return False
     if sum(p.numel() for p in model.parameters()) < WORTHWHILE:
         return False
+    if model in _TRIED:
+        return _TRIED[model]
     leaf = pictures[:1].detach().clone().requires_grad_(True)
     differentiable = True
 
@@ -79,7 +82,12 @@ def gains_by_bfloat16(model: Callable[[Tensor], Tensor], pictures: Tensor) -> bo
             if differentiable:
                 torch.autograd.grad(logits.sum(), leaf)
 
-    return exists_in_bfloat16(attempt) and differentiable
+    _TRIED[model] = exists_in_bfloat16(attempt) and differentiable
+    return _TRIED[model]
+
+
+_TRIED: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
+"""what an attempt has shown; the weights do not matter"""
 
 
 @contextmanager
