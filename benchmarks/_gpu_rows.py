@@ -22,7 +22,7 @@ from typing import Any
 import _rounds
 import torch
 import torch.nn.functional as F
-from _gpu_checks import Line, line
+from _gpu_checks import LOOSE, Line, distance, line
 from maximize import Bare
 from neighbors import made_up_fc7
 from torch import Tensor
@@ -30,7 +30,7 @@ from torch import Tensor
 import featviz
 from featviz.atlas.affinities import affinities
 from featviz.atlas.graph import build_graph
-from featviz.atlas.tsne import divergence
+from featviz.atlas.tsne import Attraction, Repulsion, divergence
 from featviz.atlas.tsne import optimize as optimize_map
 from featviz.data.datasets import Pictures, in_order, open_pictures
 from featviz.embedding.pieces import Rows
@@ -377,6 +377,13 @@ def map_of(
     if len(index) <= 100_000:
         before, after = divergence(pairs, start), divergence(pairs, made)
         yield line("the divergence falls", after < before, [before, after])
+        y = made.T.float().contiguous()
+        for name, here, there in zip(
+            ("repulsion", "Z"), Repulsion()(y), Repulsion()(y.to(device)), strict=True
+        ):
+            yield distance(f"{name} of the map", here, there, LOOSE)
+        here, there = (Attraction(pairs, x.device)(x) for x in (y, y.to(device)))
+        yield distance("attraction of the map", here, there, LOOSE)
 
 
 def audit(device: str, small: bool) -> Iterator[Line]:

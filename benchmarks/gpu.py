@@ -94,7 +94,7 @@ def limits() -> dict[str, float]:
         "machine": 30,
         "ceilings": 40,
         "check numbers": 30,
-        **{f"check {name}": 60 for name in FIRST},
+        **{f"check {name}": 120 if name == "audit" else 60 for name in FIRST},
         "maximize": 70,
         "search": 60,
         "train": 60,
