@@ -16,9 +16,9 @@ import _rounds
 import torch
 
 import featviz
-from featviz.ablation.recorded import recorded_pass
 from featviz.data.datasets import batches
 from featviz.models.frozen import frozen
+from featviz.models.rest import recorded_pass
 
 BATCH = 64
 

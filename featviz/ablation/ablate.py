@@ -1,7 +1,7 @@
 """`ablate`: what a net loses when units or directions of a layer are silenced.
 
 Each picture passes the net once as far as the layer; then only what depends on the layer is
-computed again for each unit (`recorded`). Work is cut into pieces of some pictures and some units.
+computed again for each unit (`models.rest`). Work is cut into pieces of some pictures and units.
 
     Zhou, Sun, Bau, Torralba, "Revisiting the Importance of Individual Units in CNNs via Ablation",
         2018 (arXiv:1806.02891), for the loss of each class when one unit is silenced
@@ -22,7 +22,6 @@ import torch
 from torch import Tensor
 
 from featviz import results
-from featviz.ablation.recorded import channel_axis, recorded_pass
 from featviz.ablation.result import Ablation, PictureLogits
 from featviz.ablation.silence import How, Silenced, all_silenced, controls
 from featviz.checkpoints import Arrays, Checkpoint, open_checkpoint
@@ -34,7 +33,7 @@ from featviz.errors import BadPicture, UserError, public
 from featviz.models.frozen import frozen
 from featviz.models.layers import activations
 from featviz.models.model import Model, check_finite
-from featviz.models.rest import rest_of
+from featviz.models.rest import channel_axis, recorded_pass, rest_of
 from featviz.types import BatchSize, Count, Engine, Progress, Seed, Tries
 
 _PIECE, _UNITS = 128, 1024  # pictures and units of a piece

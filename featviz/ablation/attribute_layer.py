@@ -19,11 +19,11 @@ from torch import Tensor
 
 from featviz import results
 from featviz.ablation.layer_attribution import METHODS, LayerAttribution
-from featviz.ablation.recorded import Recorded, channel_axis, recorded_pass
 from featviz.data.from_python import Data
 from featviz.data.labeled import read_batch
 from featviz.errors import UserError, public
 from featviz.models.frozen import frozen
+from featviz.models.rest import Recorded, channel_axis, recorded_pass
 from featviz.models.units import Unit, parse_unit
 from featviz.types import BatchSize, Progress, Seed, Steps
 

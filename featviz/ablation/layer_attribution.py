@@ -12,7 +12,7 @@ from torch import Tensor
 
 from featviz import results
 from featviz.ablation.layer_attribution_figures import draw_layer_attribution
-from featviz.ablation.recorded import channel_axis
+from featviz.models.rest import channel_axis
 from featviz.results import Number, significant
 from featviz.statistics import DRAWS, percentiles, rank_correlation
 

@@ -20,13 +20,12 @@ from torch import Tensor
 
 from featviz import results
 from featviz.ablation.patched import Patched, PatchedLayer
-from featviz.ablation.recorded import channel_axis
 from featviz.data.from_python import Data
 from featviz.data.labeled import read_batch
 from featviz.errors import UserError, public
 from featviz.models.frozen import frozen
 from featviz.models.layers import activations
-from featviz.models.rest import rest_of
+from featviz.models.rest import channel_axis, rest_of
 from featviz.types import BatchSize, Progress
 
 if TYPE_CHECKING:

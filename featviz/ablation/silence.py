@@ -13,9 +13,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from featviz.ablation.recorded import Recorded, channel_axis
 from featviz.errors import UserError
 from featviz.models.model import Layer, Model
+from featviz.models.rest import Recorded, channel_axis
 from featviz.models.units import Unit, parse_units
 
 How = Literal["zero", "mean", "resample"]

@@ -8,11 +8,11 @@ from ablation_nets import Decides, Skips, Tokens, small
 from torch import Tensor, nn
 
 import featviz
-from featviz.ablation.recorded import channel_axis, recorded_pass
 from featviz.errors import UserError
 from featviz.models.frozen import frozen
 from featviz.models.model import Model
 from featviz.models.receptive_field import hookable
+from featviz.models.rest import channel_axis, recorded_pass
 
 SKIPS = ("first", "second", "second#1", "relu#1", "relu#2", "relu", "head")
 

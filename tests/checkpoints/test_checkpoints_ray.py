@@ -21,7 +21,7 @@ import torch
 
 import featviz
 from featviz import engine
-from featviz.checkpoints import Arrays, open_checkpoint
+from featviz.checkpoints import Arrays, Interrupted, open_checkpoint
 from featviz.data.samples import sample_pictures
 from featviz.engine import Piece, map_pieces
 from featviz.errors import UserError
@@ -247,6 +247,22 @@ def test_a_machine_is_lost_midway_and_the_stores_are_the_same(
     assert lost
     assert not (tmp_path / "ray.partial").exists()
     assert files_of(tmp_path / "here") == files_of(tmp_path / "ray")
+
+
+def test_a_run_that_was_stopped_goes_on_on_another_engine(
+    cluster: Any, mini: Model, folder: Path, tmp_path: Path
+) -> None:
+    def stop(done: int, total: int, text: str) -> None:
+        if done:
+            raise KeyboardInterrupt
+
+    options: dict[str, Any] = {"units": "0-1", "batch_size": 4, "controls": 1}
+    kept = options | {"checkpoint": tmp_path / "p"}
+    with pytest.raises(Interrupted, match=r"kept \d+ of \d+ silenced pictures; give the same"):
+        featviz.ablate(mini, "conv5", folder, engine="ray", progress=stop, **kept)
+    found = featviz.ablate(mini, "conv5", folder, **kept)
+    whole = featviz.ablate(mini, "conv5", folder, **options)
+    assert torch.equal(found.logit_change, whole.logit_change)
 
 
 def mapped(make: engine.Make, count: int = 4) -> list[Arrays]:
