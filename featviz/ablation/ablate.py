@@ -199,17 +199,26 @@ def _labeled(
 def _mean(model: Model, data: Pictures, layer: str, batch_size: int, kept: Checkpoint) -> Tensor:
     """(C,): the mean of each unit over all positions of all pictures."""
 
-    def make() -> Arrays:
+    def make(span: range, report: Callable[[int], None]) -> Arrays:
         total, n = torch.zeros(model.layer(layer).units, dtype=torch.double), 0
-        for batch in batches(data, model.preprocessing, batch_size=batch_size):
+        for batch in batches(data, model.preprocessing, batch_size=batch_size, span=span):
             images = batch.images.to(model.device)
-            with torch.no_grad():
+            with torch.no_grad(), frozen(model):
                 values = activations(model, images, [layer])[layer].cpu().double()
             rows = values.movedim(channel_axis(values), -1).flatten(0, -2)
             total, n = total + rows.sum(0), n + len(rows)
-        return {"mean": (total / n).numpy()}
+        return {"total": total.numpy(), "rows": np.array(n)}
 
-    return torch.from_numpy(kept.piece("mean", make, size=0)["mean"])
+    pieces = [Piece(f"mean-{span.start:07d}", span, 0) for span in _spans(len(data), batch_size)]
+    made = [*map_pieces(make, pieces, kept, device=model.device.type)]
+    total, rows = (sum(one[name] for one in made) for name in ("total", "rows"))
+    return torch.from_numpy(np.asarray(total / max(1, rows)))
+
+
+def _spans(count: int, batch_size: int) -> list[range]:
+    """The pictures of each piece: whole batches."""
+    step = batch_size * max(1, _PIECE // batch_size)
+    return [range(start, min(start + step, count)) for start in range(0, count, step)]
 
 
 def _partners(n: int, seed: int) -> tuple[int, ...]:
@@ -237,18 +246,18 @@ class _Measured(NamedTuple):
 
 
 def _measure(work: _Work, kept: Checkpoint, progress: Progress | None) -> _Measured:
-    step = work.batch_size * max(1, _PIECE // work.batch_size)
     n, runs = len(work.data), len(work.runs)
+    units = [range(first, min(first + _UNITS, runs)) for first in range(0, runs, _UNITS)]
     pieces = [
         [
             Piece(
-                f"pictures-{start:07d}-units-{first:05d}",
-                (range(start, min(start + step, n)), range(first, min(first + _UNITS, runs))),
-                (min(start + step, n) - start) * (min(first + _UNITS, runs) - first),
+                f"pictures-{span.start:07d}-units-{some.start:05d}",
+                (span, some),
+                len(span) * len(some),
             )
-            for first in range(0, runs, _UNITS)
+            for some in units
         ]
-        for start in range(0, n, step)
+        for span in _spans(n, work.batch_size)
     ]
     flat = [piece for row in pieces for piece in row]
     device = work.model.device.type

@@ -140,10 +140,11 @@ def concept_cards(
         effects = None
         ranked: tuple[ClassConcepts, ...] = ()
         if not model.headless and place.name != model.layer("logits").name:
-            effects = _effects(model, place, found.dictionary, data, seen, batch_size, seed)
+            work = _Work(model, place, found.dictionary, data, designs, seed, batch_size)
+            effects = _effects(work, seen, kept.part("effects"), progress)
             chosen = _most_predicted(seen.logits) if wanted is None else wanted
             ranked = _importance(
-                _Importance(model, place, found.dictionary, data, designs, seed, batch_size),
+                work,
                 chosen,
                 _class_rows(seen, chosen, class_pictures),
                 kept.part("importance"),
@@ -212,28 +213,30 @@ def _warnings(model: Model, found: Concepts, seen: Patches) -> tuple[str, ...]:
 
 
 def _effects(
-    model: Model,
-    place: Layer,
-    dictionary: Dictionary,
-    data: Pictures,
-    seen: Patches,
-    batch_size: int,
-    seed: int,
+    work: _Work, seen: Patches, kept: Checkpoint, progress: Progress | None
 ) -> LogitEffects:
     """The effect of each concept on all logits, on the pictures of its top patches."""
     rows = seen.top.rows  # (k, n)
-    gradient = torch.zeros(*rows.shape, len(model.classes))
+    places = {row: (rows == row).nonzero().T for row in sorted(set(rows.flatten().tolist()))}
+    pieces = [
+        Piece(f"picture-{row:07}", (row, concepts), len(concepts))
+        for row, (concepts, _) in places.items()
+    ]
+    made = map_pieces(
+        work.effects,
+        pieces,
+        kept,
+        device=work.model.device.type,
+        progress=progress,
+        text="effects of concepts on logits",
+    )
+    gradient = torch.zeros(*rows.shape, len(work.model.classes))
     removal = torch.zeros_like(gradient)
-    for row in sorted(set(rows.flatten().tolist())):
-        concepts, ranks = (rows == row).nonzero().T
-        state = _State.of(model, place, dictionary, data, row)
-        parts = state.parts(concepts.to(state.values.device))
-        found = concept_effects(
-            rest_of(model, place, state.picture), state.values, parts, batch_size=batch_size
-        )
-        gradient[concepts, ranks] = found.gradient.cpu()
-        removal[concepts, ranks] = found.removal.cpu()
-    drawn = [resampled_means(one, draws=200, seed=seed) for one in removal]  # (200, classes) each
+    for (concepts, ranks), found in zip(places.values(), made, strict=True):
+        gradient[concepts, ranks] = torch.from_numpy(found["gradient"])
+        removal[concepts, ranks] = torch.from_numpy(found["removal"])
+    # (200, classes) each
+    drawn = [resampled_means(one, draws=200, seed=work.seed) for one in removal]
     ends = [one.quantile(torch.tensor([0.025, 0.975]).double(), dim=0) for one in drawn]
     mean = removal.mean(1)
     agreement = [
@@ -300,8 +303,8 @@ def _class_rows(seen: Patches, classes: Sequence[int], most: int) -> list[list[i
 
 
 @dataclass(frozen=True)
-class _Importance:
-    """Samples the logit of a class."""
+class _Work:
+    """What pieces of work are made from: effects on pictures, and the importance for classes."""
 
     model: Model
     place: Layer
@@ -311,7 +314,20 @@ class _Importance:
     seed: int
     batch_size: int
 
-    def __call__(self, work: tuple[int, list[int]], report: Callable[[int], None]) -> Arrays:
+    def effects(self, work: tuple[int, Tensor], report: Callable[[int], None]) -> Arrays:
+        """What some concepts of a picture do to all logits, (n, classes)."""
+        row, concepts = work
+        with frozen(self.model):
+            state = _State.of(self.model, self.place, self.dictionary, self.data, row)
+            found = concept_effects(
+                rest_of(self.model, self.place, state.picture),
+                state.values,
+                state.parts(concepts.to(state.values.device)),
+                batch_size=self.batch_size,
+            )
+        return {name: value.cpu().numpy() for name, value in found._asdict().items()}
+
+    def importance(self, work: tuple[int, list[int]], report: Callable[[int], None]) -> Arrays:
         index, rows = work
         made: list[Sampled] = []
         with frozen(self.model), torch.no_grad():
@@ -341,7 +357,7 @@ class _Importance:
 
 
 def _importance(
-    make: _Importance,
+    work: _Work,
     classes: Sequence[int],
     rows: Sequence[list[int]],
     kept: Checkpoint,
@@ -352,11 +368,11 @@ def _importance(
         for index, which in zip(classes, rows, strict=True)
     ]
     text = "importance of concepts for classes"
-    device = make.model.device.type
-    made = map_pieces(make, pieces, kept, device=device, progress=progress, text=text)
+    device = work.model.device.type
+    made = map_pieces(work.importance, pieces, kept, device=device, progress=progress, text=text)
     found = []
     for piece, arrays in zip(pieces, made, strict=True):
         columns = (torch.from_numpy(arrays[name]) for name in Sampled._fields)
         sampled = [Sampled(*pair) for pair in zip(*columns, strict=True)]
-        found.append(ClassConcepts(piece.work[0], total_indices(sampled, seed=make.seed)))
+        found.append(ClassConcepts(piece.work[0], total_indices(sampled, seed=work.seed)))
     return tuple(found)
