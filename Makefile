@@ -52,9 +52,10 @@ docs: $(VENV)/.installed-docs
 docs-pictures: $(VENV)/.installed
 	$(BIN)/python recipes/make_docs_pictures.py
 
-# The committed gallery, from the bundled model and our own pictures.
+# The committed gallery, from the bundled model, our own pictures and AlexNet itself:
+# make gallery ARGS="--alexnet FILE --classes FILE"
 gallery: $(VENV)/.installed
-	$(BIN)/python recipes/make_gallery.py
+	$(BIN)/python recipes/make_gallery.py $(ARGS)
 
 benchmarks: $(VENV)/.installed-dev
 	for file in $(filter-out benchmarks/gpu.py,$(wildcard benchmarks/[a-z]*.py)); do $(BIN)/python $$file --quick || exit 1; done

@@ -16,6 +16,7 @@ from gallery_run import figure, write_result, write_run
 from PIL import Image
 
 from featviz.errors import UserError
+from featviz.gallery import build
 from featviz.gallery.build import LARGEST_FRAME, build_gallery, show_seconds, show_size, show_time
 from featviz.gallery.kinds import GROUPS, KINDS
 from featviz.gallery.reader import Figure, read_entry, short_cell, unit_name
@@ -258,6 +259,17 @@ def test_links_to_classes_have_their_names(tmp_path: Path) -> None:
     )
     text = (build_gallery(tmp_path) / "results" / "classify.html").read_text()
     assert '<a href="../units/logits-1.html" title="logits:1">goldfish</a>' in text
+
+
+@pytest.mark.parametrize("sheet", ["gallery.css", "report.css"])
+def test_columns_of_numbers_are_flush_right(sheet: str, tmp_path: Path) -> None:
+    folder = write_result(tmp_path / "run", tables=[{"file": "a.csv", "caption": "Rows"}])
+    (folder / "a.csv").write_text("name,value,words,share\na,1,b,0.5\n")
+    text = (build_gallery(tmp_path) / "results" / "run.html").read_text()
+    assert '<table class="n2 n4 ">' in text
+    rules = (Path(build.__file__).parent / "static" / sheet).read_text()
+    block = rules[rules.index(".n1 tr") :].partition("{ text-align: right")[0]
+    assert all(f".n{i} tr > :nth-child({i})" in block for i in range(1, 25))
 
 
 def test_an_unknown_kind_has_a_card_and_a_page(site: Path) -> None:
