@@ -124,6 +124,8 @@ def build_explorer(
     bits = stored.bits
     drift = _drift(model, stored.program, pictures.spread(min(count, 200)))
     found.document["drift"] = drift.text(bits)
+    about = found.document["pictures"]
+    about["itself"] += 2 * _moved(program, stored.program, some, about["layer"])
     return Explorer(
         origin=results.origin(
             model,
@@ -203,6 +205,14 @@ def _drift(model: Model, program: Program, pictures: Pictures) -> Drift:
         largest = max(largest, float((own - ours).abs().max()))
         size = max(size, float(own.abs().max()))
     return Drift(share(same, count), largest / size)
+
+
+def _moved(program: Program, rounded: Program, pictures: Tensor, layer: str) -> float:
+    """The largest cosine distance between the lists of one picture before and after rounding."""
+    (value,) = [i for one, i in program.layers.items() if one.name == layer]
+    lists, others = (one.run(pictures)[value].flatten(1) for one in (program, rounded))
+    distance = 1 - torch.nn.functional.cosine_similarity(lists, others)
+    return max(0.0, float(distance.max()))
 
 
 def _snapshots(

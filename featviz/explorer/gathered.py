@@ -52,6 +52,8 @@ THUMB = 48
 """pixels a side of a thumbnail"""
 UNITS = 24
 """units of a layer that are shown with pictures"""
+ITSELF = 0.002
+"""cosine distance of a picture from itself that comes of its JPEG file and of rounding its list"""
 NEAR = 10
 """neighbors by which the map is judged"""
 LARGEST = {"made": 112, "patches": 200}
@@ -152,6 +154,7 @@ def _space(store: Store, seed: int, progress: Progress | None) -> Gathered:
         "names": [_name(store, row) for row in range(len(store))],
         "classes": [store.class_name(row) or "" for row in range(len(store))],
         "rounding": largest_rounding(vectors, rounded),
+        "itself": ITSELF,
         "thumbs": {"name": "thumbs", "sheets": len(thumbs.files), **about},
         "placed": len(store) >= FEWEST,
         "kept": None,

@@ -1,7 +1,5 @@
 // The last lists of numbers, the nearest pictures by them, and the map on which all pictures lie.
 
-const ITSELF = 0.002;  // cosine distance below which two lists are those of one picture
-
 /** What the build gathered about pictures: vectors, places, classes, thumbnails. Null without pictures. */
 async function openSpace(data, blocks) {
   const about = data.pictures;
@@ -32,7 +30,7 @@ async function openSpace(data, blocks) {
         found[row] = 1 - dot / (own * norms[row]);
       }
       return Array.from(found, (distance, row) => ({row, distance}))
-        .filter(({distance}) => itself || distance > ITSELF).sort((a, b) => a.distance - b.distance).slice(0, wanted);
+        .filter(({distance}) => itself || distance > about.itself).sort((a, b) => a.distance - b.distance).slice(0, wanted);
     },
   };
 }
