@@ -36,7 +36,7 @@ import featviz
 from featviz.data.datasets import Pictures, in_order, open_pictures
 from featviz.data.samples import sample_pictures
 from featviz.embedding.extract import default_layer
-from featviz.embedding.pieces import Rows
+from featviz.embedding.pieces import Rows, as_stored
 from featviz.embedding.reduction import Reduction
 from featviz.errors import BadPicture
 from featviz.models.model import Model
@@ -75,11 +75,11 @@ def rates(given: argparse.Namespace) -> None:
         rows = Rows(model, data, places, BATCH, Reduction(), precision, given.decoder, workers)
 
         def network(rows: Rows = rows) -> None:
-            batch = as_batch(some)
             with rows.network() as forward:
                 for start in span[::BATCH]:
-                    taken = forward(batch[: len(data) - start])[layer]
-                    rows.read(taken, places[0], list(range(len(taken))))
+                    batch = as_batch(some[: len(data) - start])
+                    taken = rows.reduction(forward(batch)[layer], places[0], range(len(batch)))
+                    as_stored(taken, layer)
 
         def both(rows: Rows = rows) -> None:
             rows(span)

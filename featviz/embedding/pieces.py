@@ -6,7 +6,7 @@ arrays of a piece depend on its own span only.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from itertools import islice
@@ -67,6 +67,13 @@ class Rows:
         def read(row: int) -> Prepared:
             return self.data.prepare(row, self.model.preprocessing, decoder=self.decoder)
 
+        def keep(reduced: list[Tensor]) -> None:
+            for number, found in enumerate(reduced):
+                stored, scale = as_stored(found, self.places[number].name)
+                values[number].append(stored)
+                exponents[number].append(scale)
+
+        ahead: list[Tensor] = []
         stream = in_order(read, span, ahead=2 * self.batch_size, workers=self.workers)
         with closing(stream), self.network() as network:
             while batch := list(islice(stream, self.batch_size)):
@@ -77,15 +84,17 @@ class Rows:
                         # Relative, so that it is the same wherever the data lies.
                         skipped.append((path, str(found).replace(self.data.where(row), path)))
                 if good:
-                    taken = network(as_batch([found.pixels for _, found in good]))
                     here = [row for row, _ in good]
-                    for number, place in enumerate(self.places):
-                        stored, scale = self.read(taken[place.name], place, here)
-                        values[number].append(stored)
-                        exponents[number].append(scale)
+                    # A card was done with the batch before while this one was decoded; while it
+                    # computes this one, the rows of the other are rounded.
+                    before = [reduced.cpu() for reduced in ahead]
+                    taken = network(as_batch([p.pixels for _, p in good], self.model.device))
+                    ahead = self._reduced(taken, here)
+                    keep(before)
                     rows += here
                     sizes += [found.size for _, found in good]
                 report(batch[-1][0] + 1 - span.start)
+            keep(ahead)
         return {
             "rows": np.array(rows, np.int64).repeat(self.per_picture),
             "sizes": np.array(sizes, np.int32).reshape(-1, 2).repeat(self.per_picture, 0),
@@ -102,15 +111,14 @@ class Rows:
             torch.inference_mode(),
             in_precision(self.model, self.precision) as forward,
         ):
+            # Whether values are finite is seen when they are read back, at no other wait.
             yield lambda pictures: activations(
-                self.model, pictures.to(self.model.device), names, forward=forward
+                self.model, pictures, names, forward=forward, check=False
             )
 
-    def read(
-        self, taken: Tensor, place: Layer, rows: list[int]
-    ) -> tuple[NDArray[np.float16], NDArray[np.int16]]:
-        """Activations of pictures at a layer as a store holds them, (rows, dim) and (rows,)."""
-        return as_stored(self.reduction(taken, place, rows), place.name)
+    def _reduced(self, taken: Mapping[str, Tensor], rows: list[int]) -> list[Tensor]:
+        """Of each layer the rows (n, dim) of some pictures."""
+        return [self.reduction(taken[place.name], place, rows) for place in self.places]
 
     @property
     def per_picture(self) -> int:
@@ -132,19 +140,24 @@ def as_stored(values: Tensor, layer: str) -> tuple[NDArray[np.float16], NDArray[
             f"{layer} has values that are not finite, or beyond float32; the weights may be "
             "broken, or choose another layer"
         )
-    lengths = exact.norm(dim=1)
     kept = exact.half()
     exponents = torch.zeros(len(exact), dtype=torch.int16)
-    poor = ~((kept.double() - exact).norm(dim=1) <= LARGEST_ERROR * lengths)
+    poor = _poorly_held(kept.double(), exact)
     if bool(poor.any()):
-        scale = torch.frexp(exact[poor].abs().amax(1)).exponent - _TOP
-        kept[poor] = torch.ldexp(exact[poor], -scale[:, None]).half()
+        rows = exact[poor]
+        scale = torch.frexp(rows.abs().amax(1)).exponent - _TOP
+        kept[poor] = torch.ldexp(rows, -scale[:, None]).half()
         exponents[poor] = scale.short()
-    rows = kept.numpy(), exponents.numpy()
-    errors = np.linalg.norm(restored(*rows) - exact.numpy(), axis=1)
-    if bool((errors > LARGEST_ERROR * lengths.numpy()).any()):
-        raise UserError(f"{layer} has rows that float16 does not hold; choose another layer")
-    return rows
+        scaled = restored(kept[poor].numpy(), scale.short().numpy())
+        if bool(_poorly_held(torch.from_numpy(scaled).double(), rows).any()):
+            raise UserError(f"{layer} has rows that float16 does not hold; choose another layer")
+    return kept.numpy(), exponents.numpy()
+
+
+def _poorly_held(rows: Tensor, exact: Tensor) -> Tensor:
+    """Which rows (N, dim) are further from the exact ones than a store may be, (N,)."""
+    well: Tensor = (rows - exact).norm(dim=1) <= LARGEST_ERROR * exact.norm(dim=1)
+    return ~well
 
 
 def restored(

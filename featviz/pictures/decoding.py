@@ -93,10 +93,18 @@ def prepared(image: Image.Image, preprocessing: Preprocessing) -> Prepared:
     return Prepared(torch.from_numpy(np.array(pixels.transpose(2, 0, 1), order="C")), image.size)
 
 
-def as_batch(pixels: Sequence[Tensor]) -> Tensor:
-    """Pictures of one kind (`Prepared.pixels`) as (N, C, H, W) float32 in [0, 1]."""
+def as_batch(pixels: Sequence[Tensor], device: torch.device | None = None) -> Tensor:
+    """Pictures of one kind (`Prepared.pixels`) as (N, C, H, W) float32 in [0, 1], on a device.
+
+    They go to a card as the bytes they are, without waiting for it.
+    """
     stacked = torch.stack(list(pixels))
-    return stacked if stacked.dtype != torch.uint8 else stacked.float().div_(255)
+    if device is not None and device.type == "cuda":
+        stacked = stacked.pin_memory().to(device, non_blocking=True)
+    if stacked.dtype != torch.uint8:
+        return stacked
+    # Divided by a tensor: by a number, CUDA multiplies with its rounded inverse.
+    return stacked.float().div_(torch.full((), 255.0, device=stacked.device))
 
 
 def has_simplejpeg() -> bool:

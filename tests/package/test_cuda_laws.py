@@ -59,6 +59,16 @@ def test_search_on_the_card_finds_what_the_cpu_finds(metric: Any) -> None:
     torch.testing.assert_close(here[0], there[0], rtol=0, atol=1e-9)
 
 
+def test_a_batch_of_embed_waits_once_and_its_pixels_do_not_block() -> None:
+    def run(batches: int) -> None:
+        pictures = featviz.sample_pictures(4).select(list(range(8 * batches)))
+        featviz.embed(featviz.load("alexnet-mini"), pictures, "fc7", batch_size=8)
+
+    found = _per_step(run, 2, 4)
+    assert found["wait"] <= 1
+    assert found["upload"] == 0
+
+
 def test_a_store_is_searched_on_the_card_where_there_is_one() -> None:
     with PretendedCuda():
         store = featviz.embed(featviz.load("alexnet-mini"), featviz.sample_pictures(1))
