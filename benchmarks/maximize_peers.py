@@ -2,7 +2,7 @@
 
     make peers
     .peers/bin/python benchmarks/maximize_peers.py --weights FILE [--quick] [--layer conv5]
-        [--units 64] [--scored 16] [--model alexnet]
+        [--units 64] [--scored 16] [--model alexnet] [--score no] [--horama no] [--clock cpu]
 
 Three questions, all in one process, rounds alternating:
 
@@ -38,10 +38,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import featviz
-from featviz.maximization.settings import canvas, settings_for
+from featviz.maximization.settings import Settings, canvas, settings_for
 from featviz.maximization.transforms import Transforms
 from featviz.models import zoo
-from featviz.models.model import Model
+from featviz.models.model import Layer, Model
 from featviz.pictures import images
 
 LUCENT_SIDE, LUCENT_SEEN, LUCENT_STEPS = 128, 224, 512
@@ -68,8 +68,11 @@ def main() -> None:
         scored=16,
         rounds=5,
         steps=64,
+        score="yes",
         horama="yes",
+        clock="wall",
     )
+    clock = time.process_time if given.clock == "cpu" else time.perf_counter
     model = featviz.load(given.model, weights=given.weights or None)
     zoo.torchvision_names()  # the peers import torchvision, which must come through this door
     rounds = 2 if given.quick else given.rounds
@@ -97,7 +100,7 @@ def main() -> None:
             net, path, range(count), steps, LUCENT_SIDE, LUCENT_SEEN
         ),
     }
-    seconds = _rounds.measure(works, rounds)
+    seconds = _rounds.measure(works, rounds, clock)
     for what, values in seconds.items():
         size = f"{LUCENT_SIDE} shown at {LUCENT_SEEN}" if "its size" in what else str(side)
         rates = [count * steps / s for s in values]
@@ -105,41 +108,57 @@ def main() -> None:
     ratios["lucent/featviz seconds, equal steps and canvas"] = paired(seconds, "lucent", "featviz")
 
     # 2: the same score, with our own settings and with nothing that holds a picture back.
-    lucent_steps = 64 if given.quick else LUCENT_STEPS
-    theirs = lucent(net, path, range(scored), lucent_steps, LUCENT_SIDE, LUCENT_SEEN)
-    seen = F.interpolate(theirs, size=LUCENT_SEEN, mode="bilinear", align_corners=True)
-    goal = clean(model, layer.name, seen)
-    rows.append(_rounds.row(f"clean score, lucent, {lucent_steps} steps", "", [goal]))
-    theirs_seconds = statistics.median(seconds["lucent at its size"]) / count / steps * lucent_steps
-    rows.append(_rounds.row("lucent at that score", "s/unit", [theirs_seconds]))
-    for what, changes in {"default": {}, "unrestrained": UNRESTRAINED}.items():
-        for needed in LADDER:
-            settings = replace(settings_for(model, layer, steps=needed), **changes)
-            ours = featviz.maximize(model, layer.name, units=list(range(scored)), settings=settings)
-            reached = clean(model, layer.name, ours.images)
-            rows.append(_rounds.row(f"clean score, featviz {what}, {needed} steps", "", [reached]))
-            if reached >= goal:
-                break
-        else:
-            print(f"featviz {what} does not reach lucent's score in {LADDER[-1]} steps")
-            continue
-        spent = []
-        for _ in range(rounds):
-            started = time.perf_counter()
-            featviz.maximize(model, layer.name, units=list(range(count)), settings=settings)
-            spent.append((time.perf_counter() - started) / count)
-        rows.append(_rounds.row(f"featviz {what} at that score", "s/unit", spent))
-        ratios[f"lucent/featviz {what} seconds, equal clean score"] = (
-            theirs_seconds / statistics.median(spent)
-        )
+    if given.score == "yes":
+        lucent_steps = 64 if given.quick else LUCENT_STEPS
+        spent = statistics.median(seconds["lucent at its size"]) / count / steps * lucent_steps
+        rows.append(_rounds.row(f"lucent, {lucent_steps} steps", "s/unit", [spent]))
+        theirs = lucent(net, path, range(scored), lucent_steps, LUCENT_SIDE, LUCENT_SEEN)
+        for what, changes in {"default": {}, "unrestrained": UNRESTRAINED}.items():
+            more = equal_score(model, layer, theirs, changes, count, rounds, clock)
+            rows += [one | {"what": f"{what}: {one['what']}"} for one in more]
+            if more[-1]["unit"] == "s/unit":
+                name = f"lucent/featviz {what} seconds, equal clean score"
+                ratios[name] = spent / more[-1]["median"]
 
     # 3: MACO.
     if given.horama == "yes":
-        maco_rows, maco_ratios = maco(model, layer.name, net, rounds)
+        maco_rows, maco_ratios = maco(model, layer.name, net, rounds, clock)
         rows += maco_rows
         ratios |= maco_ratios
     threads = torch.get_num_threads()
-    _rounds.report("maximize_peers", rows, ratios, f"cpu, {threads} threads")
+    _rounds.report("maximize_peers", rows, ratios, f"cpu, {threads} threads, {given.clock} seconds")
+
+
+def equal_score(
+    model: Model,
+    layer: Layer,
+    theirs: Tensor,
+    changes: dict[str, Any],
+    count: int,
+    rounds: int,
+    clock: Callable[[], float],
+) -> list[dict[str, Any]]:
+    """Clean scores until that of the pictures `theirs` is reached, and then the seconds a unit."""
+    seen = F.interpolate(theirs, size=LUCENT_SEEN, mode="bilinear", align_corners=True)
+    goal = clean(model, layer.name, seen)
+    rows = [_rounds.row("clean score, lucent", "", [goal])]
+    for needed in LADDER:
+        settings = replace(settings_for(model, layer, steps=needed), **changes)
+
+        def run(units: int, settings: Settings = settings) -> Tensor:
+            chosen = list(range(units))
+            return featviz.maximize(model, layer.name, units=chosen, settings=settings).images
+
+        reached = clean(model, layer.name, run(len(theirs)))
+        rows.append(_rounds.row(f"clean score, featviz, {needed} steps", "", [reached]))
+        if reached >= goal:
+            seconds = _rounds.measure({"": lambda: run(count)}, rounds, clock)[""]
+            return [
+                *rows,
+                _rounds.row("featviz at that score", "s/unit", [s / count for s in seconds]),
+            ]
+    print(f"featviz does not reach lucent's score in {LADDER[-1]} steps")
+    return rows
 
 
 def paired(seconds: dict[str, list[float]], slow: str, fast: str) -> float:
@@ -201,7 +220,11 @@ def windows_of(pictures: Tensor, boxes: Tensor, output_size: tuple[int, int]) ->
 
 
 def maco(
-    model: Model, layer: str, net: torch.nn.Module, rounds: int
+    model: Model,
+    layer: str,
+    net: torch.nn.Module,
+    rounds: int,
+    clock: Callable[[], float],
 ) -> tuple[list[dict[str, Any]], dict[str, float]]:
     """Seconds a crop of Horama's MACO and of ours, of one unit each."""
     # Horama's objective is a function of the pictures; it stops at the layer as ours does.
@@ -249,7 +272,7 @@ def maco(
         try:
             # The values of the spectrum change no time: any in its shape will do.
             np.save("spectrum_decorrelated.npy", np.ones((3, 512, 257), np.float32))
-            seconds = _rounds.measure(works, min(rounds, 2))
+            seconds = _rounds.measure(works, min(rounds, 2), clock)
         finally:
             os.chdir(before)
     crops = steps * windows
