@@ -18,7 +18,8 @@ its ReLU. Steps, each in a process of its own, and skipped where its line is in 
 
 A line has seconds, processor seconds, the largest memory of the step, bytes on the disk, and what
 the step measured. The same command goes on where it was stopped: within a step too, since `embed`
-keeps pieces, and the graph and the layout keep what is finished (graph-*.npz, layout.npz).
+keeps pieces, and the graph and the layout keep what is finished. With --growth OTHER_OUT ... it
+prints how the steps of runs of several sizes grow.
 """
 
 from __future__ import annotations
@@ -86,6 +87,9 @@ COMPARED = 3000
 
 def main() -> None:
     options = _options()
+    if options.growth:
+        print(growth([options.out, *options.growth]))
+        return
     if options.only:
         STEPS[options.only](options)
         return
@@ -110,6 +114,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, nargs=2, help="of t-SNE: early, and after it")
     parser.add_argument("--kills", type=int, default=0, help="of the store's step, by SIGKILL")
     parser.add_argument("--twice", action="store_true", help="make the store again, uninterrupted")
+    parser.add_argument(
+        "--growth", type=Path, nargs="+", help="print how the steps of --out and these runs grow"
+    )
     parser.add_argument("--only", help=argparse.SUPPRESS)
     return parser.parse_args()
 
@@ -170,6 +177,28 @@ def _wait_for_pieces(
 def _finish(options: argparse.Namespace, step: str, **measured: Any) -> None:
     """Keep what a step has measured."""
     (options.out / f"{step}.json").write_text(json.dumps(measured))
+
+
+def growth(runs: Sequence[Path]) -> str:
+    """A table of processor seconds by step and rows, the exponent, and the seconds of ROWS rows."""
+    spent: dict[str, dict[int, float]] = {}
+    for run in runs:
+        for text in (run / "steps.jsonl").read_text().splitlines():
+            line = json.loads(text)
+            if line["step"] != "fit":
+                spent.setdefault(line["step"], {})[line["rows"]] = line["processor_seconds"]
+    sizes = sorted({rows for found in spent.values() for rows in found})
+    heads = ["step", *(f"{rows:,}" for rows in sizes), "exponent", f"{ROWS:,}, extrapolated"]
+    lines = [f"| {' | '.join(heads)} |", f"|{'---|' * len(heads)}"]
+    for step, found in spent.items():
+        cells = [f"{found[rows]:.0f}" if rows in found else "" for rows in sizes]
+        if len(found) > 1:
+            slope, level = np.polyfit(np.log([*found]), np.log([*found.values()]), 1)
+            cells += [f"{slope:.2f}", f"{math.exp(level + slope * math.log(ROWS)):,.0f}"]
+        else:
+            cells += ["", ""]
+        lines.append(f"| {step} | {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
 def _bytes_below(place: Path) -> int:
@@ -419,7 +448,11 @@ def step_page(options: argparse.Namespace) -> None:
         dim=store.dim,
         whole=count,
         method=f"Laid out by t-SNE ({layout.method}, perplexity {layout.perplexity:g}).",
-        recall={"this map": float(kept.double().mean()), "a random map": k / (count - 1)},
+        recall={
+            "this map": float(kept.double().mean()),
+            "principal components": overlap(near.rows, map_neighbors(layout.start, k)),
+            "a random map": k / (count - 1),
+        },
         numbers={"divergence": Number(layout.divergence or 0.0, "nats", "Kullback-Leibler")},
         warnings=("Rows are made up; a picture is the 4,096 numbers of its row, in 64 lines.",),
         paths=store.pictures.paths,

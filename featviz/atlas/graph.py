@@ -5,8 +5,9 @@ layout. Distances are float32's, and agree with it to six decimals. Up to 16,384
 compared with all in the whole space. Above, candidates are found along 256 principal axes: among
 8,192 rows in groups near a row's own (`groups`), then among the neighbors of neighbors (on a GPU,
 among all rows); and the best of these, half as many again as are wanted, are compared in the whole
-space. The recall is measured over 200 rows against exact search; up to 65,536 rows the whole space
-is searched after all where it is below 99%.
+space. The recall is measured over 200 rows against exact search. Where less than 99% of neighbors
+are among the candidates, all rows are compared along the axes (up to 262,144 rows), and in the
+whole space (up to 65,536) where that is not enough either.
 """
 
 from __future__ import annotations
@@ -44,8 +45,11 @@ _EXACT = 65_536
 """rows up to which the whole space is searched if they are not"""
 _COMPARED = 8192
 """rows in near groups with which each is compared along the axes"""
-_FAN = 30
-"""neighbors of how many neighbors it is compared with in a round"""
+_FAN = 16
+"""its nearest, and rows of which it is one of the nearest, of which as many are looked at again in
+a round"""
+_ALL = 262_144
+"""rows up to which all are compared along the axes where groups and rounds find too little"""
 _ROUNDS = 6
 _GAIN = 0.005
 """of the true neighbors, that the last round must have added for another"""
@@ -195,7 +199,7 @@ def _along_axes(work: _Work, axes: int, k: int, quick: bool) -> tuple[Tensor, Te
     parts: _Parts | None = None
     if space.device.type == "cpu":
         near, scores, parts = _by_groups(work, flat, wide, share)
-    else:
+    if parts is None or (share(near) < RECALL and count <= _ALL and not quick):
         near, scores = work.each(
             "along axes", lambda part, _: _search([flat], space.bias, flat[part], part, wide)
         )
@@ -236,12 +240,13 @@ def _by_groups(
     for number in range(1, _ROUNDS + 1):
         if compared == space.count or found - before < _GAIN:
             break
-        last = near
+        last, linked = near, torch.cat([near[:, :_FAN], _backwards(near[:, :_FAN])], 1)
 
-        def second(rows: Tensor, _: int, last: Tensor = last) -> tuple[Tensor, Tensor]:
-            mine = last[rows]
-            beyond = last[mine[:, :_FAN].long()][:, :, :_FAN].flatten(1)
-            others = torch.cat([mine, beyond], 1).long().sort(1).values
+        def second(
+            rows: Tensor, _: int, last: Tensor = last, linked: Tensor = linked
+        ) -> tuple[Tensor, Tensor]:
+            beyond = linked[linked[rows].long()].flatten(1)
+            others = torch.cat([last[rows], linked[rows], beyond], 1).long().sort(1).values
             wanted = others != rows[:, None]
             wanted[:, 1:] &= others[:, 1:] != others[:, :-1]
             score = torch.full(others.shape, -torch.inf)
@@ -252,6 +257,19 @@ def _by_groups(
         near, scores = work.each(f"in round {number}", second, parts)
         before, found = found, share(near)
     return near, scores, parts
+
+
+def _backwards(near: Tensor) -> Tensor:
+    """For each row up to _FAN rows among whose neighbors (N, any) it is; itself in empty places."""
+    count = len(near)
+    order = near.T.flatten().argsort(stable=True)  # those of which it is the nearest come first
+    sizes = torch.bincount(near.flatten(), minlength=count)
+    within = torch.arange(len(order)) - (sizes.cumsum(0) - sizes).repeat_interleave(sizes)
+    some = within < _FAN
+    found = torch.arange(count, dtype=near.dtype)[:, None].repeat(1, _FAN)
+    target = torch.arange(count).repeat_interleave(sizes)[some]
+    found[target, within[some]] = (order[some] % count).to(near.dtype)
+    return found
 
 
 def _products(rows: Tensor, others: Tensor, columns: Tensor, counts: Tensor) -> Tensor:
