@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from featviz.cli import options
-from featviz.types import BatchSize, Count, Tries
+from featviz.types import Count, Tries
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -48,7 +48,7 @@ def ablate(
     count: Annotated[
         Count | None, typer.Option("--count", help="At most so many pictures, evenly spread.")
     ] = None,
-    batch_size: Annotated[BatchSize, typer.Option("--batch-size", help="Pictures at a time.")] = 64,
+    batch_size: options.BatchSize = 64,
     engine: options.Engine = "here",
     seed: options.Seed = 0,
     model: options.ModelOptions,

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from featviz.cli import options
-from featviz.types import Count, SearchSteps, Tries
+from featviz.types import SearchSteps, Tries
 
 PARTS = "corruptions,universal,transfer,diagnosis"
 
@@ -40,9 +40,7 @@ def audit(
     norm: Annotated[
         str, typer.Option("--norm", help="Any of linf, l2, l1, l0, with commas.")
     ] = "linf,l2",
-    count: Annotated[
-        Count, typer.Option("--count", help="At most so many pictures, evenly spread.")
-    ] = 200,
+    count: options.Count = 200,
     steps: Annotated[
         SearchSteps, typer.Option("--steps", help="Passes of the search for the smallest change.")
     ] = 60,

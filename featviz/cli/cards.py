@@ -25,9 +25,7 @@ def cards(
             help="Whose concepts are ranked, with commas; default: the six predicted most often.",
         ),
     ] = None,
-    count: Annotated[
-        Count, typer.Option("--count", help="At most so many pictures, evenly spread.")
-    ] = 2000,
+    count: options.Count = 2000,
     patches: Annotated[Top, typer.Option("--patches", help="Of each concept.")] = 8,
     class_pictures: Annotated[
         Count, typer.Option("--class-pictures", help="Of each class, for the importance.")

@@ -46,9 +46,7 @@ def circuit(
         Literal["none", "patches", "maximize"],
         typer.Option("--icons", help="Pictures of the units: top patches, or maximized."),
     ] = "patches",
-    count: Annotated[
-        Count, typer.Option("--count", help="At most so many pictures, evenly spread.")
-    ] = 150,
+    count: options.Count = 150,
     positions: Annotated[
         Count, typer.Option("--positions", help="Of each map at most so many, at random.")
     ] = 64,

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from featviz.cli import options
-from featviz.types import AutoPrecision, BatchSize, Count, Probability, Top
+from featviz.types import AutoPrecision, Count, Probability, Top
 
 
 def classify(
@@ -42,9 +42,7 @@ def classify(
     shown: Annotated[
         Count, typer.Option("--shown", help="Pictures that are drawn, with --out.")
     ] = 24,
-    batch_size: Annotated[
-        BatchSize, typer.Option("--batch-size", help="Pictures computed at once.")
-    ] = 64,
+    batch_size: options.BatchSize = 64,
     precision: Annotated[
         AutoPrecision,
         typer.Option("--precision", help="auto: bfloat16 where the processor computes in it."),

@@ -7,7 +7,6 @@ from typing import Annotated
 import typer
 
 from featviz.cli import options
-from featviz.types import Count
 
 
 def corrupt(
@@ -27,9 +26,7 @@ def corrupt(
     severities: Annotated[
         str, typer.Option("--severities", metavar="LIST", help="Of 1,2,3,4,5.")
     ] = "1,2,3,4,5",
-    count: Annotated[
-        Count, typer.Option("--count", help="At most so many pictures, evenly spread.")
-    ] = 200,
+    count: options.Count = 200,
     jpeg: Annotated[
         bool,
         typer.Option(

@@ -7,7 +7,6 @@ from typing import Annotated, Literal
 
 import typer
 
-from featviz import types
 from featviz.cli import options
 from featviz.types import Count
 
@@ -53,9 +52,7 @@ def describe(
         ),
     ] = None,
     engine: options.Engine = "here",
-    batch_size: Annotated[
-        types.BatchSize, typer.Option("--batch-size", help="Pictures a forward pass.")
-    ] = 64,
+    batch_size: options.BatchSize = 64,
     seed: options.Seed = 0,
     model: options.ModelOptions,
     output: options.OutputOptions,

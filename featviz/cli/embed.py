@@ -35,9 +35,6 @@ ClassNames = Annotated[
         "default: the classes of the model.",
     ),
 ]
-BatchSize = Annotated[
-    types.BatchSize, typer.Option("--batch-size", help="Pictures a forward pass.")
-]
 StoreFolder = Annotated[
     Path | None,
     typer.Option(
@@ -57,7 +54,7 @@ class SpaceOptions:
     data: options.Data = None
     layer: LayerName = None
     class_names: ClassNames = None
-    batch_size: BatchSize = 64
+    batch_size: options.BatchSize = 64
 
     def locate(self, net: Model | None) -> tuple[str, Callable[[Progress | None], Store]]:
         """The layer, and what opens the store or embeds the data with the model."""
@@ -128,7 +125,7 @@ def embed(
         ),
     ] = None,
     class_names: ClassNames = None,
-    batch_size: BatchSize = 64,
+    batch_size: options.BatchSize = 64,
     precision: Annotated[
         AutoPrecision,
         typer.Option(

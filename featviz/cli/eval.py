@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from featviz.cli import options
-from featviz.types import AutoPrecision, BatchSize, Top
+from featviz.types import AutoPrecision, Top
 
 
 def eval(
@@ -20,9 +20,7 @@ def eval(
             "--ten-crop", help="Average ten crops of each picture, as the AlexNet paper does."
         ),
     ] = False,
-    batch_size: Annotated[
-        BatchSize, typer.Option("--batch-size", help="Pictures computed at once.")
-    ] = 64,
+    batch_size: options.BatchSize = 64,
     precision: Annotated[
         AutoPrecision,
         typer.Option("--precision", help="auto: bfloat16 where the processor computes in it."),

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from featviz.cli import options
-from featviz.types import Count, Megabytes
+from featviz.types import Megabytes
 
 
 def explore(
@@ -39,9 +39,7 @@ def explore(
             "--snapshots", metavar="FILE", help="First-layer kernels during its training."
         ),
     ] = None,
-    count: Annotated[
-        Count, typer.Option("--count", help="At most so many pictures, evenly spread.")
-    ] = 400,
+    count: options.Count = 400,
     seed: options.Seed = 0,
     model: options.ModelOptions,
     output: options.OutputOptions,

@@ -147,6 +147,12 @@ Data = Annotated[
         "default: the bundled sample pictures.",
     ),
 ]
+Count = Annotated[
+    types.Count, typer.Option("--count", help="At most so many pictures, evenly spread.")
+]
+BatchSize = Annotated[
+    types.BatchSize, typer.Option("--batch-size", help="Pictures computed at once.")
+]
 Seed = Annotated[types.Seed, typer.Option("--seed", help="The same seed gives the same result.")]
 Engine = Annotated[
     types.Engine,
