@@ -325,6 +325,7 @@ class _Run:
         groups = (
             [p for p in self.net.parameters() if (p.dim() > 1) == big] for big in (True, False)
         )
+        self.dtype = torch.bfloat16 if self.precision == "bfloat16" else torch.float32
         self.axes = (
             color_axes(self.examples).to(self.device) if settings.augmentation.color else None
         )

@@ -50,6 +50,17 @@ def test_augment_equals_the_plain_resampling(size: int, generator: torch.Generat
         np.testing.assert_allclose(mine.numpy(), wanted, atol=2e-5)
 
 
+def test_bfloat16_resamples_to_the_rounding_of_bfloat16(generator: torch.Generator) -> None:
+    pictures = torch.randint(0, 256, (20, 3, 24, 24), generator=generator).to(torch.uint8)
+    draws = torch.rand(20, 6, generator=generator)
+    exact = augment(pictures, 16, Augmentation(), draws)
+    found = augment(pictures, 16, Augmentation(), draws, dtype=torch.bfloat16)
+    error = found - exact
+    assert float(error.abs().max()) < 3 / 255
+    assert float(error.square().mean().sqrt()) < 2**-9
+    assert abs(float(error.mean())) < 2**-11
+
+
 def test_without_changes_the_picture_comes_back(generator: torch.Generator) -> None:
     still = Augmentation(area=(1.0, 1.0), aspect=0.0, brightness=0.0, flip=False)
     pictures = torch.randint(0, 256, (4, 3, 9, 9), generator=generator).to(torch.uint8)
