@@ -5,9 +5,9 @@
 The bare step is plain torch on one batch that stays in memory, normalized already: forward, loss,
 backward and update, channels-last, in bfloat16 where the processor computes in it. Beside it
 `train` itself, in interleaved rounds, with pictures decoded in memory, from a pack, and from JPEG
-files, and what reading alone reaches. --data holds class folders of JPEG files. Each is measured
-twice: by the clock, and by the time that processors spent on it in all threads, which other
-programs on the machine disturb less.
+files, and what reading alone reaches. --data holds class folders of JPEG files; default: the
+bundled pictures. Each is measured twice: by the clock, and by the time that processors spent on it
+in all threads, which other programs on the machine disturb less.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from torch import nn
 
 import featviz
 from featviz.data.datasets import open_pictures
+from featviz.data.samples import sample_pictures
 from featviz.models.alexnet import with_batch_norm
 from featviz.models.load import BUILTIN, resolve_device
 from featviz.models.precision import has_bfloat16
@@ -104,7 +105,9 @@ def main(given: argparse.Namespace) -> None:
     place = resolve_device("auto")
     torch.manual_seed(0)
     form, batch, steps = BUILTIN[given.model], given.batch, given.steps
-    data = open_pictures(given.data).spread(batch * steps)
+    data = open_pictures(given.data) if given.data else sample_pictures()
+    batch = min(batch, len(data) // 3)
+    data = data.spread(batch * steps)
     shorter = form.input_size if given.model == "alexnet-mini" else 256
     with tempfile.TemporaryDirectory(dir=given.scratch or None) as scratch:
         pack = featviz.pack(data, Path(scratch) / "pack", size=shorter)
