@@ -39,7 +39,7 @@ from featviz.attacks.options import (
     device_of,
 )
 from featviz.attacks.pgd import BallAttack, first_pictures
-from featviz.attacks.result import AttackResult
+from featviz.attacks.result import AttackResult, best_copies
 from featviz.errors import UserError, nearest, public
 from featviz.models.frozen import frozen
 from featviz.pictures.images import check_pictures
@@ -168,12 +168,49 @@ def towards_each(
     norm: str,
     steps: int,
     options: AttackOptions,
+    copies: int = 1,
 ) -> AttackResult:
-    """Targeted APGD towards the classes `aims` (N, T) in turn until one attempt succeeds."""
-    attack = AutoPGD(norm, steps, "dlr-towards")
+    """Targeted APGD towards the classes `aims` (N, T) in turn until one attempt succeeds.
+
+    copies: so many rows in succession are the same picture; all leave once one has fooled
+    """
+    attack = AutoPGD(norm, steps, "dlr-towards", copies=copies)
     return run_attack(
         model, attack, pictures, labels, name="apgd-t", eps=eps, options=options, aims=aims
     )
+
+
+def towards_all(
+    model: Classifier,
+    pictures: Tensor,
+    labels: Tensor,
+    *,
+    aims: Tensor,
+    eps: Tensor,
+    norm: str,
+    steps: int,
+    options: AttackOptions,
+) -> AttackResult:
+    """As `towards_each`, but towards all classes at the same time, as rows of one batch.
+
+    The clean classes are to be known (`options.clean`). A batch of copies costs much less than as
+    many passes of single pictures.
+    """
+    copies = aims.shape[1]
+    clean = options.clean
+    assert clean is not None
+    found = towards_each(
+        model,
+        pictures.repeat_interleave(copies, 0),
+        labels.repeat_interleave(copies),
+        aims=aims.reshape(-1, 1),
+        eps=eps.repeat_interleave(copies),
+        norm=norm,
+        steps=steps,
+        options=replace(options, clean=clean.repeat_interleave(copies, 0)),
+        copies=copies,
+    )
+    return best_copies(found, copies)
 
 
 class Phase(NamedTuple):
@@ -217,8 +254,9 @@ class AutoPGD(BallAttack):
         *,
         random_start: bool = True,
         rescale: bool = False,
+        copies: int = 1,
     ):
-        self.norm, self.loss_name, self.rescale = norm, loss, rescale
+        self.norm, self.loss_name, self.rescale, self.copies = norm, loss, rescale, copies
         self.random_start = random_start
         phases = _PHASES if norm == "l1" else (Phase(1.0, 1.0),)
         lengths = [int(phase.share * steps) for phase in phases]
@@ -240,6 +278,8 @@ class AutoPGD(BallAttack):
         self.x = self.before = first_pictures(batch, self.norm, random=self.random_start)
         self.eta = (self.factors[0] if self.norm == "l1" else 2) * batch.eps
         self.scale = torch.full_like(batch.eps, torch.nan if self.rescale else 1.0)
+        self.picture = batch.rows // self.copies
+        self.begun = self._left()
         if self.norm == "l1":
             size = batch.pictures[0].numel()
             self.changed = torch.full_like(batch.eps, size)
@@ -251,6 +291,14 @@ class AutoPGD(BallAttack):
         """Steps as sparse as the change is now."""
         self.changed = projections.distance(batch.pictures, self.x, "l0")
         self.share = self.changed.clamp(min=1.5) / batch.pictures[0].numel() / 1.5
+
+    def _left(self) -> Tensor:
+        """(n,) how many copies of the same picture are left."""
+        return (self.picture == self.picture[:, None]).sum(1)
+
+    def finished(self) -> Tensor | None:
+        """Where a copy has fooled, the others stop."""
+        return None if self.copies == 1 else self._left() < self.begun
 
     def counts(self, step: int) -> bool:
         return self.factors[step] <= 1

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from featviz.arguments import Bounds
-from featviz.attacks.apgd import apgd, towards_each
+from featviz.attacks.apgd import apgd, towards_all
 from featviz.attacks.linear_estimate import linear_estimate
 from featviz.attacks.options import (
     AttackOptions,
@@ -184,8 +184,8 @@ class _Ensemble:
         nearest = near.classes[:, :targets]
         self.found.forwards[rows] += 1
         self.found.backwards[rows] += near.classes.shape[1]
-        later = self.run("apgd-t short", rows, towards_each, aims=nearest, steps=steps)
-        order = later.reached.argsort(dim=1, descending=True, stable=True).to(nearest.device)
+        reached = self.towards("apgd-t short", rows, nearest, steps)
+        order = reached.argsort(dim=1, descending=True, stable=True).to(nearest.device)
         aims = aims.expand(-1, nearest.shape[1]).clone()
         aims[rows.to(aims.device)] = nearest.gather(1, order)
         return aims
@@ -194,8 +194,25 @@ class _Ensemble:
         rows = self.rest("apgd-t")
         rows = rows[self._near(rows)]
         if len(rows):
-            nearest = aims[rows.to(aims.device)]
-            self.run("apgd-t", rows, towards_each, "float32", aims=nearest, steps=steps)
+            self.towards("apgd-t", rows, aims[rows.to(aims.device)], steps, "float32")
+
+    def towards(
+        self,
+        stage: str,
+        rows: Tensor,
+        aims: Tensor,
+        steps: int,
+        precision: AutoPrecision | None = None,
+    ) -> Tensor:
+        """Attempts at the first class, then at the others at once; (k, T) their best margins."""
+        reached = torch.full(aims.shape, -torch.inf, dtype=torch.float64)
+        for classes in (slice(0, 1), slice(1, None)):
+            left = (~self.found.success[rows]).nonzero()[:, 0]
+            part = aims[left.to(aims.device), classes]
+            if part.numel():
+                later = self.run(stage, rows[left], towards_all, precision, aims=part, steps=steps)
+                reached[left, classes] = later.reached
+        return reached
 
     def square(self, queries: int) -> None:
         rows = self.rest("square")

@@ -126,11 +126,11 @@ def run_attack(
         if precision == "bfloat16":
             with in_bfloat16(model) as fast:
                 if attack.leaves_at_hit:
-                    attempt_all(fast)
-                    tracker.confirm(model)
+                    attempt_all(fast, judge=model)
                 else:  # only some of its steps are in bfloat16; the others are judged at once
                     attempt_all(model, fast=fast)
-        attempt_all(model)
+        if precision == "float32" or not attack.leaves_at_hit:
+            attempt_all(model)
         report(0)
         radius = None if eps is None else radii
         found = tracker.result(model, name=name, norm=attack.norm, eps=radius, started=started)
@@ -146,6 +146,7 @@ def _attempt_all(
     tracker: Tracker,
     report: Callable[[int], None],
     fast: Classifier | None = None,
+    judge: Classifier | None = None,
 ) -> None:
     """All attempts, each at the pictures that are not decided yet, some batches side by side."""
     for attempt in range(tracker.reached.shape[1]):
@@ -158,7 +159,14 @@ def _attempt_all(
         for part in rows.split(_BATCHES * tracker.batch_size):
             waiting -= len(part)
             attack_batch(
-                model, attack, now[part], tracker, fast=fast, waiting=waiting, report=report
+                model,
+                attack,
+                now[part],
+                tracker,
+                fast=fast,
+                judge=judge,
+                waiting=waiting,
+                report=report,
             )
 
 
@@ -169,6 +177,7 @@ def attack_batch(
     tracker: Tracker,
     *,
     fast: Classifier | None,
+    judge: Classifier | None,
     waiting: int,
     report: Callable[[int], None],
 ) -> None:
@@ -180,6 +189,8 @@ def attack_batch(
         batch: The pictures.
         tracker: Where results are noted.
         fast: The model in bfloat16, for the steps that allow it.
+        judge: The model in float32 where `model` is in bfloat16: what seems to fool is shown to it,
+            and the search goes on where that does not hold.
         waiting: Pictures that come later.
         report: Called with the number of pictures that are left, those included.
 
@@ -200,6 +211,8 @@ def attack_batch(
             margin=tracker.options.margin,
             batch_size=tracker.batch_size,
         )
+        if judge is not None:
+            seen = tracker.judge(judge, batch, seen)
         if step == 0 and attack.starts_at_picture:
             seen = tracker.judge_clean(batch.rows, seen)
         tracker.note(batch, seen, attack, step, counts=attack.counts(step) and not low)

@@ -405,6 +405,18 @@ def together(first: AttackResult, rows: Tensor, then: AttackResult, name: str) -
     return replace(first, by=by, trace=trace, reached=reached, **changed)
 
 
+def best_copies(found: AttackResult, copies: int) -> AttackResult:
+    """A row a picture, of `copies` rows: the one that fooled or came nearest, at all their cost."""
+    margin = torch.where(found.success, torch.inf, _best_margin(found))
+    nearest = margin.view(-1, copies).argmax(1)
+    kept = found[nearest + copies * torch.arange(len(nearest))]
+    spent = {
+        field: getattr(found, field).view(-1, copies).sum(1)
+        for field in ("forwards", "backwards", "zero_gradients")
+    }
+    return replace(kept, reached=found.reached.view(-1, copies), **spent)
+
+
 def close_up(trace: Tensor) -> Tensor:
     """Margins (N, T) of all steps with the nan moved behind, no wider than the longest."""
     order = trace.isnan().long().argsort(dim=1, stable=True)

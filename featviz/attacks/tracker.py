@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from featviz.attacks import projections
-from featviz.attacks.evaluation import Attack, Batch, Evaluation, classify, won
+from featviz.attacks.evaluation import Attack, Batch, Evaluation, classify, evaluate
 from featviz.attacks.options import AttackOptions, Classifier
 from featviz.attacks.result import AttackResult, close_up, described
 from featviz.pictures import images
@@ -116,22 +116,24 @@ class Tracker:
         self.backwards[rows] += seen.gradients
         self.zero_gradients[rows] += seen.zero
 
-    def confirm(self, model: Classifier) -> None:
-        """Judge in float32 what a search in bfloat16 has found; what does not hold is undecided."""
-        rows = (self.success & ~self.already).nonzero()[:, 0]
-        if not len(rows):
-            return
-        logits = classify(model, self.adversarial[rows], batch_size=self.batch_size).double()
-        ahead, hit = won(
-            logits, self.labels[rows], targeted=self.targeted, margin=self.options.margin
+    def judge(self, model: Classifier, batch: Batch, seen: Evaluation) -> Evaluation:
+        """The same with float32's logits for what seems to fool in bfloat16."""
+        at = (seen.hit & ~self.already[batch.rows]).nonzero()[:, 0]
+        if not len(at):
+            return seen
+        exact = evaluate(
+            model,
+            seen.pictures[at],
+            batch[at],
+            margin=self.options.margin,
+            batch_size=self.batch_size,
         )
-        self.forwards[rows] += 1
-        self.margin[rows], self.predicted[rows] = ahead, logits.argmax(1)
-        self._keep_logits(rows, logits, before=False)
-        failed = rows[~hit]
-        self.success[failed], self.first_step[failed] = False, -1
-        for trace in self.traces:  # what seemed to win did not
-            trace[failed] = torch.minimum(trace[failed], self.margin[failed, None])
+        self.forwards[batch.rows[at]] += 1
+        changed = {
+            field: getattr(seen, field).index_copy(0, at, getattr(exact, field))
+            for field in ("logits", "predicted", "margin", "hit")
+        }
+        return replace(seen, **changed)
 
     def result(
         self, model: Classifier, *, name: str, norm: str, eps: Tensor | None, started: float

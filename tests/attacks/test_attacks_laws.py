@@ -14,9 +14,10 @@ from flat_attacks import apgd, apgd_targeted, bim, ensemble, fgsm, mi_fgsm, nois
 from torch import Tensor, nn
 
 from featviz.attacks import projections
+from featviz.attacks.apgd import towards_all
 from featviz.attacks.attack import attack
 from featviz.attacks.external import external_attack
-from featviz.attacks.options import Classifier
+from featviz.attacks.options import AttackOptions, Classifier
 from featviz.attacks.result import AttackResult
 from featviz.errors import UserError
 from featviz.models.model import Model
@@ -266,6 +267,35 @@ def test_searching_in_bf16_is_judged_in_float32(
     assert int(found.success.sum()) > 0
     size = projections.distance(pictures, found.adversarial, norm)
     assert bool((size <= EPS[norm] / 4).all())
+
+
+def test_a_search_in_bf16_is_not_repeated(model: Model, pictures: Tensor, labels: Tensor) -> None:
+    found = pgd(model, pictures, labels, eps=1e-6, steps=5, precision="bfloat16")
+    assert not bool(found.success.any())
+    assert bool((found.forwards <= 7).all())  # the clean picture and six of the search
+
+
+def test_copies_of_a_picture_stop_at_the_first_success(
+    model: Model, pictures: Tensor, labels: Tensor
+) -> None:
+    logits = model(pictures).detach()
+    aims = logits.argsort(1, descending=True)[:, 1:4]
+    found = towards_all(
+        model,
+        pictures,
+        labels,
+        aims=aims,
+        eps=torch.full((len(pictures),), EPS["linf"], dtype=torch.float64),
+        norm="linf",
+        steps=20,
+        options=AttackOptions(clean=logits),
+    )
+    assert bool(found.success.all())
+    assert torch.equal(found.labels, labels)
+    size = projections.distance(pictures, found.adversarial, "linf")
+    assert bool((size <= EPS["linf"]).all())
+    # Copies make at most one pass more than the first success takes; one is for 8 bits.
+    assert bool((found.forwards <= 3 * (found.first_step + 2) + 3).all())
 
 
 @pytest.mark.parametrize("norm", EPS)
