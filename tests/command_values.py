@@ -48,6 +48,7 @@ CHEAP: dict[str, list[str]] = {
     "attribute-layer": ["fc7", "--steps", "1"],
     "patch-activations": ["one.png", "other.png"],
     "explore": ["--count", "8"],
+    "pack": ["."],
 }
 
 # What the options that take text or a path hold. A new option has to be put here.
