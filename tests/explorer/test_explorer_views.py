@@ -190,14 +190,87 @@ def move(browser: Chrome, selector: str, value: float) -> None:
         input.value = {value}; input.dispatchEvent(new Event('input'));""")
 
 
+COUNTED = """
+// Of each frame the number of maps drawn; a clock that only drawing a map moves on, by 3 ms.
+window.drawn = [];
+let clock = 1000;
+performance.now = () => clock;
+const put = CanvasRenderingContext2D.prototype.putImageData;
+CanvasRenderingContext2D.prototype.putImageData = function (...given) {
+  if (this.canvas.closest(".maps")) { drawn[drawn.length - 1]++; clock += 3; }
+  return put.apply(this, given);
+};
+const tick = () => { drawn.push(0); requestAnimationFrame(tick); };
+tick();
+"""
+
+
+def maps_drawn(browser: Chrome) -> list[int]:
+    """The number of maps drawn in each frame since the last call, once no more are drawn."""
+    browser.execute_script("drawn.splice(0, drawn.length - 1)")
+    wait(browser, "drawn.length > 10 && drawn.slice(-8).every((one) => one === 0)")
+    frames: Any = browser.execute_script("return drawn")
+    return [count for count in frames if count]
+
+
+def show_conv2(browser: Chrome) -> None:
+    go(browser, "layers")
+    browser.execute_script(COUNTED)
+    press(browser, ".choice button", "conv2")
+    wait(browser, "document.querySelectorAll('.map').length === 6 && Math.max(...drawn) > 0")
+    maps_drawn(browser)
+
+
+def test_many_moves_in_a_frame_are_one_pass_and_a_frame_draws_few_maps(browser: Chrome) -> None:
+    show_conv2(browser)
+
+    def maps(*lights: float) -> str:
+        """The maps after these moves within one frame."""
+        before: Any = browser.execute_script("return engine.calls.length")
+        browser.execute_script(
+            """drawn.splice(0, drawn.length - 1);
+            const input = document.querySelector('[data-knob=light]');
+            for (const light of arguments) {
+              input.value = light; input.dispatchEvent(new Event('input'));
+            }""",
+            *lights,
+        )
+        wait(browser, "drawn.reduce((sum, one) => sum + one, 0) >= 6")
+        assert browser.execute_script("return drawn.filter((one) => one)") == [3, 3]  # 8 ms
+        assert browser.execute_script("return engine.calls.length") == before + 1
+        found: Any = browser.execute_script(
+            "return [...document.querySelectorAll('.map canvas')].map((one) => one.toDataURL())"
+        )
+        return ",".join(found)
+
+    many = maps(*(i / 50 for i in range(1, 31)))
+    assert maps(0) != many
+    assert maps(0.6) == many
+
+
+def test_maps_out_of_view_are_drawn_when_they_come_into_view(browser: Chrome) -> None:
+    show_conv2(browser)
+    margin = "document.querySelector('.maps').style.marginTop"
+    browser.execute_script(f"{margin} = '5000px'; scrollTo(0, 0)")
+    assert maps_drawn(browser) == []
+    move(browser, "[data-knob=light]", 0.6)
+    assert maps_drawn(browser) == []
+    browser.execute_script(f"{margin} = ''")
+    assert sum(maps_drawn(browser)) == 6
+
+
 def test_the_training_slider_shows_the_kernels_of_that_moment(browser: Chrome) -> None:
     go(browser, "training")
     shown = "document.querySelector('.large canvas').toDataURL()"
+    blank = browser.execute_script(
+        "return Object.assign(document.createElement('canvas'), {width: 3, height: 3}).toDataURL()"
+    )
+    wait(browser, f"{shown} !== {blank!r}")
     first = browser.execute_script(f"return {shown}")
     assert "20%" in text(browser, ".number")
     move(browser, ".view input[type=range]", 1)
     wait(browser, "document.querySelector('.number').textContent.includes('60%')")
-    assert browser.execute_script(f"return {shown}") != first
+    wait(browser, f"{shown} !== {first!r}")
 
 
 def test_the_eps_slider_changes_the_answer_from_the_size_that_is_named(browser: Chrome) -> None:

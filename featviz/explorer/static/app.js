@@ -47,7 +47,7 @@ async function openPage() {
   if (sample) await panel.takeSample(sample);
   else panel.load(Float32Array.from({length: state.network.channels * state.network.size[0] * state.network.size[1]}, () => 0.96), "an empty picture");
   page.open();
-  document.documentElement.dataset.ready = "";
+  const stop = state.on("run", () => { stop(); document.documentElement.dataset.ready = ""; });
 }
 
 /** Kernels of the first layer at the moments that the build kept: {steps, top1, weights(i)}. */

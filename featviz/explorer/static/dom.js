@@ -64,11 +64,19 @@ function slider(label, {min, max, step = 1, value, text = String, oninput}) {
   return {element: h("label.slider", {}, h("span", {}, label), input, shown), input, set};
 }
 
-/** Calls `work` at the next frame, once however often it was asked for. */
-function eachFrame(work) {
-  let asked = 0;
-  return () => { asked ||= requestAnimationFrame(() => { asked = 0; work(); }); };
-}
+/** Calls `work` at the next frame, once however often it was asked for; `last`: after all other work. */
+const eachFrame = (() => {
+  let first = new Set(), later = new Set(), asked = 0;
+  function frame() {
+    const works = [...first, ...later], began = performance.now();
+    first = new Set(); later = new Set(); asked = 0;
+    for (const work of works) work(began);
+  }
+  return (work, {last = false} = {}) => () => {
+    (last ? later : first).add(work);
+    asked ||= requestAnimationFrame(frame);
+  };
+})();
 
 /** Arrow keys as (dy, dx); null for other keys. */
 function arrow(event) {

@@ -8,7 +8,7 @@ function growthView(root, state, {full}) {
   const strip = kernelStrip(network, -1, () => {}, growth.weights(moment));
   strip.element.classList.add("large");
   strip.tiles.forEach(({tile}, unit) => { tile.title = `Kernel ${unit}`; });
-  const maps = Array.from({length: layer.shape[0]}, () => pixelCanvas());
+  const maps = Array.from({length: layer.shape[0]}, () => pixelCanvas(null, ...layer.shape.slice(1)));
   const mapped = h("div.kernels.maps-now", {role: "img", "aria-label": "The maps of your picture at this moment of the training"}, maps.map((canvas) => h("span.kernel", {}, canvas)));
   const time = slider("Training", {min: 0, max: last, value: moment, text: (i) => stepText(i), oninput: (i) => { pause(); show(i); }});
   const play = h("button.primary", {type: "button", onclick: () => (playing ? pause() : start())}, "Play");
@@ -36,7 +36,8 @@ function growthView(root, state, {full}) {
   function paint() {
     if (!found) return;
     const [, rows, columns] = layer.shape, area = rows * columns;
-    maps.forEach((canvas, unit) => paintMap(canvas, found, rows, columns, largest(found, unit * area, area) || 1, unit * area));
+    const values = found;
+    maps.forEach((canvas, unit) => paintLater(canvas, () => paintMap(canvas, values, rows, columns, largest(values, unit * area, area) || 1, unit * area)));
   }
   function start() {
     playing = true; play.textContent = "Pause";

@@ -51,13 +51,13 @@ function kernelStrip(network, chosen, onpick, weights) {
   const window = slidingWindow(network);
   const [kh, kw] = window.layer.kernel;
   const tiles = Array.from({length: window.layer.shape[0]}, (_, unit) => {
-    const canvas = pixelCanvas();
+    const canvas = pixelCanvas(null, kh, kw);
     const tile = h("button.kernel", {type: "button", "aria-pressed": String(unit === chosen),
       "aria-label": `Kernel ${unit}`, title: `Kernel ${unit}`, onclick: () => onpick(unit)}, canvas);
     return {tile, canvas};
   });
   function paint(given) {
-    tiles.forEach(({canvas}, unit) => paintAroundGray(canvas, window.kernel(unit, given), kh, kw));
+    tiles.forEach(({canvas}, unit) => paintLater(canvas, () => paintAroundGray(canvas, window.kernel(unit, given), kh, kw)));
   }
   function choose(unit) {
     tiles.forEach(({tile}, other) => tile.setAttribute("aria-pressed", String(other === unit)));

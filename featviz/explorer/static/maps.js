@@ -17,7 +17,7 @@ function mapGrid(state, onpick) {
     layer = next;
     element.setAttribute("aria-label", `Maps of ${layer.name}`);
     tiles = Array.from({length: layer.shape[0]}, (_, unit) => {
-      const canvas = pixelCanvas();
+      const canvas = pixelCanvas(null, ...layer.shape.slice(1));
       const tile = h("button.map", {type: "button", "aria-label": `Map ${unit}`, title: `${layer.name}:${unit}`,
         onclick: () => onpick(unit)}, canvas);
       return {tile, canvas, unit};
@@ -29,10 +29,10 @@ function mapGrid(state, onpick) {
     const values = layer && state.run && state.run.values[layer.name];
     if (!values) return;
     const [, height, width] = layer.shape, area = height * width;
-    const shared = layerLimit(values);
+    const shared = own || layerLimit(values);
     const off = new Set((state.run.off || {})[layer.name] || []);
     for (const {tile, canvas, unit} of tiles) {
-      paintMap(canvas, values, height, width, own ? largest(values, unit * area, area) : shared, unit * area);
+      paintLater(canvas, () => paintMap(canvas, values, height, width, own ? largest(values, unit * area, area) : shared, unit * area));
       tile.classList.toggle("off", off.has(unit));
     }
   }
@@ -90,7 +90,7 @@ function mapsView(root, state, {full, layers, start}) {
       pick({layer: layer.name, unit, ...peak(unit)});
     } else if (state.picked.layer !== layer.name) pick({layer: layer.name, unit: 0, ...peak(0)});
   }
-  const stop = [state.on("run", () => { if (!begun) begin(); grid.paint(); cell.update(); }), state.on("pick", follow), state.on("picture", cell.update)];
+  const stop = [state.on("run", () => { if (!begun) begin(); grid.paint(); cell.update(); }), state.on("pick", follow), state.on("picture", cell.see)];
   show();
   begin();
   cell.update();
@@ -121,14 +121,15 @@ function cellView(root, state, {full, pick}) {
     function go(y, x) { pick({y: clamp(y, 0, rows - 1), x: clamp(x, 0, columns - 1), byHand: true}); }
   }
 
+  function see() { if (picture && state.picture) paintPicture(picture.canvas, state.picture, ...network.size); }
   const update = eachFrame(() => {
     if (!root.isConnected || !state.picture) return;
     const {layer: name, unit, y, x} = state.picked;
     const layer = network.find(name);
     if (!layer || layer.shape.length < 3) return;
     if (shownLayer !== name) build(layer);
-    const [height, width] = network.size, [, rows, columns] = layer.shape, area = rows * columns;
-    paintPicture(picture.canvas, state.picture, height, width);
+    const [, rows, columns] = layer.shape, area = rows * columns;
+    see();
     picture.frame(layer.field ? [network.seen(layer, y, x)] : []);
     map.frame([{y, x, height: 1, width: 1}]);
     const values = state.run && state.run.values[name];
@@ -183,7 +184,7 @@ function cellView(root, state, {full, pick}) {
     path.hidden = !last;
     if (last) path.replaceChildren(h("button", {type: "button", onclick: () => pick(trail.pop())}, `\u2190 back to ${last.layer}:${last.unit}`));
   }
-  return {update, close() { asked++; }};
+  return {update, see, close() { asked++; }};
 }
 
 /** The cell of the input, in its map, from which a channel added most (by size). */

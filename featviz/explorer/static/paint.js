@@ -1,7 +1,8 @@
 // Numbers to colors on canvases: pictures, and signed maps between blue (below 0) and red (above).
 
 const SHADES = 255;
-let ramp = null;
+const BUDGET = 8;  // milliseconds of a frame after which no more maps are painted
+let ramp = null, image = null;
 
 function mix(one, other, share) {
   return one.map((value, i) => value + share * (other[i] - value));
@@ -31,29 +32,27 @@ function isDark() {
 /** Paint height x width values, -limit ... limit, one pixel each; `from` is the first value. */
 function paintMap(canvas, values, height, width, limit, from = 0, count = height * width) {
   if (!ramp) readRamp();
-  const context = fitted(canvas, height, width);
-  const image = context.createImageData(width, height);
-  const pixels = new Uint32Array(image.data.buffer);
+  const {pixels, put} = blankImage(canvas, height, width);
   const scale = limit > 0 ? SHADES / limit : 0;
   for (let i = 0; i < count; i++) {
     pixels[i] = ramp[Math.round(clamp(values[from + i] * scale, -SHADES, SHADES)) + SHADES];
   }
-  context.putImageData(image, 0, 0);
+  pixels.fill(0, count);
+  put();
 }
 
 /** Paint a picture of planes (3 or 1, height, width) in 0 ... 1. */
 function paintPicture(canvas, planes, height, width) {
-  const context = fitted(canvas, height, width);
-  const image = context.createImageData(width, height);
+  const {bytes, put} = blankImage(canvas, height, width);
   const area = height * width;
   const green = planes.length > area ? area : 0;
   for (let i = 0; i < area; i++) {
-    image.data[4 * i] = 255 * planes[i] + 0.5;
-    image.data[4 * i + 1] = 255 * planes[i + green] + 0.5;
-    image.data[4 * i + 2] = 255 * planes[i + 2 * green] + 0.5;
-    image.data[4 * i + 3] = 255;
+    bytes[4 * i] = 255 * planes[i] + 0.5;
+    bytes[4 * i + 1] = 255 * planes[i + green] + 0.5;
+    bytes[4 * i + 2] = 255 * planes[i + 2 * green] + 0.5;
+    bytes[4 * i + 3] = 255;
   }
-  context.putImageData(image, 0, 0);
+  put();
 }
 
 /** Paint a kernel or a perturbation: mid-gray is 0, the largest value reaches black or white. */
@@ -62,11 +61,41 @@ function paintAroundGray(canvas, planes, height, width, limit = largest(planes))
   paintPicture(canvas, Float32Array.from(planes, (v) => clamp(0.5 + scale * v, 0, 1)), height, width);
 }
 
-function fitted(canvas, height, width) {
+/** Pixels to be filled and put onto a canvas; equal sizes share them. */
+function blankImage(canvas, height, width) {
   if (canvas.width !== width) canvas.width = width;
   if (canvas.height !== height) canvas.height = height;
-  return canvas.getContext("2d");
+  const context = canvas.getContext("2d");
+  if (!image || image.width !== width || image.height !== height) image = context.createImageData(width, height);
+  const {data} = image;
+  return {bytes: data, pixels: new Uint32Array(data.buffer), put: () => context.putImageData(image, 0, 0)};
 }
+
+/**
+ * paintLater(canvas, paint) calls paint() in one of the next frames: of each canvas the newest,
+ * once it is in view; at least one a frame, and more until 8 ms of the frame's work are over.
+ */
+const paintLater = (() => {
+  const waiting = new Map(), seen = new WeakSet();
+  const work = eachFrame((began) => {
+    for (const [canvas, paint] of waiting) {
+      if (!canvas.isConnected) waiting.delete(canvas);
+      if (!canvas.isConnected || !seen.has(canvas)) continue;
+      waiting.delete(canvas);
+      paint();
+      if (performance.now() - began >= BUDGET) { work(); return; }
+    }
+  }, {last: true});
+  const watch = new IntersectionObserver((entries) => {
+    for (const {target, isIntersecting} of entries) isIntersecting ? seen.add(target) : seen.delete(target);
+    work();
+  }, {rootMargin: "100px"});
+  return (canvas, paint) => {
+    waiting.set(canvas, paint);
+    watch.observe(canvas);
+    work();
+  };
+})();
 
 function largest(values, from = 0, count = values.length - from) {
   let most = 0;
@@ -77,13 +106,12 @@ function largest(values, from = 0, count = values.length - from) {
 /** A limit for a whole layer that a few extreme values do not set. */
 function layerLimit(values) {
   const step = Math.max(1, Math.floor(values.length / 20000));
-  const some = [];
-  for (let i = 0; i < values.length; i += step) some.push(Math.abs(values[i]));
-  some.sort((a, b) => a - b);
+  const some = new Float32Array(Math.ceil(values.length / step)).map((_, i) => Math.abs(values[i * step])).sort();
   return some[Math.floor(0.998 * (some.length - 1))] || largest(values) || 1;
 }
 
-const pixelCanvas = (label) => h("canvas.pixels", label ? {role: "img", "aria-label": label} : {"aria-hidden": "true"});
+/** A canvas; the size, where it is known, keeps its place until it is painted. */
+const pixelCanvas = (label, height, width) => h("canvas.pixels", {height, width, ...(label ? {role: "img", "aria-label": label} : {"aria-hidden": "true"})});
 
 /**
  * A picture or map under frames: moved over by pointer and arrow keys.

@@ -7,6 +7,7 @@ function makeEditor(state) {
   const planes = network.channels;
   const none = () => ({dx: 0, dy: 0, angle: 0, light: 0, noise: 0});
   let base = null, how = none(), past = [], grain = null;
+  const apply = eachFrame(() => state.setPicture(applied()));
   const editor = {
     get how() { return how; },
     get undoable() { return past.length > 0; },
@@ -23,9 +24,9 @@ function makeEditor(state) {
       state.setPicture(applied());
     },
     reset() { if (!base) return; editor.keep(); if (editor.source) base = editor.source; how = none(); state.setPicture(applied()); },
-    change(change) { Object.assign(how, change); state.setPicture(applied()); },
+    change(change) { Object.assign(how, change); apply(); },
     /** Strokes go onto the picture as it is seen. */
-    begin() { editor.keep(); base = Float32Array.from(state.picture); how = none(); },
+    begin() { editor.keep(); base = Float32Array.from(applied()); how = none(); },
     dab(y, x, radius, color) {
       const next = Float32Array.from(base);
       for (let py = Math.max(0, Math.floor(y - radius)); py <= Math.min(height - 1, y + radius); py++) {
@@ -43,6 +44,7 @@ function makeEditor(state) {
   };
   function applied() {
     if (!how.dx && !how.dy && !how.angle && !how.light && !how.noise) return base;
+    if (!how.dx && !how.dy && !how.angle && !how.noise) return base.map((value) => clamp(value + how.light, 0, 1));
     const next = new Float32Array(base.length);
     const turn = how.angle * Math.PI / 180, cos = Math.cos(turn), sin = Math.sin(turn);
     if (how.noise && !grain) grain = Float32Array.from({length: planes * area}, gaussian);

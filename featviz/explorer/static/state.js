@@ -1,7 +1,8 @@
 // What is looked at, and one pass through the network at a time: the newest picture wins.
 
 /**
- * The state of the page. Views listen; nothing else is shared between them.
+ * The state of the page. Views listen; nothing else is shared between them. Passes are told at the
+ * next frame, the newest only.
  *
  *     picture   planes (3, H, W) in 0 ... 1 that go into the network
  *     off       units switched off: {"conv5": [3, 12]}
@@ -37,6 +38,7 @@ function makeState(network) {
   };
   let busy = false, wanted = false;
   function tell(event) { for (const listener of [...listeners[event]]) listener(state); }
+  const tellRun = eachFrame(() => tell("run"));
   async function ask() {
     wanted = true;
     if (busy || !state.picture) return;
@@ -48,7 +50,7 @@ function makeState(network) {
         const found = await network.forward(picture, {layers: [...state.needed, network.space], off});
         if (!found) continue;
         state.run = {...found, picture, off, shares: found.logits && softmax(found.logits)};
-        tell("run");
+        tellRun();
       } catch (error) {
         state.problem = String(error.message || error);
         tell("failed");
