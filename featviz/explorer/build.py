@@ -126,6 +126,9 @@ def build_explorer(
     found.document["drift"] = drift.text(bits)
     about = found.document["pictures"]
     about["itself"] += 2 * _moved(program, stored.program, some, about["layer"])
+    unread = (
+        [f"{found.skipped:,} pictures could not be read and were left out"] if found.skipped else []
+    )
     return Explorer(
         origin=results.origin(
             model,
@@ -134,7 +137,7 @@ def build_explorer(
             data=pictures,
             seed=seed,
         ),
-        warnings=pictures.left_out.notes,
+        warnings=(*pictures.left_out.notes, *unread),
         model_name=model.name,
         page=page_of(stored),
         operations=len(stored.ops),

@@ -66,9 +66,15 @@ class Gathered:
 
     document: dict[str, Any] = field(default_factory=dict)
     blocks: dict[str, bytes] = field(default_factory=dict)
+    skipped: int = 0
+    """pictures that cannot be read"""
 
     def __or__(self, other: Gathered) -> Gathered:
-        return Gathered(self.document | other.document, self.blocks | other.blocks)
+        return Gathered(
+            self.document | other.document,
+            self.blocks | other.blocks,
+            self.skipped + other.skipped,
+        )
 
 
 def gather(
@@ -172,7 +178,7 @@ def _space(store: Store, seed: int, progress: Progress | None) -> Gathered:
             "chance": k / (len(store) - 1),
         }
         blocks["places"] = ((lattice + 0.5) / side).numpy().astype("<f4").tobytes()
-    return Gathered({"pictures": document}, blocks)
+    return Gathered({"pictures": document}, blocks, len(store.skipped))
 
 
 def largest_rounding(vectors: Tensor, rounded: Tensor) -> float:

@@ -182,7 +182,7 @@ def fitted(program: Program, pictures: Tensor, most: int) -> Stored:
     if best is not None:
         return best
     raise UserError(
-        f"{most / 1e6:.2g} MB are left for the weights of this size of page, which is too little "
+        f"a page of this size has {max(0, most) / 1e6:.2g} MB for weights, which is too little "
         f"for {count:,} numbers; allow a larger page, or give fewer pictures"
     )
 

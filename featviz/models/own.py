@@ -17,6 +17,7 @@ from typing import Any
 from torch import nn
 
 from featviz.errors import UserError, nearest
+from featviz.models.torchvision_schemas import supply_schemas
 
 _ROOT = "featviz_own_"
 
@@ -136,6 +137,7 @@ def _imported(path: Path) -> ModuleType:
     key = ".".join([root, *full.parent.relative_to(top).parts, full.stem.replace(".", ":")])
     if key in sys.modules:
         return sys.modules[key]
+    supply_schemas()  # for the file's own `import torchvision`
     with _reported(path, "import"):
         importlib.import_module(key.rpartition(".")[0])
     spec = importlib.util.spec_from_file_location(key, full)

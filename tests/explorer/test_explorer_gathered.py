@@ -65,3 +65,11 @@ def test_pictures_of_units_are_those_of_the_same_weights(mini: Model) -> None:
         with Image.open(io.BytesIO(own.blocks[one[kind]])) as picture:
             assert max(picture.size) <= 200
     assert unit_pictures(RUN, "of another model").document == {"units": {}}
+
+
+def test_pictures_that_cannot_be_read_are_said(mini: Model, tmp_path: Path) -> None:
+    for number in range(2):
+        Image.new("RGB", (64, 64), (90 * number, 40, 200)).save(tmp_path / f"{number}.png")
+    (tmp_path / "broken.png").write_bytes(b"none")
+    made = featviz.build_explorer(mini, featviz.open_pictures(tmp_path))
+    assert made.warnings == ("1 pictures could not be read and were left out",)

@@ -180,6 +180,12 @@ def test_a_neighbor_is_taken_and_the_map_follows(browser: Chrome) -> None:
     name = text(browser, ".nearest .name")
     press(browser, ".nearest button")
     wait(browser, f"document.querySelector('.title').textContent.startsWith({name!r})")
+    # However far its small picture is from the one that was listed.
+    taken = "document.querySelector('.title').textContent"
+    wait(
+        browser,
+        f"![...document.querySelectorAll('.nearest button')].some(b => b.title.endsWith({taken}))",
+    )
     go(browser, "map")
     wait(browser, "document.querySelector('.atlas-frame + p').textContent.includes('lies beside')")
     assert name in text(browser, ".atlas-frame + p")

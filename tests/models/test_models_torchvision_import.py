@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -23,3 +24,14 @@ def test_torchvision_is_importable_after_a_model_is_made(made: str) -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=False
     )
     assert (found.returncode, found.stdout.strip()) == (0, "True"), found.stderr
+
+
+def test_a_file_of_ones_own_may_begin_with_it(tmp_path: Path) -> None:
+    (tmp_path / "net.py").write_text(
+        "import torchvision\n\n\ndef net():\n    return torchvision.models.resnet18(weights=None)\n"
+    )
+    code = f"import featviz\nprint(featviz.load({str(tmp_path / 'net.py:net')!r}).name)"
+    found = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False
+    )
+    assert (found.returncode, found.stdout.strip()) == (0, "net:net"), found.stderr

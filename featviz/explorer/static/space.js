@@ -18,8 +18,9 @@ async function openSpace(data, blocks) {
     sheet: thumbnails(about.thumbs, blocks),
     label: (row) => about.classes[row] || about.names[row],
     label: (row) => about.classes[row] || about.names[row],
-    /** The nearest rows by cosine distance: [{row, distance}]; the picture itself is no neighbor. */
-    nearest(vector, wanted, {itself = false} = {}) {
+    /** The nearest rows by cosine distance: [{row, distance}]; the picture itself (by its name, or nearly the same list) is no neighbor. */
+    nearest(vector, wanted, {itself = false, named = ""} = {}) {
+      const present = about.names.indexOf(named);
       let own = 0;
       for (const value of vector) own += value * value;
       own = Math.sqrt(own) || 1;
@@ -30,7 +31,7 @@ async function openSpace(data, blocks) {
         found[row] = 1 - dot / (own * norms[row]);
       }
       return Array.from(found, (distance, row) => ({row, distance}))
-        .filter(({distance}) => itself || distance > about.itself).sort((a, b) => a.distance - b.distance).slice(0, wanted);
+        .filter(({row, distance}) => itself || (row !== present && distance > about.itself)).sort((a, b) => a.distance - b.distance).slice(0, wanted);
     },
   };
 }
@@ -106,7 +107,7 @@ function vectorsView(root, state, {full}) {
     number: () => {
       const first = near && near.first();
       const dim = network.find(network.space).shape[0];
-      return first ? [first.distance.toFixed(2), `is the distance of the nearest of ${whole(space.count)} pictures, ${space.label(first.row)}: 0 is the same direction, 1 has nothing in common`]
+      return first ? [first.distance < 0.01 ? first.distance.toPrecision(1) : first.distance.toFixed(2), `is the distance of the nearest of ${whole(space.count)} pictures, ${space.label(first.row)}: 0 is the same direction, 1 has nothing in common`]
         : [whole(dim), "numbers are all that the last layer gets to know of the picture"];
     },
     repaint: update,
@@ -144,9 +145,9 @@ function nearestList(state, wanted) {
     const values = state.run && state.run.values[network.space];
     if (!values) return;
     const vector = network.vector(values);
-    found = space.nearest(vector, wanted);
+    found = space.nearest(vector, wanted, {named: state.title});
     element.replaceChildren(...found.map(({row, distance}) => h("li", {}, h("button", {type: "button", title: `Take this picture: ${space.names[row]}`,
-      onclick: () => state.take(row)}, space.sheet.draw(pixelCanvas(), row), h("span.name", {}, space.label(row)), h("b", {}, distance.toFixed(2))))));
+      onclick: () => state.take(row)}, space.sheet.draw(pixelCanvas(), row), h("span.name", {}, space.label(row)), h("b", {}, distance < 0.01 ? distance.toPrecision(1) : distance.toFixed(2))))));
   }
   return {element, update, first: () => found[0]};
 }
