@@ -275,7 +275,9 @@ class AutoPGD(BallAttack):
 
     def start(self, batch: Batch) -> None:
         super().start(batch)
-        self.x = self.before = first_pictures(batch, self.norm, random=self.random_start)
+        # Each copy begins elsewhere in the ball.
+        own = replace(batch, keys=batch.keys + batch.rows % self.copies)
+        self.x = self.before = first_pictures(own, self.norm, random=self.random_start)
         self.eta = (self.factors[0] if self.norm == "l1" else 2) * batch.eps
         self.scale = torch.full_like(batch.eps, torch.nan if self.rescale else 1.0)
         self.picture = batch.rows // self.copies
