@@ -57,7 +57,10 @@ opening.then((engine) => work(engine, given.map(unpacked))).then(
 
 
 class EnginePage:
-    """A network in a page that a browser shows."""
+    """A network in a page that a browser shows.
+
+    `gpu` is as in `moveToCard`; `more` is code behind the worker's.
+    """
 
     def __init__(
         self,
@@ -68,6 +71,8 @@ class EnginePage:
         weights: Rounding = "float16",
         most: int | None = None,
         vectors: bool = True,
+        gpu: str | None = None,
+        more: str = "",
     ) -> None:
         program = trace(model)
         stored = (
@@ -78,12 +83,12 @@ class EnginePage:
         self.program = stored.program
         self.model, self.browser = model, browser
         self.names = {layer.name: i for layer, i in program.layers.items() if layer.name}
-        document = network_document(model, program, stored)
+        document = network_document(model, program, stored) | ({"gpu": gpu} if gpu else {})
         plain = "" if vectors else "WebAssembly = undefined;\n"
         page = PAGE.format(
             data=json.dumps(document).replace("<", "\\u003c"),
             weights=printed(stored.block.deflated()),
-            worker=plain + script_of(WORKER),
+            worker=plain + script_of(WORKER) + more,
             engine=script_of(ENGINE),
         )
         path.write_text(page, encoding="utf-8")

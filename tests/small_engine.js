@@ -9,6 +9,8 @@ class Engine {
     window.engine = engine;
     return engine;
   }
+  tried = Promise.resolve();
+  computedBy() { return "Computed by plain loops."; }
   tensor(index) { return Promise.resolve(Float32Array.from(this.data.tensors[index].values)); }
   shape(value) { return value ? this.data.ops[value - 1].shape : [this.data.input.channels, ...this.data.input.size]; }
   run(pixels, {off = {}, weights = null} = {}) {

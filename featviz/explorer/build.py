@@ -39,6 +39,7 @@ WORKER = (
     "tensors.js",
     "arithmetic.js",
     "products.js",
+    "gpu.js",
     "operations.js",
     "network.js",
     "worker.js",
@@ -174,8 +175,10 @@ def network_document(model: Model, program: Program, stored: Stored) -> dict[str
 
 
 def script_of(files: tuple[str, ...]) -> str:
+    """The program of some files of `engine`, without lines that are comments."""
     folder = Path(__file__).parent / "engine"
-    return "\n".join((folder / name).read_text(encoding="utf-8") for name in files)
+    lines = "\n".join((folder / name).read_text(encoding="utf-8") for name in files).split("\n")
+    return "\n".join(line for line in lines if not line.lstrip().startswith("//"))
 
 
 def _some(model: Model, pictures: Pictures) -> Tensor:

@@ -224,7 +224,8 @@ def test_a_later_call_in_the_slot_drops_the_earlier(
     return (await Promise.all(calls)).map((found) => found && found.logits);
     """
     found = page.run(code, pictures)
-    assert [one is None for one in found] == [True, True, True, False, False, False, False]
+    # The first is at work when the second comes, and may be through before it can be dropped.
+    assert [one is None for one in found[1:]] == [True, True, False, False, False, False]
     for i in (3, 4, 5, 6):
         expected = values_of(page.program, pictures * (1 - 0.1 * i))[-1]
         assert relative(found[i], expected) < 1e-4

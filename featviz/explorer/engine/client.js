@@ -20,6 +20,8 @@ class Engine {
     this.waiting = []; // calls that are not yet given to the worker
     this.current = new Map(); // the call that the worker does, of `forward` and of the others
     this.count = 0;
+    this.card = null; // {name, faster: ratios} or {reason}, once the graphics card was tried
+    this.tried = new Promise((told) => (this.told = told));
     this.worker.onmessage = ({ data }) => this.finish(data);
     this.worker.onerror = (event) => {
       for (const call of [...this.current.values(), ...this.waiting]) call.reject(new Error(event.message));
@@ -61,6 +63,16 @@ class Engine {
     return pixelsOf(picture, this.data.input);
   }
 
+  // What computes, in a sentence.
+  computedBy() {
+    const { name, faster, reason } = this.card ?? { reason: "not tried yet" };
+    const most = `Computed on the processor by ${this.arithmetic === "VectorArithmetic" ? "WebAssembly" : "plain JavaScript"}`;
+    if (reason) return `${most}, not by a graphics card: ${reason}.`;
+    const card = `the graphics card \u201c${name}\u201d`;
+    if (!faster.length) return `${most}: ${card} was not faster when this page measured both.`;
+    return `${most}, except for ${faster.length} of the convolutions and matrices, which are computed by ${card}: it was ${faster[0].toFixed(1)} times as fast for the heaviest when this page measured both.`;
+  }
+
   stop() {
     this.worker.terminate();
     URL.revokeObjectURL(this.address);
@@ -90,7 +102,8 @@ class Engine {
     }
   }
 
-  finish({ id, result, error }) {
+  finish({ id, result, error, card }) {
+    if (card) this.told((this.card = card));
     const call = [...this.current.values()].find((one) => one.id === id);
     if (!call) return;
     this.current.delete(call.live);

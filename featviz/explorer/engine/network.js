@@ -68,6 +68,15 @@ class Network {
     ));
   }
 
+  // Convolutions and matrices of at most `most` weights, the heaviest first.
+  products(most) {
+    this.snapshot = null;
+    const depth = (one) => size(one.op === "conv" ? this.tensors.shape(one.weight).slice(1) : this.shape(one.inputs[0]));
+    return this.data.ops.filter((one) => (one.op === "conv" || one.op === "linear") && one.shape[0] * depth(one) <= most)
+      .sort((a, b) => size(b.shape) * depth(b) - size(a.shape) * depth(a))
+      .map((one) => (one.op === "conv" ? this.convolution(one) : this.matrix(one)));
+  }
+
   // Lays out the weights and lets the browser compile the loops, so that the first picture is as
   // fast as later ones.
   async prepare() {
@@ -207,7 +216,7 @@ class Network {
       const product = this.convolution(one), patch = product.patch(inputs[0], unit, y, x);
       const shape = [product.inputs, ...product.one.kernel];
       const first = Math.floor(unit / product.outputs) * product.inputs;
-      return { ...result, ...summed(patch, product.kernel(unit), product.inputs), shape, first, bias: product.bias ? product.bias[unit] : 0,
+      return { ...result, ...summed(patch, product.row(unit), product.inputs), shape, first, bias: product.bias ? product.bias[unit] : 0,
         top: y * one.stride[0] - one.padding[0], left: x * one.stride[1] - one.padding[1] };
     }
     if (one.op === "linear") {

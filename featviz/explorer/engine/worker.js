@@ -1,4 +1,5 @@
-// The worker: takes {id, method, args} or {cancel: id}, answers {id, result} or {id, error}.
+// The worker: takes {id, method, args} or {cancel: id}, answers {id, result} or {id, error};
+// {card}: what has become of the graphics card, once it was tried.
 
 let network = null;
 const cancelled = new Set();
@@ -22,7 +23,11 @@ const METHODS = {
   async start(pause, data, text) {
     network = new Network(data, await inflated(bytesOf(text)), arithmetic);
     await network.prepare();
-    setTimeout(() => network.prepareBackward(pauses(null)), 500); // behind the first picture
+    // behind the first picture
+    setTimeout(async () => {
+      await network.prepareBackward(pauses(null));
+      self.postMessage({ card: await moveToCard(network, data.gpu, pauses(null)) });
+    }, 500);
     return { arithmetic: network.memory.arithmetic.constructor.name };
   },
   forward: (pause, pixels, options) => network.forward(pixels, options, pause),

@@ -24,7 +24,7 @@ async function openPage() {
     const network = await openNetwork(data, engine);
     state = makeState(network);
     Object.assign(state, {
-      data, space: await openSpace(data.gathered || {}, blocks), units: openUnits(data.gathered || {}, blocks),
+      data, engine, space: await openSpace(data.gathered || {}, blocks), units: openUnits(data.gathered || {}, blocks),
       growth: await openGrowth(data, network),
       samples: ((data.gathered || {}).samples || []).map(({name, block}) => ({name, url: blocks.url(block, "image/jpeg")})),
     });
@@ -101,8 +101,9 @@ function makePages(main, steps, state) {
     return gallery ? h("a.after", {href: gallery}, h("span", {}, "More"), "All results in the gallery") : h("span");
   }
   function drift() {
-    const text = state.data.gathered && state.data.gathered.drift;
-    return text ? h("p", {}, text) : null;
+    const {gathered} = state.data, by = h("p", {}, state.engine.computedBy());
+    state.engine.tried.then(() => { by.textContent = state.engine.computedBy(); });
+    return gathered && gathered.drift ? [h("p", {}, gathered.drift), by] : by;
   }
   function retell() {
     if (!view) return;
