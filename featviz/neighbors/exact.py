@@ -5,14 +5,16 @@ float64, and a row is accepted only when no row outside the candidates could be 
 float32's error. So the result does not depend on the library, on threads or on the batch: nearest
 first, equal distances in the order of their rows.
 
-torch is the default. On a CPU it has two matrix products, MKL's and oneDNN's; which one is faster
-differs between processors and is measured for a few milliseconds when the first search needs it. On
-CUDA candidates are proposed in TF32, and where that cannot decide, in float32.
+torch is the default. On a CPU there are several matrix products: MKL's, oneDNN's, for one query
+numpy's. Which is the fastest differs between processors and is measured for a few milliseconds when
+the first search needs it. On CUDA candidates are proposed in TF32, and where
+that cannot decide, in float32.
 """
 
 from __future__ import annotations
 
 import importlib.util
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
@@ -57,10 +59,11 @@ _TF32_SPARE = 20
 """candidates beyond k in a round of TF32"""
 _FEW = 16
 """queries that are multiplied as vectors"""
-_EXACT = 8
-"""queries whose candidates are widened to float64 at a time, so that they stay in the cache"""
+_WIDENED = 1 << 15
+"""numbers of candidates that are widened to float64 at a time: they stay in the cache, and torch
+does not divide so few between threads, which would wait for each other after every step"""
 _GATHERED = 4096
-"""rows that are widened to float64 at a time, however many candidates a query has"""
+"""rows that are read from the disk at a time, to be compared in float64"""
 _ON_CUDA = 16
 """on CUDA, where nothing has to stay in a cache, blocks are so many times as large"""
 _DECIMALS = 12
@@ -271,29 +274,16 @@ class Index:
         self, xq: NDArray[np.float32], candidates: NDArray[np.int64]
     ) -> NDArray[np.float64]:
         """From each query (Q, dim) to its own candidates (Q, count), in float64."""
-        data, norms = self._rows, self.norms
         held = self.resident()
-        device = self.device if held is not None else torch.device("cpu")
-        found = torch.empty(candidates.shape, dtype=torch.float64, device=device)
-        queries = torch.from_numpy(xq).to(device).double()
-        chosen = torch.from_numpy(candidates).to(device)
-        step = max(1, min(_EXACT, _GATHERED // max(1, candidates.shape[1])))
-        step *= 1 if held is None else _ON_CUDA
-        for start in range(0, len(xq), step):
-            part = slice(start, start + step)
-            query = queries[part]
-            wanted = chosen[part].reshape(-1)
-            rows = torch.from_numpy(data[wanted.numpy()]) if held is None else held[0][wanted]
-            near = rows.float().double().view(len(query), -1, self.dim)
-            if self.metric == "l2":
-                found[part] = near.sub_(query[:, None]).square_().sum(2).sqrt_()
-            else:
-                found[part] = near.mul_(query[:, None]).sum(2)
+        queries = torch.from_numpy(xq).double()
+        if held is None:
+            found = _compared(self._rows, queries.numpy(), candidates, self.metric)
+        else:
+            found = _compared_on_card(held[0], queries, candidates, self.metric)
         if self.metric == "l2":
-            return found.cpu().numpy()
-        length = norms[candidates] * torch.linalg.vector_norm(queries, dim=1).cpu().numpy()[:, None]
-        cosine = found.cpu().numpy() / np.where(length > 0, length, 1)
-        return np.round(1 - cosine, _DECIMALS).clip(0, 2)
+            return found
+        length = self.norms[candidates] * torch.linalg.vector_norm(queries, dim=1).numpy()[:, None]
+        return np.round(1 - found / np.where(length > 0, length, 1), _DECIMALS).clip(0, 2)
 
     def check(self, vectors: Tensor) -> NDArray[np.float32]:
         """Vectors as numpy's float32 (N, dim). Raises UserError if they do not fit."""
@@ -323,7 +313,7 @@ class _OnDisk:
 def banned_rows(exclude: Excluded, queries: int) -> NDArray[np.int64]:
     """Rows that are left out of each query's neighbors, (queries, B), -1 where there is none."""
     if exclude is None:
-        return np.full((queries, 1), -1)
+        return np.empty((queries, 0), np.int64)
     if len(exclude) != queries:
         raise UserError(f"{len(exclude)} rows to exclude for {queries} queries; give one each")
     rows = [np.atleast_1d(np.asarray(row, dtype=np.int64)) for row in exclude]
@@ -340,9 +330,11 @@ def best_of(
     k: int,
 ) -> Nearest:
     """The k nearest of some candidates (Q, count) that are not banned (Q, B); equal ones by row."""
-    distances = np.where((rows[:, :, None] == banned[:, None, :]).any(2), np.inf, distances)
+    if banned.size:
+        distances = np.where((rows[:, :, None] == banned[:, None, :]).any(2), np.inf, distances)
     order = np.lexsort((rows, distances), axis=1)[:, :k]
-    return np.take_along_axis(distances, order, 1), np.take_along_axis(rows, order, 1)
+    line = np.arange(len(rows))[:, None]
+    return distances[line, order], rows[line, order]
 
 
 def spread(count: int, most: int) -> NDArray[np.int64]:
@@ -378,6 +370,65 @@ def check_faiss(wanted: str) -> None:
         raise UserError(f"{wanted}: faiss is not installed; pip install 'featviz[cpu]' (or [gpu])")
 
 
+def _compared(
+    rows: NDArray[Any] | _OnDisk,
+    queries: NDArray[np.float64],
+    candidates: NDArray[np.int64],
+    metric: Metric,
+) -> NDArray[np.float64]:
+    """Inner products of queries with their own candidates, or Euclidean distances, (Q, count)."""
+    found = np.empty(candidates.shape)
+    if isinstance(rows, _OnDisk):
+        step = max(1, _GATHERED // candidates.shape[1])
+        for start in range(0, len(queries), step):
+            part = candidates[start : start + step]
+            gathered, own = rows[part.reshape(-1)], np.arange(part.size).reshape(part.shape)
+            found[start : start + step] = _compared(
+                gathered, queries[start : start + step], own, metric
+            )
+        return found
+    data, dim = torch.from_numpy(rows), queries.shape[1]
+    wide = max(1, min(candidates.shape[1], _WIDENED // dim))
+    step = max(1, _WIDENED // (wide * dim))
+    raw, single, double = (
+        torch.empty(step * wide, dim, dtype=dtype)
+        for dtype in (data.dtype, torch.float32, torch.float64)
+    )
+    for start in range(0, len(queries), step):
+        query = queries[start : start + step, None]
+        for first in range(0, candidates.shape[1], wide):
+            part = candidates[start : start + step, first : first + wide]
+            size = part.size
+            torch.index_select(data, 0, torch.from_numpy(part.reshape(-1)), out=raw[:size])
+            # float16 becomes float64 faster in two steps than in one.
+            double[:size] = single[:size].copy_(raw[:size])
+            near = double[:size].view(*part.shape, dim).numpy()
+            if metric == "l2":
+                near -= query
+                dots = np.sqrt(np.vecdot(near, near))
+            else:
+                dots = np.vecdot(near, query)
+            found[start : start + step, first : first + wide] = dots
+    return found
+
+
+def _compared_on_card(
+    rows: Tensor, queries: Tensor, candidates: NDArray[np.int64], metric: Metric
+) -> NDArray[np.float64]:
+    """The same on CUDA, where nothing has to stay in a cache."""
+    query, chosen = queries.to(rows.device)[:, None], torch.from_numpy(candidates).to(rows.device)
+    found = torch.empty(chosen.shape, dtype=torch.float64, device=rows.device)
+    step = max(1, min(8, _GATHERED // chosen.shape[1]) * _ON_CUDA)
+    for start in range(0, len(query), step):
+        part = slice(start, start + step)
+        near = rows[chosen[part].reshape(-1)].float().double().view(*chosen[part].shape, -1)
+        if metric == "l2":
+            found[part] = near.sub_(query[part]).square_().sum(2).sqrt_()
+        else:
+            found[part] = near.mul_(query[part]).sum(2)
+    return found.cpu().numpy()
+
+
 def _norms(rows: NDArray[Any]) -> NDArray[np.float64]:
     lengths: NDArray[np.float64] = np.sqrt(np.einsum("nd,nd->n", rows, rows, dtype=np.float64))
     return lengths
@@ -393,7 +444,8 @@ def for_search(rows: NDArray[np.float32], metric: Metric) -> NDArray[np.float32]
 
 def block_scores(queries: Tensor, rows: Tensor, metric: Metric) -> Tensor:
     """(Q, N), larger for nearer rows: inner products, or squared distances below zero."""
-    products = _product(rows.device.type, len(queries) < _FEW)(queries, rows)
+    sample = 1 if len(queries) == 1 else 4 if len(queries) < _FEW else 64
+    products = _product(rows.device.type, sample)(queries, rows)
     if metric == "cosine":
         return products
     squares = rows.square().sum(1) + queries.square().sum(1, keepdim=True)
@@ -409,21 +461,28 @@ def _by_onednn(queries: Tensor, rows: Tensor) -> Tensor:
     return product
 
 
+def _by_numpy(queries: Tensor, rows: Tensor) -> Tensor:
+    return torch.from_numpy(np.vecdot(rows.numpy(), queries.numpy()[:, None]))
+
+
 @cache
-def _product(device: str, few: bool) -> Callable[[Tensor, Tensor], Tensor]:
-    """The fastest way here to multiply few or many queries (Q, dim) by rows (N, dim) transposed."""
-    if device != "cpu" or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+def _product(device: str, sample: int) -> Callable[[Tensor, Tensor], Tensor]:
+    """The fastest way here to multiply so many queries (Q, dim) by rows (N, dim) transposed."""
+    ways = [_by_mkl]
+    if device == "cpu" and hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+        ways.append(_by_onednn)
+    if device == "cpu" and sample == 1:
+        ways.append(_by_numpy)
+    if len(ways) == 1:
         return _by_mkl
-    queries = torch.ones(1 if few else 64, 1024)
-    rows = torch.ones(2048, 1024)
-    ways = (_by_mkl, _by_onednn)
-    seconds = dict.fromkeys(ways, 0.0)
-    for i in range(6):
+    queries, rows = torch.ones(sample, 1024), torch.ones(2048, 1024)
+    seconds = dict.fromkeys(ways, math.inf)
+    for _ in range(10):
         for way in ways:
             started = time.perf_counter()
             way(queries, rows)
-            if i:  # the first time a library prepares itself
-                seconds[way] += time.perf_counter() - started
+            # The shortest, since other work only adds to it.
+            seconds[way] = min(seconds[way], time.perf_counter() - started)
     return min(ways, key=lambda way: seconds[way])
 
 
