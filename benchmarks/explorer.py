@@ -5,11 +5,14 @@
 All layers of alexnet-mini and of AlexNet's convolutions at 224 pixels (random weights), and the
 gradient of alexnet-mini, in headless Chromium from pages on the disk. Each round takes a picture
 that the engine has not seen, because it keeps the values of the last one. Torch runs the same with
-one thread, as the page does. Also: megabytes of the page of alexnet-mini. --quick: three rounds.
+one thread, as the page does. Also: megabytes of the page of alexnet-mini, and the longest task of
+the page's main thread while a slider moves 30 times under the maps of the first layer, in
+milliseconds of the processor and by the clock. --quick: three rounds.
 """
 
 from __future__ import annotations
 
+import json
 import statistics
 import sys
 import tempfile
@@ -53,6 +56,23 @@ const [rounds, done] = arguments;
   done([engine.arithmetic, times]);
 })().catch((error) => done([error.message, []]));
 """
+TRACE = "disabled-by-default-devtools.timeline,blink.user_timing"
+SLIDER = """
+const [moves, done] = arguments;
+const input = document.querySelector("[data-knob=light]");
+const rest = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
+(async () => {
+  performance.mark("moves");
+  for (let i = 1; i <= moves; i++) {
+    input.value = i / 60;
+    input.dispatchEvent(new Event("input"));
+    await rest(33);
+  }
+  await rest(1000);
+  performance.mark("rest");
+  done();
+})();
+"""
 
 
 def main() -> None:
@@ -60,11 +80,16 @@ def main() -> None:
     torch.set_num_threads(1)
     rows: list[dict[str, Any]] = []
     ratios: dict[str, float] = {}
-    with tempfile.TemporaryDirectory() as folder, open_browser(800, 600) as browser:
+    with tempfile.TemporaryDirectory() as folder, open_browser(1280, 900, trace=TRACE) as browser:
         browser.set_script_timeout(120)
         for model, works in ((featviz.load(), list(WORK)), (trunk(), ["all layers"])):
             page = featviz.build_explorer(model, featviz.sample_pictures(1).spread(4)).page
             rows.append(_rounds.row(f"{model.name}, page", "MB", [len(page.encode()) / 1e6]))
+            file = Path(folder) / "views.html"
+            file.write_text(page, encoding="utf-8")
+            for unit, times in longest_tasks(browser, file, rounds).items():
+                title = f"{model.name}, longest task while a slider moves, {unit}"
+                rows.append(_rounds.row(title, "ms", times))
             own = _rounds.measure({"torch": partial(passed, model)}, rounds)["torch"]
             rows.append(_rounds.row(f"{model.name}, torch", "ms", [1000 * s for s in own]))
             for name in ("VectorArithmetic", "PlainArithmetic"):
@@ -112,6 +137,43 @@ def timed(browser: Chrome, file: Path, work: str, rounds: int, arithmetic: str) 
     if used != arithmetic:
         raise RuntimeError(f"{file.name}, {work}: {used} in place of {arithmetic}")
     return list(times)
+
+
+def longest_tasks(browser: Chrome, file: Path, rounds: int) -> dict[str, list[float]]:
+    """Milliseconds of the main thread's longest task in each round of 30 moves."""
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    ready = "return 'ready' in document.documentElement.dataset"
+    times: dict[str, list[float]] = {"processor": [], "clock": []}
+    for _ in range(rounds):
+        browser.get(file.as_uri() + "#maps")
+        WebDriverWait(browser, 60).until(lambda b: b.execute_script(ready))
+        browser.execute_async_script(SLIDER, 5)  # compiled
+        browser.execute_async_script(SLIDER, 30)
+        browser.get("about:blank")  # the driver reads the trace before it leaves a page
+        tasks = moved(traced(browser))
+        times["processor"].append(max(task["tdur"] for task in tasks) / 1000)
+        times["clock"].append(max(task["dur"] for task in tasks) / 1000)
+    return times
+
+
+def traced(browser: Chrome) -> list[dict[str, Any]]:
+    """Events of the trace since the last call."""
+    messages = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
+    return [m["params"] for m in messages if m["method"] == "Tracing.dataCollected"]
+
+
+def moved(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Tasks between the two marks, of the thread that set them."""
+    begin, end = ([e for e in events if e["name"] == name][-1] for name in ("moves", "rest"))
+    thread = begin["pid"], begin["tid"]
+    return [
+        event
+        for event in events
+        if event["name"] == "RunTask"
+        and (event["pid"], event["tid"]) == thread
+        and begin["ts"] <= event["ts"] <= end["ts"]
+    ]
 
 
 if __name__ == "__main__":

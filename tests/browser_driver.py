@@ -22,10 +22,13 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def open_browser(width: int = 1400, height: int = 900, *, dark: bool = False) -> Iterator[Chrome]:
+def open_browser(
+    width: int = 1400, height: int = 900, *, dark: bool = False, trace: str = ""
+) -> Iterator[Chrome]:
     """A browser with pages of `width` x `height` CSS pixels, set to light or dark.
 
-    It is closed at the end, also after a failed test.
+    `trace` names categories of events that its log "performance" keeps. It is closed at the end,
+    also after a failed test.
     """
     chromium = shutil.which("chromium") or shutil.which("chromium-browser")
     driver = shutil.which("chromedriver")
@@ -46,7 +49,11 @@ def open_browser(width: int = 1400, height: int = 900, *, dark: bool = False) ->
         "enable-unsafe-swiftshader",
     ):
         options.add_argument(f"--{name}")
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    logs = {"browser": "ALL"}
+    if trace:
+        logs["performance"] = "ALL"
+        options.add_experimental_option("perfLoggingPrefs", {"traceCategories": trace})
+    options.set_capability("goog:loggingPrefs", logs)
     browser = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
     try:
         resize(browser, width, height)

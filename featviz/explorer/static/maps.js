@@ -156,7 +156,7 @@ function cellView(root, state, {full, pick}) {
     const names = source || layer.name !== network.sums[0].name ? null : network.channelNames;
     fed.replaceChildren(h("h4", {}, source ? `What fed it: the strongest maps of ${source.name}` : "What fed it: the colors of the picture"),
       h("ol.inputs", {}, shown.map((c) => input(c, totals[c], totals[c] / most, found, source, names))),
-      h("p.quiet", {}, `All others together ${short(rest)}, built in (bias) ${short(found.bias)}; the sum is ${short(totals.reduce((a, b) => a + b, 0) + found.bias)}.`));
+      h("p.quiet", {}, `${shown.length < totals.length ? `All others together ${short(rest)}, built in` : "Built in"} (bias) ${short(found.bias)}; the sum is ${short(totals.reduce((a, b) => a + b, 0) + found.bias)}.`));
   }
   function input(channel, total, share, found, source, names) {
     const canvas = pixelCanvas();

@@ -7,7 +7,7 @@
  *     picture   planes (3, H, W) in 0 ... 1 that go into the network
  *     off       units switched off: {"conv5": [3, 12]}
  *     picked    the unit and cell that is followed: {layer, unit, y, x}
- *     run       of the last pass: {picture, values, logits, shares, ms, off}
+ *     run       of the last pass: {picture, values, logits, shares, off}, and ms of the first of this picture
  */
 function makeState(network) {
   const listeners = {picture: new Set(), run: new Set(), pick: new Set(), off: new Set(), failed: new Set()};
@@ -49,7 +49,8 @@ function makeState(network) {
       try {
         const found = await network.forward(picture, {layers: [...state.needed, network.space], off});
         if (!found) continue;
-        state.run = {...found, picture, off, shares: found.logits && softmax(found.logits)};
+        const {ms} = state.run && state.run.picture === picture ? state.run : found;
+        state.run = {...found, ms, picture, off, shares: found.logits && softmax(found.logits)};
         tellRun();
       } catch (error) {
         state.problem = String(error.message || error);
