@@ -2,12 +2,11 @@
 
 Every row is a query here, so the float64 certificate of `neighbors.exact` would cost more than the
 layout. Distances are float32's, and agree with it to six decimals. Up to 16,384 rows all are
-compared with all in the whole space. Above, candidates are found along 256 principal axes: among
-8,192 rows in groups near a row's own (`groups`), then among the neighbors of neighbors (on a GPU,
-among all rows); and the best of these, half as many again as are wanted, are compared in the whole
-space. The recall is measured over 200 rows against exact search. Where less than 99% of neighbors
-are among the candidates, all rows are compared along the axes (up to 262,144 rows), and in the
-whole space (up to 65,536) where that is not enough either.
+compared with all in the whole space. Above, candidates are found along 256 principal axes: in the
+groups nearest to each row (`groups`), of which as many are looked into as hold 98% of the neighbors
+of 200 rows, known from exact search (on a GPU, among all rows); and the best of these, half as many
+again as are wanted, are compared in the whole space. The recall is measured over those 200 rows.
+Where it is below .95, up to 65,536 rows are compared with all in the whole space.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from featviz.atlas.groups import find_groups
+from featviz.atlas.groups import Groups, find_groups
 from featviz.data.datasets import evenly
 from featviz.errors import UserError
 from featviz.models.load import resolve_device
@@ -33,7 +32,9 @@ if TYPE_CHECKING:
 
 JUDGED = 50
 """neighbors that the numbers of a map need"""
-RECALL = 0.99
+HELD = 0.98
+"""fraction of the true neighbors that the groups which are looked into hold"""
+RECALL = 0.95
 """fraction of the true neighbors below which candidates along the axes are not enough"""
 _WHOLE = 16_384
 """rows up to which all are compared with all in the whole space"""
@@ -43,18 +44,10 @@ _LEARNED = 8192
 """rows from which the axes are learned"""
 _EXACT = 65_536
 """rows up to which the whole space is searched if they are not"""
-_COMPARED = 8192
-"""rows in near groups with which each is compared along the axes"""
-_FAN = 16
-"""its nearest, and rows of which it is one of the nearest, of which as many are looked at again in
-a round"""
-_ALL = 262_144
-"""rows up to which all are compared along the axes where groups and rounds find too little"""
-_ROUNDS = 6
-_GAIN = 0.005
-"""of the true neighbors, that the last round must have added for another"""
+_BLOCK = 16
+"""numbers of which the largest is found first"""
 _MEASURED = 200
-_PART = 512
+_PART = 1024
 """rows searched at a time"""
 _PIECE = 64
 """parts that are kept at a time"""
@@ -64,10 +57,9 @@ _TICK = 2.0**-20
 """distances (of unit vectors) that differ by less are equal: the precision of float32"""
 
 
-_Search = Callable[[Tensor, int], tuple[Tensor, Tensor]]
-"""the best others of some rows of a group, and their scores"""
-_Parts = Sequence[tuple[Tensor, int]]
-"""rows, and the number of their group"""
+_Search = Callable[[Tensor], tuple[Tensor, Tensor]]
+"""the best others of some rows, and their scores"""
+_Parts = Sequence[Tensor]
 
 
 @dataclass(frozen=True)
@@ -141,12 +133,12 @@ def build_graph(
     if min(count, index.dim) <= axes or (count <= _WHOLE and not quick):
         whole = torch.cat([part.to(space.device) for part in space.blocks()])
         near, scores = work.each(
-            "exactly", lambda part, _: _search([whole], space.bias, whole[part], part, k)
+            "exactly", lambda part: _search([whole], space.bias, whole[part], part, k)
         )
     else:
         near, scores, recall = _along_axes(work, axes, k, quick)
         if recall < RECALL and not quick and count <= _EXACT:
-            near, scores = work.each("exactly", lambda part, _: space.exact(part, k))
+            near, scores = work.each("exactly", lambda part: space.exact(part, k))
             recall = 1.0
     return Graph(near.long(), space.distances(torch.arange(count), scores), index.metric, recall)
 
@@ -164,14 +156,14 @@ class _Work:
     ) -> tuple[Tensor, Tensor]:
         """What `search` finds of all rows, (N, any); a few parts at a time are kept."""
         count = self.space.count
-        parts = parts or [(part, 0) for part in torch.arange(count).split(_PART)]
+        parts = parts or torch.arange(count).split(_PART)
         pairs: list[tuple[Tensor, Tensor]] = []
         done = 0
         for start in range(0, len(parts), _PIECE):
             some = parts[start : start + _PIECE]
             found = None if self.kept is None else self.kept.read(f"{name}-{start:06}")
             if found is None:
-                near, scores = map(torch.cat, zip(*(search(*part) for part in some), strict=True))
+                near, scores = map(torch.cat, zip(*map(search, some), strict=True))
                 found = {"near": near.int().numpy(), "scores": scores.numpy()}
                 if self.kept is not None:
                     self.kept.write(f"{name}-{start:06}", found, size=len(near))
@@ -179,7 +171,7 @@ class _Work:
             done += len(found["near"])
             if self.progress is not None:
                 self.progress(done, count, f"finding neighbors {name}")
-        back = torch.cat([part for part, _ in parts]).argsort()
+        back = torch.cat(list(parts)).argsort()
         near, scores = map(torch.cat, zip(*pairs, strict=True))
         return near[back], scores[back]
 
@@ -190,86 +182,63 @@ def _along_axes(work: _Work, axes: int, k: int, quick: bool) -> tuple[Tensor, Te
     flat = space.along_axes(axes)
     some = torch.arange(0, count, max(1, count // _MEASURED))
     true = space.exact(some, k)[0]
-
-    def share(near: Tensor) -> float:
-        """Of the true neighbors of some rows those that are near."""
-        return float((true[:, :, None] == near[some][:, None, :]).any(2).double().mean())
-
     wide = k if quick else min(count - 1, k + k // 2)
     parts: _Parts | None = None
     if space.device.type == "cpu":
-        near, scores, parts = _by_groups(work, flat, wide, share)
-    if parts is None or (share(near) < RECALL and count <= _ALL and not quick):
+        groups = find_groups(flat)
+        probes = groups.holding(flat[some], true, HELD, wide + 1)
+        # Rows of a part are near each other, so that few others are candidates of any of them.
+        parts = torch.cat(groups.members).split(_PART)
         near, scores = work.each(
-            "along axes", lambda part, _: _search([flat], space.bias, flat[part], part, wide)
+            "in groups",
+            lambda part: _in_groups(flat, space.bias, groups, probes, part, wide),
+            parts,
+        )
+    else:
+        near, scores = work.each(
+            "along axes", lambda part: _search([flat], space.bias, flat[part], part, wide)
         )
     if not quick:
         near, scores = work.each(
-            "in the whole space", lambda part, _: space.rank(part, near[part].long(), k), parts
+            "in the whole space", lambda part: space.rank(part, near[part].long(), k), parts
         )
-    return near, scores, share(near)
+    return near, scores, float((true[:, :, None] == near[some][:, None]).any(2).double().mean())
 
 
-def _by_groups(
-    work: _Work, flat: Tensor, wide: int, share: Callable[[Tensor], float]
-) -> tuple[Tensor, Tensor, _Parts]:
-    """The `wide` best others of all rows along the axes, their scores, (N, wide), and the groups.
+def _in_groups(
+    flat: Tensor, bias: Tensor, groups: Groups, probes: int, rows: Tensor, k: int
+) -> tuple[Tensor, Tensor]:
+    """Of some rows the k best others in the groups nearest to each, and their scores, (R, k)."""
+    queries = flat[rows]
+    named = groups.nearest(queries, probes)
+    count, probes = named.shape
+    room = -(-max(map(len, groups.members)) // _BLOCK) * _BLOCK
+    score = torch.full((count, probes, room), -torch.inf)
+    other = torch.zeros(len(groups.members), room, dtype=torch.int64)
+    sizes = torch.bincount(named.flatten(), minlength=len(groups.members)).tolist()
+    for number, places in enumerate(named.flatten().argsort().split(sizes)):
+        if len(places):
+            members = groups.members[number]
+            mine, slot = places // probes, places % probes
+            found = torch.addmm(-bias[members], queries[mine], flat[members].T)
+            score[mine, slot, : len(members)] = found
+            other[number, : len(members)] = members
+    best, at = _best(score.flatten(1), k + 1)
+    near = other[named.gather(1, at // room), at % room]
+    best[near == rows[:, None]] = -torch.inf
+    return _in_order(best, near, k)
 
-    First among the rows of groups near a row's own. Then rounds of Dong, Moses and Li 2011
-    ("Efficient k-nearest neighbor graph construction for generic similarity measures"): among the
-    neighbors of its neighbors, until a round adds little to what is found.
+
+def _best(score: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The k largest of each row, (R, N), and where they are; N is a multiple of _BLOCK.
+
+    They are among the k sets of _BLOCK numbers with the largest maxima.
     """
-    space, groups = work.space, find_groups(flat)
-    bias = space.bias
-    parts = [
-        (part, number)
-        for number, members in enumerate(groups.members)
-        for part in members.split(_PART)
-    ]
-    compared = min(space.count, max(_COMPARED, 4 * wide))
-
-    def first(rows: Tensor, group: int) -> tuple[Tensor, Tensor]:
-        among = groups.among(group, compared)
-        score = torch.addmm(-bias[among], flat[rows], flat[among].T)
-        score.scatter_(1, torch.searchsorted(among, rows)[:, None], -torch.inf)
-        scores, found = score.topk(wide, dim=1)
-        return _in_order(scores, among[found], wide)
-
-    near, scores = work.each("in groups", first, parts)
-    before, found = 0.0, share(near)
-    for number in range(1, _ROUNDS + 1):
-        if compared == space.count or found - before < _GAIN:
-            break
-        last, linked = near, torch.cat([near[:, :_FAN], _backwards(near[:, :_FAN])], 1)
-
-        def second(
-            rows: Tensor, _: int, last: Tensor = last, linked: Tensor = linked
-        ) -> tuple[Tensor, Tensor]:
-            beyond = linked[linked[rows].long()].flatten(1)
-            others = torch.cat([last[rows], linked[rows], beyond], 1).long().sort(1).values
-            wanted = others != rows[:, None]
-            wanted[:, 1:] &= others[:, 1:] != others[:, :-1]
-            score = torch.full(others.shape, -torch.inf)
-            score[wanted] = _products(flat[rows], flat, others[wanted], wanted.sum(1))
-            best, at = (score - bias[others]).topk(wide, dim=1)
-            return _in_order(best, others.gather(1, at), wide)
-
-        near, scores = work.each(f"in round {number}", second, parts)
-        before, found = found, share(near)
-    return near, scores, parts
-
-
-def _backwards(near: Tensor) -> Tensor:
-    """For each row up to _FAN rows among whose neighbors (N, any) it is; itself in empty places."""
-    count = len(near)
-    order = near.T.flatten().argsort(stable=True)  # those of which it is the nearest come first
-    sizes = torch.bincount(near.flatten(), minlength=count)
-    within = torch.arange(len(order)) - (sizes.cumsum(0) - sizes).repeat_interleave(sizes)
-    some = within < _FAN
-    found = torch.arange(count, dtype=near.dtype)[:, None].repeat(1, _FAN)
-    target = torch.arange(count).repeat_interleave(sizes)[some]
-    found[target, within[some]] = (order[some] % count).to(near.dtype)
-    return found
+    sets = score.view(len(score), _BLOCK, -1)
+    which = sets.amax(1).topk(min(k, sets.shape[2]), dim=1).indices
+    at = (which[:, None] + torch.arange(_BLOCK)[:, None] * sets.shape[2]).flatten(1)
+    best, chosen = score.gather(1, at).topk(k, dim=1)
+    return best, at.gather(1, chosen)
 
 
 def _products(rows: Tensor, others: Tensor, columns: Tensor, counts: Tensor) -> Tensor:

@@ -1,12 +1,13 @@
-"""Rows in groups of near ones, so that neighbors are looked for group by group.
+"""Rows in groups of near ones, so that neighbors are looked for in the groups near a row.
 
-All rows against all would take time with the square of their number. k-means along the first axes
-makes groups of about 256 rows; the neighbors of a group's rows are looked for among the rows of the
-groups that are nearest to them, the same for the whole group, which makes it a matrix product.
+All rows against all would take time with the square of their number. k-means makes about four times
+as many groups as the root of the number of rows, so that finding a row's nearest groups takes no
+longer than looking through them.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -14,15 +15,11 @@ from torch import Tensor
 
 from featviz.data.datasets import evenly
 
-MEMBERS = 256
-"""rows of a group, on average"""
-_AXES = 64
-"""along which groups are made"""
-_SAMPLE = 32
+_FEWEST = 128
+"""rows of a group, on average, at least"""
+_SAMPLE = 24
 """rows for each group from which its mean is found"""
-_ROUNDS = 6
-_NEAREST = 8
-"""groups that each row names as near"""
+_ROUNDS = 5
 _ROWS = 4096
 """rows that are compared with all means at a time"""
 
@@ -32,41 +29,53 @@ class Groups:
     """A partition of rows."""
 
     members: tuple[Tensor, ...]
-    """rows of each group, ascending; at least one"""
-    named: Tensor
-    """(N, at most 8) the groups whose means are nearest to each row; the first is its own"""
+    """rows of each group, ascending; at least one, and at most twice the average"""
+    means: Tensor
+    """(groups, axes)"""
 
-    def among(self, number: int, most: int) -> Tensor:
-        """Rows near those of a group, ascending: those of the groups that its own name most often.
+    def nearest(self, rows: Tensor, count: int) -> Tensor:
+        """The groups whose means are nearest to rows (R, axes): (R, count), nearest first."""
+        return _nearest(rows, self.means, min(count, len(self.means)))
 
-        Whole groups are taken, its own first, until there are at least `most` rows.
+    def holding(self, rows: Tensor, near: Tensor, share: float, fewest: int) -> int:
+        """How many of their nearest groups hold a share of the neighbors (R, k) of rows.
+
+        So many that any of them have at least `fewest` rows.
         """
-        mine = self.named[self.members[number]].flatten()
-        votes = torch.bincount(mine, minlength=len(self.members))
-        votes[number] = len(self.named) + 1
-        order = votes.argsort(descending=True, stable=True)
-        sizes = torch.tensor([len(rows) for rows in self.members])[order].cumsum(0)
-        wanted = int((sizes < most).sum()) + 1
-        return torch.cat([self.members[i] for i in order[:wanted].tolist()]).sort().values
+        own = torch.empty(sum(map(len, self.members)), dtype=torch.int64)
+        for number, members in enumerate(self.members):
+            own[members] = number
+        rank = self.nearest(rows, len(self.means)).argsort(1).gather(1, own[near])
+        last = int(rank.flatten().sort().values[math.ceil(share * rank.numel()) - 1])
+        sizes = torch.tensor(sorted(map(len, self.members))).cumsum(0)
+        return max(last, int((sizes < fewest).sum())) + 1
 
 
-def find_groups(rows: Tensor, size: int = MEMBERS) -> Groups:
-    """Groups of rows (N, axes), whose first axes are those along which they differ most."""
-    rows = rows[:, :_AXES].contiguous()
+def find_groups(rows: Tensor, size: int | None = None) -> Groups:
+    """Groups of rows (N, axes), of about `size` rows each."""
+    size = size or max(_FEWEST, math.isqrt(len(rows)) // 4)
     count = max(1, len(rows) // size)
     sample = rows[evenly(len(rows), _SAMPLE * count)]
     means = sample[evenly(len(sample), count)]
     for _ in range(_ROUNDS):
-        own = _nearest(sample, means, 1)[:, 0]
-        sizes = torch.bincount(own, minlength=count)
-        sums = torch.zeros_like(means).index_add_(0, own, sample)
-        means = torch.where(sizes[:, None] > 0, sums / sizes.clamp_min(1)[:, None], means)
+        means = _means(sample, _nearest(sample, means, 1)[:, 0], means)
     own = _nearest(rows, means, 1)[:, 0]
-    used = own.unique()  # groups that no row belongs to would never be searched
-    named = _nearest(rows, means[used], min(_NEAREST, len(used)))
-    order = named[:, 0].argsort(stable=True)
-    sizes = torch.bincount(named[:, 0], minlength=len(used))
-    return Groups(order.split(sizes.tolist()), named)
+    sizes = torch.bincount(own, minlength=count).tolist()
+    parts = [
+        (part, mean)
+        for members, mean in zip(own.argsort(stable=True).split(sizes), means, strict=True)
+        for part in members.split(2 * size)
+        if len(part)
+    ]
+    members, kept = zip(*parts, strict=True)
+    return Groups(members, torch.stack(kept))
+
+
+def _means(rows: Tensor, own: Tensor, before: Tensor) -> Tensor:
+    """Of the rows of each group; that of before where it has none."""
+    sizes = torch.bincount(own, minlength=len(before))[:, None]
+    sums = torch.zeros_like(before).index_add_(0, own, rows)
+    return torch.where(sizes > 0, sums / sizes.clamp_min(1), before)
 
 
 def _nearest(rows: Tensor, means: Tensor, count: int) -> Tensor:
