@@ -14,7 +14,8 @@ addresses).
 The engine: `Engine.start(document)` with the promises `forward(pixels, {layers, off, weights,
 logits, slot})`, `gradient(pixels, {class})`, `perturb(pixels, {eps, steps, label, towards})`,
 `contributions(pixels, layer, unit, y, x, {off})`, `tensor(index)` and `inputOf(picture)`; null
-means that a later call took its place. tests/small_engine.js is the smallest that does.
+means that a later call took its place. `computedBy()` says what computes, and `tried` is a promise:
+the graphics card has been tried. tests/small_engine.js is the smallest that does.
 """
 
 from __future__ import annotations

@@ -49,7 +49,6 @@ void main() {
 class Card {
   // `how` as in `moveToCard`; throws the reason where there is none.
   constructor(how) {
-    if (how === "never") throw new Error("it is switched off");
     const gl = typeof OffscreenCanvas === "function"
       && new OffscreenCanvas(1, 1).getContext("webgl2", { powerPreference: "high-performance" });
     if (!gl) throw new Error("this browser has no WebGL2");
@@ -186,8 +185,8 @@ class CardProduct {
 }
 
 // Gives the card the products that it computes faster: from the heaviest on, up to the first that it
-// does not. `how`: "imitated" tries a card that the processor imitates, too, "always" takes all
-// products, however slow, and "never" none. Gives what `Engine.card` is.
+// does not. `how` is for tests: "imitated" tries a card that the processor imitates, too, and "always"
+// takes all products, however slow. Gives what `Engine.card` is.
 async function moveToCard(network, how, pause) {
   const always = how === "always", moved = [], faster = [];
   try {
