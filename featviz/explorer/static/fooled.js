@@ -28,7 +28,7 @@ function fooledView(root, state, {full}) {
   function answers() {
     const element = h("div.split.answers");
     const one = (title, shares) => h("div", {}, h("h4", {}, title), h("ol.classes", {}, topOf(shares, full ? 5 : 3).map((i) => h("li", {},
-      h("span.name", {}, network.classes[i]), h("span.bar", {}, h("i", {style: `width:${100 * shares[i]}%`})), h("b", {}, percent(shares[i]))))));
+      h("span.name", {title: network.classes[i]}, network.classes[i]), h("span.bar", {}, h("i", {style: `width:${100 * shares[i]}%`})), h("b", {}, percent(shares[i]))))));
     return {element, update(first, second) { element.replaceChildren(one("Answer before", first), one("Answer now", second)); }};
   }
   async function restart() {
