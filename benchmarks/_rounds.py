@@ -36,6 +36,30 @@ def measure(
     return seconds
 
 
+def measure_both(
+    works: Mapping[str, Callable[[], object]], rounds: int
+) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
+    """As `measure`, by the clock and in processor seconds of all threads."""
+    found: tuple[dict[str, list[float]], dict[str, list[float]]] = (
+        {name: [] for name in works},
+        {name: [] for name in works},
+    )
+    for i in range(rounds + 1):
+        for name, work in works.items():
+            before = time.perf_counter(), time.process_time()
+            work()
+            after = time.perf_counter(), time.process_time()
+            for seconds, start, end in zip(found, before, after, strict=True):
+                if i:
+                    seconds[name].append(end - start)
+    return found
+
+
+def ratio(a: Sequence[float], b: Sequence[float]) -> float:
+    """The median of the ratios in each round."""
+    return statistics.median(x / y for x, y in zip(a, b, strict=True))
+
+
 def row(what: str, unit: str, values: Sequence[float]) -> dict[str, Any]:
     """One measured quantity over its rounds."""
     return {

@@ -7,7 +7,8 @@
 Decoding, the network and both together are measured in interleaved rounds on the same pictures,
 with all threads each. On a GPU the slower of the two bounds the whole. On a CPU they share the
 cores, so that seconds add up: "sum of both" is what one could reach if they never got in each
-other's way, and the ratio to it is what `embed` loses.
+other's way, and the ratio to it is what `embed` loses; in processor seconds too, which other work
+disturbs less. --quick: at most 192 pictures, float32 alone.
 
 With --agreement, so many pictures are embedded in float32 and in bfloat16, and the nearest of each
 are searched in both spaces: the share of float32's ten nearest that bfloat16 has too.
@@ -27,6 +28,7 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import _rounds
 import torch
@@ -53,7 +55,7 @@ def rates(given: argparse.Namespace) -> None:
     weights = given.weights or None
     model = featviz.load(given.model, weights=weights)
     data = open_pictures(given.data) if given.data else sample_pictures()
-    data = data.spread(given.pictures)
+    data = data.spread(min(given.pictures, 192) if given.quick else given.pictures)
     layer = given.layer or default_layer(model)
     workers = given.workers or torch.get_num_threads()
     places = (model.layer(layer),)
@@ -71,7 +73,8 @@ def rates(given: argparse.Namespace) -> None:
             pass
 
     works = {"decoding": decoding}
-    for precision in PRECISIONS:
+    precisions = PRECISIONS[:1] if given.quick else PRECISIONS
+    for precision in precisions:
         rows = Rows(model, data, places, BATCH, Reduction(), precision, given.decoder, workers)
 
         def network(rows: Rows = rows) -> None:
@@ -85,17 +88,20 @@ def rates(given: argparse.Namespace) -> None:
             rows(span)
 
         works |= {f"network, {precision}": network, f"embed, {precision}": both}
-    seconds = _rounds.measure(works, 2 if given.quick else 5)
-    table = [
-        _rounds.row(name, "rows/s", [len(data) / s for s in all]) for name, all in seconds.items()
-    ]
-    best = {name: min(all) for name, all in seconds.items()}
-    ratios = {}
-    for precision in PRECISIONS:
-        network_, embed_ = best[f"network, {precision}"], best[f"embed, {precision}"]
-        slower = max(best["decoding"], network_)
-        ratios[f"embed/slower of both, {precision}"] = slower / embed_
-        ratios[f"embed/sum of both, {precision}"] = (best["decoding"] + network_) / embed_
+    table: list[dict[str, Any]] = []
+    ratios: dict[str, float] = {}
+    measured = _rounds.measure_both(works, 2 if given.quick else 5)
+    for kind, seconds in zip(("wall", "processor"), measured, strict=True):
+        for name, values in seconds.items():
+            table.append(_rounds.row(f"{name}, {kind}", "rows/s", [len(data) / s for s in values]))
+        for precision in precisions:
+            network_, embed_ = seconds[f"network, {precision}"], seconds[f"embed, {precision}"]
+            parts = list(zip(seconds["decoding"], network_, strict=True))
+            if kind == "wall":
+                slower = [max(pair) for pair in parts]
+                ratios[f"embed/slower of both, {precision}, {kind}"] = _rounds.ratio(slower, embed_)
+            both_ = [sum(pair) for pair in parts]
+            ratios[f"embed/sum of both, {precision}, {kind}"] = _rounds.ratio(both_, embed_)
     print(f"{given.model} at {layer}, {len(data)} pictures of {data.name}, {workers} decoding")
     _rounds.report("embed", table, ratios)
 
