@@ -44,17 +44,21 @@ class LayerInputs:
         names = list(dict.fromkeys([*layers, *first]))
         kept: dict[str, list[Tensor]] = {}
         data = batches(self.data, self.model.preprocessing, batch_size=self.batch_size)
-        with frozen(self.model), torch.no_grad():
-            for number, batch in enumerate(data):
-                tapped = tap(self.model, names, entering=names, stop=True)
-                with tapped as taken, suppress(StopForward):
-                    self.model(batch.images.to(self.model.device))
-                if number == 0 and first:
-                    kept = {name: [] for name in self._affordable(taken, first)}
-                for name, parts in kept.items():
-                    parts.append(taken[name])
-                yield {layer: taken[layer] for layer in layers}
+        for number, batch in enumerate(data):
+            taken = self._taken(names, batch.images)
+            if number == 0 and first:
+                kept = {name: [] for name in self._affordable(taken, first)}
+            for name, parts in kept.items():
+                parts.append(taken[name])
+            yield {layer: taken[layer] for layer in layers}
         self._kept |= kept
+
+    # Not within `read`: a generator that an error leaves half-way would leave gradients off.
+    def _taken(self, names: Sequence[str], images: Tensor) -> dict[str, Tensor]:
+        tapped = tap(self.model, names, entering=names, stop=True)
+        with frozen(self.model), torch.no_grad(), tapped as taken, suppress(StopForward):
+            self.model(images.to(self.model.device))
+        return taken
 
     def _affordable(self, taken: dict[str, Tensor], layers: Sequence[str]) -> Iterator[str]:
         """The layers whose inputs can be kept: the smallest first."""
