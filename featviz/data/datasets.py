@@ -140,8 +140,8 @@ class Pictures:
         except FileNotFoundError:
             if not self.root.exists() and self.root.name != STANDARD_INPUT:
                 raise UserError(  # every picture would be skipped
-                    f"{self.root} is not on this machine; every machine of a cluster needs the "
-                    "pictures under the same path"
+                    f"{self.root} is not on this machine; put the pictures there (on every machine "
+                    "of a cluster), or give --data"
                 ) from None
             raise BadPicture(f"{self.where(row)}: no such file; check the path") from None
         except PermissionError:
