@@ -2,8 +2,8 @@
 
 Settings follow Kobak and Berens 2019 ("The art of using t-SNE for single-cell transcriptomics",
 Nature Communications 10:5416): start at the first two principal components scaled to a standard
-deviation of 1e-4, perplexity 30 but at most a third of the other rows, exaggeration 4 from 100,000
-rows on.
+deviation of 1e-4, perplexity 30 but at most a third of the other rows. Their exaggeration of 4 for
+large maps is an option: made-up rows with the structure of fc7 collapsed under it (docs/scale.md).
 """
 
 from __future__ import annotations
@@ -41,8 +41,6 @@ both on a coarser grid than today's)"""
 STEPS = {"tsne": (50, 950), "preview": (50, 150)}
 PEER_STEPS = (250, 750)
 """at a learning rate of N / 12 openTSNE's own 250 + 500 are not enough for 10,000 rows"""
-MANY = 100_000
-"""rows from which clusters are drawn tighter"""
 FEWEST = 8
 """with fewer rows than this the principal components are the map"""
 METHODS = ("auto", "tsne", "preview", *peers.PACKAGES)
@@ -58,9 +56,8 @@ class LayoutSettings:
     steps: tuple[Tries, Steps] | None = None
     """with early exaggeration (forms the clusters), then without (settles them); default 50 and
     950, for a preview 50 and 150, for other libraries' methods 250 and 750"""
-    exaggeration: Annotated[float, Bounds(1, 100)] | None = None
-    """of the second part. 1 is plain t-SNE, the default below 100,000 rows; 4, the default from
-    there on, draws clusters tighter"""
+    exaggeration: Annotated[float, Bounds(1, 100)] = 1.0
+    """of the second part. 1 is plain t-SNE; more draws clusters tighter"""
     method: str = "auto"
     """"auto" or "tsne", ours; "openTSNE", "scikit-learn" or "cuml" where they are installed;
     "preview", ours with fewer steps on a graph along 50 principal axes: a map in seconds that keeps
@@ -139,7 +136,6 @@ def lay_out(
     if count < 2:
         raise UserError(f"a map needs at least 2 pictures, there are {count}")
     perplexity = min(settings.perplexity, (count - 1) / 3)
-    exaggeration = settings.exaggeration or (1.0 if count < MANY else 4.0)
     if graph is not None and len(graph) != count:
         raise UserError(f"a graph of {len(graph)} rows for a space of {count}; build it anew")
     method = "tsne" if settings.method == "auto" else settings.method
@@ -161,7 +157,7 @@ def lay_out(
             pairs,
             start,
             steps=steps,
-            exaggeration=exaggeration,
+            exaggeration=settings.exaggeration,
             learning_rate=LEARNING_RATE * count,
             device=resolve_device(device),
             kept=kept,
@@ -177,7 +173,7 @@ def lay_out(
             vectors=lambda: _vectors(index),
             perplexity=perplexity,
             steps=steps,
-            exaggeration=exaggeration,
+            exaggeration=settings.exaggeration,
             seed=seed,
             progress=progress,
         )
