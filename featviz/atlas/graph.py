@@ -3,10 +3,10 @@
 Every row is a query here, so the float64 certificate of `neighbors.exact` would cost more than the
 layout. Distances are float32's, and agree with it to six decimals. Up to 16,384 rows all are
 compared with all in the whole space. Above, candidates are found along 256 principal axes: in the
-groups nearest to each row (`groups`), of which as many are looked into as hold 98% of the neighbors
-of 200 rows, known from exact search (on a GPU, among all rows); and the best of these, half as many
-again as are wanted, are compared in the whole space. The recall is measured over those 200 rows.
-Where it is below .95, up to 65,536 rows are compared with all in the whole space.
+groups nearest to each row (`groups`), of which as many are looked into as hold 99.5% of the
+neighbors of 200 rows, known from exact search (on a GPU, among all rows); and the best of these,
+half as many again as are wanted, are compared in the whole space. The recall is measured over those
+200 rows. Where it is below .99, up to 65,536 rows are compared with all in the whole space.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ if TYPE_CHECKING:
 
 JUDGED = 50
 """neighbors that the numbers of a map need"""
-HELD = 0.98
+HELD = 0.995
 """fraction of the true neighbors that the groups which are looked into hold"""
-RECALL = 0.95
+RECALL = 0.99
 """fraction of the true neighbors below which candidates along the axes are not enough"""
 _WHOLE = 16_384
 """rows up to which all are compared with all in the whole space"""
