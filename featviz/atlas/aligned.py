@@ -9,6 +9,7 @@ depend on any map: it is the fraction of a picture's nearest neighbors that they
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -17,8 +18,9 @@ from torch import Tensor
 from featviz import results
 from featviz.atlas.aligned_result import AlignedMaps, How, Side
 from featviz.atlas.graph import build_graph, neighbors_wanted
-from featviz.atlas.layout import LayoutSettings, lay_out, to_unit_square
+from featviz.atlas.layout import Layout, LayoutSettings, lay_out, to_unit_square
 from featviz.atlas.metrics import NEIGHBORS, is_among, map_neighbors, map_quality, procrustes
+from featviz.checkpoints import open_checkpoint
 from featviz.data.datasets import evenly
 from featviz.errors import UserError, public
 from featviz.neighbors.exact import build_index
@@ -40,6 +42,7 @@ def align_maps(
     layout: LayoutSettings = LayoutSettings(),
     most: Most = MOST,
     seed: Seed = 0,
+    checkpoint: str | Path | None = None,
     progress: Progress | None = None,
 ) -> AlignedMaps:
     """Lay out two stores of the same pictures so that their maps can be compared.
@@ -53,6 +56,7 @@ def align_maps(
         layout: How both are laid out.
         most: Of more common pictures an even sample is shown.
         seed: Of both layouts.
+        checkpoint: As in `featviz.build_atlas`, for neighbors and layouts.
         progress: Called as (done, total, text).
 
     Raises:
@@ -66,21 +70,47 @@ def align_maps(
     indices = [
         build_index(store.take(some)) for store, some in zip((first, second), rows, strict=True)
     ]
-    graphs = [
-        build_graph(index, neighbors_wanted(len(index), layout.perplexity), progress)
-        for index in indices
-    ]
-    maps = [
-        lay_out(index, layout, graph=graph, seed=seed, progress=progress)
-        for index, graph in zip(indices, graphs, strict=True)
-    ]
-    apart, aligned = procrustes(maps[0].xy, maps[1].xy)
-    distance = apart
-    if how == "start":
-        maps[1] = lay_out(
-            indices[1], layout, graph=graphs[1], init=maps[0].raw, seed=seed, progress=progress
-        )
-        distance, aligned = procrustes(maps[0].xy, maps[1].xy)
+    parameters = {
+        "how": how,
+        "perplexity": layout.perplexity,
+        "exaggeration": layout.exaggeration,
+        "method": layout.method,
+        "most": most,
+    }
+    job = {
+        **parameters,
+        "steps": layout.steps,
+        "seed": seed,
+        "rows": [rows, first.digest, second.digest],
+    }
+    with open_checkpoint(checkpoint, job) as kept:
+        graphs = [
+            build_graph(
+                index,
+                neighbors_wanted(len(index), layout.perplexity),
+                progress,
+                kept=kept.part(f"graph-{number}"),
+            )
+            for number, index in enumerate(indices)
+        ]
+
+        def laid_out(number: int, name: str, init: Tensor | None = None) -> Layout:
+            return lay_out(
+                indices[number],
+                layout,
+                graph=graphs[number],
+                init=init,
+                seed=seed,
+                kept=kept.part(name),
+                progress=progress,
+            )
+
+        maps = [laid_out(0, "first"), laid_out(1, "second")]
+        apart, aligned = procrustes(maps[0].xy, maps[1].xy)
+        distance = apart
+        if how == "start":
+            maps[1] = laid_out(1, "second-from-first", maps[0].raw)
+            distance, aligned = procrustes(maps[0].xy, maps[1].xy)
     xy = _in_one_square(maps[0].xy.double(), aligned)
     sides = [
         Side(
@@ -98,9 +128,7 @@ def align_maps(
     made = results.origin(
         None,
         parameters={
-            "how": how,
-            "perplexity": layout.perplexity,
-            "most": most,
+            **parameters,
             "steps": list(maps[0].steps),
             "layer": first.layer,
             "beside_layer": second.layer,

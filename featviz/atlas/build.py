@@ -24,6 +24,7 @@ from featviz.atlas.levels import Level
 from featviz.atlas.metrics import NEIGHBORS, compare_maps, map_neighbors, map_quality, overlap
 from featviz.atlas.result import Atlas
 from featviz.atlas.thumbnails import read_thumbnails
+from featviz.checkpoints import Checkpoint, open_checkpoint
 from featviz.data.datasets import evenly
 from featviz.data.from_python import Data, as_pictures
 from featviz.errors import BadPicture, UserError, public
@@ -87,8 +88,8 @@ def build_atlas(
         most: Of larger stores an even sample of so many rows is shown.
         seed: Of the layout and the icons.
         links: Link the files of the pictures from the page, by their place on this machine.
-        checkpoint: A folder for finished icons, from which the same call goes on after it was
-            stopped; the caller removes it.
+        checkpoint: A folder for finished parts of the neighbors, the layout and the icons, from
+            which the same call goes on after it was stopped; the caller removes it.
         progress: Called as (done, total, text).
 
     Raises:
@@ -109,44 +110,82 @@ def build_atlas(
     if count < 2:
         raise UserError(f"a map needs at least 2 pictures, there are {count}")
     index = build_index(store if count == len(store) else store.take(rows))
-    graph = build_graph(index, neighbors_wanted(count, layout.perplexity), progress)
-    if graph.recall < 1:
-        warnings.append(f"{graph.recall:.1%} of the neighbors it is made from are the true ones")
-    maps = [
-        lay_out(index, layout, graph=graph, seed=seed + i, progress=progress) for i in range(seeds)
-    ]
-    shown = maps[0]
-    if sides is None:
-        sides = [side for side in SIDES if side == SIDES[0] or side * side <= 2 * count]
-    wanted = {*sides, *(icon_sides if icons != "sample" else ())}
-    classes = [store.class_name(row) for row in rows]
-    levels = [_level(index, cut(shown.xy, side), classes) for side in sorted(wanted)]
-    thumbnails, missing = read_thumbnails(placed, rows, _pictured(count, levels), progress)
-    if missing:
-        warnings.append(f"{missing} pictures could not be read any more; they are gray on the map")
-    if model is not None:
-        levels = [_with_effects(model, placed, index, rows, level) for level in levels]
-        if icons != "sample":
-            levels = _with_synthetic(
-                model, store, index, levels, icon_sides, icon, seed, checkpoint, progress
+    parameters = {
+        "icons": icons,
+        "icon_side": icon_sides,
+        "icon_steps": icon.steps,
+        "icon_power": icon.power,
+        "icon_ridge": icon.ridge,
+        "icon_restarts": icon.restarts,
+        "perplexity": layout.perplexity,
+        "exaggeration": layout.exaggeration,
+        "method": layout.method,
+        "seeds": seeds,
+        "most": most,
+    }
+    job = {
+        **parameters,
+        "rows": store.digest,
+        "model": model and model.sha256,
+        "sides": sides,
+        "steps": layout.steps,
+        "seed": seed,
+        "icon_size": icon.size,
+        "icon_batch_size": icon.batch_size,
+        "icon_settings": icon.settings and icon.settings.record(),
+        "device": model and model.device.type,
+    }
+    with open_checkpoint(checkpoint, job, engine=icon.engine) as kept:
+        wanted = neighbors_wanted(count, layout.perplexity)
+        graph = build_graph(index, wanted, progress, kept=kept.part("graph"))
+        if graph.recall < 1:
+            warnings.append(
+                f"{graph.recall:.1%} of the neighbors it is made from are the true ones"
             )
+        maps = [
+            lay_out(
+                index,
+                layout,
+                graph=graph,
+                seed=number,
+                kept=kept.part(f"layout-{number}"),
+                progress=progress,
+            )
+            for number in range(seed, seed + seeds)
+        ]
+        shown = maps[0]
+        if sides is None:
+            sides = [side for side in SIDES if side == SIDES[0] or side * side <= 2 * count]
+        shown_sides = sorted({*sides, *(icon_sides if icons != "sample" else ())})
+        classes = [store.class_name(row) for row in rows]
+        levels = [_level(index, cut(shown.xy, side), classes) for side in shown_sides]
+        thumbnails, missing = read_thumbnails(placed, rows, _pictured(count, levels), progress)
+        if missing:
+            warnings.append(
+                f"{missing} pictures could not be read any more; they are gray on the map"
+            )
+        if model is not None:
+            levels = [_with_effects(model, placed, index, rows, level) for level in levels]
+            if icons != "sample":
+                levels = _with_synthetic(
+                    model,
+                    store,
+                    index,
+                    levels,
+                    icon_sides,
+                    icon,
+                    seed,
+                    kept.part("icons"),
+                    progress,
+                )
     near = graph.nearest(min(NEIGHBORS, count - 1))
     labels = [store.labels[row] for row in rows]
     made = results.origin(
         model,
         parameters={
-            "icons": icons,
+            **parameters,
             "sides": [level.grid.side for level in levels],
-            "icon_side": icon_sides,
-            "icon_steps": icon.steps,
-            "icon_power": icon.power,
-            "icon_ridge": icon.ridge,
-            "icon_restarts": icon.restarts,
-            "perplexity": layout.perplexity,
             "steps": list(shown.steps),
-            "method": layout.method,
-            "seeds": seeds,
-            "most": most,
             "store": store.folder,
         },
         started=started,
@@ -267,7 +306,7 @@ def _with_synthetic(
     sides: Sequence[int],
     icon: IconSettings,
     seed: int,
-    checkpoint: str | Path | None,
+    checkpoint: Checkpoint,
     progress: Progress | None,
 ) -> list[Level]:
     """The levels with synthetic icons for those of `sides` squares."""

@@ -41,6 +41,7 @@ from featviz.types import BatchSize, Engine, Power, Progress, Rate, Restarts, Si
 
 if TYPE_CHECKING:
     from featviz.atlas.grid import Grid
+    from featviz.checkpoints import Checkpoint
     from featviz.models.model import Layer, Model
     from featviz.neighbors.exact import Index
 
@@ -84,7 +85,7 @@ def synthetic_icons(
     pooled: bool = True,
     icon: IconSettings = IconSettings(),
     seed: int = 0,
-    checkpoint: str | Path | None = None,
+    checkpoint: str | Path | Checkpoint | None = None,
     progress: Progress | None = None,
 ) -> list[SyntheticIcons]:
     """Pictures whose activations have the directions of the cells' means.
@@ -208,7 +209,7 @@ def _optimized(
     directions: Tensor,
     icon: IconSettings,
     seed: int,
-    checkpoint: str | Path | None,
+    checkpoint: str | Path | Checkpoint | None,
     progress: Progress | None,
 ) -> Tensor:
     """The pictures (D, 3, S, S) of an objective's targets; finished batches are kept."""

@@ -128,8 +128,8 @@ def atlas(
 ) -> None:
     """Map a data set as a layer represents it: an interactive page, prints, and their quality.
 
-    With --store the model is needed for synthetic icons and --class only. Icons that are finished
-    when the command is stopped are kept; the same command goes on from them.
+    With --store the model is needed for synthetic icons and --class only. Neighbors, layouts and
+    icons are kept while they are made; the same command goes on where it was stopped.
 
     Example: featviz atlas --icons sample --out run/atlas
     """
@@ -171,6 +171,7 @@ def atlas(
                 layout=layout,
                 most=most,
                 seed=seed,
+                checkpoint=partial,
                 progress=progress,
             )
         elif view.class_name is not None:

@@ -6,7 +6,6 @@ on each half of them. All fits go through a checkpoint.
 
 from __future__ import annotations
 
-import hashlib
 import time
 from functools import partial
 from pathlib import Path
@@ -87,7 +86,7 @@ def find_concepts(
         "held_out": held_out,
     }
     moments = Moments.of(rows for rows, _ in train.blocks())
-    job = {**parameters, "seed": seed, "device": plan.device.type, "rows": _digest(opened)}
+    job = {**parameters, "seed": seed, "device": plan.device.type, "rows": opened.digest}
     fits = 1 if method == "pca" else seeds
     with open_checkpoint(checkpoint, job, total=fits + 2, unit="fits") as kept:
         one = partial(_fit, kept=kept, plan=plan, progress=progress)
@@ -165,12 +164,3 @@ def _fit(
         return to_arrays(fit(sample, plan, seed, start=start, kept=inner, report=report))
 
     return from_arrays(kept.piece(name, make), plan)
-
-
-def _digest(store: Store) -> str:
-    """A hash of a store's rows and of which picture each is of."""
-    found = hashlib.sha256(repr([shard.sha256 for shard in store.shards]).encode())
-    for values in (store.memory, store.exponents, store.of_picture):
-        if values is not None:
-            found.update(values.tobytes())
-    return found.hexdigest()

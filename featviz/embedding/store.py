@@ -8,6 +8,7 @@ memory is one name, class and size for each picture.
 from __future__ import annotations
 
 import csv
+import hashlib
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -160,6 +161,15 @@ class Store(results.Result):
         """The readable name of a row's class, "" where there is none."""
         label = self.labels[row]
         return visible(self.class_names.get(label, label))
+
+    @property
+    def digest(self) -> str:
+        """A hash of the rows and of which picture each is of."""
+        found = hashlib.sha256(repr([shard.sha256 for shard in self.shards]).encode())
+        for values in (self.memory, self.exponents, self.of_picture):
+            if values is not None:
+                found.update(values.tobytes())
+        return found.hexdigest()
 
     @cached_property
     def _starts(self) -> NDArray[np.int64]:

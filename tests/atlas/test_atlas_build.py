@@ -277,3 +277,48 @@ def test_classes_and_numbers_of_cells_add_up(atlas: Atlas) -> None:
         whole = atlas.numbers()[f"cosine in cells at {level.grid.side}"].value
         mean = float((level.cosines * torch.tensor(sizes)).sum() / 40)
         assert whole == pytest.approx(mean)
+
+
+class Enough(Exception):
+    """A kill in the middle of the work."""
+
+
+def test_a_killed_atlas_goes_on_in_the_layout_and_in_the_icons(
+    model: Model, pictures: torch.Tensor, tmp_path: Path
+) -> None:
+    store = embed(model, pictures, labels=LABELS)
+    seen: list[tuple[str, int]] = []
+
+    def make(checkpoint: Path | None, stop: str = "", at: int = 0) -> Atlas:
+        def progress(done: int, total: int, text: str) -> None:
+            seen.append((text, done))
+            if text == stop and done >= at:
+                raise Enough
+
+        return build_atlas(
+            model,
+            store,
+            icons="both",
+            icon_side=4,
+            icon=IconSettings(steps=4, batch_size=2),
+            layout=replace(QUICK, steps=(50, 20)),
+            checkpoint=checkpoint,
+            progress=progress,
+        )
+
+    whole = make(None)
+    for stop, at in (("laying out", 60), ("making icons", 12)):
+        with pytest.raises(Enough):
+            make(tmp_path / "p", stop, at)
+    assert seen.count(("laying out", 50)) == 2  # of the whole and the first: the second went on
+    assert (tmp_path / "p" / "graph").is_dir()
+    seen.clear()
+    found = make(tmp_path / "p")
+    assert next(done for text, done in seen if text == "making icons") == 8
+    assert torch.equal(found.layout.raw, whole.layout.raw)
+    icons = [next(lv.synthetic for lv in a.levels if lv.grid.side == 4) for a in (found, whole)]
+    assert icons[0] is not None
+    assert icons[1] is not None
+    assert torch.equal(icons[0].images, icons[1].images)
+    with pytest.raises(UserError, match="icons both, now sample"):
+        build_atlas(model, store, layout=QUICK, checkpoint=tmp_path / "p")
