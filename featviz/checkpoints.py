@@ -19,25 +19,19 @@ runs on one folder the second is refused.
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import io
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
+from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
+from typing import Any
 
 from featviz import folders, results, schema
-from featviz.engine import check_engine
+from featviz.arrays import Arrays as Arrays  # noqa: PLC0414 - the content of a piece
+from featviz.arrays import read_arrays, write_arrays
 from featviz.errors import UserError
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-Arrays = dict[str, "NDArray[Any]"]
-"""content of a piece"""
+ENGINES = ("here", "ray")
 
 _JOB, _SAVED = "job.json", "saved.json"
 _JOB_SHAPE = {
@@ -45,7 +39,6 @@ _JOB_SHAPE = {
     "threads": schema.whole(1, 4096),
 }
 _SAVED_SHAPE = {"result": str, "created": str, "seconds": float}
-_DIGEST = hashlib.sha256().digest_size
 
 
 class Interrupted(KeyboardInterrupt):
@@ -109,7 +102,7 @@ class Checkpoint:
             self._memory[name] = arrays
         else:
             try:
-                write_piece(self._file(name), arrays)
+                write_arrays(self._file(name), arrays)
             except OSError as error:
                 raise folders.cannot_write(self.folder, error) from None
         self.sizes[name] = size
@@ -139,7 +132,7 @@ class Checkpoint:
         return f"kept {self.done:,}{whole} {self.unit}"
 
     def _read_file(self, name: str) -> Arrays | None:
-        return read_piece(self._file(name), self._file(name).stem)
+        return read_arrays(self._file(name), self._file(name).stem)
 
     def _file(self, name: str) -> Path:
         assert self.folder is not None
@@ -221,6 +214,17 @@ def _begun(kept: Checkpoint, place: Path, job: Mapping[str, Any]) -> Iterator[No
             torch.set_num_threads(threads)
             if not _has_pieces(place):
                 _remove(place)
+
+
+def check_engine(engine: str) -> None:
+    """Raise UserError for an unknown engine, or one that is not installed."""
+    if engine not in ENGINES:
+        raise UserError(f"unknown engine {engine!r}; take {' or '.join(ENGINES)}")
+    if engine == "ray" and find_spec("ray") is None:
+        raise UserError(
+            "engine ray needs Ray, which is not installed: pip install 'featviz[ray]', "
+            "or leave --engine out to work here"
+        )
 
 
 def remove_checkpoint(folder: str | Path) -> None:
@@ -354,47 +358,3 @@ def _has_pieces(place: Path) -> bool:
 def _remove(place: Path) -> None:
     """Remove a locked folder; job.json goes last, so that what a kill leaves is recognized."""
     folders.remove_locked(place, last=(_SAVED, _JOB))
-
-
-def write_piece(target: Path, arrays: Arrays) -> None:
-    """Write arrays as a piece's file, beside its place and renamed. Raises OSError."""
-    buffer = io.BytesIO()
-    np.savez(buffer, **arrays)  # type: ignore[arg-type]
-    content = buffer.getbuffer()
-    target.parent.mkdir(parents=True, exist_ok=True)
-    beside = target.with_name(f".{target.stem}.part")
-    try:
-        with beside.open("wb") as out:
-            out.write(content)
-            out.write(_digest(content, target.stem))
-            out.flush()
-            os.fsync(out.fileno())
-        beside.replace(target)
-    finally:
-        beside.unlink(missing_ok=True)
-
-
-def read_piece(path: Path, name: str) -> Arrays | None:
-    """The arrays of a piece's file; None if it is absent, damaged, or of another piece."""
-    try:
-        content = path.read_bytes()
-    except OSError:
-        return None
-    if _digest(memoryview(content)[:-_DIGEST], name) != content[-_DIGEST:]:
-        return None
-    with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-        return {name: arrays[name] for name in arrays.files}
-
-
-def noted_digest(path: Path) -> str:
-    """The digest at the end of a piece's file, in hexadecimal; `read_piece` checks it."""
-    with path.open("rb") as file:
-        file.seek(-_DIGEST, os.SEEK_END)
-        return file.read().hex()
-
-
-def _digest(content: memoryview, name: str) -> bytes:
-    """The last bytes of a piece's file: a hash of all before them, and of its name."""
-    digest = hashlib.sha256(content)
-    digest.update(name.encode())
-    return digest.digest()

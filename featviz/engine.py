@@ -20,18 +20,16 @@ import os
 import pickle
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
+from featviz import results
+from featviz.checkpoints import Arrays, Checkpoint
 from featviz.errors import UserError
 
 if TYPE_CHECKING:
-    from featviz.checkpoints import Arrays, Checkpoint
     from featviz.types import Progress
 
-ENGINES = ("here", "ray")
-
-Make = Callable[[Any, Callable[[int], None]], "Arrays"]
+Make = Callable[[Any, Callable[[int], None]], Arrays]
 """make(work, report): the arrays of a piece; report(done) may be called with a part of its size"""
 
 # How often a piece may be lost with its worker before the cluster is considered broken.
@@ -48,17 +46,6 @@ class Piece:
     """the argument of `make`"""
     size: int = 1
     """how much work it is, for the progress"""
-
-
-def check_engine(engine: str) -> None:
-    """Raise UserError for an unknown engine, or one that is not installed."""
-    if engine not in ENGINES:
-        raise UserError(f"unknown engine {engine!r}; take {' or '.join(ENGINES)}")
-    if engine == "ray" and find_spec("ray") is None:
-        raise UserError(
-            "engine ray needs Ray, which is not installed: pip install 'featviz[ray]', "
-            "or leave --engine out to work here"
-        )
 
 
 def map_pieces(
@@ -117,8 +104,6 @@ def _on_ray(
     make: Make, pieces: Sequence[Piece], kept: Checkpoint, device: str
 ) -> Iterator[tuple[Piece, Arrays]]:
     import torch
-
-    from featviz import results
 
     ray = _cluster(kept)
     threads = torch.get_num_threads()  # kernels may round by their number
@@ -211,8 +196,6 @@ def _parcel(ray: Any, make: Make) -> Any:
 def _made(make: Make, work: Any, threads: int, versions: dict[str, str]) -> Arrays:
     """On a worker: the arrays of one piece."""
     import torch
-
-    from featviz import results
 
     own = results.versions()
     for name, version in versions.items():

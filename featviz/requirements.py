@@ -17,13 +17,10 @@ import operator
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from featviz.errors import UserError, nearest
 from featviz.numbers import Number, show_number
-
-if TYPE_CHECKING:
-    from featviz.data.labels import LabelReport
 
 FIELDS = ("value", "low", "high", "n")
 OPERATORS: Mapping[str, Callable[[Any, Any], bool]] = {
@@ -185,30 +182,3 @@ def _number(requirement: str, bound: str, unit: str = "") -> float:
     if math.isnan(value):
         raise UserError(f"requirement {requirement!r}: nan compares with nothing; give a number")
     return value / 100 if bound.endswith("%") else value
-
-
-def strict_checks(report: LabelReport) -> tuple[Check, ...]:
-    """That every class has pictures, every folder is one class, and every file can be read."""
-    from featviz.data.listing import some  # needs torch
-
-    misfits = {
-        "pictures without any class": () if report.labeled else ("all",),
-        "classes without a picture": report.missing,
-        "folders that are no class": tuple(report.unmatched),
-        "folders that name several classes": tuple(report.ambiguous),
-        "empty class folders": report.empty,
-        "unreadable files": report.unreadable,
-    }
-    return tuple(
-        Check(
-            "--strict",
-            name,
-            "value",
-            "==",
-            0,
-            len(found),
-            not found,
-            note=f"{len(found)}: {some(found)}" if found else "",
-        )
-        for name, found in misfits.items()
-    )

@@ -341,7 +341,7 @@ class StrictOutput(CheckedOutput):
 
     def check_labels(self, *reports: LabelReport) -> None:
         """With --strict, leave with 3 before the work where folders and classes do not fit."""
-        from featviz.requirements import strict_checks
+        from featviz.data.labels import strict_checks
 
         checks = [check for report in reports for check in strict_checks(report)]
         if self.strict and not all(check.met for check in checks):
@@ -352,7 +352,7 @@ class StrictOutput(CheckedOutput):
         self, result: Result, folder: Path, *, whole: bool = True, checks: Sequence[Check] = ()
     ) -> None:
         """As `CheckedOutput.finish`; with --strict files that could not be read fail, too."""
-        from featviz.requirements import strict_checks
+        from featviz.data.labels import strict_checks
 
         report = getattr(result, "label_report", None)
         if self.strict and report is not None:

@@ -12,8 +12,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from featviz.data.listing import NOTHING, LeftOut, some
+from featviz.data.listing import NOTHING, LeftOut
 from featviz.errors import UserError
+from featviz.requirements import Check
+from featviz.wording import some
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -233,4 +235,29 @@ def no_labels(report: LabelReport, place: object, model: str) -> UserError:
     )
     return UserError(
         f"no folder of {place} is named after a class of {model} (the first: {names[0]}); {way_out}"
+    )
+
+
+def strict_checks(report: LabelReport) -> tuple[Check, ...]:
+    """That every class has pictures, every folder is one class, and every file can be read."""
+    misfits = {
+        "pictures without any class": () if report.labeled else ("all",),
+        "classes without a picture": report.missing,
+        "folders that are no class": tuple(report.unmatched),
+        "folders that name several classes": tuple(report.ambiguous),
+        "empty class folders": report.empty,
+        "unreadable files": report.unreadable,
+    }
+    return tuple(
+        Check(
+            "--strict",
+            name,
+            "value",
+            "==",
+            0,
+            len(found),
+            not found,
+            note=f"{len(found)}: {some(found)}" if found else "",
+        )
+        for name, found in misfits.items()
     )

@@ -17,15 +17,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 from featviz.data import archives, lists, packs
-from featviz.errors import UserError, visible
+from featviz.errors import UserError
 from featviz.pictures.images import SUFFIXES
+from featviz.wording import counted, some
 
 STANDARD_INPUT = "standard input"
 """the root of a list that is read from there"""
 _HIDDEN = {"__macosx", "@eadir", "thumbnails", "lost+found", "#recycle", "$recycle.bin"}
 """folders of other programs, in lower case; those that begin with a dot are hidden too"""
 _UNINTERESTING = {"thumbs.db", "desktop.ini"}
-_SHOWN = 3  # names in a note
 _TINY_IMAGENET = "val_annotations.txt"
 _MOST_SHARDS = 100_000
 _TRIED = 100  # paths of a list that are looked for
@@ -53,17 +53,19 @@ class LeftOut:
         """A short sentence for each kind of thing."""
         others = sum(count for _, count in self.endings)
         kinds = [f"{ending or 'no ending'} ({count})" for ending, count in self.endings]
+        folder = counted(len(self.empty), "class folder")
+        picture = counted(len(self.unlabeled), "picture")
+        hidden = counted(len(self.hidden), "hidden file or folder", "hidden files and folders")
+        link = counted(len(self.dangling), "link that leads nowhere", "links that lead nowhere")
+        other = counted(others, "file with another ending", "files with other endings")
         found = (
-            (len(self.empty), "class folder|s without a picture", self.empty),
-            (len(self.unlabeled), "picture|s without a class", self.unlabeled),
-            (len(self.hidden), "hidden file|s and folders left out", self.hidden),
-            (len(self.dangling), "link|s that lead nowhere left out", self.dangling),
-            (others, "file|s with other endings left out", kinds),
+            (f"{folder} without a picture", self.empty),
+            (f"{picture} without a class", self.unlabeled),
+            (f"{hidden} left out", self.hidden),
+            (f"{link} left out", self.dangling),
+            (f"{other} left out", kinds),
         )
-        counted = [
-            f"{n} {what.replace('|s', 's' * (n > 1))}: {some(of)}" for n, what, of in found if n
-        ]
-        return (*counted, *self.remarks)
+        return (*(f"{what}: {some(names)}" for what, names in found if names), *self.remarks)
 
 
 NOTHING = LeftOut()
@@ -77,13 +79,6 @@ class Listing(NamedTuple):
     folders: tuple[str, ...]
     """the class of each, "" where there is none"""
     left_out: LeftOut
-
-
-def some(names: Iterable[str]) -> str:
-    """The first few of some names, with the number of the others."""
-    names = list(names)
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return visible(", ".join(names[:_SHOWN])) + more
 
 
 def list_pictures(path: str | Path) -> Listing:

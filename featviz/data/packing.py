@@ -13,14 +13,13 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from featviz import folders, plotting, results, schema
+from featviz.arrays import noted_digest, write_arrays
 from featviz.checkpoints import (
     Arrays,
     announce_result,
-    noted_digest,
     open_checkpoint,
     partial_folder,
     remove_checkpoint,
-    write_piece,
 )
 from featviz.data import packs
 from featviz.data.datasets import Pictures, Skipped, in_order
@@ -97,7 +96,7 @@ class PackResult(results.Result):
             "folders": packs.joined(self.folders),
             "sizes": self.sizes,
         }
-        write_piece(folder.path / packs.NAMES, names)
+        write_arrays(folder.path / packs.NAMES, names)
         manifest = {
             "schema": packs.SCHEMA,
             "side": self.side,

@@ -4,7 +4,7 @@
     names.npz          names, classes and original sizes of all pictures
     rows-00000000.npz  "pictures" (n, 3, side, side) uint8, one shard of many
 
-Files end with a hash of their content (`checkpoints`), which pack.json has too. Names and sizes of
+Files end with a hash of their content (`arrays`), which pack.json has too. Names and sizes of
 files are checked when a pack is opened, the content of a shard before its first picture is used.
 """
 
@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 from featviz import schema
-from featviz.checkpoints import Arrays, noted_digest, read_piece
+from featviz.arrays import Arrays, noted_digest, read_arrays
 from featviz.errors import BadPicture, UserError
 from featviz.pictures import decoding, images
 from featviz.pictures.decoding import Prepared
@@ -122,7 +122,7 @@ def _check_size(path: Path, expected: int) -> None:
 def _read(root: Path, file: str, sha256: str) -> Arrays:
     """The arrays of a file whose content is as it was written."""
     path = root / file
-    arrays = read_piece(path, path.stem)
+    arrays = read_arrays(path, path.stem)
     if arrays is None or noted_digest(path) != sha256:
         raise UserError(f"{path} is damaged; {_AGAIN}")
     return arrays

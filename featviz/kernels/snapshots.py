@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from featviz.checkpoints import read_piece
+from featviz.arrays import read_arrays
 from featviz.errors import UserError
 from featviz.kernels.tuning import measure_kernels
 from featviz.models.weights_file import read_weights
@@ -84,7 +84,7 @@ def _arrays(path: Path) -> dict[str, Tensor]:
     """The arrays of the state of a training under way."""
     if not path.is_file():
         raise UserError(f"{path}: no such file")
-    arrays = read_piece(path, "state")
+    arrays = read_arrays(path, "state")
     if arrays is None:
         raise UserError(f"{path} is no state of a training, or damaged; take another file")
     known = [name for name in ("kernels", "steps", "top1") if name in arrays]

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from featviz.checkpoints import Arrays, Interrupted, open_checkpoint
-from featviz.engine import Piece, check_engine, map_pieces
+from featviz.checkpoints import Arrays, Interrupted, check_engine, open_checkpoint
+from featviz.engine import Piece, map_pieces
 from featviz.errors import UserError
 from featviz.types import Progress
 

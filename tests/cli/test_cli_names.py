@@ -59,7 +59,7 @@ def test_a_store_gives_the_names_back(data: Path, mini: Model, tmp_path: Path) -
     for row in (0, 5, len(again) - 1):
         assert again.pictures.read(row, mini.preprocessing).shape == (3, 64, 64)
     assert "broken" in again.skipped[0].path
-    assert "1 file with other endings left out: .heic (1)" in store.warnings
+    assert "1 file with another ending left out: .heic (1)" in store.warnings
     found = featviz.find_neighbors(again, k=2, metric="cosine").save(tmp_path / "near")
     for file in [*place.glob("*.[cj]s*"), *found.glob("*.[cjs][svg]*")]:
         file.read_text(encoding="utf-8")

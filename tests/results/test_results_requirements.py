@@ -6,11 +6,11 @@ import operator
 
 import pytest
 
-from featviz.data.labels import report_labels
+from featviz.data.labels import report_labels, strict_checks
 from featviz.data.listing import NOTHING
 from featviz.errors import UserError
 from featviz.numbers import Number
-from featviz.requirements import check_requirements, strict_checks
+from featviz.requirements import check_requirements
 
 NUMBERS = {
     "top-1": Number(0.55, "fraction", "", 0.48, 0.62, 224),

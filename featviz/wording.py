@@ -1,0 +1,35 @@
+"""Counts and lists as they stand in sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from featviz.errors import visible
+
+_SHOWN = 3  # names of a list
+
+
+def counted(count: int, noun: str, plural: str = "") -> str:
+    """A count with its noun: "1 picture", "2,304 pictures", "2 classes".
+
+    Args:
+        count: How many.
+        noun: In the singular, with any adjectives before it.
+        plural: Where it is not regular, or more words follow: "links that lead nowhere".
+    """
+    return f"{count:,} {noun if count == 1 else plural or _plural(noun)}"
+
+
+def _plural(noun: str) -> str:
+    if noun.endswith(("s", "x", "ch", "sh")):
+        return f"{noun}es"
+    if noun.endswith("y") and noun[-2:-1] not in tuple("aeiou"):
+        return f"{noun[:-1]}ies"
+    return f"{noun}s"
+
+
+def some(names: Iterable[str]) -> str:
+    """The first few of some names, with the number of the others."""
+    names = list(names)
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return visible(", ".join(names[:_SHOWN])) + more
