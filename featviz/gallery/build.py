@@ -27,7 +27,8 @@ from featviz.gallery.reader import (
     read_entries,
     short_cell,
 )
-from featviz.gallery.site import ResultPage, Site, UnitPage, is_concept, layer_key, plan_site
+from featviz.gallery.result_page import ResultPage
+from featviz.gallery.site import Site, UnitPage, is_concept, layer_key, plan_site
 from featviz.gallery.story import draw_numbers
 from featviz.gallery.summary import card_numbers, summarize_entry
 

@@ -9,13 +9,10 @@ import base64
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from featviz.gallery.reader import Figure
+from featviz.gallery.result_page import ResultPage
 from featviz.numbers import show_number
-
-if TYPE_CHECKING:
-    from featviz.gallery.site import ResultPage
 
 EXPLORER = "explorer.html"
 INPUT = "picture.png"
