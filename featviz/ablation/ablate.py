@@ -22,7 +22,8 @@ import torch
 from torch import Tensor
 
 from featviz import results
-from featviz.ablation.result import Ablation, PictureLogits
+from featviz.ablation.measured import PictureLogits
+from featviz.ablation.result import Ablation
 from featviz.ablation.silence import How, Silenced, all_silenced, controls
 from featviz.checkpoints import Arrays, Checkpoint, open_checkpoint
 from featviz.data.datasets import Pictures, Skipped, batches

@@ -12,13 +12,13 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from featviz.ablation.result import Ablation, PictureLogits
+    from featviz.ablation.measured import Measured, PictureLogits
 
 _UNITS, _CLASSES = 30, 24  # of the grid
 _BARS = 12
 
 
-def draw_changes(result: Ablation) -> Figure:
+def draw_changes(result: Measured) -> Figure:
     """Change of accuracy of each run, and what the classes lose."""
     figure = plotting.new_figure(9.2, 3.4)
     left, right = figure.subplots(1, 2)
@@ -53,7 +53,7 @@ def draw_changes(result: Ablation) -> Figure:
     return figure
 
 
-def _draw_losses(ax: Axes, result: Ablation) -> None:
+def _draw_losses(ax: Axes, result: Measured) -> None:
     """How large the losses of the class hurt most are, beside those of all pictures."""
     worst, _ = result.held_out
     losses = [-100 * (one.change.value or 0.0) for one in result.effects]
@@ -73,7 +73,7 @@ def _draw_losses(ax: Axes, result: Ablation) -> None:
     ax.legend(fontsize=8, frameon=False)
 
 
-def _draw_one(ax: Axes, result: Ablation) -> None:
+def _draw_one(ax: Axes, result: Measured) -> None:
     """The classes that lose most, with their intervals."""
     columns = result.hurt_most(0)[:_BARS]
     effects = [result.class_effect(0, k).change for k in columns]
@@ -91,7 +91,7 @@ def _draw_one(ax: Axes, result: Ablation) -> None:
     ax.invert_yaxis()
 
 
-def draw_classes(result: Ablation) -> Figure:
+def draw_classes(result: Measured) -> Figure:
     """Units that hurt single classes most (columns) and the classes (rows), in points."""
     changes = result.class_changes
     units = changes.amin(1).argsort(stable=True)[:_UNITS]
@@ -118,7 +118,7 @@ def draw_classes(result: Ablation) -> Figure:
     return figure
 
 
-def draw_logits(result: Ablation, one: PictureLogits) -> Figure:
+def draw_logits(result: Measured, one: PictureLogits) -> Figure:
     """Logits of the most likely classes: whole, and in each run."""
     top = one.before.argsort(descending=True)[:_BARS].tolist()
     figure = plotting.new_figure(6.4, 0.9 + 0.24 * len(top))

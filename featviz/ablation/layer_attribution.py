@@ -149,4 +149,11 @@ class LayerAttribution(results.Result):
         )
 
     def plot(self) -> Figure:
-        return draw_layer_attribution(self, min(SHOWN, len(self.names)))
+        found = zip(self.pictures, self.targets, self.scores.tolist(), strict=True)
+        return draw_layer_attribution(
+            self.layer,
+            list(found)[:SHOWN],
+            self.by_position("integrated"),
+            self.by_unit("integrated"),
+            -self.removed,
+        )

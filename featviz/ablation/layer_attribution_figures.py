@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from featviz import plotting
@@ -9,29 +10,40 @@ from featviz.ablation.patched_figures import as_map, draw_bars, overlay
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+    from torch import Tensor
 
-    from featviz.ablation.layer_attribution import LayerAttribution
 
+def draw_layer_attribution(
+    layer: str,
+    pictures: Sequence[tuple[Tensor, str, float]],
+    positions: Tensor | None,
+    units: Tensor,
+    lost: Tensor,
+) -> Figure:
+    """A row for each picture: itself, its map, its units, and the check against silencing.
 
-def draw_layer_attribution(result: LayerAttribution, rows: int) -> Figure:
-    """A row for each picture: itself, its map, its units, and the check against silencing."""
-    positions, units = result.by_position("integrated"), result.by_unit("integrated")
+    Args:
+        layer: Its name.
+        pictures: Each (3, H, W) with its target and the target's value.
+        positions: (N, H, W) or (N, tokens) attributions; None of a vector.
+        units: (N, C) attributions.
+        lost: (N, C) loss of the target when a unit is silenced.
+    """
+    rows = len(pictures)
     figure = plotting.new_figure(10.4, 2.6 * rows)
     axes = figure.subplots(rows, 4, squeeze=False)
-    for row in range(rows):
-        picture, over, bars, check = axes[row]
-        score = plotting.signed_text(float(result.scores[row]), ".2f")
-        plotting.show_image(picture, result.pictures[row], f"{result.targets[row][:28]}: {score}")
+    for row, (picture, target, score) in enumerate(pictures):
+        image, over, bars, check = axes[row]
+        plotting.show_image(image, picture, f"{target[:28]}: {plotting.signed_text(score, '.2f')}")
         values = None if positions is None else as_map(positions[row])
         if values is None:
             over.set_axis_off()
         else:
-            overlay(over, result.pictures[row], values)
-            over.set_title(f"{result.layer}, by position", fontsize=8)
-        draw_bars(bars, result.layer, units[row])
+            overlay(over, picture, values)
+            over.set_title(f"{layer}, by position", fontsize=8)
+        draw_bars(bars, layer, units[row])
         bars.set_xlabel("integrated gradients", fontsize=8)
-        lost = -result.removed[row]
-        check.scatter(units[row], lost, s=7, color=plotting.BLUE, alpha=0.6, linewidths=0)
+        check.scatter(units[row], lost[row], s=7, color=plotting.BLUE, alpha=0.6, linewidths=0)
         ends = float(units[row].min()), float(units[row].max())
         check.plot(ends, ends, color=plotting.FAINT, linewidth=0.9, linestyle=":")
         plotting.lines(check, xlabel="integrated gradients", ylabel="loss when silenced", points=8)

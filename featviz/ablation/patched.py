@@ -139,7 +139,8 @@ class Patched(results.Result):
         )
 
     def plot(self) -> Figure:
-        return draw_patched(self)
+        pair = list(zip(self.names, self.pictures, self.scores, strict=True))
+        return draw_patched(pair, self.score_name, self.layers)
 
 
 def _cells(positions: Tensor) -> Iterator[tuple[tuple[int | str, int | str], Tensor]]:

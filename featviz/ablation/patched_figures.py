@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch.nn.functional as F
@@ -14,36 +15,43 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from featviz.ablation.patched import Patched, PatchedLayer
-
 _BARS = 8
 
 
-def draw_patched(result: Patched) -> Figure:
-    """The pair at the left, a column for each layer."""
-    columns = 1 + len(result.layers)
+def draw_patched(
+    pair: Sequence[tuple[str, Tensor, float]],
+    score_name: str,
+    layers: Sequence[tuple[str, Tensor | None, Tensor, float]],
+) -> Figure:
+    """The pair at the left, a column for each layer.
+
+    Args:
+        pair: Name, picture (3, H, W) and score of the source and of the base.
+        score_name: What the scores are.
+        layers: Name, changes by position and by unit, and that of the whole layer.
+    """
+    columns = 1 + len(layers)
     figure = plotting.new_figure(2.5 * columns, 4.9)
     axes = figure.subplots(2, columns, squeeze=False)
-    source, base = result.pictures
-    scores = result.scores
-    for ax, what, name, picture, score in (
-        (axes[0, 0], "base", result.names[1], base, scores[1]),
-        (axes[1, 0], "source", result.names[0], source, scores[0]),
+    for ax, what, (name, picture, score) in zip(
+        reversed(axes[:, 0]), ("source", "base"), pair, strict=True
     ):
-        short = name[-22:]
         plotting.show_image(
-            ax, picture, f"{what}: {short}\nscore {plotting.signed_text(score, '.2f')}"
+            ax, picture, f"{what}: {name[-22:]}\nscore {plotting.signed_text(score, '.2f')}"
         )
-    for one, above, below in zip(result.layers, axes[0, 1:], axes[1, 1:], strict=True):
-        _draw_map(above, base, one)
-        draw_bars(below, one.layer, one.units)
-    figure.suptitle(result.score_name, fontsize=9)
+    _, (_, base, _) = pair
+    for (layer, positions, units, whole), above, below in zip(
+        layers, axes[0, 1:], axes[1, 1:], strict=True
+    ):
+        title = f"{layer}: all {plotting.signed_text(whole)}"
+        _draw_map(above, base, positions, title)
+        draw_bars(below, layer, units)
+    figure.suptitle(score_name, fontsize=9)
     return figure
 
 
-def _draw_map(ax: Axes, base: Tensor, one: PatchedLayer) -> None:
-    title = f"{one.layer}: all {plotting.signed_text(one.whole)}"
-    values = as_map(one.positions)
+def _draw_map(ax: Axes, base: Tensor, positions: Tensor | None, title: str) -> None:
+    values = as_map(positions)
     if values is None:
         ax.set_axis_off()
         ax.set_title(title, fontsize=8)

@@ -18,7 +18,8 @@ from torch import Tensor
 
 from featviz import results
 from featviz.checkpoints import Arrays, Checkpoint, open_checkpoint
-from featviz.concepts.cards_result import ClassConcepts, ConceptCards, LogitEffects
+from featviz.concepts.cards_measured import ClassConcepts, LogitEffects
+from featviz.concepts.cards_result import ConceptCards
 from featviz.concepts.dictionary import Dictionary
 from featviz.concepts.effects import concept_effects
 from featviz.concepts.importance import DESIGNS, Sampled, sample_function, total_indices

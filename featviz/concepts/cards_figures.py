@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from torch import Tensor
 
-    from featviz.concepts.cards_result import Change, ClassConcepts, ConceptCards
+    from featviz.concepts.cards_measured import Change, ClassConcepts, MeasuredCards
 
 _WIDTH, _ICON, _PATCH, _GAP = 5.0, 1.56, 0.76, 0.04  # inches
 _BARS, _BAR = 3, 0.7  # logits raised and lowered on a card, inches of the longest bar
@@ -18,7 +18,7 @@ _ROWS = 10  # of the overview
 _CONCEPTS = 6  # of a class
 
 
-def draw_card(cards: ConceptCards, concept: int) -> Figure:
+def draw_card(cards: MeasuredCards, concept: int) -> Figure:
     """One concept: its maximized picture, eight patches, and the logits that it changes most."""
     changes = cards.changes(concept)
     page = plotting.Page(_WIDTH, 2.05 + (0.22 * _BARS + 0.28 if changes else 0))
@@ -60,7 +60,7 @@ def _bar(page: plotting.Page, x: float, y: float, change: Change, scale: float) 
     ax.plot([x + gradient], [y], "D", color=plotting.INK, markersize=2.2)
 
 
-def draw_overview(cards: ConceptCards) -> Figure:
+def draw_overview(cards: MeasuredCards) -> Figure:
     """The first concepts, a row each: picture, six patches, the classes raised and lowered."""
     rows = range(min(_ROWS, len(cards.names)))
     side, left = 0.72, 1.2
@@ -88,7 +88,7 @@ def draw_overview(cards: ConceptCards) -> Figure:
     return page.figure
 
 
-def draw_class(cards: ConceptCards, found: ClassConcepts) -> Figure:
+def draw_class(cards: MeasuredCards, found: ClassConcepts) -> Figure:
     """The most important concepts of a class: picture, two patches, index with interval."""
     order = found.order[:_CONCEPTS]
     side = 0.86
@@ -110,7 +110,7 @@ def draw_class(cards: ConceptCards, found: ClassConcepts) -> Figure:
     return page.figure
 
 
-def draw_together(cards: ConceptCards) -> Figure:
+def draw_together(cards: MeasuredCards) -> Figure:
     """The matrix of correlations, ordered by clustering, with the concepts' pictures beside it."""
     values = cards.together.nan_to_num(0.0)
     order = _cluster(values)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -12,8 +12,9 @@ from featviz import plotting
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from torch import Tensor
 
-    from featviz.concepts.result import Concepts
+    from featviz.concepts.measure import Explained
 
 _LINES = {
     "singular": ("singular vectors", plotting.BLUE),
@@ -25,25 +26,37 @@ _PAIRS = 64
 """concepts of the map of pairs: the largest"""
 
 
-def draw_concepts(found: Concepts, counts: Sequence[int]) -> Figure:
-    """Three panels: energy explained, stability, co-occurrence."""
+def draw_concepts(
+    label: str,
+    explained: Explained,
+    counts: Sequence[int],
+    beside: Mapping[str, Sequence[Explained]],
+    stability: Mapping[str, Tensor],
+    lift: Tensor,
+) -> Figure:
+    """Three panels: energy explained, stability, co-occurrence; arguments as in `Concepts`."""
     figure = plotting.new_figure(11, 3.4)
-    explained, stable, pairs = figure.subplots(1, 3)
-    _draw_explained(explained, found, counts)
-    _draw_stability(stable, found)
-    _draw_pairs(pairs, found)
+    left, middle, right = figure.subplots(1, 3)
+    _draw_explained(left, label, explained, counts, beside)
+    _draw_stability(middle, stability)
+    _draw_pairs(right, lift)
     return figure
 
 
-def _draw_explained(ax: Axes, found: Concepts, counts: Sequence[int]) -> None:
-    for name, row in found.beside.items():
-        label, color = _LINES[name]
-        ax.plot(counts, [100 * one.value for one in row], color=color, label=label, marker=".")
+def _draw_explained(
+    ax: Axes,
+    label: str,
+    explained: Explained,
+    counts: Sequence[int],
+    beside: Mapping[str, Sequence[Explained]],
+) -> None:
+    for name, row in beside.items():
+        words, color = _LINES[name]
+        ax.plot(counts, [100 * one.value for one in row], color=color, label=words, marker=".")
         low, high = ([100 * one[i] for one in row] for i in (1, 2))
         ax.fill_between(counts, low, high, color=color, alpha=0.18, linewidth=0)
-    value, low_end, high_end, _ = found.explained
+    value, low_end, high_end, _ = explained
     ends = [[100 * (value - low_end)], [100 * (high_end - value)]]
-    label = f"{found.method}, {len(found)} concepts"
     ax.errorbar(
         counts[-1], 100 * value, ends, color=plotting.INK, marker="D", capsize=3, label=label
     )
@@ -55,10 +68,10 @@ def _draw_explained(ax: Axes, found: Concepts, counts: Sequence[int]) -> None:
     ax.legend(fontsize=7, frameon=False)
 
 
-def _draw_stability(ax: Axes, found: Concepts) -> None:
+def _draw_stability(ax: Axes, stability: Mapping[str, Tensor]) -> None:
     colors = {"seeds": plotting.BLUE, "halves": plotting.ORANGE}
     words = {"seeds": "other seeds", "halves": "halves of the pictures"}
-    for name, values in found.stability.items():
+    for name, values in stability.items():
         ordered = values.sort(descending=True).values
         places = [100 * (i + 0.5) / len(ordered) for i in range(len(ordered))]
         marker = "." if len(ordered) <= _PAIRS else ""
@@ -68,9 +81,9 @@ def _draw_stability(ax: Axes, found: Concepts) -> None:
     ax.legend(fontsize=7, frameon=False, loc="lower left")
 
 
-def _draw_pairs(ax: Axes, found: Concepts) -> None:
+def _draw_pairs(ax: Axes, lift: Tensor) -> None:
     """log2 of the lift; pairs that never occur are the darkest blue."""
-    lift = found.lift[:_PAIRS, :_PAIRS].log2().nan_to_num(0, posinf=0, neginf=-3).clamp(-3, 3)
+    lift = lift[:_PAIRS, :_PAIRS].log2().nan_to_num(0, posinf=0, neginf=-3).clamp(-3, 3)
     lift = torch.where(torch.eye(len(lift), dtype=torch.bool), torch.nan, lift)
     image = ax.imshow(lift.numpy(), cmap=plotting.DIVERGING, vmin=-3, vmax=3)
     bar = ax.figure.colorbar(image, ax=ax, ticks=[-3, 0, 3], shrink=0.8)

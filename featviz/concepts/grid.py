@@ -26,7 +26,8 @@ from featviz.arguments import Bounds
 from featviz.checkpoints import Checkpoint, open_checkpoint
 from featviz.concepts.dictionary import Dictionary
 from featviz.concepts.effects import concept_effects, logit_gradients
-from featviz.concepts.grid_result import ActivationGrid, Attribution, Spot
+from featviz.concepts.grid_measured import Attribution, Spot
+from featviz.concepts.grid_result import ActivationGrid
 from featviz.concepts.parts import code_maps, like_layer, parts_of, rows_of
 from featviz.concepts.result import Concepts, open_concepts
 from featviz.errors import UserError, public

@@ -14,14 +14,14 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from torch import Tensor
 
-    from featviz.concepts.grid_result import ActivationGrid
+    from featviz.concepts.grid_measured import MeasuredGrid
 
 _GRID, _PICTURE = 4.4, 1.7  # inches
 _LINES = 3  # logits beside a map
 _SMALLEST = 0.12  # side of an icon by that of a cell
 
 
-def draw_grid(grid: ActivationGrid) -> Figure:
+def draw_grid(grid: MeasuredGrid) -> Figure:
     """The picture, and at each position its icon, whose side is the strength there."""
     rows, columns = grid.cells.shape
     cell = _GRID / max(rows, columns)
@@ -40,7 +40,7 @@ def draw_grid(grid: ActivationGrid) -> Figure:
     return page.figure
 
 
-def _faded(grid: ActivationGrid, concept: int) -> Tensor:
+def _faded(grid: MeasuredGrid, concept: int) -> Tensor:
     """The picture, faded where a concept is not."""
     height, width = grid.picture.shape[1:]
     positive = grid.maps[concept, None].clamp(min=0)
@@ -48,7 +48,7 @@ def _faded(grid: ActivationGrid, concept: int) -> Tensor:
     return masked(images.visible(grid.picture), mask / positive.max().clamp(min=1e-12))
 
 
-def draw_concept_maps(grid: ActivationGrid) -> Figure:
+def draw_concept_maps(grid: MeasuredGrid) -> Figure:
     """Each concept: the picture where it is, its icon, and the logits that it raises or lowers."""
     shown, by = grid.shown, grid.attribution
     columns = min(4, len(shown))
@@ -70,7 +70,7 @@ def draw_concept_maps(grid: ActivationGrid) -> Figure:
     return page.figure
 
 
-def draw_dictionary(grid: ActivationGrid) -> Figure:
+def draw_dictionary(grid: MeasuredGrid) -> Figure:
     """Each spot: where it is in the picture, and its units with their pictures and values."""
     side, left = 1.0, 1.3
     most = max((len(spot.units) for spot in grid.spots), default=1)
@@ -97,7 +97,7 @@ def draw_dictionary(grid: ActivationGrid) -> Figure:
     return page.figure
 
 
-def draw_attribution(grid: ActivationGrid) -> Figure:
+def draw_attribution(grid: MeasuredGrid) -> Figure:
     """Maps of the logits over the picture, and the matrix of logits by concepts."""
     by = grid.attribution
     assert by is not None
@@ -116,7 +116,7 @@ def draw_attribution(grid: ActivationGrid) -> Figure:
         field = enlarge_maps(by.positions[i, None], grid.field, (height, width))[0]
         colors = plotting.map_colors(field, -end, end)
         page.picture(x, 0.25, side, colors * (0.45 + 0.55 * gray))
-    page.text(0.1, top, f"by {grid._noun}", fontsize=8.5)
+    page.text(0.1, top, f"by {grid.noun}", fontsize=8.5)
     columns = [grid.concepts[i].rpartition("/")[2] for i in shown]
     table = torch.cat([by.concepts[:, shown], by.rest[:, None], by.total[:, None]], 1)
     if len(shown) < len(grid.concepts):

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
-from torch import Tensor
 
 from featviz import results
 from featviz.concepts.grid_figures import (
@@ -16,97 +15,23 @@ from featviz.concepts.grid_figures import (
     draw_dictionary,
     draw_grid,
 )
+from featviz.concepts.grid_measured import MeasuredGrid
 from featviz.results import significant
 from featviz.statistics import rank_correlation
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from featviz.models.receptive_field import ReceptiveField
-
-
-class Spot(NamedTuple):
-    """A position with its units of the largest values."""
-
-    y: int
-    x: int
-    units: tuple[tuple[int, float], ...]
-
-
-class Attribution(NamedTuple):
-    """Gradient x activation of L logits, divided by k concepts or by positions.
-
-    The concepts and the rest add up to the total, and so do the positions.
-    """
-
-    targets: tuple[int, ...]
-    """the classes"""
-    logits: Tensor
-    """(L,)"""
-    concepts: Tensor
-    """(L, k)"""
-    rest: Tensor
-    """(L,): of the activations that no concept explains"""
-    removal: Tensor
-    """(L, k): the logit less the logit without the concept"""
-    positions: Tensor
-    """(L, h, w)"""
-    total: Tensor
-    """(L,): gradient x activation of the layer"""
-
-    @property
-    def error(self) -> float:
-        """The largest gap between the total and the sum of concepts and rest, by the total."""
-        gap = (self.concepts.sum(1) + self.rest - self.total).abs()
-        return float((gap / self.total.abs().clamp(min=1e-12)).max())
-
 
 @dataclass(frozen=True, kw_only=True, repr=False)
-class ActivationGrid(results.Result):
-    """A picture as a layer has it."""
+class ActivationGrid(MeasuredGrid, results.Result):
+    """A picture as a layer has it, in words, tables and figures."""
 
     kind: ClassVar[str] = "grid"
-
-    model_name: str
-    layer: str
-    name: str
-    """of the picture"""
-    picture: Tensor
-    """(C, H, W) in [0, 1]"""
-    field: ReceptiveField | None
-    """of the layer"""
-    strength: Tensor
-    """(h, w): length of the activations above zero at each position"""
-    cells: Tensor
-    """(n, m): numbers of the positions in the grid, y * w + x"""
-    cell_icons: Tensor
-    """(n, m, 3, S, S)"""
-    concepts: tuple[str, ...]
-    """names: "group 1", or "relu5/nmf32:3" """
-    maps: Tensor
-    """(k, h, w): their codes"""
-    icons: Tensor
-    """(k, 3, S, S): their maximized pictures"""
-    explained: float
-    """share of the picture's sum of squares that the concepts explain"""
-    classes: tuple[str, ...]
-    attribution: Attribution | None
-    """None of a model without a head"""
-    spots: tuple[Spot, ...]
-    """the strongest positions, no two of them neighbors"""
-    unit_icons: dict[int, Tensor]
-    """maximized pictures of their units"""
 
     @property
     def title(self) -> str:
         return f"{self.name} in {self.layer} of {self.model_name}"
-
-    @property
-    def shown(self) -> list[int]:
-        """The concepts that figures show: the eight of the largest codes in this picture."""
-        size = self.maps.flatten(1).norm(dim=1)
-        order: list[int] = size.argsort(descending=True, stable=True)[:8].tolist()
-        return order if len(size) > 8 else list(range(len(size)))
 
     def numbers(self) -> dict[str, results.Number]:
         what = "this picture's activations (sum of squares)"
@@ -114,7 +39,7 @@ class ActivationGrid(results.Result):
             "explained": results.Number(
                 significant(self.explained, 4),
                 "fraction",
-                f"of {what} by {len(self.concepts)} {self._noun}",
+                f"of {what} by {len(self.concepts)} {self.noun}",
             )
         }
         by = self.attribution
@@ -138,7 +63,7 @@ class ActivationGrid(results.Result):
             "agreement": results.Number(
                 None if agreement is None else round(agreement, 4),
                 "",
-                f"rank correlation of gradient and removal over the {self._noun}",
+                f"rank correlation of gradient and removal over the {self.noun}",
             ),
             "completeness": results.Number(
                 significant(by.error, 2),
@@ -146,10 +71,6 @@ class ActivationGrid(results.Result):
                 "largest relative gap between gradient x activation and the sum of its parts",
             ),
         }
-
-    @property
-    def _noun(self) -> str:
-        return "neuron groups" if self.concepts[0].startswith("group ") else "concepts"
 
     def write(self, folder: results.Folder) -> None:
         folder.figure(
@@ -163,9 +84,9 @@ class ActivationGrid(results.Result):
         folder.figure(
             "concepts.png",
             draw_concept_maps(self),
-            caption=f"Where the {self._noun} are in the picture (faded elsewhere), each with the "
+            caption=f"Where the {self.noun} are in the picture (faded elsewhere), each with the "
             "picture that maximizes it, and what it adds to the logits.",
-            alt=f"Maps of {self._noun} over the picture",
+            alt=f"Maps of {self.noun} over the picture",
             units=[name for name in (self.concepts[i] for i in self.shown) if ":" in name],
         )
         units = {f"{self.layer}:{unit}" for spot in self.spots for unit, _ in spot.units}
@@ -182,7 +103,7 @@ class ActivationGrid(results.Result):
                 "attribution.svg",
                 draw_attribution(self),
                 caption="Gradient x activation of the logits: above by position (red raises), "
-                f"below by {self._noun}; with the rest, which they do not explain, they add up to "
+                f"below by {self.noun}; with the rest, which they do not explain, they add up to "
                 "the total.",
                 alt="Maps of attribution to the largest logits and a matrix of concepts by logits",
                 units=[f"logits:{index}" for index in self.attribution.targets],
@@ -215,7 +136,7 @@ class ActivationGrid(results.Result):
                     for row, index in enumerate(by.targets)
                     for j, name in enumerate((*self.concepts, "rest", "total"))
                 ],
-                caption=f"What each of the {self._noun} adds to each logit: gradient x activation "
+                caption=f"What each of the {self.noun} adds to each logit: gradient x activation "
                 "(with the rest they add up to the total), and by removal.",
             )
         yield results.Table(

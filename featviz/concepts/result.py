@@ -251,7 +251,10 @@ class Concepts(results.Result):
         )
 
     def plot(self) -> Figure:
-        return draw_concepts(self, self._counts)
+        label = f"{self.method}, {len(self)} concepts"
+        return draw_concepts(
+            label, self.explained, self._counts, self.beside, self.stability, self.lift
+        )
 
 
 def _explained(found: Explained, meaning: str) -> results.Number:

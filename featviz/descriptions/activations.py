@@ -25,8 +25,9 @@ from featviz.data.from_python import Labels, label_values
 from featviz.data.labels import class_finder
 from featviz.descriptions.auroc import auroc, best_detection
 from featviz.descriptions.groups import Groups, imagenet_groups, resolve_groups
-from featviz.descriptions.result import Descriptions, Match, UnitDescription
+from featviz.descriptions.result import Descriptions
 from featviz.descriptions.search import OPERATIONS, Found, Search, Sets, p_values, q_values
+from featviz.descriptions.unit_description import Match, UnitDescription
 from featviz.errors import UserError, public
 from featviz.types import Count, Progress, Seed
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from featviz import plotting
@@ -10,14 +11,14 @@ from featviz.descriptions.unit_svg import KIND_COLORS
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from featviz.descriptions.result import Descriptions
+    from featviz.descriptions.unit_description import UnitDescription
 
 
-def draw_summary(found: Descriptions) -> Figure:
+def draw_summary(units: Sequence[UnitDescription]) -> Figure:
     """AUROC of all units with what chance reaches, and rates of the described ones."""
     figure = plotting.new_figure(9.6, 3.8)
     left, right = figure.subplots(1, 2, width_ratios=(3, 2))
-    ranked = [(one, one.best) for one in found.units]
+    ranked = [(one, one.best) for one in units]
     best = [(one, match) for one, match in ranked if match is not None]
     best.sort(key=lambda pair: -pair[1].auroc)
     for kind, color in KIND_COLORS.items():
@@ -35,9 +36,7 @@ def draw_summary(found: Descriptions) -> Figure:
     left.axhline(0.5, color=plotting.FAINT, linewidth=0.6, linestyle=":")
     plotting.lines(left, xlabel="units, highest AUROC first", ylabel="AUROC of the best set")
     left.legend(fontsize=7.5, frameon=False)
-    for one in found.described:
-        match = one.chosen
-        assert match is not None
+    for match in (one.chosen for one in units if one.chosen is not None):
         size = 8 + 40 * match.precision
         right.scatter(
             [match.false_alarm_rate],

@@ -24,7 +24,8 @@ from torch import Tensor
 
 from featviz import results
 from featviz.descriptions.stimuli import Ground, colored, edge, grating, gray_picture, window
-from featviz.descriptions.tuning_result import Family, Tuning
+from featviz.descriptions.tuning_curves import Family
+from featviz.descriptions.tuning_result import Tuning
 from featviz.maximization.settings import canvas
 from featviz.models.layers import activations
 from featviz.types import Progress

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import html
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from torch import Tensor
@@ -13,8 +13,8 @@ from torch import Tensor
 from featviz import plotting, svg
 
 if TYPE_CHECKING:
-    from featviz.descriptions.result import UnitDescription
-    from featviz.descriptions.tuning_result import Tuning
+    from featviz.descriptions.tuning_curves import Family
+    from featviz.descriptions.unit_description import UnitDescription
 
 KIND_COLORS = {"class": plotting.BLUE, "group": plotting.ORANGE, "pair": plotting.GREEN}
 FAMILY_COLORS = (
@@ -104,15 +104,15 @@ def _jpeg(picture: Tensor) -> str:
     return base64.b64encode(buffer.getvalue()).decode()
 
 
-def tuning_figure(tuning: Tuning, row: int) -> bytes:
+def tuning_figure(families: Sequence[Family], row: int) -> bytes:
     """A unit's curves, a panel a family; one scale for all."""
-    return _svg(140, _tuning(tuning, row))
+    return _svg(140, _tuning(families, row))
 
 
-def _tuning(tuning: Tuning, row: int) -> Iterator[str]:
-    top = max(max(family.curve(row)) for family in tuning.families) or 1.0
-    panel = _WIDTH / len(tuning.families)
-    for i, family in enumerate(tuning.families):
+def _tuning(families: Sequence[Family], row: int) -> Iterator[str]:
+    top = max(max(family.curve(row)) for family in families) or 1.0
+    panel = _WIDTH / len(families)
+    for i, family in enumerate(families):
         left, right, base = i * panel + 8, (i + 1) * panel - 8, 90.0
         curve = family.curve(row)
         step = (right - left) / (len(curve) - 1)

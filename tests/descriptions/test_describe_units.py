@@ -12,7 +12,8 @@ import featviz
 from featviz.descriptions.stimuli import Ground, color, edge, grating, gray_picture, window
 from featviz.descriptions.text_names import TextModel
 from featviz.descriptions.tuning import ORIENTATIONS, measure_tuning
-from featviz.descriptions.tuning_result import Family, Tuning
+from featviz.descriptions.tuning_curves import Family
+from featviz.descriptions.tuning_result import Tuning
 from featviz.errors import UserError
 from featviz.models.model import Model
 
