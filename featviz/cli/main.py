@@ -11,7 +11,7 @@ import re
 import shlex
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Annotated, Any, NoReturn
 
@@ -19,6 +19,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from featviz import __version__
+from featviz.arguments import Refused, accept
 from featviz.cli import (
     ablate,
     atlas,
@@ -154,11 +155,15 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-for _modules in COMMANDS.values():
-    for _module in _modules:
-        app.command(_name(_module), cls=_Command)(
-            expanded(getattr(_module, _name(_module).replace("-", "_")))
-        )
+
+def _functions() -> dict[str, Callable[..., None]]:
+    """The functions of the commands, by name."""
+    modules = [module for group in COMMANDS.values() for module in group]
+    return {_name(one): getattr(one, _name(one).replace("-", "_")) for one in modules}
+
+
+for _called, _function in _functions().items():
+    app.command(_called, cls=_Command)(expanded(_function))
 
 
 def _show_version(wanted: bool) -> None:
@@ -241,9 +246,9 @@ def check_words(words: Sequence[str]) -> None:
 
 def options_of(words: Sequence[str]) -> list[str]:
     """The names of the options that the command of a command line has."""
-    modules = {_name(module): module for group in COMMANDS.values() for module in group}
-    command = next((modules[word] for word in words if word in modules), None)
-    return [] if command is None else list(describe_options(getattr(command, _name(command))))
+    commands = _functions()
+    command = next((commands[word] for word in words if word in commands), None)
+    return [] if command is None else list(describe_options(command))
 
 
 def _interrupt(*_: Any) -> NoReturn:
@@ -265,10 +270,24 @@ _ABSOLUTE = re.compile(rf"(^|[=,\s]|^-\w)(?:/{_NAME}*)*/({_NAME}+)/?(?=$|[,=\s])
 def _refuse(error: Any) -> NoReturn:
     """A usage error as one line, like every other mistake."""
     context = getattr(error, "ctx", None)
-    message = " ".join(error.format_message().split()).rstrip(".")
+    message = " ".join((_wrong_value(error) or error.format_message()).split()).rstrip(".")
     path = context.command_path if context is not None else "featviz"
     _say(f"{message} ({path} --help shows what there is)")
     sys.exit(2)
+
+
+def _wrong_value(error: Any) -> str:
+    """What an option accepts in place of its value, in the words of Python's calls; or ""."""
+    found = getattr(error.__cause__, "errors", None)  # of the library that typer converts with
+    if found is None or error.ctx is None:
+        return ""
+    command = _functions()[error.ctx.info_name]
+    option = describe_options(command)[error.param.name]
+    try:
+        accept(option.spelling, found()[0]["input"], option.kind)
+    except Refused as refused:
+        return str(refused)
+    return ""
 
 
 if __name__ == "__main__":

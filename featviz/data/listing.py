@@ -28,6 +28,7 @@ _HIDDEN = {"__macosx", "@eadir", "thumbnails", "lost+found", "#recycle", "$recyc
 _UNINTERESTING = {"thumbs.db", "desktop.ini"}
 _TINY_IMAGENET = "val_annotations.txt"
 _MOST_SHARDS = 100_000
+_TAKEN = "give a picture, a folder of pictures, a tar, a zip or a list"
 _TRIED = 100  # paths of a list that are looked for
 
 
@@ -100,7 +101,7 @@ def list_pictures(path: str | Path) -> Listing:
     if stat.S_ISDIR(kind):
         return _list_folder(root)
     if not stat.S_ISREG(kind):
-        raise UserError(f"{root} is a device or a pipe; --data takes a folder, a tar or a list")
+        raise UserError(f"{root} is a device or a pipe; {_TAKEN}")
     if root.name.lower().endswith(archives.COMPRESSED):
         raise UserError(
             f"{root} is a compressed tar, which can be read from its beginning only; "
@@ -172,14 +173,10 @@ def _kind(root: Path) -> int:
     try:
         return os.stat(root).st_mode
     except (FileNotFoundError, NotADirectoryError):
-        raise UserError(
-            f"{root}: no such file or folder; --data takes a folder of pictures"
-        ) from None
+        raise UserError(f"{root}: no such file or folder; {_TAKEN}") from None
     except (OSError, ValueError) as error:  # NUL in a name is a ValueError
         why = getattr(error, "strerror", None) or error
-        raise UserError(
-            f"{root} cannot be read ({why}); --data takes a folder of pictures"
-        ) from None
+        raise UserError(f"{root} cannot be read ({why}); {_TAKEN}") from None
 
 
 @dataclass

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 SCHEMA = 1
-MANIFEST, NAMES = "pack.json", "names.npz"
+MANIFEST, NAMES, FIRST = "pack.json", "names.npz", "rows-00000000.npz"
 PICTURES = "pictures"
 """the array of a shard"""
 
@@ -79,14 +79,16 @@ class Contents(NamedTuple):
 
 
 def is_pack(root: Path) -> bool:
-    """Whether a folder is a pack."""
-    return (root / MANIFEST).is_file()
+    """Whether a folder is a pack, also one that has lost its manifest."""
+    return (root / MANIFEST).is_file() or all((root / name).is_file() for name in (NAMES, FIRST))
 
 
 def contents(root: Path) -> Contents:
     """What a pack holds. Raises UserError if it is incomplete or was changed."""
     try:
         return _contents(root, (root / MANIFEST).stat().st_mtime_ns)
+    except FileNotFoundError:
+        raise UserError(f"{root} is a pack without its {MANIFEST}; {_AGAIN}") from None
     except OSError as error:
         raise UserError(f"{root} cannot be read ({error.strerror}); {_AGAIN}") from None
 

@@ -262,9 +262,10 @@ class _Recorder(TorchDispatchMode):
         if place != "the net itself":
             kind = f" ({type(self.model.net.get_submodule(place)).__name__})"
         return UserError(
-            f"{self.model.name} cannot run in a page: {what} in {place}{kind} is not among "
-            "convolution, linear, batch norm, LRN, pooling, activations, add, multiply, concat; "
-            "explore a net of these"
+            f"{self.model.name} cannot run in a page: {what} in {place}{kind} is none that the "
+            "page has; explore a convolutional net (as AlexNet, VGG, ResNet, MobileNet), no "
+            "transformer: its operations are convolution, linear, batch norm, LRN, pooling, "
+            "activations, add, multiply and concat"
         )
 
 

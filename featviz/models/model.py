@@ -135,10 +135,7 @@ class Model(nn.Module):
         self.headless = headless or bool(absent)
         self.notes = tuple(notes)
         if preprocessing.assumption:
-            self.notes += (
-                f"it is assumed how {name} takes pictures: {preprocessing.assumption} (state "
-                "input_size, resize, mean, std)",
-            )
+            self.notes += (f"it is assumed how {name} takes pictures: {preprocessing.assumption}",)
         # sizes that passed a trial, see `layers.check_size`
         self.taken: set[tuple[tuple[int, int], str | None]] = set()
         self.shares_rest: dict[str, bool] = {}  # of layers, see `rest.rest_of`

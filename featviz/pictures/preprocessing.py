@@ -187,14 +187,15 @@ class Preprocessing:
 
     @property
     def assumption(self) -> str:
-        """What was assumed, in words; "" where nothing was."""
+        """What was assumed, in words, and what to state; "" where nothing was."""
         texts = []
         for field in self.assumed:
             value = getattr(self, field)
             values = value if isinstance(value, tuple) else (value,)
             shortest = values[:1] if len(set(values)) == 1 else values
             texts.append(f"{field} {', '.join(f'{v:.4g}' for v in shortest)}")
-        return "; ".join(texts)
+        options = ", ".join("input_size" if name == "size" else name for name in self.assumed)
+        return f"{'; '.join(texts)} (state {options})" if texts else ""
 
     def record(self) -> dict[str, Any]:
         """All fields, as result.json has them."""

@@ -238,6 +238,21 @@ def test_an_unknown_option_is_one_line_with_the_nearest(refused: Refused) -> Non
     assert "--model" in refused("layers", "--modl", "alexnet")
 
 
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (("explore", "--rounding", "x"), "--rounding is 'x'; it must be one of float16, int8 ("),
+        (("classify", "--top", "x"), "--top is 'x'; it must be a whole number, 1 to 10,000 ("),
+        (("train", "--lr", "x"), "--lr is 'x'; it must be a number, above 0, at most 100 ("),
+        (("atlas", "--icons", "x"), "--icons is 'x'; it must be one of sample, synthetic, both ("),
+    ],
+)
+def test_a_wrong_value_is_named_with_what_is_right(
+    refused: Refused, words: tuple[str, ...], line: str
+) -> None:
+    assert refused(*words).startswith(f"featviz: {line}")
+
+
 def test_an_unknown_command_is_one_line_with_the_nearest(refused: Refused) -> None:
     assert "'layers'" in refused("layrs")
 
