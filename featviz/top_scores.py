@@ -180,7 +180,7 @@ def scan(
         tally.join(arrays)
     cache.skipped = tuple(skipped)
     if not tally.count:
-        raise UserError(f"none of the {n} pictures of {cache.name} could be read")
+        raise UserError(f"no picture of {cache.name} could be read")
     corrected: set[int] = set()
     with torch.no_grad():
         while exact is not None and (rows := tally.leaders() - corrected):

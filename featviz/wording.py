@@ -28,6 +28,16 @@ def _plural(noun: str) -> str:
     return f"{noun}s"
 
 
+def unread(count: int, noun: str = "picture") -> str:
+    """The note on pictures that an analysis goes without."""
+    return f"{counted(count, noun)} could not be read and {'is' if count == 1 else 'are'} left out"
+
+
+def not_one_each(found: int, noun: str, wanted: int, other: str = "picture") -> str:
+    """The refusal of as many as do not fit: "2 labels for 3 pictures; give one each"."""
+    return f"{counted(found, noun)} for {counted(wanted, other)}; give one each"
+
+
 def some(names: Iterable[str]) -> str:
     """The first few of some names, with the number of the others."""
     names = list(names)

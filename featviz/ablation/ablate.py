@@ -36,6 +36,7 @@ from featviz.models.layers import activations
 from featviz.models.model import Model, check_finite
 from featviz.models.rest import channel_axis, recorded_pass, rest_of
 from featviz.types import BatchSize, Count, Engine, Progress, Seed, Tries
+from featviz.wording import counted
 
 _PIECE, _UNITS = 128, 1024  # pictures and units of a piece
 _UNIT = "silenced pictures"
@@ -278,7 +279,7 @@ def _measure(work: _Work, kept: Checkpoint, progress: Progress | None) -> _Measu
         for row, why in zip(arrays["skipped"], arrays["reasons"], strict=True)
     ]
     if not len(parts["labels"]):
-        raise UserError(f"none of the {n} pictures could be read; the first: {skipped[0][1]}")
+        raise UserError(f"no picture could be read; the first: {skipped[0][1]}")
     return _Measured(**parts, after=after, change=change, skipped=skipped, refusal=_refusal(rows))
 
 
@@ -391,7 +392,7 @@ def _logits(work: _Work, picture: Data, runs: int) -> PictureLogits:
     """The logits of one picture, whole and in each run; "resample" takes a fixed picture."""
     given = read_batch(work.model, picture)
     if len(given.pictures) != 1:
-        raise UserError(f"picture names {len(given.pictures)} pictures; give one")
+        raise UserError(f"picture names {counted(len(given.pictures), 'picture')}; give one")
     image = given.pictures.to(work.model.device)
     with torch.no_grad():
         values = activations(work.model, image, [work.layer])[work.layer]

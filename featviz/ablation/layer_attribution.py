@@ -15,6 +15,7 @@ from featviz.ablation.layer_attribution_figures import draw_layer_attribution
 from featviz.models.rest import channel_axis
 from featviz.results import Number, significant
 from featviz.statistics import DRAWS, percentiles, rank_correlation
+from featviz.wording import counted
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -89,7 +90,7 @@ class LayerAttribution(results.Result):
                 value if value is None else round(value, 4),
                 "",
                 f"of {name} with the loss by silencing each of {units} units; mean over "
-                f"{len(self.names)} pictures, interval over resampled units",
+                f"{counted(len(self.names), 'picture')}, interval over resampled units",
                 low,
                 high,
                 units,

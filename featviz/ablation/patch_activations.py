@@ -27,6 +27,7 @@ from featviz.models.frozen import frozen
 from featviz.models.layers import activations
 from featviz.models.rest import channel_axis, rest_of
 from featviz.types import BatchSize, Progress
+from featviz.wording import counted
 
 if TYPE_CHECKING:
     from featviz.models.model import Layer, Model
@@ -69,7 +70,7 @@ def patch_activations(
     for what, given in (("source", source), ("base", base)):
         read = read_batch(model, given)
         if len(read.pictures) != 1:
-            raise UserError(f"{what} names {len(read.pictures)} pictures; give one")
+            raise UserError(f"{what} names {counted(len(read.pictures), 'picture')}; give one")
         pair.append(read.pictures.to(model.device))
         names.append(read.names[0])
     places = [model.layer(name) for name in layers or [_default(model)]]

@@ -11,6 +11,7 @@ from torch import Tensor
 from featviz import results
 from featviz.ablation.patched_figures import draw_patched
 from featviz.results import Number, significant
+from featviz.wording import counted
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -86,8 +87,8 @@ class Patched(results.Result):
             found[f"{one.layer}, a unit"] = Number(
                 significant(one.units[best], 5),
                 "",
-                f"largest change by one of {len(one.units)} units, {one.layer}:{best}; all of "
-                f"them add up to {float(one.units.sum()):.4g}",
+                f"largest change by one of {counted(len(one.units), 'unit')}, "
+                f"{one.layer}:{best}; all of them add up to {float(one.units.sum()):.4g}",
             )
         return found
 

@@ -17,6 +17,7 @@ from featviz.errors import UserError
 from featviz.models.model import Layer, Model
 from featviz.models.rest import Recorded, channel_axis
 from featviz.models.units import Unit, parse_units
+from featviz.wording import counted
 
 How = Literal["zero", "mean", "resample"]
 """what takes the place of a silenced value"""
@@ -94,7 +95,7 @@ def all_silenced(
         raise UserError("units and directions are both given; silence one or the other")
     rows = as_directions(directions, layer)
     if together:
-        return [Silenced(f"{layer.name}: {len(rows)} directions", basis=_basis(rows))]
+        return [Silenced(f"{layer.name}: {counted(len(rows), 'direction')}", basis=_basis(rows))]
     names = getattr(directions, "names", None)
     names = names or [f"{layer.name}: direction {i}" for i in range(len(rows))]
     return [Silenced(name, basis=_basis(row[None])) for name, row in zip(names, rows, strict=True)]

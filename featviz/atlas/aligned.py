@@ -25,6 +25,7 @@ from featviz.data.datasets import evenly
 from featviz.errors import UserError, public
 from featviz.neighbors.exact import build_index
 from featviz.types import Most, Progress, Seed
+from featviz.wording import counted
 
 if TYPE_CHECKING:
     from featviz.embedding.store import Store
@@ -163,15 +164,15 @@ def _matched(
     pairs = [(row, there[path]) for row, path in enumerate(first.pictures.paths) if path in there]
     if len(pairs) < 3:
         raise UserError(
-            f"the stores have {len(pairs)} pictures in common (by their paths); embed the same "
-            "data with both layers or models"
+            f"the stores have {counted(len(pairs), 'picture')} in common (by their paths); embed "
+            "the same data with both layers or models"
         )
     warnings = []
     alone = len(first) + len(second) - 2 * len(pairs)
     if alone:
-        warnings.append(f"{alone} pictures that only one of the stores has are left out")
+        warnings.append(f"left out: {counted(alone, 'picture')} that only one of the stores has")
     if len(pairs) > most:
-        warnings.append(f"an even sample of {most} of {len(pairs)} pictures is shown")
+        warnings.append(f"an even sample is shown: {most} of {counted(len(pairs), 'picture')}")
         pairs = [pairs[i] for i in evenly(len(pairs), most)]
     return ([a for a, _ in pairs], [b for _, b in pairs]), tuple(warnings)
 

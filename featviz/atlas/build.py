@@ -31,6 +31,7 @@ from featviz.errors import BadPicture, UserError, public
 from featviz.models.layers import need_gradients
 from featviz.neighbors.exact import build_index
 from featviz.types import Most, Progress, Seed, Seeds
+from featviz.wording import counted
 
 if TYPE_CHECKING:
     from featviz.embedding.store import Store
@@ -106,7 +107,7 @@ def build_atlas(
     rows = evenly(len(store), most)
     warnings = []
     if count < len(store):
-        warnings.append(f"an even sample of {count} of {len(store)} pictures is shown")
+        warnings.append(f"an even sample is shown: {count} of {counted(len(store), 'picture')}")
     if count < 2:
         raise UserError(f"a map needs at least 2 pictures, there are {count}")
     index = build_index(store if count == len(store) else store.take(rows))
@@ -162,7 +163,7 @@ def build_atlas(
         thumbnails, missing = read_thumbnails(placed, rows, _pictured(count, levels), progress)
         if missing:
             warnings.append(
-                f"{missing} pictures could not be read any more; they are gray on the map"
+                f"{counted(missing, 'picture')} could not be read any more: gray on the map"
             )
         if model is not None:
             levels = [_with_effects(model, placed, index, rows, level) for level in levels]
@@ -229,7 +230,8 @@ def _checked_store(
         return store
     pictures = as_pictures(pictures)
     if len(pictures) != len(store):
-        raise UserError(f"{len(pictures)} pictures for a store of {len(store)} rows; give its own")
+        found = counted(len(pictures), "picture")
+        raise UserError(f"{found} for a store of {counted(len(store), 'row')}; give its own")
     return replace(store, pictures=pictures)
 
 

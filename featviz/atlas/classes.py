@@ -33,6 +33,7 @@ from featviz.errors import BadPicture, UserError, public
 from featviz.models.frozen import frozen
 from featviz.models.layers import activations
 from featviz.types import Most, Progress, Seed
+from featviz.wording import counted, unread
 
 if TYPE_CHECKING:
     from featviz.embedding.store import Store
@@ -106,8 +107,8 @@ def build_class_atlas(
     ]
     if len(candidates) < FEWEST:
         raise UserError(
-            f"{len(candidates)} pictures of {name} in {store.source['name']} are too few for a "
-            f"map ({FEWEST} or more); take --among attribution, or more pictures"
+            f"too few for a map: {counted(len(candidates), 'picture')} of {name} in "
+            f"{store.source['name']} ({FEWEST} or more); take --among attribution, or more pictures"
         )
     read = _read_map if len(store.shape) == 3 else _read_rows
     rows, vectors, positions, attributions = read(model, store, candidates, number, progress)
@@ -116,8 +117,8 @@ def build_class_atlas(
         best = best[attributions[best] > 0]
     if len(best) < FEWEST:
         raise UserError(
-            f"{len(best)} pictures have a positive attribution to {name} in {store.layer}; a map "
-            f"needs {FEWEST}"
+            f"too few for a map: {counted(len(best), 'picture')} with a positive attribution to "
+            f"{name} in {store.layer}; it needs {FEWEST}"
         )
     best = best.sort().values
     chosen = [rows[i] for i in best.tolist()]
@@ -163,8 +164,8 @@ def build_class_atlas(
         seed=seed,
         base=store.origin,
     )
-    unread = len(candidates) - len(rows)
-    warnings = (f"{unread} pictures could not be read",) if unread else ()
+    missing = len(candidates) - len(rows)
+    warnings = (unread(missing),) if missing else ()
     return ClassAtlas(
         origin=made,
         warnings=warnings + atlas.warnings,

@@ -17,6 +17,7 @@ from torch import Tensor
 from featviz import plotting
 from featviz.atlas.colors import Floats, position_colors
 from featviz.pictures import images
+from featviz.wording import counted
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -197,7 +198,7 @@ def class_figure(
         members = level.grid.cells[number].members
         words = (
             f"attribution {attributions[number]:+.2f}",
-            f"{len(members)} pictures, {fractions[number]:.0%} labeled so",
+            f"{counted(len(members), 'picture')}, {fractions[number]:.0%} labeled so",
         )
         raised = [] if level.effects is None else level.effects[number][:4]
         lines = [f"{textwrap.shorten(n, 26)} {value:+.1f}" for n, value in raised]

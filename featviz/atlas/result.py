@@ -20,6 +20,7 @@ from featviz.atlas.viewer.page import render_page
 from featviz.data import archives
 from featviz.errors import visible
 from featviz.results import Number
+from featviz.wording import counted
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -354,7 +355,7 @@ class Atlas(results.Result):
     def _print_text(self) -> str:
         """How the map was made and its quality, in a few sentences."""
         found, layout = self.quality, self.layout
-        text = f"{len(self.rows):,} pictures"
+        text = counted(len(self.rows), "picture")
         if len(self.rows) < len(self.store):
             text += f" (an even sample of {len(self.store):,})"
         if layout.divergence is None:

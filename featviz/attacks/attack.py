@@ -24,6 +24,7 @@ from featviz.models.frozen import frozen
 from featviz.models.layers import need_gradients
 from featviz.pictures import images
 from featviz.types import AutoPrecision, BatchSize, Progress, Restarts, Seed, Steps
+from featviz.wording import counted
 
 if TYPE_CHECKING:
     from featviz.models.model import Model
@@ -178,8 +179,8 @@ def _doubts(found: AttackResult, chosen: Method, eps: float | None) -> list[str]
     blind = int(((found.zero_gradients > 0) & ~found.success).sum())
     if blind:
         caveats.append(
-            f"the gradient was 0 everywhere at some step of {blind} pictures: the model hides its "
-            "gradient there, and the attack says little about its robustness"
+            f"the gradient was 0 everywhere at some step of {counted(blind, 'picture')}: the "
+            "model hides its gradient there, and the attack says little about its robustness"
         )
     if found.norm == "linf" and eps is not None and 0 < eps < 1 / 255:
         caveats.append(
@@ -191,6 +192,7 @@ def _doubts(found: AttackResult, chosen: Method, eps: float | None) -> list[str]
         more = "more --steps" if chosen.steps and chosen.steps >= 100 else "apgd, ensemble"
         larger = " or a larger --eps" if chosen.ball else ""
         caveats.append(
-            f"{missed} of {len(found)} pictures were not brought there; {more}{larger} may do it"
+            f"not brought there: {missed} of {counted(len(found), 'picture')}; {more}{larger} may "
+            "do it"
         )
     return caveats

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from featviz import results
 from featviz.statistics import Share, share
+from featviz.wording import counted
 
 _FEW = 50
 """held-out pictures below which the intervals are wide"""
@@ -46,7 +47,9 @@ class HeldOutResult(results.Result):
     def caveats(self) -> list[str]:
         """What limits the meaning of the rates."""
         n = len(self.clean)
-        return [f"only {n} pictures are held out: the intervals are wide"] if n < _FEW else []
+        return (
+            [f"only {counted(n, 'held-out picture')}: the intervals are wide"] if n < _FEW else []
+        )
 
     def costs(self) -> dict[str, results.Number]:
         spent = f"forward, and {self.backwards} backward, of single pictures"

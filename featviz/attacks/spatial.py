@@ -31,6 +31,7 @@ from featviz.models.frozen import frozen
 from featviz.pictures.images import check_pictures
 from featviz.pictures.resampling import bilinear, pixel_grid
 from featviz.types import BatchSize, Progress, Seed
+from featviz.wording import counted
 
 if TYPE_CHECKING:
     from featviz.models.model import Model
@@ -118,7 +119,9 @@ def spatial(
             if not len(right):
                 break
             if progress is not None:
-                progress(k, len(grid), f"turning and shifting, {len(right)} pictures are right")
+                progress(
+                    k, len(grid), f"turning and shifting, right: {counted(len(right), 'picture')}"
+                )
             if motion != STILL:
                 motions = torch.tensor([motion], dtype=torch.float64)
                 found = judge(moved(x[right], motions.expand(len(right), 3)))

@@ -35,6 +35,7 @@ from featviz.indices import all_items
 from featviz.models.frozen import frozen
 from featviz.models.layers import need_gradients
 from featviz.types import BatchSize, Engine, Progress, Seed, Steps
+from featviz.wording import counted, not_one_each
 
 if TYPE_CHECKING:
     from featviz.models.model import Model
@@ -238,19 +239,20 @@ def _targets(
     if len(wanted) == 1:
         return wanted * len(logits)
     if len(wanted) != len(logits):
-        raise UserError(f"{len(wanted)} targets for {len(logits)} pictures; give one a picture")
+        raise UserError(not_one_each(len(wanted), "target", len(logits)))
     return wanted
 
 
 def _warnings(result: Attributed) -> list[str]:
     found = []
     count = len(result.names)
+    all_of = counted(count, "picture")
     if result.completeness is not None and result.completeness_logits is not None:
         bad = int((result.completeness > LARGE_ERROR).sum())
         worst = int(result.completeness.argmax())
         if bad:
             found.append(
-                f"integrated gradients are incomplete for {bad} of {count} pictures: for "
+                f"integrated gradients are incomplete for {bad} of {all_of}: for "
                 f"{result.names[worst]} the map misses its sum by "
                 f"{100 * float(result.completeness[worst]):.0f}% "
                 f"({float(result.completeness_logits[worst]):+.2g} logits); take more steps or "
@@ -259,18 +261,18 @@ def _warnings(result: Attributed) -> list[str]:
     unlikely = int((result.target_probabilities < 0.01).sum())
     if unlikely:
         found.append(
-            f"the explained class has a probability below 1% in {unlikely} of {count} pictures: "
+            f"the explained class has a probability below 1% in {unlikely} of {all_of}: "
             "there is little for the maps to explain"
         )
     for method, values in result.maps.items():
         title = METHODS[method].title
         empty = int((values.flatten(1).abs().amax(1) == 0).sum())
         if empty:
-            found.append(f"{title} is zero everywhere in {empty} pictures")
+            found.append(f"{title} is zero everywhere in {counted(empty, 'picture')}")
         worse = int((result.deletion[method] > result.deletion_random[method]).sum())
         if 2 * worse > count:
             found.append(
                 f"{title} highlights areas that matter less than the same areas elsewhere in "
-                f"{worse} of {count} pictures (deletion check)"
+                f"{worse} of {all_of} (deletion check)"
             )
     return found

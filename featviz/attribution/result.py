@@ -11,6 +11,7 @@ from torch import Tensor
 from featviz import results
 from featviz.attribution.figures import draw
 from featviz.attribution.methods import METHODS, Attributions
+from featviz.wording import counted
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -26,7 +27,7 @@ class Attributed(Attributions, results.Result):
     def title(self) -> str:
         explained = {self.classes[t] for t in self.targets}
         whose = f"{explained.pop()} of " if len(explained) == 1 else "predictions of "
-        count = self.names[0] if len(self.names) == 1 else f"{len(self.names)} pictures"
+        count = self.names[0] if len(self.names) == 1 else counted(len(self.names), "picture")
         return f"Attributions for {whose}{self.model_name} in {count}"
 
     def numbers(self) -> dict[str, results.Number]:

@@ -32,6 +32,7 @@ from featviz.errors import public
 from featviz.models.frozen import frozen
 from featviz.statistics import rank_correlation, share
 from featviz.types import BatchSize, Count, Progress, Seed, Steps
+from featviz.wording import counted
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -65,7 +66,8 @@ class AttributionCheck(results.Result):
 
     @property
     def title(self) -> str:
-        return f"Attributions of {self.model_name} on {len(self.names)} pictures, checked"
+        pictures = counted(len(self.names), "picture")
+        return f"Attributions of {self.model_name} on {pictures}, checked"
 
     def better(self, method: str) -> tuple[int, int]:
         """Pictures in which a method beats random order in deletion, and in insertion."""

@@ -33,6 +33,7 @@ from featviz.models.linear_net import LinearNet
 from featviz.models.receptive_field import hookable
 from featviz.models.units import parse_unit
 from featviz.types import BatchSize, Count
+from featviz.wording import counted
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -72,7 +73,7 @@ class ExpandedWeights(results.Result):
         """How they were made, in words."""
         if self.averaged:
             through = ", ".join(self.left_out) or "what is not linear"
-            return f"linearised: mean derivative over {self.averaged} pictures, through {through}"
+            return f"linearised: mean over {counted(self.averaged, 'picture')}, through {through}"
         if self.left_out:
             return f"linearised: {', '.join(self.left_out)} left out"
         return "exact: all between is linear"
@@ -106,7 +107,7 @@ class ExpandedWeights(results.Result):
             self.plot(),
             caption=f"The weights of {self.unit} on the units of {self.layer} with the largest "
             f"norms ({self.how}). Red raises, blue lowers; one scale.",
-            alt=f"Weights of {self.unit} on {len(self.strongest)} units of {self.layer}",
+            alt=f"Weights of {self.unit} on {counted(len(self.strongest), 'unit')} of {self.layer}",
             units=[self.unit],
         )
         folder.arrays(

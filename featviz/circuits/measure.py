@@ -29,6 +29,7 @@ from featviz.models.frozen import frozen
 from featviz.models.receptive_field import hookable
 from featviz.statistics import percentiles
 from featviz.types import Progress
+from featviz.wording import counted
 
 if TYPE_CHECKING:
     from featviz.models.model import Model
@@ -85,7 +86,8 @@ class Task:
         )
         if int(owner.max()) < 3:
             raise UserError(
-                f"{len(self.data)} pictures are too few to choose and to measure; give 4 or more"
+                f"{counted(len(self.data), 'picture')}: too few to choose and to measure; give 4 "
+                "or more"
             )
         found: list[Arrays] = []
         while values:

@@ -21,6 +21,7 @@ from featviz.circuits.expanded import ExpandedWeights
 from featviz.circuits.figures import draw_circuit, draw_followed, draw_graph
 from featviz.circuits.icons import first_named
 from featviz.circuits.page import render_page
+from featviz.wording import counted
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -181,8 +182,8 @@ class Circuit(results.Result):
     def words(self) -> list[str]:
         """What the page says about its graph, in sentences."""
         found = [
-            "Contributions were measured on "
-            f"{self.samples:,} positions of {(self.origin.data or {}).get('count', 0)} pictures."
+            f"Contributions were measured on {counted(self.samples, 'position')} of "
+            f"{counted((self.origin.data or {}).get('count', 0), 'picture')}."
         ]
         if self.shown_as:
             found.append(f"Pictures: {self.shown_as}; units of the first layer by their kernels.")
@@ -241,7 +242,7 @@ class Circuits(results.Result):
     @property
     def title(self) -> str:
         layers = dict.fromkeys(one.unit.rpartition(":")[0] for one in self.circuits)
-        count = f"{len(self.circuits)} units of {', '.join(layers)}"
+        count = f"{counted(len(self.circuits), 'unit')} of {', '.join(layers)}"
         return f"Circuits of {count} in {self.circuits[0].model_name}"
 
     @property

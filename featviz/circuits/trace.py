@@ -41,6 +41,7 @@ from featviz.data.from_python import as_pictures
 from featviz.errors import UserError, public
 from featviz.models.units import parse_units
 from featviz.types import BatchSize, Count, Depth, Engine, Height, Progress, Seed
+from featviz.wording import counted
 
 if TYPE_CHECKING:
     from featviz.models.model import Model
@@ -113,7 +114,7 @@ def trace_circuit(
         progress=progress,
     )
     if len(found.circuits) > 1:
-        raise UserError(f"{unit} names {len(found.circuits)} units; take trace_circuits")
+        raise UserError(f"{unit} names {counted(len(found.circuits), 'unit')}; take trace_circuits")
     return found.circuits[0]
 
 

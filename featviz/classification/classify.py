@@ -20,6 +20,7 @@ from featviz.errors import public, visible
 from featviz.models.model import Model
 from featviz.models.precision import choose_precision, has_bfloat16, in_precision
 from featviz.types import AutoPrecision, BatchSize, Count, Probability, Progress, Top
+from featviz.wording import counted
 
 
 @public
@@ -115,7 +116,7 @@ def _warnings(pictures: Pictures, model: Model, skipped: list[Skipped]) -> tuple
     report = pictures.label_report(model)
     notes = [f"left out: {one.reason}" for one in skipped[:5]]
     if len(skipped) > 5:
-        notes.append(f"left out: {len(skipped) - 5} more pictures that cannot be read")
+        notes.append(f"left out: {counted(len(skipped) - 5, 'more picture')} that cannot be read")
     unmatched = report.ambiguities if report.labeled else []
     return (*notes, *unmatched, *report.left_out.notes)
 

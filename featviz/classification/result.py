@@ -12,6 +12,7 @@ from torch import Tensor
 from featviz import results
 from featviz.classification.figures import Bar, Panel, draw_panels, percent
 from featviz.statistics import share
+from featviz.wording import counted
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -75,7 +76,7 @@ class Classified(results.Result):
 
     @property
     def title(self) -> str:
-        whose = self.names[0] if len(self.names) == 1 else f"{len(self.names):,} pictures"
+        whose = self.names[0] if len(self.names) == 1 else counted(len(self.names), "picture")
         return f"Classes of {whose} according to {self.model_name}"
 
     def numbers(self) -> dict[str, results.Number]:

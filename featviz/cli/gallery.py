@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from featviz.cli import options
+from featviz.wording import counted
 
 
 def gallery(
@@ -55,7 +56,8 @@ def gallery(
     if as_json:
         print(json.dumps({"folder": str(site)} | about, ensure_ascii=False, indent=1))
     else:
-        print(f"{about['title']}: {len(about['results'])} results, {len(about['units'])} units")
+        results, units = (len(about[name]) for name in ("results", "units"))
+        print(f"{about['title']}: {counted(results, 'result')}, {counted(units, 'unit')}")
         print(site / "index.html")
     for folder in about["left_out"]:
         print(f"featviz: left out {folder['folder']}: {folder['reason']}", file=sys.stderr)

@@ -32,6 +32,7 @@ from featviz.statistics import (
     resampled_means,
     share,
 )
+from featviz.wording import counted
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -64,7 +65,7 @@ class Comparison(results.Result):
     @property
     def title(self) -> str:
         both = f"{self.first.name} and {self.second.name}"
-        return f"{both} on {len(self.first.names):,} pictures of {self.data_name}"
+        return f"{both} on {counted(len(self.first.names), 'picture')} of {self.data_name}"
 
     @property
     def models(self) -> tuple[Measured, Measured]:
@@ -396,7 +397,7 @@ def comparison_warnings(found: Comparison) -> list[str]:
     """What limits the comparison."""
     warnings, n = [], len(found.first.names)
     if n < _FEW:
-        warnings.append(f"only {n} pictures: small changes cannot be told from chance")
+        warnings.append(f"only {counted(n, 'picture')}: small changes cannot be told from chance")
     small = [c for c in found.classes if c.flips.n < 6]
     if small:
         warnings.append(
@@ -408,8 +409,9 @@ def comparison_warnings(found: Comparison) -> list[str]:
     for match in found.units:
         if match.by_chance is not None and match.by_chance > 0.5:
             warnings.append(
-                f"{match.pictures} pictures are few for {len(match.pairs)} units of {match.name}: "
-                f"pairs found by chance correlate by {match.by_chance:.2f}"
+                f"{match.name}: few pictures, {match.pictures:,}, for "
+                f"{counted(len(match.pairs), 'unit')}: pairs found by chance correlate by "
+                f"{match.by_chance:.2f}"
             )
     same = [m.model.get("sha256") for m in (found.first, found.second) if m.model]
     if len(same) == 2 and same[0] == same[1]:

@@ -36,6 +36,7 @@ from featviz.models.layers import activations
 from featviz.models.rest import rest_of
 from featviz.statistics import rank_correlation, rank_correlations, resampled_means
 from featviz.types import BatchSize, Count, Engine, Progress, Seed, Steps, Top
+from featviz.wording import counted, unread
 
 if TYPE_CHECKING:
     from featviz.data.datasets import Pictures
@@ -201,9 +202,10 @@ def _warnings(model: Model, found: Concepts, seen: Patches) -> tuple[str, ...]:
     largest = seen.top.values[:, 0].tolist()
     absent = [name for name, most in zip(found.names, largest, strict=True) if most <= 0]
     if absent:
-        texts.append(f"{len(absent)} concepts are in none of the pictures: {', '.join(absent[:8])}")
+        none = f"{counted(len(absent), 'concept')} in none of the pictures"
+        texts.append(f"{none}: {', '.join(absent[:8])}")
     if seen.top.skipped:
-        texts.append(f"{len(seen.top.skipped)} pictures could not be read and are left out")
+        texts.append(unread(len(seen.top.skipped)))
     if model.headless:
         texts.append(f"{model.name} has no logits: nothing is said of classes")
     if not model.layer(found.layer).spatial:

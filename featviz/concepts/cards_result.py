@@ -11,6 +11,7 @@ from featviz.concepts.cards_figures import draw_card, draw_class, draw_overview,
 from featviz.concepts.cards_measured import Change, MeasuredCards
 from featviz.results import file_stem, significant
 from featviz.statistics import middle
+from featviz.wording import counted
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -93,7 +94,7 @@ class ConceptCards(MeasuredCards, results.Result):
                 f"classes/logits-{one.target}.svg",
                 draw_class(self, one),
                 caption=f"The concepts that the logit of {label} depends on most: total Sobol "
-                f"index, mean of {one.indices.pictures} pictures, with the 95% interval.",
+                f"index, mean of {counted(one.indices.pictures, 'picture')}, with 95% interval.",
                 alt=f"The most important concepts of {label}",
                 units=[f"logits:{one.target}"],
             )
@@ -101,7 +102,8 @@ class ConceptCards(MeasuredCards, results.Result):
             "together.svg",
             draw_together(self),
             caption="Which concepts are in the same pictures: rank correlation of their largest "
-            f"codes over {self.count:,} pictures. Concepts that occur together are neighbors.",
+            f"codes over {counted(self.count, 'picture')}. Concepts that occur together are "
+            "neighbors.",
             alt="Matrix of correlations between concepts",
         )
         if self.effects is not None:

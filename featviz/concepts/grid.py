@@ -36,6 +36,7 @@ from featviz.models.frozen import frozen
 from featviz.models.layers import activations
 from featviz.models.rest import rest_of
 from featviz.types import BatchSize, Count, Engine, Progress, Seed, Steps, seed_32
+from featviz.wording import counted
 
 if TYPE_CHECKING:
     from featviz.models.model import Layer, Model
@@ -102,7 +103,9 @@ def activation_grid(
         )
     pictures = model.check(picture, single=True)
     if len(pictures) != 1:
-        raise UserError(f"{len(pictures)} pictures: a grid is of one; give them one by one")
+        raise UserError(
+            f"{counted(len(pictures), 'picture')}: a grid is of one; give them one by one"
+        )
     chosen = None if classes is None else [model.class_index(one) for one in classes]
     found = open_concepts(concepts) if isinstance(concepts, str | Path) else concepts
     if found is not None:

@@ -20,6 +20,7 @@ from featviz.concepts.measure import Explained, Usage, numbers_to
 from featviz.errors import UserError, public
 from featviz.models.weights_file import write_tensors
 from featviz.pictures.preprocessing import Preprocessing, from_reading
+from featviz.wording import counted
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -141,13 +142,16 @@ class Concepts(results.Result):
 
     @property
     def title(self) -> str:
-        return f"{len(self)} concepts of {self.layer} in {self.model_name} ({self.method})"
+        return (
+            f"{counted(len(self), 'concept')} of {self.layer} in {self.model_name} ({self.method})"
+        )
 
     def numbers(self) -> dict[str, results.Number]:
         used = f", {self.dictionary.active} of them a row" if self.dictionary.active else ""
         found = {
             "explained": _explained(
-                self.explained, f"of the energy of held-out rows, by {len(self)} concepts{used}"
+                self.explained,
+                f"of the energy of held-out rows, by {counted(len(self), 'concept')}{used}",
             )
         }
         many = len(self._counts)
@@ -251,7 +255,7 @@ class Concepts(results.Result):
         )
 
     def plot(self) -> Figure:
-        label = f"{self.method}, {len(self)} concepts"
+        label = f"{self.method}, {counted(len(self), 'concept')}"
         return draw_concepts(
             label, self.explained, self._counts, self.beside, self.stability, self.lift
         )

@@ -15,6 +15,7 @@ from featviz.corruptions.constants import settings
 from featviz.errors import UserError, public
 from featviz.pictures import images
 from featviz.types import Seed
+from featviz.wording import not_one_each
 
 _SMALLEST = 8  # pixels; below, kernels and flakes are larger than the picture
 _OF_COLOR = ("snow", "frost", "brightness", "jpeg_compression", "spatter", "saturate")
@@ -102,7 +103,7 @@ def corrupt(
     check_shape(tuple(pictures.shape[1:]), [name] if severity else [], jpeg=jpeg)
     plain = pictures = images.check_pictures(pictures, channels=None, empty=True)
     if keys is not None and len(keys) != len(pictures):
-        raise UserError(f"{len(keys)} keys for {len(pictures)} pictures; give one a picture")
+        raise UserError(not_one_each(len(keys), "key", len(pictures)))
     constants = settings(name, severity or 1, min(pictures.shape[-2:]))
     with torch.inference_mode(False), torch.no_grad():
         if len(plain) and severity:

@@ -29,6 +29,7 @@ from featviz.corruptions.mce import (
 )
 from featviz.data.labels import LabelReport
 from featviz.statistics import Share, percentiles, resampled_means, share
+from featviz.wording import counted
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -69,8 +70,8 @@ class Corruptions(results.Result):
 
     @property
     def title(self) -> str:
-        n = len(self.names)
-        return f"Corruptions: {self.model_name} on {n} pictures of {self.data_name}"
+        pictures = counted(len(self.names), "picture")
+        return f"Corruptions: {self.model_name} on {pictures} of {self.data_name}"
 
     @property
     def published(self) -> bool:
@@ -133,7 +134,7 @@ class Corruptions(results.Result):
             mean = self.mean_error(without)
             if mean is None or (without and (mean.mce is None or "frost" not in self.predictions)):
                 continue
-            over = f"of {len(mean.corruptions)} corruptions"
+            over = f"of {counted(len(mean.corruptions), 'corruption')}"
             fields = {
                 "mean corruption error": ("mean", f"{over}, not normalized"),
                 "relative corruption error": (
@@ -173,7 +174,8 @@ class Corruptions(results.Result):
         found = {
             "clean accuracy": self.clean_share.number("without corruption"),
             "accuracy under corruption": self.mean_share().estimate(
-                f"mean of {len(means)} corruptions at {len(self.severities)} severities",
+                f"mean of {counted(len(means), 'corruption')} at "
+                f"{counted(len(self.severities), 'severity')}",
             ),
         }
         found |= self._mean_error_numbers()
@@ -207,8 +209,8 @@ class Corruptions(results.Result):
             "curves.svg",
             self.plot(),
             caption="Accuracy under each corruption at severities 0 (clean) to 5, "
-            f"{len(self.names)} pictures, with 95% Wilson bands.{dotted} Severity need not be "
-            "monotone for snow and elastic transform: the benchmark's constants are not.",
+            f"{counted(len(self.names), 'picture')}, with 95% Wilson bands.{dotted} Severity need "
+            "not be monotone for snow and elastic transform: the benchmark's constants are not.",
             alt="Small panels, one a corruption: accuracy falls with severity",
         )
         folder.figure(
@@ -288,7 +290,7 @@ def corruption_warnings(result: Corruptions) -> list[str]:
             "so accuracy means agreement with itself"
         )
     if n < _FEW:
-        found.append(f"only {n} pictures: the intervals are wide")
+        found.append(f"only {counted(n, 'picture')}: the intervals are wide")
     if result.published and len(result.classes) != 1000:
         found.append(
             f"AlexNet's published errors are for 1,000 classes, this model has "

@@ -38,6 +38,7 @@ from featviz.errors import BadPicture, UserError, public, visible
 from featviz.pictures import decoding, images
 from featviz.pictures.decoding import Prepared
 from featviz.pictures.preprocessing import Preprocessing
+from featviz.wording import counted
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -79,7 +80,7 @@ class Pictures:
         return vars(self) | {"root": self.root.absolute()}
 
     def __repr__(self) -> str:
-        classes = f" of {len(self.classes)} classes" if self.classes else ""
+        classes = f" of {counted(len(self.classes), 'class')}" if self.classes else ""
         return f"<Pictures: {len(self):,} in {self.name}{classes}>"
 
     def _repr_html_(self) -> str:
@@ -341,7 +342,7 @@ def batches(
     if rows:
         yield Batch(tuple(rows), torch.stack(read))
     if none and span is None and len(pictures):
-        raise UserError(f"none of the {len(pictures)} pictures of {pictures.root} could be read")
+        raise UserError(f"no picture of {pictures.root} could be read")
 
 
 def in_order(

@@ -33,6 +33,7 @@ from featviz.pictures.values import (
     read_value,
     value_bytes,
 )
+from featviz.wording import not_one_each
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -334,7 +335,7 @@ def _collect(data: Iterable[Any], undo: Denormalize | None) -> _Source:
             else [label] * len(some)
         )
         if len(its) != len(some):
-            raise UserError(f"a batch of {name} has {len(its)} labels for {len(some)} pictures")
+            raise UserError(f"a batch of {name} has {not_one_each(len(its), 'label', len(some))}")
         for one in some:
             picture = _packed(read_value(one, f"picture {len(kept)} of {name}", undo))
             size += len(value_bytes(picture))
@@ -435,7 +436,7 @@ def label_values(labels: Labels, count: int) -> list[int | str | None]:
     except TypeError:  # a single one
         values = [labels]
     if len(values) != count:
-        raise UserError(f"{len(values)} labels for {count} pictures; give one a picture")
+        raise UserError(not_one_each(len(values), "label", count))
     for row, value in enumerate(values):
         if value is not None and (_class(value) is None or _is_no_index(value)):
             raise UserError(f"label {row} is {value!r}; give the number or the name of a class")

@@ -15,7 +15,7 @@ from functools import cached_property
 from featviz.data.listing import NOTHING, LeftOut
 from featviz.errors import UserError
 from featviz.requirements import Check
-from featviz.wording import some
+from featviz.wording import counted, some, unread
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,8 +90,8 @@ class LabelReport:
             n = sum(self.unmatched.values())
             some_names = some(f"{name} ({count})" for name, count in self.unmatched.items())
             found.append(
-                f"{n} of {len(self.labels)} pictures do not count, because their folder or label "
-                f"is no class of {self.model}: {some_names}"
+                f"{n} of {counted(len(self.labels), 'picture')} do not count, because their folder "
+                f"or label is no class of {self.model}: {some_names}"
                 if self.labeled
                 else f"no folder or label is a class of {self.model}: {some_names}"
             )
@@ -103,10 +103,7 @@ class LabelReport:
         if self.indices:
             found.append(f"numbers as labels are indices of {self.model}'s classes, from 0")
         if self.unreadable:
-            found.append(
-                f"{len(self.unreadable)} pictures could not be read and do not count, first "
-                f"{self.first_reason}"
-            )
+            found.append(f"{unread(len(self.unreadable))}, first {self.first_reason}")
         return (*found, *self.left_out.notes)
 
 

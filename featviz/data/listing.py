@@ -429,8 +429,9 @@ def _list_of(root: Path, rows: Sequence[lists.Row]) -> Listing:
         remarks.append("paths of the list are relative to the working directory")
     doubled = len(paths) - len(set(paths))
     if nameless:
-        remarks.append(f"{nameless} lines of the list have no path and are left out")
+        remarks.append(f"left out: {counted(nameless, 'line')} of the list without a path")
     if doubled:
-        remarks.append(f"{doubled} lines of the list name a picture that an earlier one names")
+        again = counted(doubled, "line")
+        remarks.append(f"{again} of the list with a picture that an earlier one names")
     found = _Found(pictures=paths)
     return _listing(root, found, [row.label for row in rows], *remarks)

@@ -30,6 +30,7 @@ from featviz.errors import UserError, public
 from featviz.pictures.decoding import Prepared, prepared
 from featviz.pictures.preprocessing import Preprocessing
 from featviz.types import Engine, Progress, Side
+from featviz.wording import counted, unread
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -77,7 +78,9 @@ class PackResult(results.Result):
             "classes": results.Number(classes, "", "folders"),
             "skipped": results.Number(len(self.skipped), "", "pictures that could not be read"),
             "enlarged": results.Number(small, "", "pictures that were smaller"),
-            "size": results.Number(round(whole / 1e6, 3), "MB", f"in {len(self.shards)} shards"),
+            "size": results.Number(
+                round(whole / 1e6, 3), "MB", f"in {counted(len(self.shards), 'shard')}"
+            ),
         }
 
     def tables(self) -> Iterator[results.Table]:
@@ -195,10 +198,8 @@ def _result(
         shards.append(Shard(file.name, count, file.stat().st_size, noted_digest(file)))
     if not rows:
         reason = f"; the first: {skipped[0][1]}" if skipped else ""
-        raise UserError(
-            f"none of the {len(pictures)} pictures of {pictures.root} could be read{reason}"
-        )
-    few = f"{len(skipped)} pictures could not be read and were left out"
+        raise UserError(f"no picture of {pictures.root} could be read{reason}")
+    few = unread(len(skipped))
     return PackResult(
         origin=results.origin(
             None, parameters={"size": size, "engine": engine}, started=started, data=pictures

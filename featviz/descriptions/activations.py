@@ -30,6 +30,7 @@ from featviz.descriptions.search import OPERATIONS, Found, Search, Sets, p_value
 from featviz.descriptions.unit_description import Match, UnitDescription
 from featviz.errors import UserError, public
 from featviz.types import Count, Progress, Seed
+from featviz.wording import counted, not_one_each
 
 Permutations = Annotated[int, Bounds(60, 1_000_000)]
 """shuffles of the labels: with fewer than 60 no q of three kinds is below .05"""
@@ -151,7 +152,7 @@ def _checked(activations: Tensor, units: Sequence[str] | None) -> Tensor:
             "their maximum or mean"
         )
     if units is not None and len(units) != activations.shape[1]:
-        raise UserError(f"{len(units)} names for {activations.shape[1]} units; give one each")
+        raise UserError(not_one_each(len(units), "name", activations.shape[1], "unit"))
     values = activations.detach().cpu().double()
     if not values.isfinite().all():
         raise UserError("activations are not finite; their ranks would mean nothing")
@@ -179,7 +180,8 @@ def _classes(
     index = torch.tensor([number[one] for one in given if one is not None])
     members = torch.arange(len(known))[:, None] == index
     missing = count - len(rows)
-    notes = (f"{missing} of {count} pictures have no label and are left out",) if missing else ()
+    left_out = f"left out: {missing} of {counted(count, 'picture')}, without a label"
+    notes = (left_out,) if missing else ()
     return _Classes(rows, _readable(known, class_names), tuple(known), members, notes)
 
 

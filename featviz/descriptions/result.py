@@ -15,6 +15,7 @@ from featviz.descriptions.unit_description import Match, UnitDescription
 from featviz.descriptions.unit_svg import unit_figure
 from featviz.results import significant
 from featviz.statistics import share
+from featviz.wording import counted
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -91,7 +92,7 @@ class Descriptions(results.Result):
         common = Counter(one.chosen.words for one in self.described if one.chosen)
         if common:
             words, count = common.most_common(1)[0]
-            found["most common"] = results.Number(words, "", f"describes {count} units")
+            found["most common"] = results.Number(words, "", f"describes {counted(count, 'unit')}")
         searched = " and ".join(f"{n} {kind}" for kind, n in self.sets.items())
         return found | {
             "inactive": results.Number(len(self.units) - len(active), "", "constant units"),

@@ -13,6 +13,7 @@ from featviz.descriptions.tuning_curves import Family
 from featviz.descriptions.tuning_figures import draw_tuning
 from featviz.descriptions.unit_svg import tuning_figure
 from featviz.results import significant
+from featviz.wording import counted
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -49,8 +50,8 @@ class Tuning(results.Result):
                 found[f"{family.name} selectivity"] = results.Number(
                     known[len(known) // 2],
                     "",
-                    f"median of {len(known)} units that some stimulus excites: 0 the same to all, "
-                    "toward 1 to one only",
+                    f"median of {counted(len(known), 'unit')} that some stimulus excites: 0 the "
+                    "same to all, toward 1 to one only",
                 )
         return found
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from featviz import plotting, svg
+from featviz.wording import counted
 
 if TYPE_CHECKING:
     from featviz.descriptions.tuning_curves import Family
@@ -82,7 +83,8 @@ def _unit(one: UnitDescription, examples: Tensor | None) -> Iterator[str]:
     yield _text(_MARGIN, base + 15, f"{one.low:.3g}")
     yield _text(_WIDTH / 2, base + 15, "value of the unit", anchor="middle")
     yield _text(_WIDTH - _MARGIN, base + 15, f"{one.high:.3g}", anchor="end")
-    yield _text(_MARGIN, base + 30, f"{match.pictures:,} pictures of {match.words}", color=color)
+    inside = counted(match.pictures, "picture")
+    yield _text(_MARGIN, base + 30, f"{inside} of {match.words}", color=color)
     others = f"{match.others:,} others (shares of pictures)"
     yield _text(_WIDTH - _MARGIN, base + 30, others, anchor="end", color="#555555")
     if examples is None:

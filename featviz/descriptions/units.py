@@ -31,6 +31,7 @@ from featviz.models.layers import activations
 from featviz.models.units import parse_units
 from featviz.pictures import images
 from featviz.types import BatchSize, Count, Engine, Progress, Seed
+from featviz.wording import unread
 
 if TYPE_CHECKING:
     from featviz.descriptions.result import Descriptions
@@ -127,7 +128,7 @@ def describe_units(
         seed=seed,
         progress=progress,
     )
-    notes = (f"{skipped} pictures could not be read and are left out",) if skipped else ()
+    notes = (unread(skipped),) if skipped else ()
     tuned = is_early(model, place) if tuning is None else tuning
     return replace(
         found,
@@ -204,7 +205,7 @@ def _read(
         whole = [*map_pieces(read, pieces, kept, device=device, progress=progress, text=text)]
     rows = [int(row) for one in whole for row in one["rows"]]
     if not rows:
-        raise UserError(f"none of the {len(data)} pictures of {data.root} could be read")
+        raise UserError(f"no picture of {data.root} could be read")
     return torch.cat([torch.from_numpy(one["values"]) for one in whole]), rows
 
 

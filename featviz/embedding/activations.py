@@ -21,6 +21,7 @@ from featviz.errors import UserError, public
 from featviz.models import layers as taps
 from featviz.models.model import Layer, Model
 from featviz.types import BatchSize, Count, Progress, Seed
+from featviz.wording import counted
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -172,8 +173,8 @@ def _streamed(
     size = 4 * each * len(data)
     if size > MEMORY:
         raise UserError(
-            f"the activations of {len(data):,} pictures take {size / 1e9:.0f} GB; give a folder "
-            "(to), another reduce, or fewer layers"
+            f"the activations of {counted(len(data), 'picture')} take {size / 1e9:.0f} GB; give a "
+            "folder (to), another reduce, or fewer layers"
         )
     skipped: list[Skipped] = []
     good: list[int] = []

@@ -44,6 +44,7 @@ from featviz.models.model import Layer, Model
 from featviz.models.precision import choose_precision, gains_by_bfloat16, in_precision
 from featviz.pictures import decoding
 from featviz.types import AutoPrecision, BatchSize, Engine, Precision, Progress, Seed, WorkerCount
+from featviz.wording import unread
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -393,7 +394,7 @@ def _embed(
     if partial is not None:
         remove_checkpoint(partial)
     if not stores:
-        raise UserError(f"none of the {len(data)} pictures of {data.root} could be read")
+        raise UserError(f"no picture of {data.root} could be read")
     return stores
 
 
@@ -559,7 +560,7 @@ def _warnings(model: Model, place: Layer, skipped: int) -> list[str]:
             f"{after[0].name}, behind it"
         )
     if skipped:
-        warnings.append(f"{skipped} pictures could not be read (skipped.csv lists them)")
+        warnings.append(f"{unread(skipped)} (skipped.csv)")
     return warnings
 
 

@@ -51,6 +51,7 @@ from featviz.models.receptive_field import ReceptiveField
 from featviz.pictures import images
 from featviz.pictures.preprocessing import Preprocessing, from_reading
 from featviz.types import Precision
+from featviz.wording import counted
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -289,7 +290,7 @@ class Store(results.Result):
     def _rows_in_words(self) -> str:
         if self.of_picture is None:
             return "pictures in the store"
-        return f"positions of {len(np.unique(self.of_picture)):,} pictures"
+        return f"positions of {counted(len(np.unique(self.of_picture)), 'picture')}"
 
     def write(self, folder: results.Folder) -> None:
         shards: Sequence[Shard] = self.shards

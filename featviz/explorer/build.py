@@ -32,6 +32,7 @@ from featviz.models.model import Model
 from featviz.pictures.images import from_pillow, open_image
 from featviz.statistics import share
 from featviz.types import Count, Megabytes, Progress, Seed
+from featviz.wording import unread
 
 ENGINE = ("client.js", "reading.js")
 WORKER = (
@@ -127,9 +128,7 @@ def build_explorer(
     found.document["drift"] = drift.text(bits)
     about = found.document["pictures"]
     about["itself"] += 2 * _moved(program, stored.program, some, about["layer"])
-    unread = (
-        [f"{found.skipped:,} pictures could not be read and were left out"] if found.skipped else []
-    )
+    left_out = [unread(found.skipped)] if found.skipped else []
     return Explorer(
         origin=results.origin(
             model,
@@ -138,7 +137,7 @@ def build_explorer(
             data=pictures,
             seed=seed,
         ),
-        warnings=(*pictures.left_out.notes, *unread),
+        warnings=(*pictures.left_out.notes, *left_out),
         model_name=model.name,
         page=page_of(stored),
         operations=len(stored.ops),

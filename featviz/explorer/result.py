@@ -10,6 +10,7 @@ from torch import Tensor
 
 from featviz import plotting, results
 from featviz.statistics import Share
+from featviz.wording import counted
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -29,9 +30,9 @@ class Drift(NamedTuple):
         """For the page's readers."""
         return (
             f"The weights of the network in this page take {bits:.2g} bits each instead of 32. On "
-            f"{self.same.n} pictures its most probable class is that of the exact network on "
-            f"{self.same.hits}; the outputs differ by at most {100 * self.largest:.2g}% of the "
-            "largest one."
+            f"{counted(self.same.n, 'picture')} its most probable class is that of the exact "
+            f"network on {self.same.hits}; the outputs differ by at most {100 * self.largest:.2g}% "
+            "of the largest one."
         )
 
 

@@ -45,6 +45,7 @@ from featviz.types import (
     Seed,
     Steps,
 )
+from featviz.wording import counted
 
 if TYPE_CHECKING:
     from featviz.maximization.objectives import Activations, Objective, Targets
@@ -194,7 +195,7 @@ def _squares(layer: str, units: Sequence[int]) -> Objective:
         own = values[..., list(units)] if values.dim() == 3 else values[:, list(units)]
         return whole.score({layer: own}, targets)
 
-    return replace(whole, text=f"{whole.text}, {len(units)} units", score=score)
+    return replace(whole, text=f"{whole.text}, {counted(len(units), 'unit')}", score=score)
 
 
 def _through_octaves(

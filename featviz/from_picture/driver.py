@@ -32,6 +32,7 @@ from featviz.maximization.settings import Settings
 from featviz.models.frozen import frozen
 from featviz.models.layers import check_size, read_layer
 from featviz.pictures import films
+from featviz.wording import not_one_each
 
 if TYPE_CHECKING:
     from featviz.data.datasets import Pictures
@@ -318,5 +319,5 @@ def _picture_names(names: Sequence[str] | None, count: int) -> tuple[str, ...]:
     if names is None:
         return tuple("picture" if count == 1 else f"picture {i + 1}" for i in range(count))
     if len(names) != count:
-        raise UserError(f"{len(names)} names for {count} pictures; give one for each")
+        raise UserError(not_one_each(len(names), "name", count))
     return tuple(names)

@@ -18,6 +18,7 @@ from featviz.from_picture.figures import draw_rows
 from featviz.pictures import films, images
 from featviz.results import file_stem
 from featviz.statistics import middle
+from featviz.wording import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -71,7 +72,11 @@ class Redrawn(results.Result):
     @property
     def source(self) -> str:
         """What the given pictures are called in a title."""
-        return _short(self.names[0], 40) if len(self.names) == 1 else f"{len(self.names)} pictures"
+        return (
+            _short(self.names[0], 40)
+            if len(self.names) == 1
+            else counted(len(self.names), "picture")
+        )
 
     @property
     def restarts(self) -> int:
@@ -83,7 +88,9 @@ class Redrawn(results.Result):
         ranks = self.measured["class rank"]
         if bool(ranks.isfinite().any()):
             share = round((ranks == 1).double().mean().item(), 4)
-            meaning = f"of {ranks.numel()} pictures have the prediction of their given picture"
+            meaning = (
+                f"of {counted(ranks.numel(), 'picture')}: the prediction is that of the given one"
+            )
             out["class kept"] = results.Number(share, "fraction", meaning)
         labelled = {name: one for name, one in self.measures.items() if one.label}
         for k, column in enumerate(self.columns):

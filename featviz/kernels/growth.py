@@ -22,6 +22,7 @@ from featviz.kernels.snapshots import Snapshots, read_snapshots, spread_units
 from featviz.kernels.tuning import GROUPS, NOISY, measure_kernels
 from featviz.models.load import bundled
 from featviz.pictures import films, images
+from featviz.wording import counted
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -67,7 +68,7 @@ class KernelGrowth(Snapshots, results.Result):
         folder.figure(
             "growth.svg",
             self.plot(),
-            caption=f"Above, {len(self.units)} kernels of {self.layer} (one a row) at "
+            caption=f"Above, {counted(len(self.units), 'kernel')} of {self.layer} (one a row) at "
             f"{len(self.moments)} moments of the training. Below, the roughness of all "
             f"{self.kernels.shape[1]}: the line is the median, the band holds the middle "
             f"half. {scaling}",

@@ -24,6 +24,7 @@ from featviz.models.model import Layer, Model
 from featviz.models.units import parse_units
 from featviz.pictures import images
 from featviz.types import Progress
+from featviz.wording import counted
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -121,7 +122,7 @@ class Kernels(results.Result):
             images.enlarge(sheet, max(1, min(8, 900 // sheet.shape[-1]))),
             caption=f"By unit, in reading order. {about}",
             pixelated=True,
-            alt=f"Contact sheet of the {len(self.units)} kernels of {self.layer}",
+            alt=f"Contact sheet of {counted(len(self.units), 'kernel')} of {self.layer}",
         )
         for row, unit in enumerate(self.units):
             name = f"{self.layer}:{unit}"

@@ -20,6 +20,7 @@ from featviz.maps import activation_maps_figures as figures
 from featviz.maps.unit_maps import UnitMaps, measure_maps, open_picture, picture_source
 from featviz.models.model import Model
 from featviz.types import Count
+from featviz.wording import counted
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -68,7 +69,7 @@ class ActivationMaps(UnitMaps, results.Result):
             caption=f"{self.layer} of {self.model_name}. Above, the picture in color where a unit "
             "is active: by the square root, full at the unit's own largest value; the box is the "
             f"receptive field of its strongest position. Below, its map. {scale} {choice}".rstrip(),
-            alt=f"Activation maps of {len(self.units)} units of {self.layer} beside the picture",
+            alt=f"Maps of {counted(len(self.units), 'unit')} of {self.layer} beside the picture",
         )
         folder.figure(
             "picture.png",

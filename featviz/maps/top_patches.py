@@ -27,6 +27,7 @@ from featviz.models.units import parse_unit, parse_units, unit_name
 from featviz.pictures import images
 from featviz.top_scores import ImageCache, TopScores, scan
 from featviz.types import BatchSize, Engine, Progress, Top
+from featviz.wording import counted, unread
 
 if TYPE_CHECKING:
     from featviz.data.datasets import Pictures
@@ -170,13 +171,11 @@ def _warnings(layer: Layer, units: Sequence[int], top: TopScores) -> tuple[str, 
     if inactive:
         more = f" and {len(inactive) - 8} more" if len(inactive) > 8 else ""
         found.append(
-            f"{len(inactive)} units never exceed 0, so their patches say little: "
+            f"{counted(len(inactive), 'unit')} never above 0, so that patches say little: "
             f"{', '.join(inactive[:8])}{more}"
         )
     if top.skipped:
-        found.append(
-            f"{len(top.skipped)} pictures could not be read and are left out (skipped.csv)"
-        )
+        found.append(f"{unread(len(top.skipped))} (skipped.csv)")
     if layer.spatial and layer.receptive_field is None:
         found.append(f"the receptive field of {layer.name} is not known: whole pictures are shown")
     return tuple(found)

@@ -12,6 +12,7 @@ from featviz import results
 from featviz.maps.top_patches_figure import draw_patches
 from featviz.pictures import images
 from featviz.results import significant
+from featviz.wording import counted
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -96,18 +97,18 @@ class TopPatches(results.Result):
         folder.figure(
             "examples.svg",
             self.plot(),
-            caption=f"For each unit of {self.layer} the {what} of {self.count:,} pictures that "
-            "activate it most, one a picture, highest activation first. Gray lies outside the "
-            "picture.",
-            alt=f"Top patches of {len(self.units)} units of {self.layer}",
+            caption=f"For each unit of {self.layer} the {what} of {counted(self.count, 'picture')} "
+            "that activate it most, one a picture, highest activation first. Gray lies outside "
+            "the picture.",
+            alt=f"Top patches of {counted(len(self.units), 'unit')} of {self.layer}",
         )
         for row, (unit, name) in enumerate(zip(self.units, self.names, strict=True)):
             tag = f"{self.layer}:{unit}"
             folder.figure(
                 f"units/{results.file_stem(tag)}.jpg",
                 images.contact_sheet(self.pictures(row), gap=2),
-                caption=f"The {what} of {self.count:,} pictures that activate {name} most, one a "
-                f"picture, in reading order: {', '.join(self.values(row))}.",
+                caption=f"The {what} of {counted(self.count, 'picture')} that activate {name} "
+                f"most, one a picture, in reading order: {', '.join(self.values(row))}.",
                 alt=f"{len(self.places[row])} patches that strongly activate {name}",
                 units=[tag],
                 pixelated=self.patches.shape[-1] < 24,
@@ -148,8 +149,8 @@ class TopPatches(results.Result):
                 for unit, name, largest, percentile, active in zip(*columns, strict=True)
             ],
             caption="Each unit on natural pictures: its largest activation, what one position in "
-            f"a thousand exceeds (from {self.sampled:,} pictures), and the share of pictures "
-            "in which it exceeds 0.",
+            f"a thousand exceeds (from {counted(self.sampled, 'picture')}), and the share of "
+            "pictures in which it exceeds 0.",
         )
         if self.skipped:
             yield results.Table(

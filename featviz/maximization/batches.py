@@ -30,6 +30,7 @@ from featviz.models.frozen import frozen
 from featviz.models.layers import check_size, need_gradients
 from featviz.models.model import Layer, Model
 from featviz.types import Engine, Progress
+from featviz.wording import counted
 
 
 @dataclass(frozen=True)
@@ -156,7 +157,8 @@ def optimize_tasks(
         finished = [_finished(kept, pieces, number) for number in range(len(tasks))]
     if stopped is not None:
         count = sum(len(one.rows) for one in finished if one is not None)
-        stopped = f"stopped with {count} of {sum(len(task.keys) for task in tasks)} pictures made"
+        wanted = counted(sum(len(task.keys) for task in tasks), "picture")
+        stopped = f"stopped with {count} of {wanted} made"
         if checkpoint is not None and count:
             stopped += "; give the same command again to go on"
     return finished, stopped

@@ -15,6 +15,7 @@ from featviz.models.units import Unit
 from featviz.pictures import films, images
 from featviz.results import file_stem
 from featviz.statistics import middle
+from featviz.wording import counted
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -66,7 +67,9 @@ class Facets(results.Result):
 
     def numbers(self) -> dict[str, results.Number]:
         out = {
-            "facets": results.Number(self.images.shape[1], "", f"of {len(self.units)} units"),
+            "facets": results.Number(
+                self.images.shape[1], "", f"of {counted(len(self.units), 'unit')}"
+            ),
             "likeness": results.Number(
                 middle(self.likeness),
                 "",

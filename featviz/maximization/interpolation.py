@@ -34,6 +34,7 @@ from featviz.models.model import Layer, Model
 from featviz.models.units import parse_units, unit_name
 from featviz.pictures import films
 from featviz.types import AutoPrecision, Canvas, Progress, Seed, Steps, WayCount, Weight
+from featviz.wording import counted
 
 
 @public
@@ -78,7 +79,7 @@ def interpolate(
     ends = parse_units(model, layer, units)
     if len(ends) != 2 or any(unit.position for unit in ends):
         raise UserError(
-            f"{len(ends)} units were named; a way leads between two units of one layer, "
+            f"named: {counted(len(ends), 'unit')}; a way leads between two units of one layer, "
             "without positions (3,12)"
         )
     if film_kind is not None:

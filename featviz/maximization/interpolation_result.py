@@ -13,6 +13,7 @@ from featviz import results
 from featviz.maximization.interpolation_figures import draw_strip
 from featviz.models.units import Unit
 from featviz.pictures import films, images
+from featviz.wording import counted
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -72,7 +73,7 @@ class Interpolation(results.Result):
             caption=f"{self.title}. Above each picture the share of {second} in the objective; "
             f"below, the scores of both ({self.objective}) on the saved pictures. Colors are not "
             "rescaled.",
-            alt=f"{len(self.shares)} pictures from {first} to {second}",
+            alt=f"{counted(len(self.shares), 'picture')} from {first} to {second}",
             units=tags,
         )
         pixelated = self.images.shape[-1] < 96

@@ -28,6 +28,7 @@ from featviz.models.frozen import frozen
 from featviz.models.model import Model
 from featviz.pictures import images
 from featviz.types import Progress
+from featviz.wording import counted
 
 # Pictures in a batch by default: CPUs gain nothing from more, GPUs do.
 BATCH, BATCH_ON_CUDA = 16, 256
@@ -68,7 +69,7 @@ def optimize(
     """
     group = math.lcm(objective.group, regularizer.group if regularizer is not None else 1)
     if len(targets) % group:
-        raise ValueError(f"{len(targets)} targets are not whole groups of {group}")
+        raise ValueError(f"{counted(len(targets), 'target')}: not whole groups of {group}")
     size = batch_size or (BATCH if model.device.type == "cpu" else BATCH_ON_CUDA)
     size = max(group, min(size, len(targets)) // group * group)
     form = settings.parametrization

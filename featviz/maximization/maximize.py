@@ -54,6 +54,7 @@ from featviz.types import (
     Seed,
     Steps,
 )
+from featviz.wording import counted, not_one_each
 
 if TYPE_CHECKING:
     from featviz.data.datasets import Pictures
@@ -407,7 +408,7 @@ def maximize_objective(
 
 def _checked(labels: tuple[str, ...], count: int) -> tuple[str, ...]:
     if len(labels) != count:
-        raise UserError(f"{len(labels)} names for {count} pictures; give one each")
+        raise UserError(not_one_each(len(labels), "name", count))
     return labels
 
 
@@ -634,7 +635,7 @@ def _warnings(names: Sequence[str], made: Optimized) -> list[str]:
 def _unmade(missing: int, total: int) -> list[str]:
     if not missing:
         return []
-    return [f"stopped early: {missing} of {total} pictures were not made"]
+    return [f"stopped early: {missing} of {counted(total, 'picture')} not made"]
 
 
 def _listed(names: Sequence[str]) -> str:

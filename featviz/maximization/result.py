@@ -19,6 +19,7 @@ from featviz.models.units import Unit
 from featviz.pictures import films, images
 from featviz.results import file_stem
 from featviz.statistics import middle
+from featviz.wording import counted
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -223,7 +224,7 @@ class Maximized(results.Result):
             folder.figure(
                 f"natural/{stem}.jpg",
                 top_picture_strip(found),
-                caption=f"The {len(found.values)} of {self.panel.count:,} pictures that "
+                caption=f"The {len(found.values)} of {counted(self.panel.count, 'picture')} that "
                 f"activate {self.titles[i]} most, with their scores: {values}{framed}.",
                 alt=f"Pictures of the data that strongly activate {self.titles[i]}",
                 units=units,
@@ -343,7 +344,7 @@ class LayerResults(results.Result):
         return f"What activates units of {layers} in {self.model_name} most"
 
     def numbers(self) -> dict[str, results.Number]:
-        count = results.Number(len(self.names), "", f"of {len(self.layers)} layers")
+        count = results.Number(len(self.names), "", f"of {counted(len(self.layers), 'layer')}")
         return {"pictures": count} | {
             f"{part.layer}: {name}": number
             for part in self.layers

@@ -32,6 +32,7 @@ from featviz.models.frozen import evaluating
 from featviz.models.layers import StopForward, activations, with_tensor
 from featviz.models.model import Layer, Model
 from featviz.models.receptive_field import hookable, tensors_of
+from featviz.wording import counted
 
 Rest = Callable[[Tensor], Tensor]
 """from activations (M, ...) that take the place of one picture's to logits (M, classes)"""
@@ -397,8 +398,8 @@ def _pass(
         if value.dim() == 0 or len(value) != len(pictures):
             rows = len(value) if value.dim() else 0
             raise UserError(
-                f"{place.name} gives {rows} rows for {len(pictures)} pictures; take a layer that "
-                "gives one each"
+                f"{place.name} gives {counted(rows, 'row')} for "
+                f"{counted(len(pictures), 'picture')}; take a layer that gives one each"
             )
         return with_tensor(output, value, change(value))
 

@@ -29,6 +29,7 @@ from featviz.errors import UserError, nearest, public
 from featviz.models.frozen import plain_float32
 from featviz.models.load import resolve_device
 from featviz.types import Progress
+from featviz.wording import not_one_each
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -315,7 +316,7 @@ def banned_rows(exclude: Excluded, queries: int) -> NDArray[np.int64]:
     if exclude is None:
         return np.empty((queries, 0), np.int64)
     if len(exclude) != queries:
-        raise UserError(f"{len(exclude)} rows to exclude for {queries} queries; give one each")
+        raise UserError(not_one_each(len(exclude), "list of rows to exclude", queries, "query"))
     rows = [np.atleast_1d(np.asarray(row, dtype=np.int64)) for row in exclude]
     banned = np.full((queries, max([1, *map(len, rows)])), -1)
     for line, row in zip(banned, rows, strict=True):

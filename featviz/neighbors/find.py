@@ -19,6 +19,7 @@ from featviz.neighbors.quality import measure_quality
 from featviz.neighbors.queries import Space, read_queries
 from featviz.neighbors.result import Neighbors
 from featviz.types import Count, Progress, Seed
+from featviz.wording import counted, not_one_each
 
 if TYPE_CHECKING:
     from featviz.models.model import Model
@@ -87,7 +88,7 @@ def find_neighbors(
         else ("",) * len(rows_of)
     )
     if len(known) != len(rows_of):
-        raise UserError(f"{len(known)} labels for {len(rows_of)} rows; give one each")
+        raise UserError(not_one_each(len(known), "label", len(rows_of), "row"))
     found, vectors = read_queries(queries, Space(rows_of, known, model))
     own = [query.own_rows for query in found]
     distances, rows = searched.search(vectors, k, exclude=own, progress=progress)
@@ -138,7 +139,7 @@ def _warnings(rows: Index, backend: str, recall: float | None) -> list[str]:
     warnings = []
     empty = int((rows.norms == 0).sum())
     if empty and rows.metric == "cosine":
-        warnings.append(f"{empty} rows are all zero and have no direction; their distance is 1")
+        warnings.append(f"{counted(empty, 'row')} of zeros, without a direction: the distance is 1")
     if recall is not None and recall < 0.9:
         warnings.append(f"the {backend} index finds only {recall:.0%} of the true nearest")
     return warnings

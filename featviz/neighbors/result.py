@@ -20,6 +20,7 @@ from featviz.neighbors.queries import Query
 from featviz.pictures import images
 from featviz.pictures.preprocessing import Preprocessing
 from featviz.statistics import share
+from featviz.wording import counted
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -102,7 +103,7 @@ class Neighbors(results.Result):
                     caption="At the left the query, then its neighbors, nearest first, with "
                     f"{_UNIT[self.metric]}. Filled green dot and frame: of the query's class; "
                     "open dot: of another class.",
-                    alt=f"Rows of pictures: {names} and their {self.k} nearest neighbors",
+                    alt=f"Rows of pictures: {names} and {counted(self.k, 'nearest neighbor')}",
                 )
         if self.quality is not None:
             folder.figure(

@@ -65,6 +65,7 @@ from featviz.types import (
     Seed,
     Tries,
 )
+from featviz.wording import counted
 
 if TYPE_CHECKING:
     from featviz.models.model import Model
@@ -202,7 +203,7 @@ def audit(
         )
         left_out = _left_out(plan, len(labeled.pictures), parts)
         labeled, parts = labeled.spread(plan.count), plan.parts
-        work.report(0, 0, f"about {duration(plan.seconds)} for {plan.count} pictures")
+        work.report(0, 0, f"about {duration(plan.seconds)} for {counted(plan.count, 'picture')}")
         with frozen(model):
             tested = self_test()
             work.report(0, 1, tested.line.partition(":")[0])
@@ -253,7 +254,7 @@ def _left_out(plan: Plan, count: int, parts: Sequence[str]) -> list[str]:
     """What does not fit into the time, in words."""
     found = []
     if plan.count < count:
-        found.append(f"{count - plan.count} of {count} pictures")
+        found.append(f"{count - plan.count} of {counted(count, 'picture')}")
     found += [part for part in parts if part not in plan.parts]
     return [f"left out to fit into the time: {', '.join(found)}"] if found else []
 

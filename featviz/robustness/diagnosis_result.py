@@ -33,6 +33,7 @@ from featviz.robustness.diagnosis import (
     margin_change,
 )
 from featviz.statistics import percentiles, resampled_medians
+from featviz.wording import counted
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -66,7 +67,11 @@ class Diagnosis(results.Result):
 
     @property
     def title(self) -> str:
-        return f"Inside {self.model_name}: {len(self.names)} adversarial pictures"
+        return f"Inside {self.model_name}: {counted(len(self.names), 'adversarial picture')}"
+
+    @property
+    def _pictures(self) -> str:
+        return counted(len(self.names), "picture")
 
     def numbers(self) -> dict[str, results.Number]:
         layers, changes = self.layers.layers, self.layers.changes
@@ -120,7 +125,7 @@ class Diagnosis(results.Result):
         folder.figure(
             "layers.svg",
             self.plot(),
-            caption=f"How far each layer moves, {len(self.names)} pictures, {self.size}: lines are "
+            caption=f"How far each layer moves, {self._pictures}, {self.size}: lines are "
             "medians, bands the middle half. Left: norm of the change over the norm of the "
             "activation; middle: how far the direction turns (1 - cosine); right: share of ReLU "
             "units switched on or off. Noise and blur have the same L2 norm as the adversarial "
@@ -207,7 +212,7 @@ class Diagnosis(results.Result):
             "layers.csv",
             header.split(),
             rows,
-            caption=f"Layer by layer, {len(self.names)} pictures: relative norm of the change "
+            caption=f"Layer by layer, {self._pictures}: relative norm of the change "
             "(quartiles), its gain over the picture's own, cosine, switched ReLUs, nearness to "
             "the label's class (1) or the predicted one (-1); medians.",
         )

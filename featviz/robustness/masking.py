@@ -27,6 +27,7 @@ from torch import Tensor
 from featviz.attacks import losses, projections
 from featviz.attacks.evaluation import classify
 from featviz.attacks.options import Classifier
+from featviz.wording import counted
 
 TINY = 1e-6
 """far below one level of an 8-bit picture (1/255), yet far above the last bit of a float32"""
@@ -437,4 +438,6 @@ def _share(name: str, count: int, of: int, limit: float, meaning: str, remedy: s
     """A count that must be small: more than one picture, and more than `limit` of all."""
     value = count / of if of else None
     flagged = bool(of) and count > max(1 if limit else 0, limit * of)
-    return Check(name, value, limit, flagged, f"{count} of {of} pictures {meaning}", remedy)
+    return Check(
+        name, value, limit, flagged, f"{count} of {counted(of, 'picture')} {meaning}", remedy
+    )

@@ -28,6 +28,7 @@ from featviz.robustness.norm_audit import (
 )
 from featviz.robustness.self_test import SelfTest
 from featviz.statistics import Share, median, share
+from featviz.wording import counted
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -76,7 +77,11 @@ class Audit(results.Result):
 
     @property
     def title(self) -> str:
-        return f"Audit of {self.model_name} on {len(self.names)} pictures of {self.data_name}"
+        return f"Audit of {self.model_name} on {self._pictures} of {self.data_name}"
+
+    @property
+    def _pictures(self) -> str:
+        return counted(len(self.names), "picture")
 
     @property
     def parts(self) -> Mapping[str, results.Result]:
@@ -176,7 +181,7 @@ class Audit(results.Result):
         folder.figure(
             "curves.svg",
             self.plot(),
-            caption=f"Robust accuracy of {len(self.names)} pictures against the size of the "
+            caption=f"Robust accuracy of {self._pictures} against the size of the "
             "change, an upper bound. Blue: all attacks, each picture until the smallest "
             "adversarial change found for it, with the 95% Wilson band; diamonds: eps at which a "
             "second strong attack tried the pictures that were left. Orange: one step (FGSM). "
@@ -395,15 +400,15 @@ def audit_warnings(audit: Audit) -> list[str]:
             "so accuracy means agreement with itself and is 100% at eps 0 by construction"
         )
     if right < 30:
-        found.append(f"only {right} pictures are right when clean: the intervals are wide")
+        found.append(f"only {counted(right, 'picture')} right when clean: the intervals are wide")
     for norm in audit.norms:
         for a in norm.second_attacks:
             if a.fooled > max(1, 0.01 * n):
                 found.append(
                     f"second attack stronger than the search: at {norm.name} {norm.text(a.eps)} "
-                    f"{a.attack} fools {a.fooled} pictures ({100 * a.fooled / n:.1f} points) that "
-                    "the search did not; the curve includes them there, but may be too high "
-                    "elsewhere: take more steps"
+                    f"{a.attack} fools {counted(a.fooled, 'picture')} ({100 * a.fooled / n:.1f} "
+                    "points) that the search did not; the curve includes them there, but may be "
+                    "too high elsewhere: take more steps"
                 )
                 break
         if len(norm.convergence) > 1:

@@ -27,6 +27,7 @@ from featviz.errors import UserError, public
 from featviz.models.frozen import frozen
 from featviz.statistics import Share, share
 from featviz.types import BatchSize, Progress
+from featviz.wording import counted, unread
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -326,8 +327,8 @@ def _warnings(
         found.append(f"no class of the model belongs to {', '.join(without)}: left out")
     if foreign:
         found.append(
-            f"{len(foreign)} files are not named shape-texture and do not count, first {foreign[0]}"
+            f"{counted(len(foreign), 'file')} not named shape-texture, left out, first {foreign[0]}"
         )
     if skipped:
-        found.append(f"{len(skipped)} stimuli could not be read, first {skipped[0].reason}")
+        found.append(f"{unread(len(skipped))}, first {skipped[0].reason}")
     return tuple(found)

@@ -135,8 +135,7 @@ def read_examples(
     decoded, rows, skipped = _decode(pictures, range(len(pictures)), preprocessing, progress)
     if not rows:
         raise UserError(
-            f"none of the {len(pictures)} pictures of {pictures.root} could be read; "
-            f"the first: {skipped[0].reason}"
+            f"no picture of {pictures.root} could be read; the first: {skipped[0].reason}"
         )
     kept = pictures.select(rows) if skipped else pictures
     return Examples(kept, labels[rows], names, preprocessing, decoded, skipped)

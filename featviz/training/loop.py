@@ -45,6 +45,7 @@ from featviz.types import (
     WeightDecay,
     WorkerCount,
 )
+from featviz.wording import unread
 
 Schedule = Callable[[float], float]
 """from the share of the run that is done, in [0, 1], to a factor of the learning rate"""
@@ -561,7 +562,7 @@ def _warnings(examples: Examples, tested: Examples | None) -> tuple[str, ...]:
     for words, what in (("training", examples), ("validation", tested)):
         if what is not None and what.skipped:
             warnings.append(
-                f"{len(what.skipped)} {words} pictures could not be read and were left out; "
-                f"the first: {what.skipped[0].reason}"
+                f"{unread(len(what.skipped), f'{words} picture')}; the first: "
+                f"{what.skipped[0].reason}"
             )
     return tuple(warnings)

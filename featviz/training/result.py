@@ -19,6 +19,7 @@ from featviz.pictures.preprocessing import Preprocessing
 from featviz.statistics import share
 from featviz.training.figures import draw_history
 from featviz.training.files import save_growth, save_weights
+from featviz.wording import counted
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -72,7 +73,7 @@ class TrainResult(results.Result):
             "top-1": self._accuracy(last.top1),
             "top-5": self._accuracy(last.top5),
             "loss": results.Number(last.loss, "", "of the training pictures in the last epoch"),
-            "epochs": results.Number(last.epoch, "", f"{last.step:,} steps"),
+            "epochs": results.Number(last.epoch, "", counted(last.step, "step")),
             "speed": results.Number(round(speed), "pictures/s", "mean over epochs"),
             "time": results.Number(round(sum(e.seconds for e in self.epochs)), "s", "all epochs"),
         }

@@ -99,7 +99,7 @@ def test_pictures_are_matched_by_their_paths(first: Store) -> None:
     assert names[0] == names[1]
     assert (found.shared == 1).all()
     assert "10 pictures that only one" in found.warnings[0]
-    assert "an even sample of 40 of 50" in found.warnings[1]
+    assert "an even sample is shown: 40 of 50" in found.warnings[1]
 
 
 def test_the_folder_lists_what_moved(same: AlignedMaps, tmp_path: Path) -> None:

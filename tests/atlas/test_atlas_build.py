@@ -167,7 +167,7 @@ def test_large_stores_are_sampled_and_say_so(model: Model, pictures: torch.Tenso
     store = embed(model, pictures, labels=LABELS)
     some = build_atlas(None, store, most=20, layout=QUICK)
     assert some.rows == tuple(range(0, 40, 2))
-    assert "an even sample of 20 of 40" in some.warnings[0]
+    assert "an even sample is shown: 20 of 40" in some.warnings[0]
     assert torch.equal(some.neighbors, build_atlas(None, store, most=20, layout=QUICK).neighbors)
     means = cell_means(store.take(some.rows), some.levels[0].grid)
     assert len(means) == len(some.levels[0].grid.cells)
@@ -185,7 +185,7 @@ def test_pictures_that_are_gone_are_gray_or_an_error(
     store = embed(mini, folder, out=tmp_path / "s")
     (folder / "4.png").unlink()
     atlas = build_atlas(None, store, layout=QUICK)
-    assert "1 pictures could not be read" in atlas.warnings[0]
+    assert "1 picture could not be read" in atlas.warnings[0]
     assert (atlas.thumbnails[[4]] == GRAY).all()
     moved = folder.rename(tmp_path / "moved")
     with pytest.raises(UserError, match="give --data"):

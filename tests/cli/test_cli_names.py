@@ -72,7 +72,7 @@ def test_commands_take_and_show_them(
 ) -> None:
     code, out, _ = run(capsys, "eval", "--data", data, "--out", tmp_path / "eval", "--json")
     assert code == 0
-    assert "1 pictures could not be read" in " ".join(json.loads(out)["warnings"])
+    assert "1 picture could not be read" in " ".join(json.loads(out)["warnings"])
     picture = data / "goldfish" / os.fsdecode(NAMES[4])
     code, _, _ = run(capsys, "attribute", picture, "--out", tmp_path / "attribute")
     assert code == 0

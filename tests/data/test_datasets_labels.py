@@ -141,5 +141,5 @@ def test_unreadable_pictures_and_empty_folders_are_in_the_report(
     report = featviz.evaluate(model, tmp_path / "d").label_report
     assert report is not None
     assert (report.unreadable, report.empty) == (("n01/b.png",), ("n02",))
-    assert any("1 pictures could not be read" in text for text in report.warnings)
+    assert any("1 picture could not be read" in text for text in report.warnings)
     assert "1 class folder without a picture: n02" in report.warnings

@@ -294,7 +294,7 @@ def test_paths_of_a_list_are_looked_for_beside_it_and_then_here(
     assert values(found.select([0])) == [0]
     assert found.left_out.remarks == (
         "paths of the list are relative to the working directory",
-        "1 lines of the list name a picture that an earlier one names",
+        "1 line of the list with a picture that an earlier one names",
     )
     make(tmp_path / "lists", "a/0.png", "a/1.png")
     beside = open_pictures(place)

@@ -158,15 +158,15 @@ def test_what_holds_nothing_is_named(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match=r"empty holds no pictures \(\.bmp, "):
         open_pictures(tmp_path / "empty")
-    with pytest.raises(UserError, match="no such file or folder; --data takes a folder"):
+    with pytest.raises(UserError, match="no such file or folder; give a picture, a folder"):
         open_pictures(tmp_path / "absent")
     (tmp_path / "x.tar").write_text("no tar")
     with pytest.raises(UserError, match=r"x\.tar is not a tar that can be read"):
         open_pictures(tmp_path / "x.tar")
     broken = open_pictures(folder).select([2, 5])
-    with pytest.raises(UserError, match=r"none of the 2 pictures of .*data could be read"):
+    with pytest.raises(UserError, match=r"no picture of .*data could be read"):
         list(batches(broken, Preprocessing.of(8)))
-    with pytest.raises(UserError, match=r"none of the 2 pictures of .*data could be read"):
+    with pytest.raises(UserError, match=r"no picture of .*data could be read"):
         read_all(broken, Preprocessing.of(8))
 
 
@@ -225,7 +225,7 @@ def test_pictures_are_read_with_the_labels_of_the_model(folder: Path) -> None:
     assert read.labels.tolist() == [2, 2]
     assert read.warnings[0] == "2 of 3 classes of m have no picture: tabby, bus"
     assert "4 of 7 pictures do not count" in read.warnings[1]
-    assert "1 pictures could not be read" in read.warnings[2]
+    assert "1 picture could not be read" in read.warnings[2]
     assert read.data_name == "data"
 
 
@@ -237,7 +237,7 @@ def test_a_tensor_is_read_with_labels_by_index_or_name() -> None:
     assert read.labels.tolist() == [0, 2]
     assert torch.equal(read.pictures, pictures[[0, 2]])
     assert read_labeled(model, pictures).labels is None
-    with pytest.raises(UserError, match="1 labels for 4 pictures"):
+    with pytest.raises(UserError, match="1 label for 4 pictures"):
         read_labeled(model, pictures, [0])
     with pytest.raises(UserError, match="must lie in"):
         read_labeled(model, pictures - 1)

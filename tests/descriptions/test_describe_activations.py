@@ -235,7 +235,7 @@ def test_pictures_without_a_label_are_left_out_and_counted(values: torch.Tensor)
     labels = [label if i % 9 else None for i, label in enumerate(LABELS)]
     found = featviz.describe_activations(values, labels, permutations=99)
     assert found.pictures == 80
-    assert "10 of 90 pictures have no label" in found.warnings[0]
+    assert "10 of 90 pictures, without a label" in found.warnings[0]
 
 
 def test_files_that_are_no_groups_are_said_in_one_line(tmp_path: Path) -> None:

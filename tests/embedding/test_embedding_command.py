@@ -82,11 +82,11 @@ def test_ctrl_c_keeps_finished_pieces_and_says_how_many_rows(tmp_path: Path) -> 
         (["--layer", "relu7", "--position", "random"], "relu7 has no map"),
         (
             ["--layer", "relu3", "--position", "corner"],
-            "'corner' is not one of 'mean', 'max', 'random'",
+            "'corner'; it must be one of mean, max, random",
         ),
-        (["--precision", "fp8"], "is not one of 'auto', 'float32', 'bfloat16'"),
-        (["--decoder", "quick"], "is not one of 'exact', 'fast'"),
-        (["--engine", "spark"], "is not one of 'here', 'ray'"),
+        (["--precision", "fp8"], "must be one of auto, float32, bfloat16"),
+        (["--decoder", "quick"], "must be one of exact, fast"),
+        (["--engine", "spark"], "must be one of here, ray"),
         (["--layer", "relu77"], "did you mean"),
     ],
 )

@@ -72,4 +72,4 @@ def test_pictures_that_cannot_be_read_are_said(mini: Model, tmp_path: Path) -> N
         Image.new("RGB", (64, 64), (90 * number, 40, 200)).save(tmp_path / f"{number}.png")
     (tmp_path / "broken.png").write_bytes(b"none")
     made = featviz.build_explorer(mini, featviz.open_pictures(tmp_path))
-    assert made.warnings == ("1 pictures could not be read and were left out",)
+    assert made.warnings == ("1 picture could not be read and is left out",)

@@ -122,7 +122,7 @@ def test_saved_examples_read_back(folder: Path, tmp_path: Path) -> None:
     best = lines[1].split(",")
     assert (best[0], best[1], best[4]) == ("0", "1", r.places[0][0].path)
     assert "11b.png" in (tmp_path / "e" / "skipped.csv").read_text()
-    assert any("1 pictures could not be read" in w for w in document["warnings"])
+    assert any("1 picture could not be read" in w for w in document["warnings"])
 
 
 def test_mistakes_are_named(folder: Path, tmp_path: Path) -> None:
@@ -132,7 +132,7 @@ def test_mistakes_are_named(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="unit 6 is out of range"):
         top_patches(net(), pictures, "conv1", units=[6])
     (tmp_path / "x.png").write_text("no picture")
-    with pytest.raises(UserError, match="none of the 1 pictures"):
+    with pytest.raises(UserError, match="no picture of"):
         top_patches(net(), open_pictures(tmp_path), "conv1")
 
 

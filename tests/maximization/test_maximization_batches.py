@@ -300,7 +300,7 @@ def test_ctrl_c_saves_what_there_is_and_the_command_goes_on(
         patch.setattr(maximize, "maximize", interrupted)
         assert run(*words, "--out", str(out)) == 130
     assert (tmp_path / "out.partial").is_dir()
-    assert "2 of 3 pictures were not made" in (out / "result.json").read_text()
+    assert "2 of 3 pictures not made" in (out / "result.json").read_text()
     assert run(*words, "--out", str(out)) == 0  # without --overwrite: it is not finished
     assert "were not made" not in (out / "result.json").read_text()
     assert not (tmp_path / "out.partial").exists()

@@ -40,7 +40,7 @@ def test_classes_by_name_and_a_film(tmp_path: Path, capsys: pytest.CaptureFixtur
         (["--layer", "conv5", "--units", "9999"], "out of range"),
         (["--layer", "logits", "--units", "goldfsh"], "did you mean goldfish"),
         (["--objective", "best"], "take auto, center or channel"),
-        (["--precision", "int8"], "not one of 'auto', 'float32', 'bfloat16'"),
+        (["--precision", "int8"], "must be one of auto, float32, bfloat16"),
         (["--data", "no/such/folder"], "no/such/folder"),
     ],
 )
@@ -71,7 +71,7 @@ def test_ctrl_c_saves_what_is_finished(tmp_path: Path, monkeypatch: pytest.Monke
     assert run(*words, "--out", str(out), "--quiet") == 130
     document = json.loads((out / "result.json").read_text())
     assert [f["file"] for f in document["figures"] if f["units"]] == ["units/conv2-0.png"]
-    assert "2 of 3 pictures were not made" in document["warnings"][0]
+    assert "2 of 3 pictures not made" in document["warnings"][0]
 
 
 def test_facets_and_interpolate(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -94,8 +94,8 @@ def test_facets_and_interpolate(tmp_path: Path, capsys: pytest.CaptureFixture[st
     [
         ("facets", ["--count", "1"], "--count is 1; it must be a whole number, 2 to"),
         ("facets", ["--units", "3@0,0"], "leave the positions out"),
-        ("facets", ["--film", "avi"], "not one of 'gif', 'mp4'"),
-        ("interpolate", ["--units", "1,2,3"], "3 units were named"),
+        ("facets", ["--film", "avi"], "must be one of gif, mp4"),
+        ("interpolate", ["--units", "1,2,3"], "named: 3 units;"),
         ("interpolate", ["--alignment", "-1"], "--alignment is -1"),
     ],
 )

@@ -102,8 +102,8 @@ def test_alignment_shortens_the_way_and_each_end_is_its_own_units(mini: Model) -
 @pytest.mark.parametrize(
     ("units", "options", "words"),
     [
-        ("3", {}, "1 units were named"),
-        ("3,4,5", {}, "3 units were named"),
+        ("3", {}, "named: 1 unit;"),
+        ("3,4,5", {}, "named: 3 units;"),
         (["3@0,0", "4@0,0"], {}, "without positions"),
         ("3,4", {"count": 2}, "count is 2"),
         ("3,4", {"alignment": -1.0}, "alignment is -1"),

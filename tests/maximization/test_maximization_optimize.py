@@ -294,7 +294,7 @@ def test_ctrl_c_keeps_what_is_finished() -> None:
     result = stopped.value.result
     assert result is not None
     assert result.names == ("conv2:0", "conv2:1")
-    assert "6 of 8 pictures were not made" in result.warnings[-1]
+    assert "6 of 8 pictures not made" in result.warnings[-1]
     whole = featviz.maximize(model, "conv2", units=[0, 1], steps=3)
     assert torch.equal(result.images, whole.images)
 

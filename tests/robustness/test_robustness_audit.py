@@ -255,7 +255,7 @@ def test_class_folders_are_the_labels_and_unknown_folders_are_left_out(
     found = audit(model, open_pictures(tmp_path), norms=["linf"], eps=[1 / 255], **QUICK)
     assert sorted(found.labels.tolist()) == [0, 0, 3, 3]
     assert any("2 of 7 pictures do not count" in w for w in found.warnings)
-    assert any("1 pictures could not be read" in w for w in found.warnings)
+    assert any("1 picture could not be read" in w for w in found.warnings)
     assert found.origin.data is not None
     assert found.origin.data["name"] == tmp_path.name
 

@@ -135,7 +135,7 @@ def test_ctrl_c_keeps_the_last_epoch_and_the_same_command_goes_on(
         (["train", "--model", "alexnet-mimi"], "did you mean alexnet-mini"),
         (["train", "--schedule", "cosin"], "did you mean cosine"),
         (["train", "--lr", "fast"], "--lr"),
-        (["eval", "--precision", "int8"], "'int8' is not one of"),
+        (["eval", "--precision", "int8"], "--precision is 'int8'; it must be one of"),
     ],
 )
 def test_mistakes_are_one_line_and_leave_nothing(

@@ -102,7 +102,7 @@ def test_broken_pictures_and_strange_folders_do_not_count_and_are_named(
     result = evaluate(model, data)
     assert (result.top1.hits, result.top1.n) == (5, 12)
     assert any("1 of 14 pictures do not count" in w and "zebra" in w for w in result.warnings)
-    assert any("1 pictures could not be read" in w for w in result.warnings)
+    assert any("1 picture could not be read" in w for w in result.warnings)
 
 
 def test_data_without_a_known_class_is_refused(model: Model, tmp_path: Path) -> None:

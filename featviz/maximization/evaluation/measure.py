@@ -38,6 +38,7 @@ from featviz.models.units import Unit
 from featviz.pictures import images
 from featviz.pictures.images import Box
 from featviz.top_scores import ImageCache, TopScores
+from featviz.wording import unread
 
 if TYPE_CHECKING:
     from featviz.data.datasets import Pictures
@@ -171,7 +172,7 @@ def measure_panel(
         natural = _Data(layer, reader, cache, top, peak, side)
         numbers |= _against(scores, top, columns)
         if top.skipped:
-            notes.append(f"{len(top.skipped)} pictures could not be read and are left out")
+            notes.append(unread(len(top.skipped)))
     if reader is not None:
         numbers["rank"] = _ranks(reader, values, units, natural)
     if other is not None:
