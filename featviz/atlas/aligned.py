@@ -143,7 +143,7 @@ def align_maps(
     )
     return AlignedMaps(
         origin=made,
-        warnings=warnings,
+        warnings=(*warnings, *maps[0].warnings, *maps[1].warnings),
         first=sides[0],
         second=sides[1],
         k=k,

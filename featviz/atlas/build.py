@@ -155,6 +155,7 @@ def build_atlas(
             for number in range(seed, seed + seeds)
         ]
         shown = maps[0]
+        warnings += shown.warnings
         if sides is None:
             sides = [side for side in SIDES if side == SIDES[0] or side * side <= 2 * count]
         shown_sides = sorted({*sides, *(icon_sides if icons != "sample" else ())})

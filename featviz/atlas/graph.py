@@ -2,11 +2,16 @@
 
 Every row is a query here, so the float64 certificate of `neighbors.exact` would cost more than the
 layout. Distances are float32's, and agree with it to six decimals. Up to 16,384 rows all are
-compared with all in the whole space. Above, candidates are found along 256 principal axes: in the
-groups nearest to each row (`groups`), of which as many are looked into as hold 99.5% of the
-neighbors of 200 rows, known from exact search (on a GPU, among all rows); and the best of these,
-half as many again as are wanted, are compared in the whole space. The recall is measured over those
-200 rows. Where it is below .99, up to 65,536 rows are compared with all in the whole space.
+compared with all in the whole space. Above, candidates are found in three stages, each of fewer
+rows along more axes:
+
+1. along 64 principal axes (or as many as hold enough), in the groups nearest to each row
+   (`groups`): as many groups as hold 99.5% of the neighbors of 200 rows, known from exact search;
+2. the 4 k + 120 best of these, along 256 axes (on a GPU, all rows instead of both);
+3. the 1.5 k + 30 best of these, in the whole space.
+
+The recall is measured over those 200 rows. Where it is below .99, up to 65,536 rows are compared
+with all in the whole space.
 """
 
 from __future__ import annotations
@@ -39,11 +44,15 @@ RECALL = 0.99
 _WHOLE = 16_384
 """rows up to which all are compared with all in the whole space"""
 _AXES = 256
+_FEW_AXES = 64
+"""of them, those along which the groups are searched, doubled until candidates hold enough"""
 _QUICK_AXES = 50
 _LEARNED = 8192
 """rows from which the axes are learned"""
 _EXACT = 65_536
 """rows up to which the whole space is searched if they are not"""
+_SCORES = 2**26
+"""numbers that a search in groups holds at a time"""
 _BLOCK = 16
 """numbers of which the largest is found first"""
 _MEASURED = 200
@@ -182,18 +191,24 @@ def _along_axes(work: _Work, axes: int, k: int, quick: bool) -> tuple[Tensor, Te
     flat = space.along_axes(axes)
     some = torch.arange(0, count, max(1, count // _MEASURED))
     true = space.exact(some, k)[0]
-    wide = k if quick else min(count - 1, k + k // 2)
+    wide = k if quick else min(count - 1, k + k // 2 + 30)
     parts: _Parts | None = None
     if space.device.type == "cpu":
-        groups = find_groups(flat)
-        probes = groups.holding(flat[some], true, HELD, wide + 1)
+        widest = wide if quick else min(count - 1, 4 * k + 120)
+        few = _few_axes(flat, space.bias, some, true, widest)
+        groups = find_groups(few)
+        probes = groups.holding(few[some], true, HELD, widest + 1)
+        search = _Grouped(few, space.bias, groups, probes)
         # Rows of a part are near each other, so that few others are candidates of any of them.
         parts = torch.cat(groups.members).split(_PART)
-        near, scores = work.each(
-            "in groups",
-            lambda part: _in_groups(flat, space.bias, groups, probes, part, wide),
-            parts,
-        )
+
+        def best(part: Tensor) -> tuple[Tensor, Tensor]:
+            near, scores = search(part, widest)
+            if len(few[0]) == axes:
+                return near[:, :wide], scores[:, :wide]
+            return _rank(flat.__getitem__, space.bias, part, near, wide)
+
+        near, scores = work.each("in groups", best, parts)
     else:
         near, scores = work.each(
             "along axes", lambda part: _search([flat], space.bias, flat[part], part, wide)
@@ -202,31 +217,62 @@ def _along_axes(work: _Work, axes: int, k: int, quick: bool) -> tuple[Tensor, Te
         near, scores = work.each(
             "in the whole space", lambda part: space.rank(part, near[part].long(), k), parts
         )
-    return near, scores, float((true[:, :, None] == near[some][:, None]).any(2).double().mean())
+    return near, scores, _shared(true, near[some])
 
 
-def _in_groups(
-    flat: Tensor, bias: Tensor, groups: Groups, probes: int, rows: Tensor, k: int
-) -> tuple[Tensor, Tensor]:
-    """Of some rows the k best others in the groups nearest to each, and their scores, (R, k)."""
-    queries = flat[rows]
-    named = groups.nearest(queries, probes)
-    count, probes = named.shape
-    room = -(-max(map(len, groups.members)) // _BLOCK) * _BLOCK
-    score = torch.full((count, probes, room), -torch.inf)
-    other = torch.zeros(len(groups.members), room, dtype=torch.int64)
-    sizes = torch.bincount(named.flatten(), minlength=len(groups.members)).tolist()
-    for number, places in enumerate(named.flatten().argsort().split(sizes)):
-        if len(places):
-            members = groups.members[number]
-            mine, slot = places // probes, places % probes
-            found = torch.addmm(-bias[members], queries[mine], flat[members].T)
-            score[mine, slot, : len(members)] = found
-            other[number, : len(members)] = members
-    best, at = _best(score.flatten(1), k + 1)
-    near = other[named.gather(1, at // room), at % room]
-    best[near == rows[:, None]] = -torch.inf
-    return _in_order(best, near, k)
+def _shared(true: Tensor, found: Tensor) -> float:
+    """The fraction of true neighbors (R, k) among those found (R, any)."""
+    return float((true[:, :, None] == found[:, None]).any(2).double().mean())
+
+
+def _few_axes(flat: Tensor, bias: Tensor, rows: Tensor, true: Tensor, wide: int) -> Tensor:
+    """The first axes alone: so many that the `wide` best along them hold true neighbors."""
+    axes = min(_FEW_AXES, flat.shape[1])
+    while axes < flat.shape[1]:
+        few = flat[:, :axes].contiguous()
+        near, _ = _search([few], bias, few[rows], rows, wide)
+        if _shared(true, near) >= HELD:
+            return few
+        axes *= 2
+    return flat
+
+
+class _Grouped:
+    """A search in the groups nearest to each row."""
+
+    def __init__(self, flat: Tensor, bias: Tensor, groups: Groups, probes: int):
+        self.flat, self.groups, self.probes = flat, groups, min(probes, len(groups.members))
+        self.order = torch.cat(groups.members)
+        sizes = [len(members) for members in groups.members]
+        self.members = flat[self.order].split(sizes)
+        self.bias = bias[self.order].split(sizes)
+        self.room = -(-max(sizes) // _BLOCK) * _BLOCK
+        self.starts = torch.tensor([0, *sizes[:-1]]).cumsum(0)
+        self.size = max(1, _SCORES // (self.probes * self.room))
+        # One buffer for all parts: new memory of this size costs more than what is written to it.
+        self.scores = torch.empty(self.size * self.probes, self.room)
+
+    def __call__(self, rows: Tensor, k: int) -> tuple[Tensor, Tensor]:
+        """Of some rows the k best others there, and their scores, (R, k)."""
+        near, scores = zip(*(self._best(part, k) for part in rows.split(self.size)), strict=True)
+        return torch.cat(near), torch.cat(scores)
+
+    def _best(self, rows: Tensor, k: int) -> tuple[Tensor, Tensor]:
+        queries = self.flat[rows]
+        named = self.groups.nearest(queries, self.probes)
+        score = self.scores[: named.numel()]
+        sizes = torch.bincount(named.flatten(), minlength=len(self.members)).tolist()
+        for number, places in enumerate(named.flatten().argsort().split(sizes)):
+            if len(places):
+                members = self.members[number]
+                mine = queries[places // self.probes]
+                score[places, : len(members)] = torch.addmm(-self.bias[number], mine, members.T)
+                score[places, len(members) :] = -torch.inf
+        best, at = _best(score.view(len(rows), -1), k + 1)
+        place = self.starts[named.gather(1, at // self.room)] + at % self.room
+        near = self.order[place.clamp_max(len(self.order) - 1)]
+        best[near == rows[:, None]] = -torch.inf
+        return _in_order(best, near, k)
 
 
 def _best(score: Tensor, k: int) -> tuple[Tensor, Tensor]:
@@ -263,6 +309,18 @@ def _products(rows: Tensor, others: Tensor, columns: Tensor, counts: Tensor) -> 
         )
         found: Tensor = torch.sparse.sampled_addmm(pairs, rows, others.T, beta=0.0)
     return found.values()
+
+
+def _rank(
+    take: Callable[[Tensor], Tensor], bias: Tensor, rows: Tensor, proposed: Tensor, k: int
+) -> tuple[Tensor, Tensor]:
+    """Of some rows the k best of what is proposed (R, wide), on the CPU; `take` reads rows."""
+    proposed = proposed.sort(1).values
+    # Every row is read once, although most are candidates of many rows of a part.
+    used, columns = proposed.unique(return_inverse=True)
+    counts = torch.full((len(rows),), proposed.shape[1])
+    score = _products(take(rows), take(used), columns.flatten(), counts)
+    return _in_order(score.view_as(proposed) - bias[proposed], proposed, k)
 
 
 class _Space:
@@ -322,12 +380,7 @@ class _Space:
     def rank(self, rows: Tensor, proposed: Tensor, k: int) -> tuple[Tensor, Tensor]:
         """Of some rows the k best of what is proposed (R, wide), in the whole space."""
         if self.device.type == "cpu":
-            proposed = proposed.sort(1).values
-            # Every row is read once, although most are candidates of many rows of a part.
-            used, columns = proposed.unique(return_inverse=True)
-            counts = torch.full((len(rows),), proposed.shape[1])
-            score = _products(self.take(rows), self.take(used), columns.flatten(), counts)
-            return _in_order(score.view_as(proposed) - self.bias[proposed], proposed, k)
+            return _rank(self.take, self.bias, rows, proposed, k)
         found, scores = torch.empty(len(rows), k, dtype=torch.int64), torch.empty(len(rows), k)
         for part in torch.arange(len(rows)).split(256):
             near = self.take(proposed[part].flatten()).to(self.device)

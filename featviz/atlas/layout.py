@@ -43,6 +43,8 @@ PEER_STEPS = (250, 750)
 """at a learning rate of N / 12 openTSNE's own 250 + 500 are not enough for 10,000 rows"""
 FEWEST = 8
 """with fewer rows than this the principal components are the map"""
+FEW_PLACES = 10
+"""of a map of any size, below which it is too small to tell rows apart"""
 METHODS = ("auto", "tsne", "preview", *peers.PACKAGES)
 _LEARNED = 20_000
 
@@ -97,6 +99,26 @@ class Layout:
     """the Kullback-Leibler divergence of the map from its graph in nats, for every method by the
     same formula (`featviz.atlas.tsne.divergence`); None for principal components"""
     seed: int
+    exaggeration: float = 1.0
+
+    @property
+    def places(self) -> float:
+        """In how many places the rows are: 1 over the mean of 1 / (1 + d^2) over all pairs.
+
+        Each row with itself is a pair too, so it is 1 where all are at one point, and their number
+        where all are far from each other.
+        """
+        return len(self.raw) / (1 + tsne.similarities(self.raw) / len(self.raw))
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What to know before looking at the map."""
+        if self.exaggeration == 1 or self.places >= min(FEW_PLACES, len(self.raw) / 4):
+            return ()
+        return (
+            f"exaggeration {self.exaggeration:g} shrinks this map: its {len(self.raw)} rows are in "
+            f"about {self.places:.1f} places; take a smaller one, 1 is plain t-SNE",
+        )
 
 
 def lay_out(
@@ -179,7 +201,9 @@ def lay_out(
         )
         name = f"{method} {peers.version(method)}"
     score = tsne.divergence(pairs, raw)
-    return Layout(to_unit_square(raw), raw, flat, name, perplexity, steps, score, seed)
+    return Layout(
+        to_unit_square(raw), raw, flat, name, perplexity, steps, score, seed, settings.exaggeration
+    )
 
 
 def _start(positions: Tensor, seed: int) -> Tensor:

@@ -271,18 +271,25 @@ def _good_size(wanted: int) -> int:
     return 2 * int(next_fast_len(-(-wanted // (2 * step)) * step, real=True))
 
 
+def similarities(points: Tensor) -> float:
+    """Z of points (N, 2): the sum of 1 / (1 + d^2) over all ordered pairs of two.
+
+    Above 4,000 points by a grid of half the usual spacing (relative error below 1e-4).
+    """
+    y = points.double()
+    if len(y) <= _ALL_PAIRS:
+        return 2 * float((1 / (1 + torch.pdist(y.contiguous()).square())).sum())
+    return float(Repulsion(SPACING / 2)(y.T.contiguous())[1])
+
+
 def divergence(pairs: Affinities, points: Tensor) -> float:
     """The Kullback-Leibler divergence of a map's points (N, 2) from p, in nats, exaggeration 1.
 
-    sum p log(p / q), q = 1 / (1 + d^2) / Z. Z over all pairs, or above 4,000 points by a grid of
-    half the usual spacing (relative error below 1e-4). So maps of any method can be compared.
+    sum p log(p / q), q = 1 / (1 + d^2) / Z. So maps of any method can be compared.
     """
     y = points.T.double().contiguous()
-    if y.shape[1] <= _ALL_PAIRS:
-        z = 2 * float((1 / (1 + torch.pdist(y.T.contiguous()).square())).sum())
-    else:
-        z = float(Repulsion(SPACING / 2)(y)[1])
     some = pairs.p > 0
     p = pairs.p[some]
     squares = _squares(y, pairs.rows[some], pairs.others[some])
-    return float((p * (p.log() + squares.log1p())).sum()) + math.log(z) * float(p.sum())
+    log_z = math.log(similarities(points))
+    return float((p * (p.log() + squares.log1p())).sum()) + log_z * float(p.sum())

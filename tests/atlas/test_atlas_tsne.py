@@ -15,7 +15,7 @@ from featviz.atlas.affinities import Affinities, affinities, conditional
 from featviz.atlas.graph import Graph, build_graph
 from featviz.atlas.layout import LayoutSettings, lay_out
 from featviz.atlas.metrics import map_quality
-from featviz.atlas.tsne import Attraction, Repulsion, divergence
+from featviz.atlas.tsne import Attraction, Repulsion, divergence, optimize, similarities
 from featviz.checkpoints import open_checkpoint
 from featviz.neighbors.exact import Index, build_index
 
@@ -163,6 +163,54 @@ def test_the_divergence_is_the_sum_over_all_pairs(count: int, generator: torch.G
     expected = float((pairs.p * (pairs.p * (1 + squares) * z).log()).sum())
     # up to 4,000 points the sum is over all pairs, above it is a grid's
     assert divergence(pairs, y) == pytest.approx(expected, abs=1e-12 if count < 4000 else 1e-4)
+
+
+def ring(count: int) -> Affinities:
+    """Every row has the same affinity to two others on each side."""
+    near = (torch.arange(count)[:, None] + torch.tensor([-1, 1, -2, 2])) % count
+    return affinities(Graph(near, torch.ones(count, 4), "l2"), 4)
+
+
+# 1 / mu of the two smallest eigenvalues but 0, twice each: 33 and 8
+@pytest.mark.parametrize(("exaggeration", "opens"), [(25, True), (45, False)])
+def test_a_map_opens_below_one_over_the_smallest_eigenvalue(
+    exaggeration: float, opens: bool, generator: torch.Generator
+) -> None:
+    count = 40
+    pairs = ring(count)
+    p = dense(pairs)
+    mu = torch.linalg.eigvalsh(count * (torch.diag(p.sum(1)) - p))
+    angles = 2 * math.pi * torch.arange(count) / count
+    known = 1 - (angles.cos() + (2 * angles).cos()) / 2
+    torch.testing.assert_close(mu, known.sort().values.double(), atol=1e-6, rtol=0)
+    assert opens == (exaggeration < count / (count - 1) / float(mu[1]))
+    start = 1e-2 * torch.randn(count, 2, generator=generator, dtype=torch.float64)
+    y = optimize(pairs, start, steps=(0, 600), exaggeration=exaggeration, learning_rate=count / 5)
+    away = (y - y.mean(0)).norm(dim=1)
+    if not opens:
+        assert float(away.max()) < 1e-4
+        return
+    # only the two slowest waves grow: a circle
+    assert float(away.min()) > 0.1
+    assert float(away.std()) < 0.05 * float(away.mean())
+    # neighbors are as much nearer than two rows at random as the exaggeration says
+    w = 1 / (1 + torch.cdist(y, y).square())
+    apart = 1 - (w.square().sum() - count) / (w.sum() - count)
+    assert exaggeration * float((p * (1 - w)).sum()) == pytest.approx(float(apart), rel=0.03)
+    assert similarities(y) == pytest.approx(float(w.sum()) - count)
+
+
+def test_a_map_that_exaggeration_shrinks_has_a_warning(generator: torch.Generator) -> None:
+    index = build_index(torch.randn(120, 60, generator=generator))
+    plain, drawn = (
+        lay_out(index, LayoutSettings(10, steps=(20, 300), exaggeration=value)) for value in (1, 8)
+    )
+    assert plain.places > 20
+    assert plain.warnings == ()
+    assert drawn.places == pytest.approx(1, abs=0.1)
+    (text,) = drawn.warnings
+    assert text.startswith("exaggeration 8 shrinks this map: its 120 rows are in about 1.0 places")
+    assert "\n" not in text
 
 
 @pytest.mark.slow
