@@ -12,6 +12,9 @@ DRIVER := $(shell nvidia-smi --query-gpu=driver_version --format=csv,noheader 2>
 FAISS := $(shell test "$(DRIVER)" -ge 580 2>/dev/null && echo gpu || echo cpu)
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 
+# Compiled modules are kept, so that the programs that tests start need not compile them.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: demo test lint types pytest pytest-narrow pytest-long format docs docs-pictures gallery benchmarks \
 	resolve-gpu peers clean
 

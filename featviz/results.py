@@ -310,6 +310,7 @@ def figure_bytes(figure: Figure, kind: str, *, dpi: float | None = None) -> byte
     buffer = io.BytesIO()
     metadata = {"png": {"Software": None}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}
     import matplotlib
+    from matplotlib.backend_bases import get_registered_canvas_class
     from matplotlib.text import Text
 
     for text in figure.findobj(Text):
@@ -322,7 +323,12 @@ def figure_bytes(figure: Figure, kind: str, *, dpi: float | None = None) -> byte
     }
     with matplotlib.rc_context(settings), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from")
-        figure.savefig(buffer, format=kind, metadata=metadata[kind], dpi=dpi or figure.dpi)
+        # Figure.savefig draws everything once more before, for the sake of the layout, which a
+        # figure that is drawn makes by itself.
+        before, figure.dpi = figure.dpi, dpi or figure.dpi
+        canvas = get_registered_canvas_class(kind)(figure)
+        getattr(canvas, f"print_{kind}")(buffer, metadata=metadata[kind])
+        figure.dpi = before
     content = buffer.getvalue()
     return svg.finish(content.decode()).encode() if kind == "svg" else content
 

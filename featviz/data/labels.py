@@ -10,7 +10,7 @@ import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 from featviz.data.listing import NOTHING, LeftOut
 from featviz.errors import UserError
@@ -113,8 +113,8 @@ def report_labels(
     left_out: LeftOut,
     *,
     model: str,
-    synsets: Sequence[str],
-    classes: Sequence[str],
+    synsets: tuple[str, ...],
+    classes: tuple[str, ...],
 ) -> LabelReport:
     """How class folders fit the classes of a model.
 
@@ -177,8 +177,9 @@ def _caseless(name: str) -> str:
     return _composed(name).casefold()
 
 
+@lru_cache(maxsize=8)
 def class_finder(
-    synsets: Sequence[str], classes: Sequence[str]
+    synsets: tuple[str, ...], classes: tuple[str, ...]
 ) -> Callable[[str], tuple[int, ...]]:
     """A function from a name to the classes that it names.
 

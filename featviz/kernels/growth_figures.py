@@ -45,8 +45,7 @@ def strip(
             page.text(x + cell / 2, top - 0.11, f"{top1:.0%} right", **style)
         pictures = snapshots.pictures(moment)
         for row, unit in enumerate(units):
-            ax = page.axes(x, top + row * step, cell, cell)
-            plotting.show_image(ax, pictures[unit], pixelated=True)
+            page.picture(x, top + row * step, cell, pictures[unit])
     _roughness(page.axes(left, below, width - gap, 1.2), snapshots)
     return page.figure
 

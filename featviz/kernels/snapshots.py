@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from featviz.arrays import read_arrays
 from featviz.errors import UserError
-from featviz.kernels.tuning import measure_kernels
+from featviz.kernels.tuning import measure_kernels, roughness
 from featviz.models.weights_file import read_weights
 from featviz.pictures import images
 
@@ -31,10 +32,10 @@ class Snapshots:
     top1: tuple[float | None, ...]
     """validation accuracy (a fraction) where it is known"""
 
-    @property
+    @cached_property
     def spread(self) -> Tensor:
         """(S, N): roughness of each kernel at each moment; white noise is 1."""
-        return measure_kernels(self.kernels.flatten(0, 1)).spread.view(len(self.steps), -1)
+        return roughness(self.kernels.flatten(0, 1)).view(len(self.steps), -1)
 
     def pictures(self, moment: int) -> Tensor:
         """(N, 3, k, k) in [0, 1]: each kernel scaled by its own largest weight at that moment."""

@@ -72,9 +72,6 @@ def measure_kernels(kernels: Tensor) -> KernelNumbers:
     energy = w.square().sum((1, 2, 3))
     safe = energy.clamp(min=1e-300)
     chroma = w - w.mean(1, keepdim=True) if w.shape[1] == 3 else torch.zeros_like(w[:, :1])
-    power = torch.fft.fft2(w).abs().square().sum(1)  # (N, k, k)
-    total = power.sum((1, 2))
-    spread = total.square() / power.square().sum((1, 2)).clamp(min=1e-300) / (height * width)
 
     side = 1 << max(6, (2 * max(height, width) - 1).bit_length())
     fine = torch.fft.fft2(w, s=(side, side)).abs().square().sum(1)
@@ -93,8 +90,15 @@ def measure_kernels(kernels: Tensor) -> KernelNumbers:
         orientation=(wave + 90) % 180,
         coherence=double.abs() / fine.sum((1, 2)).clamp(min=1e-300),
         frequency=peak,
-        spread=spread / NOISE_SPREAD,
+        spread=roughness(w),
     )
+
+
+def roughness(kernels: Tensor) -> Tensor:
+    """(N,) `spread` of kernels (N, C, k, k) by itself."""
+    power = torch.fft.fft2(kernels.detach().cpu().double()).abs().square().sum(1)  # (N, k, k)
+    participation = power.sum((1, 2)).square() / power.square().sum((1, 2)).clamp(min=1e-300)
+    return participation / power[0].numel() / NOISE_SPREAD
 
 
 def _hue(chroma: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ import hashlib
 import html
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache
+from functools import cached_property
 from itertools import takewhile
 from typing import Any
 
@@ -27,8 +27,6 @@ from featviz.models.torchvision_schemas import supply_schemas
 from featviz.models.weights_file import plain
 from featviz.pictures.images import check_pictures
 from featviz.pictures.preprocessing import Preprocessing, Size, Stated, shown
-
-_finder = lru_cache(maxsize=8)(class_finder)
 
 
 def check_finite(values: Tensor, what: str) -> None:
@@ -298,7 +296,7 @@ class Model(nn.Module):
 
     def find_classes(self, name: str) -> tuple[int, ...]:
         """All classes that a synset or a name fits: several where it is ambiguous."""
-        return _finder(self.synsets, self.classes)(name)
+        return class_finder(self.synsets, self.classes)(name)
 
     def find_class(self, name: str) -> int | None:
         """The class of a synset or a name, or None if none fits, or several do."""

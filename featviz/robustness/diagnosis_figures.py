@@ -61,6 +61,7 @@ def plot_layers(found: LayerDiagnosis) -> Figure:
         _layer_ticks(ax, [found.layers[j] for j in shown])
     for ax in panels[:2]:
         ax.set_yscale("log")
+        ax.yaxis.set_major_formatter("{x:g}")
     panels[0].legend(fontsize=7.5, frameon=False)
     return figure
 

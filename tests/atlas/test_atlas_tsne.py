@@ -13,9 +13,16 @@ from torch import Tensor
 
 from featviz.atlas.affinities import Affinities, affinities, conditional
 from featviz.atlas.graph import Graph, build_graph
-from featviz.atlas.layout import LayoutSettings, lay_out
+from featviz.atlas.layout import Layout, LayoutSettings, lay_out
 from featviz.atlas.metrics import map_quality
-from featviz.atlas.tsne import Attraction, Repulsion, divergence, optimize, similarities
+from featviz.atlas.tsne import (
+    Attraction,
+    Repulsion,
+    all_pairs,
+    divergence,
+    optimize,
+    similarities,
+)
 from featviz.checkpoints import open_checkpoint
 from featviz.neighbors.exact import Index, build_index
 
@@ -27,14 +34,19 @@ def clusters(generator: torch.Generator, count: int = 400, dim: int = 30) -> Ten
     return centers[torch.arange(count) % 20] + noise
 
 
-@pytest.fixture
-def index(generator: torch.Generator) -> Index:
-    return build_index(clusters(generator), metric="l2")
+@pytest.fixture(scope="module")
+def index() -> Index:
+    return build_index(clusters(torch.Generator().manual_seed(0)), metric="l2")
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def graph(index: Index) -> Graph:
     return build_graph(index, 60)
+
+
+@pytest.fixture(scope="module")
+def layout(index: Index, graph: Graph) -> Layout:
+    return lay_out(index, LayoutSettings(20), graph=graph)
 
 
 def dense(pairs: Affinities) -> Tensor:
@@ -87,6 +99,9 @@ def test_a_narrower_grid_comes_nearer_to_all_pairs(generator: torch.Generator) -
         assert float(total) == pytest.approx(z, rel=1e-5)
     assert all(after < before / 4 for before, after in itertools.pairwise(errors))
     assert errors[0] < 1e-3
+    exact, total = all_pairs(y)
+    torch.testing.assert_close(exact, force)
+    assert float(total) == pytest.approx(z)
 
 
 def test_a_point_does_not_repel_itself(generator: torch.Generator) -> None:
@@ -214,20 +229,19 @@ def test_a_map_that_exaggeration_shrinks_has_a_warning(generator: torch.Generato
 
 
 @pytest.mark.slow
-def test_our_maps_are_as_good_as_open_tsnes(index: Index, graph: Graph) -> None:
-    ours = lay_out(index, LayoutSettings(20), graph=graph)
+def test_our_maps_are_as_good_as_open_tsnes(layout: Layout, index: Index, graph: Graph) -> None:
+    ours = layout
     theirs = lay_out(index, LayoutSettings(20, method="openTSNE"), graph=graph)
     assert ours.divergence is not None
     assert theirs.divergence is not None
     assert ours.divergence < theirs.divergence + 0.05
-    found = [map_quality(index, layout.xy, graph=graph).recall for layout in (ours, theirs)]
+    found = [map_quality(index, one.xy, graph=graph).recall for one in (ours, theirs)]
     assert found[0] > found[1] - 0.03
     assert math.isfinite(ours.divergence)
 
 
 @pytest.mark.slow
-def test_a_descent_ends_where_the_true_divergence_is_flat(index: Index, graph: Graph) -> None:
-    layout = lay_out(index, LayoutSettings(20), graph=graph)
+def test_a_descent_ends_where_the_true_divergence_is_flat(layout: Layout, graph: Graph) -> None:
     p = dense(affinities(graph, 20))
     y = layout.raw.clone().requires_grad_(True)
     value = true_divergence(p, y)

@@ -125,7 +125,7 @@ def test_strict_asks_that_folders_and_classes_are_the_same(
     folders: list[str], failing: list[str]
 ) -> None:
     report = report_labels(
-        folders, {}, NOTHING, model="m", synsets=["", ""], classes=["cat", "dog"]
+        folders, {}, NOTHING, model="m", synsets=("", ""), classes=("cat", "dog")
     )
     checks = strict_checks(report)
     assert [check.name for check in checks if not check.met] == failing
