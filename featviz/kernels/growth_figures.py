@@ -62,6 +62,7 @@ def _roughness(ax: Axes, snapshots: Snapshots) -> None:
     note = ax.text(steps[-1], 1.02, "white noise", fontsize=7, ha="right", va="bottom")
     note.set_color(plotting.FAINT)
     ax.set_xscale("log")
+    ax.xaxis.set_major_formatter("{x:,.0f}")  # powers would need math, which texts here do not have
     ax.set_ylim(0, 1.2)
     label = "training step, counted from 1 (logarithmic)"
     plotting.lines(ax, xlabel=label, ylabel="roughness", points=8)

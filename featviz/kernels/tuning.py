@@ -97,8 +97,9 @@ def measure_kernels(kernels: Tensor) -> KernelNumbers:
 def roughness(kernels: Tensor) -> Tensor:
     """(N,) `spread` of kernels (N, C, k, k) by itself."""
     power = torch.fft.fft2(kernels.detach().cpu().double()).abs().square().sum(1)  # (N, k, k)
-    participation = power.sum((1, 2)).square() / power.square().sum((1, 2)).clamp(min=1e-300)
-    return participation / power[0].numel() / NOISE_SPREAD
+    waves = power.sum((1, 2)).square() / power.square().sum((1, 2)).clamp(min=1e-300)
+    share: Tensor = waves / power[0].numel() / NOISE_SPREAD
+    return share
 
 
 def _hue(chroma: Tensor) -> Tensor:
