@@ -73,7 +73,8 @@ class ExpandedWeights(results.Result):
         """How they were made, in words."""
         if self.averaged:
             through = ", ".join(self.left_out) or "what is not linear"
-            return f"linearised: mean over {counted(self.averaged, 'picture')}, through {through}"
+            pictures = counted(self.averaged, "picture")
+            return f"linearised: mean derivative over {pictures}, through {through}"
         if self.left_out:
             return f"linearised: {', '.join(self.left_out)} left out"
         return "exact: all between is linear"
