@@ -12,9 +12,9 @@ McNemar's exact test, corrected. docs/ablation.md has the results.
 
 from __future__ import annotations
 
-import argparse
 import sys
-from pathlib import Path
+
+from _tables import line, read_arguments, table
 
 import featviz
 from featviz.ablation.result import Ablation
@@ -35,20 +35,10 @@ HEAD = (
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, help="class folders; default: the sample pictures")
-    parser.add_argument("--model", default="alexnet")
-    parser.add_argument("--weights")
-    parser.add_argument("--layers", default="conv5,fc7")
-    parser.add_argument("--count", type=int, default=2000)
-    parser.add_argument("--batch-size", type=int, default=250)
-    parser.add_argument("--how", default="zero")
-    parser.add_argument("--out", type=Path, help="folder for the results")
-    options = parser.parse_args()
-    model = featviz.load(options.model, weights=options.weights)
-    data = featviz.open_pictures(options.data) if options.data else featviz.sample_pictures()
-    print("| " + " | ".join(HEAD) + " |")
-    print("|" + "---|" * len(HEAD))
+    options, model, data = read_arguments(
+        __doc__, layers="conv5,fc7", count=2000, batch_size=250, how="zero"
+    )
+    print(table(HEAD, []))
     for layer in options.layers.split(","):
         found = featviz.ablate(
             model,
@@ -59,7 +49,7 @@ def main() -> None:
             batch_size=options.batch_size,
             progress=lambda done, total, text: print(f"\r{done}/{total}", end="", file=sys.stderr),
         )
-        print("| " + " | ".join(row(found)) + " |", flush=True)
+        print(line(row(found)), flush=True)
         if options.out:
             found.save(options.out / layer, overwrite=True)
 

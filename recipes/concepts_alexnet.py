@@ -15,12 +15,11 @@ docs/concepts.md has the results.
 
 from __future__ import annotations
 
-import argparse
-import os
 import sys
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
+
+from _tables import line, read_arguments, show, table
 
 import featviz
 from featviz.concepts.result import BESIDE, Concepts
@@ -42,22 +41,9 @@ HEAD = (
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    shared = os.environ.get("FEATVIZ_SHARED_DATA")
-    default = Path(shared) / "imagenet_val" if shared else None
-    parser.add_argument("--data", type=Path, default=default, help="folder of photographs")
-    parser.add_argument("--model", default="alexnet")
-    parser.add_argument("--weights")
-    parser.add_argument("--layer", default="relu5")
-    parser.add_argument("--few", type=int, default=150, help="photographs of the first table")
-    parser.add_argument("--positions", type=int, default=20)
-    parser.add_argument("--steps", type=int, default=1000, help="of training of a TopK dictionary")
-    parser.add_argument("--out", type=Path, help="file of the tables")
-    options = parser.parse_args()
-    if options.data is None:
-        parser.error("--data FOLDER, or FEATVIZ_SHARED_DATA, is needed")
-    model = featviz.load(options.model, weights=options.weights)
-    pictures = featviz.open_pictures(options.data)
+    options, model, pictures = read_arguments(
+        __doc__, layer="relu5", few=150, positions=20, steps=1000
+    )
     few, every = (
         featviz.embed(model, some, options.layer, positions=options.positions)
         for some in (pictures.spread(options.few), pictures)
@@ -75,15 +61,12 @@ def main() -> None:
     }
     blocks = []
     for title, runs in parts.items():
-        lines = [f"{title}:", "", _line(HEAD), _line("---" for _ in HEAD)]
+        rows = []
         for store, settings in runs:
-            lines.append(_line(row(featviz.find_concepts(store, **settings))))
-            print(lines[-1], file=sys.stderr)
-        blocks.append("\n".join(lines))
-    text = "\n\n".join(blocks) + "\n"
-    print(text)
-    if options.out:
-        options.out.write_text(text, encoding="utf-8")
+            rows.append(list(row(featviz.find_concepts(store, **settings))))
+            print(line(rows[-1]), file=sys.stderr)
+        blocks.append(f"{title}:\n\n{table(HEAD, rows)}")
+    show("\n\n".join(blocks), options.out)
 
 
 def row(found: Concepts) -> Iterator[str]:
@@ -102,10 +85,6 @@ def row(found: Concepts) -> Iterator[str]:
 
 def _again(stability: Mapping[str, Any], name: str) -> str:
     return f"{float(stability[name].median()):.2f}" if name in stability else ""
-
-
-def _line(cells: Any) -> str:
-    return f"| {' | '.join(cells)} |"
 
 
 if __name__ == "__main__":

@@ -11,26 +11,19 @@ them, and the ten most selective. docs/descriptions.md has the results.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections import Counter
-from pathlib import Path
+
+from _tables import read_arguments, show, table
 
 import featviz
 from featviz.descriptions.result import Descriptions
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, required=True, help="class folders of photographs")
-    parser.add_argument("--model", default="alexnet-mini")
-    parser.add_argument("--weights")
-    parser.add_argument("--layer", default="relu5")
-    parser.add_argument("--per-class", type=int, default=10)
-    parser.add_argument("--out", type=Path, help="file of the table")
-    options = parser.parse_args()
-    model = featviz.load(options.model, weights=options.weights)
-    pictures = featviz.open_pictures(options.data)
+    options, model, pictures = read_arguments(
+        __doc__, model="alexnet-mini", layer="relu5", per_class=10
+    )
     seen: Counter[str] = Counter()
     rows = []
     for row, folder in enumerate(pictures.folders):
@@ -38,26 +31,23 @@ def main() -> None:
         if seen[folder] <= options.per_class:
             rows.append(row)
     found = featviz.describe_units(
-        model, pictures.select(rows), options.layer, tuning=False, progress=show
+        model, pictures.select(rows), options.layer, tuning=False, progress=progress
     )
     assert isinstance(found, Descriptions)
-    text = table(found)
-    print(text)
-    if options.out:
-        options.out.write_text(text + "\n", encoding="utf-8")
+    show(summary(found), options.out)
 
 
-def table(found: Descriptions) -> str:
+def summary(found: Descriptions) -> str:
     numbers = found.numbers()
     names = ("class above chance", "group above chance", "pair above chance", "detectors")
-    lines = [f"{found.subject}, {found.pictures:,} pictures", "", "| | units |", "|---|---|"]
-    lines += [f"| {n} | {numbers[n].value} |" for n in names if n in numbers]
-    lines += [f"| described | {len(found.described)} of {len(found.units)} |", ""]
+    rows = [(name, numbers[name].value) for name in names if name in numbers]
+    rows.append(("described", f"{len(found.described)} of {len(found.units)}"))
+    lines = [f"{found.subject}, {found.pictures:,} pictures", "", table(("", "units"), rows), ""]
     lines += [f"- {one.unit}: {one.sentence}" for one in found.described[:10]]
     return "\n".join(lines)
 
 
-def show(done: int, total: int, text: str) -> None:
+def progress(done: int, total: int, text: str) -> None:
     if done == total or done % 100 == 0:
         print(f"{done}/{total} {text}", file=sys.stderr, flush=True)
 

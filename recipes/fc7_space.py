@@ -1,6 +1,6 @@
 """What an AlexNet's fc7 space holds: neighbors by class and group, beside conv5 and raw pixels.
 
-    python recipes/fc7_space.py --data FOLDER --out FOLDER [--model alexnet --weights FILE]
+    python recipes/fc7_space.py --data FOLDER [--out run/fc7-space] [--model alexnet --weights FILE]
         [--classes FILE] [--folder-names FILE] [--pixels 32] [--atlas] [--icon-side 10]
 
 Reads the pictures of class folders once, at fc7 (after its ReLU) and at conv5 (after its ReLU, the
@@ -19,12 +19,12 @@ photographs and synthetic icons. docs/fc7-space.md has the results.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
+from _tables import read_arguments, show, table
 from torch import Tensor
 
 import featviz
@@ -40,40 +40,36 @@ SHOWN = {
     "building": ("building",),
 }
 SHEET_ROWS = 3
+HEAD = (
+    *("space", "judged by", "labels", "rows", "@1", "@10", "shuffled @10", "mAP"),
+    "shuffled mAP",
+)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", required=True, help="class folders")
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--model", default="alexnet-mini")
-    parser.add_argument("--weights")
-    parser.add_argument("--classes")
-    parser.add_argument("--folder-names", type=Path, help="folder TAB name, a line each")
-    parser.add_argument("--pixels", type=int, default=32, help="side of the squares of raw pixels")
-    parser.add_argument("--atlas", action="store_true", help="make the map as well")
-    parser.add_argument("--icon-side", type=int, default=10, help="squares a side with icons")
-    options = parser.parse_args()
-    model = featviz.load(options.model, weights=options.weights, classes=options.classes)
-    pictures = featviz.open_pictures(options.data)
-    names = read_class_names(options.folder_names)
+    options, model, pictures = read_arguments(
+        __doc__,
+        model="alexnet-mini",
+        out=Path("run/fc7-space"),
+        folder_names="",
+        pixels=32,
+        atlas=False,
+        icon_side=10,
+    )
+    names = read_class_names(Path(options.folder_names) if options.folder_names else None)
     stores = featviz.embed_layers(model, pictures, ("relu7", "relu5"), class_names=names)
     groups = read_groups(stores["relu7"].labels)
     options.out.mkdir(parents=True, exist_ok=True)
 
-    lines = [
-        "| space | judged by | labels | rows | @1 | @10 | shuffled @10 | mAP | shuffled mAP |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
+    rows = []
     for name, space in spaces(stores, options.pixels):
         for judged_by, labels in (("class", stores["relu7"].labels), ("group", groups)):
             quality = featviz.find_neighbors(
                 space, [0], labels=labels, precision_rows=len(labels)
             ).quality
             if quality is not None:
-                lines.append(line_of(name, judged_by, quality))
-    (options.out / "table.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    print("\n".join(lines))
+                rows.append(cells(name, judged_by, quality))
+    show(table(HEAD, rows), options.out / "table.md")
 
     for word, wanted in SHOWN.items():
         asked = evenly([row for row, group in enumerate(groups) if group in wanted], SHEET_ROWS)
@@ -110,10 +106,10 @@ def read_groups(labels: Sequence[str]) -> tuple[str, ...]:
     return tuple(known.get(label, "") for label in labels)
 
 
-def line_of(space: str, judged_by: str, quality: Quality) -> str:
+def cells(space: str, judged_by: str, quality: Quality) -> list[str]:
     """A row of the table."""
     k = quality.k
-    cells = [
+    return [
         space,
         judged_by,
         str(quality.classes),
@@ -124,7 +120,6 @@ def line_of(space: str, judged_by: str, quality: Quality) -> str:
         f"{quality.average_precision:.3f}",
         f"{quality.average_precision_shuffled:.3f}",
     ]
-    return f"| {' | '.join(cells)} |"
 
 
 def evenly(rows: Sequence[int], count: int) -> list[int]:

@@ -1,6 +1,6 @@
 """The smallest changes that fool AlexNets: a table of medians in four norms.
 
-    python recipes/minimal_distances.py --data FOLDER --out FOLDER [--model alexnet-mini]
+    python recipes/minimal_distances.py --data FOLDER [--out run/minimal] [--model alexnet-mini]
         [--weights FILE] [--classes FILE] [--count 24] [--steps 100] [--minutes 5]
         [--precision auto]
 
@@ -27,13 +27,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+from _tables import read_arguments, table
 from torch import Tensor
 
-import featviz
 from featviz.attacks.linear_estimate import linear_estimate
 from featviz.attacks.minimal import NORMS, minimal
 from featviz.attacks.options import AttackOptions
 from featviz.attacks.sigma_zero import changed_pixels
+from featviz.data.datasets import Pictures
 from featviz.models.frozen import frozen
 from featviz.models.model import Model
 from featviz.statistics import median
@@ -55,24 +56,21 @@ GROUP = 4  # pictures the model sees at once; part of what decides the last bits
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", required=True, help="class folders")
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--model", default="alexnet-mini")
-    parser.add_argument("--weights")
-    parser.add_argument("--classes")
-    parser.add_argument("--count", type=int, default=24)
-    parser.add_argument("--steps", type=int, default=100)
-    parser.add_argument("--precision", default="auto", help="auto, float32 or bfloat16")
-    parser.add_argument("--minutes", type=float, default=5.0, help="stop after so long")
-    options = parser.parse_args()
-    model = featviz.load(options.model, weights=options.weights, classes=options.classes)
+    options, model, pictures = read_arguments(
+        __doc__,
+        model="alexnet-mini",
+        out=Path("run/minimal"),
+        count=24,
+        steps=100,
+        precision="auto",
+        minutes=5.0,
+    )
     options.out.mkdir(parents=True, exist_ok=True)
     file = options.out / "rows.csv"
     until = time.monotonic() + 60 * options.minutes
     done = {(row["picture"], row["norm"]) for row in rows_of(file)}
     group: list[tuple[str, Tensor, int]] = []
-    for name, picture, label in right_ones(model, options.data, options.count):
+    for name, picture, label in right_ones(model, pictures, options.count):
         group.append((name, picture, label))
         if len(group) == GROUP:
             attack(model, group, options, file, done, until)
@@ -82,10 +80,9 @@ def main() -> None:
     report(rows_of(file), options.out / "table.csv")
 
 
-def right_ones(model: Model, folder: str, count: int) -> Iterator[tuple[str, Tensor, int]]:
+def right_ones(model: Model, data: Pictures, count: int) -> Iterator[tuple[str, Tensor, int]]:
     """(path, picture, label) of `count` pictures that the model gets right, one class after
     another, then each class's second picture, and so on."""
-    data = featviz.open_pictures(folder)
     labels = data.labels(model)
     place: dict[str, int] = {}
     order = []
@@ -201,11 +198,7 @@ def report(rows: list[dict[str, str]], file: Path) -> None:
             lines.append(("l0, pixels", *middle(own, "pixels"), "", "", ""))
     with file.open("w", newline="") as opened:
         csv.writer(opened).writerows([header, *lines])
-    print("| " + " | ".join(header) + " |\n|" + "---|" * len(header))
-    for line in lines:
-        print(
-            "| " + " | ".join(f"{v:.4g}" if isinstance(v, float) else str(v) for v in line) + " |"
-        )
+    print(table(header, lines))
 
 
 def middle(rows: list[dict[str, str]], column: str) -> tuple[float, ...]:

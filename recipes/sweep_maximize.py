@@ -23,7 +23,6 @@ and OUT/sheets/ has the pictures, to be looked at.
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import statistics
@@ -33,6 +32,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from _tables import read_arguments
 from torch import Tensor
 
 import featviz
@@ -102,18 +102,15 @@ MOVES: dict[str, dict[str, Any]] = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", default="alexnet")
-    parser.add_argument("--weights", type=Path)
-    parser.add_argument("--data", type=Path, required=True, help="photographs")
-    parser.add_argument("--layers", default="conv2,conv3,conv4,conv5,logits")
-    parser.add_argument("--units", type=int, default=8, help="the first so many of each layer")
-    parser.add_argument("--photographs", type=int, default=100, help="of the data, evenly spread")
-    parser.add_argument("--only", default="", help="runs whose name holds one of these, a|b|c")
-    parser.add_argument("--out", type=Path, required=True)
-    given = parser.parse_args()
-    model = featviz.load(given.model, weights=given.weights)
-    photographs = featviz.open_pictures(given.data).spread(given.photographs)
+    given, model, photographs = read_arguments(
+        __doc__,
+        out=Path("run/sweep"),
+        layers="conv2,conv3,conv4,conv5,logits",
+        units=8,
+        photographs=100,
+        only="",
+    )
+    photographs = photographs.spread(given.photographs)
     (given.out / "sheets").mkdir(parents=True, exist_ok=True)
     kept = given.out / "rows.jsonl"
     rows = [json.loads(line) for line in kept.read_text().splitlines()] if kept.exists() else []

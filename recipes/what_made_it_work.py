@@ -33,6 +33,7 @@ from typing import Literal
 
 import numpy as np
 import torch
+from _tables import table
 from matplotlib.figure import Figure
 from scipy import stats
 from torch import nn
@@ -218,30 +219,24 @@ def interval(values: np.ndarray) -> tuple[float, float]:
 
 
 def learning_table(found: Sequence[Learning]) -> str:
-    lines = [
-        "| activation | learning rate | epochs to 25% training error, by seed |",
-        "|---|---|---|",
-    ]
+    rows = []
     for one in found:
         epochs = ", ".join("not reached" if math.isinf(e) else f"{e:.1f}" for e in one.epochs)
-        lines.append(f"| {one.name} | {one.rate:g} | {epochs} |")
-    return "\n".join(lines)
+        rows.append((one.name, f"{one.rate:g}", epochs))
+    return table(("activation", "learning rate", "epochs to 25% training error, by seed"), rows)
 
 
 def variant_table(accuracy: dict[str, np.ndarray]) -> str:
-    lines = [
-        "| network | top-1 (%), by seed | difference (points) | 95% interval |",
-        "|---|---|---|---|",
-    ]
+    rows = []
     for name, values in accuracy.items():
         seeds = ", ".join(f"{100 * v:.1f}" for v in values)
         if name == PLAIN.name:
-            lines.append(f"| {name} | {seeds} | | |")
+            rows.append((name, seeds, "", ""))
             continue
         change = 100 * (values - accuracy[PLAIN.name])
         low, high = interval(change)
-        lines.append(f"| {name} | {seeds} | {change.mean():+.1f} | {low:+.1f} to {high:+.1f} |")
-    return "\n".join(lines)
+        rows.append((name, seeds, f"{change.mean():+.1f}", f"{low:+.1f} to {high:+.1f}"))
+    return table(("network", "top-1 (%), by seed", "difference (points)", "95% interval"), rows)
 
 
 def draw(found: Sequence[Learning], accuracy: dict[str, np.ndarray]) -> Figure:
