@@ -441,7 +441,7 @@ def step_page(options: argparse.Namespace) -> None:
     kept = is_among(near.rows, shown)
     own = sorted({row for level in levels for row in level.samples} | {*evenly(count, PICTURED)})
     page = PageData(
-        title=f"Atlas of {store.title}",
+        title=f"Atlas of {count:,} made-up rows",
         layer=store.layer,
         model=store.model_name,
         data=str(store.source["name"]),
@@ -487,8 +487,9 @@ def _pictures(store: Store, rows: Sequence[int]) -> Tensor:
     made = []
     for part in torch.tensor(rows).split(1024):
         squares = store.take(part)[:, : side * side].view(-1, 1, side, side)
-        bright = squares / squares.amax((2, 3), keepdim=True).clamp_min(1e-6)
-        made.append(images.to_uint8(images.resize(bright.sqrt(), 32)).expand(-1, 3, -1, -1))
+        small = images.resize(squares, 32).clamp_min(0)
+        bright = small / small.amax((2, 3), keepdim=True).clamp_min(1e-6)
+        made.append(images.to_uint8(bright.sqrt()).expand(-1, 3, -1, -1))
     return torch.cat(made)
 
 

@@ -9,7 +9,8 @@ function element(tag, { text, className, ...properties } = {}, ...children) {
   return made;
 }
 
-const percent = (share) => `${(100 * share).toFixed(share < 0.0995 ? 1 : 0)}%`;
+const percent = (share) => `${share < 0.0005 ? Number((100 * share).toPrecision(1))
+  : (100 * share).toFixed(share < 0.0995 ? 1 : 0)}%`;
 const counted = (count) => count.toLocaleString("en-US");
 const plural = (count, one, many = `${one}s`) => `${counted(count)} ${count === 1 ? one : many}`;
 
