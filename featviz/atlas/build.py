@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -124,18 +124,7 @@ def build_atlas(
         "seeds": seeds,
         "most": most,
     }
-    job = {
-        **parameters,
-        "rows": store.digest,
-        "model": model and model.sha256,
-        "sides": sides,
-        "steps": layout.steps,
-        "seed": seed,
-        "icon_size": icon.size,
-        "icon_batch_size": icon.batch_size,
-        "icon_settings": icon.settings and icon.settings.record(),
-        "device": model and model.device.type,
-    }
+    job = parameters | {"sides": sides, "seed": seed} | _job(model, store, layout, icon)
     with open_checkpoint(checkpoint, job, engine=icon.engine) as kept:
         wanted = neighbors_wanted(count, layout.perplexity)
         graph = build_graph(index, wanted, progress, kept=kept.part("graph"))
@@ -217,6 +206,21 @@ def _check(icons: str, sides: Sequence[int], seeds: int, most: int) -> None:
     wrong = [side for side in sides if not 1 <= side <= MOST_SIDE]
     if wrong:
         raise UserError(f"{wrong[0]} squares a side; there are 1 to {MOST_SIDE}")
+
+
+def _job(
+    model: Model | None, store: Store, layout: LayoutSettings, icon: IconSettings
+) -> dict[str, Any]:
+    """What unfinished work depends on beside the parameters that a result names."""
+    return {
+        "rows": store.digest,
+        "model": model and model.sha256,
+        "device": model and model.device.type,
+        "steps": layout.steps,
+        "icon_size": icon.size,
+        "icon_batch_size": icon.batch_size,
+        "icon_settings": icon.settings and icon.settings.record(),
+    }
 
 
 def _checked_store(
