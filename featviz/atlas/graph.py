@@ -54,7 +54,7 @@ _EXACT = 65_536
 _SCORES = 2**26
 """numbers that a search in groups holds at a time"""
 _BLOCK = 16
-"""numbers of which the largest is found first"""
+"""scores of which the largest is found first"""
 _MEASURED = 200
 _PART = 1024
 """rows searched at a time"""
@@ -238,19 +238,29 @@ def _few_axes(flat: Tensor, bias: Tensor, rows: Tensor, true: Tensor, wide: int)
 
 
 class _Grouped:
-    """A search in the groups nearest to each row."""
+    """A search in the groups nearest to each row.
+
+    Every group is compared at once with all rows that name it. What that gives is left where it is;
+    the largest of every `_BLOCK` numbers alone are put in the order of the rows, and say which of
+    the blocks hold a row's best.
+    """
 
     def __init__(self, flat: Tensor, bias: Tensor, groups: Groups, probes: int):
         self.flat, self.groups, self.probes = flat, groups, min(probes, len(groups.members))
-        self.order = torch.cat(groups.members)
-        sizes = [len(members) for members in groups.members]
-        self.members = flat[self.order].split(sizes)
-        self.bias = bias[self.order].split(sizes)
-        self.room = -(-max(sizes) // _BLOCK) * _BLOCK
-        self.starts = torch.tensor([0, *sizes[:-1]]).cumsum(0)
-        self.size = max(1, _SCORES // (self.probes * self.room))
+        self.blocks = torch.tensor([-(-len(members) // _BLOCK) for members in groups.members])
+        self.starts = _BLOCK * (self.blocks.cumsum(0) - self.blocks)
+        sizes = (_BLOCK * self.blocks).tolist()
+        # Groups are filled up to whole blocks with row 0, which is never among the best there.
+        self.order = torch.zeros(sum(sizes), dtype=torch.int64)
+        weight = torch.full((len(self.order),), torch.inf)
+        for start, members in zip(self.starts.tolist(), groups.members, strict=True):
+            self.order[start : start + len(members)] = members
+            weight[start : start + len(members)] = bias[members]
+        self.members, self.weights = flat[self.order].split(sizes), weight.neg().split(sizes)
+        self.room = int(self.blocks.max())
+        self.size = max(1, _SCORES * len(sizes) // (self.probes * sum(sizes)))
         # One buffer for all parts: new memory of this size costs more than what is written to it.
-        self.scores = torch.empty(self.size * self.probes, self.room)
+        self.scores = torch.empty(0)
 
     def __call__(self, rows: Tensor, k: int) -> tuple[Tensor, Tensor]:
         """Of some rows the k best others there, and their scores, (R, k)."""
@@ -260,31 +270,44 @@ class _Grouped:
     def _best(self, rows: Tensor, k: int) -> tuple[Tensor, Tensor]:
         queries = self.flat[rows]
         named = self.groups.nearest(queries, self.probes)
-        score = self.scores[: named.numel()]
-        sizes = torch.bincount(named.flatten(), minlength=len(self.members)).tolist()
-        for number, places in enumerate(named.flatten().argsort().split(sizes)):
-            if len(places):
-                members = self.members[number]
-                mine = queries[places // self.probes]
-                score[places, : len(members)] = torch.addmm(-self.bias[number], mine, members.T)
-                score[places, len(members) :] = -torch.inf
-        best, at = _best(score.view(len(rows), -1), k + 1)
-        place = self.starts[named.gather(1, at // self.room)] + at % self.room
-        near = self.order[place.clamp_max(len(self.order) - 1)]
+        largest, begins = self._compared(queries, named)
+        top, block = largest.topk(min(k + 1, largest.shape[1]), dim=1, sorted=False)
+        slot = block // self.room
+        inside = (block % self.room * _BLOCK)[:, :, None] + torch.arange(_BLOCK)
+        at = (begins.gather(1, slot)[:, :, None] + inside).clamp_max(len(self.scores) - 1)
+        score = self.scores[at].where(top[:, :, None] > -torch.inf, -torch.inf)
+        best, chosen = score.flatten(1).topk(k + 1, dim=1, sorted=False)
+        place = (self.starts[named.gather(1, slot)][:, :, None] + inside).flatten(1)
+        near = self.order[place.gather(1, chosen).clamp_max(len(self.order) - 1)]
         best[near == rows[:, None]] = -torch.inf
         return _in_order(best, near, k)
 
+    def _compared(self, queries: Tensor, named: Tensor) -> tuple[Tensor, Tensor]:
+        """Of rows (R, axes) with the groups that they name (R, G).
 
-def _best(score: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The k largest of each row, (R, N), and where they are; N is a multiple of _BLOCK.
-
-    They are among the k sets of _BLOCK numbers with the largest maxima.
-    """
-    sets = score.view(len(score), _BLOCK, -1)
-    which = sets.amax(1).topk(min(k, sets.shape[2]), dim=1).indices
-    at = (which[:, None] + torch.arange(_BLOCK)[:, None] * sets.shape[2]).flatten(1)
-    best, chosen = score.gather(1, at).topk(k, dim=1)
-    return best, at.gather(1, chosen)
+        The largest score in each block, (R, G * room), and where in `scores` those of a row with a
+        group begin, (R, G).
+        """
+        order = named.flatten().argsort()
+        counts = torch.bincount(named.flatten(), minlength=len(self.members)).tolist()
+        lengths = _BLOCK * self.blocks[named.flatten()[order]]
+        begins = torch.empty_like(order)
+        begins[order] = lengths.cumsum(0) - lengths
+        if int(lengths.sum()) > len(self.scores):
+            self.scores = torch.empty(int(lengths.sum()))
+        largest = torch.full((named.numel(), self.room), -torch.inf)
+        start = 0
+        for places, members, weights in zip(
+            order.split(counts), self.members, self.weights, strict=True
+        ):
+            if len(places):
+                stop = start + len(places) * len(members)
+                found = self.scores[start:stop].view(len(places), len(members))
+                torch.addmm(weights, queries[places // self.probes], members.T, out=found)
+                tops = torch.nn.functional.max_pool1d(found[:, None], _BLOCK)[:, 0]
+                largest[places, : tops.shape[1]] = tops
+                start = stop
+        return largest.view(len(queries), -1), begins.view_as(named)
 
 
 def _products(rows: Tensor, others: Tensor, columns: Tensor, counts: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
@@ -118,13 +119,26 @@ def test_groups_are_a_partition_and_the_nearest_hold_neighbors(
     assert sum(sorted(sizes)[:fewest]) >= 2900 > sum(sorted(sizes)[: fewest - 1])
 
 
-def test_the_best_of_sets_are_the_best(generator: torch.Generator) -> None:
-    score = torch.randn(20, 16 * 30, generator=generator)
-    score[:, 100:400] = -torch.inf
-    for k in (1, 50, 180):
-        best, at = graphs._best(score, k)
-        assert torch.equal(best, score.topk(k).values)
-        assert torch.equal(score.gather(1, at), best)
+@pytest.mark.parametrize("share", [1.0, 0.4])
+def test_a_search_in_groups_finds_the_best_of_their_rows(
+    share: float, generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(graphs, "_SCORES", 20_000)
+    rows = torch.randn(700, 8, generator=generator)
+    bias = rows.square().sum(1) / 2
+    groups = find_groups(rows, 40)
+    probes = math.ceil(share * len(groups.members))
+    some = torch.randperm(700, generator=generator)[:300]
+    near, scores = graphs._Grouped(rows, bias, groups, probes)(some, 12)
+    score = rows[some] @ rows.T - bias
+    score[torch.arange(300), some] = -torch.inf
+    for row, named in enumerate(groups.nearest(rows[some], probes)):
+        outside = torch.ones(700, dtype=torch.bool)
+        outside[torch.cat([groups.members[number] for number in named.tolist()])] = False
+        score[row, outside] = -torch.inf
+    best, true = score.topk(12, dim=1)
+    torch.testing.assert_close(scores, best, atol=1e-5, rtol=1e-5)
+    assert float((near == true).double().mean()) > 0.999
 
 
 def test_a_stopped_graph_goes_on_and_is_the_same(
