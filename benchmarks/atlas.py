@@ -1,17 +1,18 @@
 """From rows of fc7 to a finished map: featviz against scikit-learn and openTSNE.
 
-    python benchmarks/atlas.py [--quick] [--store FOLDER] [--large 50000] [--steps 20]
+    python benchmarks/atlas.py [--quick] [--store FOLDER] [--sizes 10000,50000] [--methods A,B]
 
-10,000 rows of 4,096 numbers (500 clusters through a random map and a ReLU, 70% zeros), or those of
-a store. Seconds are from the rows to the finished layout, neighbours included; scikit-learn finds
-its own, openTSNE is given featviz's affinities, and a second time runs at its own learning rate, on
-until its divergence is no higher than featviz's, or for 2,000 steps. Every map is then judged
-alike: divergence from the same affinities, recall@10 in the space of all 4,096 numbers.
+Rows of 4,096 numbers (500 clusters through a random map and a ReLU, 70% zeros), or those of a
+store. Seconds are from the rows to the finished layout, neighbors included, by the clock and of
+all processors; scikit-learn finds its own neighbors, openTSNE is given featviz's affinities. All
+run to their end and every map is judged alike: divergence from the same affinities, recall@10 in
+the space of all numbers. --methods: some of featviz, preview, scikit-learn, openTSNE, and
+openTSNE-long, which runs at its own learning rate until its divergence is no higher than
+featviz's, or for 2,000 steps; the default is all of them up to 20,000 rows, above without the
+last. --quick: 2,000 rows of 1,024 numbers.
 
-At 50,000 rows scikit-learn and openTSNE would take the better part of an hour. There each takes
---steps steps on featviz's finished map, where they cost what its late ones do; 1000 times that, and
-what comes before the steps, is reported, and the row says "extrapolated". --quick: 2,000 rows
-of 1,024 numbers, and nothing large.
+Where other work uses the processors too, set OMP_NUM_THREADS=1 and compare processor seconds: no
+method waits for its own threads then.
 """
 
 from __future__ import annotations
@@ -35,19 +36,26 @@ from featviz.atlas.tsne import divergence
 from featviz.neighbors.exact import Index, build_index
 
 PERPLEXITY = 30.0
-SCIKIT_LEARN_STEPS = 1000
-"""its default"""
+
+
+METHODS = ("featviz", "preview", "scikit-learn", "openTSNE", "openTSNE-long")
+_LONG = 20_000
+"""rows up to which openTSNE runs until it has featviz's divergence"""
+Took = tuple[float, float]
+"""seconds by the clock, and of all processors"""
 
 
 def main() -> None:
-    given = _rounds.arguments(__doc__.splitlines()[0], store="", large=50_000, steps=20)
-    rows = _rows(given.store, 2000 if given.quick else 10_000, 1024 if given.quick else 4096)
-    lines, ratios = compare(rows)
-    if not given.quick and given.large > len(rows):
-        rows = _rows(given.store, given.large, 4096)
-        if len(rows) == given.large:
-            more, far = compare_large(rows, given.steps)
-            lines, ratios = lines + more, ratios | far
+    given = _rounds.arguments(
+        __doc__.splitlines()[0], store="", sizes="10000,50000", methods=",".join(METHODS)
+    )
+    lines: list[dict[str, Any]] = []
+    ratios: dict[str, float] = {}
+    for size in [2000] if given.quick else map(int, given.sizes.split(",")):
+        rows = _rows(given.store, size, 1024 if given.quick else 4096)
+        methods = [m for m in given.methods.split(",") if m != METHODS[-1] or size <= _LONG]
+        more, over = compare(rows, methods)
+        lines, ratios = lines + more, ratios | over
     _rounds.report("atlas", lines, ratios, f"cpu, {torch.get_num_threads()} threads")
 
 
@@ -61,92 +69,87 @@ def _rows(store: str, count: int, dim: int) -> Tensor:
     return opened.take([i * len(opened) // some for i in range(some)])
 
 
-def timed(work: Callable[[], Any]) -> tuple[float, Any]:
-    started = time.perf_counter()
+def timed(work: Callable[[], Any]) -> tuple[Took, Any]:
+    started = time.perf_counter(), time.process_time()
     made = work()
-    return time.perf_counter() - started, made
+    return (time.perf_counter() - started[0], time.process_time() - started[1]), made
 
 
-def judge(name: str, pairs: Affinities, graph: Graph, raw: Tensor) -> list[dict[str, Any]]:
-    recall = overlap(graph.rows[:, :10], map_neighbors(raw, 10))
-    return [
-        _rounds.row(f"{name}: divergence", "nats", [divergence(pairs, raw)]),
-        _rounds.row(f"{name}: recall@10", "fraction", [recall]),
-    ]
+def plus(a: Took, b: Took) -> Took:
+    return a[0] + b[0], a[1] + b[1]
 
 
-def compare(rows: Tensor) -> tuple[list[dict[str, Any]], dict[str, float]]:
+def report_of(name: str, took: Took) -> list[dict[str, Any]]:
+    kinds = zip(("wall", "processor"), took, strict=True)
+    return [_rounds.row(f"{name}, {kind}", "s", [seconds]) for kind, seconds in kinds]
+
+
+def compare(rows: Tensor, methods: list[str]) -> tuple[list[dict[str, Any]], dict[str, float]]:
     """Every method to its end."""
     from sklearn.manifold import TSNE
 
-    index, size = build_index(rows), f"{len(rows)} x {rows.shape[1]}"
-    unit = (rows / rows.norm(dim=1, keepdim=True)).numpy()
+    size = f"{len(rows)} x {rows.shape[1]}"
     build_graph(build_index(rows[:600]), 90)  # what is loaded once is not counted
     lay_out(rows[:600, :50], LayoutSettings(steps=(5, 5)))
-    search, graph = timed(lambda: build_graph(build_index(rows), 90))
-    pairs = affinities(graph, PERPLEXITY)
-    peer = LayoutSettings(method="openTSNE")
-    works: dict[str, Callable[[], Tensor]] = {
-        "featviz": lambda: lay_out(index, graph=graph).raw,
-        "preview": lambda: lay_out(build_index(rows), LayoutSettings(method="preview")).raw,
-        "openTSNE, 250 + 750": lambda: lay_out(index, peer, graph=graph).raw,
-        "scikit-learn, 1000": lambda: torch.from_numpy(
-            TSNE(
-                perplexity=PERPLEXITY, max_iter=SCIKIT_LEARN_STEPS, random_state=0, n_jobs=-1
-            ).fit_transform(unit)
-        ).double(),
-    }
-    lines = [_rounds.row(f"featviz's graph, {size}", "s", [search])]
-    seconds = {}
-    for name, work in works.items():
-        took, raw = timed(work)
-        if name.startswith(("featviz", "openTSNE")):
-            took += search
-        seconds[name] = took
-        lines.append(_rounds.row(f"{name}, {size}", "s", [took]))
-        lines += judge(f"{name}, {size}", pairs, graph, raw)
-        print(f"{name}: {took:.1f} s, divergence {divergence(pairs, raw):.3f}", flush=True)
-        if name == "featviz":
-            ours, goal = took, divergence(pairs, raw)
-    own, steps, raw = open_tsne_until(pairs, principal_components(index, graph), goal)
-    name = f"openTSNE's own rate, 250 + {steps}"
-    seconds[name] = own + search
-    print(f"{name}: {own + search:.1f} s, divergence {divergence(pairs, raw):.3f}", flush=True)
-    lines.append(_rounds.row(f"{name}, {size}", "s", [own + search]))
-    lines += judge(f"{name}, {size}", pairs, graph, raw)
-    return lines, {
-        f"{name}/featviz, {size}": took / ours
-        for name, took in seconds.items()
-        if name != "featviz"
-    }
-
-
-def compare_large(rows: Tensor, steps: int) -> tuple[list[dict[str, Any]], dict[str, float]]:
-    """featviz to its end, the others for some steps."""
-    size = f"{len(rows)} x {rows.shape[1]}"
-    search, graph = timed(lambda: build_graph(build_index(rows), 90))
-    print(f"graph of {size}: {search:.1f} s, recall {graph.recall:.4f}", flush=True)
     index = build_index(rows)
-    took, layout = timed(lambda: lay_out(index, graph=graph))
-    print(f"featviz, {size}: {took:.1f} s", flush=True)
+    search, graph = timed(lambda: build_graph(build_index(rows), 90))
     pairs = affinities(graph, PERPLEXITY)
     lines = [
-        _rounds.row(f"featviz's graph, {size}", "s", [search]),
+        *report_of(f"featviz's graph, {size}", search),
         _rounds.row(f"featviz's graph, {size}: recall", "fraction", [graph.recall]),
-        _rounds.row(f"featviz, {size}", "s", [search + took]),
-        *judge(f"featviz, {size}", pairs, graph, layout.raw),
     ]
-    peers = {
-        "openTSNE, 1000 steps": (search, open_tsne_seconds(pairs, layout.raw, steps)),
-        "scikit-learn, 1000 steps": scikit_learn_seconds(rows, layout.raw, steps),
+    print(f"graph of {size}: {search[1]:.1f} s, recall {graph.recall:.4f}", flush=True)
+    goal = 0.0
+
+    def scikit_learn() -> Tensor:
+        unit = (rows / rows.norm(dim=1, keepdim=True)).numpy()
+        peer = TSNE(perplexity=PERPLEXITY, random_state=0, n_jobs=-1)
+        return torch.from_numpy(peer.fit_transform(unit)).double()
+
+    def open_tsne() -> Tensor:
+        return lay_out(index, LayoutSettings(method="openTSNE"), graph=graph).raw
+
+    works: dict[str, tuple[Took, Callable[[], Tensor]]] = {
+        "featviz": (search, lambda: lay_out(index, graph=graph).raw),
+        "preview": (
+            (0, 0),
+            lambda: lay_out(build_index(rows), LayoutSettings(method="preview")).raw,
+        ),
+        "scikit-learn": ((0, 0), scikit_learn),
+        "openTSNE": (search, open_tsne),
     }
-    ratios = {}
-    for name, (before, each) in peers.items():
-        whole = before + 1000 * each
-        print(f"{name}, {size}: {before:.1f} s and {each:.3f} s a step", flush=True)
-        lines.append(_rounds.row(f"{name}, {size}, extrapolated from {steps}", "s", [whole]))
-        ratios[f"{name}, extrapolated/featviz, {size}"] = whole / (search + took)
-    return lines, ratios
+    seconds: dict[str, Took] = {}
+    for method in methods:
+        if method in works:
+            before, work = works[method]
+            took, raw = timed(work)
+            name = method
+        else:
+            before = search
+            start = principal_components(index, graph)
+            took, steps, raw = open_tsne_until(pairs, start, goal)
+            name = f"openTSNE's own rate, 250 + {steps}"
+        took, score = plus(took, before), divergence(pairs, raw)
+        seconds[name] = took
+        recall = overlap(graph.rows[:, :10], map_neighbors(raw, 10))
+        lines += [
+            *report_of(f"{name}, {size}", took),
+            _rounds.row(f"{name}, {size}: divergence", "nats", [score]),
+            _rounds.row(f"{name}, {size}: recall@10", "fraction", [recall]),
+        ]
+        print(
+            f"{name}: {took[0]:.1f} s, processors {took[1]:.1f} s, divergence {score:.3f}, "
+            f"recall@10 {recall:.3f}",
+            flush=True,
+        )
+        if method == "featviz":
+            goal = score
+    ours = seconds.pop("featviz", (1.0, 1.0))
+    return lines, {
+        f"{name}/featviz, {size}, {kind}": other / own
+        for name, took in seconds.items()
+        for kind, other, own in zip(("wall", "processor"), took, ours, strict=True)
+    }
 
 
 def principal_components(index: Index, graph: Graph) -> Tensor:
@@ -155,14 +158,14 @@ def principal_components(index: Index, graph: Graph) -> Tensor:
     return (start - start.mean(0)) / start[:, 0].std() * 1e-4
 
 
-def open_tsne_until(pairs: Affinities, start: Tensor, goal: float) -> tuple[float, int, Tensor]:
+def open_tsne_until(pairs: Affinities, start: Tensor, goal: float) -> tuple[Took, int, Tensor]:
     """openTSNE with its own learning rate until its divergence is `goal`: seconds, steps, map."""
     embedding = _embedding(pairs, start)
     took, _ = timed(lambda: embedding.optimize(250, exaggeration=12, inplace=True))
     steps, raw = 0, start
     while steps < 2000 and (not steps or divergence(pairs, raw) > goal):
         more, _ = timed(lambda: embedding.optimize(50, inplace=True))
-        took, steps = took + more, steps + 50
+        took, steps = plus(took, more), steps + 50
         raw = torch.from_numpy(np.asarray(embedding)).clone()
     return took, steps, raw
 
@@ -182,47 +185,6 @@ def _embedding(pairs: Affinities, at: Tensor) -> Any:
         learning_rate="auto",
         momentum=0.8,
     )
-
-
-def open_tsne_seconds(pairs: Affinities, settled: Tensor, steps: int) -> float:
-    """The seconds of a step; before the steps there is next to nothing but the graph."""
-    embedding = _embedding(pairs, settled)
-    took, _ = timed(lambda: embedding.optimize(steps, learning_rate=1.0, inplace=True))
-    return took / steps
-
-
-class Enough(Exception):
-    """A few steps are done."""
-
-
-def scikit_learn_seconds(rows: Tensor, settled: Tensor, steps: int) -> tuple[float, float]:
-    """Of neighbours and affinities, and of a step: its descent is stopped after a few."""
-    import sklearn.manifold._t_sne as inside
-
-    descend = inside._gradient_descent
-    stamps: list[float] = []
-
-    def few(objective: Any, start: Any, it: int, max_iter: int, **more: Any) -> None:
-        stamps.append(time.perf_counter())
-        descend(objective, start, it, it + steps, **more)
-        raise Enough
-
-    unit = (rows / rows.norm(dim=1, keepdim=True)).numpy()
-    inside._gradient_descent = few
-    started = time.perf_counter()
-    try:
-        inside.TSNE(
-            perplexity=PERPLEXITY,
-            init=settled.float().numpy(),
-            learning_rate=50.0,
-            random_state=0,
-            n_jobs=-1,
-        ).fit_transform(unit)
-    except Enough:
-        return stamps[0] - started, (time.perf_counter() - stamps[0]) / steps
-    finally:
-        inside._gradient_descent = descend
-    raise RuntimeError("scikit-learn took no step")
 
 
 if __name__ == "__main__":

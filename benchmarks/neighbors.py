@@ -1,11 +1,13 @@
 """Exact search in an fc7-like space: featviz against bare FAISS and bare torch.
 
-    python benchmarks/neighbors.py [--quick]
+    python benchmarks/neighbors.py [--quick] [--alone 1]
 
 20,000 rows of 4,096 numbers, 1,000 queries and one query, 10 neighbors; scikit-learn's brute force
 too, and the approximate indexes: how long they take to build, how long to search, and the recall@10
-that was measured when they were built. --quick: 5,000 rows of 1,024, exact search alone, in one
-thread. The rows are 500 clusters through a random map and a ReLU, 70% zeros, as float16 numbers.
+that was measured when they were built. --alone 1: exact search beside torch and FAISS alone.
+--quick: that with 5,000 rows of 1,024 in one thread.
+
+The rows are 500 clusters through a random map and a ReLU, 70% zeros, as float16 numbers.
 featviz answers with certified neighbors (float64 distances, ties by row), the bare searches with
 what float32 gives; how many of their answers are the same is printed too. Ratios are medians over
 interleaved rounds, by the clock and in processor seconds, which other work disturbs less.
@@ -30,7 +32,8 @@ K = 10
 
 
 def main() -> None:
-    given = _rounds.arguments(__doc__.splitlines()[0])
+    given = _rounds.arguments(__doc__.splitlines()[0], alone=0)
+    whole = not given.quick and not given.alone
     count, dim, queries, rounds = (5000, 1024, 1000, 5) if given.quick else (20_000, 4096, 1000, 5)
     if given.quick:
         torch.set_num_threads(1)
@@ -59,7 +62,7 @@ def main() -> None:
         same["bare FAISS"] = works["bare FAISS"]()[1]
     else:
         print("faiss is not installed, so it is missing below")
-    if not given.quick:
+    if whole:
         brute = NearestNeighbors(n_neighbors=K, algorithm="brute").fit(unit.numpy())
         works["scikit-learn brute"] = lambda: brute.kneighbors(unit_asked.numpy())
     rows: list[dict[str, Any]] = []
@@ -77,7 +80,7 @@ def main() -> None:
                 f"featviz/{name}, {size}, {kind}": _rounds.ratio(ours, values)
                 for name, values in seconds.items()
             }
-    for kind in KINDS if has_faiss() and not given.quick else ():
+    for kind in KINDS if has_faiss() and whole else ():
         rows += approximate(kind, base, asked, f"{queries} queries in {count} x {dim}")
     exact = index.search(asked, K)[1].numpy()
     for name, found in same.items():

@@ -5,18 +5,15 @@ float64, and a row is accepted only when no row outside the candidates could be 
 float32's error. So the result does not depend on the library, on threads or on the batch: nearest
 first, equal distances in the order of their rows.
 
-torch is the default. On a CPU there are several matrix products: MKL's, oneDNN's, for one query
-numpy's. Which is the fastest differs between processors and is measured for a few milliseconds when
-the first search needs it. On CUDA candidates are proposed in TF32, and where
-that cannot decide, in float32.
+torch is the default. Candidates by cosine are proposed in fewer bits where that is faster: on CUDA
+in TF32, on a CPU in bfloat16, for one query in float16 (`products`). Queries that this cannot
+decide are searched again in float32.
 """
 
 from __future__ import annotations
 
 import importlib.util
-import math
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -28,6 +25,14 @@ from featviz.embedding.store import Store
 from featviz.errors import UserError, nearest, public
 from featviz.models.frozen import plain_float32
 from featviz.models.load import resolve_device
+from featviz.neighbors.products import (
+    BFLOAT16_ERROR,
+    Halves,
+    in_bfloat16,
+    products,
+    rough_kind,
+    rough_products,
+)
 from featviz.types import Progress
 from featviz.wording import not_one_each
 
@@ -38,10 +43,10 @@ Metric = Literal["cosine", "l2"]
 Backend = Literal["auto", "torch", "faiss"]
 Nearest = tuple["NDArray[np.float64]", "NDArray[np.int64]"]
 """distances and rows, (Q, k)"""
+_Top = tuple[Tensor, Tensor, int]
+"""the best scores of a block of rows, (Q, n), their places in it, and its number of rows"""
 Excluded = Sequence[int] | Sequence[Sequence[int]] | Tensor | np.ndarray[Any, Any] | None
 
-_SPARE = 1
-"""candidates beyond k in the first round; each costs time in float64, and few are ever needed"""
 _BLOCK = 8192
 """rows that are compared with the queries at a time"""
 _KEPT = 4 << 30
@@ -56,13 +61,16 @@ _L2_ERROR = 4e-6
 """the same for |x|^2 + |q|^2 - 2 x.q, relative to |x|^2 + |q|^2"""
 _TF32_ERROR = 2.5e-3
 """the same in TF32, which rounds both vectors to 10 bits behind the point"""
-_TF32_SPARE = 20
-"""candidates beyond k in a round of TF32"""
-_FEW = 16
-"""queries that are multiplied as vectors"""
-_WIDENED = 1 << 15
-"""numbers of candidates that are widened to float64 at a time: they stay in the cache, and torch
-does not divide so few between threads, which would wait for each other after every step"""
+_ROUGH_SPARE = {torch.float32: 20, torch.bfloat16: 12, torch.float16: 12}
+"""candidates beyond k in a round of TF32, bfloat16, float16"""
+_BATCH = 16
+"""queries from which a round in bfloat16 is judged"""
+_TOO_MANY = 0.5
+"""fraction of queries left undecided beyond which bfloat16 is not tried again"""
+_COMPARED = 1 << 18
+"""numbers of candidates that are compared in float64 at a time: they stay in the cache"""
+_UNDIVIDED = 1 << 15
+"""so few numbers torch does not divide between threads, which would wait for each other"""
 _GATHERED = 4096
 """rows that are read from the disk at a time, to be compared in float64"""
 _ON_CUDA = 16
@@ -105,6 +113,9 @@ class Index:
         self._rows: NDArray[Any] | _OnDisk = np.empty((0, dim), np.float16)
         self._ready: NDArray[np.float32] | None = None
         self._resident: tuple[Tensor, Tensor] | None = None
+        self._rounded: tuple[Tensor, float] | None = None
+        self._halves: Halves | None = None
+        self._vague = False
 
     def __len__(self) -> int:
         return len(self.norms)
@@ -122,7 +133,8 @@ class Index:
         exact = np.array_equal(half, rows)
         self._rows = np.concatenate([self._rows, half if exact else rows])
         self.norms = np.concatenate([self.norms, _norms(rows)])
-        self._ready = self._resident = None
+        self._ready = self._resident = self._rounded = self._halves = None
+        self._vague = False
 
     def add_store(self, store: Store) -> None:
         """Index a store: a large one is read from the disk whenever its rows are needed."""
@@ -201,43 +213,106 @@ class Index:
         distances = np.empty((len(xq), k))
         rows = np.empty((len(xq), k), dtype=np.int64)
         todo = np.arange(len(xq))
-        rough = self.backend == "torch" and self.device.type == "cuda" and self.metric == "cosine"
-        wide = k + banned.shape[1] + (_TF32_SPARE if rough else _SPARE)
+        rough = self._rough_kind(len(xq))
+        wanted = k + banned.shape[1]
+        wide = wanted + (_ROUGH_SPARE[rough] if rough else 0)
         while todo.size:
             wide = min(wide, len(self))
-            far, candidates = self._candidates(xq[todo], wide, rough)
-            exact = self.distances(xq[todo], candidates)
+            far, candidates, needed = self._candidates(xq[todo], wanted, wide, rough)
+            exact = self._distances_of(xq[todo], candidates, needed)
             nearest_distances, nearest_rows = best_of(exact, candidates, banned[todo], k)
             distances[todo], rows[todo] = nearest_distances, nearest_rows
             if wide == len(self):
                 break
-            # A row outside the candidates is no nearer than `far`, up to the error of float32.
-            todo = todo[nearest_distances[:, -1] >= far]
+            # A row outside the candidates is no nearer than `far`.
+            undecided = nearest_distances[:, -1] >= far
+            if rough == torch.bfloat16 and len(todo) >= _BATCH and undecided.mean() > _TOO_MANY:
+                self._vague = True
+            todo = todo[undecided]
             wide *= 1 if rough else 4
-            rough = False
+            rough = None
         return distances, rows
 
+    def _rough_kind(self, queries: int) -> torch.dtype | None:
+        """The type of fewer bits in which candidates are proposed first; float32 means TF32."""
+        if self.backend != "torch" or self.metric != "cosine":
+            return None
+        if self.device.type == "cuda":
+            return torch.float32
+        if self.device.type != "cpu":
+            return None
+        kind = rough_kind(queries, self._rows_bytes() == 2)
+        kept = not isinstance(self._rows, _OnDisk) and 2 * len(self) * self.dim <= _KEPT
+        return kind if kind == torch.float16 or (kept and not self._vague) else None
+
     def _candidates(
-        self, xq: NDArray[np.float32], count: int, rough: bool
-    ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-        """Rows likely to be near, (Q, count), and a lower bound of the others' distance, (Q,)."""
-        queries = torch.from_numpy(for_search(xq, self.metric)).to(self.device)
-        found: list[tuple[Tensor, Tensor]] = []
-        seen = 0
-        with plain_float32():  # the errors below are those of float32
-            if rough:
-                torch.set_float32_matmul_precision("high")  # TF32
-            for rows in self._device_blocks():
-                wide = min(count, len(rows))
-                score, at = _best_of_block(queries, rows, wide, self.metric, self.backend)
-                found = [_merged([*found, (score, at + seen if seen else at)], count)]
-                seen += len(rows)
-        best, where = found[0]
-        worst, rows_found = best[:, -1].double().cpu().numpy(), where.cpu().numpy()
-        if self.metric == "cosine":
-            return 1 - worst - (_TF32_ERROR if rough else _COSINE_ERROR), rows_found
-        error = _L2_ERROR * (_norms(xq) ** 2 + self.norms.max() ** 2)
-        return np.sqrt(np.maximum(-worst - error, 0)), rows_found
+        self, xq: NDArray[np.float32], wanted: int, count: int, rough: torch.dtype | None
+    ) -> tuple[NDArray[np.float64], NDArray[np.int64], list[int]]:
+        """Rows likely to be near, (Q, count), in the order of their scores.
+
+        Before them a lower bound of the distance of all others, (Q,), by the score of the next best
+        row; after them how many can be among the `wanted` nearest: the others are too far.
+        """
+        unit = for_search(xq, self.metric)
+        lost: NDArray[np.float64] | float = _COSINE_ERROR
+        tops: Iterable[_Top]
+        if rough is None or rough == torch.float32:
+            with plain_float32():  # the errors are those of float32
+                if rough is not None:
+                    torch.set_float32_matmul_precision("high")  # TF32
+                    lost = _TF32_ERROR
+                tops = self._tops(torch.from_numpy(unit).to(self.device), count + 1)
+                best, where = _merged(tops, count + 1)
+        else:
+            rounded = self._by_float16 if rough == torch.float16 else self._by_bfloat16
+            scores, more = rounded(torch.from_numpy(unit))
+            best, where = _merged((_top(some, count + 1) for some in scores), count + 1)
+            lost = lost + more
+        rows = where[:, :count].cpu().numpy()
+        worst = best[:, -1].double().cpu().numpy()
+        needed = [rows.shape[1]] * len(rows)
+        if self.metric == "l2":
+            error = _L2_ERROR * (_norms(xq) ** 2 + self.norms.max() ** 2)
+            return np.sqrt(np.maximum(-worst - error, 0)), rows, needed
+        if self.device.type == "cpu":
+            least = best[:, min(wanted, best.shape[1]) - 1].numpy() - 2 * lost
+            needed = (best[:, :count].numpy() >= least[:, None]).sum(1).tolist()
+        return 1 - worst - lost, rows, needed
+
+    def _tops(self, queries: Tensor, count: int) -> Iterator[_Top]:
+        """The best scores of every block."""
+        for rows in self._device_blocks():
+            if self.backend == "faiss":
+                yield _top_by_faiss(queries, rows, min(count, len(rows)), self.metric)
+            else:
+                yield _top(block_scores(queries, rows, self.metric), count)
+
+    def _by_float16(self, unit: Tensor) -> tuple[Iterable[Tensor], float]:
+        """Cosines (1, n) of a query with every block, and how much they can be wrong."""
+        self._halves = how = self._halves or Halves.of(self.norms, self.dim)
+        query = (unit * how.scale).half()
+        blocks = (slice(i, i + _BLOCK) for i in range(0, len(self), _BLOCK))
+        pairs = ((rough_products(query, torch.from_numpy(self._rows[b])), b) for b in blocks)
+        return (some.float().div_(how.lengths[block]) for some, block in pairs), how.lost
+
+    def _by_bfloat16(self, unit: Tensor) -> tuple[Iterable[Tensor], NDArray[np.float64]]:
+        """Cosines (Q, n) of queries with every block, and how much they can be wrong, (Q,)."""
+        queries, moved = in_bfloat16(unit)
+        rows, most = self._in_bfloat16()
+        # a query in bfloat16 is at most 1 + 2^-8 long
+        lost = moved.double().numpy() + (1 + 2.0**-8) * most + BFLOAT16_ERROR
+        return (rough_products(queries, block) for block in rows.split(_BLOCK)), lost
+
+    def _in_bfloat16(self) -> tuple[Tensor, float]:
+        """All rows, scaled to length 1, and how far one of them has moved at most."""
+        if self._rounded is None:
+            rows, most = torch.empty(len(self), self.dim, dtype=torch.bfloat16), 0.0
+            for some, made in zip(rows.split(_BLOCK), self._scaled_blocks(), strict=True):
+                rough, moved = in_bfloat16(torch.from_numpy(made))
+                some.copy_(rough)
+                most = max(most, float(moved.max()))
+            self._rounded = rows, most
+        return self._rounded
 
     def _device_blocks(self) -> Iterator[Tensor]:
         """All rows scaled for the metric, float32, where they are searched."""
@@ -259,9 +334,7 @@ class Index:
         if self._ready is not None:
             yield from (self._ready[i : i + _BLOCK] for i in starts)
             return
-        # torch widens float16 faster than numpy.
-        wide = (torch.from_numpy(data[i : i + _BLOCK]).float().numpy() for i in starts)
-        made = (for_search(block, self.metric) for block in wide)
+        made = self._scaled_blocks()
         if isinstance(data, _OnDisk) or data.size * 4 > _KEPT:
             yield from made
             return
@@ -270,6 +343,23 @@ class Index:
             ready[i : i + _BLOCK] = block
             yield ready[i : i + _BLOCK]
         self._ready = ready
+
+    def _scaled_blocks(self) -> Iterator[NDArray[np.float32]]:
+        """The same, made anew."""
+        for start in range(0, len(self), _BLOCK):
+            # torch widens float16 faster than numpy.
+            wide = torch.from_numpy(self._rows[start : start + _BLOCK]).float().numpy()
+            yield for_search(wide, self.metric)
+
+    def _distances_of(
+        self, xq: NDArray[np.float32], candidates: NDArray[np.int64], needed: list[int]
+    ) -> NDArray[np.float64]:
+        """As `distances`, of the first candidates that are needed; infinity for the others."""
+        exact = np.full(candidates.shape, np.inf)
+        for count in set(needed):
+            some = np.array(needed) == count if len(set(needed)) > 1 else slice(None)
+            exact[some, :count] = self.distances(xq[some], candidates[some, :count])
+        return exact
 
     def distances(
         self, xq: NDArray[np.float32], candidates: NDArray[np.int64]
@@ -290,7 +380,8 @@ class Index:
         """Vectors as numpy's float32 (N, dim). Raises UserError if they do not fit."""
         if vectors.dim() != 2 or vectors.shape[1] != self.dim:
             raise UserError(f"vectors are (N, {self.dim}) here, got {tuple(vectors.shape)}")
-        rows: NDArray[np.float32] = vectors.detach().cpu().float().contiguous().numpy()
+        whole = vectors.detach().to("cpu", torch.float32).contiguous()
+        rows: NDArray[np.float32] = whole.numpy()
         if not np.isfinite(rows).all():
             raise UserError("vectors hold values that are not finite; they have no neighbors")
         return rows
@@ -389,20 +480,25 @@ def _compared(
             )
         return found
     data, dim = torch.from_numpy(rows), queries.shape[1]
-    wide = max(1, min(candidates.shape[1], _WIDENED // dim))
-    step = max(1, _WIDENED // (wide * dim))
-    raw, single, double = (
-        torch.empty(step * wide, dim, dtype=dtype)
-        for dtype in (data.dtype, torch.float32, torch.float64)
-    )
+    if metric == "cosine" and candidates.size * dim <= _UNDIVIDED:
+        few = data.index_select(0, torch.from_numpy(candidates.reshape(-1))).double()
+        found[:] = np.vecdot(few.view(*candidates.shape, dim).numpy(), queries[:, None])
+        return found
+    wide = max(1, min(candidates.shape[1], _COMPARED // dim))
+    step = max(1, min(len(queries), _COMPARED // (wide * dim)))
+    raw, double = (torch.empty(step * wide, dim, dtype=d) for d in (data.dtype, torch.float64))
+    single = torch.empty(step * wide * dim if torch.get_num_threads() == 1 else _UNDIVIDED)
     for start in range(0, len(queries), step):
         query = queries[start : start + step, None]
         for first in range(0, candidates.shape[1], wide):
             part = candidates[start : start + step, first : first + wide]
             size = part.size
-            torch.index_select(data, 0, torch.from_numpy(part.reshape(-1)), out=raw[:size])
+            # numpy gathers in one thread; mode="clip" writes without a copy in between
+            np.take(rows, part.reshape(-1), 0, raw[:size].numpy(), mode="clip")
             # float16 becomes float64 faster in two steps than in one.
-            double[:size] = single[:size].copy_(raw[:size])
+            pieces = (x[:size].view(-1).split(len(single)) for x in (raw, double))
+            for narrow, broad in zip(*pieces, strict=True):
+                broad.copy_(single[: len(narrow)].copy_(narrow))
             near = double[:size].view(*part.shape, dim).numpy()
             if metric == "l2":
                 near -= query
@@ -445,63 +541,33 @@ def for_search(rows: NDArray[np.float32], metric: Metric) -> NDArray[np.float32]
 
 def block_scores(queries: Tensor, rows: Tensor, metric: Metric) -> Tensor:
     """(Q, N), larger for nearer rows: inner products, or squared distances below zero."""
-    sample = 1 if len(queries) == 1 else 4 if len(queries) < _FEW else 64
-    products = _product(rows.device.type, sample)(queries, rows)
+    scores = products(queries, rows)
     if metric == "cosine":
-        return products
+        return scores
     squares = rows.square().sum(1) + queries.square().sum(1, keepdim=True)
-    return products.mul_(2).sub_(squares)
+    return scores.mul_(2).sub_(squares)
 
 
-def _by_mkl(queries: Tensor, rows: Tensor) -> Tensor:
-    return queries @ rows.T
+def _merged(tops: Iterable[_Top], count: int) -> tuple[Tensor, Tensor]:
+    """The `count` largest of scores and their rows, which were found in blocks of so many rows."""
+    found: list[tuple[Tensor, Tensor]] = []
+    seen = 0
+    for score, at, rows in tops:
+        found.append((score, at + seen if seen else at))
+        seen += rows
+        if len(found) > 1:
+            scores, places = (torch.cat(parts, 1) for parts in zip(*found, strict=True))
+            best, order = scores.topk(min(count, scores.shape[1]), dim=1)
+            found = [(best, places.gather(1, order))]
+    return found[0]
 
 
-def _by_onednn(queries: Tensor, rows: Tensor) -> Tensor:
-    product: Tensor = torch.ops.mkldnn._linear_pointwise(queries, rows, None, "none", [], "")
-    return product
+def _top(scores: Tensor, count: int) -> _Top:
+    best, at = scores.topk(min(count, scores.shape[1]), dim=1)
+    return best.float(), at, scores.shape[1]
 
 
-def _by_numpy(queries: Tensor, rows: Tensor) -> Tensor:
-    return torch.from_numpy(np.vecdot(rows.numpy(), queries.numpy()[:, None]))
-
-
-@cache
-def _product(device: str, sample: int) -> Callable[[Tensor, Tensor], Tensor]:
-    """The fastest way here to multiply so many queries (Q, dim) by rows (N, dim) transposed."""
-    ways = [_by_mkl]
-    if device == "cpu" and hasattr(torch.ops.mkldnn, "_linear_pointwise"):
-        ways.append(_by_onednn)
-    if device == "cpu" and sample == 1:
-        ways.append(_by_numpy)
-    if len(ways) == 1:
-        return _by_mkl
-    queries, rows = torch.ones(sample, 1024), torch.ones(2048, 1024)
-    seconds = dict.fromkeys(ways, math.inf)
-    for _ in range(10):
-        for way in ways:
-            started = time.thread_time()  # without the times when other processes had the core
-            way(queries, rows)
-            seconds[way] = min(seconds[way], time.thread_time() - started)
-    return min(ways, key=lambda way: seconds[way])
-
-
-def _merged(found: list[tuple[Tensor, Tensor]], count: int) -> tuple[Tensor, Tensor]:
-    """The `count` largest of scores and their rows, which were found in several blocks."""
-    if len(found) == 1:
-        return found[0]
-    scores, rows = (torch.cat(parts, 1) for parts in zip(*found, strict=True))
-    best, order = scores.topk(min(count, scores.shape[1]), dim=1)
-    return best, rows.gather(1, order)
-
-
-def _best_of_block(
-    queries: Tensor, rows: Tensor, count: int, metric: Metric, backend: str
-) -> tuple[Tensor, Tensor]:
-    """The `count` largest scores of a block and their rows, by torch or FAISS."""
-    if backend == "torch":
-        scores, at = block_scores(queries, rows, metric).topk(count, dim=1)
-        return scores, at
+def _top_by_faiss(queries: Tensor, rows: Tensor, count: int, metric: Metric) -> _Top:
     import faiss
 
     kind = faiss.METRIC_INNER_PRODUCT if metric == "cosine" else faiss.METRIC_L2
@@ -512,7 +578,7 @@ def _best_of_block(
         import faiss.contrib.torch_utils  # lets knn_gpu take torch's tensors
 
         found, where = faiss.knn_gpu(faiss_card(), queries, rows, count, metric=kind)
-    return found if metric == "cosine" else -found, where
+    return found if metric == "cosine" else -found, where, len(rows)
 
 
 @public

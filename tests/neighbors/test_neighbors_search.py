@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import scipy.stats
 import torch
+from oracles.nearest import nearest
 from sklearn.metrics import average_precision_score
 from torch import Tensor
 
@@ -25,32 +26,12 @@ needs_faiss = pytest.mark.skipif(not module.has_faiss(), reason="faiss is not in
 BACKENDS = [pytest.param("faiss", marks=needs_faiss), "torch"]
 
 
-def oracle(
-    base: Tensor, queries: Tensor, k: int, metric: Metric, exclude: list[int] | None = None
-) -> tuple[Tensor, Tensor]:
-    """All distances in float64, sorted by distance and then by row."""
-    x, q = base.double(), queries.double()
-    if metric == "l2":
-        distances = torch.stack([((x - row) ** 2).sum(1).sqrt() for row in q])
-    else:
-        lengths = q.norm(dim=1)[:, None] * x.norm(dim=1)[None]
-        cosines = (q @ x.T) / lengths.where(lengths > 0, torch.ones_like(lengths))
-        distances = (1 - cosines).clamp(0, 2)
-    # what differs by less than rounding is equal
-    distances = distances.mul(1e10).round().div(1e10)
-    for line, row in enumerate(exclude or []):
-        if row >= 0:
-            distances[line, row] = torch.inf
-    order = torch.sort(distances, dim=1, stable=True).indices[:, :k]
-    return distances.gather(1, order), order
-
-
 def check(
     base: Tensor, queries: Tensor, k: int, metric: Metric, backend: Backend, **options: Any
 ) -> None:
     index = build_index(base, metric=metric, backend=backend)
     distances, rows = index.search(queries, k, **options)
-    expected_distances, expected = oracle(base, queries, k, metric, options.get("exclude"))
+    expected_distances, expected = nearest(base, queries, k, metric, options.get("exclude"))
     torch.testing.assert_close(distances, expected_distances, rtol=0, atol=1e-9)
     assert torch.equal(rows, expected)
 
@@ -298,7 +279,7 @@ def test_results_are_saved_with_pictures_and_tables(mini: Model, tmp_path: Path)
     assert result._repr_html_().count("<img") == 1
     members = [row for row, label in enumerate(store.labels) if label == store.labels[0]]
     mean = store.take(members).mean(0, keepdim=True)
-    assert torch.equal(result.rows[2], oracle(store.matrix(), mean, 4, "cosine")[1][0])
+    assert torch.equal(result.rows[2], nearest(store.matrix(), mean, 4, "cosine")[1][0])
 
 
 def test_a_picture_file_finds_itself(
