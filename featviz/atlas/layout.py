@@ -238,13 +238,15 @@ def principal_components(space: Index | Tensor, *, seed: int = 0) -> Tensor:
         blocks = map(torch.from_numpy, space.search_blocks())
     middle = sample.mean(0)
     coordinates = torch.zeros(len(space), 2, dtype=torch.float64)
-    sample = (sample - middle).double()
+    sample -= middle
     if not bool(sample.any()):
         return coordinates
     _, _, axes = randomized_svd(
-        sample.numpy(), 2, n_iter=7, random_state=seed_32(seed), flip_sign=False
+        sample.double().numpy(), 2, n_iter=7, random_state=seed_32(seed), flip_sign=False
     )
-    found = [(rows - middle).double() @ torch.from_numpy(axes.T) for rows in blocks]
+    del sample
+    parts = (part for rows in blocks for part in rows.split(1024))
+    found = [(part - middle).double() @ torch.from_numpy(axes.T) for part in parts]
     coordinates[:, : len(axes)] = torch.cat(found)
     largest = coordinates.abs().argmax(0)
     signs = coordinates[largest, torch.arange(2)].sign()

@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from featviz.atlas.tsne import EARLY_EXAGGERATION
 from featviz.types import seed_32
 
 if TYPE_CHECKING:
@@ -23,6 +22,8 @@ if TYPE_CHECKING:
     from featviz.atlas.graph import Graph
     from featviz.types import Progress
 
+EARLY_EXAGGERATION = 12.0
+"""their own"""
 PACKAGES = {"openTSNE": "openTSNE", "scikit-learn": "sklearn", "cuml": "cuml"}
 """methods and the package that each imports"""
 DISTRIBUTIONS = {"cuml": ("cuml-cu13", "cuml-cu12")}
