@@ -3,7 +3,7 @@
 Settings follow Kobak and Berens 2019 ("The art of using t-SNE for single-cell transcriptomics",
 Nature Communications 10:5416): start at the first two principal components scaled to a standard
 deviation of 1e-4, perplexity 30 but at most a third of the other rows. Their exaggeration of 4 for
-large maps is an option: it shrinks maps of rows like fc7 to a few places (docs/scale.md derives why).
+large maps is an option: it shrinks maps of rows like fc7 to a few places (docs/scale.md).
 """
 
 from __future__ import annotations
