@@ -366,14 +366,15 @@ class Index:
     ) -> NDArray[np.float64]:
         """From each query (Q, dim) to its own candidates (Q, count), in float64."""
         held = self.resident()
-        queries = torch.from_numpy(xq).double()
+        queries = xq.astype(np.float64)
         if held is None:
-            found = _compared(self._rows, queries.numpy(), candidates, self.metric)
+            found = _compared(self._rows, queries, candidates, self.metric)
         else:
-            found = _compared_on_card(held[0], queries, candidates, self.metric)
+            whole = torch.from_numpy(queries)
+            found = _compared_on_card(held[0], whole, candidates, self.metric)
         if self.metric == "l2":
             return found
-        length = self.norms[candidates] * torch.linalg.vector_norm(queries, dim=1).numpy()[:, None]
+        length = self.norms[candidates] * np.sqrt(np.vecdot(queries, queries))[:, None]
         return np.round(1 - found / np.where(length > 0, length, 1), _DECIMALS).clip(0, 2)
 
     def check(self, vectors: Tensor) -> NDArray[np.float32]:

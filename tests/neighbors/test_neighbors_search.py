@@ -245,7 +245,7 @@ def test_torch_searches_where_faiss_is_absent(
         (lambda b: find_neighbors(b, torch.zeros(1, 3)), r"vectors are \(N, 4\) here"),
         (lambda b: find_neighbors(b, k=0), "k is 0"),
         (lambda b: find_neighbors(b, metric="l1"), "metric is 'l1'; it must be one of cosine, l2"),  # type: ignore[arg-type]
-        (lambda b: find_neighbors(b, labels=["a"]), "1 labels for 4 rows"),
+        (lambda b: find_neighbors(b, labels=["a"]), "1 label for 4 rows"),
         (lambda b: build_index(b / 0), "not finite"),
         (lambda b: build_index(b[0]), "takes a matrix"),
         (lambda b: build_index(b[:1]).search(b[:1], 1, exclude=[0]), "nothing to find"),
