@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -103,95 +103,65 @@ def attribute(
     """
     started = time.perf_counter()
     given = read_batch(model, pictures)
-    batch = given.pictures
+    batch, names = given.pictures, tuple(names or given.names)
     methods = check_methods(methods)
     model.need_classes()
     if set(methods) != {"occlusion"}:
         need_gradients(model, ["logits"])
-    names = tuple(names or given.names)
-    layer = grad_cam_layer(model, layer) if "grad_cam" in methods else None
-    cover = baseline_color(model, baseline).expand_as(batch[:1])
     side = max(1, round(window * batch.shape[-1]))
-    hop = min(max(1, round(stride * batch.shape[-1])), side)
-
-    def measure(method: str, x: Tensor, c: int) -> Tensor:
-        """The map (H, W)."""
-        if method == "integrated_gradients":
-            return captum_methods.integrated_gradients(model, x, c, cover, steps, batch_size)
-        if method == "saliency":
-            return captum_methods.saliency(model, x, c)
-        if method == "grad_cam":
-            assert layer is not None
-            return grad_cam(model, x, c, layer)
-        return captum_methods.occlusion(model, x, c, cover, side, hop, batch_size)
-
+    maker = _Maker(
+        model,
+        methods,
+        layer=grad_cam_layer(model, layer) if "grad_cam" in methods else None,
+        cover=baseline_color(model, baseline).expand_as(batch[:1]),
+        steps=steps,
+        window=side,
+        stride=min(max(1, round(stride * batch.shape[-1])), side),
+        batch_size=batch_size,
+        seed=seed,
+    )
     with frozen(model), torch.no_grad():
         logits = torch.cat([model(picture[None]) for picture in batch])
-        base = model(cover)[0]
+        base = model(maker.cover)[0]
     targets = _targets(model, target, logits)
     parameters = {
         "pictures": list(names),
         "targets": targets,
         "methods": list(methods),
-        "layer": layer,
+        "layer": maker.layer,
         "baseline": baseline,
         "steps": steps,
-        "window": side,
-        "stride": hop,
+        "window": maker.window,
+        "stride": maker.stride,
         "batch_size": batch_size,
     }
-
-    def make(work: tuple[Tensor, int], report: Callable[[int], None]) -> Arrays:
-        x, c = work
-        found = []
-        with frozen(model):
-            for done, method in enumerate(methods):
-                report(done)
-                heat = measure(method, x, c).detach().cpu()
-                check = captum_methods.deletion(
-                    model, x, c, cover, heat, seed=seed, batch_size=batch_size
-                )
-                found.append((heat, torch.tensor(check)))
-        maps, checks = map(torch.stack, zip(*found, strict=True))
-        return {"maps": maps.numpy(), "checks": checks.numpy()}
-
     digest = hashlib.sha256(batch.cpu().numpy().tobytes()).hexdigest()
     job = parameters | {"model": model.record(), "pictures": digest, "seed": seed}
     pieces = [
         Piece(f"picture-{i:05}", (batch[i : i + 1].clone(), c), len(methods))
         for i, c in enumerate(targets)
     ]
-    opened = open_checkpoint(
-        checkpoint, job, total=len(methods) * len(batch), unit="maps", engine=engine
-    )
-    with opened as kept:
-        text, device = "attributions", model.device.type
-        made = [*map_pieces(make, pieces, kept, device=device, progress=progress, text=text)]
+    total, device = len(methods) * len(batch), model.device.type
+    with open_checkpoint(checkpoint, job, total=total, unit="maps", engine=engine) as kept:
+        text = "attributions"
+        made = [*map_pieces(maker, pieces, kept, device=device, progress=progress, text=text)]
     maps, checks = (
         torch.stack([torch.from_numpy(one[name]) for one in made], 1) for name in ("maps", "checks")
     )
+    by_method = dict(zip(methods, maps, strict=True))
     left, moved = checks.unbind(2)
-    error = relative = None
-    if "integrated_gradients" in methods:
-        gain = (logits - base)[torch.arange(len(batch)), torch.tensor(targets)].cpu()
-        error = maps[methods.index("integrated_gradients")].sum((1, 2)) - gain
-        # Where nothing is to be gained, any error is infinitely large.
-        relative = torch.where(error == 0, 0.0, error.abs() / gain.abs())
+    gain = (logits - base)[torch.arange(len(batch)), torch.tensor(targets)].cpu()
+    relative, error = _completeness(by_method.get("integrated_gradients"), gain)
     result = Attributed(
-        origin=results.origin(
-            model,
-            parameters=parameters,
-            started=started,
-            seed=seed,
-        ),
+        origin=results.origin(model, parameters=parameters, started=started, seed=seed),
         model_name=model.name,
         classes=model.class_names,
         names=names,
         pictures=batch.cpu(),
         targets=tuple(targets),
         probabilities=logits.softmax(1).cpu(),
-        maps=dict(zip(methods, maps, strict=True)),
-        layer=layer,
+        maps=by_method,
+        layer=maker.layer,
         baseline=BASELINES.get(str(baseline), f"gray {baseline}"),
         completeness=relative,
         completeness_logits=error,
@@ -199,6 +169,66 @@ def attribute(
         deletion_random=dict(zip(methods, moved, strict=True)),
     )
     return replace(result, warnings=tuple(_warnings(result)))
+
+
+@dataclass(frozen=True)
+class _Maker:
+    """What is done with each picture: its map by every method, and the deletion check of each."""
+
+    model: Model
+    methods: tuple[str, ...]
+    layer: str | None
+    cover: Tensor
+    """(1, C, H, W) of the baseline's color"""
+    steps: int
+    window: int
+    """pixels of the side of occlusion's square"""
+    stride: int
+    batch_size: int
+    seed: int
+
+    def __call__(self, work: tuple[Tensor, int], report: Callable[[int], None]) -> Arrays:
+        x, target = work
+        maps, checks = [], []
+        with frozen(self.model):
+            for done, method in enumerate(self.methods):
+                report(done)
+                maps.append(self._map(method, x, target).detach().cpu())
+                checks.append(
+                    captum_methods.deletion(
+                        self.model,
+                        x,
+                        target,
+                        self.cover,
+                        maps[-1],
+                        seed=self.seed,
+                        batch_size=self.batch_size,
+                    )
+                )
+        return {"maps": torch.stack(maps).numpy(), "checks": torch.tensor(checks).numpy()}
+
+    def _map(self, method: str, x: Tensor, target: int) -> Tensor:
+        """(H, W)."""
+        model, cover, views = self.model, self.cover, self.batch_size
+        if method == "integrated_gradients":
+            return captum_methods.integrated_gradients(model, x, target, cover, self.steps, views)
+        if method == "saliency":
+            return captum_methods.saliency(model, x, target)
+        if method == "grad_cam":
+            assert self.layer is not None
+            return grad_cam(model, x, target, self.layer)
+        return captum_methods.occlusion(model, x, target, cover, self.window, self.stride, views)
+
+
+def _completeness(maps: Tensor | None, gain: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    """By how much maps (N, H, W) miss the gain (N,) that they must add up to: by it, and in logits.
+
+    Where nothing is to be gained, any error is infinitely large.
+    """
+    if maps is None:
+        return None, None
+    error = maps.sum((1, 2)) - gain
+    return torch.where(error == 0, 0.0, error.abs() / gain.abs()), error
 
 
 def check_methods(methods: Sequence[str]) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -128,7 +128,16 @@ def compare(
     }
     job = parameters | {"model": first.record(), "seed": seed}
     job |= {"pictures": data.sha256, "state": data.state}
-    some = data.spread(count)
+    beyond = _Beyond(
+        data.spread(count),
+        parts,
+        grids,
+        steps=steps,
+        corruptions=corruptions,
+        severities=severities,
+        seed=seed,
+        batch_size=batch_size,
+    )
     measured, pooled = [], []
     skipped: tuple[list[Skipped], list[Skipped]] = ([], [])
     with open_checkpoint(checkpoint, job, engine=engine) as kept:
@@ -143,36 +152,7 @@ def compare(
                 skipped[k],
                 progress,
             )
-            inner = kept.part(f"model-{k + 1}")
-            if "robustness" in parts:
-                found = audit(
-                    model,
-                    some,
-                    norms=list(grids),
-                    eps=grids,
-                    steps=steps,
-                    check_steps=0,
-                    queries=0,
-                    parts=(),
-                    seed=seed,
-                    batch_size=batch_size,
-                    checkpoint=inner.part("audit"),
-                    progress=progress,
-                )
-                clean = replace(clean, robustness=robustness_of(found))
-            if "corruptions" in parts:
-                table = corruption_table(
-                    model,
-                    some,
-                    names=corruptions,
-                    severities=severities,
-                    seed=seed,
-                    batch_size=batch_size,
-                    checkpoint=inner.part("corruptions"),
-                    progress=progress,
-                )
-                clean = replace(clean, corrupted=corrupted_of(table))
-            measured.append(clean)
+            measured.append(beyond.measure(model, clean, kept.part(f"model-{k + 1}"), progress))
             pooled.append(units)
     one, other = same_pictures(*measured)
     result = Comparison(
@@ -194,6 +174,54 @@ def compare(
         warnings=(*notes, *comparison_warnings(result)),
         label_report=reports[0],
     )
+
+
+@dataclass(frozen=True)
+class _Beyond:
+    """What is measured of each model beside its clean predictions."""
+
+    pictures: Pictures
+    parts: Sequence[str]
+    grids: Mapping[str, Sequence[float]]
+    steps: int
+    corruptions: Sequence[str]
+    severities: Sequence[int]
+    seed: int
+    batch_size: int | None
+
+    def measure(
+        self, model: Model, clean: Measured, kept: Checkpoint, progress: Progress | None
+    ) -> Measured:
+        """The clean measurements with the parts added."""
+        if "robustness" in self.parts:
+            found = audit(
+                model,
+                self.pictures,
+                norms=list(self.grids),
+                eps=self.grids,
+                steps=self.steps,
+                check_steps=0,
+                queries=0,
+                parts=(),
+                seed=self.seed,
+                batch_size=self.batch_size,
+                checkpoint=kept.part("audit"),
+                progress=progress,
+            )
+            clean = replace(clean, robustness=robustness_of(found))
+        if "corruptions" in self.parts:
+            table = corruption_table(
+                model,
+                self.pictures,
+                names=self.corruptions,
+                severities=self.severities,
+                seed=self.seed,
+                batch_size=self.batch_size,
+                checkpoint=kept.part("corruptions"),
+                progress=progress,
+            )
+            clean = replace(clean, corrupted=corrupted_of(table))
+        return clean
 
 
 @public

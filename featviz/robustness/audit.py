@@ -216,10 +216,7 @@ def audit(
                 batch_size=batch_size,
                 precision=chosen,
             )
-            states = smallest_changes(clean, grids, steps, work)
-            for state in states:
-                if check_steps and state.norm != "l0":
-                    second_attacks(state, check, check_steps, queries, work)
+            states = _search(clean, grids, options, check, work)
             judged = {"transfer", "diagnosis"} & set(parts)
             fooled = fool_by_margin(clean, work) if judged else None
         source = Source(
@@ -241,6 +238,21 @@ def audit(
     result = _result(origin, clean, work, labeled, states, tested, made)
     warnings = (*result.warnings, *left_out, *missing, *audit_warnings(result))
     return replace(result, warnings=warnings)
+
+
+def _search(
+    clean: CleanPass,
+    grids: Mapping[str, tuple[float, ...]],
+    options: Options,
+    check: str,
+    work: Work,
+) -> list[NormState]:
+    """Smallest changes in each norm, and the second attack on what they leave."""
+    states = smallest_changes(clean, grids, options.steps, work)
+    for state in states:
+        if options.check_steps and state.norm != "l0":
+            second_attacks(state, check, options.check_steps, options.queries, work)
+    return states
 
 
 def _plan(kept: Checkpoint, make: Callable[[], Plan]) -> Plan:
