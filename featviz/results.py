@@ -586,6 +586,23 @@ def read_result(folder: str | Path) -> dict[str, Any]:
     return document
 
 
+_ORIGIN = {
+    "data": schema.Maybe(dict),
+    "parameters": dict,
+    "seed": schema.Maybe(int),
+    "versions": {str: str},
+    "seconds": float,
+    "created": str,
+    "command": schema.Maybe(str),
+}
+
+
+def read_origin(folder: Path, model: Mapping[str, Any] | None, way_out: str) -> Origin:
+    """The origin of a saved result, whose model its own file names. Raises as `read_result`."""
+    said = schema.check(read_result(folder), _ORIGIN, folder / "result.json", way_out)
+    return Origin(model=model, device=said.pop("versions").get("device", "unknown"), **said)
+
+
 def list_results(folder: str | Path) -> list[Path]:
     """The result folders in a folder (itself included), sorted by name.
 

@@ -282,16 +282,6 @@ _FACTS = {
     },
     "model": schema.Maybe(dict),
 }
-_ORIGIN = {
-    "data": schema.Maybe(dict),
-    "parameters": dict,
-    "seed": schema.Maybe(int),
-    "versions": {str: str},
-    "seconds": float,
-    "created": str,
-    "command": schema.Maybe(str),
-    "warnings": [str],
-}
 
 
 @public
@@ -308,9 +298,8 @@ def open_concepts(folder: str | Path) -> Concepts:
     document = results.read_result(place)
     if document.get("kind") != Concepts.kind:
         raise UserError(f"{place} holds no concepts; featviz concepts makes them")
-    said = schema.check(document, _ORIGIN, place / "result.json", _AGAIN)
+    said = schema.check(document, {"warnings": [str]}, place / "result.json", _AGAIN)
     facts, tensors = _read(place / FILE)
-    warnings, device = said.pop("warnings"), said.pop("versions").get("device", "unknown")
     used = {
         name: Usage(
             Explained(*facts[name][0]),
@@ -321,8 +310,8 @@ def open_concepts(folder: str | Path) -> Concepts:
     }
     again = {n.partition(".")[2]: v for n, v in tensors.items() if n.startswith("stability.")}
     return Concepts(
-        origin=results.Origin(model=facts["model"], device=device, **said),
-        warnings=tuple(warnings),
+        origin=results.read_origin(place, facts["model"], _AGAIN),
+        warnings=tuple(said["warnings"]),
         layer=facts["layer"],
         dictionary=from_tensors(facts["method"], tensors, facts["active"]),
         preparation=facts["preparation"],

@@ -438,23 +438,7 @@ def _read_field(found: Mapping[str, Any] | None) -> ReceptiveField | None:
     return ReceptiveField(**{name: tuple(pair) for name, pair in found.items()})
 
 
-_ORIGIN = {
-    "data": schema.Maybe(dict),
-    "parameters": dict,
-    "seed": schema.Maybe(int),
-    "versions": {str: str},
-    "seconds": float,
-    "created": str,
-    "command": schema.Maybe(str),
-}
-"""what result.json says of the origin of a result"""
-
-
 def _read_origin(place: Path, manifest: Mapping[str, Any]) -> results.Origin:
     if not (place / "result.json").exists():
         return results.Origin(manifest["model"], None, {}, None, "unknown", 0.0, "", None)
-    document = results.read_result(place)
-    said = schema.check(document, _ORIGIN, place / "result.json", "embed again")
-    return results.Origin(
-        model=manifest["model"], device=said.pop("versions").get("device", "unknown"), **said
-    )
+    return results.read_origin(place, manifest["model"], "embed again")

@@ -350,7 +350,7 @@ def _look(path: Path) -> tuple[int | None, int | None, bool] | None:
             warnings.simplefilter("ignore")  # large pictures and odd tags
             with Image.open(path) as picture:
                 width, height = picture.size
-                rgb = picture.convert("RGB")
+                rgb = picture.convert("RGBA" if picture.has_transparency_data else "RGB")
     except (*_UNREADABLE, Image.DecompressionBombError):
         return None
     pixels = np.asarray(rgb)

@@ -116,7 +116,7 @@ class Kernels(results.Result):
                 alt=f"The kernels of {self.layer} in groups: {self._groups_in_words()}",
             )
         size = max(self.weights.shape[-2:])
-        sheet = images.contact_sheet(pictures, gap=max(1, size // 11))
+        sheet = images.contact_sheet(pictures, gap=max(1, size // 11), background=None)
         folder.figure(
             "kernels.png",
             images.enlarge(sheet, max(1, min(8, 900 // sheet.shape[-1]))),

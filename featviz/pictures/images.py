@@ -415,7 +415,7 @@ def enlarge(image: Tensor, factor: int) -> Tensor:
 
 
 def contact_sheet(
-    images: Tensor, columns: int | None = None, *, gap: int = 2, background: float = 1.0
+    images: Tensor, columns: int | None = None, *, gap: int = 2, background: float | None = 1.0
 ) -> Tensor:
     """Pictures side by side in reading order.
 
@@ -423,12 +423,14 @@ def contact_sheet(
         images: (N, 3, H, W) in [0, 1].
         columns: default: the sheet is about as wide as high.
         gap: pixels between and around pictures.
-        background: gray value of the gaps, in [0, 1].
+        background: gray value of the gaps, in [0, 1]; None: transparent, for a PNG.
 
     Returns:
-        (3, rows * (H + gap) + gap, columns * (W + gap) + gap).
+        (3, rows * (H + gap) + gap, columns * (W + gap) + gap), or (4, ...) with transparent gaps.
     """
     images = visible(images)
+    if background is None:
+        images, background = torch.cat([images, torch.ones_like(images[:, :1])], 1), 0.0
     count, channels, height, width = images.shape
     columns = columns or math.ceil(math.sqrt(count))
     rows = math.ceil(count / columns)

@@ -130,3 +130,12 @@ def test_the_rounding_of_computed_pictures_is_brought_back() -> None:
 def test_what_is_no_pictures_is_refused_in_one_line(pictures: torch.Tensor, message: str) -> None:
     with pytest.raises(UserError, match=message):
         images.check_pictures(pictures)
+
+
+def test_the_gaps_of_a_contact_sheet_can_be_transparent(generator: torch.Generator) -> None:
+    pictures = torch.rand(3, 3, 4, 5, generator=generator)
+    sheet = images.contact_sheet(pictures, columns=2, gap=1, background=None)
+    on_white = images.contact_sheet(pictures, columns=2, gap=1)
+    assert sheet.shape == (4, *on_white.shape[1:])
+    assert int(sheet[3].sum()) == 3 * 4 * 5
+    torch.testing.assert_close(images.visible(sheet), on_white)
