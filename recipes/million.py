@@ -45,11 +45,10 @@ from made_up_rows import CLASSES, MadeUp, Structure, describe, fit, made_up, net
 from torch import Tensor
 
 import featviz
-from featviz.atlas.cells import cell_means, medoids, within_cosines
-from featviz.atlas.graph import Graph, build_graph
-from featviz.atlas.grid import Grid, cut, top_classes
+from featviz.atlas.graph import HELD, Graph, build_graph
+from featviz.atlas.grid import cut
 from featviz.atlas.layout import Layout, LayoutSettings, frame, lay_out
-from featviz.atlas.levels import Level
+from featviz.atlas.levels import make_level
 from featviz.atlas.metrics import is_among, map_neighbors, overlap
 from featviz.atlas.placing import place_rows
 from featviz.atlas.thumbnails import Thumbnails
@@ -59,7 +58,7 @@ from featviz.checkpoints import Checkpoint, open_checkpoint, remove_checkpoint
 from featviz.data.datasets import evenly
 from featviz.embedding.store import Store
 from featviz.neighbors.approximate import Effort, build_approximate, open_approximate
-from featviz.neighbors.exact import Index, build_index
+from featviz.neighbors.exact import build_index
 from featviz.pictures import images
 from featviz.results import Number
 
@@ -111,6 +110,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--layer", default="fc7", help="of which rows are read, before its ReLU")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--perplexity", type=float, default=30.0)
+    parser.add_argument("--held", type=float, default=HELD, help="see `build_graph`")
     parser.add_argument("--steps", type=int, nargs=2, help="of t-SNE: early, and after it")
     parser.add_argument("--kills", type=int, default=0, help="of the store's step, by SIGKILL")
     parser.add_argument("--twice", action="store_true", help="make the store again, uninterrupted")
@@ -348,14 +348,16 @@ def step_index(options: argparse.Namespace) -> None:
 
 def _checkpoint(options: argparse.Namespace, name: str) -> AbstractContextManager[Checkpoint]:
     """Where a step of the map keeps its parts."""
-    job = {"rows": options.rows, "seed": options.seed, "perplexity": options.perplexity}
+    job = {name: getattr(options, name) for name in ("rows", "seed", "perplexity", "held", "steps")}
     return open_checkpoint(options.out / f"{name}.partial", job)
 
 
 def step_graph(options: argparse.Namespace) -> None:
     store = _open(options)
     with _checkpoint(options, "graph") as kept:
-        graph = build_graph(build_index(store), _neighbors(options), _say, kept=kept)
+        graph = build_graph(
+            build_index(store), _neighbors(options), _say, held=options.held, kept=kept
+        )
     np.savez(options.out / "graph.npz", rows=graph.rows.int(), distances=graph.distances)
     remove_checkpoint(options.out / "graph.partial")
     asked = _asked(len(store))
@@ -363,6 +365,7 @@ def step_graph(options: argparse.Namespace) -> None:
         options,
         "graph",
         k=graph.k,
+        held=options.held,
         recall=_recall(options, graph.rows[asked]),
         recall_at_10=_recall(options, graph.rows[asked][:, :10]),
         disk_GB=(options.out / "graph.npz").stat().st_size / 1e9,
@@ -435,7 +438,7 @@ def step_place(options: argparse.Namespace) -> None:
 def step_page(options: argparse.Namespace) -> None:
     store, layout, graph = _open(options), _layout(options), _graph(options)
     index, count, k = build_index(store), len(store), min(10, len(store) - 1)
-    levels = [_level(index, cut(layout.xy, side), store.labels) for side in SIDES]
+    levels = [make_level(index, cut(layout.xy, side), store.labels) for side in SIDES]
     shown = map_neighbors(layout.xy, k)
     near = graph.nearest(k)
     kept = is_among(near.rows, shown)
@@ -474,11 +477,6 @@ def step_page(options: argparse.Namespace) -> None:
         pictured=len(own),
         disk_GB=file.stat().st_size / 1e9,
     )
-
-
-def _level(index: Index, grid: Grid, classes: Sequence[str]) -> Level:
-    cosines = within_cosines(index, cell_means(index, grid), grid)
-    return Level(grid, medoids(index, grid), cosines, top_classes(classes, grid))
 
 
 def _pictures(store: Store, rows: Sequence[int]) -> Tensor:

@@ -14,13 +14,13 @@ import torch
 from torch import Tensor
 
 from featviz import results
-from featviz.atlas.cells import cell_means, medoids, within_cosines
+from featviz.atlas.cells import cell_means
 from featviz.atlas.effects import logit_effects, top_effects
 from featviz.atlas.graph import build_graph, neighbors_wanted
-from featviz.atlas.grid import Grid, assign, cut, top_classes
+from featviz.atlas.grid import assign, cut
 from featviz.atlas.icons import IconSettings, synthetic_icons
 from featviz.atlas.layout import LayoutSettings, lay_out
-from featviz.atlas.levels import Level
+from featviz.atlas.levels import Level, make_level
 from featviz.atlas.metrics import NEIGHBORS, compare_maps, map_neighbors, map_quality, overlap
 from featviz.atlas.result import Atlas
 from featviz.atlas.thumbnails import read_thumbnails
@@ -149,7 +149,7 @@ def build_atlas(
             sides = [side for side in SIDES if side == SIDES[0] or side * side <= 2 * count]
         shown_sides = sorted({*sides, *(icon_sides if icons != "sample" else ())})
         classes = [store.class_name(row) for row in rows]
-        levels = [_level(index, cut(shown.xy, side), classes) for side in shown_sides]
+        levels = [make_level(index, cut(shown.xy, side), classes) for side in shown_sides]
         thumbnails, missing = read_thumbnails(placed, rows, _pictured(count, levels), progress)
         if missing:
             warnings.append(
@@ -252,12 +252,6 @@ def check_model(model: Model, store: Store) -> None:
             f"{store.title} holds a {store.reduced} of each picture, and icons are made for means "
             "and single positions; embed with --position mean or random"
         )
-
-
-def _level(index: Index, grid: Grid, classes: Sequence[str]) -> Level:
-    means = cell_means(index, grid)
-    cosines = within_cosines(index, means, grid)
-    return Level(grid, medoids(index, grid), cosines, top_classes(classes, grid))
 
 
 def _pictured(count: int, levels: Sequence[Level]) -> Tensor:

@@ -6,7 +6,7 @@ of a large store.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -34,34 +34,35 @@ def mean_row(vectors: Tensor | Index, rows: Sequence[int] | None = None) -> Tens
     return (_total(_pieces(vectors, chosen)) / len(chosen)).float()
 
 
-def medoids(vectors: Tensor | Index, grid: Grid) -> tuple[int, ...]:
-    """For each cell the member with the smallest sum of cosine distances to all its members.
+def medoids(vectors: Tensor | Index, grid: Grid) -> tuple[tuple[int, ...], Tensor]:
+    """Of each cell the member in its middle, and how alike its members are.
 
-    The lowest row wins a tie.
+    Returns:
+        The members with the smallest sums of cosine distances to all of their cell, the lowest row
+        where several are; and the mean cosine of each cell's members to its mean, (cells,)
+        float64, 1 where all are alike.
     """
-    chosen = []
+    chosen, cosines = [], []
     for cell in grid.cells:
+        mean, middle = torch.zeros(2, 1, dtype=torch.float64)
+        units: Iterable[Tensor] = ()
+        for part in _pieces(vectors, cell.members):
+            unit = unit_rows(part)
+            mean, middle, units = mean + part.double().sum(0), middle + unit.sum(0), [unit]
+        if len(cell.members) > _PIECE:  # read again rather than held
+            units = map(unit_rows, _pieces(vectors, cell.members))
         # The sum of cosines to all members is the product with the sum of their unit vectors.
-        total = _total(map(unit_rows, _pieces(vectors, cell.members)))
-        closeness = [unit_rows(part) @ total for part in _pieces(vectors, cell.members)]
-        chosen.append(cell.members[int(torch.cat(closeness).numpy().round(9).argmax())])
-    return tuple(chosen)
-
-
-def within_cosines(vectors: Tensor | Index, means: Tensor, grid: Grid) -> Tensor:
-    """Mean cosine of each cell's members to the cell's mean, (cells,) float64; 1: all alike."""
-    return torch.stack(
-        [
-            _total(map(unit_rows, _pieces(vectors, cell.members))) @ mean / len(cell.members)
-            for cell, mean in zip(grid.cells, unit_rows(means), strict=True)
-        ]
-    )
+        closeness = torch.cat([unit @ middle for unit in units])
+        chosen.append(cell.members[int(closeness.numpy().round(9).argmax())])
+        mean = unit_rows((mean / len(cell.members)).float())
+        cosines.append(middle @ mean / len(cell.members))
+    return tuple(chosen), torch.stack(cosines)
 
 
 def unit_rows(rows: Tensor) -> Tensor:
     """Rows scaled to length 1 (zero rows stay zero), float64."""
     wide = rows.double()
-    lengths: Tensor = wide.norm(dim=1, keepdim=True).clamp_min(1e-30)
+    lengths: Tensor = wide.norm(dim=-1, keepdim=True).clamp_min(1e-30)
     return wide / lengths
 
 

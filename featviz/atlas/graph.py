@@ -115,6 +115,7 @@ def build_graph(
     progress: Progress | None = None,
     *,
     quick: bool = False,
+    held: float = HELD,
     device: str = "auto",
     kept: Checkpoint | None = None,
 ) -> Graph:
@@ -125,6 +126,8 @@ def build_graph(
         k: Neighbors a row.
         progress: Called with the rows done.
         quick: Only along 50 principal axes, for a preview; `recall` says what that costs.
+        held: Of more than 16,384 rows on the CPU, the fraction of true neighbors in the groups that
+            are looked into. Fewer take less time (docs/scale.md); `recall` says what is lost.
         device: "auto" takes CUDA where there is one.
         kept: Where finished parts are kept, and found again.
 
@@ -145,8 +148,8 @@ def build_graph(
             "exactly", lambda part: _search([whole], space.bias, whole[part], part, k)
         )
     else:
-        near, scores, recall = _along_axes(work, axes, k, quick)
-        if recall < RECALL and not quick and count <= _EXACT:
+        near, scores, recall = _along_axes(work, axes, k, quick, held)
+        if recall < RECALL and held >= HELD and not quick and count <= _EXACT:
             near, scores = work.each("exactly", lambda part: space.exact(part, k))
             recall = 1.0
     return Graph(near.long(), space.distances(torch.arange(count), scores), index.metric, recall)
@@ -185,7 +188,9 @@ class _Work:
         return near[back], scores[back]
 
 
-def _along_axes(work: _Work, axes: int, k: int, quick: bool) -> tuple[Tensor, Tensor, float]:
+def _along_axes(
+    work: _Work, axes: int, k: int, quick: bool, held: float
+) -> tuple[Tensor, Tensor, float]:
     """The best of the candidates along some axes, their scores, and the recall."""
     space, count = work.space, work.space.count
     flat = space.along_axes(axes)
@@ -197,7 +202,7 @@ def _along_axes(work: _Work, axes: int, k: int, quick: bool) -> tuple[Tensor, Te
         widest = wide if quick else min(count - 1, 4 * k + 120)
         few = _few_axes(flat, space.bias, some, true, widest)
         groups = find_groups(few)
-        probes = groups.holding(few[some], true, HELD, widest + 1)
+        probes = groups.holding(few[some], true, held, widest + 1)
         search = _Grouped(few, space.bias, groups, probes)
         # Rows of a part are near each other, so that few others are candidates of any of them.
         parts = torch.cat(groups.members).split(_PART)

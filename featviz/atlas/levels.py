@@ -6,10 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from featviz.atlas.grid import Grid
+from featviz.atlas.cells import medoids
+from featviz.atlas.grid import Grid, top_classes
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from featviz.neighbors.exact import Index
 
 Weighted = tuple[tuple[str, float], ...]
 """names with a number each, largest first"""
@@ -62,6 +65,12 @@ class Level:
     """for each cell the classes whose logits its mean raises most above the mean logit, to first
     order (`featviz.atlas.effects`); None without the model"""
     synthetic: SyntheticIcons | None = None
+
+
+def make_level(index: Index, grid: Grid, classes: Sequence[str]) -> Level:
+    """The cells of a grid with their statistics; `classes` has the name of each row's class."""
+    samples, cosines = medoids(index, grid)
+    return Level(grid, samples, cosines, top_classes(classes, grid))
 
 
 def weighted_text(pairs: Sequence[tuple[str, float]], form: str = "+.2f") -> str:
