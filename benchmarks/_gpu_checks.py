@@ -62,7 +62,7 @@ TOLERANCES = {
          "invert", "accentuate", "caricature", "deepdream", "patch", "universal", "concepts",
          "activation_grid"), LOOP),
     **dict.fromkeys(
-        ("audit", "train", "build_atlas", "build_class_atlas", "align_maps",
+        ("audit", "train", "build_atlas", "build_class_atlas", "align_maps", "layout by the grid",
          "maximize in bfloat16", "maximize cppn"), CHAOTIC),
     **dict.fromkeys(("evaluate in bfloat16", "embed_layers in bfloat16"), LOW),
 }  # fmt: skip

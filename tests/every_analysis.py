@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 import featviz
-from featviz.atlas.layout import LayoutSettings
+from featviz.atlas.layout import LayoutSettings, lay_out
 from featviz.attacks.options import AttackOptions
 from featviz.maximization.settings import PARAMETRIZATIONS, PRESETS
 from featviz.models.alexnet import AlexNetMini
@@ -73,6 +73,11 @@ def _found(m: Model, x: Tensor, _: Path) -> Any:
 def _aligned(m: Model, x: Tensor, _: Path) -> Any:
     stores = [featviz.embed(m, featviz.sample_pictures(4), layer) for layer in ("relu7", "conv5")]
     return featviz.align_maps(*stores, layout=LAYOUT)
+
+
+def _layout(m: Model, x: Tensor, _: Path) -> Any:
+    rows = torch.randn(400, 8, generator=torch.Generator().manual_seed(0))
+    return lay_out(rows.to(x.device), LAYOUT).xy
 
 
 def _neighbors(m: Model, x: Tensor, _: Path) -> Any:
@@ -144,6 +149,7 @@ ANALYSES: dict[str, Analysis] = {
     "build_explorer": lambda m, x, _: featviz.build_explorer(m, _samples(), count=8),
     "interpolate": lambda m, x, _: featviz.interpolate(m, "conv4", [0, 1], count=3, steps=2),
     "invert": lambda m, x, _: featviz.invert(m, x[:1], ["conv3", "fc6"], steps=2),
+    "layout by the grid": _layout,
     "kernel_sheet": lambda m, x, _: featviz.kernel_sheet(m),
     "maximize with films and restarts": lambda m, x, _: featviz.maximize(
         m, "conv5", units=[0], steps=4, restarts=2, frames=2, pictures=_samples()

@@ -1,14 +1,16 @@
-"""Run `featviz WORDS` in a copy of this process, with a limit of time and memory."""
+"""Work in a copy of this process, which need not import anything again."""
 
 from __future__ import annotations
 
 import math
+import multiprocessing
 import os
 import resource
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from multiprocessing.context import ForkProcess
 from pathlib import Path
 from typing import NoReturn
 
@@ -17,11 +19,25 @@ import torch
 MEMORY = 12 << 30
 """bytes of addresses that a command may take; more is refused by the system"""
 
+FORK = multiprocessing.get_context("fork")
+
+
+def start(work: Callable[[], object]) -> ForkProcess:
+    """A copy of this process, at work with one thread."""
+
+    def alone() -> None:
+        torch.set_num_threads(1)
+        work()
+
+    copy = FORK.Process(target=alone)
+    copy.start()
+    return copy
+
 
 def run_forked(
     words: Sequence[str], folder: Path, *, seconds: float = 20.0
 ) -> tuple[int | None, str, str]:
-    """(exit code, standard output, standard error) of a command run in `folder`.
+    """(exit code, standard output, standard error) of `featviz WORDS` run in `folder`.
 
     The code is None if it computed for longer than `seconds`, or waited for six times as long, and
     was killed.

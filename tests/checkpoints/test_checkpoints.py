@@ -6,13 +6,12 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import forked
 import numpy as np
 import pytest
 import torch
@@ -30,42 +29,51 @@ from featviz.errors import UserError
 
 JOB: dict[str, Any] = {"model": "abc", "steps": 128, "lr": float("nan"), "units": (3, 12)}
 
-RUN = """
-import sys, time, numpy as np
-from featviz.checkpoints import open_checkpoint
-folder, pause = sys.argv[1], float(sys.argv[2])
-def make(i):
-    sys.stdin.readline() if i and pause < 0 else time.sleep(abs(pause))
-    return {"x": np.random.default_rng(i).normal(size=(100, 100)), "i": np.array(i)}
-with open_checkpoint(folder, {"rows": 20}, total=20, unit="rows") as kept:
-    for i in range(20):
-        kept.piece(f"piece-{i:02}", lambda: make(i))
-        print(i, flush=True)
-"""
-
 
 def make(i: int) -> Arrays:
     return {"x": np.random.default_rng(i).normal(size=(100, 100)), "i": np.array(i)}
 
 
-def start(folder: Path, pause: float) -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", RUN, str(folder), str(pause)]
-    return subprocess.Popen(
-        command,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        bufsize=1,
-    )
+class Run:
+    """A run in a copy of this process: 20 pieces, with a pause before each.
 
+    With a pause below 0 it waits for a message before each piece but the first.
+    """
 
-def wait_for(process: subprocess.Popen[str], line: int) -> None:
-    assert process.stdout is not None
-    for text in process.stdout:
-        if text.strip() == str(line):
-            return
-    raise AssertionError(process.stderr.read() if process.stderr else "")
+    def __init__(self, folder: Path, pause: float):
+        self.said, there = forked.FORK.Pipe()
+
+        def one(i: int) -> Arrays:
+            if i and pause < 0:
+                there.recv()
+            else:
+                time.sleep(abs(pause))
+            return make(i)
+
+        def work() -> None:
+            try:
+                with open_checkpoint(folder, {"rows": 20}, total=20, unit="rows") as kept:
+                    for i in range(20):
+                        kept.piece(f"piece-{i:02}", partial(one, i))
+                        there.send(i)
+            except UserError as error:
+                there.send(str(error))
+                raise SystemExit(1) from None
+
+        self.process = forked.start(work)
+        there.close()
+
+    def wait_for(self, line: int) -> None:
+        while self.said.recv() != line:
+            pass
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.join()
+
+    def end(self) -> int | None:
+        self.process.join()
+        return self.process.exitcode
 
 
 def two_pieces(folder: Path, job: dict[str, Any] = JOB) -> None:
@@ -90,11 +98,11 @@ def read_all(folder: Path, job: dict[str, Any] = JOB) -> list[Arrays | None]:
 def test_pieces_survive_kill_9_and_the_rerun_makes_only_what_is_missing(tmp_path: Path) -> None:
     folder = tmp_path / "out.partial"
     for line in (2, 9):
-        with start(folder, 0.02) as process:
-            wait_for(process, line)
-            time.sleep(0.013)
-            process.kill()
-        assert process.returncode == -signal.SIGKILL
+        run = Run(folder, 0.02)
+        run.wait_for(line)
+        time.sleep(0.013)
+        run.kill()
+        assert run.end() == -signal.SIGKILL
     made: list[int] = []
 
     def note(i: int) -> Arrays:
@@ -169,27 +177,27 @@ def test_a_job_without_a_finished_piece_leaves_no_folder(tmp_path: Path) -> None
 
 def test_the_second_of_two_runs_is_refused(tmp_path: Path) -> None:
     folder = tmp_path / "p"
-    with start(folder, -0.01) as process:  # it waits for a line before the second piece
-        wait_for(process, 0)
-        with start(folder, 0.0) as second:
-            _, error = second.communicate()
-        assert second.returncode == 1
-        assert f"another run is writing {folder}; wait for it to end" in error
-        with (
-            pytest.raises(UserError, match=r"another run is writing .* or choose another --out"),
-            open_checkpoint(folder, {"rows": 20}),
-        ):
-            pass
-        remove_checkpoint(folder)  # not while another run is writing
-        _, error = process.communicate("\n" * 20)
-    assert process.returncode == 0, error
+    first = Run(folder, -0.01)  # it waits for a message before the second piece
+    first.wait_for(0)
+    second = Run(folder, 0.0)
+    assert second.end() == 1
+    assert f"another run is writing {folder}; wait for it to end" in second.said.recv()
+    with (
+        pytest.raises(UserError, match=r"another run is writing .* or choose another --out"),
+        open_checkpoint(folder, {"rows": 20}),
+    ):
+        pass
+    remove_checkpoint(folder)  # not while another run is writing
+    for _ in range(19):
+        first.said.send(None)
+    assert first.end() == 0
     assert len(list(folder.glob("*.npz"))) == 20
 
 
 def test_a_killed_run_leaves_no_lock(tmp_path: Path) -> None:
-    with start(tmp_path / "p", 0.05) as process:
-        wait_for(process, 1)
-        process.kill()
+    run = Run(tmp_path / "p", 0.05)
+    run.wait_for(1)
+    run.kill()
     assert (tmp_path / "p" / "lock").exists()
     with open_checkpoint(tmp_path / "p", {"rows": 20}) as kept:
         assert kept.read("piece-00") is not None

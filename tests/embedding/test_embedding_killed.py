@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import forked
 import pytest
 import torch
 
@@ -27,19 +27,6 @@ OPTIONS: dict[str, Any] = {
     "shard_bytes": 4 * 2 * 640,
 }
 """shards and pieces of four rows"""
-
-RUN = """
-import sys, time, torch, featviz
-data, out, layers, pause = sys.argv[1], sys.argv[2], sys.argv[3].split(","), float(sys.argv[4])
-print("begun", flush=True)
-def say(done, *_):
-    print(done, flush=True)
-    time.sleep(pause)
-featviz.embed_layers(
-    featviz.load("alexnet-mini", device="cpu"), data, layers, out=out, position="random", seed=4,
-    batch_size=4, shard_bytes=4 * 2 * 640, progress=say,
-)
-"""
 
 
 @pytest.fixture
@@ -69,29 +56,38 @@ def test_killed_three_times_several_layers_end_with_the_same_bytes(
 ) -> None:
     embed_layers(mini, data, LAYERS, out=tmp_path / "whole", **OPTIONS)
     cut = tmp_path / "cut"
-    command = [sys.executable, "-c", RUN, str(data), str(cut), ",".join(LAYERS)]
+    now = forked.FORK.Value("i", 0)
+
+    def work(pause: float) -> None:
+        def say(done: int, *_: object) -> None:
+            now.value = done
+            time.sleep(pause)
+
+        embed_layers(mini, data, LAYERS, out=cut, progress=say, **OPTIONS)
+
     reached = 0
     for wanted in (3, 16, 29):  # progress at which the process dies, wherever it then is
         # slowly, so that a fast machine has not finished before it is killed
-        with subprocess.Popen([*command, "0.1"], stdout=subprocess.PIPE, text=True) as process:
-            assert process.stdout is not None
-            for line in process.stdout:
-                if line.strip().isdigit() and int(line) >= wanted:
-                    break
-            time.sleep(0.01 * wanted / 3)
-            process.kill()
-        assert process.returncode == -9
+        now.value = 0
+        process = forked.start(partial(work, 0.1))
+        while process.is_alive() and now.value < wanted:
+            time.sleep(0.002)
+        time.sleep(0.01 * wanted / 3)
+        process.kill()
+        process.join()
+        assert process.exitcode == -9
         assert not cut.exists()
         there = len(list((tmp_path / "cut.partial").glob("rows-*.npz")))
         assert there >= reached
         reached = there
     assert 2 <= reached < 11
     # And once more when all is computed and the stores are being written.
-    with subprocess.Popen([*command, "0"], stdout=subprocess.DEVNULL, text=True) as process:
-        while process.poll() is None and not (tmp_path / ".cut.featviz/new").is_dir():
-            time.sleep(0.002)
-        process.kill()
-    assert process.returncode == -9
+    process = forked.start(partial(work, 0))
+    while process.is_alive() and not (tmp_path / ".cut.featviz/new").is_dir():
+        time.sleep(0.002)
+    process.kill()
+    process.join()
+    assert process.exitcode == -9
     assert not cut.exists()
     done: list[int] = []
     embed_layers(mini, data, LAYERS, out=cut, progress=lambda now, *_: done.append(now), **OPTIONS)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any, cast
 
+import forked
 import numpy as np
 import pytest
 import torch
@@ -227,24 +227,11 @@ def contents(folder: Path) -> dict[str, object]:
 _LATE = ("created", "seconds", "command")
 """what result.json says of the run itself"""
 
-KILLED = """
-import os, signal
-from featviz.maximization import maximize
-true = maximize.maximize_layers
-def killed(*args, **options):
-    def progress(done, total, text):
-        if done >= 5:
-            os.kill(os.getpid(), signal.SIGKILL)
-    return true(*args, **(options | {"progress": progress}))
-maximize.maximize_layers = killed
-from featviz.cli.main import main
-import sys
-main(sys.argv[1:])
-"""
-
 
 @pytest.mark.slow
-def test_a_command_that_is_killed_goes_on_when_it_is_given_again(tmp_path: Path) -> None:
+def test_a_command_that_is_killed_goes_on_when_it_is_given_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     words = [
         "--layer",
         "conv1,conv2",
@@ -259,14 +246,20 @@ def test_a_command_that_is_killed_goes_on_when_it_is_given_again(tmp_path: Path)
         "--quiet",
     ]
     out, whole = tmp_path / "out", tmp_path / "whole"
-    command = ["maximize", *words, "--out", str(out)]
-    left = subprocess.run(
-        [sys.executable, "-c", KILLED, *command],
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        check=False,
-    )
-    assert left.returncode == -signal.SIGKILL, left.stderr
+    true_maximize = maximize.maximize_layers
+
+    def killed(*args: Any, **options: Any) -> Any:
+        def progress(done: int, total: int, text: str) -> None:
+            if done >= 5:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        return true_maximize(*args, **(options | {"progress": progress}))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(maximize, "maximize_layers", killed)
+        process = forked.start(lambda: run(*words, "--out", str(out)))
+        process.join()
+    assert process.exitcode == -signal.SIGKILL
     checkpoint = tmp_path / "out.partial"
     assert len(list(checkpoint.glob("*.npz"))) == 1
     assert not out.exists()

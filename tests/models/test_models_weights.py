@@ -249,41 +249,37 @@ def test_random_weights_come_from_the_seed_and_leave_random_state_alone() -> Non
     assert one.sha256 == same.sha256 != other.sha256
 
 
-def in_a_fresh_interpreter(code: str) -> str:
+@pytest.fixture(scope="module")
+def fresh() -> list[str]:
+    """The lines of a fresh interpreter that loads our AlexNet, and then torchvision's."""
+    code = """
+import sys, torch, featviz
+model = featviz.load('alexnet')
+assert model.layer('conv5').receptive_field.size == (163, 163)
+print([m for m in ('torch._dynamo', 'torchvision', 'matplotlib') if m in sys.modules])
+from featviz.models import zoo
+theirs = zoo.construct('alexnet').eval()
+how = zoo.preprocessing('alexnet', theirs)
+print(model.net.load_state_dict(theirs.state_dict()))
+assert how == model.preprocessing and how.size == (224, 224) and how.resize == 256
+x = torch.rand(2, 3, 224, 224)
+mean, std = (torch.tensor(v).view(3, 1, 1) for v in (how.mean, how.std))
+with torch.no_grad():
+    print(float((theirs((x - mean) / std) - model(x)).abs().max()))
+"""
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
-    return done.stdout.strip()
+    return done.stdout.splitlines()
 
 
-def test_our_alexnet_is_torchvisions_with_the_same_weights() -> None:
-    difference = in_a_fresh_interpreter(
-        "import torch, featviz\n"
-        "from featviz.models import zoo\n"
-        "torch.manual_seed(0)\n"
-        "theirs = zoo.construct('alexnet')\n"
-        "theirs.eval()\n"
-        "model = featviz.load('alexnet')\n"
-        "how = zoo.preprocessing('alexnet', theirs)\n"
-        "print(model.net.load_state_dict(theirs.state_dict()))\n"
-        "assert how == model.preprocessing and how.size == (224, 224) and how.resize == 256\n"
-        "x = torch.rand(2, 3, 224, 224)\n"
-        "mean, std = (torch.tensor(v).view(3, 1, 1) for v in (how.mean, how.std))\n"
-        "with torch.no_grad():\n"
-        "    print(float((theirs((x - mean) / std) - model(x)).abs().max()))\n"
-    )
-    assert difference.splitlines() == ["<All keys matched successfully>", "0.0"]
+def test_our_alexnet_is_torchvisions_with_the_same_weights(fresh: list[str]) -> None:
+    assert fresh[1:] == ["<All keys matched successfully>", "0.0"]
 
 
-def test_loading_imports_neither_torchs_compiler_nor_torchvision() -> None:
-    found = in_a_fresh_interpreter(
-        "import sys, featviz\n"
-        "model = featviz.load('alexnet')\n"
-        "assert model.layer('conv5').receptive_field.size == (163, 163)\n"
-        "print([m for m in ('torch._dynamo', 'torchvision', 'matplotlib') if m in sys.modules])\n"
-    )
-    assert found == "[]"
+def test_loading_imports_neither_torchs_compiler_nor_torchvision(fresh: list[str]) -> None:
+    assert fresh[0] == "[]"
 
 
 WRONG = {

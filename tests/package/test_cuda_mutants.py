@@ -30,7 +30,7 @@ MUTANTS = (
     ("neighbors.exact:Index._candidates", ".to(self.device)", "", "neighbors"),
     ("embedding.pieces:as_stored", ".detach().cpu()", ".detach()", "embed"),
     ("atlas.tsne:Attraction.__init__", ".to(device, torch.float32)", ".float()", "build_atlas"),
-    ("atlas.tsne:_ring", ", device=device", "", "build_atlas"),
+    ("atlas.tsne:_ring", ", device=device", "", "layout by the grid"),
     ("maximization.loop:_optimize_batch", ".to(model.std)", "", "maximize by none"),
     ("training.loop:_Run.gradients", "batch.to(self.device)", "batch", "train"),
     ("attacks.spatial:moved", "motions.to(pictures.device)", "motions", "spatial"),

@@ -6,23 +6,20 @@ import csv
 import functools
 import itertools
 import json
-import os
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import forked
 import pytest
 import torch
 from attack_models import broken_model, photographs, tiny_model, two_classes
 from torch import Tensor
 
 from featviz import results
-from featviz.checkpoints import Interrupted
+from featviz.checkpoints import Interrupted, partial_folder, remove_checkpoint
 from featviz.data.datasets import open_pictures
 from featviz.errors import UserError
 from featviz.models.model import Model
@@ -349,48 +346,37 @@ SETTINGS: dict[str, Any] = {
     "check_steps": 6,
     "queries": 10,
     "parts": ("corruptions",),
-    "batch_size": 2,
+    "batch_size": 1,
 }
-SCRIPT = """
-import sys
-sys.path.insert(0, {tests!r})
-import torch
-torch.set_num_threads(1)
-from attack_models import photographs, tiny_model
-from featviz.checkpoints import partial_folder, remove_checkpoint
-from featviz.robustness.audit import audit
-model, pictures = tiny_model(), photographs(8)
-labels = model(pictures).argmax(1)
-partial = partial_folder(sys.argv[1])
-audit(model, pictures, labels, checkpoint=partial, **{settings!r}).save(sys.argv[1])
-remove_checkpoint(partial)
-"""
 
 
 @pytest.mark.slow
 def test_a_killed_audit_goes_on_to_the_same_bytes(model: Model, tmp_path: Path) -> None:
-    script = SCRIPT.format(tests=str(Path(__file__).parents[1]), settings=SETTINGS)
+    pictures = photographs(4)
+    labels = model(pictures).argmax(1)
 
-    def start(out: Path) -> subprocess.Popen[bytes]:
-        return subprocess.Popen([sys.executable, "-c", script, str(out)])
+    def work() -> None:
+        partial = partial_folder(tmp_path / "killed")
+        audit(model, pictures, labels, checkpoint=partial, **SETTINGS).save(tmp_path / "killed")
+        remove_checkpoint(partial)
 
     partial = tmp_path / "killed.partial"
-    process = start(tmp_path / "killed")
-    while len(list(partial.glob("linf-*.npz"))) < 2 and process.poll() is None:
+    process = forked.start(work)
+    while len(list(partial.glob("linf-*.npz"))) < 2 and process.is_alive():
         time.sleep(0.02)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
+    process.kill()
+    process.join()
     assert partial.is_dir()
     assert not (tmp_path / "killed").exists()
     kept = {p.name: p.stat().st_mtime_ns for p in partial.glob("*.npz")}
     assert len(kept) >= 3
-    assert start(tmp_path / "killed").wait() == 0
+    process = forked.start(work)
+    process.join()
+    assert process.exitcode == 0
     assert not partial.exists()
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        pictures = photographs(8)
-        labels = model(pictures).argmax(1)
         audit(model, pictures, labels, **SETTINGS).save(tmp_path / "whole")
     finally:
         torch.set_num_threads(threads)

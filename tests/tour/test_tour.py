@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -42,10 +43,27 @@ KINDS = {
 }
 
 
+SMALL = replace(
+    QUICK,
+    maximize_steps=8,
+    silenced=16,
+    compared=16,
+    searched=48,
+    embedded=48,
+    concept_steps=4,
+    invert_steps=6,
+    accentuate_steps=4,
+    audited=4,
+    audit_steps=10,
+    check_steps=4,
+    square_queries=5,
+)
+
+
 @pytest.fixture(scope="module")
 def quick_tour(mini: Model, tmp_path_factory: pytest.TempPathFactory) -> Tour:
     folder = tmp_path_factory.mktemp("tour") / "run"
-    return run_tour(mini, sample_pictures(4), folder, budget=QUICK)
+    return run_tour(mini, sample_pictures(4), folder, budget=SMALL)
 
 
 @pytest.mark.slow
@@ -91,7 +109,7 @@ def test_a_second_tour_keeps_what_is_there_and_makes_what_is_not(
     document = json.loads(foreign.read_text())
     document["model"]["sha256"] = "0" * 64
     foreign.write_text(json.dumps(document))
-    again = run_tour(mini, sample_pictures(4), folder, budget=QUICK)
+    again = run_tour(mini, sample_pictures(4), folder, budget=SMALL)
     made = {Path(t.folder).name for t in again.outcomes if not t.kept}
     assert made == {"kernels-conv1", "layers"}
 
