@@ -39,6 +39,7 @@ from featviz.maximization.loop import optimize
 from featviz.maximization.maximize import unit_objective
 from featviz.maximization.settings import settings_for
 from featviz.models.alexnet import AlexNet, AlexNetMini
+from featviz.models.frozen import frozen
 from featviz.neighbors.exact import build_index
 from featviz.pictures.decoding import as_batch
 from featviz.pictures.preprocessing import Preprocessing
@@ -176,10 +177,32 @@ def maximize(device: str, small: bool) -> Iterator[Line]:
                 "bare": partial(passes(torch.contiguous_format), steps),
                 "bare, channels last": partial(passes(torch.channels_last), steps),
             }
+            if device == "cuda":
+                works["bare, as a CUDA graph"] = replayed(passes(torch.channels_last), steps)
             for name, values in measured(works, device, small=small, rounds=3).items():
                 what = f"{name}, {count} units, {side} pixels, {precision}"
                 milliseconds = [1e3 * s / steps for s in values]
                 yield speed(what, milliseconds, "ms a step", expected.get((name, count, precision)))
+
+
+def replayed(passes: Bare, steps: int) -> Callable[[], None]:
+    """The same passes recorded once: against them one sees what their launches cost."""
+    with frozen(passes.net):
+        apart = torch.cuda.Stream()
+        apart.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(apart):  # libraries take their memory before the recording
+            for _ in range(3):
+                passes.step()
+        torch.cuda.current_stream().wait_stream(apart)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            passes.step()
+
+    def run() -> None:
+        for _ in range(steps):
+            graph.replay()
+
+    return run
 
 
 def search(device: str, small: bool) -> Iterator[Line]:

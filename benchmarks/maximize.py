@@ -128,7 +128,6 @@ class Bare:
         self.model, self.dtype = model, dtype
         net: Any = copy.deepcopy(model.net).requires_grad_(False)
         self.net: nn.Module = net.to(dtype=dtype, memory_format=layout)
-        self.rows = range(units)
         x = torch.rand(units, 3, side, side, device=model.device)
         self.x = x.contiguous(memory_format=layout).requires_grad_()
         self.net.get_submodule(layer.path).register_forward_hook(self.stop)
@@ -140,12 +139,15 @@ class Bare:
     def __call__(self, steps: int) -> None:
         with frozen(self.net):
             for _ in range(steps):
-                with suppress(StopForward):
-                    self.net(self.model.normalize(self.x).to(self.dtype))
-                score = self.value.unflatten(1, (-1, 1)).flatten(2).mean(2)[self.rows, self.rows]
-                torch.autograd.grad(score.float().sum(), self.x)
+                self.step()
         if self.x.is_cuda:
             torch.cuda.synchronize()
+
+    def step(self) -> Tensor:
+        with suppress(StopForward):
+            self.net(self.model.normalize(self.x).to(self.dtype))
+        score = self.value.unflatten(1, (-1, 1)).flatten(2).mean(2).diagonal()
+        return torch.autograd.grad(score.float().sum(), self.x)[0]
 
 
 def parts(
