@@ -4,11 +4,12 @@
     python benchmarks/embed.py --agreement 2500 --data FOLDER
     python benchmarks/embed.py --rows 200000
 
-Decoding, the network and both together are measured in interleaved rounds on the same pictures,
-with all threads each. On a GPU the slower of the two bounds the whole. On a CPU they share the
-cores, so that seconds add up: "sum of both" is what one could reach if they never got in each
-other's way, and the ratio to it is what `embed` loses; in processor seconds too, which other work
-disturbs less. --quick: at most 192 pictures, float32 alone.
+Decoding, the network, both together and a whole `featviz.embed` into a folder are measured in
+interleaved rounds on the same pictures, with all threads each. On a GPU the slower of the two
+bounds the whole. On a CPU they share the cores, so that seconds add up: "sum of both" is what one
+could reach if they never got in each other's way, and the ratio to it is what `embed` loses; in
+processor seconds too, which other work disturbs less. A whole `embed` of one picture is what does
+not depend on their number. --quick: at most 192 pictures, float32 alone.
 
 With --agreement, so many pictures are embedded in float32 and in bfloat16, and the nearest of each
 are searched in both spaces: the share of float32's ten nearest that bfloat16 has too.
@@ -26,7 +27,9 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +55,11 @@ PRECISIONS: tuple[Precision, ...] = ("float32", "bfloat16")
 
 
 def rates(given: argparse.Namespace) -> None:
+    with tempfile.TemporaryDirectory(dir=given.scratch or None) as scratch:
+        rates_in(scratch, given)
+
+
+def rates_in(scratch: str, given: argparse.Namespace) -> None:
     weights = given.weights or None
     model = featviz.load(given.model, weights=weights)
     data = open_pictures(given.data) if given.data else sample_pictures()
@@ -72,7 +80,22 @@ def rates(given: argparse.Namespace) -> None:
         ):
             pass
 
-    works = {"decoding": decoding}
+    def whole(data: Pictures, precision: Precision) -> None:
+        featviz.embed(
+            model,
+            data,
+            layer,
+            out=f"{scratch}/store",
+            precision=precision,
+            decoder=given.decoder,
+            workers=workers,
+            overwrite=True,
+        )
+
+    works: dict[str, Callable[[], None]] = {
+        "decoding": decoding,
+        "embed one, float32": lambda: whole(data.select([0]), "float32"),
+    }
     precisions = PRECISIONS[:1] if given.quick else PRECISIONS
     for precision in precisions:
         rows = Rows(model, data, places, BATCH, Reduction(), precision, given.decoder, workers)
@@ -87,13 +110,30 @@ def rates(given: argparse.Namespace) -> None:
         def both(rows: Rows = rows) -> None:
             rows(span)
 
-        works |= {f"network, {precision}": network, f"embed, {precision}": both}
+        works |= {
+            f"network, {precision}": network,
+            f"embed, {precision}": both,
+            f"whole embed, {precision}": partial(whole, data, precision),
+        }
+    measured = _rounds.measure_both(works, 2 if given.quick else given.rounds)
+    print(f"{given.model} at {layer}, {len(data)} pictures of {data.name}, {workers} decoding")
+    compare(measured, len(data), precisions)
+
+
+def compare(
+    measured: tuple[dict[str, list[float]], dict[str, list[float]]],
+    pictures: int,
+    precisions: tuple[Precision, ...],
+) -> None:
+    """Report seconds by the clock and of processors as rates, and what `embed` loses."""
     table: list[dict[str, Any]] = []
     ratios: dict[str, float] = {}
-    measured = _rounds.measure_both(works, 2 if given.quick else 5)
     for kind, seconds in zip(("wall", "processor"), measured, strict=True):
         for name, values in seconds.items():
-            table.append(_rounds.row(f"{name}, {kind}", "rows/s", [len(data) / s for s in values]))
+            if name.startswith("embed one"):
+                table.append(_rounds.row(f"{name}, {kind}", "s", values))
+                continue
+            table.append(_rounds.row(f"{name}, {kind}", "rows/s", [pictures / s for s in values]))
         for precision in precisions:
             network_, embed_ = seconds[f"network, {precision}"], seconds[f"embed, {precision}"]
             parts = list(zip(seconds["decoding"], network_, strict=True))
@@ -102,7 +142,8 @@ def rates(given: argparse.Namespace) -> None:
                 ratios[f"embed/slower of both, {precision}, {kind}"] = _rounds.ratio(slower, embed_)
             both_ = [sum(pair) for pair in parts]
             ratios[f"embed/sum of both, {precision}, {kind}"] = _rounds.ratio(both_, embed_)
-    print(f"{given.model} at {layer}, {len(data)} pictures of {data.name}, {workers} decoding")
+            whole_ = seconds[f"whole embed, {precision}"]
+            ratios[f"whole embed/sum of both, {precision}, {kind}"] = _rounds.ratio(both_, whole_)
     _rounds.report("embed", table, ratios)
 
 
@@ -213,6 +254,8 @@ if __name__ == "__main__":
         pictures=640,
         decoder="exact",
         workers=0,
+        scratch="",
+        rounds=5,
         agreement=0,
         rows=0,
         alone=0,

@@ -198,6 +198,7 @@ class PretendedCuda:
                 "current_device": 0, "get_device_name": "pretended", "_lazy_init": None,
                 "get_device_capability": (9, 0), "is_bf16_supported": self.bfloat16,
                 "empty_cache": None, "max_memory_allocated": 0, "reset_peak_memory_stats": None,
+                "mem_get_info": (64 << 30, 80 << 30),
                 "get_rng_state": torch.empty(0, dtype=torch.uint8), "set_rng_state": None,
                 "manual_seed": None, "manual_seed_all": None,
             }.items()

@@ -40,7 +40,7 @@ def plain_float32() -> Iterator[None]:
     compute where they contradict each other.
     """
     cudnn: Any = torch.backends.cudnn
-    matmul = torch.backends.cuda.matmul
+    matmul, mkldnn = torch.backends.cuda.matmul, torch.backends.mkldnn.matmul
     wanted: list[tuple[Any, str, object]] = [
         (cudnn, "enabled", True),
         (cudnn, "benchmark", False),
@@ -49,6 +49,7 @@ def plain_float32() -> Iterator[None]:
         (cudnn.conv, "fp32_precision", "ieee"),
         (cudnn.rnn, "fp32_precision", "ieee"),
         (matmul, "fp32_precision", "ieee"),
+        (mkldnn, "fp32_precision", "ieee"),
     ]
     before = [(place, name, _readable(partial(getattr, place, name))) for place, name, _ in wanted]
     products = _readable(torch.get_float32_matmul_precision)

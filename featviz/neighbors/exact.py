@@ -52,7 +52,10 @@ _BLOCK = 8192
 _KEPT = 4 << 30
 """bytes of float32 rows that are kept ready; beyond that they are made anew for each search"""
 _RESIDENT = 48 << 30
-"""bytes of rows that are kept on a GPU; more are sent to it anew for each search"""
+"""bytes of rows that are kept on a GPU, at most half of its memory; more are sent to it anew for
+each search"""
+_MOST_ON_CARD = 2048
+"""neighbors that FAISS can find on a GPU; torch has no such limit"""
 _HELD = 1 << 30
 """bytes of a store's float16 rows that are held in memory; a larger store stays on the disk"""
 _COSINE_ERROR = 2e-5
@@ -146,12 +149,19 @@ class Index:
 
     def resident(self) -> tuple[Tensor, Tensor] | None:
         """On CUDA all rows as they were added, and their lengths, float64; None where too many."""
-        if self.device.type == "cpu" or len(self) * self.dim * self._rows_bytes() > _RESIDENT:
+        if self.device.type == "cpu":
             return None
         if self._resident is None:
-            starts = range(0, len(self), _BLOCK)
-            blocks = [torch.from_numpy(self._rows[i : i + _BLOCK]).to(self.device) for i in starts]
-            self._resident = torch.cat(blocks), torch.from_numpy(self.norms).to(self.device)
+            limit = min(_RESIDENT, torch.cuda.mem_get_info(self.device)[1] // 2)
+            if len(self) * self.dim * self._rows_bytes() > limit:
+                return None
+            # Filled block by block: blocks to be joined would take the memory twice.
+            kind = torch.float32 if self._rows_bytes() == 4 else torch.float16
+            rows = torch.empty(len(self), self.dim, dtype=kind, device=self.device)
+            for start in range(0, len(self), _BLOCK):
+                block = torch.from_numpy(self._rows[start : start + _BLOCK])
+                rows[start : start + len(block)] = block.to(self.device)
+            self._resident = rows, torch.from_numpy(self.norms).to(self.device)
         return self._resident
 
     def _rows_bytes(self) -> int:
@@ -282,7 +292,7 @@ class Index:
     def _tops(self, queries: Tensor, count: int) -> Iterator[_Top]:
         """The best scores of every block."""
         for rows in self._device_blocks():
-            if self.backend == "faiss":
+            if self.backend == "faiss" and (rows.is_cpu or count <= _MOST_ON_CARD):
                 yield _top_by_faiss(queries, rows, min(count, len(rows)), self.metric)
             else:
                 yield _top(block_scores(queries, rows, self.metric), count)
@@ -578,7 +588,9 @@ def _top_by_faiss(queries: Tensor, rows: Tensor, count: int, metric: Metric) -> 
     else:
         import faiss.contrib.torch_utils  # lets knn_gpu take torch's tensors
 
-        found, where = faiss.knn_gpu(faiss_card(), queries, rows, count, metric=kind)
+        found, where = faiss.knn_gpu(
+            faiss_card(), queries, rows, count, metric=kind, device=rows.get_device()
+        )
     return found if metric == "cosine" else -found, where, len(rows)
 
 

@@ -59,6 +59,22 @@ def test_search_on_the_card_finds_what_the_cpu_finds(metric: Any) -> None:
     torch.testing.assert_close(here[0], there[0], rtol=0, atol=1e-9)
 
 
+def test_rows_of_more_than_half_of_the_card_are_sent_for_each_search(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    space = _space().half().float()
+    here = build_index(space).search(space[:9], 5)
+    with PretendedCuda():
+        index = build_index(space, device="cuda")
+        most = 2 * 2 * space.numel()
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda *_: (0, most - 2))
+        assert index.resident() is None
+        there = index.search(space[:9], 5)
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda *_: (0, most))
+        assert index.resident() is not None
+    assert all(torch.equal(a, b) for a, b in zip(here, there, strict=True))
+
+
 def test_a_batch_of_embed_waits_once_and_its_pixels_do_not_block() -> None:
     def run(batches: int) -> None:
         pictures = featviz.sample_pictures(4).select(list(range(8 * batches)))
