@@ -40,7 +40,8 @@ def plain_float32() -> Iterator[None]:
     compute where they contradict each other.
     """
     cudnn: Any = torch.backends.cudnn
-    matmul, mkldnn = torch.backends.cuda.matmul, torch.backends.mkldnn.matmul
+    matmul = torch.backends.cuda.matmul
+    mkldnn: Any = torch.backends.mkldnn
     wanted: list[tuple[Any, str, object]] = [
         (cudnn, "enabled", True),
         (cudnn, "benchmark", False),
@@ -49,7 +50,7 @@ def plain_float32() -> Iterator[None]:
         (cudnn.conv, "fp32_precision", "ieee"),
         (cudnn.rnn, "fp32_precision", "ieee"),
         (matmul, "fp32_precision", "ieee"),
-        (mkldnn, "fp32_precision", "ieee"),
+        (mkldnn.matmul, "fp32_precision", "ieee"),
     ]
     before = [(place, name, _readable(partial(getattr, place, name))) for place, name, _ in wanted]
     products = _readable(torch.get_float32_matmul_precision)
