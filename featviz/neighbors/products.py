@@ -133,7 +133,7 @@ def _product(device: str, sample: int) -> tuple[_Way, float]:
 
 
 def _seconds(ways: list[_Way], sample: int, kind: torch.dtype) -> list[float]:
-    """The shortest time of each way in ten rounds.
+    """The shortest time of each way in six rounds.
 
     One query takes as long as its rows take to be read, as a rule from memory: so many are taken
     that they do not stay in a cache.
@@ -141,7 +141,7 @@ def _seconds(ways: list[_Way], sample: int, kind: torch.dtype) -> list[float]:
     queries = torch.ones(sample, 1024, dtype=kind)
     rows = torch.ones(_UNCACHED if sample == 1 else _CACHED, 1024, dtype=kind)
     seconds = [math.inf] * len(ways)
-    for _ in range(10):
+    for _ in range(6):
         for i, way in enumerate(ways):
             started = time.thread_time()  # without the times when other processes had the core
             way(queries, rows)
