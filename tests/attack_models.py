@@ -159,6 +159,18 @@ class Broken(nn.Module):
         return self.net(x)
 
 
+OWN_CHECK = {
+    "quantised": "quantized input",
+    "shattered": "shattered gradients",
+    "stochastic": "stochastic model",
+    "detached": "detached model",
+    "scaled": "enormous logits",
+    "softmax": "probabilities instead of logits",
+    "undefined": "undefined gradients",
+}
+"""the check that notices each fault"""
+
+
 def broken_model(kind: str, seed: int = 0) -> Model:
     """`tiny_model` with a fault."""
     return Model(

@@ -41,6 +41,8 @@ if TYPE_CHECKING:
 
 Among = Literal["attribution", "class"]
 
+CLASS_LAYOUT = LayoutSettings(perplexity=20.0)
+"""fewer pictures, of one class, than a whole map has"""
 SIDE = 8
 """squares a side, as published"""
 MOST = 1000
@@ -62,7 +64,7 @@ def build_class_atlas(
     most: Most = MOST,
     icons: Icons = "both",
     icon: IconSettings = IconSettings(),
-    layout: LayoutSettings = LayoutSettings(perplexity=20.0),
+    layout: LayoutSettings = CLASS_LAYOUT,
     seed: Seed = 0,
     links: bool = False,
     checkpoint: str | Path | None = None,

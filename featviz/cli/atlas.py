@@ -91,9 +91,11 @@ class LayoutOptions:
     """How the map is laid out."""
 
     perplexity: Annotated[
-        Perplexity,
-        typer.Option("--perplexity", help="Neighbors that a picture tries to keep."),
-    ] = 30.0
+        Perplexity | None,
+        typer.Option(
+            "--perplexity", help="Neighbors that a picture tries to keep; default 30, --class: 20."
+        ),
+    ] = None
     method: Annotated[
         str,
         typer.Option(
@@ -135,7 +137,7 @@ def atlas(
     """
     from featviz.atlas.aligned import align_maps
     from featviz.atlas.build import build_atlas
-    from featviz.atlas.classes import MOST, SIDE, build_class_atlas
+    from featviz.atlas.classes import CLASS_LAYOUT, MOST, SIDE, build_class_atlas
     from featviz.atlas.icons import IconSettings
     from featviz.atlas.layout import LayoutSettings
     from featviz.checkpoints import partial_folder
@@ -149,7 +151,10 @@ def atlas(
     icon_sides = numbers(cells.icon_side, "--icon-side")
     icons = cells.icons or ("sample" if view.class_name is None else "both")
     icon = IconSettings(steps=cells.icon_steps, power=cells.icon_power, engine=cells.engine)
-    layout = LayoutSettings(perplexity=mapping.perplexity, method=mapping.method)
+    usual = LayoutSettings() if view.class_name is None else CLASS_LAYOUT
+    layout = replace(
+        usual, perplexity=mapping.perplexity or usual.perplexity, method=mapping.method
+    )
     net = None
     if space.store is None or icons != "sample" or view.class_name is not None:
         net = model.load()
@@ -185,7 +190,7 @@ def atlas(
                 icon=icon,
                 side=sides[0] if sides else SIDE,
                 most=min(most, MOST),
-                layout=replace(layout, perplexity=20.0),
+                layout=layout,
                 seed=seed,
                 links=links,
                 checkpoint=partial,

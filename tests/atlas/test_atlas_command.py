@@ -94,6 +94,8 @@ def test_a_class_atlas_of_a_map(
         "class",
         "--sides",
         "2",
+        "--perplexity",
+        "4",
         "--icon-steps",
         "2",
         "--out",
@@ -102,6 +104,7 @@ def test_a_class_atlas_of_a_map(
     )
     assert code == 0
     assert "Class atlas of golden retriever: relu5" in out
+    assert json.loads((tmp_path / "c" / "result.json").read_text())["parameters"]["perplexity"] == 4
     assert (tmp_path / "c" / "class.pdf").stat().st_size > 1000
 
 

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from made_up_rows import Structure, describe, fit, made_up, network
 from torch import Tensor
 
 import featviz
 from featviz.data.datasets import Pictures
-
-sys.path.append(str(Path(__file__).parents[2] / "recipes"))
-
-from made_up_rows import Structure, describe, fit, made_up, network
 
 
 @pytest.fixture(scope="module")

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 import torch
 from attack_models import TENSORS, assert_alike, photographs, tiny_model, tiny_net
+from counted import Counting
 from flat_attacks import apgd, apgd_targeted, bim, ensemble, fgsm, mi_fgsm, noise, pgd, square
-from torch import Tensor, nn
+from torch import Tensor
 
 from featviz.attacks import projections
 from featviz.attacks.apgd import towards_all
@@ -313,21 +314,6 @@ def test_scaling_the_logits_changes_neither_dlr_nor_the_ensemble(
     for factor in (1e3, 1e-3):
         found = method(lambda x, f=factor: f * model(x), pictures, labels, **options)
         assert torch.equal(found.success, plain.success)
-
-
-class Counting(nn.Module):
-    """A model that counts its passes, and can fail at one of them."""
-
-    def __init__(self, model: nn.Module, fail_at: int | None = None) -> None:
-        super().__init__()
-        self.model, self.calls, self.fail_at = model, 0, fail_at
-
-    def forward(self, x: Tensor) -> Tensor:
-        self.calls += 1
-        if self.calls == self.fail_at:
-            raise RuntimeError("the model gave up")
-        logits: Tensor = self.model(x)
-        return logits
 
 
 @pytest.mark.parametrize(("method", "norm"), SOME)

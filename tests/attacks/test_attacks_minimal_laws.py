@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from attack_models import Linear, assert_alike, photographs, tiny_model, tiny_net, two_classes
+from counted import Counting
 from flat_attacks import bisect, ddn, deepfool, fmn, minimal, pgd, sigma_zero, superdeepfool
 from oracles.minimal_distances import linear
 from oracles.minimal_eps import minimal_eps
@@ -167,21 +168,6 @@ def test_channels_last_and_strided_pictures_give_the_same(
         assert torch.equal(plain.adversarial, attack(model, other, labels).adversarial)
 
 
-class Breaking(nn.Module):
-    """A net that gives up at one of its passes."""
-
-    def __init__(self, net: nn.Module, fail_at: int | None) -> None:
-        super().__init__()
-        self.net, self.calls, self.fail_at = net, 0, fail_at
-
-    def forward(self, x: Tensor) -> Tensor:
-        self.calls += 1
-        if self.calls == self.fail_at:
-            raise RuntimeError("the model gave up")
-        logits: Tensor = self.net(x)
-        return logits
-
-
 @pytest.mark.parametrize("fail_at", [0, 1, 5])
 @every
 def test_the_model_and_the_random_state_are_found_as_they_were(
@@ -189,7 +175,7 @@ def test_the_model_and_the_random_state_are_found_as_they_were(
 ) -> None:
     net = tiny_net()
     labels = tiny_net().eval()(pictures[:3]).argmax(1)
-    model = Breaking(net, fail_at).train()
+    model = Counting(net, fail_at).train()
     net[1].eval()
     net[4].weight.requires_grad_(False)
     modes = [m.training for m in model.modules()]

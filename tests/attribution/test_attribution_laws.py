@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from counted import Counting
 from torch import Tensor, nn
 
 from featviz.attribution.attribute import attribute
@@ -65,23 +66,10 @@ def test_batches_bound_the_memory_and_change_no_value(model: Model, pictures: Te
         torch.testing.assert_close(few.maps[method], many.maps[method], rtol=1e-4, atol=1e-6)
 
 
-class Failing(nn.Module):
-    def __init__(self, net: nn.Module, fail_at: int | None) -> None:
-        super().__init__()
-        self.net, self.fail_at, self.calls = net, fail_at, 0
-
-    def forward(self, x: Tensor) -> Tensor:
-        self.calls += 1
-        if self.calls == self.fail_at:
-            raise RuntimeError("the model gave up")
-        logits: Tensor = self.net(x)
-        return logits
-
-
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("fails", [False, True])
 def test_the_model_is_found_as_it_was(pictures: Tensor, method: str, fails: bool) -> None:
-    failing = Failing(tiny_net(), None)
+    failing = Counting(tiny_net())
     model = Model(failing, name="tiny", preprocessing=16)
     assert model.layers  # the table of layers is made once, by a pass of its own
     model.net.get_submodule("net.1").train()

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
-from pathlib import Path
-from types import ModuleType
 
+import draw_samples
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -16,21 +14,9 @@ from featviz.data.samples import DRAWN, PER_KIND, PHOTOGRAPHS, photograph_path, 
 from featviz.errors import UserError
 from featviz.pictures import images
 
-RECIPE = Path(__file__).parents[2] / "recipes" / "draw_samples.py"
 
-
-@pytest.fixture(scope="module")
-def recipe() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("draw_samples", RECIPE)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def drawn(recipe: ModuleType, kind: str, number: int) -> NDArray[np.float64]:
-    return np.asarray(recipe.draw(kind, number), dtype=np.float64)
+def drawn(kind: str, number: int) -> NDArray[np.float64]:
+    return np.asarray(draw_samples.draw(kind, number), dtype=np.float64)
 
 
 def shipped(kind: str, number: int) -> NDArray[np.float64]:
@@ -40,24 +26,24 @@ def shipped(kind: str, number: int) -> NDArray[np.float64]:
 
 
 @pytest.mark.parametrize("kind", DRAWN)
-def test_shipped_pictures_are_those_that_the_recipe_draws(recipe: ModuleType, kind: str) -> None:
+def test_shipped_pictures_are_those_that_the_recipe_draws(kind: str) -> None:
     for number in (0, 5, PER_KIND - 1):
-        mine = drawn(recipe, kind, number)
+        mine = drawn(kind, number)
         # JPEG's rounding: about 2 levels of 255, up to 5 along many sharp edges ("dots").
         assert np.abs(shipped(kind, number) - mine).mean() < 6
         assert np.abs(shipped(kind, (number + 1) % PER_KIND) - mine).mean() > 8
 
 
-def test_a_drawing_is_the_same_each_time_and_differs_by_number(recipe: ModuleType) -> None:
-    one, again, other = (drawn(recipe, "goldfish", n) for n in (3, 3, 4))
+def test_a_drawing_is_the_same_each_time_and_differs_by_number() -> None:
+    one, again, other = (drawn("goldfish", n) for n in (3, 3, 4))
     assert (one == again).all()
     assert np.abs(one - other).mean() > 3
 
 
-def test_the_global_random_state_is_untouched(recipe: ModuleType) -> None:
+def test_the_global_random_state_is_untouched() -> None:
     np.random.seed(5)
     before = np.random.get_state(legacy=False)["state"]["key"].copy()
-    drawn(recipe, "pizza", 0)
+    drawn("pizza", 0)
     sample_pictures(2).open(34)
     assert (np.random.get_state(legacy=False)["state"]["key"] == before).all()
 

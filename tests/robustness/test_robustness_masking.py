@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from attack_models import broken_model, photographs, tiny_model, two_classes
+from attack_models import OWN_CHECK, broken_model, photographs, tiny_model, two_classes
 
 from featviz.models.frozen import frozen
 from featviz.robustness.masking import (
@@ -20,16 +20,6 @@ from featviz.robustness.masking import (
     probe,
     silent_success,
 )
-
-OWN_CHECK = {
-    "quantised": "quantized input",
-    "shattered": "shattered gradients",
-    "stochastic": "stochastic model",
-    "detached": "detached model",
-    "scaled": "enormous logits",
-    "softmax": "probabilities instead of logits",
-    "undefined": "undefined gradients",
-}
 
 CLEAN = Evidence(
     tried=100,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import json
 import sys
 from pathlib import Path
@@ -17,19 +17,12 @@ import featviz
 from featviz.models import alexnet
 from featviz.models.alexnet import AlexNet2012
 
-RECIPE = Path(__file__).parents[2] / "recipes" / "train_imagenet.py"
 TINY = Path(__file__).parents[2].parent / "shared" / "data" / "tiny_imagenet"
 
 
 @pytest.fixture(scope="module")
 def recipe() -> Any:
-    spec = importlib.util.spec_from_file_location("train_imagenet", RECIPE)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["train_imagenet"] = module
-    spec.loader.exec_module(module)
-    return module
+    return importlib.import_module("train_imagenet")
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +19,6 @@ from featviz.kernels.growth import kernel_growth
 from featviz.models.model import Model
 from featviz.training.data import read_examples
 
-RECIPE = Path(__file__).parents[2] / "recipes" / "train_mini.py"
 CLASSES = [("n02", "second"), ("n01", "first")]
 
 
@@ -39,11 +38,7 @@ class Teacher(nn.Module):
 
 @pytest.fixture
 def recipe(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    spec = importlib.util.spec_from_file_location("train_mini", RECIPE)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = importlib.import_module("train_mini")
     load = featviz.load
 
     def loaded(name: str, **options: Any) -> Model:
