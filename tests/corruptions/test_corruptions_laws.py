@@ -212,7 +212,7 @@ def test_as_the_benchmark_saves_them_pictures_are_8_bit_and_close(pictures: Tens
         (lambda x: corrupt(x[:, :, :4, :4], "fog", 1), "8 pixels or more"),
         (lambda x: corrupt(2 * x, "fog", 1), r"must lie in \[0, 1\]"),
         (lambda x: corrupt(x * math.nan, "fog", 1), r"must lie in \[0, 1\]"),
-        (lambda x: corrupt(x, "fog", 1, keys=[1]), "1 keys for 3 pictures"),
+        (lambda x: corrupt(x, "fog", 1, keys=[1]), "1 key for 3 pictures"),
     ],
 )
 def test_mistakes_are_refused_in_one_line(
