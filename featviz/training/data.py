@@ -215,7 +215,7 @@ def augment(
     else:
         x = _resampled(pictures, size, settings, u, dtype).float()
     gain = (1 + settings.brightness * (2 * u[:, 5] - 1)) / 255
-    x = x * gain[:, None, None, None]
+    x *= gain[:, None, None, None]
     if settings.color and axes is not None:
         normal = torch.erfinv((2 * u[:, 6:9] - 1).clamp(-1 + 1e-6)) * 2**0.5  # (B, 3)
         x += (settings.color * normal @ axes)[:, :, None, None]

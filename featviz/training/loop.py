@@ -440,7 +440,9 @@ class _Run:
         if not len(batch.labels) and not several:  # others would wait for this one's gradients
             return torch.zeros((), device=self.device)
         batch = batch.to(self.device)
-        pictures = augment(batch.pictures, size, settings.augmentation, batch.draws, self.axes)
+        pictures = augment(
+            batch.pictures, size, settings.augmentation, batch.draws, self.axes, self.dtype
+        )
         with SharedBatch(batch.keys, self.processes.sum if several else None):
             logits = self.forward(net, pictures)
         loss = nn.functional.cross_entropy(
@@ -454,7 +456,7 @@ class _Run:
 
     def forward(self, net: nn.Module, pictures: Tensor) -> Tensor:
         """Logits (B, classes) of pictures (B, 3, S, S) in [0, 1]."""
-        x = ((pictures - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
+        x = (pictures - self.mean).div_(self.std).contiguous(memory_format=torch.channels_last)
         low = self.precision == "bfloat16"
         with torch.autocast(self.device.type, torch.bfloat16, enabled=low):
             logits: Tensor = net(x)

@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 from torch import nn
 
+import featviz.training.data as training_data
 from featviz.data.datasets import Pictures
 from featviz.errors import UserError
 from featviz.kernels.growth import kernel_growth
@@ -239,6 +240,23 @@ def test_one_step_is_nesterovs_step_of_the_written_loss() -> None:
 
 
 @pytest.mark.numeric
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_crops_are_resampled_in_the_precision_of_the_net(
+    precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[torch.dtype] = []
+    original = training_data._resampled
+
+    def noted(*given: Any) -> torch.Tensor:
+        made = original(*given)
+        seen.append(made.dtype)
+        return made
+
+    monkeypatch.setattr(training_data, "_resampled", noted)
+    fit(tiny_net(), examples(), **SHORT | {"epochs": 1, "precision": precision})
+    assert set(seen) == {getattr(torch, precision)}
+
+
 def test_several_workers_take_the_step_of_the_whole_batch() -> None:
     """Without batch normalization the parts' gradients add up to the batch's, dropout included."""
     nets = []
