@@ -298,7 +298,7 @@ class AutoPGD(BallAttack):
         """(n,) how many copies of the same picture are left."""
         return (self.picture == self.picture[:, None]).sum(1)
 
-    def finished(self) -> Tensor | None:
+    def finished(self, seen: Evaluation, batch: Batch) -> Tensor | None:
         """Where a copy has fooled, the others stop."""
         return None if self.copies == 1 else self._left() < self.begun
 

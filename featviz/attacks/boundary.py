@@ -254,6 +254,16 @@ class BoundarySearch(Attack):
         self.change = torch.where(back, 0, self.polished)
 
 
+class SearchInBall(BoundarySearch):
+    """The same, but a picture has nothing more to try once the change lies within its ball."""
+
+    stays_in_ball = False
+
+    def finished(self, seen: Evaluation, batch: Batch) -> Tensor:
+        size = projections.distance(seen.pictures, batch.pictures, self.norm)
+        return seen.hit & (size <= batch.eps)
+
+
 def _margin(logits: Tensor, batch: Batch, goal: Tensor) -> tuple[Tensor, Tensor]:
     """By how much a class is ahead of the label, or a target of the best other class; its slope."""
     if batch.targeted:

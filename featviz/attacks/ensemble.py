@@ -1,14 +1,15 @@
 """`ensemble`: attacks in turn, each on the pictures that are still right, the cheap ones first.
 
-FGSM, then a few steps of APGD from there, fool most pictures of an undefended model at the cost of
-a few passes. The rest meets APGD with cross-entropy, APGD with DLR, and short attempts of targeted
-APGD towards the nearest classes. The best margin so far then says how near a picture is to a
-success: those that are near get long attempts towards the classes that came nearest, the others a
-few queries of Square, which uses no gradient.
+FGSM, then a short search along the decision boundary (that of `minimal`, left as soon as it meets
+the ball), fool most pictures of an undefended model at the cost of a few passes. The rest meets
+APGD with cross-entropy and APGD with DLR. The distance at which the search has found the boundary
+then says how near a picture is to a success: those that are not far are searched longer, towards
+several classes, and those that are near after that get targeted APGD. Square, which uses no
+gradient, comes last, with many queries where the gradients found no boundary at all.
 
-These are the kinds of attack of AutoAttack (Croce & Hein 2020, arXiv:2003.01690), without FAB;
-there every picture pays all steps of the first, and every one that stays right those of all. No
-stage depends on the scale of the logits.
+These are the kinds of attack of AutoAttack (Croce & Hein 2020, arXiv:2003.01690), with another
+boundary search in place of FAB; there every picture pays all steps of the first, and every one that
+stays right those of all. No stage depends on the scale of the logits.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from torch import Tensor
 from featviz.arguments import Bounds
 from featviz.attacks.apgd import apgd, towards_all
 from featviz.attacks.linear_estimate import linear_estimate
+from featviz.attacks.minimal import search_in_ball
 from featviz.attacks.options import (
     AttackOptions,
     Classifier,
@@ -33,7 +35,7 @@ from featviz.attacks.options import (
     device_of,
 )
 from featviz.attacks.pgd import fgsm
-from featviz.attacks.result import AttackResult, together
+from featviz.attacks.result import AttackResult, together, within_ball
 from featviz.attacks.square import SQUARE_NORMS, square
 from featviz.errors import public
 from featviz.models.frozen import frozen
@@ -42,17 +44,22 @@ from featviz.types import AutoPrecision, Steps, Tries
 
 STAGES = (
     "fgsm",
-    "apgd-ce short",
     "apgd-ce",
+    "boundary short",
     "apgd-dlr",
     "apgd-margin",
-    "apgd-t short",
+    "boundary",
+    "apgd-ce long",
     "apgd-t",
     "square",
 )
 """In this order, each on the rest; apgd-margin takes the place of apgd-dlr with two classes."""
-NEAR = 0.2
-"""A picture is near to a success if no more than this share of its clean margin is left."""
+FAR = {"linf": 1.3, "l2": 1.3, "l1": 2.0}
+"""A picture is not searched longer where the short search found its boundary beyond, in eps."""
+NEAR = {"linf": 1.1, "l2": 1.1, "l1": 1.3}
+"""A picture is near to a success if its boundary was found within, in eps, ..."""
+LEFT = 0.05
+"""... or if no more than this share of its clean margin is left."""
 
 
 @public
@@ -64,7 +71,7 @@ def ensemble(
     eps: float | Tensor,
     norm: str = "linf",
     steps: Steps = 100,
-    targets: Annotated[int, Bounds(0, 1000)] = 9,
+    targets: Annotated[int, Bounds(0, 1000)] = 2,
     queries: Tries = 1000,
     options: AttackOptions = AttackOptions(precision="auto"),
 ) -> AttackResult:
@@ -73,11 +80,12 @@ def ensemble(
     `AttackResult.by` says which attack fooled a picture.
 
     Args:
-        steps: Of the long attempts of APGD. The first has a tenth, those with cross-entropy and DLR
-            have 4/10, the short targeted ones 15/100.
+        steps: Of the targeted attempts of APGD, where a picture is near to a success.
+            APGD with cross-entropy has as many (in L1 2/10, 4/10 and, near to a success, all), with
+            DLR 4/10; the short search has 2/10, the longer one 6/10.
         targets: Classes that the targeted attempts go for.
-        queries: Of Square where a picture is near to a success, a tenth elsewhere; 0 leaves it out
-            (it does not exist in L1).
+        queries: Of Square where gradients have found no boundary, a tenth elsewhere; 0 leaves it
+            out (it does not exist in L1).
 
     Other arguments as for `pgd`; there is no targeted form.
 
@@ -87,16 +95,18 @@ def ensemble(
     check_norm(norm)
     options.refuse("ensemble", "targeted", "restarts")
     run = _Ensemble(model, pictures, labels, eps, norm, options)
-    few, some, short = (max(1, share * steps // 100) for share in (10, 40, 15))
+    some = max(1, 40 * steps // 100)
     several = "dlr" if run.found.classes >= 3 else "margin"
-    run.apgd("apgd-ce short", few, "ce", from_best=True)
-    run.apgd("apgd-ce", some, "ce")
+    # In L1, where no success counts before 6/10 of the steps, short attempts come first.
+    for length in (max(1, steps // 5), some) if norm == "l1" else (steps,):
+        run.apgd("apgd-ce", length, "ce")
+    run.boundary("boundary short", max(10, steps // 5), torch.inf)
     run.apgd("apgd-dlr" if several == "dlr" else "apgd-margin", some, several)
+    run.boundary("boundary", max(10, 60 * steps // 100), FAR[norm])
+    if norm == "l1":
+        run.apgd("apgd-ce long", steps, "ce", near=True)
     if run.found.classes >= 4 and targets:
-        aims = run.apgd_targeted(short, targets)
-        # In L1, where the step sizes follow the number of steps, one length does not do.
-        for length in (steps // 2, steps) if norm == "l1" else (steps,):
-            run.apgd_long(max(1, length), aims)
+        run.apgd_targeted(steps, targets)
     if norm in SQUARE_NORMS and queries:
         run.square(queries)
     run.report("ensemble", len(run.x))
@@ -127,13 +137,16 @@ class _Ensemble:
             model, self.x, self.y, eps=self.radii, norm=norm, rescale_logits=True, options=exact
         )
         self.found = replace(first, attacks=STAGES)
+        self.distance = torch.full_like(self.radii, torch.inf)
+        """(N,) at which the boundary was found, inf where it was not"""
 
     def report(self, text: str, done: int) -> None:
         if self.progress is not None:
             self.progress(done, len(self.x), text)
 
     def rest(self, stage: str) -> Tensor:
-        """Rows that no attack has fooled."""
+        """Rows that no attack has fooled; the stage has random numbers of its own from here on."""
+        self.seed += 2
         rows = (~self.found.success & (self.radii > 0)).nonzero()[:, 0]
         if len(rows):
             self.report(stage, len(self.x) - len(rows))
@@ -145,83 +158,75 @@ class _Ensemble:
 
     def run(
         self,
-        stage: str,
         rows: Tensor,
         attack: Callable[..., AttackResult],
         precision: AutoPrecision | None = None,
+        turn: int = 0,
         **keywords: Any,
     ) -> AttackResult:
-        """An attack on some rows, with new random numbers; what it finds is taken over."""
-        self.seed += 1
+        """An attack on some rows."""
         options = replace(
             self.options,
             clean=self.found.clean[rows],
-            seed=self.seed,
+            seed=self.seed + turn,
             precision=precision or self.options.precision,
         )
-        later = attack(
+        return attack(
             *self.inputs(rows), eps=self.radii[rows], norm=self.norm, options=options, **keywords
         )
+
+    def take(self, stage: str, rows: Tensor, later: AttackResult) -> None:
+        """What an attack on some rows has found and cost."""
         self.found = together(self.found, rows, later, stage)
-        return later
 
-    def apgd(self, stage: str, steps: int, loss: str, *, from_best: bool = False) -> None:
+    def boundary(self, stage: str, passes: int, within: float) -> None:
+        """Search where the boundary is not known to be beyond `within` times eps."""
         rows = self.rest(stage)
+        rows = rows[self.distance[rows] <= within * self.radii[rows]]
         if len(rows):
-            starts = self.found.adversarial[rows.to(self.x.device)] if from_best else None
-            self.run(stage, rows, apgd, steps=steps, loss=loss, starts=starts, rescale_logits=True)
+            later = self.run(rows, search_in_ball, "float32", passes=passes)
+            self.distance[rows] = torch.minimum(self.distance[rows], later.distance)
+            self.take(stage, rows, within_ball(later))
 
-    def apgd_targeted(self, steps: int, targets: int) -> Tensor:
-        """Short attempts towards the nearest classes; (N, T) these, the most successful first."""
-        rows = self.rest("apgd-t short")
-        aims = self.y.new_zeros(len(self.x), 1)
+    def apgd(self, stage: str, steps: int, loss: str, *, near: bool = False) -> None:
+        """near: only pictures that are near to a success, in float32"""
+        rows = self.rest(stage)
+        if near:
+            rows = rows[self._near(rows)]
+        if len(rows):
+            precision: AutoPrecision | None = "float32" if near else None
+            later = self.run(rows, apgd, precision, steps=steps, loss=loss, rescale_logits=True)
+            self.take(stage, rows, later)
+
+    def apgd_targeted(self, steps: int, targets: int) -> None:
+        """Towards the nearest class, then the others at once, where a picture is near."""
+        rows = self.rest("apgd-t")
+        rows = rows[self._near(rows)]
         if not len(rows):
-            return aims
+            return
         with frozen(self.model):
             near = linear_estimate(
                 *self.inputs(rows), norm=self.norm, among=2 * targets, batch_size=self.batch_size
             )
-        nearest = near.classes[:, :targets]
         self.found.forwards[rows] += 1
         self.found.backwards[rows] += near.classes.shape[1]
-        reached = self.towards("apgd-t short", rows, nearest, steps)
-        order = reached.argsort(dim=1, descending=True, stable=True).to(nearest.device)
-        aims = aims.expand(-1, nearest.shape[1]).clone()
-        aims[rows.to(aims.device)] = nearest.gather(1, order)
-        return aims
-
-    def apgd_long(self, steps: int, aims: Tensor) -> None:
-        rows = self.rest("apgd-t")
-        rows = rows[self._near(rows)]
-        if len(rows):
-            self.towards("apgd-t", rows, aims[rows.to(aims.device)], steps, "float32")
-
-    def towards(
-        self,
-        stage: str,
-        rows: Tensor,
-        aims: Tensor,
-        steps: int,
-        precision: AutoPrecision | None = None,
-    ) -> Tensor:
-        """Attempts at the first class, then at the others at once; (k, T) their best margins."""
-        reached = torch.full(aims.shape, -torch.inf, dtype=torch.float64)
-        for classes in (slice(0, 1), slice(1, None)):
+        aims = near.classes[:, :targets]
+        for turn, classes in enumerate((slice(0, 1), slice(1, None))):
             left = (~self.found.success[rows]).nonzero()[:, 0]
             part = aims[left.to(aims.device), classes]
             if part.numel():
-                later = self.run(stage, rows[left], towards_all, precision, aims=part, steps=steps)
-                reached[left, classes] = later.reached
-        return reached
+                later = self.run(rows[left], towards_all, "float32", turn, aims=part, steps=steps)
+                self.take("apgd-t", rows[left], later)
 
     def square(self, queries: int) -> None:
         rows = self.rest("square")
-        near = self._near(rows)
-        for part, length in ((rows[near], queries), (rows[~near], max(1, queries // 10))):
+        hidden = self.distance[rows].isinf()
+        for part, length in ((rows[hidden], queries), (rows[~hidden], max(1, queries // 10))):
             if len(part):
-                self.run("square", part, square, queries=length)
+                self.take("square", part, self.run(part, square, queries=length))
 
     def _near(self, rows: Tensor) -> Tensor:
-        """(k,) bool: whether what is left of the margin is a small share of the clean one."""
+        """(k,) bool: whether the boundary was found near, or little is left of the margin."""
         trace = self.found.trace[rows]
-        return trace.nan_to_num(-torch.inf).amax(1) >= NEAR * trace[:, 0].nan_to_num(0.0)
+        left = trace.nan_to_num(-torch.inf).amax(1) >= LEFT * trace[:, 0].nan_to_num(0.0)
+        return left | (self.distance[rows] <= NEAR[self.norm] * self.radii[rows])

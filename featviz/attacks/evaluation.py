@@ -107,6 +107,8 @@ class Attack(ABC):
     leaves_at_hit = True
     """the first success decides; otherwise the nearest one of all steps counts"""
 
+    stays_in_ball = True
+    """what is shown lies within the ball, if there is one"""
     uses_gradient = True
 
     x: Tensor
@@ -140,8 +142,8 @@ class Attack(ABC):
         """Whether bfloat16 does for a step; what it shows is no success then."""
         return False
 
-    def finished(self) -> Tensor | None:
-        """(n,) bool: rows with nothing more to try."""
+    def finished(self, seen: Evaluation, batch: Batch) -> Tensor | None:
+        """(n,) bool: rows with nothing more to try after an evaluation."""
         return None
 
     def keep(self, rows: Tensor) -> None:

@@ -201,7 +201,8 @@ def attack_batch(
     for step in range(attack.passes):
         shown = attack.x
         if batch.eight_bit:
-            shown = projections.on_levels(batch.pictures, shown, batch.eps, attack.norm)
+            limit = batch.eps if attack.stays_in_ball else torch.full_like(batch.eps, torch.inf)
+            shown = projections.on_levels(batch.pictures, shown, limit, attack.norm)
         low = fast is not None and attack.in_low_precision(step)
         seen = evaluate(
             fast if fast is not None and low else model,
@@ -211,7 +212,7 @@ def attack_batch(
             margin=tracker.options.margin,
             batch_size=tracker.batch_size,
         )
-        if judge is not None:
+        if judge is not None and attack.counts(step):
             seen = tracker.judge(judge, batch, seen)
         if step == 0 and attack.starts_at_picture:
             seen = tracker.judge_clean(batch.rows, seen)
@@ -219,7 +220,7 @@ def attack_batch(
         leaves = tracker.already[batch.rows]
         if attack.leaves_at_hit and attack.counts(step):
             leaves = leaves | seen.hit
-        finished = attack.finished()
+        finished = attack.finished(seen, batch)
         if finished is not None:
             leaves = leaves | finished
         stay = (~leaves).nonzero()[:, 0]

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from featviz.attacks import projections
-from featviz.attacks.boundary import BoundarySearch, Plan
+from featviz.attacks.boundary import BoundarySearch, Plan, SearchInBall
 from featviz.attacks.evaluation import Attack, Batch, Evaluation
 from featviz.attacks.loop import run_attack
 from featviz.attacks.options import AttackOptions, Classifier, check_norm, choose_precision
@@ -80,6 +80,25 @@ def minimal(
         eps=None,
         options=replace(options, precision=precision),
     )
+
+
+def search_in_ball(
+    model: Classifier,
+    pictures: Tensor,
+    labels: Tensor,
+    *,
+    eps: Tensor,
+    norm: str,
+    passes: int,
+    options: AttackOptions,
+) -> AttackResult:
+    """As `minimal`, but each picture leaves once its change is no larger than `eps` (N,).
+
+    `success` and `distance` are those of the nearest picture that fools, in the ball or not
+    (`result.within_ball` keeps those in it).
+    """
+    attack = SearchInBall(norm, plan(passes, norm))
+    return run_attack(model, attack, pictures, labels, name="boundary", eps=eps, options=options)
 
 
 def plan(steps: int, norm: str = "l2", *, targeted: bool = False, apart: int = 0) -> Plan:

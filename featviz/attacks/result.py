@@ -405,6 +405,22 @@ def together(first: AttackResult, rows: Tensor, then: AttackResult, name: str) -
     return replace(first, by=by, trace=trace, reached=reached, **changed)
 
 
+def within_ball(found: AttackResult) -> AttackResult:
+    """The same without successes outside the ball, and without the margins on the way there."""
+    assert found.eps is not None
+    hit = found.success & (found.distance <= found.eps)
+    ahead, _ = losses.margin(found.logits_after, found.labels, targeted=found.targeted)
+    last = torch.where(hit, ahead, torch.nan)[:, None]
+    return replace(
+        found,
+        success=hit,
+        by=torch.where(hit, found.by, -1),
+        first_step=torch.where(hit, found.steps, -1),
+        trace=last,
+        reached=last.nan_to_num(-torch.inf),
+    )
+
+
 def best_copies(found: AttackResult, copies: int) -> AttackResult:
     """A row a picture, of `copies` rows: the one that fooled or came nearest, at all their cost."""
     margin = torch.where(found.success, torch.inf, _best_margin(found))
