@@ -148,7 +148,7 @@ class ProjectedHyperplanes(Hyperplanes):
         self.projected = self.arrived = torch.zeros_like(batch.labels, dtype=torch.bool)
         self.crossing = torch.full_like(batch.eps, torch.inf)  # how far the last crossing was
 
-    def finished(self) -> Tensor:
+    def finished(self, seen: Evaluation, batch: Batch) -> Tensor:
         return self.arrived
 
     def loss(self, seen: Evaluation, batch: Batch, rows: slice) -> tuple[Tensor, Tensor]:

@@ -168,13 +168,7 @@ def evaluate(
         leaf = pictures[rows].detach().requires_grad_(attack is not None)
         raw = _logits(model, leaf, attack is not None)
         part, z = batch[rows], raw.detach().double()
-        if int(part.labels.max()) >= z.shape[1]:
-            raise UserError(
-                f"label {int(part.labels.max())} is out of range: the model has {z.shape[1]} "
-                "classes, counted from 0"
-            )
-        if not bool(z.isfinite().all()):
-            raise UserError("the model gives logits that are not finite; no attack can go on")
+        _check(z, part.labels)
         none = z.new_zeros(len(z), 0)
         ahead, hit = won(z, part.labels, targeted=batch.targeted, margin=margin)
         count = torch.zeros_like(part.labels)
@@ -187,6 +181,19 @@ def evaluate(
     if len(parts) == 1:
         return parts[0]
     return Evaluation(*(torch.cat([getattr(p, f.name) for p in parts]) for f in fields(Evaluation)))
+
+
+def _check(logits: Tensor, labels: Tensor) -> None:
+    """Raise UserError for labels out of range or logits not finite; a card waits once for it."""
+    out = labels.max() >= logits.shape[1]
+    if not bool(out | ~logits.isfinite().all()):
+        return
+    if bool(out):
+        raise UserError(
+            f"label {int(labels.max())} is out of range: the model has {logits.shape[1]} "
+            "classes, counted from 0"
+        )
+    raise UserError("the model gives logits that are not finite; no attack can go on")
 
 
 def won(

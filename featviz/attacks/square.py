@@ -171,6 +171,19 @@ def window_at(top: Tensor, left: Tensor, side: int, pictures: Tensor) -> Tensor:
     return (down[:, :, None] & across[:, None])[:, None]
 
 
+def placed(shapes: Tensor, second: Tensor, top: Tensor, left: Tensor, pictures: Tensor) -> Tensor:
+    """(n, 1, H, W): of two shapes (2, side, side) one a picture, put where its window is.
+
+    Outside the window the shape's edge is continued.
+    """
+    height, width = pictures.shape[2:]
+    rows = torch.arange(height, device=top.device) - top[:, None]
+    columns = torch.arange(width, device=top.device) - left[:, None]
+    last = shapes.shape[1] - 1
+    rows, columns = rows.clamp(0, last)[:, :, None], columns.clamp(0, last)[:, None]
+    return shapes[second.long()[:, None, None], rows, columns][:, None]
+
+
 class SquareLinf(_RandomSearch):
     """L-infinity: in a window each channel goes to one side of the ball."""
 
@@ -217,12 +230,9 @@ class SquareL2(_RandomSearch):
         side = min(side + 1 - side % 2, *self.x.shape[2:])
         top, left = corners(numbers[:, :2], side, self.x)
         window, other = window_at(top, left, side, self.x), self.window(numbers[:, 2:4], side)
-        shape = bump(side).to(self.x.device)
-        turned = torch.where((numbers[:, 4] < 0.5)[:, None, None], shape.T, shape)
         signs = torch.where(numbers[:, 5 : 5 + self.x.shape[1]] < 0.5, -1.0, 1.0)[:, :, None, None]
-        added = torch.zeros_like(self.best, dtype=torch.float64)
-        channels = added.shape[1]
-        added[window.expand_as(added)] = (signs * turned[:, None]).flatten()
+        turned = placed(bumps(side, self.x.device), numbers[:, 4] < 0.5, top, left, self.x)
+        added, channels = torch.where(window, signs * turned, 0), self.x.shape[1]
 
         delta = self.best.double() - batch.pictures.double()
         own = torch.where(window, delta, 0)
@@ -240,6 +250,12 @@ class SquareL2(_RandomSearch):
 def _length(values: Tensor) -> Tensor:
     """(n, 3, 1, 1) L2 norm of each channel; never 0."""
     return values.square().sum((2, 3), keepdim=True).sqrt().clamp(min=1e-12)
+
+
+@functools.lru_cache(maxsize=32)
+def bumps(side: int, device: torch.device) -> Tensor:
+    """(2, side, side): a bump and the same turned, on a device."""
+    return torch.stack([bump(side), bump(side).T]).to(device)
 
 
 @functools.cache

@@ -99,9 +99,7 @@ class Tracker:
                 size = projections.distance(batch.pictures, seen.pictures, attack.norm)
                 better |= hit & (size < self.distance[rows])
                 self.distance[rows] = torch.where(hit & better, size, self.distance[rows])
-            at = better.nonzero()[:, 0]
-            self.accept(rows[at], seen.pictures[at], seen.logits[at])
-            self.margin[rows[at]] = seen.margin[at]
+            self._take(rows, better, seen)
             self.success[rows] = self.success[rows] | hit
 
     def accept(self, rows: Tensor, pictures: Tensor, logits: Tensor) -> None:
@@ -109,6 +107,25 @@ class Tracker:
         self.adversarial[rows], self.predicted[rows] = pictures, logits.argmax(1)
         self.steps[rows] = self.made[rows]
         self._keep_logits(rows, logits, before=False)
+
+    def _take(self, rows: Tensor, better: Tensor, seen: Evaluation) -> None:
+        """Take what was seen of some rows as the best of them."""
+        if rows.device.type == "cpu":
+            at = better.nonzero()[:, 0]
+            self.accept(rows[at], seen.pictures[at], seen.logits[at])
+            self.margin[rows[at]] = seen.margin[at]
+            return
+        # On a card it is less to write all rows than to wait for which.
+        self._keep_logits(rows[:0], seen.logits[:0], before=False)
+        for kept, new in (
+            (self.adversarial, seen.pictures),
+            (self.logits_after, seen.logits),
+            (self.predicted, seen.logits.argmax(1)),
+            (self.steps, self.made[rows]),
+            (self.margin, seen.margin),
+        ):
+            mask = better.view(-1, *[1] * (kept.dim() - 1))
+            kept[rows] = torch.where(mask, new.to(kept.dtype), kept[rows])
 
     def note_step(self, rows: Tensor, seen: Evaluation) -> None:
         """Count a step of some rows."""

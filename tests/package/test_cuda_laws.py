@@ -166,19 +166,23 @@ def test_a_step_of_maximization_has_few_waits() -> None:
     assert found["upload"] <= 0  # constants are sent once
 
 
-def test_a_step_of_an_attack_has_few_waits() -> None:
+@pytest.mark.parametrize(("attack", "waits"), [("pgd", 3), ("minimal", 4)])
+def test_a_step_of_an_attack_has_few_waits(attack: str, waits: int) -> None:
     x = torch.rand(3, 3, 64, 64, generator=torch.Generator().manual_seed(0))
 
     def run(steps: int) -> None:
         model = featviz.load("alexnet-mini")
         with torch.no_grad():
             labels = model(x).argmax(1)
+        if attack == "minimal":
+            featviz.minimal(model, x, labels, norm="l2", steps=steps, options=AttackOptions())
+            return
         featviz.pgd(
             model, x, labels, eps=1e-6, steps=steps, random_start=False, options=AttackOptions()
         )
 
-    found = _per_step(run, 4, 8)
-    assert found["wait"] <= 5
+    found = _per_step(run, 4, 8) if attack == "pgd" else _per_step(run, 12, 8)
+    assert found["wait"] <= waits
     assert found["upload"] == 0
 
 
