@@ -23,6 +23,7 @@ import json
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,7 @@ from featviz.attacks.pgd import fgsm
 from featviz.attacks.result import AttackResult
 from featviz.errors import UserError
 
-SUITES = {"featviz": ensemble, "autoattack": autoattack}
+SUITES: dict[str, Callable[..., AttackResult]] = {"featviz": ensemble, "autoattack": autoattack}
 
 
 def main() -> None:
@@ -78,7 +79,7 @@ def compare(options: argparse.Namespace, out: Path) -> None:
             name: kept_or_run(
                 out / "rows.jsonl",
                 {"suite": name} | cell,
-                lambda name=name, cell=cell: run(SUITES[name], model, pictures, labels, cell),
+                partial(run, SUITES[name], model, pictures, labels, cell),
                 again=name == options.suite == "featviz",
             )
             for name in names
@@ -94,7 +95,9 @@ def kept_or_run(
     file: Path, key: dict[str, Any], work: Callable[[], dict[str, Any]], *, again: bool
 ) -> dict[str, Any]:
     """The last row with this key, or a new one, which is added."""
-    made = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+    made: list[dict[str, Any]] = (
+        [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+    )
     known = [row for row in made if key.items() <= row.items()]
     if known and not again:
         return known[-1]

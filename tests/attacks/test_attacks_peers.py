@@ -53,7 +53,7 @@ def theirs(program: str, tmp_path: Path) -> Tensor:
     """The pictures that a program of theirs makes of the same model and pictures."""
     file = tmp_path / "found.safetensors"
     saving = f"save_file({{'found': found.contiguous()}}, {str(file)!r})\n"
-    path = os.pathsep.join([str(ROOT), str(Path(__file__).parent)])
+    path = os.pathsep.join([str(ROOT), str(Path(__file__).parents[1])])
     ran = subprocess.run(
         [str(PEERS), "-W", "ignore", "-c", GIVEN + program + saving],
         env={**os.environ, "PYTHONPATH": path},
