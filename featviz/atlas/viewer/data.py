@@ -140,7 +140,7 @@ def encode_page(page: PageData) -> tuple[dict[str, Any], dict[str, Block]]:
         "distance": "cosine distance",
         "distance_unit": unit,
         "recall": [
-            {"name": name, "share": round(min(1.0, value), 4)}
+            {"name": name, "share": round(min(1.0, value), 7)}
             for name, value in page.recall.items()
         ],
         "numbers": [
