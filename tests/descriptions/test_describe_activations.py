@@ -213,7 +213,7 @@ def test_imagenets_groups_are_of_synsets() -> None:
         (LABELS, {"least": 50}, "no class or group has 50 pictures"),
         (LABELS, {"groups": {"fish": ["goldfish"]}}, "none of the 1 groups has a class"),
         (LABELS, {"groups": {"a": ["b"], "b": ["a"]}}, "group 'a' contains itself"),
-        (LABELS, {"units": ["one"]}, "1 names for 5 units"),
+        (LABELS, {"units": ["one"]}, "1 name for 5 units"),
         ({"red": torch.ones(90)}, {}, "attribute 'red' is torch.float32"),
     ],
 )

@@ -39,11 +39,18 @@ def made(mini: Model) -> dict[str, Result]:
     }
 
 
+@pytest.fixture(scope="module")
+def saved(made: dict[str, Result], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The folder of each result."""
+    root = tmp_path_factory.mktemp("saved")
+    return {name: result.save(root / name) for name, result in made.items()}
+
+
 def test_data_frames_hold_the_rows_of_the_csv_files(
-    made: dict[str, Result], tmp_path: Path
+    made: dict[str, Result], saved: dict[str, Path]
 ) -> None:
     for name, result in made.items():
-        folder = result.save(tmp_path / name)
+        folder = saved[name]
         listed = json.loads((folder / "result.json").read_text())["tables"]
         assert listed
         for entry in listed:
@@ -63,11 +70,11 @@ def test_data_frames_hold_the_rows_of_the_csv_files(
 
 
 def test_parquet_files_hold_the_same_as_the_data_frame(
-    made: dict[str, Result], tmp_path: Path
+    made: dict[str, Result], saved: dict[str, Path]
 ) -> None:
     found = set()
     for name, result in made.items():
-        folder = result.save(tmp_path / name)
+        folder = saved[name]
         for entry in json.loads((folder / "result.json").read_text())["tables"]:
             if "parquet" in entry:
                 found.add(entry["parquet"])
