@@ -45,21 +45,22 @@ def products(queries: Tensor, rows: Tensor) -> Tensor:
     return _product(rows.device.type, _sample(len(queries)))[0](queries, rows)
 
 
-@cache
 def rough_kind(queries: int, halves: bool) -> torch.dtype | None:
     """The type of fewer bits in which a CPU multiplies so many queries faster, if there is one.
 
     float16 is for one query alone, and for rows that are in it already (`halves`).
     """
-    kind, sample = torch.bfloat16, _sample(queries)
-    if sample == 1:
-        kind = torch.float16
-        if not halves:
-            return None
-    elif not has_bfloat16(torch.device("cpu")):
-        return None
+    if queries == 1:
+        return torch.float16 if halves and _pays(1, torch.float16) else None
+    return torch.bfloat16 if _pays(_sample(queries), torch.bfloat16) else None
+
+
+@cache
+def _pays(sample: int, kind: torch.dtype) -> bool:
+    if kind == torch.bfloat16 and not has_bfloat16(torch.device("cpu")):
+        return False
     (seconds,) = _seconds([rough_products], sample, kind)
-    return kind if seconds < _WORTHWHILE * _product("cpu", sample)[1] else None
+    return seconds < _WORTHWHILE * _product("cpu", sample)[1]
 
 
 def rough_products(queries: Tensor, rows: Tensor) -> Tensor:

@@ -10,8 +10,15 @@ from oracles.nearest import nearest
 from torch import Tensor
 
 import featviz.neighbors.exact as module
+from featviz.neighbors import products
 from featviz.neighbors.exact import Index, build_index
-from featviz.neighbors.products import BFLOAT16_ERROR, Halves, in_bfloat16, rough_products
+from featviz.neighbors.products import (
+    BFLOAT16_ERROR,
+    Halves,
+    in_bfloat16,
+    rough_kind,
+    rough_products,
+)
 
 KINDS = (torch.float16, torch.bfloat16)
 
@@ -79,6 +86,15 @@ def test_a_space_that_bfloat16_cannot_decide_is_left_to_float32(
     again = index.search(base[:20], 3)
     assert set(asked) == {None}
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+
+
+def test_products_are_timed_once_for_batches_of_many_sizes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rough_kind(100, True)
+    monkeypatch.setattr(products, "_seconds", None)
+    for queries in (16, 101, 1024):
+        rough_kind(queries, False)
 
 
 @pytest.mark.numeric
