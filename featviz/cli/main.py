@@ -12,11 +12,13 @@ import shlex
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from functools import cache
 from types import ModuleType
 from typing import Annotated, Any, NoReturn
 
 import typer
 from typer.core import TyperCommand, TyperGroup
+from typer.main import get_command
 
 from featviz import __version__
 from featviz.arguments import Refused, accept
@@ -184,6 +186,12 @@ def options(
     """Look inside an image classifier: kernels, maps, synthetic images, the fc7 space, attacks."""
 
 
+@cache
+def _program() -> Any:
+    """The program of all commands, which typer would make again at every call of `app`."""
+    return get_command(app)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and leave with its exit code."""
     given = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
@@ -194,7 +202,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         check_words(words)
-        code = app(words, prog_name="featviz", standalone_mode=False, obj=recorded(words))
+        code = _program()(words, prog_name="featviz", standalone_mode=False, obj=recorded(words))
         if code == INTERRUPTED:  # Ctrl-C outside of a command: typer has made it an exit code
             raise KeyboardInterrupt
         sys.exit(code if isinstance(code, int) else 0)
