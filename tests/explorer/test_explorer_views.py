@@ -221,6 +221,7 @@ def maps_drawn(browser: Chrome) -> list[int]:
 
 def show_conv2(browser: Chrome) -> None:
     go(browser, "layers")
+    press(browser, ".choice button", "conv1")  # the step begins with conv2, drawn sooner or later
     browser.execute_script(COUNTED)
     press(browser, ".choice button", "conv2")
     wait(browser, "document.querySelectorAll('.map').length === 6 && Math.max(...drawn) > 0")
