@@ -151,17 +151,21 @@ def shrink(site: Path) -> None:
 def made_jpeg(picture: Path) -> bool:
     """Whether a PNG was replaced by a JPEG; if not, it has at most 256 colors if it is large."""
     size = picture.stat().st_size
-    shown = Image.open(picture).convert("RGB")
+    shown = Image.open(picture).convert("RGBA")
     if size < SMALL or shown.getcolors(256):
         return False
     short = jpeg(shown)
-    if 2 * len(short) > size:
+    if see_through(shown) or 2 * len(short) > size:
         if size > LARGE:
-            shown.quantize(256).save(picture, optimize=True)
+            shown.quantize(256, Image.Quantize.FASTOCTREE).save(picture, optimize=True)
         return False
     picture.with_suffix(".jpg").write_bytes(short)
     picture.unlink()
     return True
+
+
+def see_through(picture: Image.Image) -> bool:
+    return min(picture.convert("RGBA").getchannel("A").tobytes()) < 255
 
 
 def rename(text: Path, base: Path, renamed: dict[Path, Path]) -> None:
@@ -178,7 +182,7 @@ def smaller(side: int, found: re.Match[str]) -> str:
     content = base64.b64decode(found[2])
     shown = Image.open(io.BytesIO(content))
     strip = not SHARP <= min(shown.size) <= max(shown.size) <= 2 * min(shown.size)
-    if strip or len(content) < SMALL or min(shown.convert("RGBA").getchannel("A").tobytes()) < 255:
+    if strip or len(content) < SMALL or see_through(shown):
         return found[0]
     shown.thumbnail((side, side), Image.Resampling.LANCZOS)
     short = jpeg(shown)
