@@ -177,7 +177,7 @@ def maximize(device: str, small: bool) -> Iterator[Line]:
                 "bare": partial(passes(torch.contiguous_format), steps),
                 "bare, channels last": partial(passes(torch.channels_last), steps),
             }
-            if device == "cuda":
+            if torch.version.cuda is not None and device == "cuda":  # not a pretended one
                 works["bare, as a CUDA graph"] = replayed(passes(torch.channels_last), steps)
             for name, values in measured(works, device, small=small, rounds=3).items():
                 what = f"{name}, {count} units, {side} pixels, {precision}"

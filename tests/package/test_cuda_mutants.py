@@ -34,7 +34,12 @@ MUTANTS = (
     ("maximization.loop:_optimize_batch", ".to(model.std)", "", "maximize by none"),
     ("training.loop:_Run.gradients", "batch.to(self.device)", "batch", "train"),
     ("attacks.spatial:moved", "motions.to(pictures.device)", "motions", "spatial"),
-    ("attacks.square:SquareL2.change", ".to(self.x.device)", "", "square in l2"),
+    (
+        "attacks.square:SquareL2.change",
+        ", self.x.device)",
+        ", torch.device('cpu'))",
+        "square in l2",
+    ),
 )
 
 
