@@ -165,5 +165,5 @@ def test_a_stopped_graph_goes_on_and_is_the_same(
         resumed = build_graph(index, 8, kept=kept)
     assert torch.equal(resumed.rows, whole.rows)
     assert torch.equal(resumed.distances, whole.distances)
-    assert whole.recall > 0.97
+    assert whole.recall > 0.99
     assert all(file.stat().st_mtime_ns == time for file, time in pieces.items())
