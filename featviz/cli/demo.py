@@ -39,7 +39,7 @@ def demo(
     from featviz.errors import UserError
     from featviz.tour import QUICK, run_tour
 
-    folder = output.claim(output.out or Path("run"), replaced=False)
+    folder = output.claim(output.out or Path("run") / "demo", replaced=False)
     if folder.exists() and not folder.is_dir():
         raise UserError(f"--out {folder} is a file; name a folder for the results")
     net = model.load(seed=seed)
