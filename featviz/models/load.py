@@ -292,13 +292,17 @@ def _preprocessing(name: str, net: nn.Module, source: _Source | None = None) -> 
 def _of_weights(
     usual: Preprocessing, metadata: Mapping[str, str], count: int | None, name: str
 ) -> Preprocessing:
-    """As the file of weights states it; of a head of other classes than usual it is assumed."""
+    """As the file of weights states it, else as the architecture's definition does.
+
+    Nets of torchvision and timm with a head of other classes were trained by somebody else, often
+    on other pictures (a ResNet on 32 pixels): what theirs were is assumed.
+    """
     try:
         mean, std = (tuple(map(float, json.loads(metadata[f]))) for f in ("mean", "std"))
         return usual.changed(Stated(mean=mean, std=std))
     except (KeyError, ValueError, TypeError, OverflowError, RecursionError):
         pass
-    if count in {None, 200 if name == "alexnet-mini" else 1000}:
+    if name in BUILTIN or count in {None, 1000}:
         return usual
     return replace(usual, assumed=("size", "resize", "mean", "std"))
 

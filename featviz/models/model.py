@@ -133,7 +133,7 @@ class Model(nn.Module):
         self.headless = headless or bool(absent)
         self.notes = tuple(notes)
         if preprocessing.assumption:
-            self.notes += (f"it is assumed how {name} takes pictures: {preprocessing.assumption}",)
+            self.notes += (f"the preprocessing of {name} is assumed: {preprocessing.assumption}",)
         # sizes that passed a trial, see `layers.check_size`
         self.taken: set[tuple[tuple[int, int], str | None]] = set()
         self.shares_rest: dict[str, bool] = {}  # of layers, see `rest.rest_of`
@@ -364,7 +364,7 @@ class Model(nn.Module):
             absent=self.absent,
             preprocess=self.preprocess,
             output=self.pick.choice,
-            notes=[note for note in self.notes if not note.startswith("it is assumed")],
+            notes=[note for note in self.notes if not note.startswith("the preprocessing of")],
         )
 
     def need_classes(self) -> None:

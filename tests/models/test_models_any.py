@@ -125,7 +125,7 @@ def test_the_size_is_found_or_said_to_be_assumed(
     assert model.input_size == size
     assert model.preprocessing.assumed == assumed
     assert model.record()["preprocessing"]["assumed"] == list(assumed)
-    assert any("it is assumed" in note for note in model.notes)
+    assert any("is assumed: " in note for note in model.notes)
 
 
 def test_several_heads_are_named_in_one_line() -> None:
@@ -194,7 +194,7 @@ def test_a_file_of_ones_own_in_a_command(tmp_path: Path) -> None:
     options = ("--input-size", "24x32", "--mean", "0.5", "--std", "0.25", "--out", "k")
     done = run(tmp_path, "kernels", "--model", "my.py:make", *options)
     assert done.returncode == 0, done.stderr
-    assert "it is assumed how my:make takes pictures: resize 24, 32 (state resize)" in done.stderr
+    assert "the preprocessing of my:make is assumed: resize 24, 32 (state resize)" in done.stderr
     entry = read_result(tmp_path / "k")["model"]
     assert entry["input_size"] == [24, 32]
     assert entry["preprocessing"]["channels"] == 1

@@ -335,6 +335,21 @@ def test_counters_are_whole_numbers_of_any_type(tmp_path: Path) -> None:
             featviz.load("resnet18", weights=tmp_path / "w.pth")
 
 
+def test_preprocessing_of_another_head_is_assumed_but_for_our_own_architectures(
+    tmp_path: Path,
+) -> None:
+    fields = ("size", "resize", "mean", "std")
+    torch.save(AlexNetMini(num_classes=5).state_dict(), tmp_path / "mini.pth")
+    torch.save(zoo.construct("resnet18", num_classes=4).state_dict(), tmp_path / "resnet.pth")
+    for name, file, assumed in (
+        ("alexnet-mini", "mini.pth", ()),
+        ("resnet18", "resnet.pth", fields),
+    ):
+        model = featviz.load(name, weights=tmp_path / file, device="cpu")
+        assert model.preprocessing.assumed == assumed
+        assert bool(model.notes) == bool(assumed)
+
+
 @pytest.mark.parametrize(
     ("metadata", "line"),
     [
