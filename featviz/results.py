@@ -47,6 +47,7 @@ if TYPE_CHECKING:
 
 SCHEMA = 1
 _LONGEST = 100  # characters of a file's stem that is made from a name
+_COMPRESSED = {".jpg": "jpeg", ".webp": "webp"}
 JPEG_DPI = 108  # of sheets of pictures; plots have 144
 
 
@@ -333,8 +334,8 @@ def figure_bytes(figure: Figure, kind: str, *, dpi: float | None = None) -> byte
     return svg.finish(content.decode()).encode() if kind == "svg" else content
 
 
-def _jpeg(picture: Tensor | Image | Figure | bytes | None) -> bytes:
-    """A picture or a plot as a JPEG."""
+def _compressed(picture: Tensor | Image | Figure | None, kind: str) -> bytes:
+    """A picture or a plot as a "jpeg", or as a "webp", which may be transparent."""
     from matplotlib.figure import Figure
     from PIL import Image
 
@@ -343,14 +344,14 @@ def _jpeg(picture: Tensor | Image | Figure | bytes | None) -> bytes:
     buffer = io.BytesIO()
     if isinstance(picture, Figure):
         content = figure_bytes(picture, "png", dpi=JPEG_DPI)
-        image = Image.open(io.BytesIO(content)).convert("RGB")
+        image: Image.Image = Image.open(io.BytesIO(content))
     elif isinstance(picture, Image.Image):
-        image = picture.convert("RGB")
+        image = picture
     else:
         assert picture is not None
-        assert not isinstance(picture, bytes)
         image = images.to_pillow(picture)
-    image.save(buffer, format="JPEG", quality=80, optimize=True)
+    shown = image.convert("RGB") if kind == "jpeg" else image
+    shown.save(buffer, format=kind, quality=80, optimize=True)
     return buffer.getvalue()
 
 
@@ -381,9 +382,10 @@ class Folder:
 
         Args:
             file: .png for pictures, .svg or .pdf for plots, .jpg for sheets of many pictures (a
-                fifth of the size, and nothing is measured on them).
-            picture: (3, H, W) in [0, 1], a pillow image, a matplotlib figure, the file's bytes, or
-                None when the file has been written already.
+                fifth of the size, and nothing is measured on them), .webp for sheets with gaps,
+                which show the color of the page.
+            picture: (3, H, W) in [0, 1] or, with gaps, (4, H, W), a pillow image, a matplotlib
+                figure, the file's bytes, or None when the file has been written already.
             caption: What is seen and how values are scaled.
             alt: The same for who cannot see it.
             units: Which units it belongs to, as "conv5:12", so that their pages can show it.
@@ -397,10 +399,10 @@ class Folder:
 
         path = self.path / file
         path.parent.mkdir(parents=True, exist_ok=True)
-        if path.suffix == ".jpg":
-            picture = _jpeg(picture)
         if isinstance(picture, bytes):
             path.write_bytes(picture)
+        elif path.suffix in _COMPRESSED and picture is not None:
+            path.write_bytes(_compressed(picture, _COMPRESSED[path.suffix]))
         elif isinstance(picture, MatplotlibFigure):
             path.write_bytes(figure_bytes(picture, path.suffix[1:]))
         elif isinstance(picture, Image):

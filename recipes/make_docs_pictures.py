@@ -8,7 +8,7 @@ A picture in a page is followed by its command:
     *`featviz kernels --layer conv1` writes this as `kernels-sorted.svg`.*
 
 Each command runs with the bundled model and pictures. Its file is copied (svg), or shrunk to 1,200
-pixels (png, jpg); of an HTML page a screenshot is taken where chromium is installed.
+pixels (png, jpg, webp); of an HTML page a screenshot is taken where chromium is installed.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def convert(source: Path, target: Path) -> None:
     if source.suffix == target.suffix == ".svg":
         shutil.copyfile(source, target)
         return
-    picture = Image.open(source).convert("RGB")
+    picture = Image.open(source).convert("RGBA" if target.suffix == ".webp" else "RGB")
     if picture.width > WIDEST:
         picture = picture.resize((WIDEST, round(picture.height * WIDEST / picture.width)))
     if target.suffix == ".png":

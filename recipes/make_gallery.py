@@ -49,7 +49,7 @@ LEFT_OUT = (  # the layers between are seen in AlexNet, and in the explorer
 )
 FILES_LEFT_OUT = {  # what other figures or pages show as well
     "*": ("panel.svg", "examples.svg"),
-    "atlas": ("mosaic.jpg", "print.png", "print.pdf"),
+    "atlas": ("mosaic.webp", "print.png", "print.pdf"),
     "cards": ("pictures/panel.svg", "pictures/natural/*", "pictures/ascent.svg"),
     "circuit": ("outputs.csv",),
 }
@@ -110,7 +110,7 @@ def choose(work: Path, shown: Path) -> None:
             figure["units"] = [one for one in figure.get("units", []) if unit_name(one) in own]
         kept = {one["file"] for kind in ("figures", "tables") for one in document[kind]}
         for file in target.rglob("*.*"):
-            shown_alone = file.suffix in (".jpg", ".png", ".svg", ".csv")
+            shown_alone = file.suffix in (".jpg", ".webp", ".png", ".svg", ".csv")
             if shown_alone and file.relative_to(target).as_posix() not in kept:
                 file.unlink()
         text = json.dumps(document, ensure_ascii=False, separators=(",", ":"))
@@ -133,7 +133,7 @@ def shrink(site: Path) -> None:
         side = WITHIN[len(INSIDE.findall(text)) > FEW]
         short = SHEET.sub(encoded_again, INSIDE.sub(partial(smaller, side), text))
         picture.write_text(short, encoding="utf-8")
-    for picture in site.rglob("*.jpg"):
+    for picture in (*site.rglob("*.jpg"), *site.rglob("*.webp")):
         shown = Image.open(picture)
         if picture.stat().st_size > LARGE and max(shown.size) > WIDEST:
             shown.thumbnail((WIDEST, WIDEST), Image.Resampling.LANCZOS)

@@ -41,7 +41,7 @@ def lattice_picture(
     width: int,
     frames: Sequence[str | None] | None = None,
 ) -> Tensor:
-    """Every thumbnail at its place (N, 2) of a lattice, on white, (3, H, W).
+    """Every thumbnail at its place (N, 2) of a lattice, (4, H, W): transparent between them.
 
     Args:
         thumbnails: Of the rows.
@@ -56,15 +56,15 @@ def lattice_picture(
 
 
 def cells_picture(grid: Grid, icons: Sequence[Tensor], width: int = 1200) -> Tensor:
-    """Icons (cells, 3, S, S) in the places of their cells, kind beside kind, (3, H, W)."""
+    """Icons (cells, 3, S, S) in the places of their cells, kind beside kind, (4, H, W)."""
     places = torch.tensor([(cell.column, cell.row) for cell in grid.cells])
     size = max(8, min(width // grid.side, 128))
     sheets = []
     for pictures in icons:
-        sheet = torch.ones(3, grid.side * size + 2, grid.side * size + 2)
+        sheet = torch.zeros(4, grid.side * size + 2, grid.side * size + 2)
         pasted = _paste(pictures, places, size, size - 2)
         sheet[:, 2 : 2 + pasted.shape[1], 2 : 2 + pasted.shape[2]] = pasted
-        sheets += [sheet, torch.ones(3, sheet.shape[1], size // 2)]
+        sheets += [sheet, torch.zeros(4, sheet.shape[1], size // 2)]
     return torch.cat(sheets[:-1], 2)
 
 
@@ -75,11 +75,11 @@ def _paste(
     inner: int,
     frames: Sequence[str | None] | None = None,
 ) -> Tensor:
-    """Pictures shrunk to `inner` pixels, each in its square of `size` pixels, on white."""
-    from matplotlib.colors import to_rgb
+    """Pictures shrunk to `inner` pixels, each in its square of `size` pixels, (4, H, W)."""
+    from matplotlib.colors import to_rgba
 
     columns, rows = (places.max(0).values + 1).tolist()
-    canvas = torch.ones(3, rows * size, columns * size)
+    canvas = torch.zeros(4, rows * size, columns * size)
     rim = (size - inner) // 2 if frames else 0
     for part in torch.arange(len(places)).split(1024):
         small = images.resize(pictures[part], inner)
@@ -87,9 +87,10 @@ def _paste(
             x, y = (places[number] * size).tolist()
             color = frames[number] if frames else None
             if color is not None:
-                paint = torch.tensor(to_rgb(color))
+                paint = torch.tensor(to_rgba(color))
                 canvas[:, y : y + size, x : x + size] = paint[:, None, None]
-            canvas[:, y + rim : y + rim + inner, x + rim : x + rim + inner] = picture
+            place = slice(y + rim, y + rim + inner), slice(x + rim, x + rim + inner)
+            canvas[:3, *place], canvas[3, *place] = picture, 1
     return canvas
 
 
@@ -97,7 +98,7 @@ def print_page(picture: Tensor, title: str, text: str, legend: Mapping[str, str]
     """A page for print; as PDF it has the picture in full resolution.
 
     Args:
-        picture: (3, H, W), over the whole width.
+        picture: (4, H, W), over the whole width, on white.
         title: The heading.
         text: How the picture was made, below it.
         legend: Colors of frames by class.
@@ -108,7 +109,7 @@ def print_page(picture: Tensor, title: str, text: str, legend: Mapping[str, str]
     below = 0.2 * -(-len(legend) // 4) + 0.08 if legend else 0.0
     tall = WIDTH * picture.shape[1] / picture.shape[2]
     page = plotting.Page(WIDTH, 0.36 + tall + below + 0.155 * len(words) + 0.15)
-    plotting.show_image(page.axes(0.01 * WIDTH, 0.3, 0.98 * WIDTH, tall), picture)
+    plotting.show_image(page.axes(0.01 * WIDTH, 0.3, 0.98 * WIDTH, tall), images.visible(picture))
     page.text(0.01 * WIDTH, 0.2, title, fontsize=10, weight="bold")
     if legend:
         page.figure.legend(

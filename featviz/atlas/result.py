@@ -204,7 +204,7 @@ class Atlas(results.Result):
             render_page(self.page()), encoding="utf-8", errors="backslashreplace"
         )
         folder.figure(
-            "atlas.jpg",
+            "atlas.webp",
             self.map_picture(),
             caption="Every picture once, at the free place of a lattice nearest to its position "
             f"({self.layout.method}). Near pictures are similar to the network; distances between "
@@ -212,7 +212,7 @@ class Atlas(results.Result):
             alt="Map of small pictures in clusters of similar content",
         )
         folder.figure(
-            "mosaic.jpg",
+            "mosaic.webp",
             self.mosaic_picture(),
             caption="The same map as a rectangle without gaps, every picture once.",
             alt="Dense mosaic of small pictures, similar ones side by side",
@@ -221,7 +221,7 @@ class Atlas(results.Result):
             if level.synthetic is not None:
                 side = level.grid.side
                 folder.figure(
-                    f"cells-{side}.jpg",
+                    f"cells-{side}.webp",
                     self.cells_picture(level),
                     caption=f"The map cut into {side} x {side} squares. Left: the picture most "
                     "typical of each square. Right: the picture optimized for the mean of the "
@@ -329,11 +329,11 @@ class Atlas(results.Result):
         )
 
     def map_picture(self, width: int = 2000) -> Tensor:
-        """Every picture at its place in the lattice, on white, (3, H, W)."""
+        """Every picture at its place in the lattice, (4, H, W)."""
         return lattice_picture(self.thumbnails, self.lattice[0], width=width)
 
     def mosaic_picture(self, width: int = 1600) -> Tensor:
-        """Every picture at its place in the mosaic, (3, H, W)."""
+        """Every picture at its place in the mosaic, (4, H, W)."""
         return lattice_picture(self.thumbnails, self.mosaic[0], width=width)
 
     def cells_picture(self, level: Level, width: int = 1200) -> Tensor:

@@ -88,7 +88,7 @@ class KernelGrowth(Snapshots, results.Result):
         when = ", ".join(f"{self.steps[i]:,}" for i in self.moments)
         for unit in range(shown.shape[1]):
             name = f"{self.layer}:{unit}"
-            strip = images.contact_sheet(shown[:, unit], columns=len(shown), gap=1)
+            strip = images.contact_sheet(shown[:, unit], columns=len(shown), gap=1, background=None)
             folder.figure(
                 f"units/{results.file_stem(name)}.png",
                 images.enlarge(strip, 6),

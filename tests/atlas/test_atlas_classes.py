@@ -132,7 +132,7 @@ def test_the_folder_shows_cells_and_rows(
     document = read_result(tmp_path / "c")
     assert document["title"].startswith(f"Class atlas of {name}: relu7")
     files = {figure["file"] for figure in document["figures"]}
-    assert files >= {"class.svg", "class.pdf", "cells-3.jpg"}
+    assert files >= {"class.svg", "class.pdf", "cells-3.webp"}
     with (tmp_path / "c" / "class_cells.csv").open() as file:
         cells = list(csv.DictReader(file))
     assert [float(c["attribution"]) for c in cells] == pytest.approx(
