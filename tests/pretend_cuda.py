@@ -13,7 +13,8 @@ mixed, as CUDA would, and counts by line of featviz:
 - upload: copies to the card from memory that is not pinned, or that block
 - wait: the host waits for the card: copies back, `.item()`, `.tolist()`, masks as indices
 
-It knows nothing of kernels' rounding, streams, memory, or other threads and processes.
+Streams and CUDA graphs: `pretend_graphs`. It knows nothing of kernels' rounding, of the amount of
+memory, or of other threads and processes.
 """
 
 from __future__ import annotations
@@ -21,13 +22,15 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from types import FrameType
 from typing import Any
 from unittest.mock import patch
 
 import torch
+from pretend_graphs import Graph, Stream
+from pretend_graphs import plain as _plain
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -93,13 +96,6 @@ def _host_to(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         return torch._C.TensorBase.to(x, *args, **kwargs)
 
 
-@contextmanager
-def _plain() -> Iterator[None]:
-    """Without any mode."""
-    with torch._C.DisableTorchFunction(), torch._C._DisableTorchDispatch():
-        yield
-
-
 class PretendedCuda:
     """The card; see the module. `counts` has (kind, line) -> how often."""
 
@@ -108,16 +104,30 @@ class PretendedCuda:
         self.counts: Counter[tuple[str, str]] = Counter()
         self.caller: FrameType | None = None
         """who called the torch function with arguments on the card that is running"""
+        self.capture: Graph | None = None
+        self.forbids_waits = False
+        """torch's mode that refuses what waits"""
+        self.streams = [Stream(self)]
+        """all; the first is the default one"""
+        self.stream = self.streams[0]
         self._stack = ExitStack()
+
+    on_card = staticmethod(on_card)
 
     def total(self, kind: str, where: str = "") -> int:
         """How often something happened, in lines that contain `where`."""
         return sum(n for (k, line), n in self.counts.items() if k == kind and where in line)
 
     def count(self, kind: str) -> None:
+        if kind != "launch" and self.capture is not None:
+            self.refuse("operation not permitted when stream is capturing")
+        if kind != "launch" and self.forbids_waits:
+            raise RuntimeError("called a synchronizing CUDA operation")
         self.counts[kind, _line()] += 1
 
     def refuse(self, text: str) -> None:
+        if self.capture is not None:
+            self.capture.broken = True
         raise DeviceError(f"{text} ({_line()})")
 
     def __enter__(self) -> PretendedCuda:
@@ -203,7 +213,34 @@ class PretendedCuda:
                 "manual_seed": None, "manual_seed_all": None,
             }.items()
         )  # fmt: skip
-        yield cuda, "synchronize", lambda *args: self.count("wait")
+        yield cuda, "synchronize", self._synchronize
+        yield from self._graphs()
+
+    def _graphs(self) -> Iterator[tuple[Any, str, Any]]:
+        def stream(*args: Any) -> Stream:
+            self.streams.append(Stream(self))
+            return self.streams[-1]
+
+        def forbid_waits(mode: str | int) -> None:
+            self.forbids_waits = mode in {2, "error"}
+
+        def graph(*args: Any) -> Graph:
+            return Graph(self)
+
+        cuda = torch.cuda
+        yield cuda, "Stream", stream
+        yield cuda, "stream", lambda one: one.current()
+        yield cuda, "current_stream", lambda *args: self.stream
+        yield cuda, "CUDAGraph", graph
+        yield cuda, "get_sync_debug_mode", lambda: 2 * self.forbids_waits
+        yield cuda, "set_sync_debug_mode", forbid_waits
+        yield torch._C, "_host_emptyCache", lambda: None
+
+    def _synchronize(self, *args: Any) -> None:
+        self.count("wait")
+        for one in self.streams:
+            for other in self.streams:
+                one.wait_stream(other)
 
     def _to(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """Tensor.to in all its forms."""
@@ -227,6 +264,8 @@ class PretendedCuda:
             return _host_to(x, place, **kwargs)
         if (place.type == "cuda") == on_card(x):
             return _host_to(x, **kwargs) if kwargs else x
+        if self.capture is not None:
+            self.refuse("a copy between card and host within a capture")
         if place.type == "cpu":
             self.count("wait")
         elif waits:
@@ -302,6 +341,9 @@ class _Operations(TorchDispatchMode):
         if there and name not in _MOVES:
             there = self._check(func, name, args, kwargs, given)
         before = {id(_storage(x)) for x in given if x.layout == torch.strided}
+        for x in given:
+            if on_card(x):
+                self.card.stream.read(_storage(x))
         out = func(*args, **kwargs)
         if name == "aten::copy_":
             self._count_copy(*given[:2])
@@ -309,6 +351,8 @@ class _Operations(TorchDispatchMode):
             self.card.count("upload")
         if there or made_on_card:
             self._mark(func, name, out, before)
+            if self.card.capture is not None:
+                self.card.capture.add(func, args, kwargs, out)
         return out
 
     def _mark(self, func: Any, name: str, out: Any, before: set[int]) -> None:
@@ -317,6 +361,8 @@ class _Operations(TorchDispatchMode):
         if name != "aten::copy_":
             for x in fresh:
                 _put_on_card(x)
+        for x in results if func._schema.is_mutable else fresh:
+            self.card.stream.write(_storage(x))
         if (fresh or func._schema.is_mutable) and not name.startswith(_VIEWS):
             self.card.count("launch")
         if name in _WAITING:

@@ -51,6 +51,7 @@ def attack(
     names: Sequence[str] | None = None,
     batch_size: BatchSize = 4,
     precision: AutoPrecision = "float32",
+    cuda_graph: bool = False,
     progress: Progress | None = None,
 ) -> AttackResult:
     """A few pictures changed so little that one hardly sees it, and so that the model errs.
@@ -78,7 +79,7 @@ def attack(
         seed: Of random numbers, drawn per picture.
         names: What the pictures are called in figures and tables.
         batch_size: Pictures that the model sees at once.
-        precision: Of the search, as in `AttackOptions`.
+        precision: Of the search, as in `AttackOptions`; so is `cuda_graph`.
         progress: Called with (pictures decided, pictures, name of the attack).
 
     Raises:
@@ -113,6 +114,7 @@ def attack(
         seed=seed,
         batch_size=batch_size,
         precision=precision,
+        cuda_graph=cuda_graph,
         progress=progress,
     )
     steps = steps if steps is not None else chosen.steps

@@ -34,6 +34,7 @@ from featviz.attacks.result import AttackResult
 from featviz.attacks.tracker import Tracker
 from featviz.errors import UserError
 from featviz.models.frozen import frozen
+from featviz.models.graphed import graphed, need_cuda
 from featviz.models.precision import in_bfloat16
 from featviz.pictures import images
 from featviz.pictures.images import check_pictures
@@ -73,6 +74,8 @@ def run_attack(
     started = time.perf_counter()
     pictures, home = check_pictures(pictures, channels=None), pictures.device
     count, device = len(pictures), device_of(model, pictures)
+    if options.cuda_graph:
+        need_cuda(device)
     pictures = pictures.to(device)
     labels = check_labels(labels, count).to(device)
     radii = torch.full((count,), torch.inf, dtype=torch.float64)
@@ -123,14 +126,16 @@ def run_attack(
             tracker.know_clean(clean)
         elif precision == "bfloat16" or not attack.starts_at_picture or not bool(radii.all()):
             tracker.classify_clean(model)
-        if precision == "bfloat16":
-            with in_bfloat16(model) as fast:
-                if attack.leaves_at_hit:
-                    attempt_all(fast, judge=model)
-                else:  # only some of its steps are in bfloat16; the others are judged at once
-                    attempt_all(model, fast=fast)
-        if precision == "float32" or not attack.leaves_at_hit:
-            attempt_all(model)
+        recorded = functools.partial(graphed, wanted=options.cuda_graph, device=device)
+        with recorded(model) as net:
+            if precision == "bfloat16":
+                with in_bfloat16(model) as low, recorded(low) as fast:
+                    if attack.leaves_at_hit:
+                        attempt_all(fast, judge=model)
+                    else:  # only some of its steps are in bfloat16; the others are judged at once
+                        attempt_all(net, fast=fast)
+            if precision == "float32" or not attack.leaves_at_hit:
+                attempt_all(net)
         report(0)
         radius = None if eps is None else radii
         found = tracker.result(model, name=name, norm=attack.norm, eps=radius, started=started)

@@ -39,6 +39,8 @@ class AttackOptions:
         batch_size: Pictures that the model sees at once. None is 8 on a CPU and 128 on CUDA.
         precision: "bfloat16" searches in bfloat16 and judges in float32 what was found; "auto" does
             so on processors that are faster at it.
+        cuda_graph: On CUDA, launch the model's passes of the search as CUDA graphs: fewer launches,
+            which bind batches of few pictures. It has never run on a GPU.
         progress: Called with (pictures decided, pictures, name of the attack).
     """
 
@@ -50,6 +52,7 @@ class AttackOptions:
     seed: Seed = 0
     batch_size: BatchSize | None = None
     precision: AutoPrecision = "float32"
+    cuda_graph: bool = False
     progress: Progress | None = None
 
     def __post_init__(self) -> None:

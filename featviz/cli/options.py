@@ -161,6 +161,13 @@ Engine = Annotated[
         help="ray: pieces are made by a Ray cluster (that at RAY_ADDRESS, or one on this machine).",
     ),
 ]
+CudaGraph = Annotated[
+    bool,
+    typer.Option(
+        "--cuda-graph",
+        help="On CUDA: launch a step's passes as a whole, for few pictures. Not tried on a GPU.",
+    ),
+]
 Out = Annotated[
     Path | None,
     typer.Option(

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Sequence
 from contextlib import nullcontext
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -25,6 +26,7 @@ from featviz.maximization.relu_gradients import RedirectedReLUs
 from featviz.maximization.settings import Settings
 from featviz.maximization.transforms import sent
 from featviz.models.frozen import frozen
+from featviz.models.graphed import graphed, need_cuda
 from featviz.models.model import Model
 from featviz.pictures import images
 from featviz.types import Progress
@@ -65,8 +67,10 @@ def optimize(
         progress: Counts steps of single pictures.
 
     Raises:
-        UserError: There is not enough memory for one group.
+        UserError: There is not enough memory for one group, or `settings.cuda_graph` without CUDA.
     """
+    if settings.cuda_graph:
+        need_cuda(model.device)
     group = math.lcm(objective.group, regularizer.group if regularizer is not None else 1)
     if len(targets) % group:
         raise ValueError(f"{counted(len(targets), 'target')}: not whole groups of {group}")
@@ -123,37 +127,47 @@ def _optimize_batch(
     check_after = {steps - round(i * steps / (2 * settings.checks)) for i in range(settings.checks)}
     frame_after = {round(i * steps / max(1, frames - 1)) for i in range(frames)}
     stages: list[Tensor] = []
-    for step in range(steps + 1):
-        picture = form.picture(parameters)  # (N, 3, H, W)
-        if step in frame_after:
-            stages.append(images.to_uint8(picture))
-        if step in check_after:
-            with torch.no_grad():
-                rounded = eight_bits(picture)
-                record.check(step, rounded, objective(read(rounded, exact=True), targets))
-        if step == steps:
-            break
 
-        x = picture.detach().requires_grad_()
-        moved = transforms.views(x, moves[:, step], generators)  # (views * N, 3, H, W)
-        stalled = record.stalled.repeat(views)
-        redirected = RedirectedReLUs(stalled) if bool(stalled.any()) else None
-        with redirected or nullcontext():
-            scores, total = _scores(objective, regularizer, read, x, moved, targets * views)
-        (gradient,) = torch.autograd.grad(total.sum() / views, x)
-        helped = None if redirected is None else redirected.redirected.view(views, N).any(0)
-        record.note(step, scores.detach().view(views, N).mean(0), gradient, helped)
-        if settings.optimizer.shaped:
-            gradient = shaped_gradient(gradient, x.detach(), settings)
-        (parameters.grad,) = torch.autograd.grad(picture, parameters, gradient)
+    def scored(x: Tensor, moves: Tensor, *noise: Tensor) -> Tensor:
+        moved = transforms.views(x, moves, *noise)  # (views * N, 3, H, W)
+        return _scores(objective, regularizer, read, x, moved, targets * views)
 
-        free = record.free.view(-1, *(1,) * (parameters.dim() - 1))
-        if step + 1 < settings.coarse_to_fine * steps:  # shapes come before detail
-            share = (step + 1) / (settings.coarse_to_fine * steps)
-            free = free & sent(form.detail(share), free.device)
-        step_where(free, parameters, optimizer)
-        scheduler.step()
-        report((step + 1) * N, steps * N, "optimizing")
+    shaped = partial(shaped_gradient, settings=settings)
+    with (
+        graphed(scored, wanted=settings.cuda_graph, device=parameters.device) as score,
+        graphed(shaped, wanted=settings.cuda_graph, device=parameters.device) as shape,
+    ):
+        for step in range(steps + 1):
+            picture = form.picture(parameters)  # (N, 3, H, W)
+            if step in frame_after:
+                stages.append(images.to_uint8(picture))
+            if step in check_after:
+                with torch.no_grad():
+                    rounded = eight_bits(picture)
+                    record.check(step, rounded, objective(read(rounded, exact=True), targets))
+            if step == steps:
+                break
+
+            x = picture.detach().requires_grad_()
+            noise = transforms.noise_of(x, views, generators)
+            stalled = record.stalled.repeat(views)
+            redirected = RedirectedReLUs(stalled) if bool(stalled.any()) else None
+            with redirected or nullcontext():
+                scores = (score if redirected is None else scored)(x, moves[:, step], *noise)
+            (gradient,) = torch.autograd.grad(scores.sum() / views, x)
+            helped = None if redirected is None else redirected.redirected.view(views, N).any(0)
+            record.note(step, scores[0].detach().view(views, N).mean(0), gradient, helped)
+            if settings.optimizer.shaped:
+                gradient = shape(gradient, x.detach())
+            (parameters.grad,) = torch.autograd.grad(picture, parameters, gradient)
+
+            free = record.free.view(-1, *(1,) * (parameters.dim() - 1))
+            if step + 1 < settings.coarse_to_fine * steps:  # shapes come before detail
+                share = (step + 1) / (settings.coarse_to_fine * steps)
+                free = free & sent(form.detail(share), free.device)
+            step_where(free, parameters, optimizer)
+            scheduler.step()
+            report((step + 1) * N, steps * N, "optimizing")
     return record.result(parameters, stages)
 
 
@@ -164,8 +178,8 @@ def _scores(
     x: Tensor,
     moved: Tensor,
     targets: list[int],
-) -> tuple[Tensor, Tensor]:
-    """Scores (views * N,) of pictures as they were moved, and these with the regularizer."""
+) -> Tensor:
+    """Scores of pictures as they were moved, and those of the regularizer, (1 or 2, views * N)."""
     goals = [objective] if regularizer is None else [objective, regularizer]
     units = common_units(goals)
     values = None if units is None else read.own(moved, [units[t] for t in targets])
@@ -175,4 +189,4 @@ def _scores(
         views = len(moved) // len(x)
         activations = read(moved) | {PICTURE: x if views == 1 else x.repeat(views, 1, 1, 1)}
         scores = [goal(activations, targets) for goal in goals]
-    return scores[0], scores[0] if regularizer is None else scores[0] + scores[1]
+    return torch.stack(scores)

@@ -80,6 +80,7 @@ def maximize(
     parametrization: str | Parametrization | None = None,
     statistics: Statistics | str | Path | None = None,
     precision: AutoPrecision = "auto",
+    cuda_graph: bool = False,
     settings: Settings | None = None,
     restarts: Restarts = 1,
     seed: Seed = 0,
@@ -113,6 +114,8 @@ def maximize(
         statistics: Measured colors and spectrum, or their file (`measure_statistics`).
         precision: Of the network in the steps; "auto" is bfloat16 on CPUs that compute in it.
             Scores are of float32.
+        cuda_graph: On CUDA, launch the passes of a step as CUDA graphs: fewer launches, which bind
+            batches of few pictures. It has never run on a GPU.
         settings: In place of the seven options before it; see `settings.settings_for`.
         restarts: Pictures made of each unit, from different starts; the one with the highest
             clean score is kept.
@@ -156,6 +159,7 @@ def maximize(
             parametrization=parametrization,
             statistics=statistics,
             precision=precision,
+            cuda_graph=cuda_graph,
             settings=settings,
             restarts=restarts,
             seed=seed,
@@ -179,6 +183,7 @@ def maximize(
         parametrization=parametrization,
         statistics=statistics,
         precision=precision,
+        cuda_graph=cuda_graph,
     )
     named = preset if settings is None else None
     return work.one(_unit_request(model, place, found, objective, chosen, named))
@@ -197,6 +202,7 @@ def maximize_layers(
     parametrization: str | None = None,
     statistics: Statistics | str | Path | None = None,
     precision: AutoPrecision = "auto",
+    cuda_graph: bool = False,
     settings: Mapping[str, Settings] | None = None,
     restarts: Restarts = 1,
     seed: Seed = 0,
@@ -241,6 +247,7 @@ def maximize_layers(
             parametrization=parametrization,
             statistics=statistics,
             precision=precision,
+            cuda_graph=cuda_graph,
         )
         named = None if place.name in own_settings else preset
         requests.append(_unit_request(model, place, found, objective, chosen, named))
@@ -273,6 +280,7 @@ def maximize_directions(
     steps: Steps | None = None,
     size: Canvas | None = None,
     precision: AutoPrecision = "auto",
+    cuda_graph: bool = False,
     settings: Settings | None = None,
     restarts: Restarts = 1,
     seed: Seed = 0,
@@ -314,7 +322,10 @@ def maximize_directions(
     task = Task(
         place,
         objectives.direction(place.name, aims, power=power, width=width, rectified=rectified),
-        settings or settings_for(model, place, steps=steps, size=size, precision=precision),
+        settings
+        or settings_for(
+            model, place, steps=steps, size=size, precision=precision, cuda_graph=cuda_graph
+        ),
         tuple(f"{place.key}/{row.numpy().tobytes().hex()}" for row in aims),
     )
     parameters = {"layer": place.name, "directions": len(aims), "power": power, "width": width}
@@ -334,6 +345,7 @@ def maximize_objective(
     parametrization: str | Parametrization | None = None,
     statistics: Statistics | str | Path | None = None,
     precision: AutoPrecision = "auto",
+    cuda_graph: bool = False,
     settings: Settings | None = None,
     restarts: Restarts = 1,
     seed: Seed = 0,
@@ -396,6 +408,7 @@ def maximize_objective(
         parametrization=parametrization,
         statistics=statistics,
         precision=precision,
+        cuda_graph=cuda_graph,
     )
     labels = _checked(tuple(names or texts or [f"target {i}" for i in range(targets)]), targets)
     keys = texts or tuple(f"{wanted.text}/{i}" for i in range(targets))

@@ -43,6 +43,7 @@ from featviz.maximization.parametrizations import (
 )
 from featviz.maximization.transforms import Crop, Transforms
 from featviz.models.first_layer import first_stride
+from featviz.models.graphed import need_cuda
 from featviz.models.layers import takes
 from featviz.models.model import Layer, Model
 from featviz.models.precision import choose_precision, gains_by_bfloat16
@@ -83,13 +84,18 @@ class Settings:
     """views of each picture, with transforms of their own, of which a step takes the mean"""
     transparency: bool = False
     """whether to add up over the steps how much each pixel mattered (`Optimized.transparency`)"""
+    cuda_graph: bool = False
+    """whether a step's passes are CUDA graphs (`models.graphed`): fewer launches, equal pictures"""
 
     def __post_init__(self) -> None:
         check_fields(self)
 
     def record(self) -> dict[str, Any]:
         """The settings for result.json: numbers, and dataclasses as their fields."""
-        return {one.name: _plain(getattr(self, one.name)) for one in fields(self)}
+        shown = {one.name: _plain(getattr(self, one.name)) for one in fields(self)}
+        if not self.cuda_graph:  # which checkpoints of earlier states do not name
+            del shown["cuda_graph"]
+        return shown
 
 
 def _plain(value: Any) -> Any:
@@ -189,6 +195,7 @@ def settings_for(
     parametrization: str | Parametrization | None = None,
     statistics: Statistics | str | Path | None = None,
     precision: AutoPrecision = "auto",
+    cuda_graph: bool = False,
 ) -> Settings:
     """The settings of a layer: what its geometry asks for, or those of a preset.
 
@@ -203,10 +210,13 @@ def settings_for(
         statistics: Measured colors and spectrum, or their file, in place of those that come with
             featviz.
         precision: Of the network in the steps. "auto" is bfloat16 on CPUs that compute in it.
+        cuda_graph: As in `Settings`.
 
     Raises:
-        UserError: steps or size are too small, or a name is unknown.
+        UserError: steps or size are too small, a name is unknown, or `cuda_graph` without CUDA.
     """
+    if cuda_graph:
+        need_cuda(model.device)
     place = model.layer(layer) if isinstance(layer, str) else layer
     advice = _PRESETS.get(preset)
     if advice is None:
@@ -237,7 +247,7 @@ def settings_for(
             f"preset {preset} is for RGB pictures, {model.name} takes {channels} channels"
         )
     form = for_channels(made.parametrization, channels)
-    return replace(made, parametrization=form, precision=precision)
+    return replace(made, parametrization=form, precision=precision, cuda_graph=cuda_graph)
 
 
 def _preset_settings(

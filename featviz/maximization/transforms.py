@@ -140,17 +140,23 @@ class Transforms:
             drawn += torch.empty(shape).uniform_(-reach, reach, generator=generator)
         return drawn
 
-    def views(self, pictures: Tensor, moves: Tensor, generators: Sequence[Generator]) -> Tensor:
+    def noise_of(
+        self, pictures: Tensor, views: int, generators: Sequence[Generator]
+    ) -> list[Tensor]:
+        """What `views` adds, (V * N, 3, H, W), if anything; a picture's from its own generator."""
+        if not self.noisy:
+            return []
+        shape = (views, pictures.shape[1], *(self.size or pictures.shape[-2:]))
+        noise = [self.draw_noise(shape, generator) for generator in generators]
+        return [sent(torch.stack(noise, 1).flatten(0, 1), pictures.device).to(pictures.dtype)]
+
+    def views(self, pictures: Tensor, moves: Tensor, *noise: Tensor) -> Tensor:
         """Several views of each picture, (V * N, 3, H, W): all pictures once, then once more ...
 
-        moves: (N, V, 5); the noise of a picture's views comes from its own generator
+        moves: (N, V, 5); noise: that of `noise_of`
         """
         seen = torch.cat([self.apply(pictures, one) for one in moves.unbind(1)])
-        if not self.noisy:
-            return seen
-        shape = (moves.shape[1], *seen.shape[1:])
-        noise = [self.draw_noise(shape, generator) for generator in generators]
-        return seen + sent(torch.stack(noise, 1).flatten(0, 1), seen.device).to(seen.dtype)
+        return seen + noise[0] if noise else seen
 
     def apply(self, pictures: Tensor, moves: Tensor) -> Tensor:
         """Change each picture by its own row of `moves` (N, 5); noise is not part of this."""

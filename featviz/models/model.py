@@ -21,6 +21,7 @@ from featviz.data.labels import class_finder
 from featviz.errors import UserError, nearest
 from featviz.indices import index_below, one_item
 from featviz.models.frozen import evaluating, plain_float32
+from featviz.models.graphed import RECORDING
 from featviz.models.outputs import PROBABILITIES, Choice, Output
 from featviz.models.receptive_field import ModuleRecord, record_modules
 from featviz.models.torchvision_schemas import supply_schemas
@@ -30,8 +31,8 @@ from featviz.pictures.preprocessing import Preprocessing, Size, Stated, shown
 
 
 def check_finite(values: Tensor, what: str) -> None:
-    """Raise UserError where values are NaN or infinite."""
-    if not bool(values.isfinite().all()):
+    """Raise UserError where values are NaN or infinite; asked of no pass that is recorded."""
+    if not RECORDING.get() and not bool(values.isfinite().all()):
         raise UserError(
             f"{what} are not finite (NaN or infinite); check the weights, and whether they are of "
             "this network"

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import importlib
-import inspect
-import textwrap
-from functools import reduce
 from pathlib import Path
-from types import FunctionType
-from typing import Any
 
 import pytest
 from every_analysis import ANALYSES, small_pictures
+from mutants import plant
 from pretend_cuda import DeviceError, PretendedCuda
 
 import featviz
@@ -43,31 +38,11 @@ MUTANTS = (
 )
 
 
-def _function(name: str) -> FunctionType:
-    module, _, path = name.partition(":")
-    found = reduce(getattr, path.split("."), importlib.import_module(f"featviz.{module}"))
-    unwrapped: Any = inspect.unwrap(found)  # type: ignore[arg-type]
-    return unwrapped  # type: ignore[no-any-return]
-
-
-def _mutated(function: FunctionType, old: str, new: str) -> Any:
-    """The code of a function with a piece of its text replaced."""
-    text = textwrap.dedent(inspect.getsource(function))
-    assert old in text, f"{function.__qualname__} has no {old!r}"
-    text = text[text.index("def ") :].replace(old, new)
-    made: dict[str, Any] = {}
-    exec(
-        f"from __future__ import annotations\n{text}", dict(vars(inspect.getmodule(function))), made
-    )
-    return made[function.__name__].__code__
-
-
 @pytest.mark.long
 @pytest.mark.parametrize(("name", "old", "new", "analysis"), MUTANTS)
 def test_a_move_left_out_is_refused(
     name: str, old: str, new: str, analysis: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    function = _function(name)
-    monkeypatch.setattr(function, "__code__", _mutated(function, old, new))
+    plant(monkeypatch, name, old, new)
     with PretendedCuda(), pytest.raises(DeviceError):
         ANALYSES[analysis](featviz.load("alexnet-mini"), small_pictures(), tmp_path / "store")
