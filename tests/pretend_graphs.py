@@ -159,13 +159,13 @@ class Graph:
         if number not in self.memories:
             self.memories[number] = _Memory(x, inside=inside)
         memory = self.memories[number]
-        return _View(memory, x.dtype, x.shape, x.stride(), x.storage_offset())
+        return _View(memory, x.dtype, x.shape, x.stride(), int(x.storage_offset()))
 
     def replay(self) -> None:
         if not self.ended:
             self.card.refuse("a replay without a capture")
         self.card.count("launch")
-        held: dict[_Memory, torch.UntypedStorage] = {}
+        held: dict[_Memory, Any] = {}
         with plain(), torch.no_grad():
             for call, given, form, fresh in self.operations:
                 args, kwargs = tree_unflatten([self._tensor(x, held) for x in given], form)
@@ -175,18 +175,19 @@ class Graph:
         for memory in (memory for memory in held if memory.inside):
             self.card.stream.write(held[memory])
 
-    def _tensor(self, view: Any, held: dict[_Memory, torch.UntypedStorage]) -> Any:
+    def _tensor(self, view: Any, held: dict[_Memory, Any]) -> Any:
         if not isinstance(view, _View):
             return view
         memory = view.memory
         if memory not in held:
-            storage = memory.storage()
+            storage: Any = memory.storage()
             if storage is None and not memory.inside:
                 self.card.refuse("a graph that reads what has been freed since its capture")
             if storage is not None:
                 self.card.stream.read(storage)
             if storage is None:
-                storage = torch.UntypedStorage(memory.size).fill_(memory.nothing)
+                storage = torch.UntypedStorage(memory.size)
+                storage.fill_(memory.nothing)
             held[memory] = storage
         empty = torch.empty(0, dtype=view.dtype)
         return empty.set_(held[memory], view.offset, view.size, view.stride)

@@ -78,7 +78,7 @@ class _Graphed:
         if self.refused:
             return self.run(*inputs)
         key = torch.is_grad_enabled(), *((x.shape, x.dtype, x.requires_grad) for x in inputs)
-        shape = self.shapes[key] = self.shapes.pop(key, None) or _Shape()
+        shape = self.shapes[key] = self.shapes.pop(key, _Shape())
         shape.calls += 1
         try:
             if shape.calls == ORDINARY + 1:

@@ -50,7 +50,9 @@ def _slopes(y: Tensor, x: Tensor, factors: tuple[float, ...] = (1.0,)) -> list[T
 
 
 def _values_and_gradients_of_every_pass_are_kept() -> None:
-    net, found, want = _net(), [], []
+    net = _net()
+    found: list[Tensor] = []
+    want: list[Tensor] = []
     with graphed(net, wanted=True, device=CARD) as run:
         for seed in range(PASSES):
             for function, values in ((run, found), (net, want)):
@@ -89,7 +91,8 @@ def _what_changes_behind_a_recording_is_found() -> None:
     def scaled(x: Tensor) -> Tensor:
         if not given or given[-1] is not x:
             given.append(x)
-        return net(x) * factors[len(given)]
+        y: Tensor = net(x) * factors[len(given)]
+        return y
 
     assert _compared(scaled) == [
         NONE.format("a recorded pass gives other values than an ordinary one")
