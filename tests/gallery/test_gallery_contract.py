@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from featviz import results
 from featviz.cli.main import main
 from featviz.gallery.build import build_gallery
+from featviz.gallery.kinds import KINDS
 
 DOCS = Path(__file__).parents[2] / "docs" / "result-folder.md"
 
@@ -36,6 +37,11 @@ class Note(results.Result):
 
     def plot(self) -> Figure:
         return Figure(figsize=(2, 1))
+
+
+def test_the_contract_names_every_kind_of_result() -> None:
+    named = set(re.findall(r"`([\w-]+)`", DOCS.read_text(encoding="utf-8")))
+    assert KINDS.keys() <= named
 
 
 def test_the_contract_names_the_fields_that_are_written(tmp_path: Path) -> None:

@@ -77,7 +77,7 @@ def test_every_documented_command_line_has_known_options(page: str) -> None:
     text = (ROOT / page).read_text(encoding="utf-8").replace("\\\n", " ")
     commands: dict[str, Any] = get_command(app).commands  # type: ignore[attr-defined]
     for name, options in re.findall(
-        r"^ *(?:.*[`|&] ?)?featviz ([a-z]+)\b([^`\n]*)", text, re.MULTILINE
+        r"^ *(?:.*[`|&] ?)?featviz ([a-z-]+)\b([^`\n]*)", text, re.MULTILINE
     ):
         if name not in commands:
             continue
