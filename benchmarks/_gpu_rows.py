@@ -12,6 +12,7 @@ import io
 import statistics
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -32,6 +33,7 @@ from featviz.atlas.affinities import affinities
 from featviz.atlas.graph import build_graph
 from featviz.atlas.tsne import Attraction, Repulsion, divergence
 from featviz.atlas.tsne import optimize as optimize_map
+from featviz.attacks.options import AttackOptions
 from featviz.data.datasets import Pictures, in_order, open_pictures
 from featviz.embedding.pieces import Rows
 from featviz.embedding.reduction import Reduction
@@ -150,13 +152,17 @@ def maximize(device: str, small: bool) -> Iterator[Line]:
     """A step of 256 units of conv5 at 176 pixels, and of 16, beside the bare passes."""
     model = subject(device, small)
     layer = model.layer("conv5")
-    steps = 4 if small else 32
+    steps = 8 if small else 64
     expected: dict[tuple[str, int, str], Predicted] = {
         ("featviz", 256, "float32"): (11, 13), ("featviz", 256, "bfloat16"): (5, 6),
         ("bare", 256, "float32"): (9, 10), ("bare", 256, "bfloat16"): (2, 2.5),
         ("bare, channels last", 256, "float32"): (9, 10),
         ("bare, channels last", 256, "bfloat16"): (2, 2.5),
         ("featviz", 16, "float32"): (1.5, 2.5), ("featviz", 16, "bfloat16"): (1.5, 2.5),
+        ("featviz, CUDA graphs", 256, "float32"): (11, 13),
+        ("featviz, CUDA graphs", 256, "bfloat16"): (4.5, 6),
+        ("featviz, CUDA graphs", 16, "float32"): (0.8, 1.5),
+        ("featviz, CUDA graphs", 16, "bfloat16"): (0.6, 1.5),
     }  # fmt: skip
     for count in (2,) if small else (256, 16):
         for precision in ("bfloat16", "float32"):
@@ -164,25 +170,63 @@ def maximize(device: str, small: bool) -> Iterator[Line]:
                 settings_for(model, layer, steps=steps, precision=precision), checks=1
             )
             objective, regularizer = unit_objective(model, layer, range(count))
-            args = (model, objective, range(count), range(count), settings)
+            targets = model, objective, range(count), range(count)
             side = settings.parametrization.height
             low = torch.bfloat16 if precision == "bfloat16" else torch.float32
             passes = partial(Bare, model, layer, count, side, low)
 
-            def ours(args: Any = args, regularizer: Any = regularizer, count: int = count) -> None:
-                optimize(*args, regularizer=regularizer, batch_size=count)
-
+            ours = partial(optimize, *targets, regularizer=regularizer, batch_size=count)
             works: dict[str, Callable[[], object]] = {
-                "featviz": ours,
+                "featviz": partial(ours, settings),
                 "bare": partial(passes(torch.contiguous_format), steps),
                 "bare, channels last": partial(passes(torch.channels_last), steps),
             }
+            if device == "cuda":
+                works["featviz, CUDA graphs"] = partial(ours, replace(settings, cuda_graph=True))
             if torch.version.cuda is not None and device == "cuda":  # not a pretended one
                 works["bare, as a CUDA graph"] = replayed(passes(torch.channels_last), steps)
             for name, values in measured(works, device, small=small, rounds=3).items():
                 what = f"{name}, {count} units, {side} pixels, {precision}"
                 milliseconds = [1e3 * s / steps for s in values]
                 yield speed(what, milliseconds, "ms a step", expected.get((name, count, precision)))
+            if device == "cuda":
+                yield from recorded(works["featviz"], works["featviz, CUDA graphs"])
+
+
+def recorded(plain: Callable[[], Any], graphs: Callable[[], Any]) -> Iterator[Line]:
+    """Whether CUDA graphs are used, and whether the traces (N, steps) of both begin alike."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        found = graphs().trace
+    texts = [str(one.message) for one in caught]
+    yield line("CUDA graphs are used", not texts, texts)
+    yield distance("trace with CUDA graphs", plain().trace[:, :8], found[:, :8], LOOSE)
+
+
+def attack(device: str, small: bool) -> Iterator[Line]:
+    """A step of PGD on pictures that it does not fool, with and without CUDA graphs."""
+    model = subject(device, small)
+    steps = 8 if small else 100
+    expected: dict[tuple[str, int], Predicted] = {
+        ("featviz", 8): (1, 2.5), ("featviz, CUDA graphs", 8): (0.8, 2),
+        ("featviz", 128): (7.5, 10), ("featviz, CUDA graphs", 128): (7.5, 10),
+    }  # fmt: skip
+    for count in (2,) if small else (8, 128):
+        made = torch.Generator().manual_seed(0)
+        pictures = torch.rand(count, 3, *model.input_size, generator=made).to(device)
+        with torch.no_grad():
+            labels = model(pictures).argmax(1)
+        run = partial(featviz.pgd, model, pictures, labels, eps=1e-6, steps=steps)
+        works: dict[str, Callable[[], object]] = {"featviz": run}
+        if device == "cuda":
+            options = AttackOptions(cuda_graph=True)
+            works["featviz, CUDA graphs"] = partial(run, options=options)
+        for name, values in measured(works, device, small=small, rounds=3).items():
+            what = f"{name}, PGD, {count} pictures, float32"
+            milliseconds = [1e3 * s / steps for s in values]
+            yield speed(what, milliseconds, "ms a step", expected.get((name, count)))
+        if device == "cuda":
+            yield from recorded(works["featviz"], works["featviz, CUDA graphs"])
 
 
 def replayed(passes: Bare, steps: int) -> Callable[[], None]:
@@ -449,5 +493,5 @@ def peers(device: str, small: bool) -> Iterator[Line]:
 
 ROWS: dict[str, Callable[[str, bool], Iterator[Line]]] = {
     row.__name__: row
-    for row in (ceilings, maximize, search, train, embed, layout, million, audit, peers)
+    for row in (ceilings, maximize, attack, search, train, embed, layout, million, audit, peers)
 }

@@ -96,6 +96,7 @@ def limits() -> dict[str, float]:
         "check numbers": 30,
         **{f"check {name}": 120 if name == "audit" else 60 for name in FIRST},
         "maximize": 70,
+        "attack": 30,
         "search": 60,
         "train": 60,
         "embed": 60,

@@ -107,9 +107,10 @@ class PretendedCuda:
         self.capture: Graph | None = None
         self.forbids_waits = False
         """torch's mode that refuses what waits"""
-        self.streams = [Stream(self)]
+        self.streams: list[Stream] = []
         """all; the first is the default one"""
-        self.stream = self.streams[0]
+        Stream.card = self
+        self.stream = Stream()
         self._stack = ExitStack()
 
     on_card = staticmethod(on_card)
@@ -217,10 +218,6 @@ class PretendedCuda:
         yield from self._graphs()
 
     def _graphs(self) -> Iterator[tuple[Any, str, Any]]:
-        def stream(*args: Any) -> Stream:
-            self.streams.append(Stream(self))
-            return self.streams[-1]
-
         def forbid_waits(mode: str | int) -> None:
             self.forbids_waits = mode in {2, "error"}
 
@@ -228,7 +225,7 @@ class PretendedCuda:
             return Graph(self)
 
         cuda = torch.cuda
-        yield cuda, "Stream", stream
+        yield cuda, "Stream", Stream
         yield cuda, "stream", lambda one: one.current()
         yield cuda, "current_stream", lambda *args: self.stream
         yield cuda, "CUDAGraph", graph

@@ -43,9 +43,13 @@ def plain() -> Iterator[None]:
 class Stream:
     """A queue of the card: what others have written is there once it has waited for them."""
 
-    def __init__(self, card: Card, *_: Any, **__: Any) -> None:
-        self.card, self.writes = card, 0
+    card: Card
+    """that of the test that is running; streams may be kept longer"""
+
+    def __init__(self, *_: Any, **__: Any) -> None:
+        self.writes = 0
         self.seen: dict[Stream, int] = {}
+        self.card.streams.append(self)
 
     def wait_stream(self, other: Stream) -> None:
         for stream, writes in {**other.seen, other: other.writes}.items():
@@ -56,7 +60,7 @@ class Stream:
         if nothing is not None and self.card.capture is None:
             memory.fill_(nothing)
         stream, writes = getattr(memory, "written", (self, 0))
-        if stream.card is not self.card or stream is self:
+        if stream not in self.card.streams or stream is self:
             return
         if self.seen.get(stream, 0) < writes:
             self.card.refuse("reads what another stream writes, without waiting for it")
@@ -68,6 +72,8 @@ class Stream:
 
     @contextmanager
     def current(self) -> Iterator[None]:
+        if self not in self.card.streams:
+            self.card.streams.append(self)
         before, self.card.stream = self.card.stream, self
         try:
             yield

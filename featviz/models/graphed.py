@@ -14,7 +14,7 @@ from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -58,7 +58,7 @@ def graphed(run: Run, *, wanted: bool, device: torch.device) -> Iterator[Run]:
         yield run
         return
     need_cuda(device)
-    made = _Graphed(run)
+    made = _Graphed(run, device)
     try:
         yield made
     finally:
@@ -68,8 +68,8 @@ def graphed(run: Run, *, wanted: bool, device: torch.device) -> Iterator[Run]:
 class _Graphed:
     """A function of tensors with a graph for each of their shapes."""
 
-    def __init__(self, run: Run) -> None:
-        self.run = run
+    def __init__(self, run: Run, device: torch.device) -> None:
+        self.run, self.device = run, device
         self.shapes: dict[Hashable, _Shape] = {}
         """the one that was used last is the last"""
         self.refused = False
@@ -106,7 +106,7 @@ class _Graphed:
         """Release the graphs, but for so many that were used last, and their memory."""
         held = [shape for shape in self.shapes.values() if shape.recorded is not None]
         if len(held) > most:
-            torch.cuda.synchronize()
+            torch.cuda.synchronize(self.device)
         for shape in held[: len(held) - most]:
             shape.calls, shape.recorded = 0, None
 
@@ -139,7 +139,7 @@ class _Recorded:
         self.inputs = [x.detach().clone().requires_grad_(x.requires_grad) for x in inputs]
         self.forward, self.backward = torch.cuda.CUDAGraph(), torch.cuda.CUDAGraph()
         device = inputs[0].device
-        apart, here = torch.cuda.Stream(device), torch.cuda.current_stream(device)
+        apart, here = _apart(device), torch.cuda.current_stream(device)
         apart.wait_stream(here)
         token = RECORDING.set(True)
         try:
@@ -171,6 +171,12 @@ class _Recorded:
                 mine.copy_(given)
         self.forward.replay()
         self.turn += 1
+
+
+@cache
+def _apart(device: torch.device) -> torch.cuda.Stream:
+    """One stream for all recordings: libraries keep memory for each stream that they have seen."""
+    return torch.cuda.Stream(device)
 
 
 @contextmanager

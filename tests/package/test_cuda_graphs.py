@@ -110,7 +110,7 @@ MUTANTS = (
     ("_Recorded.__init__", "apart.wait_stream(here)", "pass"),
     ("_Recorded.__init__", "here.wait_stream(apart)", "pass"),
     ("_Recorded._record", ", retain_graph=True", ""),
-    ("_Recorded.__init__", "torch.cuda.Stream(", "torch.cuda.current_stream("),
+    ("_Recorded.__init__", "_apart(", "torch.cuda.current_stream("),
     ("_Replay.forward", "output.clone()", "output.detach()"),
     ("_Replay.backward", "g.clone()", "g"),
     ("_Replay.backward", "ctx.turn != recorded.turn", "False"),

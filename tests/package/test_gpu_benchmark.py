@@ -92,6 +92,6 @@ def test_a_wrong_result_is_told_from_a_right_one(gpu: Any) -> None:
 @pytest.mark.long
 @pytest.mark.parametrize("device", ["cpu", "pretended"])
 def test_all_rows_run_without_a_card(device: str) -> None:
-    rows = ("ceilings", "maximize", "train", "embed", "layout", "million", "peers")
+    rows = ("ceilings", "maximize", "attack", "train", "embed", "layout", "million", "peers")
     lines = _run(*rows, "check neighbors", "check attack", device=device)
     assert {line["row"] for line in lines} >= set(rows)
