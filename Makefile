@@ -30,9 +30,9 @@ lint: $(VENV)/.installed-dev
 types: $(VENV)/.installed-dev
 	$(BIN)/mypy
 
-# Two processes, each with one thread (tests/conftest.py): half the time on two cores.
+# Two processes, each with one thread, slow files first (tests/conftest.py).
 pytest: $(VENV)/.installed-dev
-	$(BIN)/pytest -n 2 --dist loadfile
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 # Tests that depend on how kernels round, once more as an older processor computes.
 pytest-narrow: $(VENV)/.installed-dev

@@ -21,6 +21,15 @@ torch.set_num_threads(_THREADS)
 os.environ["OMP_NUM_THREADS"] = str(_THREADS)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with slow tests come first, so that no process of two waits long for the other.
+
+    It counts with `--no-loadscope-reorder`: xdist alone begins with the files of most tests.
+    """
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 def _shared_data() -> Path | None:
     given = os.environ.get("FEATVIZ_SHARED_DATA")
     folder = Path(given) if given else Path(__file__).parents[2] / "shared" / "data"

@@ -2,33 +2,35 @@
 
 from __future__ import annotations
 
+import hashlib
 import subprocess
 import sys
 
-import pytest
-
-CODE = """
-import hashlib, sys
 import numpy as np
+import pytest
 import torch
-junk = bytearray(int(sys.argv[1]))
+
 from featviz.atlas.layout import LayoutSettings, lay_out
-rng = np.random.default_rng(0)
-for size, steps in ((15, None), (80, (20, 80))):  # over all pairs, and by the grid
-    rows = rng.normal(size=(6 * size, 48)) + 2 * rng.normal(size=(6, 48)).repeat(size, 0)
-    rows = torch.from_numpy(np.maximum(rows, 0)).float()
-    layout = lay_out(rows, LayoutSettings(steps=steps), seed=0)
-    print(hashlib.sha256(np.ascontiguousarray(layout.xy).tobytes()).hexdigest())
-"""
+
+
+def hashes() -> list[str]:
+    """Of a layout over all pairs, and of one by the grid."""
+    rng = np.random.default_rng(0)
+    found = []
+    for size in (15, 80):
+        rows = rng.normal(size=(6 * size, 48)) + 2 * rng.normal(size=(6, 48)).repeat(size, 0)
+        points = torch.from_numpy(np.maximum(rows, 0)).float()
+        layout = lay_out(points, LayoutSettings(steps=(20, 80)), seed=0)
+        found.append(hashlib.sha256(np.ascontiguousarray(layout.xy).tobytes()).hexdigest())
+    return found
 
 
 @pytest.mark.slow
 def test_a_layout_is_the_same_bytes_in_another_process() -> None:
-    runs = [
-        subprocess.run(
-            [sys.executable, "-c", CODE, junk], capture_output=True, text=True, check=True
-        ).stdout
-        for junk in ("1", "400001")
-    ]
-    assert [len(line) for line in runs[0].split()] == [64, 64]
-    assert runs[0] == runs[1]
+    done = subprocess.run([sys.executable, __file__], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == hashes()
+
+
+if __name__ == "__main__":
+    junk = bytearray(400_001)
+    sys.stdout.write(" ".join(hashes()))

@@ -74,7 +74,9 @@ def test_commands_take_and_show_them(
     assert code == 0
     assert "1 picture could not be read" in " ".join(json.loads(out)["warnings"])
     picture = data / "goldfish" / os.fsdecode(NAMES[4])
-    code, _, _ = run(capsys, "attribute", picture, "--out", tmp_path / "attribute")
+    code, _, _ = run(
+        capsys, "attribute", picture, "--methods", "saliency", "--out", tmp_path / "attribute"
+    )
     assert code == 0
     code, _, err = run(capsys, "gallery", tmp_path, "--out", tmp_path / "site")
     assert (code, err) == (0, "")

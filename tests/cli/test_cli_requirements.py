@@ -9,13 +9,25 @@ import pytest
 from command_line import run
 
 import featviz
+from featviz.data.samples import sample_pictures
 from featviz.errors import UserError
 
 
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two small pictures of each kind, in class folders."""
+    root = tmp_path_factory.mktemp("pictures")
+    some = sample_pictures(2)
+    for row, kind in enumerate(some.folders):
+        (root / kind).mkdir(exist_ok=True)
+        some.open(row).resize((64, 64)).save(root / kind / f"{row}.png")
+    return root
+
+
 def test_a_requirement_that_fails_gives_3_and_keeps_the_result(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path
+    capsys: pytest.CaptureFixture[str], data: Path, tmp_path: Path
 ) -> None:
-    words = ("eval", "--quiet", "--require", "top1.low>=0.9", "--require", "top5 > 50%")
+    words = ("eval", "--data", data, "-q", "--require", "top1.low>=0.9", "--require", "top5 > 50%")
     code, out, err = run(capsys, *words, "--out", tmp_path / "a")
     assert code == 3
     assert err == "featviz: 1 of 2 requirements fail: top1.low>=0.9\n"
@@ -31,8 +43,10 @@ def test_a_requirement_that_fails_gives_3_and_keeps_the_result(
     assert json.loads(out)["requirements"] == kept
 
 
-def test_requirements_that_hold_give_0(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    words = ("eval", "--quiet", "--require", "pictures>=200")
+def test_requirements_that_hold_give_0(
+    capsys: pytest.CaptureFixture[str], data: Path, tmp_path: Path
+) -> None:
+    words = ("eval", "--data", data, "--quiet", "--require", "pictures>=20")
     assert run(capsys, *words, "--out", tmp_path / "a")[0] == 0
 
 
@@ -48,10 +62,11 @@ def test_a_requirement_that_cannot_be_read_is_refused_before_the_work(
 
 
 def test_a_misspelt_number_is_a_mistake_that_loses_nothing(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path
+    capsys: pytest.CaptureFixture[str], data: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "a"
-    code, _, err = run(capsys, "eval", "-q", "--require", "topp1.low>=0.5", "--out", out)
+    words = ("eval", "--data", data, "-q", "--require", "topp1.low>=0.5", "--out", out)
+    code, _, err = run(capsys, *words)
     assert code == 2
     assert "did you mean top-1.low" in err
     assert str(out) in err
@@ -103,10 +118,10 @@ def test_strict_fails_before_the_work_where_classes_have_no_pictures(
 
 
 def test_a_name_tells_two_versions_apart_and_keeps_the_architecture(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path
+    capsys: pytest.CaptureFixture[str], data: Path, tmp_path: Path
 ) -> None:
-    words = ("eval", "--quiet", "--json", "--name", "scratch-v2", "--out", tmp_path / "a")
-    code, out, err = run(capsys, *words)
+    words = ("eval", "--data", data, "--quiet", "--json", "--name", "scratch-v2")
+    code, out, err = run(capsys, *words, "--out", tmp_path / "a")
     assert code == 0, err
     document = json.loads(out)
     assert document["title"] == "Accuracy of scratch-v2"

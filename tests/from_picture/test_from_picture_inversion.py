@@ -195,7 +195,7 @@ def test_early_layers_keep_the_picture_and_late_ones_the_class(mini: Model) -> N
     samples = featviz.sample_pictures(1)
     rows = [samples.paths.index(name) for name in ("goldfish/00", "flower/00")]
     given = torch.stack([samples.shown(row, 64) for row in rows])
-    made = invert(mini, given, ["conv1", "conv3", "fc7", "logits"], steps=300)
+    made = invert(mini, given, ["conv1", "conv3", "fc7", "logits"], steps=160)
     distance, pixels = made.measured["distance"], made.measured["pixel distance"]
     assert distance[:, 0].max() < 0.1
     assert pixels[:, 0].max() < 0.06

@@ -45,6 +45,8 @@ KINDS = {
 
 SMALL = replace(
     QUICK,
+    units=2,
+    concepts=2,
     maximize_steps=8,
     silenced=16,
     compared=16,
@@ -53,7 +55,7 @@ SMALL = replace(
     concept_steps=4,
     invert_steps=6,
     accentuate_steps=4,
-    audited=4,
+    audited=2,
     audit_steps=10,
     check_steps=4,
     square_queries=5,
