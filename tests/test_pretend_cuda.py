@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -113,3 +114,75 @@ def test_nothing_is_left_behind() -> None:
     assert x.device == HOST
     assert not torch.cuda.is_available()
     assert x.numpy().sum() == 2
+
+
+def _graph(run: Callable[[], Tensor]) -> tuple[Any, Tensor]:
+    """A graph, and what it gives."""
+    apart, graph = torch.cuda.Stream(), torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph, stream=apart):
+        made = run()
+    torch.cuda.current_stream().wait_stream(apart)
+    return graph, made
+
+
+def test_a_graph_computes_at_each_replay_on_the_memory_it_was_recorded_with(
+    card: PretendedCuda,
+) -> None:
+    x = torch.ones(2, device="cuda")
+    graph, y = _graph(lambda: (x * 2).relu_() + 1)
+    assert y.isnan().all()  # nothing was computed
+    launches = card.total("launch")
+    graph.replay()
+    assert card.total("launch") == launches + 1
+    assert y.tolist() == [3.0, 3.0]
+    x.copy_(torch.tensor([2.0, -2.0], device="cuda"))
+    kept = y.clone()
+    graph.replay()
+    assert (y.tolist(), kept.tolist()) == ([5.0, 1.0], [3.0, 3.0])
+
+
+def _reads_without_waiting() -> None:
+    with torch.cuda.stream(torch.cuda.Stream()):
+        y = _x()
+    y + 1
+
+
+def _writes_outside() -> None:
+    x = _x()
+    _graph(lambda: x.add_(1))
+
+
+def _reads_what_is_gone() -> None:
+    held = [_x()]
+    graph, _ = _graph(lambda: held[0] * 2)
+    held.clear()
+    graph.replay()
+
+
+MISTAKES_OF_GRAPHS: dict[str, Callable[[], object]] = {
+    "waiting": lambda: _graph(lambda: _x() * _x().sum().item()),
+    "sending": lambda: _graph(lambda: _x() + torch.ones(3).to("cuda")),
+    "sending from pinned memory": lambda: _graph(
+        lambda: torch.ones(3).pin_memory().to("cuda", non_blocking=True)
+    ),
+    "asking for values": lambda: _graph(lambda: _x()[_x() > 0]),
+    "recording on the default stream": lambda: torch.cuda.CUDAGraph().capture_begin(),
+    "a replay of nothing": lambda: torch.cuda.CUDAGraph().replay(),
+    "writing outside": _writes_outside,
+    "reading another stream's": _reads_without_waiting,
+    "reading what is gone": _reads_what_is_gone,
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES_OF_GRAPHS)
+def test_mistakes_of_graphs_are_refused(name: str, card: PretendedCuda) -> None:
+    with pytest.raises(RuntimeError):
+        MISTAKES_OF_GRAPHS[name]()
+
+
+def test_waits_are_refused_where_torch_is_told_to(card: PretendedCuda) -> None:
+    torch.cuda.set_sync_debug_mode("error")
+    with pytest.raises(RuntimeError, match="synchronizing"):
+        _x().sum().item()
+    torch.cuda.set_sync_debug_mode("default")
+    assert _x().sum().item() == 6

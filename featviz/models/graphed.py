@@ -20,6 +20,8 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from featviz.errors import UserError
 
@@ -146,7 +148,8 @@ class _Recorded:
             with torch.cuda.stream(apart):
                 with _without_waits():  # what cannot be recorded fails here, where it does no harm
                     _values(run, self.inputs)
-                self._record(run, apart)
+                with _Held() as self.held:
+                    self._record(run, apart)
         finally:
             RECORDING.reset(token)
             here.wait_stream(apart)
@@ -171,6 +174,33 @@ class _Recorded:
                 mine.copy_(given)
         self.forward.replay()
         self.turn += 1
+
+
+class _Held(TorchDispatchMode):
+    """Holds the memory that operations read and have not made, such as constants in caches."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.made: set[int] = set()
+        self.storages: dict[int, torch.UntypedStorage] = {}
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # otherwise torch imports its compiler at the first operation
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for storage in _storages((args, kwargs)):
+            if storage._cdata not in self.made:
+                self.storages[storage._cdata] = storage
+        self.made |= {storage._cdata for storage in _storages(out)} - self.storages.keys()
+        return out
+
+
+def _storages(values: Any) -> list[torch.UntypedStorage]:
+    return [x.untyped_storage() for x in tree_leaves(values) if isinstance(x, Tensor)]
 
 
 @cache
