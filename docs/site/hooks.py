@@ -135,8 +135,8 @@ def _command(name: str, command: Any) -> str:
         if record is None:
             continue
         own = "Arguments" if parameter.param_type_name == "argument" else "Options"
-        option, text = (part.replace("|", "\\|") for part in record)
-        row = f"| `{option}` | {text} |"
+        option, text = record
+        row = f"| `{option}` | " + text.replace("|", "\\|") + " |"  # in backticks it ends no cell
         groups.setdefault(getattr(parameter, "rich_help_panel", None) or own, []).append(row)
     for title, rows in groups.items():
         lines += [f"\n## {title}\n", "| option | meaning |", "|---|---|", *rows]
