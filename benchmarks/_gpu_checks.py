@@ -32,8 +32,8 @@ FIRST = (
 )  # fmt: skip
 """the analyses of the tour, which are checked before any speed"""
 
-UNCOMPARED = ("seconds", "pace", "speed", "time", "memory", "lattice")
-"""beginnings of names: times, memory, and ratios that are close to 0 / 0 after few steps"""
+UNCOMPARED = ("seconds", "pace", "speed", "time", "memory", "lattice", "icon correlation")
+"""beginnings of names: times, memory, ratios close to 0 / 0 after few steps, ranks of four cells"""
 
 
 @dataclass(frozen=True)
