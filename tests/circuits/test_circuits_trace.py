@@ -83,7 +83,7 @@ def test_too_few_pictures_are_refused(mini: Model) -> None:
 
 
 def test_a_circuit_reaches_from_the_kernels_to_the_classes(mini: Model, tmp_path: Path) -> None:
-    found = trace_circuit(mini, "conv3:10", featviz.sample_pictures(), count=12)
+    found = trace_circuit(mini, "conv3:10", featviz.sample_pictures(4), count=12)
     layers = [level[0].partition(":")[0] for level in found.graph.levels]
     assert layers == ["logits", "fc7", "fc6", "conv5", "conv4", "conv3", "conv2", "conv1"]
     assert found.graph.levels[5] == ("conv3:10",)

@@ -9,6 +9,7 @@ import pytest
 import torch
 from command_line import run
 
+from featviz.data.samples import sample_pictures
 from featviz.models.model import Model
 from featviz.training.files import save_weights
 
@@ -19,6 +20,11 @@ WORDS = ("compare", "--quiet", "--parts", "none")
 def test_two_checkpoints_and_their_results_give_one_verdict(
     mini: Model, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
+    data, some = tmp_path / "data", sample_pictures()
+    for row, kind in enumerate(some.folders):
+        if kind in {"goldfish", "lemon"}:
+            (data / kind).mkdir(parents=True, exist_ok=True)
+            some.open(row).resize((64, 64)).save(data / kind / f"{row}.png")
     before, after = tmp_path / "before.safetensors", tmp_path / "after.safetensors"
     save_weights(mini, before)
     bias = mini.net.get_parameter("classifier.6.bias")
@@ -29,7 +35,17 @@ def test_two_checkpoints_and_their_results_give_one_verdict(
     with torch.no_grad():
         bias.copy_(kept)
 
-    words = (*WORDS, before, after, "--require", "broken==0", "--require", "classes worse==0")
+    words = (
+        *WORDS,
+        before,
+        after,
+        "--data",
+        data,
+        "--require",
+        "broken==0",
+        "--require",
+        "classes worse==0",
+    )
     code, out, err = run(capsys, *words, "--json", "--out", tmp_path / "live")
     assert code == 3, err
     live = json.loads(out)
@@ -37,7 +53,8 @@ def test_two_checkpoints_and_their_results_give_one_verdict(
     assert live["numbers"]["classes worse"]["meaning"].endswith("goldfish")
     for name in ("before", "after"):
         weights = ("--weights", tmp_path / f"{name}.safetensors", "--name", name)
-        assert run(capsys, "eval", "-q", *weights, "--out", tmp_path / name)[0] == 0
+        place = ("--data", data, "--out", tmp_path / name)
+        assert run(capsys, "eval", "-q", *weights, *place)[0] == 0
     folders = tmp_path / "before", tmp_path / "after"
     code, out, err = run(capsys, "compare", *folders, "--json", "--out", tmp_path / "read")
     assert code == 0, err

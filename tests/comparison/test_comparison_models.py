@@ -19,7 +19,7 @@ OPTIONS: dict[str, Any] = {
     "corruptions": ["fog", "contrast"],
     "severities": [1, 5],
     "steps": 10,
-    "count": 16,
+    "count": 8,
 }
 
 
@@ -127,14 +127,14 @@ def test_saved_results_compare_as_the_models_do(
             data,
             norms=["linf"],
             eps=[0.01, 0.1],
-            count=16,
+            count=8,
             steps=10,
             check_steps=0,
             queries=0,
             parts=(),
         ).save(tmp_path / f"audit-{one.name}")
         table = featviz.corruption_table(
-            one, data, names=["fog", "contrast"], severities=[1, 5], count=16
+            one, data, names=["fog", "contrast"], severities=[1, 5], count=8
         ).save(tmp_path / f"corrupt-{one.name}")
         folders.append((evaluated, attacked, table))
     for kind, (first, second) in enumerate(zip(*folders, strict=True)):

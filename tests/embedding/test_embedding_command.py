@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 import time
 from pathlib import Path
 
+import forked
 import pytest
 
 from featviz.cli.main import main
@@ -58,13 +58,18 @@ def test_ctrl_c_keeps_finished_pieces_and_says_how_many_rows(tmp_path: Path) -> 
     for row in range(300):
         some.open(row % len(some)).resize((64, 64)).save(tmp_path / "data" / f"{row:03}.png")
     words = ["embed", "--data", tmp_path / "data", "--out", tmp_path / "out", "--quiet"]
-    command = [sys.executable, "-m", "featviz", *map(str, words)]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
-        while process.poll() is None and not list(tmp_path.glob("out.partial/rows*.npz")):
-            time.sleep(0.002)
-        process.terminate()
-        _, error = process.communicate()
-    assert process.returncode == 130, error
+
+    def work() -> None:
+        with (tmp_path / "stderr").open("w") as sys.stderr:
+            main(list(map(str, words)))
+
+    process = forked.start(work)
+    while process.is_alive() and not list(tmp_path.glob("out.partial/rows*.npz")):
+        time.sleep(0.002)
+    process.terminate()
+    process.join()
+    error = (tmp_path / "stderr").read_text()
+    assert process.exitcode == 130, error
     assert error == (
         "featviz: stopped; kept 256 of 300 rows; give the same command again to go on\n"
     )

@@ -18,7 +18,7 @@ from featviz.models.units import parse_unit
 def test_accentuation_raises_the_score_and_stays_nearer_than_without_an_anchor(
     small: Model, given: torch.Tensor
 ) -> None:
-    options: dict[str, Any] = {"anchor": "conv1", "steps": 60}
+    options: dict[str, Any] = {"anchor": "conv1", "steps": 30}
     held = accentuate(small, given, ["conv2:3", "logits:1"], **options)
     free = accentuate(small, given, ["conv2:3", "logits:1"], weight=0.0, **options)
     fast = accentuate(small, given, ["conv2:3", "logits:1"], weight=50.0, **options)

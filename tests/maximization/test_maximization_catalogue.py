@@ -43,6 +43,8 @@ CATALOGUE = {
 FIXED = ("vit", "swin", "mixer")
 # Their logits take too long for a test.
 TRUNK_ONLY = ("swin_t", "vit_b_32", "vgg11_bn")
+# Large ones, of families that have a smaller member above.
+LONG = ("inception_v3", "convnext_tiny", "vit_b_32", "vgg11_bn")
 
 
 def load(name: str) -> Model:
@@ -74,7 +76,10 @@ def few_steps(model: Model, layer: str, **options: Any) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", CATALOGUE)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=pytest.mark.long if n in LONG else ()) for n in CATALOGUE],
+)
 def test_a_few_steps_on_every_kind_of_net(name: str) -> None:
     model = load(name)
     size = {} if any(part in name for part in FIXED) else {"size": 96}

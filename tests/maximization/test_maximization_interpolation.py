@@ -89,14 +89,14 @@ def test_scores_are_those_of_the_saved_pictures(mini: Model, tmp_path: Path) -> 
 
 @pytest.mark.slow
 def test_alignment_shortens_the_way_and_each_end_is_its_own_units(mini: Model) -> None:
-    held = interpolate(mini, "conv5", [3, 12], count=4, steps=60)
-    free = interpolate(mini, "conv5", [3, 12], count=4, steps=60, alignment=0.0)
+    held = interpolate(mini, "conv5", [3, 12], count=4, steps=40)
+    free = interpolate(mini, "conv5", [3, 12], count=4, steps=40, alignment=0.0)
     assert held.steps_apart.mean() < free.steps_apart.mean()
     for made in (held, free):
         assert made.scores[0, 0] > made.scores[-1, 0]
         assert made.scores[-1, 1] > made.scores[0, 1]
-    again = interpolate(mini, "conv5", [3, 12], count=4, steps=60)
-    assert torch.equal(again.images, held.images)
+    once, again = (interpolate(mini, "conv5", [3, 12], count=3, steps=3) for _ in range(2))
+    assert torch.equal(again.images, once.images)
 
 
 @pytest.mark.parametrize(

@@ -388,7 +388,7 @@ def test_the_folder_holds_all_and_reads_back(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "layer"),
     [
-        ("vgg11", "features.3"),
+        pytest.param("vgg11", "features.3", marks=pytest.mark.long),
         ("squeezenet1_1", "features.3"),
         ("resnet18", "layer1"),
         ("resnet18", "layer1.0.relu"),
@@ -397,7 +397,7 @@ def test_the_folder_holds_all_and_reads_back(tmp_path: Path) -> None:
 )
 def test_other_nets_are_climbed(name: str, layer: str) -> None:
     model = featviz.load(name, device="cpu")
-    options: dict[str, Any] = {} if layer == "logits" else {"size": 48}
-    result = featviz.maximize(model, layer, units=[0, 1], steps=4, **options)
+    size = 96 if layer == "logits" else 48
+    result = featviz.maximize(model, layer, units=[0, 1], steps=4, size=size)
     assert result.alive.any()
     assert result.images.isfinite().all()

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from featviz import results
 from featviz.checkpoints import Interrupted, partial_folder, remove_checkpoint
+from featviz.corruptions.table import corruption_table
 from featviz.data.datasets import open_pictures
 from featviz.errors import UserError
 from featviz.models.model import Model
@@ -342,7 +343,11 @@ SETTINGS: dict[str, Any] = {
 
 
 @pytest.mark.slow
-def test_a_killed_audit_goes_on_to_the_same_bytes(model: Model, tmp_path: Path) -> None:
+def test_a_killed_audit_goes_on_to_the_same_bytes(
+    model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    two_names = functools.partial(corruption_table, names=["fog", "contrast"])
+    monkeypatch.setattr("featviz.robustness.parts.corruption_table", two_names)
     pictures = photographs(4)
     labels = model(pictures).argmax(1)
 

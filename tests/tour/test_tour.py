@@ -47,6 +47,7 @@ SMALL = replace(
     QUICK,
     units=2,
     concepts=2,
+    cells=1,
     maximize_steps=8,
     silenced=16,
     compared=16,
