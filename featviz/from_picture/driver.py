@@ -114,9 +114,16 @@ class Redrawing:
 
     def settings(self, layer: str) -> Settings:
         """How pictures are optimized for a layer."""
-        if self.chosen is not None:
-            return self.chosen
         height, width = self.pictures.shape[-2:]
+        if self.chosen is not None:
+            form = self.chosen.parametrization
+            # DeepDream makes a parametrization for each of its sizes.
+            if self.method != "deepdream" and (form.height, form.width) != (height, width):
+                raise UserError(
+                    f"settings are for pictures of {form.height}x{form.width} pixels, and these have "
+                    f"{height}x{width}; take method_settings(..., height={height}, width={width})"
+                )
+            return self.chosen
         made = method_settings(
             self.method,
             self.model,

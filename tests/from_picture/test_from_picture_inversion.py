@@ -271,6 +271,8 @@ def test_pictures_must_be_pictures(invertible: Model) -> None:
         invert(invertible, picture(0)[:1], "conv1")
     with pytest.raises(featviz.UserError, match="does not take pictures of 3 pixels"):
         invert(invertible, picture(0)[:, :3, :3], "conv1")
+    with pytest.raises(featviz.UserError, match="for pictures of 8x8 pixels, and these have 16x16"):
+        invert(invertible, picture(0), "conv1", settings=free(invertible, 2, Pixels(8, 8)))
 
 
 def test_layers_are_chosen_where_none_is_named(mini: Model) -> None:
