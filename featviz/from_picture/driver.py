@@ -120,8 +120,9 @@ class Redrawing:
             # DeepDream makes a parametrization for each of its sizes.
             if self.method != "deepdream" and (form.height, form.width) != (height, width):
                 raise UserError(
-                    f"settings are for pictures of {form.height}x{form.width} pixels, and these have "
-                    f"{height}x{width}; take method_settings(..., height={height}, width={width})"
+                    f"settings are for pictures of {form.height}x{form.width} pixels, and these "
+                    f"have {height}x{width}; take method_settings(..., height={height}, "
+                    f"width={width})"
                 )
             return self.chosen
         made = method_settings(
