@@ -322,6 +322,10 @@ class _Operations(TorchDispatchMode):
         super().__init__()
         self.card = card
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # otherwise torch imports its compiler at the first operation
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs, name = dict(kwargs or {}), func._schema.name
         given = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]

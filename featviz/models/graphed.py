@@ -50,8 +50,8 @@ def need_cuda(device: torch.device) -> None:
 def graphed(run: Run, *, wanted: bool, device: torch.device) -> Iterator[Run]:
     """Within the block, `run` with its passes as CUDA graphs where `wanted`, else `run` itself.
 
-    The result is the same function of the same tensors. Gradients flow to those that require them;
-    not a second time.
+    The result is the same function of the same tensors. Gradients flow to the first of them, where
+    it requires one; not a second time.
 
     Raises:
         UserError: The device is no CUDA device.
@@ -79,7 +79,8 @@ class _Graphed:
     def __call__(self, *inputs: Tensor) -> Tensor:
         if self.refused:
             return self.run(*inputs)
-        key = torch.is_grad_enabled(), *((x.shape, x.dtype, x.requires_grad) for x in inputs)
+        differentiable = torch.is_grad_enabled() and inputs[0].requires_grad
+        key = differentiable, *((x.shape, x.dtype) for x in inputs)
         shape = self.shapes[key] = self.shapes.pop(key, _Shape())
         shape.calls += 1
         try:
@@ -114,13 +115,10 @@ class _Graphed:
 
 
 def _values(run: Run, inputs: Sequence[Tensor]) -> list[Tensor]:
-    """What a function gives, and its gradients, the result itself taken as their weights."""
-    own = [x.detach().requires_grad_(x.requires_grad) for x in inputs]
-    y = run(*own)
-    if not y.requires_grad:
-        return [y]
-    wanted = [x for x in own if x.requires_grad]
-    return [y.detach(), *torch.autograd.grad(y, wanted, y.detach())]
+    """What a function gives, and its gradient, the result itself taken as the weights."""
+    x = inputs[0].detach().requires_grad_(inputs[0].requires_grad)
+    y = run(x, *inputs[1:])
+    return [y.detach(), *torch.autograd.grad(y, x, y.detach())] if y.requires_grad else [y]
 
 
 @dataclass
@@ -138,7 +136,8 @@ class _Recorded:
     def __init__(self, run: Run, inputs: Sequence[Tensor]) -> None:
         self.turn = 0
         """how often the forward pass was replayed"""
-        self.inputs = [x.detach().clone().requires_grad_(x.requires_grad) for x in inputs]
+        self.inputs = [x.detach().clone() for x in inputs]
+        self.inputs[0].requires_grad_(inputs[0].requires_grad)
         self.forward, self.backward = torch.cuda.CUDAGraph(), torch.cuda.CUDAGraph()
         device = inputs[0].device
         apart, here = _apart(device), torch.cuda.current_stream(device)
@@ -160,12 +159,11 @@ class _Recorded:
         if not self.output.requires_grad:
             return
         self.weights = torch.empty_like(self.output)
-        wanted = [x for x in self.inputs if x.requires_grad]
         with torch.cuda.graph(self.backward, pool=self.forward.pool(), stream=apart):
             # What the forward pass has kept is kept: several gradients may be asked for.
-            found = torch.autograd.grad(self.output, wanted, self.weights, retain_graph=True)
-        each = iter(found)
-        self.gradients = [next(each) if x.requires_grad else None for x in self.inputs]
+            (self.gradient,) = torch.autograd.grad(
+                self.output, self.inputs[0], self.weights, retain_graph=True
+            )
 
     def replay(self, inputs: Sequence[Tensor]) -> None:
         """Make the forward pass with other inputs."""
@@ -239,4 +237,4 @@ class _Replay(torch.autograd.Function):
             recorded.replay(ctx.saved_tensors)
         recorded.weights.copy_(weights)
         recorded.backward.replay()
-        return None, *(None if g is None else g.clone() for g in recorded.gradients)
+        return None, recorded.gradient.clone(), *[None] * (len(recorded.inputs) - 1)

@@ -123,7 +123,7 @@ MUTANTS = (
     ("_Recorded._record", ", retain_graph=True", ""),
     ("_Recorded.__init__", "_apart(", "torch.cuda.current_stream("),
     ("_Replay.forward", "output.clone()", "output.detach()"),
-    ("_Replay.backward", "g.clone()", "g"),
+    ("_Replay.backward", "gradient.clone()", "gradient"),
     ("_Replay.backward", "ctx.turn != recorded.turn", "False"),
     ("_Graphed.__call__", "self._compare(shape.recorded, inputs)", "pass"),
 )
