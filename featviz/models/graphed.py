@@ -51,7 +51,7 @@ def graphed(run: Run, *, wanted: bool, device: torch.device) -> Iterator[Run]:
     """Within the block, `run` with its passes as CUDA graphs where `wanted`, else `run` itself.
 
     The result is the same function of the same tensors. Gradients flow to the first of them, where
-    it requires one; not a second time.
+    it requires one, and to no parameters (`frozen`); not a second time.
 
     Raises:
         UserError: The device is no CUDA device.
