@@ -72,7 +72,7 @@ def apgd(
         loss: "ce" (cross-entropy), "dlr" (difference of logits ratio, invariant to the scale of
             the logits; it needs 3 classes) or "margin" (the best other logit less the label's).
         random_start: As for `pgd`.
-        starts: (N, 3, H, W) within the balls, where the first attempt begins.
+        starts: (N, 3, H, W), where the first attempt begins, brought into the balls.
         rescale_logits: Bring the logits to one scale before "ce" (`losses.temper`).
 
     Other arguments as for `pgd`.
@@ -83,6 +83,11 @@ def apgd(
     check_norm(norm)
     if loss not in LOSSES:
         raise UserError(f"unknown loss {loss!r}{nearest(loss, LOSSES)}; take ce, dlr or margin")
+    if starts is not None and check_pictures(starts, channels=None).shape != pictures.shape:
+        raise UserError(
+            f"starts must have the pictures' shape {tuple(pictures.shape)}, "
+            f"got {tuple(starts.shape)}"
+        )
     attack = AutoPGD(
         norm, steps, loss, random_start=random_start and starts is None, rescale=rescale_logits
     )
@@ -277,7 +282,11 @@ class AutoPGD(BallAttack):
         super().start(batch)
         # Each copy begins elsewhere in the ball.
         own = replace(batch, keys=batch.keys + batch.rows % self.copies)
-        self.x = self.before = first_pictures(own, self.norm, random=self.random_start)
+        self.x = first_pictures(own, self.norm, random=self.random_start)
+        if batch.attempt == 0 and batch.starts is not None:
+            widest = replace(batch, eps=self.factors[0] * batch.eps)
+            self.x = self.project(self.x, widest)
+        self.before = self.x
         self.eta = (self.factors[0] if self.norm == "l1" else 2) * batch.eps
         self.scale = torch.full_like(batch.eps, torch.nan if self.rescale else 1.0)
         self.picture = batch.rows // self.copies

@@ -1,11 +1,12 @@
 """`ensemble`: attacks in turn, each on the pictures that are still right, the cheap ones first.
 
 FGSM, then a short search along the decision boundary (that of `minimal`, left as soon as it meets
-the ball), fool most pictures of an undefended model at the cost of a few passes. The rest meets
-APGD with cross-entropy and APGD with DLR. The distance at which the search has found the boundary
-then says how near a picture is to a success: those that are not far are searched longer, towards
-several classes, and those that are near after that get targeted APGD. Square, which uses no
-gradient, comes last, with many queries where the gradients found no boundary at all.
+the ball), fool most pictures of an undefended model at the cost of a few passes. Where the boundary
+was found a little outside the ball, its point brought into the ball is nearly one that fools, and
+APGD with DLR goes on from there. The rest meets APGD with cross-entropy, a longer search along the
+boundary, towards several classes, where it is not known to be far, and DLR once more. Pictures that
+are near to a success after that get targeted APGD, the longest where they are nearest. Square,
+which uses no gradient, comes last, with many queries where the gradients found no boundary at all.
 
 These are the kinds of attack of AutoAttack (Croce & Hein 2020, arXiv:2003.01690), with another
 boundary search in place of FAB; there every picture pays all steps of the first, and every one that
@@ -22,6 +23,7 @@ import torch
 from torch import Tensor
 
 from featviz.arguments import Bounds
+from featviz.attacks import losses
 from featviz.attacks.apgd import apgd, towards_all
 from featviz.attacks.linear_estimate import linear_estimate
 from featviz.attacks.minimal import search_in_ball
@@ -44,22 +46,29 @@ from featviz.types import AutoPrecision, Steps, Tries
 
 STAGES = (
     "fgsm",
-    "apgd-ce",
     "boundary short",
     "apgd-dlr",
     "apgd-margin",
+    "apgd-ce",
     "boundary",
     "apgd-ce long",
     "apgd-t",
+    "apgd-t long",
     "square",
 )
-"""In this order, each on the rest; apgd-margin takes the place of apgd-dlr with two classes."""
+"""In this order, each on the rest; apgd-margin takes the place of apgd-dlr with two classes.
+APGD with DLR comes again after the boundary's longer search."""
 FAR = {"linf": 1.3, "l2": 1.3, "l1": 2.0}
-"""A picture is not searched longer where the short search found its boundary beyond, in eps."""
+"""Where the boundary was found beyond, in eps, a picture is far: it is not searched longer."""
 NEAR = {"linf": 1.1, "l2": 1.1, "l1": 1.3}
 """A picture is near to a success if its boundary was found within, in eps, ..."""
 LEFT = 0.05
 """... or if no more than this share of its clean margin is left."""
+CLOSEST = 1 / 3
+"""It is searched longest within this share of both."""
+_EXACT: AutoPrecision = "float32"
+COPIES = 3
+"""Starts of the longest search."""
 
 
 @public
@@ -80,9 +89,9 @@ def ensemble(
     `AttackResult.by` says which attack fooled a picture.
 
     Args:
-        steps: Of the targeted attempts of APGD, where a picture is near to a success.
-            APGD with cross-entropy has as many (in L1 2/10, 4/10 and, near to a success, all), with
-            DLR 4/10; the short search has 2/10, the longer one 6/10.
+        steps: Of the targeted attempts of APGD, where a picture is near to a success, and three
+            times as many where it is nearest. APGD with cross-entropy has as many (in L1 2/10, 4/10
+            and, near to a success, all), with DLR 4/10; the short search has 2/10, the longer 6/10.
         targets: Classes that the targeted attempts go for.
         queries: Of Square where gradients have found no boundary, a tenth elsewhere; 0 leaves it
             out (it does not exist in L1).
@@ -97,16 +106,19 @@ def ensemble(
     run = _Ensemble(model, pictures, labels, eps, norm, options)
     some = max(1, 40 * steps // 100)
     several = "dlr" if run.found.classes >= 3 else "margin"
+    run.boundary("boundary short", max(10, steps // 5), first=True)
+    run.from_boundary(some, several)
     # In L1, where no success counts before 6/10 of the steps, short attempts come first.
     for length in (max(1, steps // 5), some) if norm == "l1" else (steps,):
         run.apgd("apgd-ce", length, "ce")
-    run.boundary("boundary short", max(10, steps // 5), torch.inf)
-    run.apgd("apgd-dlr" if several == "dlr" else "apgd-margin", some, several)
-    run.boundary("boundary", max(10, 60 * steps // 100), FAR[norm])
+    run.boundary("boundary", max(10, 60 * steps // 100))
+    run.from_boundary(some, several)
+    run.apgd(f"apgd-{several}", some, several, where="far")
     if norm == "l1":
-        run.apgd("apgd-ce long", steps, "ce", near=True)
+        run.apgd("apgd-ce long", steps, "ce", where="near")
     if run.found.classes >= 4 and targets:
         run.apgd_targeted(steps, targets)
+        run.apgd_longest(3 * steps)
     if norm in SQUARE_NORMS and queries:
         run.square(queries)
     run.report("ensemble", len(run.x))
@@ -132,13 +144,15 @@ class _Ensemble:
         self.batch_size = check_batch_size(options.batch_size, self.x.device)
         self.options = replace(options, progress=None)
         self.seed = options.seed
-        exact = replace(self.options, precision="float32")
+        exact = replace(self.options, precision=_EXACT)
         first = fgsm(
             model, self.x, self.y, eps=self.radii, norm=norm, rescale_logits=True, options=exact
         )
         self.found = replace(first, attacks=STAGES)
         self.distance = torch.full_like(self.radii, torch.inf)
         """(N,) at which the boundary was found, inf where it was not"""
+        self.beyond = self.x.clone()
+        """the pictures there"""
 
     def report(self, text: str, done: int) -> None:
         if self.progress is not None:
@@ -179,24 +193,41 @@ class _Ensemble:
         """What an attack on some rows has found and cost."""
         self.found = together(self.found, rows, later, stage)
 
-    def boundary(self, stage: str, passes: int, within: float) -> None:
-        """Search where the boundary is not known to be beyond `within` times eps."""
+    def boundary(self, stage: str, passes: int, *, first: bool = False) -> None:
+        """The search of `minimal`; after the first one only where a picture is not far."""
         rows = self.rest(stage)
-        rows = rows[self.distance[rows] <= within * self.radii[rows]]
+        rows = rows if first else rows[~self._far(rows)]
         if len(rows):
-            later = self.run(rows, search_in_ball, "float32", passes=passes)
-            self.distance[rows] = torch.minimum(self.distance[rows], later.distance)
+            later = self.run(rows, search_in_ball, _EXACT, passes=passes)
+            nearer = later.distance < self.distance[rows]
+            self.distance[rows[nearer]] = later.distance[nearer]
+            self.beyond[rows[nearer]] = later.adversarial[nearer]
             self.take(stage, rows, within_ball(later))
 
-    def apgd(self, stage: str, steps: int, loss: str, *, near: bool = False) -> None:
-        """near: only pictures that are near to a success, in float32"""
+    def from_boundary(self, steps: int, loss: str) -> None:
+        """APGD from the point of the boundary, brought into the ball, where that is not far."""
+        stage = f"apgd-{loss}"
         rows = self.rest(stage)
-        if near:
-            rows = rows[self._near(rows)]
+        rows = rows[~self._far(rows)]
         if len(rows):
-            precision: AutoPrecision | None = "float32" if near else None
-            later = self.run(rows, apgd, precision, steps=steps, loss=loss, rescale_logits=True)
+            starts = self.beyond[rows]
+            later = self.run(rows, apgd, _EXACT, steps=steps, loss=loss, starts=starts)
             self.take(stage, rows, later)
+
+    def apgd(self, stage: str, steps: int, loss: str, *, where: str = "") -> None:
+        """APGD from random points; where: "near" or "far", on such pictures alone.
+
+        What is near to a success is searched in float32: bfloat16's rounding is larger than what is
+        left of the margin.
+        """
+        rows = self.rest(stage)
+        near = self._near(rows)
+        chosen = {"near": near, "far": self._far(rows)}.get(where, torch.ones_like(near))
+        own = self.options.precision
+        for part, precision in ((rows[near & chosen], _EXACT), (rows[~near & chosen], own)):
+            if len(part):
+                later = self.run(part, apgd, precision, steps=steps, loss=loss, rescale_logits=True)
+                self.take(stage, part, later)
 
     def apgd_targeted(self, steps: int, targets: int) -> None:
         """Towards the nearest class, then the others at once, where a picture is near."""
@@ -215,8 +246,18 @@ class _Ensemble:
             left = (~self.found.success[rows]).nonzero()[:, 0]
             part = aims[left.to(aims.device), classes]
             if part.numel():
-                later = self.run(rows[left], towards_all, "float32", turn, aims=part, steps=steps)
+                later = self.run(rows[left], towards_all, _EXACT, turn, aims=part, steps=steps)
                 self.take("apgd-t", rows[left], later)
+
+    def apgd_longest(self, steps: int) -> None:
+        """From several starts at once towards the class that has come nearest."""
+        rows = self.rest("apgd-t long")
+        rows = rows[self._near(rows, CLOSEST)]
+        if len(rows):
+            logits, labels = self.found.logits_after[rows], self.found.labels[rows]
+            aims = losses.others(logits, labels).argmax(1)[:, None].expand(-1, COPIES)
+            later = self.run(rows, towards_all, _EXACT, aims=aims, steps=steps)
+            self.take("apgd-t long", rows, later)
 
     def square(self, queries: int) -> None:
         rows = self.rest("square")
@@ -225,8 +266,13 @@ class _Ensemble:
             if len(part):
                 self.take("square", part, self.run(part, square, queries=length))
 
-    def _near(self, rows: Tensor) -> Tensor:
+    def _far(self, rows: Tensor) -> Tensor:
+        """(k,) bool: whether the boundary is not known to be near."""
+        return self.distance[rows] > FAR[self.norm] * self.radii[rows]
+
+    def _near(self, rows: Tensor, share: float = 1.0) -> Tensor:
         """(k,) bool: whether the boundary was found near, or little is left of the margin."""
         trace = self.found.trace[rows]
-        left = trace.nan_to_num(-torch.inf).amax(1) >= LEFT * trace[:, 0].nan_to_num(0.0)
-        return left | (self.distance[rows] <= NEAR[self.norm] * self.radii[rows])
+        left = trace.nan_to_num(-torch.inf).amax(1) >= share * LEFT * trace[:, 0].nan_to_num(0.0)
+        within = 1 + share * (NEAR[self.norm] - 1)
+        return left | (self.distance[rows] <= within * self.radii[rows])

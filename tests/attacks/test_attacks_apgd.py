@@ -8,14 +8,15 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from attack_models import photographs, tiny_model
-from flat_attacks import apgd, square
+from attack_models import Linear, photographs, tiny_model
+from flat_attacks import apgd, minimal, square
 from torch import Tensor
 
 from featviz.attacks import losses, projections
 from featviz.attacks.apgd import AutoPGD, checkpoints
 from featviz.attacks.evaluation import Batch, Evaluation
 from featviz.attacks.square import SquareLinf, bump, corners, window_at
+from featviz.errors import UserError
 
 
 def test_the_checkpoints_are_those_of_the_paper() -> None:
@@ -205,3 +206,21 @@ def test_a_later_best_is_kept_with_its_gradient(generator: torch.Generator) -> N
     assert kept.any()
     best = [f.trace.nan_to_num(-torch.inf).amax(1)[kept] for f in (first, again)]
     assert bool((best[1] >= best[0] - 1e-6).all())
+
+
+@pytest.mark.parametrize("norm", projections.NORMS)
+def test_a_start_outside_the_ball_is_brought_into_it(norm: str, generator: torch.Generator) -> None:
+    weights = torch.randn(3, 48, generator=generator)
+    pictures = 0.4 + 0.2 * torch.rand(6, 3, 4, 4, generator=generator)
+    model = Linear(weights, -(weights @ torch.full((48,), 0.5)))
+    labels = model(pictures).argmax(1)
+    known = minimal(model, pictures, labels, norm=norm)
+    eps = 0.9 * known.distance  # of a linear model these are the true distances
+    outside = (pictures + 3 * (known.adversarial - pictures)).clamp(0, 1)
+    assert not bool((model(outside).argmax(1) == labels).any())
+    found = apgd(model, pictures, labels, eps=eps, norm=norm, steps=20, starts=outside)
+    assert not bool(found.success.any())
+    change = projections.distance(pictures, found.adversarial, norm)
+    assert bool((change <= eps).all())
+    with pytest.raises(UserError, match=r"starts must have the pictures' shape \(6, 3, 4, 4\)"):
+        apgd(model, pictures, labels, eps=eps, norm=norm, steps=1, starts=outside[:2])

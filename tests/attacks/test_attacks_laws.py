@@ -11,9 +11,21 @@ import pytest
 import torch
 from attack_models import TENSORS, assert_alike, photographs, tiny_model, tiny_net
 from counted import Counting
-from flat_attacks import apgd, apgd_targeted, bim, ensemble, fgsm, mi_fgsm, noise, pgd, square
+from flat_attacks import (
+    apgd,
+    apgd_targeted,
+    bim,
+    ensemble,
+    fgsm,
+    mi_fgsm,
+    minimal,
+    noise,
+    pgd,
+    square,
+)
 from torch import Tensor
 
+import featviz
 from featviz.attacks import projections
 from featviz.attacks.apgd import towards_all
 from featviz.attacks.attack import attack
@@ -532,6 +544,17 @@ def test_the_ensemble_is_no_weaker_than_its_parts(
             assert not (found.success & ~whole.success).any()
         assert 0 < int(whole.success.sum()) < 6
         assert torch.equal(whole.by >= 0, whole.success)
+
+
+def test_the_ensemble_fools_a_little_beyond_the_smallest_change_that_is_known(mini: Model) -> None:
+    data = featviz.sample_pictures().spread(6)
+    pictures = torch.stack([data.read(i, mini.preprocessing) for i in range(6)])
+    labels = mini(pictures).argmax(1)
+    known = minimal(mini, pictures, labels, norm="linf", steps=100)
+    beyond = ensemble(mini, pictures, labels, eps=1.005 * known.distance)
+    assert bool(beyond.success.all())
+    # 3 passes for FGSM, 20 along the boundary, 42 from there: few need attempts from elsewhere.
+    assert int((beyond.forwards > 65).sum()) <= 2
 
 
 @pytest.mark.parametrize("classes", [2, 3])
