@@ -134,7 +134,7 @@ class LayerAttribution(results.Result):
 
     def write(self, folder: results.Folder) -> None:
         folder.figure(
-            "attribution.jpg",
+            "attribution.svg",
             self.plot(),
             caption="Each row a picture: integrated gradients by position over it (red raises the "
             "target), by unit, and by unit against the loss when the unit is silenced (on the "

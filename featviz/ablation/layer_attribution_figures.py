@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from torch import Tensor
 
+_POINTS = 1000
+"""units above which the points of a plot are pixels, which take fewer bytes"""
+
 
 def draw_layer_attribution(
     layer: str,
@@ -43,7 +46,14 @@ def draw_layer_attribution(
             over.set_title(f"{layer}, by position", fontsize=8)
         draw_bars(bars, layer, units[row])
         bars.set_xlabel("integrated gradients", fontsize=8)
-        check.scatter(units[row], lost[row], s=7, color=plotting.BLUE, alpha=0.6, linewidths=0)
+        check.scatter(
+            *(units[row], lost[row]),
+            s=7,
+            color=plotting.BLUE,
+            alpha=0.6,
+            linewidths=0,
+            rasterized=units.shape[1] > _POINTS,
+        )
         ends = float(units[row].min()), float(units[row].max())
         check.plot(ends, ends, color=plotting.FAINT, linewidth=0.9, linestyle=":")
         plotting.lines(check, xlabel="integrated gradients", ylabel="loss when silenced", points=8)

@@ -121,7 +121,7 @@ class Patched(results.Result):
 
     def write(self, folder: results.Folder) -> None:
         folder.figure(
-            "patched.jpg",
+            "patched.svg",
             self.plot(),
             caption=f"Activations of {self.names[0]} are put into the run of {self.names[1]}, one "
             f"position at a time: red where the {self.score_name} rises, blue where it falls. "
