@@ -69,21 +69,20 @@ class TrainResult(results.Result):
     def numbers(self) -> dict[str, results.Number]:
         last = self.epochs[-1]
         speed = sum(e.pictures_per_second for e in self.epochs) / len(self.epochs)
+        accuracies = {"top-1": last.top1, "top-5": last.top5}
         return {
-            "top-1": self._accuracy(last.top1),
-            "top-5": self._accuracy(last.top5),
+            **{name: self._accuracy(x) for name, x in accuracies.items() if x is not None},
             "loss": results.Number(last.loss, "", "of the training pictures in the last epoch"),
             "epochs": results.Number(last.epoch, "", counted(last.step, "step")),
             "speed": results.Number(round(speed), "pictures/s", "mean over epochs"),
             "time": results.Number(round(sum(e.seconds for e in self.epochs)), "s", "all epochs"),
         }
 
-    def _accuracy(self, fraction: float | None) -> results.Number:
-        meaning = "of the validation pictures, after the last epoch"
-        if fraction is None:
-            return results.Number(None, "fraction", meaning)
+    def _accuracy(self, fraction: float) -> results.Number:
         n = self.validation_pictures
-        return share(round(fraction * n), n).number(meaning)
+        return share(round(fraction * n), n).number(
+            "of the validation pictures, after the last epoch"
+        )
 
     def write(self, folder: results.Folder) -> None:
         save_weights(self.model, folder.path / "weights.safetensors")
