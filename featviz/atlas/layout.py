@@ -245,9 +245,11 @@ def principal_components(space: Index | Tensor, *, seed: int = 0) -> Tensor:
         sample.double().numpy(), 2, n_iter=7, random_state=seed_32(seed), flip_sign=False
     )
     del sample
+    # Written in place: small results kept between large ones would hold the memory of all of them.
+    places = coordinates[:, : len(axes)].split(1024)
     parts = (part for rows in blocks for part in rows.split(1024))
-    found = [(part - middle).double() @ torch.from_numpy(axes.T) for part in parts]
-    coordinates[:, : len(axes)] = torch.cat(found)
+    for place, part in zip(places, parts, strict=True):
+        place.copy_((part - middle).double() @ torch.from_numpy(axes.T))
     largest = coordinates.abs().argmax(0)
     signs = coordinates[largest, torch.arange(2)].sign()
     return coordinates * torch.where(signs == 0, 1, signs)
