@@ -57,7 +57,7 @@ STAGES = (
     "square",
 )
 """In this order, each on the rest; apgd-margin takes the place of apgd-dlr with two classes.
-APGD with DLR comes again after the boundary's longer search."""
+APGD with DLR comes again after the boundary's longer search; in L1 a short apgd-ce comes first."""
 FAR = {"linf": 1.3, "l2": 1.3, "l1": 2.0}
 """Where the boundary was found beyond, in eps, a picture is far: it is not searched longer."""
 NEAR = {"linf": 1.1, "l2": 1.1, "l1": 1.3}
@@ -106,11 +106,11 @@ def ensemble(
     run = _Ensemble(model, pictures, labels, eps, norm, options)
     some = max(1, 40 * steps // 100)
     several = "dlr" if run.found.classes >= 3 else "margin"
+    if norm == "l1":  # no success counts before 6/10 of the steps, so a short attempt comes first
+        run.apgd("apgd-ce", max(1, steps // 5), "ce")
     run.boundary("boundary short", max(10, steps // 5), first=True)
     run.from_boundary(some, several)
-    # In L1, where no success counts before 6/10 of the steps, short attempts come first.
-    for length in (max(1, steps // 5), some) if norm == "l1" else (steps,):
-        run.apgd("apgd-ce", length, "ce")
+    run.apgd("apgd-ce", some if norm == "l1" else steps, "ce")
     run.boundary("boundary", max(10, 60 * steps // 100))
     run.from_boundary(some, several)
     run.apgd(f"apgd-{several}", some, several, where="far")
