@@ -15,6 +15,7 @@ from oracles.minimal_distances import linear
 from oracles.minimal_eps import minimal_eps
 from torch import Tensor, nn
 
+from featviz.attacks import half_spaces
 from featviz.attacks.minimal import NORMS, plan
 from featviz.attacks.projections import vector_norm
 from featviz.attacks.result import AttackResult
@@ -383,3 +384,18 @@ def test_mistakes_are_told_in_one_line(
     with pytest.raises(UserError, match=message) as error:
         call(model, pictures, labels)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("levels", [0, 4], ids=["all different", "many equal"])
+def test_choosing_the_steepest_gives_what_putting_all_in_order_gives(
+    levels: int, generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gradient = torch.randn(8, 5000, generator=generator)
+    if levels:
+        gradient = (gradient * levels).round() / levels
+    pictures = torch.rand(8, 5000, generator=generator)
+    bound = -torch.logspace(-1, 4, 8, dtype=torch.float64)  # the last are out of reach
+    found = half_spaces.nearest("l1", gradient, bound, -pictures, 1 - pictures)
+    monkeypatch.setattr(half_spaces, "_FEW", 5000)
+    want = half_spaces.nearest("l1", gradient, bound, -pictures, 1 - pictures)
+    assert torch.equal(found, want)
