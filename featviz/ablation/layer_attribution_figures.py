@@ -47,7 +47,8 @@ def draw_layer_attribution(
         draw_bars(bars, layer, units[row])
         bars.set_xlabel("integrated gradients", fontsize=8)
         check.scatter(
-            *(units[row], lost[row]),
+            units[row],
+            lost[row],
             s=7,
             color=plotting.BLUE,
             alpha=0.6,
