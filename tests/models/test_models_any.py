@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from command_line import run
 from own_models import Gives, Normalized, layers
 from torch import Tensor, nn
 
@@ -184,17 +184,15 @@ def pair():
 """
 
 
-def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "featviz", *arguments]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
-
-
-def test_a_file_of_ones_own_in_a_command(tmp_path: Path) -> None:
+def test_a_file_of_ones_own_in_a_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "my.py").write_text(FILE)
     options = ("--input-size", "24x32", "--mean", "0.5", "--std", "0.25", "--out", "k")
-    done = run(tmp_path, "kernels", "--model", "my.py:make", *options)
-    assert done.returncode == 0, done.stderr
-    assert "the preprocessing of my:make is assumed: resize 24, 32 (state resize)" in done.stderr
+    code, _, err = run(capsys, "kernels", "--model", "my.py:make", *options)
+    assert code == 0, err
+    assert "the preprocessing of my:make is assumed: resize 24, 32 (state resize)" in err
     entry = read_result(tmp_path / "k")["model"]
     assert entry["input_size"] == [24, 32]
     assert entry["preprocessing"]["channels"] == 1
