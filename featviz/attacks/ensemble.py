@@ -1,12 +1,13 @@
 """`ensemble`: attacks in turn, each on the pictures that are still right, the cheap ones first.
 
-FGSM, then a short search along the decision boundary (that of `minimal`, left as soon as it meets
-the ball), fool most pictures of an undefended model at the cost of a few passes. Where the boundary
-was found a little outside the ball, its point brought into the ball is nearly one that fools, and
-APGD with DLR goes on from there. The rest meets APGD with cross-entropy, a longer search along the
-boundary, towards several classes, where it is not known to be far, and DLR once more. Pictures that
-are near to a success after that get targeted APGD, the longest where they are nearest. Square,
-which uses no gradient, comes last, with many queries where the gradients found no boundary at all.
+FGSM, a short APGD, then a short search along the decision boundary (that of `minimal`, left as soon
+as it meets the ball), fool most pictures of an undefended model at the cost of a few passes. Where
+the boundary was found a little outside the ball, its point brought into the ball is nearly one that
+fools, and APGD with DLR goes on from there. The rest meets a longer APGD with cross-entropy, a
+longer search along the boundary, towards several classes, where it is not known to be far, and DLR
+once more. Pictures that are near to a success after that get targeted APGD, the longest where they
+are nearest. Square, which uses no gradient, comes last, with many queries where the gradients found
+no boundary at all.
 
 These are the kinds of attack of AutoAttack (Croce & Hein 2020, arXiv:2003.01690), with another
 boundary search in place of FAB; there every picture pays all steps of the first, and every one that
@@ -46,6 +47,7 @@ from featviz.types import AutoPrecision, Steps, Tries
 
 STAGES = (
     "fgsm",
+    "apgd-ce short",
     "boundary short",
     "apgd-dlr",
     "apgd-margin",
@@ -57,7 +59,7 @@ STAGES = (
     "square",
 )
 """In this order, each on the rest; apgd-margin takes the place of apgd-dlr with two classes.
-APGD with DLR comes again after the boundary's longer search; in L1 a short apgd-ce comes first."""
+APGD with DLR comes again after the boundary's longer search."""
 FAR = {"linf": 1.3, "l2": 1.3, "l1": 2.0}
 """Where the boundary was found beyond, in eps, a picture is far: it is not searched longer."""
 NEAR = {"linf": 1.1, "l2": 1.1, "l1": 1.3}
@@ -90,8 +92,9 @@ def ensemble(
 
     Args:
         steps: Of the targeted attempts of APGD, where a picture is near to a success, and three
-            times as many where it is nearest. APGD with cross-entropy has as many (in L1 2/10, 4/10
-            and, near to a success, all), with DLR 4/10; the short search has 2/10, the longer 6/10.
+            times as many where it is nearest. APGD with cross-entropy has 2/10 of them, then as
+            many (in L1 4/10 and, near to a success, all), with DLR 4/10; the search along the
+            boundary 2/10, the longer one 6/10.
         targets: Classes that the targeted attempts go for.
         queries: Of Square where gradients have found no boundary, a tenth elsewhere; 0 leaves it
             out (it does not exist in L1).
@@ -106,10 +109,10 @@ def ensemble(
     run = _Ensemble(model, pictures, labels, eps, norm, options)
     some = max(1, 40 * steps // 100)
     several = "dlr" if run.found.classes >= 3 else "margin"
-    if norm == "l1":  # no success counts before 6/10 of the steps, so a short attempt comes first
-        run.apgd("apgd-ce", max(1, steps // 5), "ce")
+    run.apgd("apgd-ce short", max(1, steps // 5), "ce")
     run.boundary("boundary short", max(10, steps // 5), first=True)
     run.from_boundary(some, several)
+    # In L1 no success counts before 6/10 of the steps.
     run.apgd("apgd-ce", some if norm == "l1" else steps, "ce")
     run.boundary("boundary", max(10, 60 * steps // 100))
     run.from_boundary(some, several)

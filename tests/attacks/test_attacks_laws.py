@@ -553,8 +553,8 @@ def test_the_ensemble_fools_a_little_beyond_the_smallest_change_that_is_known(mi
     known = minimal(mini, pictures, labels, norm="linf", steps=100)
     beyond = ensemble(mini, pictures, labels, eps=1.005 * known.distance)
     assert bool(beyond.success.all())
-    # 3 passes for FGSM, 20 along the boundary, 42 from there: few need attempts from elsewhere.
-    assert int((beyond.forwards > 65).sum()) <= 2
+    # 3 passes for FGSM, 21 of a short APGD, 20 along the boundary, 42 from there.
+    assert int((beyond.forwards > 86).sum()) <= 2
 
 
 @pytest.mark.parametrize("classes", [2, 3])
