@@ -11,6 +11,7 @@ their own values.
 
 from __future__ import annotations
 
+import copy
 import functools
 import time
 from collections.abc import Callable
@@ -202,6 +203,7 @@ def attack_batch(
     Raises:
         UserError: The logits are not finite or of another shape than (n, classes).
     """
+    attack = copy.copy(attack)  # its state is that of one batch
     attack.start(batch)
     for step in range(attack.passes):
         shown = attack.x

@@ -399,3 +399,19 @@ def test_choosing_the_steepest_gives_what_putting_all_in_order_gives(
     monkeypatch.setattr(half_spaces, "_FEW", 5000)
     want = half_spaces.nearest("l1", gradient, bound, -pictures, 1 - pictures)
     assert torch.equal(found, want)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_batches_of_different_lengths_do_not_disturb_each_other(
+    norm: str, generator: torch.Generator
+) -> None:
+    model, pictures, labels = linear_case(generator, count=8)
+    wrong = torch.tensor([0, 1, 2, 7])  # one picture of the first batch is left, then three
+    labels[wrong] = (labels[wrong] + 1) % 5
+    together = minimal(model, pictures, labels, norm=norm, steps=20, batch_size=1)
+    alone = [
+        minimal(model, pictures[i : i + 1], labels[i : i + 1], norm=norm, steps=20, batch_size=1)
+        for i in range(8)
+    ]
+    want = torch.cat([one.distance for one in alone])
+    torch.testing.assert_close(together.distance, want, rtol=1e-6, atol=1e-9)
