@@ -547,14 +547,14 @@ def test_the_ensemble_is_no_weaker_than_its_parts(
 
 
 def test_the_ensemble_fools_a_little_beyond_the_smallest_change_that_is_known(mini: Model) -> None:
-    data = featviz.sample_pictures().spread(6)
-    pictures = torch.stack([data.read(i, mini.preprocessing) for i in range(6)])
+    data = featviz.sample_pictures().spread(6).select([0, 1, 2, 3])
+    pictures = torch.stack([data.read(i, mini.preprocessing) for i in range(4)])
     labels = mini(pictures).argmax(1)
-    known = minimal(mini, pictures, labels, norm="linf", steps=100)
+    known = minimal(mini, pictures, labels, norm="linf", steps=60)
     beyond = ensemble(mini, pictures, labels, eps=1.005 * known.distance)
     assert bool(beyond.success.all())
     # 3 passes for FGSM, 21 of a short APGD, 20 along the boundary, 42 from there.
-    assert int((beyond.forwards > 86).sum()) <= 2
+    assert int((beyond.forwards > 86).sum()) <= 1
 
 
 @pytest.mark.parametrize("classes", [2, 3])
