@@ -232,12 +232,7 @@ def train(
         ):
             if resume:
                 run.state = read_state(kept, net, run.optimizer, processes) or run.state
-            with Workers(processes.shared(net), workers) as parts:
-                for epoch in range(run.state.epoch, epochs):
-                    run.train_epoch(epoch, parts, snapshot_steps, kept, progress)
-                    if epoch + 1 == epochs:
-                        run.snapshot(epochs * run.steps)
-                    write_state(kept, net, run.optimizer, run.state)
+            run.train_epochs(workers, snapshot_steps, kept, progress)
     net.eval()
     model = as_model(net, examples.classes, name=name, class_names=class_names)
     return TrainResult(
@@ -371,6 +366,21 @@ class _Run:
         if step < warm:
             return self.settings.lr * (step + 1) / warm
         return self.settings.lr * self.factor((step - warm) / max(1, total - warm))
+
+    def train_epochs(
+        self,
+        workers: int,
+        snapshot_steps: Sequence[int],
+        kept: Checkpoint,
+        progress: Progress | None,
+    ) -> None:
+        """All epochs that are left; the state is kept after each."""
+        with Workers(self.processes.shared(self.net), workers) as parts:
+            for epoch in range(self.state.epoch, self.epochs):
+                self.train_epoch(epoch, parts, snapshot_steps, kept, progress)
+                if epoch + 1 == self.epochs:
+                    self.snapshot(self.epochs * self.steps)
+                write_state(kept, self.net, self.optimizer, self.state)
 
     def train_epoch(
         self,

@@ -8,6 +8,7 @@ up, by NCCL between cards and by Gloo between CPUs, so that all take the same st
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -109,6 +110,9 @@ def joined(device: str) -> Iterator[Processes]:
             ) from None
     yield Processes(place, dist.get_rank(), dist.get_world_size())
     if begins:
+        # A DistributedDataParallel that is freed after the group (it is in reference cycles) frees
+        # the group's threads with Python's lock held, and one of them may wait for that lock.
+        gc.collect()
         dist.destroy_process_group()
 
 

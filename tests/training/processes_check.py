@@ -7,6 +7,7 @@ Processes are forked, so that torch is imported once.
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import signal
@@ -19,8 +20,10 @@ from typing import Any
 
 import torch
 import torch._dynamo  # which torch.optim would import in every process
+import torch.distributed as dist
 from PIL import Image
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from featviz.errors import UserError
 from featviz.models.alexnet import with_batch_norm
@@ -65,7 +68,10 @@ def write_pictures(folder: Path) -> None:
 
 
 def training(folder: Path, checkpoint: Path | None, **options: Any) -> Callable[[], Any]:
-    """Returns (weights, accuracy, loss, rows that this process read)."""
+    """Returns (weights, accuracy, loss, rows that this process read, nets that share gradients).
+
+    The last are those that are left where the group of processes ends.
+    """
 
     def run() -> Any:
         learner = net()
@@ -80,13 +86,21 @@ def training(folder: Path, checkpoint: Path | None, **options: Any) -> Callable[
             return take(self, rows)
 
         Examples.take = noted  # type: ignore[method-assign]
+        left: list[int] = []
+        destroy = dist.destroy_process_group
+
+        def counted(group: Any = None) -> None:
+            left.append(sum(type(o) is DistributedDataParallel for o in gc.get_objects()))
+            destroy(group)
+
+        dist.destroy_process_group = counted
         settings = TrainSettings(batch_size=BATCH, lr=0.05, precision="float32")
         result = train(
             learner, data, validation=read_examples(folder, 12), epochs=EPOCHS, settings=settings,
             device="cpu", checkpoint=checkpoint, **options,
         )  # fmt: skip
         last = result.epochs[-1]
-        return learner.state_dict(), last.top1, last.loss, read
+        return learner.state_dict(), last.top1, last.loss, read, left
 
     return run
 
@@ -136,6 +150,7 @@ def main(folder: Path) -> None:
     said["loss of 2"] = max(abs(one[2] - other[2]) for other in two)
     said["top-1"] = [one[1], *(other[1] for other in two)]
     said["rows"] = [other[3] for other in two]
+    said["left"] = [other[4] for other in two]
 
     stop = folder / "stopped.partial"
 

@@ -59,6 +59,11 @@ def test_in_an_epoch_no_picture_is_read_twice_by_any_process(said: dict[str, Any
     assert len(read) == 42
 
 
+def test_no_net_that_shares_gradients_outlives_the_group(said: dict[str, Any]) -> None:
+    """Freed later, it could wait forever for a thread of the group."""
+    assert said["left"] == [[0], [0]]
+
+
 def test_after_a_kill_the_others_end_with_one_line_and_any_number_goes_on(
     said: dict[str, Any],
 ) -> None:
