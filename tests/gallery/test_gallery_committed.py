@@ -11,7 +11,7 @@ import pytest
 from featviz.gallery.story import STEPS
 
 GALLERY = Path(__file__).parents[2] / "gallery"
-SUFFIXES = {".html", ".json", ".csv", ".svg", ".png", ".jpg", ".gif", ".css", ".js"}
+SUFFIXES = {".html", ".json", ".csv", ".svg", ".png", ".jpg", ".webp", ".gif", ".css", ".js"}
 
 pytestmark = pytest.mark.skipif(not GALLERY.is_dir(), reason="only in the repository")
 
