@@ -61,7 +61,7 @@ STAGES = (
 """In this order, each on the rest; apgd-margin takes the place of apgd-dlr with two classes.
 APGD with DLR comes again after the boundary's longer search."""
 FAR = {"linf": 1.3, "l2": 1.3, "l1": 2.0}
-"""Where the boundary was found beyond, in eps, a picture is far: it is not searched longer."""
+"""A picture whose boundary was found farther away, in eps, is far: it is not searched longer."""
 NEAR = {"linf": 1.1, "l2": 1.1, "l1": 1.3}
 """A picture is near to a success if its boundary was found within, in eps, ..."""
 LEFT = 0.05
@@ -154,8 +154,8 @@ class _Ensemble:
         self.found = replace(first, attacks=STAGES)
         self.distance = torch.full_like(self.radii, torch.inf)
         """(N,) at which the boundary was found, inf where it was not"""
-        self.beyond = self.x.clone()
-        """the pictures there"""
+        self.on_boundary = self.x.clone()
+        """(N, C, H, W) the pictures there"""
 
     def report(self, text: str, done: int) -> None:
         if self.progress is not None:
@@ -204,7 +204,7 @@ class _Ensemble:
             later = self.run(rows, search_in_ball, _EXACT, passes=passes)
             nearer = later.distance < self.distance[rows]
             self.distance[rows[nearer]] = later.distance[nearer]
-            self.beyond[rows[nearer]] = later.adversarial[nearer]
+            self.on_boundary[rows[nearer]] = later.adversarial[nearer]
             self.take(stage, rows, within_ball(later))
 
     def from_boundary(self, steps: int, loss: str) -> None:
@@ -213,7 +213,7 @@ class _Ensemble:
         rows = self.rest(stage)
         rows = rows[~self._far(rows)]
         if len(rows):
-            starts = self.beyond[rows]
+            starts = self.on_boundary[rows]
             later = self.run(rows, apgd, _EXACT, steps=steps, loss=loss, starts=starts)
             self.take(stage, rows, later)
 
